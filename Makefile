@@ -1,0 +1,60 @@
+# Everything runs in .venv, which the first target makes. Needed: Python 3.11 or later with its venv module, and make.
+#   make demo    the todo example (PORT=8000 make demo for another port)
+#   make test    ruff, mypy --strict and all tests; ARGS="-k floors" goes to pytest
+#   make lint    ruff and mypy alone
+#   make bench   the benchmarks
+#   make docs    run every snippet of the documentation
+#   make clean   remove the environment, the caches and the builds
+# PYTHON=... names the interpreter that .venv is made with.
+
+# The first interpreter that is new enough, python3 preferred.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+
+.PHONY: help demo test lint bench docs clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later found; name one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: $(PYTHON) lacks venv or ensurepip (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+# The stamps make a second run quick: they are older than pyproject.toml only when something must be installed.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[test,dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	@echo "FastState demo: http://localhost:$${PORT:-5001} (Ctrl-C ends it)"
+	@cd examples && exec ../$(BIN)/python todo.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,79 @@
+"""FastState: scoped, authorised, live server state for FastHTML."""
+
+from .auth import UserContext, current_request, current_user, get_current_request, get_current_user
+from .events import event, expr
+from .exceptions import (
+    AccessError,
+    AuthenticationError,
+    AuthorizationError,
+    BackendError,
+    ConfigurationError,
+    ConnectionClosedError,
+    EventArgumentError,
+    EventDefinitionError,
+    EventError,
+    FastStateError,
+    IdentifierError,
+    LockTimeoutError,
+    MissingDependencyError,
+    NotStartedError,
+    ReadOnlyStateError,
+    StateNotFoundError,
+    StateNotRegisteredError,
+    UnknownEventError,
+)
+from .fasthtml import fast_app
+from .parameters import Component, Depends, Record
+from .provider import StateConfig, StateProvider
+from .registry import StateRegistry
+from .scopes import StateIdentifier, StateScope
+from .sse import SSEConnection, SSEManager, StateEventHandler
+from .state import AsSignal, Bound, ReactiveState, ServerOnly
+from .views import view
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AccessError",
+    "AsSignal",
+    "AuthenticationError",
+    "AuthorizationError",
+    "BackendError",
+    "Bound",
+    "Component",
+    "ConfigurationError",
+    "ConnectionClosedError",
+    "Depends",
+    "EventArgumentError",
+    "EventDefinitionError",
+    "EventError",
+    "FastStateError",
+    "IdentifierError",
+    "LockTimeoutError",
+    "MissingDependencyError",
+    "NotStartedError",
+    "ReactiveState",
+    "ReadOnlyStateError",
+    "Record",
+    "SSEConnection",
+    "SSEManager",
+    "ServerOnly",
+    "StateConfig",
+    "StateEventHandler",
+    "StateIdentifier",
+    "StateNotFoundError",
+    "StateNotRegisteredError",
+    "StateProvider",
+    "StateRegistry",
+    "StateScope",
+    "UnknownEventError",
+    "UserContext",
+    "current_request",
+    "current_user",
+    "event",
+    "expr",
+    "fast_app",
+    "get_current_request",
+    "get_current_user",
+    "view",
+]

@@ -1,0 +1,364 @@
+"""Events: what a page may ask of a state. The decorator, what it records, and the binding of arguments."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NotRequired,
+    ParamSpec,
+    Required,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    overload,
+)
+from urllib.parse import urlencode
+
+from datastar_py.attributes import JSExpression, OnAttr
+from datastar_py.attributes import attribute_generator as data
+from datastar_py.consts import ElementPatchMode
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from .auth import AccessRule
+from .exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateError
+from .parameters import StateParameter, signature_of, state_parameter
+from .wire import js, to_wire
+
+__all__ = ["Event", "EventRef", "RawArguments", "event", "expr"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+expr = JSExpression
+"""`expr("el.value")`: a JavaScript expression (str), evaluated in the browser when the event is sent."""
+
+Kind = Literal["sync", "async", "generator"]
+
+DEFAULT_PREFIX = "/_faststate"
+
+
+@dataclass(frozen=True, slots=True)
+class RawArguments:
+    """What one call gives, by source: explicit arguments win over form fields, the URL's and signals, in this order."""
+
+    explicit: Mapping[str, Any]
+    form: Sequence[tuple[str, Any]] = ()
+    query: Sequence[tuple[str, Any]] = ()
+    signals: Mapping[str, Any] | None = None
+    is_form: bool = False
+
+
+class Event(Generic[P, R]):
+    """An event of a state class; made by `@event`. Lifetime: the class.
+
+    Read from a state it is an `EventRef` to that state's event, read from the class one to whichever state the request
+    implies.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        rule: AccessRule,
+        selector: str | None,
+        mode: str | None,
+        local_names: Mapping[str, Any],
+    ) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.rule = rule
+        self.selector = selector
+        self.mode = mode
+        self.kind: Kind = (
+            "generator"
+            if inspect.isasyncgenfunction(function)
+            else "async"
+            if inspect.iscoroutinefunction(function)
+            else "sync"
+        )
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+        self._local_names = local_names
+        self._bound: _Arguments | None = None
+        if inspect.isgeneratorfunction(function):
+            raise EventDefinitionError(f"{function.__qualname__} is a plain generator: make it an `async def`")
+        parameters = list(inspect.signature(function).parameters.values())
+        if not parameters:
+            raise EventDefinitionError(f"the event {function.__qualname__} lacks its `self`")
+        for parameter in parameters[1:]:
+            where = f"argument {parameter.name!r} of the event {function.__qualname__}"
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise EventDefinitionError(f"{where} must be a named one: events have no *args, **kwargs or /")
+            if parameter.annotation is parameter.empty:
+                raise EventDefinitionError(f"{where} has no type: annotate it, clients' values are validated by it")
+
+    @property
+    def arguments(self) -> _Arguments:
+        """The types of the arguments. Raises `EventDefinitionError` when an annotation cannot be resolved."""
+        if self._bound is None:
+            self._bound = _Arguments(self.function, self._local_names)
+            self._local_names = {}
+        return self._bound
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> EventRef[P, R]: ...
+    @overload
+    def __get__(self, instance: Any, owner: type) -> EventRef[P, R]: ...
+    def __get__(self, instance: Any, owner: type) -> EventRef[P, R]:
+        return EventRef(self, owner, instance)
+
+    def __repr__(self) -> str:
+        return f"<event {self.function.__qualname__}>"
+
+
+class EventRef(Generic[P, R]):
+    """An event of one state, or of the state that a request implies: call it, or write it into a page."""
+
+    __slots__ = ("_owner", "_state", "event")
+
+    def __init__(self, event: Event[P, R], owner: type[Any], state: Any) -> None:
+        self.event = event
+        self._owner = owner
+        self._state = state
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Plain Python, inside the transaction that is open, and asking no guard: `self.other_event()`.
+
+        Raises `ReadOnlyStateError` on a committed state.
+        """
+        if self._state is None:
+            result: R = self.event.function(*args, **kwargs)
+            return result
+        if self._state._is_committed:
+            raise ReadOnlyStateError(
+                f"{self.event.name}() would change a committed state: use `await state.{self.event.name}.run(...)`"
+            )
+        result = self.event.function(self._state, *args, **kwargs)
+        return result
+
+    async def run(self, **arguments: Any) -> Any:
+        """Runs the event from server code as a transaction of its own, with no guards asked; returns what it returns.
+
+        For an async generator, the list of what it yielded. Raises `NotStartedError` for a state that belongs to no
+        provider, `EventArgumentError` for arguments that do not fit, `LockTimeoutError`, and whatever the event raises.
+        """
+        if self._state is None:
+            raise TypeError(f"{self.event.name}.run() needs a state, not its class")
+        return await self._state._run(self.event, arguments)
+
+    def on(self, trigger: str, /, **arguments: Any) -> OnAttr:
+        """A Datastar attribute that sends this event when the browser event `trigger` (str) happens.
+
+        Arguments are JSON-like values or `expr(...)`; one left out comes from a form field or a signal of its name. A
+        "submit" sends the form's fields, and resets the form when the event succeeded. The result takes datastar-py's
+        modifiers: `.on("input").debounce("300ms")`. Raises `EventArgumentError` for an argument the event has not.
+        """
+        return data.on(trigger, self._expression(arguments, form=trigger == "submit"))
+
+    def post(self, **arguments: Any) -> str:
+        """The bare Datastar expression (str) that sends this event, to be part of a longer one."""
+        return self._expression(arguments, form=False)
+
+    def to(self, **arguments: Any) -> str:
+        """The URL path (str) that this event is posted to, arguments in its query string."""
+        self._check_names(arguments)
+        prefix = self._owner._prefix
+        name = self._state._namespace[0] if self._state is not None else self._owner._registered_name()
+        own = self._state._instance_id if self._state is not None else None
+        pairs = {**({"_id": own} if own is not None else {}), **{k: to_wire(v) for k, v in arguments.items()}}
+        return f"{prefix}/event/{name}/{self.event.name}" + (f"?{urlencode(pairs, doseq=True)}" if pairs else "")
+
+    def _check_names(self, arguments: Mapping[str, Any]) -> None:
+        known = self.event.arguments.types
+        for name in arguments:
+            if name not in known:
+                raise EventArgumentError(_unknown(self.event.name, name, known))
+
+    def _expression(self, arguments: Mapping[str, Any], form: bool) -> str:
+        self._check_names(arguments)
+        namespace = self._state._namespace if self._state is not None else (self._owner._registered_name(),)
+        name = namespace[0]
+        fields = []
+        if arguments:
+            fields.append(f"a:{js(arguments)}")
+        if self._state is not None and self._state._instance_id is not None:
+            fields.append(f"i:{js(self._state._instance_id)}")
+        if self._owner._bound_fields:
+            path = ".".join(namespace)
+            fields.append("b:{" + ",".join(f"{field}:${path}.{field}" for field in self._owner._bound_fields) + "}")
+        if missing := [name for name in self.event.arguments.types if name not in arguments]:
+            fields.append(f"s:{js(missing)}")
+        url = f"$_fs.u+{js(f'event/{name}/{self.event.name}')}"
+        if not form:
+            return f"@post({url},$_fs.o({{{','.join(fields)}}}))"
+        # A button without a value says nothing, but FastHTML names it after its id.
+        fields.append("f:[...new FormData(el,evt.submitter?.value?evt.submitter:null)]")
+        return f"(n=>@post({url},$_fs.o({{{','.join(fields)}}},n)).then(()=>$_fs.ok===n&&el.reset()))($_fs.k())"
+
+    def __repr__(self) -> str:
+        return f"<{self._owner.__name__}.{self.event.name}>"
+
+
+class _Arguments:
+    """The typed arguments of one event: validates what a client sent."""
+
+    def __init__(self, function: Callable[..., Any], local_names: Mapping[str, Any]) -> None:
+        self.where = function.__qualname__
+        self.states: list[StateParameter] = []
+        self.defaults: dict[str, Any] = {}
+        self.types: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
+        parameters = list(signature_of(function, local_names).parameters.values())[1:]
+        for parameter in parameters:
+            if isinstance(parameter.annotation, str):
+                raise EventDefinitionError(
+                    f"the type {parameter.annotation!r} of argument {parameter.name!r} of {self.where} is unknown there"
+                )
+            state = state_parameter(parameter.name, parameter.annotation)
+            if state is not None:
+                self.states.append(state)
+                continue
+            optional = parameter.default is not parameter.empty
+            if optional:
+                self.defaults[parameter.name] = parameter.default
+            self.types[parameter.name] = parameter.annotation
+            fields[parameter.name] = (NotRequired if optional else Required)[parameter.annotation]
+        make: Any = TypedDict  # type checkers know it as a class statement alone
+        model = make(f"{function.__name__}_arguments", fields)
+        model.__pydantic_config__ = ConfigDict(extra="forbid")
+        self.adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(model)
+        if not self.adapter.pydantic_complete:
+            raise EventDefinitionError(f"the arguments of {self.where} have a type that is unknown there: {self.types}")
+
+    def validate(self, raw: RawArguments) -> dict[str, Any]:
+        """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one."""
+        values: dict[str, Any] = {}
+        for name, value in (raw.signals or {}).items():
+            if name in self.types:
+                values[name] = self._blank(name, value)
+        values |= self._collect(raw.query)
+        values |= self._collect(raw.form)
+        if raw.is_form:
+            for name, kind in self.types.items():
+                if kind is bool and name not in values and name not in self.defaults:
+                    values[name] = False  # HTML sends nothing for a box that is not ticked
+        values |= raw.explicit
+        try:
+            return self.adapter.validate_python(values)
+        except ValidationError as error:
+            raise EventArgumentError(self._explain(error)) from error
+
+    def _collect(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            name = name if name in self.types else name.replace("-", "_")
+            if _takes_many(self.types.get(name)):
+                found.setdefault(name, []).append(value)
+            else:
+                found[name] = self._blank(name, value)
+        return found
+
+    def _blank(self, name: str, value: Any) -> Any:
+        if value == "" and self.types.get(name) is bool:
+            return False  # FastHTML's CheckboxX sends this for a box that is not ticked
+        return None if value == "" and accepts_none(self.types.get(name)) else value
+
+    def _explain(self, error: ValidationError) -> str:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = str(problem["loc"][0]) if problem["loc"] else "?"
+        if problem["type"] == "extra_forbidden":
+            return _unknown(self.where, name, tuple(self.types))
+        if problem["type"] == "missing" and len(problem["loc"]) == 1:
+            return f"{self.where}: the argument {name!r} is missing"
+        place = ".".join(map(str, problem["loc"][1:]))
+        return f"{self.where}: argument {name!r}{f' at {place}' if place else ''}: {problem['msg']}"
+
+
+def _unknown(where: str, name: str, known: Iterable[str]) -> str:
+    return f"{where}: there is no argument {name[:100]!r}; it takes {', '.join(known) or 'none'}"
+
+
+def accepts_none(annotation: Any) -> bool:
+    """True for `Optional[T]` and `T | None`, also inside `Annotated`."""
+    if annotation is None:
+        return False
+    while hasattr(annotation, "__metadata__"):
+        annotation = get_args(annotation)[0]
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return is_union and types.NoneType in get_args(annotation)
+
+
+def _takes_many(annotation: Any) -> bool:
+    while hasattr(annotation, "__metadata__"):
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(map(_takes_many, get_args(annotation)))
+    return (get_origin(annotation) or annotation) in (list, set, frozenset, tuple)
+
+
+@overload
+def event(function: Callable[Concatenate[Any, P], R], /) -> Event[P, R]: ...
+@overload
+def event(
+    *,
+    requires_auth: bool = ...,
+    permissions: Sequence[str] | None = ...,
+    roles: Sequence[str] | None = ...,
+    owner_only: bool = ...,
+    selector: str | None = ...,
+    mode: str | None = ...,
+) -> Callable[[Callable[Concatenate[Any, P], R]], Event[P, R]]: ...
+def event(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    requires_auth: bool = False,
+    permissions: Sequence[str] | None = None,
+    roles: Sequence[str] | None = None,
+    owner_only: bool = False,
+    selector: str | None = None,
+    mode: str | None = None,
+) -> Any:
+    """Makes a method of a `ReactiveState` an event: something a page may ask for, run as one transaction.
+
+    The method may be sync (run in a worker thread), async, or an async generator (which commits at each `yield`). Each
+    argument needs an annotation; pydantic validates what a client sends by it. An argument annotated with another state
+    class is that state, locked and committed together with this one.
+
+    `requires_auth`, `permissions` (all of), `roles` (all of) and `owner_only` say who may; denials are 401 or 403.
+    `selector` (CSS) and `mode` (one of Datastar's: "outer", "inner", "append", …) say where FT that the event returns
+    or yields goes; without them it replaces the element of the same id.
+
+    Raises `EventDefinitionError` for a signature or a mode that cannot work.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Event[Any, Any]:
+        if mode is not None and mode not in {m.value for m in ElementPatchMode}:
+            raise EventDefinitionError(
+                f"{mode!r} is no mode of Datastar's: {', '.join(m.value for m in ElementPatchMode)}"
+            )
+        if selector is not None and ("\n" in selector or "\r" in selector or not selector.strip()):
+            raise EventDefinitionError(f"{selector!r} is no CSS selector")
+        if mode not in (None, "outer", "replace") and selector is None:
+            raise EventDefinitionError(f"mode {mode!r} needs a selector")
+        rule = AccessRule(
+            requires_auth=requires_auth,
+            permissions=tuple(permissions or ()),
+            roles=tuple(roles or ()),
+            owner_only=owner_only,
+        )
+        return Event(function, rule, selector, mode, local_names)
+
+    # Types that are local to a function can be named in annotations that are strings; the caller's caller has them.
+    caller = sys._getframe(1).f_back
+    local_names = dict(caller.f_locals) if caller is not None and caller.f_locals is not caller.f_globals else {}
+    return decorate(function) if function is not None else decorate

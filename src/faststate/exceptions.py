@@ -1,0 +1,124 @@
+"""Every error the library raises. Each carries the HTTP status that it becomes at the edge."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessError",
+    "AuthenticationError",
+    "AuthorizationError",
+    "BackendError",
+    "ConfigurationError",
+    "ConnectionClosedError",
+    "EventArgumentError",
+    "EventDefinitionError",
+    "EventError",
+    "FastStateError",
+    "IdentifierError",
+    "LockTimeoutError",
+    "MissingDependencyError",
+    "NotStartedError",
+    "ReadOnlyStateError",
+    "StateNotFoundError",
+    "StateNotRegisteredError",
+    "UnknownEventError",
+]
+
+
+class FastStateError(Exception):
+    """Base of all errors of this library.
+
+    `status` is the HTTP status (int) that a request failing with this error is answered with. The message is shown to
+    clients for errors below 500 only, so it never holds a value that a client may not see.
+    """
+
+    status: int = 500
+
+
+class ConfigurationError(FastStateError):
+    """The app is put together wrongly; raised at import or at setup wherever possible."""
+
+
+class StateNotRegisteredError(ConfigurationError, ValueError):
+    """A state class was asked for that no `register_state` call named."""
+
+
+class EventDefinitionError(ConfigurationError):
+    """A state class declares an event, a view or a field that cannot work; raised when the class is made."""
+
+
+class MissingDependencyError(ConfigurationError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+
+class IdentifierError(FastStateError, ValueError):
+    """A state was asked for without the id that its scope needs, or with one that cannot be a key."""
+
+    status = 400
+
+
+class StateNotFoundError(IdentifierError):
+    """There is no such record (or other state whose `StateConfig(create=…)` decides what exists)."""
+
+    status = 404
+
+
+class AccessError(FastStateError):
+    """The caller may not do this."""
+
+    status = 403
+
+
+class AuthenticationError(AccessError):
+    """Nobody is signed in, and somebody has to be."""
+
+    status = 401
+
+
+class AuthorizationError(AccessError):
+    """Somebody is signed in (or nobody need be), and may not do this."""
+
+    status = 403
+
+
+class EventError(FastStateError):
+    """An event was asked for in a way that cannot be served."""
+
+    status = 400
+
+
+class UnknownEventError(EventError):
+    """No state or no event of that name."""
+
+    status = 404
+
+
+class EventArgumentError(EventError):
+    """An argument is missing, unknown, or not of the declared type. The message names it."""
+
+    status = 400
+
+
+class ReadOnlyStateError(FastStateError, TypeError):
+    """A committed state was assigned to or changed in place. Write in an event, `run()` or `modify()`."""
+
+
+class NotStartedError(FastStateError):
+    """Something was asked of a state that belongs to no provider, or of a provider that has been stopped."""
+
+    status = 503
+
+
+class ConnectionClosedError(FastStateError):
+    """Data was sent to an SSE connection that has ended."""
+
+
+class LockTimeoutError(FastStateError, TimeoutError):
+    """A state's lock could not be had: in time, or at all, because waiting for it would be a deadlock."""
+
+    status = 503
+
+
+class BackendError(FastStateError):
+    """A store or a backplane failed; the driver's error is the `__cause__`."""
+
+    status = 503

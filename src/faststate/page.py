@@ -1,0 +1,182 @@
+"""What one page shows, and the elements that make it follow: seeded signals, the watch token, the stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from fastcore.xml import FT
+
+from .registry import StateRegistry
+from .state import ReactiveState
+from .tokens import Shown, TokenSigner
+from .views import render_ft
+from .wire import attribute_json, nest
+
+__all__ = ["LiveElement", "PageContent", "SeedElement", "script_element"]
+
+RELOAD: Final = "#reload"
+"""What the signal `_fs.go` holds to have the page load itself again."""
+
+# Signals of the library, in `_fs`; the underscore keeps them out of what Datastar sends of its own accord.
+#   u: URL that the library's routes begin with    c: id of the open stream      n: stream position at first paint
+#   w: watch tokens                                err: message to show          ok: nonce of the last acknowledged form
+#   q: number of the last event sent
+#   go: URL to go to                               k(): a new nonce              o(p, n): options of an event's request
+# Requests are not retried by the client and carry a nonce: an event happens once.
+_OPTIONS: Final = (
+    "(p,n)=>($_fs.err='',{payload:{...p,s:p.s&&Object.fromEntries(p.s.filter(k=>k in $).map(k=>[k,$[k]])),"
+    "w:Object.values($_fs.w),q:++$_fs.q},headers:{'FastState-Nonce':n||$_fs.k(),'FastState-Connection':$_fs.c},"
+    "requestCancellation:'disabled',retryMaxCount:0})"
+)
+# crypto.randomUUID is there on secure origins alone, and apps are tried out over plain HTTP.
+_NONCE: Final = "()=>[...crypto.getRandomValues(new Uint8Array(12))].map(b=>b.toString(16).padStart(2,'0')).join('')"
+_OPEN: Final = (
+    "@get($_fs.u+'stream',{payload:{w:Object.values($_fs.w),n:$_fs.n},"
+    "retry:'always',retryMaxWait:5000,retryMaxCount:1000000000})"
+)
+# One reload in ten seconds: a page that is told to reload each time (a loader that knows the user on one path and not
+# on another) must not do it for ever. Where cookies are refused, sessionStorage raises.
+_GO: Final = (
+    "$_fs.go&&($_fs.go!=='#reload'?location.assign($_fs.go)"
+    ":(()=>{try{return Date.now()-(+sessionStorage.getItem('faststate-reload')||0)>10000"
+    "&&(sessionStorage.setItem('faststate-reload',Date.now()),true)}catch{return false}})()?location.reload()"
+    ":($_fs.err='This page is out of date. Please load it again.'),$_fs.go='')"
+)
+_FAILED: Final = (
+    "evt.detail.el.matches('[data-fs-live]')||"
+    "(evt.detail.type==='retries-failed'&&($_fs.err='The server could not be reached. Nothing was changed.'),"
+    "evt.detail.type==='error'&&($_fs.err='The server refused this ('+evt.detail.argsRaw.status+').'))"
+)
+_TOAST_STYLE: Final = (
+    "display:none;position:fixed;bottom:1rem;left:50%;transform:translateX(-50%);max-width:90vw;padding:.75rem 1.25rem;"
+    "border-radius:.5rem;background:#7a1420;color:#fff;box-shadow:0 2px 12px rgba(0,0,0,.3);z-index:9999;cursor:pointer"
+)
+
+
+class PageContent:
+    """The states and views that one page shows. Lifetime: one request."""
+
+    __slots__ = ("_mixed", "_registry", "_signer", "_start", "bound_to", "live_added", "states", "url", "views")
+
+    def __init__(self, registry: StateRegistry, signer: Callable[[], TokenSigner]) -> None:
+        self._registry = registry
+        self._signer = signer
+        self._mixed = False
+        self._start = registry.commits
+        self.states: dict[str, ReactiveState] = {}
+        self.views: dict[str, set[str]] = {}
+        self.bound_to = ""
+        self.url = ""
+        self.live_added = False
+
+    def show(self, state: ReactiveState, view: str | None = None) -> None:
+        """Notes that the page shows `state`, and which of its views."""
+        key = state._committed.identifier.key
+        # Another snapshot than the one known: one of the two is old, and the page may show either.
+        self._mixed = self._mixed or self.states.setdefault(key, state) is not state
+        if view is not None:
+            self.views.setdefault(key, set()).add(view)
+
+    def refresh(self) -> None:
+        """Takes the states as they are now, all at one moment: no page shows half of an event over two states."""
+        self.states = {key: self._registry.peek(key) or state for key, state in self.states.items()}
+
+    def position(self) -> str:
+        """The stream id (str) from which on the page has to be told of changes."""
+        current = not self._mixed and all(self._registry.peek(key) is state for key, state in self.states.items())
+        return f"{self._registry.epoch}.{self._registry.commits if current else self._start}"
+
+    def shown(self) -> Iterator[Shown]:
+        """What the page shows, for its token."""
+        for key, state in self.states.items():
+            identifier = state._committed.identifier
+            yield Shown(identifier.cls_name, identifier.instance_id, tuple(sorted(self.views.get(key, ()))))
+
+    def signals(self) -> dict[str, Any]:
+        """The signals (nested dict of wire values) of all states that the page shows."""
+        merged: dict[str, Any] = {}
+        for state in self.states.values():
+            committed = state._committed
+            for name, values in nest(committed.namespace, committed.encoded).items():
+                merged.setdefault(name, {}).update(values)
+        return merged
+
+    def live_element(self) -> LiveElement:
+        """The element that makes the page follow what it shows; rendered late, so that it knows all of it."""
+        self.live_added = True
+        return LiveElement(self, with_signals=True)
+
+    def token(self) -> str:
+        """The page's watch token."""
+        return self._signer().sign(self.bound_to, self.shown())
+
+
+class LiveElement:
+    """What makes a page live, as an FT child at its end. Lifetime: one request.
+
+    `with_signals` also seeds the states' signals, where no `SeedElement` stands in the head.
+    """
+
+    def __init__(self, page: PageContent, with_signals: bool, script: str | None = None) -> None:
+        self._page = page
+        self._with_signals = with_signals
+        self._script = script
+
+    def __ft__(self) -> FT:
+        page = self._page
+        token = page.token()
+        # Named by what it shows: the same fragment fetched again replaces its token instead of adding one.
+        name = hashlib.sha256(json.dumps(list(page.shown())).encode()).hexdigest()[:8]
+        own = (
+            f"{{_fs:{{u:{attribute_json(page.url)},c:'',n:{attribute_json(page.position())},err:'',ok:'',go:'',q:0,"
+            f"k:{_NONCE},o:{_OPTIONS}}}}}"
+        )
+        signals = {**(page.signals() if self._with_signals else {}), "_fs": {"w": {f"p{name}": token}}}
+        attributes = {
+            "data-fs-live": True,
+            "data-signals__ifmissing": own,
+            "data-signals": attribute_json(signals),
+            "data-effect": _GO,
+            "data-on:datastar-fetch": _FAILED,
+            "data-init": _OPEN,
+        }
+        toast = {
+            "class": "faststate-toast",
+            "role": "alert",
+            "style": _TOAST_STYLE,
+            "data-text": "$_fs.err",
+            "data-show": "$_fs.err&&el===document.querySelector('.faststate-toast')",
+            "data-on:click": "$_fs.err=''",
+        }
+        children = (FT("div", (), toast),)
+        live = FT("div", children, attributes)
+        return FT("div", (script_element(self._script), live), {}) if self._script else live
+
+    def __html__(self) -> str:
+        return render_ft(self.__ft__())
+
+    __str__ = __html__
+
+
+class SeedElement:
+    """The signals of a page's states, as an FT child before all that reads them. Lifetime: one request."""
+
+    def __init__(self, page: PageContent) -> None:
+        self._page = page
+
+    def __ft__(self) -> FT:
+        signals = attribute_json(self._page.signals())
+        return FT("meta", (), {"name": "faststate", "data-signals": signals}, void_=True)
+
+    def __html__(self) -> str:
+        return render_ft(self.__ft__())
+
+    __str__ = __html__
+
+
+def script_element(source: str) -> FT:
+    """The script (FT) that loads Datastar."""
+    return FT("script", (), {"type": "module", "src": source})

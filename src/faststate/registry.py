@@ -1,0 +1,360 @@
+"""The registry: from key to live state. Creation, locks, commits, idle time, eviction."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar, cast
+
+from .events import Event
+from .exceptions import ConfigurationError, LockTimeoutError, StateNotFoundError
+from .scopes import StateIdentifier, StateScope
+from .state import Change, Committed, ReactiveState
+
+__all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "RegistryHooks", "StateRegistry"]
+
+logger = logging.getLogger("faststate")
+
+S = TypeVar("S", bound=ReactiveState)
+
+Create = Callable[[StateIdentifier], Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None]
+"""Makes the first values of a state; None where there is no such state."""
+
+DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
+    StateScope.GLOBAL: None,
+    StateScope.SESSION: 86_400.0,
+    StateScope.USER: None,
+    StateScope.COMPONENT: 86_400.0,
+    StateScope.RECORD: None,
+    StateScope.TEMPORARY: 900.0,  # a hidden tab has no stream, and its user may be back in some minutes
+}
+"""Seconds of idle time after which a state is dropped, by scope; None for never. A watched state is not idle."""
+
+SWEEP_INTERVAL: Final = 15.0
+"""Seconds between two sweeps; each costs what has expired, so the number only says how late a drop may be."""
+
+NONCES_KEPT: Final = 512
+"""Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
+
+
+class Commit:
+    """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
+
+    __slots__ = ("changed", "delta", "frames", "new", "number", "old", "views")
+
+    def __init__(
+        self, old: ReactiveState, new: ReactiveState, changed: list[str], delta: dict[str, Any], number: int
+    ) -> None:
+        self.old = old
+        self.new = new
+        self.changed = changed
+        self.delta = delta
+        self.number = number
+        self.views: dict[str, str] = {}
+        self.frames: dict[Any, bytes] = {}
+
+
+class Entry:
+    """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
+
+    __slots__ = ("bucket", "identifier", "lock", "nonces", "owner", "state", "used", "users")
+
+    def __init__(self, identifier: StateIdentifier, bucket: float | None, state: ReactiveState) -> None:
+        self.identifier = identifier
+        self.state = state
+        self.bucket = bucket
+        self.lock = asyncio.Lock()
+        self.owner: object | None = None
+        self.users = 0  # open transactions on this state; it is not dropped while there are any
+        self.used = 0.0
+        self.nonces: OrderedDict[str, None] = OrderedDict()
+
+    def remember(self, nonce: str) -> None:
+        """Notes that the event with this nonce has been committed."""
+        self.nonces[nonce] = None
+        while len(self.nonces) > NONCES_KEPT:
+            self.nonces.popitem(last=False)
+
+
+class RegistryHooks:
+    """What the provider plugs into a registry: who is told, and who is watching."""
+
+    def committed(self, commit: Commit) -> None:
+        """A state changed."""
+
+    def is_watched(self, key: str) -> bool:
+        """Whether any connection follows the state with this key."""
+        return False
+
+    def swept(self) -> None:
+        """Idle states were dropped; others may tidy up too."""
+
+    def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
+        """Send `data` to the watchers of `key`."""
+        raise NotImplementedError  # a registry without connections has nobody to broadcast to
+
+    async def run(
+        self,
+        identifier: StateIdentifier,
+        cls: type[ReactiveState],
+        event: Event[Any, Any],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        """Run an event from server code."""
+        raise NotImplementedError  # a registry without a provider runs no events
+
+
+class StateRegistry:
+    """All live states of a process, by key. Lifetime: the provider.
+
+    `clock` returns seconds, monotonic. `lock_timeout` is in seconds. A process numbers its commits: `epoch` is the
+    process's own random name (str), `commits` the number of the last commit.
+    """
+
+    def __init__(
+        self,
+        hooks: RegistryHooks | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        lock_timeout: float = 5.0,
+    ) -> None:
+        self.hooks = hooks or RegistryHooks()
+        self.clock = clock
+        self.lock_timeout = lock_timeout
+        self.epoch = secrets.token_hex(6)
+        self.commits = 0
+        self.expired = 0
+        self._entries: dict[str, Entry] = {}
+        self._loading: dict[str, asyncio.Future[Entry]] = {}
+        self._idle: dict[float, OrderedDict[str, None]] = {}  # per TTL: keys, the longest unused first
+        self._waiting: dict[object, Entry] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    async def get_state(self, identifier: StateIdentifier, cls: type[S], /, **kwargs: Any) -> S:
+        """The committed snapshot of the state that `identifier` names, made from `kwargs` when there is none.
+
+        A coroutine, so that a state may come from elsewhere. Many first readers make one state. Raises pydantic's
+        `ValidationError` when `kwargs` do not fit the class, `ConfigurationError` when the key holds a state of
+        another class.
+        """
+        entry = await self.entry(identifier, cls, initial=kwargs)
+        return cast(S, entry.state)
+
+    async def entry(
+        self,
+        identifier: StateIdentifier,
+        cls: type[ReactiveState],
+        *,
+        ttl: float | None = None,
+        create: Create | None = None,
+        initial: Mapping[str, Any] | None = None,
+    ) -> Entry:
+        """The entry of a state, made when there is none; as `get_state`.
+
+        `ttl` is the idle time in seconds; None for that of the scope, `math.inf` for never. `create` makes the first
+        values of a state; what it raises, or `StateNotFoundError` when it returns None, goes to all who wait for it.
+        """
+        key = identifier.key
+        while (found := self._entries.get(key)) is None:
+            loading = self._loading.get(key)
+            if loading is None:
+                if create is None:
+                    # Nothing is awaited here: creation is single-flight by being atomic on the loop.
+                    return self._add(identifier, cls(**(initial or {})), ttl)
+                loading = asyncio.ensure_future(self._create(identifier, cls, ttl, create, initial or {}))
+                self._loading[key] = loading
+                loading.add_done_callback(lambda _: self._loading.pop(key, None))
+            # Shielded: one reader that goes away must not take the state from the others.
+            return await asyncio.shield(loading)
+        if not isinstance(found.state, cls):
+            raise ConfigurationError(f"the state {key} is a {type(found.state).__name__}, not a {cls.__name__}")
+        self.touch(found)
+        return found
+
+    async def _create(
+        self,
+        identifier: StateIdentifier,
+        cls: type[ReactiveState],
+        ttl: float | None,
+        create: Create,
+        initial: Mapping[str, Any],
+    ) -> Entry:
+        values = create(identifier)
+        if inspect.isawaitable(values):
+            values = await values
+        if values is None:
+            raise StateNotFoundError(f"there is no {identifier.cls_name} {identifier.instance_id or ''}".rstrip())
+        return self._add(identifier, cls(**{**values, **initial}), ttl)
+
+    def _add(self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None) -> Entry:
+        bucket = DEFAULT_TTL[identifier.scope] if ttl is None else ttl if ttl != math.inf else None
+        self.commits += 1
+        committed = Committed(identifier, 1, self.commits, fresh._wire(), self.hooks.run)
+        entry = Entry(identifier, bucket, fresh._commit(fresh._frozen_values(), committed))
+        self._entries[identifier.key] = entry
+        self.touch(entry)
+        self._start_sweeper()
+        return entry
+
+    def peek(self, key: str) -> ReactiveState | None:
+        """The committed snapshot under `key`, or None; does not count as use."""
+        entry = self._entries.get(key)
+        return entry.state if entry is not None else None
+
+    def touch(self, entry: Entry) -> None:
+        """Notes that a state was used now."""
+        entry.used = self.clock()
+        if entry.bucket is not None:
+            order = self._idle.setdefault(entry.bucket, OrderedDict())
+            order[entry.identifier.key] = None
+            order.move_to_end(entry.identifier.key)
+
+    def pin(self, entry: Entry) -> Entry:
+        """Keeps a state in memory for a transaction; the entry to use, which is another one if it was replaced."""
+        entry = self._entries.setdefault(entry.identifier.key, entry)
+        entry.users += 1
+        self.touch(entry)
+        return entry
+
+    def evict(self, key: str) -> bool:
+        """Drops the state under `key` from memory; False when there is none, or somebody uses or watches it."""
+        entry = self._entries.get(key)
+        if entry is None or entry.users or self.hooks.is_watched(key):
+            return False
+        del self._entries[key]
+        if entry.bucket is not None:
+            self._idle[entry.bucket].pop(key, None)
+        return True
+
+    def sweep(self) -> int:
+        """Drops every state that has been idle for its TTL and is not watched; returns how many (int)."""
+        now, dropped = self.clock(), 0
+        for ttl, order in self._idle.items():
+            spared = []
+            while order:
+                key = next(iter(order))
+                entry = self._entries[key]
+                if entry.used + ttl > now:
+                    break
+                if entry.users or self.hooks.is_watched(key):
+                    spared.append(entry)
+                    order.pop(key)
+                    continue
+                self.evict(key)
+                dropped += 1
+            for entry in spared:  # its idle time begins when nobody looks any more
+                self.touch(entry)
+        self.expired += dropped
+        return dropped
+
+    def _start_sweeper(self) -> None:
+        sweeper = self._sweeper
+        if sweeper is not None and not sweeper.done() and not sweeper.get_loop().is_closed():
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._sweeper = loop.create_task(self._sweep_for_ever(), name="faststate-sweeper")
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            try:
+                self.sweep()
+                self.hooks.swept()
+            except Exception:
+                logger.exception("the sweep of idle states failed; it is tried again")
+
+    async def stop(self) -> None:
+        """Ends the sweeper. States stay."""
+        sweeper = self._sweeper
+        if sweeper is not None and not sweeper.done() and sweeper.get_loop() is asyncio.get_running_loop():
+            self._sweeper = None
+            sweeper.cancel()
+            await asyncio.gather(sweeper, return_exceptions=True)
+
+    # -- locks -----------------------------------------------------------------------------------------------------
+
+    async def acquire(self, entry: Entry, owner: object) -> None:
+        """Takes the state's lock for `owner`.
+
+        Raises `LockTimeoutError` after `lock_timeout` seconds, and at once where waiting could never end: `owner`
+        holds the lock already, or whoever holds it waits for one of `owner`'s.
+        """
+        self._refuse_deadlock(entry, owner)
+        self._waiting[owner] = entry
+        try:
+            async with asyncio.timeout(self.lock_timeout):
+                await entry.lock.acquire()
+        except TimeoutError as error:
+            raise LockTimeoutError(
+                f"{entry.identifier.key} was locked by another event for {self.lock_timeout:g} s"
+            ) from error
+        finally:
+            del self._waiting[owner]
+        entry.owner = owner
+
+    def _refuse_deadlock(self, entry: Entry, owner: object) -> None:
+        seen = entry
+        for _ in range(len(self._waiting) + 1):
+            if seen.owner is owner:
+                raise LockTimeoutError(
+                    f"waiting for {entry.identifier.key} would never end: "
+                    + (
+                        "this transaction holds it already; use the state that it gave you"
+                        if seen is entry
+                        else f"its holder waits for {seen.identifier.key}, which this transaction holds; "
+                        "take both in one event or in one order"
+                    )
+                )
+            if seen.owner is None or (after := self._waiting.get(seen.owner)) is None:
+                return
+            seen = after
+
+    def release(self, entry: Entry) -> None:
+        """Gives the lock back."""
+        entry.owner = None
+        entry.lock.release()
+        self.touch(entry)
+
+    # -- commits ---------------------------------------------------------------------------------------------------
+
+    def commit(self, changes: Iterable[tuple[Entry, Change]]) -> list[Commit]:
+        """Swaps all changed states for their new snapshots, then tells the hooks. The locks are the caller's.
+
+        No reader sees some of the changes and not the others: between the swaps nothing is awaited.
+        """
+        done = []
+        for entry, change in changes:
+            old = entry.state
+            self.commits += 1
+            committed = Committed(
+                entry.identifier, old._committed.version + 1, self.commits, change.encoded, self.hooks.run
+            )
+            entry.state = change.base._commit(change.values, committed)
+            done.append(Commit(old, entry.state, change.changed, change.delta, self.commits))
+        for commit in done:
+            self.hooks.committed(commit)
+        return done
+
+    def broadcast_to_state(self, state_key: str, event_data: Mapping[str, Any]) -> Awaitable[int]:
+        """Sends signals (a dict of field to value) to all that watch `state_key`, without changing the state.
+
+        Sent when the call returns; awaiting the result, the number of connections (int), is possible and not needed.
+        """
+        return self.hooks.broadcast(state_key, event_data)

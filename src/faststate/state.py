@@ -1,0 +1,673 @@
+"""ReactiveState: typed fields, markers, working copies and committed snapshots, signals and views."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import decimal
+import enum
+import inspect
+import json
+import re
+import types
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    Protocol,
+    Self,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from datastar_py.attributes import BindAttr
+from datastar_py.attributes import attribute_generator as data
+from fastcore.xml import FT, Dd, Dl, Dt, Span
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import HTTPConnection
+
+from .auth import current_request, current_user
+from .events import DEFAULT_PREFIX, Event, accepts_none
+from .exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
+from .scopes import StateIdentifier
+from .values import REMEDY, Thaw, equal, freeze, is_container
+from .views import View, ViewFragment
+from .wire import display, merge_patch, same, to_wire
+
+__all__ = ["AsSignal", "Bound", "Change", "Committed", "ReactiveState", "ServerOnly", "SignalRef", "current_page"]
+
+T = TypeVar("T")
+
+
+class _Marker(enum.Enum):
+    BOUND = "Bound"
+    SERVER_ONLY = "ServerOnly"
+    AS_SIGNAL = "AsSignal"
+
+
+Bound = Annotated[T, _Marker.BOUND]
+"""`Bound[T]`: a field that a two-way binding in the page sets, together with the next event on its state."""
+
+ServerOnly = Annotated[T, Field(exclude=True, repr=False), _Marker.SERVER_ONLY]
+"""`ServerOnly[T]`: a field (also of a nested model) that never leaves the server, and is not in `repr`."""
+
+AsSignal = Annotated[T, _Marker.AS_SIGNAL]
+"""`AsSignal[T]`: a collection or nested model that is sent as a signal; without it, collections show through views."""
+
+
+class Page(Protocol):
+    """What a state tells the page being made. Lifetime: one request."""
+
+    def show(self, state: ReactiveState, view: str | None = None) -> None:
+        """Note that the page shows `state`, and which of its views."""
+
+    def live_element(self) -> Any:
+        """The element that makes what was shown follow its states."""
+
+
+current_page: ContextVar[Page | None] = ContextVar("current_page", default=None)
+
+
+class _unseen:
+    """In its block nobody is asking: what all viewers share must not depend on the one who happened to cause it."""
+
+    __slots__ = ("_tokens",)
+
+    def __enter__(self) -> None:
+        self._tokens = (current_page.set(None), current_user.set(None), current_request.set(None))
+
+    def __exit__(self, *exc: object) -> None:
+        current_page.reset(self._tokens[0])
+        current_user.reset(self._tokens[1])
+        current_request.reset(self._tokens[2])
+
+
+class Committed:
+    """What a committed snapshot knows of itself. Lifetime: until the state's next commit and its last reader."""
+
+    __slots__ = ("commit", "encoded", "frames", "identifier", "namespace", "run", "version", "views")
+
+    def __init__(
+        self,
+        identifier: StateIdentifier,
+        version: int,
+        commit: int,
+        encoded: dict[str, Any],
+        run: Callable[[StateIdentifier, type[ReactiveState], Event[Any, Any], Mapping[str, Any]], Awaitable[Any]],
+    ) -> None:
+        self.identifier = identifier
+        self.namespace = identifier.namespace
+        self.version = version
+        self.commit = commit
+        self.encoded = encoded
+        self.run = run
+        self.views: dict[str, str] = {}
+        self.frames: dict[Any, bytes] = {}
+
+
+class Working:
+    """What a working copy knows of itself. Lifetime: one transaction, or one step of a generator."""
+
+    __slots__ = ("base", "frozen", "thaw")
+
+    def __init__(self, base: ReactiveState) -> None:
+        self.base = base
+        self.thaw = Thaw()
+        self.frozen: dict[str, Any] = {}
+
+
+class Change:
+    """A checked change of one state that waits to be committed: its new values and what they are on the wire."""
+
+    __slots__ = ("base", "changed", "delta", "encoded", "values")
+
+    def __init__(
+        self,
+        base: ReactiveState,
+        values: dict[str, Any],
+        changed: list[str],
+        encoded: dict[str, Any],
+        delta: dict[str, Any],
+    ) -> None:
+        self.base = base
+        self.values = values
+        self.changed = changed
+        self.encoded = encoded
+        self.delta = delta
+
+
+class SignalRef(str):
+    """A signal: as a string the expression `$Counter.count`, as an FT child a live `<span>` with the value in it."""
+
+    __slots__ = ("_value",)
+    _value: Any
+
+    @classmethod
+    def _of(cls, path: str, value: Any) -> SignalRef:
+        made = cls("$" + path)
+        made._value = value
+        return made
+
+    def bind(self) -> BindAttr:
+        """The attribute that ties an input to this signal in both ways: `Input(state.signal.draft.bind())`."""
+        return cast(BindAttr, data.bind(self[1:]))
+
+    def __ft__(self) -> FT:
+        return cast(FT, Span(display(self._value), **data.text(str(self))))
+
+
+class _Signals:
+    """`state.signal`: the state's visible fields as `SignalRef`s."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: ReactiveState) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> SignalRef:
+        state = self._state
+        schema = type(state)._fs_schema()
+        if name not in schema.signals:
+            raise AttributeError(
+                f"{type(state).__name__} has no signal {name!r}; its signals are {', '.join(schema.signals) or 'none'}"
+                " (collections show through a @view, or are marked AsSignal)"
+            )
+        return SignalRef._of(".".join((*state._namespace, name)), state._wire()[name])
+
+
+_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_SCALARS = (
+    str, int, float, bool, type(None), decimal.Decimal, uuid.UUID, enum.Enum,
+    datetime.date, datetime.time, datetime.timedelta,
+)  # fmt: skip
+
+
+def _is_scalar(annotation: Any) -> bool:
+    while True:
+        if hasattr(annotation, "__metadata__"):
+            annotation = get_args(annotation)[0]
+        elif hasattr(annotation, "__supertype__"):  # NewType
+            annotation = annotation.__supertype__
+        elif hasattr(annotation, "__value__"):  # a `type` statement
+            annotation = annotation.__value__
+        else:
+            break
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return all(map(_is_scalar, get_args(annotation)))
+    if origin is Literal or annotation is None:
+        return True
+    return isinstance(annotation, type) and origin is None and issubclass(annotation, _SCALARS)
+
+
+def _markers(metadata: Any) -> set[_Marker]:
+    return {mark for mark in metadata if isinstance(mark, _Marker)}
+
+
+class _Schema:
+    """What one state class exposes. Lifetime: the class."""
+
+    def __init__(self, cls: type[ReactiveState]) -> None:
+        self.events: dict[str, Event[Any, Any]] = {}
+        self.views: dict[str, View] = {}
+        for klass in reversed(cls.__mro__):
+            for name, value in vars(klass).items():
+                self.events.pop(name, None)
+                self.views.pop(name, None)
+                if isinstance(value, Event):
+                    self.events[name] = value
+                elif isinstance(value, View):
+                    self.views[name] = value
+        signals: list[str] = []
+        bound: list[str] = []
+        self.hidden: set[str] = set()
+        self.optional: set[str] = set()
+        for name, field in cls.model_fields.items():
+            marks = _markers(field.metadata)
+            where = f"{cls.__name__}.{name}"
+            _refuse_buried_markers(where, field.annotation, set())
+            if field.exclude:
+                self.hidden.add(name)
+                if marks & {_Marker.BOUND, _Marker.AS_SIGNAL}:
+                    raise EventDefinitionError(f"{where} is ServerOnly, so it can be neither Bound nor AsSignal")
+                continue
+            if accepts_none(field.annotation):
+                self.optional.add(name)
+            if _is_scalar(field.annotation) or _Marker.AS_SIGNAL in marks:
+                signals.append(name)
+                if not _FIELD_NAME.match(name):
+                    raise EventDefinitionError(f"{where} cannot be a signal: use ASCII letters, digits and underscores")
+            if _Marker.BOUND in marks:
+                if name not in signals:
+                    raise EventDefinitionError(f"{where} is Bound, but no scalar: an input can only set a scalar")
+                bound.append(name)
+        self.computed: list[str] = []
+        for name, info in cls.model_computed_fields.items():
+            marks = _markers(getattr(info.return_type, "__metadata__", ()))
+            if _Marker.SERVER_ONLY in marks:  # pydantic has no way to keep it out of dumps
+                raise EventDefinitionError(f"{cls.__name__}.{name} is ServerOnly: make it a plain property instead")
+            if _is_scalar(info.return_type) or _Marker.AS_SIGNAL in marks:
+                signals.append(name)
+                self.computed.append(name)
+        self.signals = tuple(signals)
+        self.bound = tuple(bound)
+        self._all_signals = frozenset(signals)
+        self.shown = tuple(n for n in (*cls.model_fields, *cls.model_computed_fields) if n not in self.hidden)
+        self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
+
+    def affected(self, changed: Iterable[str]) -> set[str]:
+        """The signals that may be others when the fields `changed` are."""
+        return {*self.computed, *self._all_signals.intersection(changed)}
+
+
+def _refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:
+    """ServerOnly works on a field, not inside its type: `list[ServerOnly[int]]` would hide nothing."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
+        seen.add(annotation)
+        for name, field in annotation.model_fields.items():
+            _refuse_buried_markers(f"{annotation.__name__}.{name}", field.annotation, seen)
+        for name, info in annotation.model_computed_fields.items():
+            if _Marker.SERVER_ONLY in _markers(getattr(info.return_type, "__metadata__", ())):
+                raise EventDefinitionError(
+                    f"{annotation.__name__}.{name} is ServerOnly: make it a plain property instead"
+                )
+        return
+    if hasattr(annotation, "__value__"):  # a `type` statement: what it names is out of pydantic's sight
+        _refuse_buried_markers(where, annotation.__value__, seen)
+        return
+    has_fields = dataclasses.is_dataclass(annotation) or is_typeddict(annotation) or hasattr(annotation, "_fields")
+    if isinstance(annotation, type) and has_fields and annotation not in seen:
+        seen.add(annotation)
+        for name, hint in _hints(annotation).items():
+            if _Marker.SERVER_ONLY in _markers(getattr(hint, "__metadata__", ())):
+                raise EventDefinitionError(
+                    f"{annotation.__name__}.{name} is ServerOnly, and a {_kind(annotation)} cannot keep that: "
+                    "use a BaseModel"
+                )
+            _refuse_buried_markers(f"{annotation.__name__}.{name}", hint, seen)
+        return
+    marks = _markers(getattr(annotation, "__metadata__", ()))
+    if marks:
+        raise EventDefinitionError(f"{where}: write {marks.pop().value}[...] around the whole type of the field")
+    for part in get_args(annotation):
+        _refuse_buried_markers(where, part, seen)
+
+
+def _plain(value: Any) -> str:
+    """A serialised collection, to be read by a person."""
+    if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+        return ", ".join(map(display, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else display(value)
+
+
+def _kind(cls: type) -> str:
+    return "dataclass" if dataclasses.is_dataclass(cls) else "TypedDict" if is_typeddict(cls) else "named tuple"
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:  # types that are local to a function
+        return inspect.get_annotations(cls)
+
+
+class ReactiveState(BaseModel):
+    """A typed piece of server state that pages follow. Subclass it, declare fields, events and views.
+
+    Three lives of an instance: made by your own code it is an ordinary mutable object; injected into a handler it is a
+    committed snapshot, read-only and shared by all readers; inside an event, `run()` or `modify()` it is a working copy
+    whose changes are committed together, or not at all. Assigning to a snapshot raises `ReadOnlyStateError`.
+
+    Making a subclass raises `EventDefinitionError` when a field, event or view takes a name of this class.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", ignored_types=(Event, View), ser_json_bytes="base64", ser_json_inf_nan="constants"
+    )
+    __slots__ = ("_fs",)
+    __faststate__: ClassVar[bool] = True
+    __iter__ = None  # type: ignore[assignment]  # a pydantic model iterates over its fields, which FastHTML would render
+
+    _prefix: ClassVar[str] = DEFAULT_PREFIX
+    _bound_fields: ClassVar[tuple[str, ...]] = ()
+    _name: ClassVar[str | None] = None
+
+    if TYPE_CHECKING:
+        _fs: Committed | Working | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        annotations = inspect.get_annotations(cls)
+        for name, value in list(vars(cls).items()):
+            if name == "__ft__" and isinstance(value, types.FunctionType):
+                setattr(cls, name, View(value, name))
+            elif name in _OWN_NAMES or (isinstance(value, Event | View) and name in _RESERVED):
+                raise EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
+        for name in annotations:
+            if name in _RESERVED and name != "model_config":
+                raise EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
+        cls._name = None  # a subclass is not registered under its base's name
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.model_config.get("extra") == "allow":
+            raise EventDefinitionError(f"{cls.__name__}: a state's fields are declared; extra='allow' is not possible")
+        if cls.__pydantic_complete__:
+            cls._fs_schema()
+
+    @classmethod
+    def _fs_schema(cls) -> _Schema:
+        schema = cls.__dict__.get("_fs_schema_")
+        if schema is None:
+            cls.model_rebuild()
+            schema = _Schema(cls)
+            type.__setattr__(cls, "_fs_schema_", schema)
+            cls._bound_fields = schema.bound
+        return cast(_Schema, schema)
+
+    @classmethod
+    def _registered_name(cls) -> str:
+        return cls._name or cls.__name__
+
+    # -- the three lives -------------------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # a declared __getattr__ would hide misspelt fields from type checkers
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "_fs":
+                return None
+            fs = self._fs
+            if type(fs) is Working and name in fs.frozen:
+                value = fs.thaw.thaw(fs.frozen.pop(name))
+                self.__dict__[name] = value
+                return value
+            return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        fs = self._fs
+        if fs is not None and not name.startswith("_"):
+            if type(fs) is Committed:
+                raise ReadOnlyStateError(f"{type(self).__name__}.{name}: this state is a committed snapshot; {REMEDY}")
+            if type(fs) is Working:
+                fs.thaw.guard.check()
+                fs.frozen.pop(name, None)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._fs is not None and not name.startswith("_"):
+            raise ReadOnlyStateError(f"{type(self).__name__}.{name}: a field of a state cannot be deleted")
+        super().__delattr__(name)
+
+    @classmethod
+    def _blank(cls, values: dict[str, Any], private: Any) -> Self:
+        made = cls.__new__(cls)
+        put = object.__setattr__
+        put(made, "__dict__", values)
+        put(made, "__pydantic_fields_set__", set(cls.__pydantic_fields__))
+        put(made, "__pydantic_extra__", None)
+        put(made, "__pydantic_private__", private)
+        return made
+
+    def _frozen_values(self) -> dict[str, Any]:
+        values = self.__dict__  # besides the fields it holds what functools.cached_property remembers
+        return {name: freeze(values[name]) for name in type(self).__pydantic_fields__}
+
+    def _working(self) -> Self:
+        """A working copy of this committed snapshot; it thaws a container when it is first touched."""
+        made = self._blank({}, self.__pydantic_private__)
+        made._start(self)
+        return made
+
+    def _rebase(self, base: ReactiveState) -> None:
+        """Starts this working copy anew from `base`; values read before raise when they are changed."""
+        self._close()
+        self._start(base)
+
+    def _start(self, base: ReactiveState) -> None:
+        fs = Working(base)
+        values, committed = {}, base.__dict__
+        for name in type(base).__pydantic_fields__:
+            value = committed[name]
+            if is_container(value):
+                fs.frozen[name] = value
+            else:
+                values[name] = value
+        object.__setattr__(self, "__dict__", values)
+        object.__setattr__(self, "_fs", fs)
+
+    def _close(self) -> None:
+        if type(self._fs) is Working:
+            self._fs.thaw.close()
+
+    def _change(self) -> Change | None:
+        """What this working copy would commit, validated; None when nothing changed.
+
+        Raises `EventError` (the ValidationError as its cause) when the new values do not validate.
+        """
+        fs = self._fs
+        if type(fs) is not Working:
+            raise NotStartedError(f"this {type(self).__name__} is no working copy")
+        base, cls = fs.base, type(self)
+        fs.thaw.guard.check()
+        old = base.__dict__
+        try:
+            fields = cls.__pydantic_fields__
+            values, changed = {name: old[name] for name in fields}, []
+            for name, value in self.__dict__.items():
+                if name not in fields or value is old[name]:
+                    continue
+                frozen = fs.thaw.refreeze(value)
+                if frozen is not old[name]:
+                    values[name] = frozen
+                    changed.append(name)
+            if not changed:
+                return None
+            snapshot, changed = cls._validated(values, changed, old, self.__pydantic_private__)
+            if not changed:  # equal to what was there, in other objects
+                return None
+        except ValidationError as error:
+            raise EventError(_explain(cls, error)) from error
+        committed = base._committed
+        fresh = snapshot._encode(cls._fs_schema().affected(changed))
+        delta = {
+            name: merge_patch(committed.encoded.get(name), value)
+            for name, value in fresh.items()
+            if name not in committed.encoded or not same(committed.encoded[name], value)
+        }
+        return Change(base, snapshot.__dict__, changed, {**committed.encoded, **fresh}, delta)
+
+    @classmethod
+    def _validated(
+        cls, values: dict[str, Any], changed: list[str], old: Mapping[str, Any], private: Any
+    ) -> tuple[Self, list[str]]:
+        validator = cls.__pydantic_validator__
+        if cls._fs_schema().checks_whole:
+            whole = validator.validate_python(values, by_alias=False, by_name=True)
+            checked, touched = cls._blank(whole._frozen_values(), private), list(values)
+        else:
+            checked, touched = cls._blank(values, private), changed
+            for name in changed:
+                validator.validate_assignment(checked, name, values[name])
+        result = checked.__dict__
+        for name in touched:
+            value = freeze(result[name])
+            result[name] = old[name] if equal(value, old[name]) else value
+        return checked, [name for name in touched if result[name] is not old[name]]
+
+    @property
+    def _is_committed(self) -> bool:
+        return type(self._fs) is Committed
+
+    def _commit(self, values: dict[str, Any], committed: Committed) -> Self:
+        made = self._blank(values, self.__pydantic_private__)
+        object.__setattr__(made, "_fs", committed)
+        return made
+
+    @property
+    def _committed(self) -> Committed:
+        """What a snapshot knows of itself. Raises `NotStartedError` for any other instance."""
+        fs = self._fs
+        if type(fs) is not Committed:
+            raise NotStartedError(f"this {type(self).__name__} is not a snapshot that a provider gave")
+        return fs
+
+    def _whole(self) -> Self:
+        """Itself, with every field in `__dict__`, for pydantic's own methods."""
+        fs = self._fs
+        if type(fs) is Working:
+            for name in list(fs.frozen):
+                getattr(self, name)
+        return self
+
+    # -- what pydantic's own methods see ---------------------------------------------------------------------------
+
+    def model_dump(self, **kwargs: Any) -> dict[str, Any]:
+        return BaseModel.model_dump(self._whole(), **kwargs)
+
+    def model_dump_json(self, **kwargs: Any) -> str:
+        return BaseModel.model_dump_json(self._whole(), **kwargs)
+
+    def __copy__(self) -> Self:
+        """A copy that belongs to no provider, and may be changed."""
+        self._whole()
+        return self._blank(
+            {name: copy.deepcopy(value) for name, value in self.__dict__.items()}, copy.copy(self.__pydantic_private__)
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.__copy__()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ReactiveState):
+            other._whole()
+        return BaseModel.__eq__(self._whole(), other)
+
+    __hash__ = None  # type: ignore[assignment]  # states are compared by value
+
+    def __repr_args__(self) -> Any:
+        return BaseModel.__repr_args__(self._whole())
+
+    # -- what a page sees ------------------------------------------------------------------------------------------
+
+    @property
+    def _namespace(self) -> tuple[str, ...]:
+        fs = self._fs
+        if type(fs) is Working:
+            return fs.base._namespace
+        return fs.namespace if type(fs) is Committed else (self._registered_name(),)
+
+    @property
+    def _instance_id(self) -> str | None:
+        fs = self._fs
+        if type(fs) is Working:
+            return fs.base._instance_id
+        return fs.identifier.instance_id if type(fs) is Committed else None
+
+    def _encode(self, names: set[str]) -> dict[str, Any]:
+        """The wire values of the signals `names`."""
+        if not names:
+            return {}
+        with _unseen():
+            encoded = self.__pydantic_serializer__.to_python(
+                self._whole(), mode="json", include=names, by_alias=False, warnings=False
+            )
+        return {name: to_wire(value) for name, value in encoded.items()}
+
+    def _wire(self) -> dict[str, Any]:
+        fs = self._fs
+        return fs.encoded if type(fs) is Committed else self._encode(set(type(self)._fs_schema().signals))
+
+    @property
+    def signal(self) -> Any:
+        """The state's signals: `state.signal.count` is a `SignalRef`."""
+        return _Signals(self)
+
+    def _show(self, view: View) -> ViewFragment:
+        page = current_page.get()
+        if page is not None and self._is_committed:
+            page.show(self, view.name)
+        return ViewFragment(self._render(view))
+
+    def _render(self, view: View) -> str:
+        """The view's HTML, made once per commit. A view cannot see who looks: all share its bytes."""
+        fs = self._fs
+        cached = fs.views.get(view.name) if type(fs) is Committed else None
+        if cached is not None:
+            return cached
+        with _unseen():
+            html = view.render(self, ".".join((*self._namespace, view.name)))
+        if type(fs) is Committed:
+            fs.views[view.name] = html
+        return html
+
+    def __ft__(self) -> Any:
+        schema = type(self)._fs_schema()
+        # Through the serializer, which leaves out what is ServerOnly at any depth; str() of a value would show it.
+        hidden_free = self._encode({name for name in schema.shown if name not in schema.signals})
+        rows: list[Any] = []
+        for name in schema.shown:
+            rows += [
+                Dt(name),
+                Dd(self.signal.__getattr__(name) if name in schema.signals else _plain(hidden_free[name])),
+            ]
+        return Dl(*rows)
+
+    def watch(self) -> Any:
+        """The element (FT) that makes this page follow the states it shows; for responses that are no FT.
+
+        FastState adds it by itself to pages and fragments. Raises `NotStartedError` outside a request.
+        """
+        page = current_page.get()
+        if page is None or not self._is_committed:
+            raise NotStartedError("watch() belongs into a handler, on a state that was injected there")
+        page.show(self)
+        return page.live_element()
+
+    async def _run(self, event: Event[Any, Any], arguments: Mapping[str, Any]) -> Any:
+        fs = self._fs
+        if type(fs) is not Committed:
+            raise NotStartedError(
+                f"{event.name}.run() works on a state that a provider gave; inside an event call self.{event.name}()"
+            )
+        return await fs.run(fs.identifier, type(self), event, arguments)
+
+    @classmethod
+    async def __from_request__(cls, req: HTTPConnection) -> Any:
+        """FastHTML's hook for parameters of this type; never reads the query string."""
+        context = req.scope.get("faststate")
+        if context is None:
+            raise NotStartedError(f"{cls.__name__} is a parameter, but its app has no StateProvider: call setup(app)")
+        return await context.resolve_for_fasthtml(cls, req)
+
+
+def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if problem["loc"] and problem["loc"][0] in cls._fs_schema().hidden:
+        return f"{cls.__name__}: the new values are not valid"  # a constraint can give a hidden value away
+    place = ".".join(map(str, problem["loc"]))
+    return f"{cls.__name__}{f'.{place}' if place else ''}: {problem['msg']}"
+
+
+_OWN_NAMES: Final = frozenset(name for name in vars(ReactiveState) if not name.startswith(("__", "model_"))) | {
+    "_fs",
+    "_fs_schema_",
+    "__iter__",
+    "__faststate__",
+    "__from_request__",
+    "__slots__",
+}
+_RESERVED: Final = frozenset(dir(ReactiveState)) | _OWN_NAMES
+type.__setattr__(ReactiveState, "__ft__", View(ReactiveState.__ft__, "__ft__"))  # the default view

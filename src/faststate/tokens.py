@@ -1,0 +1,65 @@
+"""Watch tokens: what a page shows, signed, so that ids come back from the browser as the server wrote them."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
+
+__all__ = ["TOKEN_MAX_AGE", "Shown", "TokenSigner", "WatchToken", "binding"]
+
+TOKEN_MAX_AGE: Final = 7 * 86_400
+"""Seconds that a page's token is good for; an older page is told to reload."""
+
+
+class Shown(NamedTuple):
+    """One state on a page: its registered name, its own id where a page can have several, and its views shown there."""
+
+    name: str
+    instance_id: str | None
+    views: tuple[str, ...]
+
+
+class WatchToken(NamedTuple):
+    """What a verified token says: the session and user it was made for (as `binding()`), and what the page shows."""
+
+    binding: str
+    shown: tuple[Shown, ...]
+    expired: bool = False
+
+
+def binding(session_id: str | None, user_id: object) -> str:
+    """A digest (str) of session and user. A session id has 128 random bits, so the digest gives neither away."""
+    text = f"{session_id}\0{'' if user_id is None else user_id}"
+    return urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:12]).decode()
+
+
+class TokenSigner:
+    """Signs and verifies watch tokens. Lifetime: the provider.
+
+    `secret_keys` are tried from the last to the first; the last one signs (itsdangerous' key rotation).
+    """
+
+    def __init__(self, secret_keys: Sequence[str], max_age: int = TOKEN_MAX_AGE) -> None:
+        self._serializer = URLSafeTimedSerializer(list(secret_keys), salt="faststate.watch")
+        self.max_age = max_age
+
+    def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:
+        """A URL-safe token (str) for a page that shows `shown`, of the session and user in `bound_to`."""
+        token = self._serializer.dumps([bound_to, [list(entry) for entry in shown]])
+        return token if isinstance(token, str) else token.decode()
+
+    def verify(self, token: object) -> WatchToken | None:
+        """What `token` says, or None when it is forged, cut or no token at all. An expired one says so."""
+        if not isinstance(token, str):
+            return None
+        try:
+            bound_to, entries = self._serializer.loads(token, max_age=self.max_age)
+            return WatchToken(bound_to, tuple(Shown(name, own, tuple(views)) for name, own, views in entries))
+        except SignatureExpired:
+            return WatchToken("", (), expired=True)
+        except (BadData, ValueError, TypeError):
+            return None

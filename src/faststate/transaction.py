@@ -1,0 +1,192 @@
+"""Transactions: working copies of some states, committed together or not at all; and events run inside them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from anyio import CapacityLimiter, to_thread
+
+from .events import Event
+from .registry import Entry, StateRegistry
+from .state import Change, ReactiveState
+
+__all__ = ["Holder", "Step", "Transaction", "current_holder", "run_event"]
+
+
+EVENT_THREADS: Final = 100
+"""Worker threads for sync events; idle ones cost nothing and end by themselves."""
+
+_limiters: WeakKeyDictionary[asyncio.AbstractEventLoop, CapacityLimiter] = WeakKeyDictionary()
+
+
+def _event_threads() -> CapacityLimiter:
+    return _limiters.setdefault(asyncio.get_running_loop(), CapacityLimiter(EVENT_THREADS))
+
+
+class Holder(NamedTuple):
+    """Whose locks the code that runs here holds. `task` is the one that holds them, None for a thread of its own."""
+
+    identity: object
+    task: asyncio.Task[Any] | None
+
+
+current_holder: ContextVar[Holder | None] = ContextVar("faststate_lock_holder", default=None)
+
+
+class Transaction:
+    """Working copies of some states. Lifetime: one event, `run()` or `modify()`."""
+
+    def __init__(self, registry: StateRegistry, entries: Iterable[Entry]) -> None:
+        self._registry = registry
+        unique = {entry.identifier.key: entry for entry in entries}
+        self._entries = {key: registry.pin(unique[key]) for key in sorted(unique)}
+        self._copies: dict[str, ReactiveState] = {}
+        self._locked: list[Entry] = []
+        self.owner: object = self
+        """Whose the locks are: this transaction's, or that of the one whose body it is in."""
+
+    async def begin(self) -> None:
+        """Locks the states, in the order of their keys, and makes working copies of them.
+
+        After an earlier step it rebases the same copies on what is committed by now. Raises `LockTimeoutError`.
+        """
+        holder = current_holder.get()
+        # A task started inside an event inherits its context, but may wait for the event's lock: it is no holder.
+        inside = holder is not None and holder.task in (None, asyncio.current_task())
+        self.owner = holder.identity if holder is not None and inside else self
+        for entry in self._entries.values():
+            await self._registry.acquire(entry, self.owner)
+            self._locked.append(entry)
+        for key, entry in self._entries.items():
+            if key in self._copies:
+                self._copies[key]._rebase(entry.state)
+            else:
+                self._copies[key] = entry.state._working()
+
+    def entry(self, entry: Entry) -> Entry:
+        """The entry that is locked for a state; another one where the state was dropped and made anew meanwhile."""
+        return self._entries[entry.identifier.key]
+
+    def copy(self, entry: Entry) -> Any:
+        """The working copy of a state."""
+        return self._copies[entry.identifier.key]
+
+    def prepare(self) -> list[tuple[Entry, Change]]:
+        """What there is to commit, validated. Raises `EventError` when new values do not validate."""
+        changes = ((self._entries[key], copy._change()) for key, copy in self._copies.items())
+        return [(entry, change) for entry, change in changes if change is not None]
+
+    def commit(self, prepared: list[tuple[Entry, Change]]) -> None:
+        """Commits what `prepare` returned."""
+        self._registry.commit(prepared)
+
+    def unlock(self) -> None:
+        """Drops what was not committed and gives the locks back."""
+        for copy in self._copies.values():
+            copy._close()
+        while self._locked:
+            self._registry.release(self._locked.pop())
+
+    def end(self) -> None:
+        """Unlocks, and lets go of the states."""
+        self.unlock()
+        for entry in self._entries.values():
+            entry.users -= 1
+        self._entries = {}
+
+
+class Step(NamedTuple):
+    """One committed step of an event: what it returned or yielded, as `render` made it; or that it was a repeat.
+
+    `closing` is the step of a generator behind its last `yield`.
+    """
+
+    result: Any
+    repeated: bool = False
+    closing: bool = False
+
+
+async def run_event(
+    registry: StateRegistry,
+    entry: Entry,
+    event: Event[Any, Any],
+    arguments: Mapping[str, Any],
+    states: Mapping[str, Entry],
+    *,
+    bound: Mapping[str, Any] | None = None,
+    nonce: str | None = None,
+    render: Callable[[Any], Any] = lambda result: result,
+) -> AsyncIterator[Step]:
+    """Runs an event and yields its steps, each of them committed: one, or one per `yield` of a generator.
+
+    `states` are the further states that the event takes, by parameter; `bound` fields are set before it runs. An event
+    whose `nonce` the state has seen is not run again. What `render` or the event raises leaves no trace of the step.
+    """
+    transaction = Transaction(registry, [entry, *states.values()])
+    try:
+        await transaction.begin()
+        entry = transaction.entry(entry)
+        if nonce is not None and nonce in entry.nonces:
+            yield Step(None, repeated=True)
+            return
+        state = transaction.copy(entry)
+        for name, value in (bound or {}).items():
+            setattr(state, name, value)
+        given = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
+        steps = _steps(event, state, given, Holder(transaction.owner, asyncio.current_task()))
+        try:
+            first = True
+            async for last, result in steps:
+                rendered = render(result)
+                transaction.commit(transaction.prepare())
+                if first and nonce is not None:
+                    entry.remember(nonce)
+                first = False
+                transaction.unlock()
+                yield Step(rendered, closing=last and event.kind == "generator")
+                if not last:
+                    await transaction.begin()
+        finally:
+            await steps.aclose()  # type: ignore[attr-defined]  # _steps is an async generator
+    finally:
+        transaction.end()
+
+
+async def _steps(
+    event: Event[Any, Any], state: ReactiveState, arguments: Mapping[str, Any], holder: Holder
+) -> AsyncIterator[tuple[bool, Any]]:
+    """What the event returns or yields, each with whether it was the last; its own code runs as the locks' holder."""
+    if event.kind == "generator":
+        generator = event.function(state, **arguments)
+        try:
+            while True:
+                token = current_holder.set(holder)
+                try:
+                    result = await anext(generator)
+                except StopAsyncIteration:
+                    break
+                finally:
+                    current_holder.reset(token)
+                yield False, result
+            yield True, None
+        finally:
+            await generator.aclose()
+        return
+    token = current_holder.set(holder)
+    try:
+        if event.kind == "async":
+            result = await event.function(state, **arguments)
+        else:
+            # Threads of their own: handlers that wait for a lock must not take those that its holder needs to go on.
+            result = await to_thread.run_sync(partial(event.function, state, **arguments), limiter=_event_threads())
+            if inspect.isawaitable(result):  # an async method under a decorator that hides it
+                result = await result
+    finally:
+        current_holder.reset(token)
+    yield True, result

@@ -1,0 +1,178 @@
+"""What travels to Datastar: JSON that it reads as meant, attributes that no string breaks, SSE frames.
+
+Protocol rules are Datastar 1.0's: https://data-star.dev/reference
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from datastar_py import ServerSentEventGenerator as SSE
+from datastar_py.attributes import JSExpression
+from datastar_py.consts import ElementPatchMode
+from pydantic_core import to_jsonable_python
+
+__all__ = [
+    "MAX_SAFE_INTEGER",
+    "attribute_json",
+    "depth_of",
+    "display",
+    "elements_frame",
+    "js",
+    "merge_patch",
+    "nest",
+    "patch_steps",
+    "same",
+    "signals_frame",
+    "to_wire",
+]
+
+MAX_SAFE_INTEGER: Final = 2**53 - 1
+"""ECMA-262, Number.MAX_SAFE_INTEGER: JavaScript loses integers above it, so they travel as strings."""
+
+
+def to_wire(value: Any) -> Any:
+    """`value`, as pydantic's JSON mode gave it, in the form that a signal can hold.
+
+    None becomes "" (a null would delete the signal and freeze its bindings), integers beyond 2**53 and NaN or infinite
+    floats become strings; lists and dicts are converted throughout, and a dot in a key becomes `_2e_`.
+    """
+    match value:
+        case None:
+            return ""
+        case bool() | str():
+            return value
+        case int():
+            return value if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else str(value)
+        case float():
+            if math.isfinite(value):
+                return value
+            return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+        case Mapping():
+            # Datastar reads a dot in a name as nesting, and `__proto__` would reach into JavaScript's own objects.
+            return {
+                str(key).replace(".", "_2e_"): to_wire(item) for key, item in value.items() if str(key) != "__proto__"
+            }
+        case list() | tuple() | set() | frozenset():
+            return [to_wire(item) for item in value]
+    return to_wire(to_jsonable_python(value, inf_nan_mode="constants", bytes_mode="base64", fallback=str))
+
+
+def display(value: Any) -> str:
+    """A wire value as JavaScript's String() writes it, so that the first paint and Datastar's agree."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case float() if value == 0 or 1e-6 <= abs(value) < 1e21:
+            return format(Decimal(repr(value + 0.0)), "f").removesuffix(".0")  # + 0.0, since JavaScript writes -0 as 0
+        case float():
+            digits, _, exponent = repr(value).partition("e")
+            return f"{digits}e{int(exponent):+d}"
+        case list():
+            return ",".join(map(display, value))
+        case dict():
+            return "[object Object]"
+    return str(value)
+
+
+def merge_patch(old: Any, new: Any) -> Any:
+    """What to merge into the wire value `old` to get `new`: dicts by key, null for a removed key; all else replaced."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    patch = {
+        key: merge_patch(old.get(key), item) for key, item in new.items() if key not in old or not same(old[key], item)
+    }
+    patch |= {key: None for key in old if key not in new}
+    return patch
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two wire values are one to JavaScript, which tells 1 from true (Python does not) and 1 not from 1.0."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(item, b[key]) for key, item in a.items())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
+def patch_steps(old: Mapping[str, Any], delta: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The patches (dicts of field to value) that bring a page from `old` to `new`, merged one after the other.
+
+    One, the `delta`; but two where a list has become a dict: Datastar would keep the array and give it properties, so
+    such a field is cleared first.
+    """
+    cleared = {name: "" for name in delta if name in old and _list_became_dict(old[name], new[name])}
+    if not cleared:
+        return [dict(delta)] if delta else []
+    return [cleared, {name: new[name] if name in cleared else value for name, value in delta.items()}]
+
+
+def _list_became_dict(old: Any, new: Any) -> bool:
+    if not isinstance(new, dict):
+        return False
+    if isinstance(old, list):
+        return True
+    return isinstance(old, dict) and any(_list_became_dict(old[key], new[key]) for key in old.keys() & new.keys())
+
+
+def nest(path: tuple[str, ...], leaf: Any) -> dict[str, Any]:
+    """`leaf` under `path`: `nest(("A", "b"), 1)` is `{"A": {"b": 1}}`."""
+    for segment in reversed(path):
+        leaf = {segment: leaf}
+    return leaf  # type: ignore[no-any-return]  # a path has one segment at least
+
+
+# Characters that Datastar's expression compiler reads even inside strings (`@name(`, `;` after a backslash, regex and
+# template delimiters). 603 hostile strings pass with these written as escapes.
+_HOSTILE: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "@;/`$"})
+
+
+def attribute_json(value: Any) -> str:
+    """JSON of a wire value for a `data-*` expression: no string in it can end or change the expression."""
+    # Each backslash of the JSON text starts an escape; a literal backslash is the pair "\\\\".
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("\\\\", "\\u005c").translate(_HOSTILE)
+
+
+def js(value: Any) -> str:
+    """A Python value as JavaScript source for an expression. `expr(...)` passes as it is; None is `null`."""
+    if isinstance(value, JSExpression):
+        return f"({value.value})"
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{attribute_json(str(key))}:{js(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(js, value)) + "]"
+    return attribute_json(to_wire(value))
+
+
+def signals_frame(signals: Mapping[str, Any]) -> bytes:
+    """One SSE event (bytes) that merges `signals`, a nested dict of wire values."""
+    return SSE.patch_signals(json.dumps(signals, separators=(",", ":"), allow_nan=False)).encode()
+
+
+_LINE_ENDS: Final = re.compile("\r\n|\r|\n")
+
+
+def elements_frame(html: str, selector: str | None = None, mode: str | None = None) -> bytes:
+    """One SSE event (bytes) that patches `html` in: by its id, or at `selector` in the way `mode` says."""
+    # Not by datastar-py: it cuts at all of Python's line ends, and Datastar joins the pieces with \n.
+    lines = [f"selector {selector}"] if selector else []
+    lines += [f"mode {ElementPatchMode(mode).value}"] if mode else []
+    lines += [f"elements {line}" for line in _LINE_ENDS.split(html)]
+    event = "event: datastar-patch-elements\n" + "".join(f"data: {line}\n" for line in lines)
+    return f"{event}\n".encode(errors="replace")
+
+
+def depth_of(value: Any) -> int:
+    """Levels of nesting (int) of a parsed JSON value; a scalar has 0."""
+    deepest, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        deepest += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return deepest

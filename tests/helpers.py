@@ -1,0 +1,143 @@
+"""Plain helpers for tests that run a real server: import them, they are no fixtures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Server:
+    """One app under uvicorn in a process of its own; lives from `start()` to `stop()`, on the same port throughout.
+
+    `target` is a Python source file, whose `app` is served, or "module:attribute", found from `cwd`. The working
+    directory is where the app leaves its session key and its databases, so a restart finds them again.
+    """
+
+    def __init__(self, target: Path | str, *, cwd: Path, log: Path, env: Mapping[str, str] | None = None) -> None:
+        if isinstance(target, Path):
+            self._target, self._app_dir = f"{target.stem}:app", target.resolve().parent
+        else:
+            self._target, self._app_dir = target, cwd
+        self.cwd = cwd
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        # The store that a test uses is the test's word, never that of the machine it runs on.
+        inherited = {name: value for name, value in os.environ.items() if name != "FASTSTATE_STORE"}
+        self._env = {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError(f"{self._target} was not started")
+        return self._process
+
+    def start(self, timeout: float = 20) -> None:
+        """Start the process and return once it accepts connections."""
+        if self._process is not None and self._process.poll() is None:
+            raise RuntimeError(f"{self._target} is running already, as process {self._process.pid}")
+        command = [sys.executable, "-m", "uvicorn", self._target, "--app-dir", str(self._app_dir)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--log-level", "info"]
+        # A file and not a pipe: nobody reads while the test runs, and a full pipe would stop the server. A session of
+        # its own makes what the server itself starts go down with it.
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self.cwd, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        deadline = time.monotonic() + timeout
+        while True:
+            if (code := self._process.poll()) is not None:
+                raise RuntimeError(f"{self._target} ended with {code} before it listened:\n{self.output()}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                if time.monotonic() > deadline:
+                    self.kill()
+                    raise RuntimeError(
+                        f"{self._target} did not listen within {timeout:g} s:\n{self.output()}"
+                    ) from None
+                time.sleep(0.02)
+
+    def stop(self, timeout: float = 10) -> int:
+        """Ask the server to end, as a deployment does, and return its exit code; fail if it has to be killed."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise RuntimeError(
+                    f"{self._target} did not end within {timeout:g} s of SIGTERM:\n{self.output()}"
+                ) from None
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """End it at once, with all that it started: a crash, and what teardown does. Harmless when it is gone."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):  # neither the server nor any child of it is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def restart(self, *, crash: bool = False) -> None:
+        """Stop (or, with `crash`, kill) and start again on the same port, so that open tabs find their way back."""
+        if crash:
+            self.kill()
+        else:
+            self.stop()
+        self.start()
+
+    def output(self) -> str:
+        """What the server has printed since its first start."""
+        return self._log.read_text(errors="replace")
+
+
+def console_errors(page: Page) -> list[str]:
+    """A list that fills with the errors of a page, its console's and its uncaught ones. Call it before `goto`."""
+    errors: list[str] = []
+
+    def on_console(message) -> None:
+        url = message.location.get("url", "")
+        # A favicon is asked for by the browser, not by the page; few apps under test have one.
+        if message.type == "error" and not url.endswith("/favicon.ico"):
+            errors.append(f"console: {message.text} ({url})")
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: errors.append(f"uncaught: {error}"))
+    return errors
+
+
+def wait_live(page: Page, *, after: str = "") -> str:
+    """Wait until the page's stream is open, or another than the one called `after`; return its name."""
+    # Datastar shows its signals to elements alone, so the page gets one more: again, when it loads itself again.
+    stream = page.wait_for_function(
+        """after => {
+            document.getElementById("probe") || document.body.insertAdjacentHTML("beforeend",
+                "<output hidden id=probe data-text='$_fs.c'></output>");
+            const name = document.getElementById("probe").textContent;
+            return name !== after && name;
+        }""",
+        arg=after,
+    )
+    return str(stream.json_value())

@@ -1,0 +1,125 @@
+"""Who may: the one table that decides, and the user it decides on."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
+
+from faststate import UserContext, current_request, get_current_request, get_current_user
+from faststate.auth import AccessRule, authorize
+from faststate.exceptions import AuthenticationError, AuthorizationError, NotStartedError
+
+ADA = UserContext(1, "ada", roles=["editor", "member"], permissions=["read", "write"])
+ADMIN = UserContext(2, "root", roles=["admin"])
+PLAIN = UserContext(UUID(int=3))
+OK, DENIED, ANONYMOUS = None, AuthorizationError, AuthenticationError
+
+
+@pytest.mark.parametrize(
+    ("rule", "owner", "nobody", "plain", "ada", "admin"),
+    [
+        ({}, None, OK, OK, OK, OK),
+        ({}, 99, OK, OK, OK, OK),
+        ({"requires_auth": True}, None, ANONYMOUS, OK, OK, OK),
+        ({"permissions": ("read",)}, None, ANONYMOUS, DENIED, OK, OK),
+        ({"permissions": ("read", "write")}, None, ANONYMOUS, DENIED, OK, OK),
+        ({"permissions": ("read", "delete")}, None, ANONYMOUS, DENIED, DENIED, OK),  # all of
+        ({"roles": ("editor",)}, None, ANONYMOUS, DENIED, OK, DENIED),  # admin has every permission, not every role
+        ({"roles": ("editor", "member")}, None, ANONYMOUS, DENIED, OK, DENIED),
+        ({"roles": ("editor", "owner")}, None, ANONYMOUS, DENIED, DENIED, DENIED),  # all of
+        ({"roles": ("admin",)}, None, ANONYMOUS, DENIED, DENIED, OK),
+        ({"roles": ("editor",), "permissions": ("write",)}, None, ANONYMOUS, DENIED, OK, DENIED),
+        ({"owner_only": True}, 1, ANONYMOUS, DENIED, OK, DENIED),
+        ({"owner_only": True}, "1", ANONYMOUS, DENIED, OK, DENIED),
+        ({"owner_only": True}, UUID(int=3), ANONYMOUS, OK, DENIED, DENIED),
+        ({"owner_only": True}, str(UUID(int=3)), ANONYMOUS, OK, DENIED, DENIED),
+        ({"owner_only": True}, None, ANONYMOUS, DENIED, DENIED, DENIED),  # nobody's is not everybody's
+        ({"owner_only": True, "permissions": ("delete",)}, 1, ANONYMOUS, DENIED, DENIED, DENIED),
+    ],
+)
+def test_each_rule_admits_whom_it_should(rule, owner, nobody, plain, ada, admin):
+    for user, expected in ((None, nobody), (PLAIN, plain), (ADA, ada), (ADMIN, admin)):
+        if expected is None:
+            authorize(user, AccessRule(**rule), owner)
+        else:
+            with pytest.raises(expected) as caught:
+                authorize(user, AccessRule(**rule), owner)
+            assert caught.value.status == (401 if expected is ANONYMOUS else 403)
+
+
+def test_a_user_without_an_id_does_not_own_what_nobody_owns():
+    with pytest.raises(AuthorizationError):
+        authorize(UserContext(None), AccessRule(owner_only=True), None)
+
+
+NAMES = st.lists(st.sampled_from(["a", "b", "c", "admin"]), max_size=4)
+
+
+@given(NAMES, NAMES, NAMES, NAMES, st.booleans(), st.sampled_from([None, 1, 2]))
+def test_a_rule_admits_exactly_those_who_satisfy_all_of_it(roles, permissions, want_roles, want, owner_only, owner):
+    user = UserContext(1, roles=roles, permissions=permissions)
+    admits = (
+        ("admin" in roles or set(want) <= set(permissions))
+        and set(want_roles) <= set(roles)
+        and (not owner_only or owner == 1)
+    )
+    rule = AccessRule(permissions=tuple(want), roles=tuple(want_roles), owner_only=owner_only)
+    if admits:
+        authorize(user, rule, owner)
+    else:
+        with pytest.raises(AuthorizationError):
+            authorize(user, rule, owner)
+    assert user.has_permissions(want) == all(map(user.has_permission, want))
+    assert user.has_roles(want_roles) == all(map(user.has_role, want_roles))
+
+
+@pytest.mark.parametrize(
+    "rule", [{"requires_auth": True}, {"permissions": ("a",)}, {"roles": ("a",)}, {"owner_only": True}]
+)
+def test_a_rule_that_turns_anybody_away_says_so(rule):
+    assert AccessRule(**rule).restricts and not AccessRule().restricts
+
+
+def test_a_refusal_names_neither_permission_nor_owner():
+    for rule in (
+        AccessRule(permissions=("see-salaries",)),
+        AccessRule(roles=("auditor",)),
+        AccessRule(owner_only=True),
+    ):
+        with pytest.raises(AuthorizationError) as caught:
+            authorize(PLAIN, rule, "owner-77")
+        assert not any(word in str(caught.value) for word in ("see-salaries", "auditor", "owner-77"))
+
+
+def test_a_user_is_made_as_the_requirements_have_it():
+    user = UserContext(user_id=7, username="ada", roles=["editor"], permissions=["read"])
+    assert (user.id, user.user_id, user.username, user.roles, user.permissions) == (7, 7, "ada", ["editor"], ["read"])
+    assert UserContext(7).roles == UserContext(7).permissions == []
+    assert repr(user) == "UserContext(user_id=7, username='ada')"
+
+
+def test_users_do_not_share_the_lists_they_were_made_of():
+    roles = ["editor"]
+    user = UserContext(1, roles=roles)
+    roles.append("admin")
+    assert not user.has_role("admin")
+
+
+async def test_outside_a_request_the_error_says_what_is_missing():
+    with pytest.raises(NotStartedError, match="StateProvider"):
+        get_current_request()
+    with pytest.raises(NotStartedError, match="StateProvider"):
+        await get_current_user(HTTPConnection({"type": "http"}))
+
+
+def test_the_request_being_served_is_the_one_in_its_context():
+    request = HTTPConnection({"type": "http"})
+    token = current_request.set(request)
+    try:
+        assert get_current_request() is request
+    finally:
+        current_request.reset(token)

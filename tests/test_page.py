@@ -1,0 +1,205 @@
+"""What a page is given: signals seeded before their use, a token that names what it shows, a position to go on from."""
+
+import json
+import re
+from typing import Annotated
+
+import pytest
+from fasthtml import common as fh
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
+from starlette.testclient import TestClient
+
+from faststate import Component, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
+from faststate.page import LiveElement, SeedElement
+from faststate.provider import RequestContext
+
+from .client import Page
+
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
+
+
+class Counter(ReactiveState):
+    count: int = 0
+    text: str = ""
+
+    @event
+    def add(self):
+        self.count += 1
+
+
+class Side(ReactiveState):
+    count: int = 0
+
+    @view
+    def box(self):
+        return fh.B(self.count)
+
+
+class Total(ReactiveState):
+    count: int = 0
+
+
+@pytest.fixture
+async def provider():
+    made = StateProvider(secret_key="for tests")
+    made.register_state(Counter)
+    made.register_state(Side, StateConfig(scope=StateScope.COMPONENT))
+    made.register_state(Total, StateConfig(scope=StateScope.GLOBAL))
+    yield made
+    await made.stop()
+
+
+def request_of(provider, session="abc", **scope):
+    """The context of a request of `session`."""
+    scope = {"type": "http", "session": {"session_id": session}, "headers": [], "path_params": {}, **scope}
+    return RequestContext(provider, HTTPConnection(scope))
+
+
+async def show(context, cls, **ids):
+    return await context.provider.get_state(cls, context.connection, **ids)
+
+
+async def add_one(provider, cls, **ids):
+    async with provider.modify(cls, **ids) as state:
+        state.count += 1
+
+
+@pytest.fixture
+def context(provider):
+    made = request_of(provider)
+    made.connection.scope["faststate"] = made
+    return made
+
+
+# -- what it knows -----------------------------------------------------------------------------------------------------
+
+
+async def test_signals_of_states_and_of_components_of_one_class_never_collide(context):
+    await show(context, Counter)
+    for name in ("left", "right"):
+        await show(context, Side, component_id=name)
+    assert context.page.signals() == {
+        "Counter": {"count": 0, "text": ""},
+        "Side": {"left": {"count": 0}, "right": {"count": 0}},
+    }
+
+
+async def test_the_token_says_exactly_what_is_shown_and_for_whom(context, provider):
+    await show(context, Counter)
+    side = await show(context, Side, component_id="left")
+    context.page.show(side, "box")
+    token = provider.signer.verify(context.page.token())
+    assert token.shown == (("Counter", None, ()), ("Side", "left", ("box",)))
+    assert token.binding == await context.binding() != await request_of(provider, "xyz").binding()
+    assert not token.expired
+
+
+async def test_the_same_fragment_has_the_same_name_for_its_token_and_another_one_another(provider):
+    names = []
+    for ids in ({"component_id": "left"}, {"component_id": "left"}, {"component_id": "right"}):
+        context = request_of(provider)
+        context.connection.scope["faststate"] = context
+        await show(context, Side, **ids)
+        element = LiveElement(context.page, with_signals=True).__ft__()
+        names.append(next(iter(json.loads(element.attrs["data-signals"])["_fs"]["w"])))
+    assert names[0] == names[1] != names[2]
+
+
+async def test_the_position_is_now_when_nothing_changed_and_the_request_s_start_when_something_did(context, provider):
+    await show(context, Counter)
+    await add_one(provider, Total)
+    epoch = provider.registry.epoch
+    assert context.page.position() == f"{epoch}.{provider.registry.commits}"
+    start = context.page._start
+    await add_one(provider, Counter, session_id="abc")
+    assert context.page.position() == f"{epoch}.{start}" and start < provider.registry.commits
+
+
+async def test_refresh_takes_all_states_at_one_moment(context, provider):
+    await show(context, Counter)
+    await add_one(provider, Counter, session_id="abc")
+    await add_one(provider, Total)
+    await show(context, Total)
+    context.page.refresh()
+    assert context.page.signals() == {"Counter": {"count": 1, "text": ""}, "Total": {"count": 1}}
+
+
+@given(st.text())
+def test_no_text_breaks_the_attribute_that_seeds_it(text):
+    class Content:
+        def signals(self):
+            return {"A": {"text": text}}
+
+    found = re.fullmatch(r"\{.*\}", SeedElement(Content()).__ft__().attrs["data-signals"])
+    assert json.loads(found[0]) == {"A": {"text": text}}
+    assert not set(found[0]) & set("@;`$/") and "\\\\" not in found[0]
+
+
+# -- where it stands ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def app():
+    provider = StateProvider(datastar_src="/datastar.js")
+    provider.register_state(Counter)
+    provider.register_state(Side, StateConfig(scope=StateScope.COMPONENT))
+    app, rt = fast_app(state_provider=provider, pico=False, secret_key="for tests")
+
+    @rt("/")
+    def index(counter: Counter, side: Annotated[Side, Component("left")]):
+        return fh.Titled("Page", fh.P(counter.signal.count), side.box(), fh.Button("+", counter.add.on("click")))
+
+    @rt("/right")
+    def right(side: Annotated[Side, Component("right")]):
+        return fh.Div(side.box())
+
+    return app
+
+
+def test_signals_are_seeded_in_the_head_before_any_expression_reads_them(app):
+    text = Page(TestClient(app)).html
+    head, body = text.split("</head>")
+    assert head.count('<meta name="faststate"') == 1 and "$Counter" not in head
+    assert text.index("data-signals=") < text.index("$Counter.count")
+    assert body.rindex("data-fs-live") > body.rindex("$Counter.count")
+
+
+def test_a_page_loads_datastar_once_and_opens_one_stream(app):
+    text = Page(TestClient(app)).html
+    assert text.count('src="/datastar.js"') == text.count("data-init=") == 1
+
+
+def test_a_page_paints_its_values_without_a_script(app):
+    text = Page(TestClient(app)).html
+    assert '<span data-text="$Counter.count">0</span>' in text
+    assert '<b data-fs-view="Side.left.box">0</b>' in text
+
+
+def test_a_fragment_brings_its_own_token_and_opens_the_stream_of_all(app):
+    client = TestClient(app)
+    page, fragment = Page(client), Page(client, "/right", headers={"hx-request": "true"})
+    assert "<html" not in fragment.html and len(fragment.tokens) == 1 and fragment.tokens != page.tokens
+    assert fragment.signals == {"Side": {"right": {"count": 0}}}
+    (opening,) = [a["data-init"] for _, a in fragment.attributes if "data-init" in a]
+    assert "Object.values($_fs.w)" in opening
+
+
+def test_views_are_the_same_bytes_for_all_viewers_and_only_the_library_s_signals_differ(app):
+    pages = [Page(TestClient(app)) for _ in range(2)]
+    assert pages[0].tokens != pages[1].tokens
+    ours = re.compile(r"""data-signals(__ifmissing)?=("[^"]*"|'[^']*')""")
+    assert ours.sub("", pages[0].html) == ours.sub("", pages[1].html)
+
+
+def test_neither_the_session_s_id_nor_a_key_is_in_the_page(app):
+    seen = []
+
+    @app.get("/seen")
+    def seen_by(session, counter: Counter):
+        seen.append(session["session_id"])
+        return fh.Div(counter.signal.count, counter.add.to())
+
+    text = Page(TestClient(app), "/seen").html
+    assert len(seen[0]) >= 16 and seen[0] not in text and "session:" not in text

@@ -1,0 +1,124 @@
+"""Watch tokens: what the server signed comes back as it was, and nothing else comes back at all."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from itsdangerous import URLSafeSerializer, URLSafeTimedSerializer
+
+from faststate.tokens import TOKEN_MAX_AGE, Shown, TokenSigner, WatchToken, binding
+
+SIGNER = TokenSigner(["key"])
+SHOWN = (Shown("Counter", None, ()), Shown("Product", "a:b/ü", ("__ft__", "stock")))
+BOUND = binding("session", 7)
+TOKEN = SIGNER.sign(BOUND, SHOWN)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@given(
+    TEXT, st.lists(st.builds(Shown, TEXT, st.none() | TEXT, st.lists(TEXT, max_size=3).map(tuple)), max_size=4)
+)  # fmt: skip
+@settings(deadline=None)
+def test_what_was_signed_comes_back_as_it_was(bound_to, shown):
+    token = SIGNER.sign(bound_to, shown)
+    assert SIGNER.verify(token) == WatchToken(bound_to, tuple(shown), expired=False)
+    assert token.isascii() and not set(token) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+@given(st.integers(0, len(TOKEN) - 2), st.characters(codec="ascii"))
+@settings(max_examples=400, deadline=None)
+def test_a_token_with_any_one_character_changed_is_refused(position, character):
+    forged = TOKEN[:position] + character + TOKEN[position + 1 :]
+    if forged != TOKEN:
+        assert SIGNER.verify(forged) is None
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_token_with_any_bit_flipped_is_refused(bit):
+    for position in range(len(TOKEN)):
+        flipped = bytearray(TOKEN.encode())
+        flipped[position] ^= 1 << bit
+        found = SIGNER.verify(flipped.decode("latin-1"))
+        if position == len(TOKEN) - 1 and found is not None:
+            # 20 bytes leave two bits of their last base64 character unused: the same signature in another spelling.
+            assert found == WatchToken(BOUND, SHOWN)
+        else:
+            assert found is None
+
+
+@pytest.mark.parametrize("length", range(len(TOKEN)))
+def test_a_cut_token_is_refused(length):
+    assert SIGNER.verify(TOKEN[:length]) is None and SIGNER.verify(TOKEN[length + 1 :]) is None
+
+
+@pytest.mark.parametrize(
+    "token",
+    [None, 1, b"", TOKEN.encode(), [TOKEN], {}, "", ".", "..", "a.b.c", TOKEN + ".x", TOKEN + TOKEN, "\ud800", "é"],
+)  # fmt: skip
+def test_what_is_no_token_is_refused(token):
+    assert SIGNER.verify(token) is None
+
+
+def test_a_payload_without_its_signature_is_refused():
+    payload = base64.urlsafe_b64encode(json.dumps([BOUND, [["Admin", None, []]]]).encode()).rstrip(b"=").decode()
+    assert SIGNER.verify(payload + TOKEN[TOKEN.index(".") :]) is None
+    assert SIGNER.verify(payload) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TokenSigner(["another key"]).sign(BOUND, SHOWN),
+        URLSafeTimedSerializer("key", salt="another salt").dumps([BOUND, []]),
+        URLSafeSerializer("key", salt="faststate.watch").dumps([BOUND, []]),
+    ],
+    ids=["key", "salt", "undated"],
+)
+def test_a_token_signed_otherwise_is_refused(other):
+    assert SIGNER.verify(other) is None
+
+
+@pytest.mark.parametrize(
+    "content", [None, 1, "text", [], ["a"], ["a", 1], ["a", ["b"]], ["a", [["b"]]], ["a", [[1, 2, 3]]]]
+)
+def test_a_signed_text_of_another_shape_is_refused(content):
+    assert SIGNER.verify(URLSafeTimedSerializer("key", salt="faststate.watch").dumps(content)) is None
+
+
+def test_keys_rotate():
+    rotated, retired = TokenSigner(["key", "new key"]), TokenSigner(["new key"])
+    assert rotated.verify(TOKEN) == WatchToken(BOUND, SHOWN)
+    assert retired.verify(TOKEN) is None
+    assert retired.verify(rotated.sign(BOUND, SHOWN)) == WatchToken(BOUND, SHOWN)
+    assert SIGNER.verify(rotated.sign(BOUND, SHOWN)) is None
+
+
+def test_an_expired_token_says_so_and_says_nothing_else(monkeypatch):
+    signed_at = 1_700_000_000
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: signed_at)
+    token = SIGNER.sign(BOUND, SHOWN)
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: signed_at + TOKEN_MAX_AGE)
+    assert SIGNER.verify(token) == WatchToken(BOUND, SHOWN)
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: signed_at + TOKEN_MAX_AGE + 1)
+    assert SIGNER.verify(token) == WatchToken("", (), expired=True)
+    assert SIGNER.verify(token[:-1] + ("A" if token[-1] != "A" else "B")) is None  # forged and old is forged
+
+
+@given(st.lists(st.tuples(st.none() | TEXT, st.none() | TEXT | st.integers()), min_size=2, max_size=2, unique_by=str))
+def test_sessions_and_users_are_bound_apart(pairs):
+    (session, user), (other_session, other_user) = pairs
+    alike = str(session) == str(other_session) and ("" if user is None else str(user)) == (
+        "" if other_user is None else str(other_user)
+    )
+    if not alike and "\0" not in f"{session}{other_session}":
+        assert binding(session, user) != binding(other_session, other_user)
+
+
+def test_a_binding_gives_neither_session_nor_user_away():
+    assert binding("session-id", "ada") == binding("session-id", "ada")
+    assert "session" not in binding("session-id", "ada") and len(binding("s" * 99, "u" * 99)) == 16
+    assert binding("s", None) != binding("s", 0) != binding("s", 1) and binding("s", 1) == binding("s", "1")

@@ -1,0 +1,434 @@
+"""Values of fields: unchangeable once committed, guarded while an event works on them, identical where unchanged."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import decimal
+import enum
+import pickle
+import random
+import uuid
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from faststate import ReactiveState
+from faststate.exceptions import ConfigurationError, ReadOnlyStateError
+from faststate.values import Thaw, freeze, is_container
+
+
+class Line(BaseModel):
+    text: str = ""
+    done: bool = False
+    tags: list[str] = []
+    _seen: list[int] = PrivateAttr(default_factory=list)
+
+
+class Box(BaseModel):
+    line: Line = Line()
+    lines: list[Line] = []
+
+
+@dataclasses.dataclass
+class Point:
+    x: int = 0
+    path: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    x: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    x: int = 0
+
+
+class Pair(NamedTuple):
+    left: list[int]
+    right: int
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+LIST_CHANGES = {
+    "append": lambda v: v.append(1),
+    "extend": lambda v: v.extend([1]),
+    "insert": lambda v: v.insert(0, 1),
+    "pop": lambda v: v.pop(),
+    "remove": lambda v: v.remove(3),
+    "clear": lambda v: v.clear(),
+    "sort": lambda v: v.sort(),
+    "reverse": lambda v: v.reverse(),
+    "item": lambda v: v.__setitem__(0, 9),
+    "slice": lambda v: v.__setitem__(slice(0, 2), []),
+    "del": lambda v: v.__delitem__(0),
+    "+=": lambda v: v.__iadd__([1]),
+    "*=": lambda v: v.__imul__(2),
+}
+DICT_CHANGES = {
+    "item": lambda v: v.__setitem__("a", 9),
+    "del": lambda v: v.__delitem__("a"),
+    "pop": lambda v: v.pop("a"),
+    "popitem": lambda v: v.popitem(),
+    "clear": lambda v: v.clear(),
+    "update": lambda v: v.update(b=1),
+    "setdefault": lambda v: v.setdefault("z", 1),
+    "|=": lambda v: v.__ior__({"z": 1}),
+}
+SET_CHANGES = {
+    "add": lambda v: v.add(9),
+    "discard": lambda v: v.discard(1),
+    "remove": lambda v: v.remove(1),
+    "pop": lambda v: v.pop(),
+    "clear": lambda v: v.clear(),
+    "update": lambda v: v.update({9}),
+    "difference_update": lambda v: v.difference_update({1}),
+    "intersection_update": lambda v: v.intersection_update({1}),
+    "symmetric_difference_update": lambda v: v.symmetric_difference_update({1}),
+    "|=": lambda v: v.__ior__({9}),
+    "&=": lambda v: v.__iand__({1}),
+    "-=": lambda v: v.__isub__({1}),
+    "^=": lambda v: v.__ixor__({1}),
+}
+OBJECT_CHANGES = {
+    "set": lambda v: setattr(v, "x", 9),
+    "delete": lambda v: delattr(v, "x"),
+    "nested": lambda v: v.path.append(1),
+}
+MODEL_CHANGES = {
+    "set": lambda v: setattr(v, "text", "b"),
+    "delete": lambda v: delattr(v, "done"),
+    "nested": lambda v: v.tags.append("b"),
+}
+CHANGES = [
+    pytest.param(make, change, id=f"{kind}-{name}")
+    for kind, make, changes in [
+        ("list", lambda: [3, 1, 2], LIST_CHANGES),
+        ("dict", lambda: {"a": 1, "b": 2}, DICT_CHANGES),
+        ("set", lambda: {1, 2}, SET_CHANGES),
+        ("dataclass", lambda: Point(1, [2]), OBJECT_CHANGES),
+        ("slots", lambda: Slotted(1), {"set": OBJECT_CHANGES["set"], "delete": OBJECT_CHANGES["delete"]}),
+        ("model", lambda: Line(text="a", tags=["x"]), MODEL_CHANGES),
+    ]
+    for name, change in changes.items()
+]
+
+
+@pytest.mark.parametrize(("make", "change"), CHANGES)
+def test_a_committed_value_refuses_every_change_and_names_the_remedy(make, change):
+    committed = freeze(make())
+    with pytest.raises(ReadOnlyStateError, match=r"provider\.modify"):
+        change(committed)
+    assert committed == make()
+
+
+@pytest.mark.parametrize(("make", "change"), CHANGES)
+def test_a_value_of_an_ended_transaction_refuses_every_change(make, change):
+    thaw = Thaw()
+    stale = thaw.thaw(freeze(make()))
+    thaw.close()
+    with pytest.raises(ReadOnlyStateError, match="yield"):
+        change(stale)
+
+
+@pytest.mark.parametrize(("make", "change"), [case for case in CHANGES if not case.id.endswith("delete")])
+def test_a_working_value_takes_every_change_as_a_plain_one_does(make, change):
+    thaw, committed, plain = Thaw(), freeze(make()), make()
+    working = thaw.thaw(committed)
+    change(working)
+    change(plain)
+    assert working == plain
+    assert thaw.refreeze(working) == plain != committed == make()
+
+
+def test_every_method_by_which_a_builtin_changes_itself_is_guarded():
+    """A method that a later Python adds would be a hole; whoever adds it here decides that it changes nothing."""
+    harmless = {
+        list: {"__init__", "copy", "count", "index"},
+        dict: {"__init__", "copy", "fromkeys", "get", "items", "keys", "values"},
+        set: {"__init__", "copy", "difference", "intersection", "isdisjoint", "issubset", "issuperset"}
+        | {"symmetric_difference", "union"},
+    }
+    for base, known in harmless.items():
+        guarded = vars(type(freeze(base())))
+        public = {name for name in vars(base) if not name.startswith("_")}
+        in_place = {name for name in vars(base) if name.startswith("__i") and name not in ("__init__", "__iter__")}
+        assert public | in_place <= set(guarded) | known
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=3), st.dates())
+    | st.builds(Point, st.integers(), st.lists(st.integers(), max_size=2))
+    | st.frozensets(st.integers(), max_size=2),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.text(max_size=2), inner, max_size=4),
+        st.sets(st.integers(), max_size=3),
+        st.tuples(inner, inner),
+        st.builds(Line, text=st.text(max_size=3), tags=st.lists(st.text(max_size=2), max_size=2)),
+    ),
+    max_leaves=12,
+)
+
+
+def containers(value):
+    """All that can be changed below `value`, itself included, in one order for equal values."""
+    found = [value] if isinstance(value, list | dict | set | Point | Line) else []
+    if isinstance(value, Line | Point):
+        return found + containers(value.tags if isinstance(value, Line) else value.path)
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return found + [below for child in children for below in containers(child)]
+
+
+def orders(value):
+    """The order of the keys of each dict in `value`."""
+    return [list(place) for place in containers(value) if isinstance(place, dict)]
+
+
+def edit(value, dice: random.Random):
+    """One random change of a random container in `value`."""
+    if not (places := containers(value)):
+        return
+    place, number = dice.choice(places), dice.randrange(5)
+    if isinstance(place, Point):
+        place.x = number
+    elif isinstance(place, Line):
+        place.text, place.done = str(number), number % 2 == 0
+    elif isinstance(place, set):
+        dice.choice([place.add, place.discard])(number)
+    elif isinstance(place, dict):
+        if place and number == 0:
+            place.pop(next(iter(place)))
+        else:
+            place[str(number)] = dice.choice([number, [number], {"k": [number]}])
+    elif containers_are_text(value, place):
+        place.append(str(number))
+    elif number == 0 and place:
+        place.pop(0)
+    elif number == 1:
+        place.reverse()
+    else:
+        place.insert(number, number)
+
+
+def containers_are_text(value, place):
+    """Whether `place` is the `tags` of a Line: a list of str, which is validated when it is committed."""
+    return any(isinstance(owner, Line) and owner.tags is place for owner in containers(value))
+
+
+@given(VALUES, st.randoms(use_true_random=False), st.integers(1, 8))
+@settings(max_examples=300, deadline=None)
+def test_any_edits_of_a_working_copy_end_as_the_same_edits_of_a_plain_one(value, dice, edits):
+    plain, committed, seed = copy.deepcopy(value), freeze(value), dice.randrange(10**6)
+    thaw = Thaw()
+    working = thaw.thaw(committed)
+    for target in (working, plain):
+        dice = random.Random(seed)
+        for _ in range(edits):
+            edit(target, dice)
+    result = thaw.refreeze(working)
+    assert result == plain
+    assert orders(result) == orders(plain)
+    assert committed == value
+    for place in containers(result):
+        with pytest.raises(ReadOnlyStateError):
+            edit(place, random.Random(1)) if not isinstance(place, dict | list | set) else place.clear()
+
+
+@given(VALUES)
+@settings(deadline=None)
+def test_what_was_not_changed_is_the_identical_object_again(value):
+    committed = freeze(value)
+    assert committed == value
+    assert freeze(committed) is committed
+    thaw = Thaw()
+    assert thaw.refreeze(thaw.thaw(committed)) is committed
+
+
+def test_only_the_changed_branch_gets_new_objects():
+    committed = freeze([Line(text="a"), Line(text="b"), Line(text="c")])
+    thaw = Thaw()
+    working = thaw.thaw(committed)
+    working[1].done = True
+    result = thaw.refreeze(working)
+    assert result[0] is committed[0] and result[2] is committed[2]
+    assert result[1] == Line(text="b", done=True) and committed[1] == Line(text="b")
+
+
+def test_a_change_that_is_taken_back_is_no_change():
+    committed = freeze({"a": [1, 2], "p": Point(1)})
+    thaw = Thaw()
+    working = thaw.thaw(committed)
+    working["a"].append(3)
+    working["a"].pop()
+    working["p"].x = 2
+    working["p"].x = 1
+    assert thaw.refreeze(working) is committed
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), (0, False), (1, decimal.Decimal(1))])
+def test_an_equal_value_of_another_type_is_a_change(old, new):
+    thaw, committed = Thaw(), freeze([old])
+    working = thaw.thaw(committed)
+    working[0] = new
+    result = thaw.refreeze(working)
+    assert type(result[0]) is type(new)
+
+
+def test_another_order_of_a_dict_is_a_change():
+    committed = freeze({"a": 1, "b": 2})
+    thaw = Thaw()
+    working = thaw.thaw(committed)
+    working["a"] = working.pop("a")
+    assert list(thaw.refreeze(working)) == ["b", "a"]
+
+
+def test_fields_that_swap_places_are_a_change():
+    committed = freeze(Line(text="a"))
+    thaw = Thaw()
+    working = thaw.thaw(committed)
+    del working.text
+    working.text = "b"
+    assert thaw.refreeze(working) == Line(text="b")
+
+
+def test_a_value_moved_within_a_working_copy_is_frozen_where_it_ends():
+    thaw = Thaw()
+    working = thaw.thaw(freeze({"open": [Line(text="a"), Line(text="b")], "done": []}))
+    working["done"].append(working["open"].pop(0))
+    result = thaw.refreeze(working)
+    assert result == {"open": [Line(text="b")], "done": [Line(text="a")]}
+    with pytest.raises(ReadOnlyStateError):
+        result["done"][0].text = "c"
+
+
+def test_a_container_put_into_a_state_is_no_way_to_change_it_later():
+    mine = [1]
+    committed = freeze({"a": mine})
+    mine.append(2)
+    assert committed == {"a": [1]}
+
+
+def test_a_value_is_of_the_users_own_type():
+    committed = freeze([Line(text="a"), Point(1), Fixed(2), Pair([1], 2)])
+    assert isinstance(committed[0], Line) and committed[0].__class__ is Line
+    assert repr(committed) == repr([Line(text="a"), Point(1), Fixed(2), Pair([1], 2)])
+    assert committed == [Line(text="a"), Point(1), Fixed(2), Pair([1], 2)]
+    assert [Line(text="a"), Point(1), Fixed(2), Pair([1], 2)] == committed
+    assert committed[0].model_dump() == {"text": "a", "done": False, "tags": []}
+    assert type(committed[3]) is Pair and is_container(committed)
+    match committed[0]:
+        case Line(text=text):
+            assert text == "a"
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("value", [[1, [2]], {"a": {"b": 1}}, {1, 2}, Line(text="a", tags=["x"]), Point(1, [2])])
+def test_a_copy_of_a_committed_value_is_an_ordinary_one(value, duplicate):
+    committed = freeze(value)
+    twin = duplicate(committed)
+    assert twin == value and type(twin) is type(value)
+    if isinstance(value, Line):
+        twin.tags.append("y")
+        twin.text = "b"
+    elif isinstance(value, Point):
+        twin.path.append(3)
+    else:
+        twin.clear()
+    assert committed == value != twin
+
+
+def test_shallow_copies_can_be_changed_too():
+    assert [*copy.copy(freeze([1])), 2] == [1, 2]
+    assert type(copy.copy(freeze([1]))) is type(freeze([1]).copy()) is list
+    line = freeze(Line(text="a")).model_copy(update={"text": "b"})
+    line.text += "c"
+    assert line.text == "bc"
+    assert dataclasses.replace(freeze(Point(1)), x=2) == Point(2)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 1, 1.5, "a", b"a", decimal.Decimal(1), uuid.UUID(int=1), datetime.date(2024, 1, 1), Colour.RED,
+     datetime.timedelta(1), frozenset({1}), PurePosixPath("/a"), (1, "a"), Pair],
+)  # fmt: skip
+def test_what_cannot_change_is_shared_as_it_is(value):
+    assert freeze(value) is value
+    assert Thaw().thaw(value) is value
+
+
+@pytest.mark.parametrize("value", [bytearray(b"a"), object(), [object()], {"a": bytearray()}, (bytearray(),)])
+def test_what_cannot_be_kept_unchangeable_is_refused_with_its_type(value):
+    with pytest.raises(ConfigurationError, match=r"bytearray|object"):
+        freeze(value)
+
+
+def test_a_subclass_of_a_container_is_refused_rather_than_lose_its_class():
+    class Stack(list):
+        pass
+
+    with pytest.raises(ConfigurationError, match="Stack"):
+        freeze(Stack([1]))
+
+
+def test_a_state_within_a_state_is_refused():
+    class Inner(ReactiveState):
+        n: int = 0
+
+    with pytest.raises(ConfigurationError, match="refer to it by its id"):
+        freeze([Inner()])
+
+
+def test_a_nested_models_own_methods_and_privates_keep_working():
+    class Basket(BaseModel):
+        model_config = ConfigDict(validate_assignment=True)
+        items: list[int] = []
+        n: int = 0
+        _note: str = PrivateAttr("")
+
+        def put(self, item):
+            self.items.append(item)
+            self.n += 1
+            self._note = f"put {item}"
+
+        @cached_property
+        def total(self):
+            return sum(self.items)
+
+    committed = freeze(Basket(items=[1]))
+    assert committed.total == 1
+    with pytest.raises(ReadOnlyStateError):
+        committed.put(2)
+    thaw = Thaw()
+    working = thaw.thaw(committed)
+    working.put(2)
+    result = thaw.refreeze(working)
+    assert (result.items, result.n, result._note, result.total) == ([1, 2], 1, "put 2", 3)
+    assert (committed.items, committed._note) == ([1], "")
+
+
+def test_a_frozen_users_class_may_be_held_and_replaced():
+    committed = freeze([Fixed(1)])
+    thaw = Thaw()
+    working = thaw.thaw(committed)
+    working[0] = dataclasses.replace(working[0], x=2)
+    assert thaw.refreeze(working) == [Fixed(2)]
+
+
+def test_a_nested_model_is_validated_when_it_is_committed():
+    thaw = Thaw()
+    working = thaw.thaw(freeze(Box(lines=[Line(text="a")])))
+    working.lines[0].text = 7
+    with pytest.raises(ValueError, match="valid string"):
+        thaw.refreeze(working)
