@@ -18,6 +18,7 @@ from faststate import (
     Record,
     StateConfig,
     StateProvider,
+    StateScope,
     event,
     expr,
 )
@@ -439,3 +440,15 @@ def test_arguments_that_are_left_out_are_asked_of_the_signals():
     assert 's:["text"]' in Thing.text.post()
     assert 's:["text"]' not in Thing.text.post(text="given")
     assert 's:["ratio",' in Thing.scalars.post(number=1)
+
+
+def test_an_event_of_one_of_several_states_needs_that_state():
+    provider = StateProvider()
+
+    @provider.state(scope=StateScope.RECORD)
+    class Product(ReactiveState):
+        @event
+        def buy(self): ...
+
+    with pytest.raises(EventDefinitionError, match=r"state\.buy\.on"):
+        Product.buy.on("click")

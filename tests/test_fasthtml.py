@@ -1434,3 +1434,22 @@ def test_a_user_may_be_a_user_context_in_the_scope():
         return mine._committed.identifier.key
 
     assert client_of(app).get("/", headers={"x-user": "a:b"}).text == "user:Mine:usera%3Ab"
+
+
+def test_a_parameter_that_asks_for_states_in_an_unknown_form_is_refused():
+    provider = StateProvider(secret_key="test")
+
+    @provider.state()
+    class One(ReactiveState): ...
+
+    @provider.state()
+    class Two(ReactiveState): ...
+
+    _, rt = fast_app(state_provider=provider, secret_key="test")
+    for form in (list[One], One | Two, One | Two | None, dict[str, One]):
+
+        def page(states): ...
+
+        page.__annotations__["states"] = form
+        with pytest.raises(ConfigurationError, match=r"asks for states"):
+            rt("/")(page)

@@ -239,7 +239,10 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             provider.events += not (step.repeated or ran)
             ran = True
             provider.repeated += step.repeated
-            frames = _snapshots(origin.commits, followed)
+            if step.repeated:  # the first answer was lost, and with it what had changed
+                frames = b"".join(snapshot_frame(e.state, frozenset(views)) for e, views in followed.values())
+            else:
+                frames = _snapshots(origin.commits, followed)
             origin.commits.clear()
             yield Effect(frames + (step.result or b""), step.repeated)
     finally:

@@ -185,6 +185,11 @@ class EventRef(Generic[P, R]):
 
     def _expression(self, arguments: Mapping[str, Any], form: bool) -> str:
         self._check_names(arguments)
+        if self._state is None and self._owner._has_ids:
+            raise EventDefinitionError(
+                f"{self._owner.__name__}.{self.event.name} is an event of one of several states: write it with "
+                f"the one that is meant, state.{self.event.name}.on(...)"
+            )
         namespace = self._state._namespace if self._state is not None else (self._owner._registered_name(),)
         name = namespace[0]
         fields = []

@@ -50,7 +50,7 @@ from .exceptions import (
     StateNotFoundError,
 )
 from .page import LiveElement, SeedElement, script_element
-from .parameters import Depends, StateParameter, signature_of, state_parameter
+from .parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
 from .provider import RequestContext, StateProvider
 from .registry import Entry
 from .scopes import StateScope
@@ -106,6 +106,11 @@ class _Injection:
                 )
             elif dependency is not None:
                 self.dependencies.append((parameter.name, dependency))
+            elif mentions_state(parameter.annotation):
+                raise ConfigurationError(
+                    f"{parameter.name} of {function.__qualname__} asks for states in a form that is not known: write "
+                    "S, S | None or Annotated[S, Component(...)], one parameter for each state"
+                )
             else:
                 if isinstance(parameter.annotation, str):
                     inspect.signature(function, eval_str=True)  # raises NameError, as FastHTML does

@@ -11,7 +11,16 @@ from typing import Annotated, Any, ForwardRef, Union, get_args, get_origin, get_
 
 from .scopes import Id
 
-__all__ = ["Component", "Depends", "Record", "StateParameter", "is_state_class", "signature_of", "state_parameter"]
+__all__ = [
+    "Component",
+    "Depends",
+    "Record",
+    "StateParameter",
+    "is_state_class",
+    "mentions_state",
+    "signature_of",
+    "state_parameter",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,11 @@ class StateParameter:
 def is_state_class(annotation: object) -> bool:
     """True for a `ReactiveState` subclass (which lives on a floor above this one)."""
     return isinstance(annotation, type) and bool(getattr(annotation, "__faststate__", False))
+
+
+def mentions_state(annotation: object) -> bool:
+    """True when a state class stands anywhere in `annotation`: `list[S]`, `S | T`."""
+    return is_state_class(annotation) or any(map(mentions_state, get_args(annotation)))
 
 
 def state_parameter(

@@ -404,6 +404,7 @@ class StateProvider:
         self.state_configs[state_cls] = config
         self._names[name] = state_cls
         state_cls._name = name
+        state_cls._has_ids = config.scope in (StateScope.COMPONENT, StateScope.RECORD, StateScope.TEMPORARY)
         state_cls._prefix = self.prefix
 
     def state(self, scope: StateScope = StateScope.SESSION, **options: Any) -> Callable[[type[S]], type[S]]:

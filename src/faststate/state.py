@@ -343,6 +343,7 @@ class ReactiveState(BaseModel):
     _prefix: ClassVar[str] = DEFAULT_PREFIX
     _bound_fields: ClassVar[tuple[str, ...]] = ()
     _name: ClassVar[str | None] = None
+    _has_ids: ClassVar[bool] = False
 
     if TYPE_CHECKING:
         _fs: Committed | Working | None
@@ -358,7 +359,7 @@ class ReactiveState(BaseModel):
         for name in annotations:
             if name in _RESERVED and name != "model_config":
                 raise EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
-        cls._name = None  # a subclass is not registered under its base's name
+        cls._name, cls._has_ids = None, False  # a subclass is not registered as its base is
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
