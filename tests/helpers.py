@@ -133,6 +133,7 @@ def wait_live(page: Page, *, after: str = "") -> str:
     # Datastar shows its signals to elements alone, so the page gets one more: again, when it loads itself again.
     stream = page.wait_for_function(
         """after => {
+            if (!document.body) return false;  // in the middle of a reload
             document.getElementById("probe") || document.body.insertAdjacentHTML("beforeend",
                 "<output hidden id=probe data-text='$_fs.c'></output>");
             const name = document.getElementById("probe").textContent;

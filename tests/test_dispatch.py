@@ -6,7 +6,7 @@ import threading
 from typing import Annotated
 
 import pytest
-from fasthtml.common import P, Titled
+from fasthtml.common import Li, P, Titled, Ul
 from starlette.testclient import TestClient
 
 from faststate import (
@@ -22,6 +22,7 @@ from faststate import (
     UserContext,
     event,
     fast_app,
+    view,
 )
 from faststate.tokens import Shown, TokenSigner
 from tests.client import BROWSER, Page, browser, message, patched_signals, status
@@ -398,11 +399,18 @@ def test_a_payload_that_is_too_large_is_400_with_and_without_its_length_told(liv
     assert live.the(Counter).count == 0
 
 
+def test_a_page_that_has_collected_too_many_tokens_is_loaded_anew(live, client):
+    page = Page(client)
+    response = client.post(page.url + "event/Counter/add", json={"w": page.tokens * 201}, headers=BROWSER)
+    assert (status(response), patched_signals(response.text)) == (403, {"_fs": {"go": "#reload"}})
+    assert live.the(Counter).count == 0
+
+
 @pytest.mark.parametrize(
     "body",
     ["", "null", "3", "[]", "{", '{"z": 1}', '{"a": 1}', '{"a": []}', '{"s": "x"}', '{"b": [1]}', '{"i": 4}',
      '{"f": {}}', '{"f": [["a"]]}', '{"f": [[1, 2]]}', '{"w": "x"}', '{"w": {}}', '{"a": {"by": NaN}}',
-     json.dumps({"w": ["x"] * 201}), b"\xff\xfe"],
+     b"\xff\xfe"],
 )  # fmt: skip
 def test_a_payload_of_another_form_is_refused_and_changes_nothing(live, client, body):
     page = Page(client)
@@ -581,3 +589,65 @@ def test_a_users_own_state_is_that_users(live, client):
 def test_the_guard_is_asked_before_the_arguments_are_looked_at(client):
     response = Page(client, "/note/1").send("Note", "own", instance_id="1", text=["wrong"])
     assert status(response) == 401
+
+
+# -- what others do to a page's own answer -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mail():
+    """An app where an event of one user's inbox writes into another's, and one that writes in a thread."""
+    provider = StateProvider(user_loader=lambda request: UserContext(request.headers.get("x-user", "ann")))
+
+    @provider.state(scope=StateScope.USER)
+    class Inbox(ReactiveState):
+        lines: list[str] = []
+        seen: int = 0
+
+        @event
+        async def send(self, to: str, line: str):
+            async with provider.modify(Inbox, user_id=to) as other:
+                other.lines.append(line)
+
+        @event
+        def count(self):
+            with provider.modify(Total) as total:
+                total.count += 1
+
+        @view
+        def shown(self):
+            return Ul(*map(Li, self.lines))
+
+    @provider.state(scope=StateScope.GLOBAL)
+    class Total(ReactiveState):
+        count: int = 0
+
+    app, rt = fast_app(state_provider=provider, secret_key="test")
+
+    @rt("/")
+    def index(inbox: Inbox, total: Total):
+        return inbox.shown(), total.signal.count
+
+    return app
+
+
+def test_the_answer_to_an_event_never_holds_the_state_of_another_user(mail):
+    ann, bob, cat = (TestClient(mail, headers={"x-user": name}) for name in ("ann", "bob", "cat"))
+    assert status(Page(cat).send("Inbox", "send", to="bob", line="private")) == 204
+    response = Page(ann).send("Inbox", "send", to="bob", line="hello")
+    assert status(response) == 204 and not response.content
+    assert "private" in bob.get("/").text and "private" not in ann.get("/").text
+
+
+def test_a_page_without_a_stream_is_told_what_its_event_changed_in_a_thread(mail):
+    response = Page(TestClient(mail)).send("Inbox", "count")
+    assert patched_signals(response.content)["Total"] == {"count": 1}
+
+
+@pytest.mark.parametrize("arguments", ["\ud800", ["\udfff"], {"\ud800": 1}])
+def test_half_a_character_is_refused_and_breaks_no_page(live, client, arguments):
+    page = Page(client)
+    body = json.dumps({"a": {"by": arguments}, "w": page.tokens}).encode()
+    response = client.post(page.url + "event/Counter/add", content=body, headers=BROWSER)
+    assert (response.status_code, status(response)) == (200, 400)
+    assert "Unicode" in message(response) and client.get("/").status_code == 200

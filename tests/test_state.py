@@ -9,10 +9,11 @@ import enum
 import pickle
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Literal, NewType, Optional
+from typing import Annotated, Literal, NamedTuple, NewType, Optional
 from uuid import UUID
 
 import pytest
+import typing_extensions
 from fastcore.xml import Li, P, Ul, to_xml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -716,3 +717,30 @@ def test_a_snapshot_can_be_pickled():
     assert twin == snapshot
     twin.numbers.append(2)
     assert snapshot.numbers == [1]
+
+
+class Pins(typing_extensions.TypedDict):
+    pins: list[ServerOnly[str]]
+
+
+class NamedPin(NamedTuple):
+    pin: ServerOnly[str]
+
+
+class HoldsPin(typing_extensions.TypedDict):
+    named: NamedPin
+
+
+# pydantic warns of some of these mistakes too.
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.UnsupportedFieldAttributeWarning")
+def test_server_only_where_it_would_hide_nothing_is_refused():
+    class ComputedPin(BaseModel):
+        @computed_field
+        @property
+        def pin(self) -> ServerOnly[str]:
+            return "1234"
+
+    alias = typing_extensions.TypeAliasType("alias", ServerOnly[str])
+    for kind in (Pins, HoldsPin, NamedPin, ComputedPin, alias):
+        with pytest.raises(EventDefinitionError, match="ServerOnly"):
+            create_model("Holder", __base__=ReactiveState, held=(kind, ...))

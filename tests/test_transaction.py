@@ -738,3 +738,41 @@ async def test_cancelling_a_sync_event_leaves_no_trace_and_keeps_the_lock_until_
     await after
     assert (await get(provider, Blocking)).count == 10
     assert_free(provider, Blocking)
+
+
+async def test_many_sync_events_on_one_state_do_not_starve_each_other():
+    class Slow(ReactiveState):
+        count: int = 0
+
+        @event
+        def add(self):
+            self.count += 1
+
+    provider = StateProvider()
+    provider.register_state(Slow, StateConfig(scope=StateScope.GLOBAL))
+    state = await get(provider, Slow)
+    await asyncio.gather(*(state.add.run() for _ in range(500)))  # more than there are places
+    assert (await get(provider, Slow)).count == 500
+    await provider.stop()
+
+
+def test_a_lock_that_was_waited_for_on_one_loop_works_on_the_next():
+    class Plain(ReactiveState):
+        count: int = 0
+
+        @event
+        async def add(self):
+            await asyncio.sleep(0)
+            self.count += 1
+
+    provider = StateProvider()
+    provider.register_state(Plain, StateConfig(scope=StateScope.GLOBAL))
+
+    async def busy():
+        state = await get(provider, Plain)
+        await asyncio.gather(*(state.add.run() for _ in range(10)))
+        await provider.registry.stop()
+
+    for _ in range(2):
+        asyncio.run(busy())
+    assert provider.registry.peek("global:Plain").count == 20

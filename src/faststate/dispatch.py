@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -137,12 +136,14 @@ def _mapping(body: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 def tokens_of(body: Any) -> list[Any]:
-    """The tokens in a payload. Raises `EventArgumentError` where there can be none."""
+    """The tokens in a payload. Raises `EventArgumentError` where there can be none, `StaleTokens` for too many."""
     found = body.get("w") if isinstance(body, dict) else None
     if found is None:
         return []
-    if not isinstance(found, list) or len(found) > MAX_TOKENS:
-        raise EventArgumentError(f"the payload's tokens must be a list of at most {MAX_TOKENS}")
+    if not isinstance(found, list):
+        raise EventArgumentError("the payload's tokens must be a list")
+    if len(found) > MAX_TOKENS:
+        raise StaleTokens  # a page that has collected so many starts anew
     return found
 
 
@@ -216,12 +217,16 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     bound = _bound_values(cls, call.bound)
     followed = {} if live is not None else await _followed(context, shown)
     key = entry.identifier.key
-    if live is not None and call.sequence is not None:
-        if call.sequence < live.sequences.get(key, call.sequence):
-            bound = {}  # overtaken on the way: what the page has sent since is newer than what it had typed then
-        else:
+    origin = Origin(live.id if live is not None else None, key, {})
+
+    def take_bound() -> Mapping[str, Any]:
+        if live is not None and call.sequence is not None:
+            if call.sequence < live.sequences.get(key, call.sequence):
+                return {}  # overtaken on the way: what the page has sent since is newer than what it had typed then
             live.sequences[key] = call.sequence
-    origin = Origin(live.id if live is not None else None, key, _echo(bound), asyncio.current_task())
+        origin.echo = _echo(bound)
+        return bound
+
     token = origin_of_commits.set(origin)
     try:
         steps = run_event(
@@ -230,7 +235,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             event,
             arguments,
             others,
-            bound=bound,
+            bound=take_bound,
             nonce=f"{context.session_id()}:{call.nonce}" if call.nonce else None,
             render=lambda result: _frames_of(event, result),
         )
@@ -246,6 +251,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             origin.commits.clear()
             yield Effect(frames + (step.result or b""), step.repeated)
     finally:
+        origin.open = False
         origin_of_commits.reset(token)
 
 

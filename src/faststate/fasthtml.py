@@ -363,7 +363,8 @@ class StreamResponse(Response):
     async def _write(self, send: Send, message: Message) -> None:
         connection = self.connection
         try:
-            async with asyncio.timeout(self.provider.write_timeout) as connection.write_limit:
+            limit = LAST_WRITE if connection.closed else self.provider.write_timeout
+            async with asyncio.timeout(limit) as connection.write_limit:
                 await send(message)
         finally:
             connection.write_limit = None
@@ -441,6 +442,8 @@ class _Routes:
                 request.headers,
                 self.provider.max_depth,
             )
+        except StaleTokens:
+            return EventResponse(reload_frame(), 403)
         except FastStateError as error:
             return self._refused(error)
 
@@ -679,7 +682,8 @@ def setup(provider: StateProvider, app: Any) -> None:
     app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app))
     app.add_exception_handler(FastStateError, _error_response)
 
-    def started() -> None:
+    async def started() -> None:
+        provider._loop = asyncio.get_running_loop()
         _check_routes(provider, app)
         provider.sse_manager.draining = False  # an app that was stopped may start again, as in tests
 

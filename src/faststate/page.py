@@ -82,7 +82,9 @@ class PageContent:
 
     def refresh(self) -> None:
         """Takes the states as they are now, all at one moment: no page shows half of an event over two states."""
-        self.states = {key: self._registry.peek(key) or state for key, state in self.states.items()}
+        current = {key: self._registry.peek(key) or state for key, state in self.states.items()}
+        self._mixed = self._mixed or any(current[key] is not state for key, state in self.states.items())
+        self.states = current
 
     def position(self) -> str:
         """The stream id (str) from which on the page has to be told of changes."""

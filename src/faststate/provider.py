@@ -275,7 +275,7 @@ class _Hooks(RegistryHooks):
     def committed(self, commit: Commit) -> None:
         origin = origin_of_commits.get()
         # A task that the event started inherits the context, and may commit when the event is long over.
-        if origin is None or origin.task is not asyncio.current_task():
+        if origin is None or not origin.open:
             self.provider.sse_manager.publish(commit)
             return
         origin.commits.append(commit)
@@ -310,7 +310,7 @@ class Origin:
     connection_id: str | None
     key: str
     echo: Mapping[str, Any]
-    task: asyncio.Task[Any] | None
+    open: bool = True
     commits: list[Commit] = field(default_factory=list)
 
 

@@ -63,13 +63,14 @@ class Commit:
 class Entry:
     """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
 
-    __slots__ = ("bucket", "identifier", "lock", "nonces", "owner", "state", "used", "users")
+    __slots__ = ("bucket", "identifier", "lock", "loop", "nonces", "owner", "state", "used", "users")
 
     def __init__(self, identifier: StateIdentifier, bucket: float | None, state: ReactiveState) -> None:
         self.identifier = identifier
         self.state = state
         self.bucket = bucket
         self.lock = asyncio.Lock()
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.owner: object | None = None
         self.users = 0  # open transactions on this state; it is not dropped while there are any
         self.used = 0.0
@@ -297,6 +298,10 @@ class StateRegistry:
         holds the lock already, or whoever holds it waits for one of `owner`'s.
         """
         self._refuse_deadlock(entry, owner)
+        loop = asyncio.get_running_loop()
+        if entry.loop is not loop and not entry.lock.locked():
+            # asyncio's locks belong to the loop that first waited on them; a script's loop may have come before.
+            entry.lock, entry.loop = asyncio.Lock(), loop
         self._waiting[owner] = entry
         try:
             async with asyncio.timeout(self.lock_timeout):
@@ -306,7 +311,7 @@ class StateRegistry:
                 f"{entry.identifier.key} was locked by another event for {self.lock_timeout:g} s"
             ) from error
         finally:
-            del self._waiting[owner]
+            self._waiting.pop(owner, None)
         entry.owner = owner
 
     def _refuse_deadlock(self, entry: Entry, owner: object) -> None:

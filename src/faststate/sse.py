@@ -415,7 +415,8 @@ class SSEManager:
             connection.close()
             if connection.write_limit is not None and connection._loop is not None:
                 # A reader that takes nothing would hold the end up for as long as a write may take.
-                connection.write_limit.reschedule(connection._loop.time() + LAST_WRITE)
+                with contextlib.suppress(RuntimeError):  # it is running out just now
+                    connection.write_limit.reschedule(connection._loop.time() + LAST_WRITE)
 
     async def stop(self, within: float = 5.0) -> None:
         """Drains, and waits up to `within` seconds until the streams have ended."""

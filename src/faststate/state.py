@@ -29,7 +29,6 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-    is_typeddict,
 )
 
 from datastar_py.attributes import BindAttr
@@ -37,6 +36,7 @@ from datastar_py.attributes import attribute_generator as data
 from fastcore.xml import FT, Dd, Dl, Dt, Span
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import HTTPConnection
+from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
 
 from .auth import current_request, current_user
 from .events import DEFAULT_PREFIX, Event, accepts_none
@@ -285,19 +285,21 @@ def _refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:
                 )
         return
     if hasattr(annotation, "__value__"):  # a `type` statement: what it names is out of pydantic's sight
+        if id(annotation) in seen:  # it may name itself
+            return
+        seen.add(id(annotation))
         _refuse_buried_markers(where, annotation.__value__, seen)
         return
-    has_fields = dataclasses.is_dataclass(annotation) or is_typeddict(annotation) or hasattr(annotation, "_fields")
-    if isinstance(annotation, type) and has_fields and annotation not in seen:
-        seen.add(annotation)
-        for name, hint in _hints(annotation).items():
+    shape = get_origin(annotation) or annotation
+    has_fields = dataclasses.is_dataclass(shape) or is_typeddict(shape) or hasattr(shape, "_fields")
+    if isinstance(shape, type) and has_fields and shape not in seen:
+        seen.add(shape)
+        for name, hint in _hints(shape).items():
             if _Marker.SERVER_ONLY in _markers(getattr(hint, "__metadata__", ())):
                 raise EventDefinitionError(
-                    f"{annotation.__name__}.{name} is ServerOnly, and a {_kind(annotation)} cannot keep that: "
-                    "use a BaseModel"
+                    f"{shape.__name__}.{name} is ServerOnly, and a {_kind(shape)} cannot keep that: use a BaseModel"
                 )
-            _refuse_buried_markers(f"{annotation.__name__}.{name}", hint, seen)
-        return
+            _refuse_buried_markers(f"{shape.__name__}.{name}", hint, seen)
     marks = _markers(getattr(annotation, "__metadata__", ()))
     if marks:
         raise EventDefinitionError(f"{where}: write {marks.pop().value}[...] around the whole type of the field")

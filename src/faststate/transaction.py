@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -20,13 +21,13 @@ __all__ = ["Holder", "Step", "Transaction", "current_holder", "run_event"]
 
 
 EVENT_THREADS: Final = 100
-"""Worker threads for sync events; idle ones cost nothing and end by themselves."""
+"""Sync events, and so worker threads, at one time; idle threads end by themselves."""
 
-_limiters: WeakKeyDictionary[asyncio.AbstractEventLoop, CapacityLimiter] = WeakKeyDictionary()
+_places_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
-def _event_threads() -> CapacityLimiter:
-    return _limiters.setdefault(asyncio.get_running_loop(), CapacityLimiter(EVENT_THREADS))
+def _places() -> asyncio.Semaphore:
+    return _places_by_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(EVENT_THREADS))
 
 
 class Holder(NamedTuple):
@@ -119,43 +120,46 @@ async def run_event(
     arguments: Mapping[str, Any],
     states: Mapping[str, Entry],
     *,
-    bound: Mapping[str, Any] | None = None,
+    bound: Callable[[], Mapping[str, Any]] = dict,
     nonce: str | None = None,
     render: Callable[[Any], Any] = lambda result: result,
 ) -> AsyncIterator[Step]:
     """Runs an event and yields its steps, each of them committed: one, or one per `yield` of a generator.
 
-    `states` are the further states that the event takes, by parameter; `bound` fields are set before it runs. An event
-    whose `nonce` the state has seen is not run again. What `render` or the event raises leaves no trace of the step.
+    `states` are the further states that the event takes, by parameter; `bound` gives the fields to set before it runs,
+    and is called with the locks held. An event whose `nonce` the state has seen is not run again. What `render` or the
+    event raises leaves no trace of the step.
     """
-    transaction = Transaction(registry, [entry, *states.values()])
-    try:
-        await transaction.begin()
-        entry = transaction.entry(entry)
-        if nonce is not None and nonce in entry.nonces:
-            yield Step(None, repeated=True)
-            return
-        state = transaction.copy(entry)
-        for name, value in (bound or {}).items():
-            setattr(state, name, value)
-        given = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
-        steps = _steps(event, state, given, Holder(transaction.owner, asyncio.current_task()))
+    # A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock.
+    async with _places() if event.kind == "sync" else contextlib.nullcontext():
+        transaction = Transaction(registry, [entry, *states.values()])
         try:
-            first = True
-            async for last, result in steps:
-                rendered = render(result)
-                transaction.commit(transaction.prepare())
-                if first and nonce is not None:
-                    entry.remember(nonce)
-                first = False
-                transaction.unlock()
-                yield Step(rendered, closing=last and event.kind == "generator")
-                if not last:
-                    await transaction.begin()
+            await transaction.begin()
+            entry = transaction.entry(entry)
+            if nonce is not None and nonce in entry.nonces:
+                yield Step(None, repeated=True)
+                return
+            state = transaction.copy(entry)
+            for name, value in bound().items():
+                setattr(state, name, value)
+            given = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
+            steps = _steps(event, state, given, Holder(transaction.owner, asyncio.current_task()))
+            try:
+                first = True
+                async for last, result in steps:
+                    rendered = render(result)
+                    transaction.commit(transaction.prepare())
+                    if first and nonce is not None:
+                        entry.remember(nonce)
+                    first = False
+                    transaction.unlock()
+                    yield Step(rendered, closing=last and event.kind == "generator")
+                    if not last:
+                        await transaction.begin()
+            finally:
+                await steps.aclose()  # type: ignore[attr-defined]  # _steps is an async generator
         finally:
-            await steps.aclose()  # type: ignore[attr-defined]  # _steps is an async generator
-    finally:
-        transaction.end()
+            transaction.end()
 
 
 async def _steps(
@@ -183,8 +187,8 @@ async def _steps(
         if event.kind == "async":
             result = await event.function(state, **arguments)
         else:
-            # Threads of their own: handlers that wait for a lock must not take those that its holder needs to go on.
-            result = await to_thread.run_sync(partial(event.function, state, **arguments), limiter=_event_threads())
+            # Not of the handlers' threads: those that wait for a lock would take the one its holder needs to go on.
+            result = await to_thread.run_sync(partial(event.function, state, **arguments), limiter=CapacityLimiter(1))
             if inspect.isawaitable(result):  # an async method under a decorator that hides it
                 result = await result
     finally:
