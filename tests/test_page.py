@@ -203,3 +203,12 @@ def test_neither_the_session_s_id_nor_a_key_is_in_the_page(app):
 
     text = Page(TestClient(app), "/seen").html
     assert len(seen[0]) >= 16 and seen[0] not in text and "session:" not in text
+
+
+async def test_a_state_that_changed_while_the_page_was_made_is_sent_again(provider, context):
+    await provider.get_state(Total, context.connection)  # what a Beforeware may have rendered already
+    before = provider.registry.commits
+    async with provider.modify(Total) as total:
+        total.count = 1
+    context.page.refresh()  # what the handler is given
+    assert int(context.page.position().partition(".")[2]) < before + 1 == provider.registry.commits

@@ -19,7 +19,8 @@ from faststate import (
     StateScope,
     event,
 )
-from faststate.transaction import run_event
+from faststate.provider import Origin, origin_of_commits
+from faststate.transaction import EVENT_THREADS, run_event
 
 LONG = 30.0  # a lock timeout that no test may come near: what ends sooner ended for another reason
 
@@ -776,3 +777,49 @@ def test_a_lock_that_was_waited_for_on_one_loop_works_on_the_next():
     for _ in range(2):
         asyncio.run(busy())
     assert provider.registry.peek("global:Plain").count == 20
+
+
+async def test_sync_events_take_a_bounded_number_of_threads():
+    running, most, guard, full, go = 0, 0, threading.Lock(), threading.Event(), threading.Event()
+
+    class Page(ReactiveState):
+        @event
+        def work(self):
+            nonlocal running, most
+            with guard:
+                running += 1
+                most = max(most, running)
+                if running == EVENT_THREADS:
+                    full.set()
+            go.wait(20)
+            with guard:
+                running -= 1
+
+    provider = StateProvider()
+    provider.register_state(Page, StateConfig(scope=StateScope.RECORD))
+    ids = [StateIdentifier(StateScope.RECORD, "Page", record_id=n) for n in range(EVENT_THREADS * 2)]
+    states = [await provider.registry.get_state(identifier, Page) for identifier in ids]
+    tasks = [asyncio.create_task(state.work.run()) for state in states]
+    assert await asyncio.to_thread(full.wait, 20)
+    go.set()
+    await asyncio.gather(*tasks)
+    assert most == EVENT_THREADS
+    await provider.stop()
+
+
+async def test_what_an_event_left_behind_commits_is_not_taken_for_the_events_own():
+    provider = StateProvider()
+    provider.register_state(Ledger, StateConfig(scope=StateScope.GLOBAL))
+    origin = Origin("a page", "global:Ledger", {"count": 1})
+    token = origin_of_commits.set(origin)
+    try:
+        async with provider.modify(Ledger) as ledger:
+            ledger.count = 1
+        assert [commit.delta["count"] for commit in origin.commits] == [1]
+        origin.open = False  # the event is over; a task that it started has inherited its context
+        async with provider.modify(Ledger) as ledger:
+            ledger.count = 2
+        assert len(origin.commits) == 1
+    finally:
+        origin_of_commits.reset(token)
+        await provider.stop()
