@@ -119,7 +119,7 @@ def login_page(wrong: bool = False):
 def login(request, session, name: str, password: str):
     # A plain function: it runs in a thread, where a digest that takes its time holds up nobody else.
     if not secrets.compare_digest(PASSWORDS.get(name, b""), digest(password)):
-        return RedirectResponse("/login?wrong=1", status_code=303)
+        return login_page(wrong=True)
     provider.login(request, USERS[name])
     session["auth"] = name
     return RedirectResponse("/", status_code=303)

@@ -139,9 +139,9 @@ def login_page(wrong: bool = False):
 def login(request, name: str, password: str):
     # A plain function: it runs in a thread, where a digest that takes its time holds up nobody else.
     if not secrets.compare_digest(PASSWORDS.get(name, b""), digest(password)):
-        return RedirectResponse("/login?wrong=1", status_code=303)
+        return login_page(wrong=True)
     provider.login(request, USERS[name])
-    response = RedirectResponse("/", status_code=303)
+    response = RedirectResponse(provider.next_url(request), status_code=303)
     is_secure = request.url.scheme == "https"
     response.set_cookie("token", token_for(name), max_age=HOURS * 3600, httponly=True, samesite="lax", secure=is_secure)
     return response

@@ -131,11 +131,13 @@ def login_page(wrong: bool = False):
 def login(request, name: str, password: str):
     # A plain function: it runs in a thread, where a digest that takes its time holds up nobody else.
     if not secrets.compare_digest(PASSWORDS.get(name, b""), digest(password)):
-        return RedirectResponse("/login?wrong=1", status_code=303)
-    provider.login(request, USERS[name])
+        return login_page(wrong=True)
+    # Ends the session of before, so that who knew it has nothing of the new one. `login` would also note the user in
+    # the session, where it would outlive the ticket.
+    provider.logout(request)
     ticket = secrets.token_urlsafe(32)
     TICKETS[hashlib.sha256(ticket.encode()).hexdigest()] = (name, time.time() + HOURS * 3600)
-    response = RedirectResponse("/", status_code=303)
+    response = RedirectResponse(provider.next_url(request), status_code=303)
     is_secure = request.url.scheme == "https"
     response.set_cookie("ticket", ticket, max_age=HOURS * 3600, httponly=True, samesite="lax", secure=is_secure)
     return response

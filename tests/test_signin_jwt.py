@@ -10,7 +10,17 @@ import jwt
 import pytest
 
 from tests.client import BROWSER, message, status
-from tests.signin import EXAMPLES, PREFIX, SignInPromises, Visitor, asked, assert_no_stream, assert_stranger, serve
+from tests.signin import (
+    EXAMPLES,
+    PASSWORDS,
+    PREFIX,
+    SignInPromises,
+    Visitor,
+    asked,
+    assert_no_stream,
+    assert_stranger,
+    serve,
+)
 
 KEY = "a key of the tests that has the sixty-four bytes which HS512 asks for"
 # The example, with a user table that is out of reach while a file called "down" lies beside it.
@@ -104,8 +114,17 @@ class TestJwt(SignInPromises):
 
     def test_a_wrong_password_signs_nobody_in(self, visit):
         visitor = visit()
-        assert "wrong" in visitor.http.post("/login", data={"name": "ada", "password": "tea"}).headers["location"]
+        assert 'role="alert"' in visitor.http.post("/login", data={"name": "ada", "password": "tea"}).text
         assert_stranger(visitor)
+
+    @pytest.mark.parametrize(
+        ("page", "leads_to"), [("/?from=a%20mail", "/?from=a%20mail"), ("//evil.example/", "/"), ("https://evil", "/")]
+    )
+    def test_signing_in_leads_back_to_the_page_and_to_no_other_site(self, visit, page, leads_to):
+        visitor = visit()
+        where = visitor.http.get(page).headers["location"] if leads_to == page else f"/login?next={page}"
+        response = visitor.http.post(where, data={"name": "ada", "password": PASSWORDS["ada"]})
+        assert response.headers["location"] == leads_to
 
 
 @pytest.fixture
