@@ -126,8 +126,7 @@ def login(request, session, name: str, password: str):
 
 
 @app.post("/logout")
-def logout(request, session):
-    session.pop("auth", None)
+def logout(request):
     provider.logout(request)
     return RedirectResponse("/login", status_code=303)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.testclient import TestClient
 
+from faststate import ReactiveState, StateProvider, StateScope, UserContext, fast_app
 from tests.client import BROWSER, message, status
 from tests.helpers import Server
 from tests.signin import (
@@ -118,6 +124,16 @@ class TestStarlette(SignInPromises):
         assert response.headers["location"] == leads_to
 
 
+def test_a_ticket_ends_on_the_server_whatever_the_browser_keeps(tmp_path_factory):
+    source = tmp_path_factory.mktemp("app") / "brief.py"
+    source.write_text("import signin_starlette\nfrom signin_starlette import app\nsignin_starlette.HOURS = 0\n")
+    path = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
+    with serve(tmp_path_factory, source, env={"PYTHONPATH": path}) as server, Visitor(server.url) as visitor:
+        given = visitor.http.post("/login", data={"name": "ada", "password": PASSWORDS["ada"]}).headers["set-cookie"]
+        visitor.http.cookies.set("ticket", re.search(r"ticket=([\w-]{40,});", given)[1])
+        assert_stranger(visitor)
+
+
 # -- Starlette's own user and scopes -----------------------------------------------------------------------------------
 
 
@@ -203,3 +219,39 @@ def test_a_simple_user_goes_through_load_user_by_id_where_there_is_one(known, en
     assert "1 Ada" in ada.page().html
     done(ada.send("Board", "clear", ada.page()))
     assert eve.http.get("/").status_code == 303  # whom the loader does not know is nobody
+
+
+@pytest.mark.xfail(strict=True, reason="the first max_age among the middlewares is taken for the session's")
+def test_a_signed_out_cookie_stays_so_whatever_max_age_another_middleware_has(in_tmp_path):
+    now = [1000.0]
+    provider = StateProvider(clock=lambda: now[0])
+
+    @provider.state(scope=StateScope.USER)
+    class Note(ReactiveState):
+        text: str = ""
+
+    app, rt = fast_app(state_provider=provider, middleware=[Middleware(CORSMiddleware, max_age=600)])
+
+    @rt("/")
+    def page(note: Note):
+        return note.signal.text
+
+    @rt("/enter")
+    async def enter(request):
+        await provider.login(request, UserContext("ada"))
+        return "in"
+
+    @rt("/leave")
+    async def leave(request):
+        await provider.logout(request)
+        return "out"
+
+    client = TestClient(app)
+    client.get("/enter")
+    kept = dict(client.cookies)
+    client.get("/leave")
+    replayed = [TestClient(app, cookies=kept).get("/").status_code]
+    now[0] += 601
+    provider.registry.hooks.swept()  # as it happens from time to time
+    replayed.append(TestClient(app, cookies=kept).get("/").status_code)
+    assert replayed == [401, 401]
