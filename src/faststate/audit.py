@@ -22,6 +22,7 @@ from .scopes import StateScope
 from .state import ReactiveState
 
 __all__ = [
+    "LEVELS",
     "USER_OF_THE_KEY",
     "Argument",
     "AuditReport",
@@ -43,6 +44,16 @@ USER_OF_THE_KEY: Final = "user of the key"
 """The owner of a state that has no field for one, but whose key names a user."""
 
 Level = Literal["error", "warning"]
+LEVELS: Final[dict[str, Level]] = {
+    "unguarded": "error",
+    "chosen-record": "warning",
+    "no-owner": "warning",
+    "shared-state": "warning",
+    "unbounded-records": "warning",
+    "unregistered": "warning",
+}
+"""The codes of all findings, and how bad each is."""
+
 Exposure = Literal["signal", "views", "server"]
 
 
@@ -207,8 +218,8 @@ def audit(provider: StateProvider, mount: str = "/") -> AuditReport:
     for cls, config in provider.state_configs.items():
         state = _state(provider, cls, config)
         states.append(state)
-        for level, code, event, message in _findings(provider, cls, config, state):
-            findings.append(Finding(level, code, mount, state.name, event, message))
+        for code, event, message in _findings(provider, cls, config, state):
+            findings.append(Finding(LEVELS[code], code, mount, state.name, event, message))
     findings.sort(key=lambda finding: finding.level != "error")  # stable: otherwise as the classes were registered
     return AuditReport(mount, provider.prefix, tuple(states), tuple(findings))
 
@@ -325,10 +336,9 @@ def _literal(value: Any) -> str:
 
 def _findings(
     provider: StateProvider, cls: type[ReactiveState], config: StateConfig, state: StateReport
-) -> Iterator[tuple[Level, str, str | None, str]]:
+) -> Iterator[tuple[str, str | None, str]]:
     if state.scope is StateScope.RECORD and config.create is None and state.ttl is None:
         yield (
-            "warning",
             "unbounded-records",
             None,
             "any id in a URL makes a state that stays in memory: give the class a create, which says which records "
@@ -337,17 +347,15 @@ def _findings(
     bound = [field.name for field in state.fields if field.bound]
     for event in state.events:
         if state.scope in SHARED and not event.guards.restrict and not state.public:
-            also = f", and set {_listed(bound)} with it" if bound else ""
+            also = f" (and set {_listed(bound)} with it)" if bound else ""
             yield (
-                "error",
                 "unguarded",
                 event.name,
-                f"anyone may send it{also}, and all share the state: say who may, on the event or on the class, or "
-                "that it is meant, with StateConfig(public=True)",
+                f"anyone may send it{also}, and all share the state: give the event or the class a rule, or say that "
+                "it is meant with StateConfig(public=True)",
             )
         if event.own.owner_only and state.owner is None:
             yield (
-                "warning",
                 "no-owner",
                 event.name,
                 "owner_only denies everybody, as the state has no owner: give it a field user_id or owner_id, or name "
@@ -359,11 +367,10 @@ def _findings(
 
 def _findings_of_taken(
     provider: StateProvider, event: EventReport, parameter: StateParameter
-) -> Iterator[tuple[Level, str, str | None, str]]:
+) -> Iterator[tuple[str, str | None, str]]:
     config = provider.state_configs.get(parameter.cls)
     if config is None:
         yield (
-            "warning",
             "unregistered",
             event.name,
             f"it fails when it is sent: it takes {parameter.cls.__name__}, which is not registered with this provider",
@@ -372,9 +379,8 @@ def _findings_of_taken(
     name = _name_of(parameter.cls, config)
     if _class_guards(config).restrict or _option(config, "public", False):
         return
-    if parameter.record is not None:
+    if parameter.record is not None and config.scope is StateScope.RECORD:
         yield (
-            "warning",
             "chosen-record",
             event.name,
             f"the client chooses which {name} it changes, by the argument {parameter.record.argument}, and {name} has "
@@ -382,7 +388,6 @@ def _findings_of_taken(
         )
     elif config.scope in SHARED and not event.guards.restrict:
         yield (
-            "warning",
             "shared-state",
             event.name,
             f"anyone may send it, and it may change {name}, which all share and which has no rule",

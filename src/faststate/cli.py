@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
@@ -39,6 +39,8 @@ FORMAT: Final = 1
 
 WIDTH: Final = 100
 _LABEL: Final = 13  # columns of "  server only" and one space, less the indent
+_GLUE: Final = "\N{NO-BREAK SPACE}"  # which textwrap does not break at
+_SHORT: Final = 30
 _SIGNATURE: Final = 46  # most columns of an event's signature; longer ones are wrapped
 
 
@@ -118,7 +120,7 @@ def _load(target: str, app_dir: str, *, factory: bool) -> Any:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise  # the module is there, and imports one that is not
             raise _UsageError(
-                f"there is no module {module_name!r} in {app_dir!r}: --app-dir names another directory"
+                f"there is no module {module_name!r} in {os.path.abspath(app_dir)}: --app-dir names another directory"
             ) from None
     with _app_code(f"looking up {target}"):
         for name in path.split("."):
@@ -235,7 +237,7 @@ def _as_text(target: str, reports: Sequence[AuditReport], paint: _Paint) -> str:
             subject = f"{finding.state}.{finding.event}" if finding.event else finding.state
             place = f" (at {finding.mount})" if several else ""
             text = f"{finding.level}: {subject}{place}: {finding.message}"
-            first, *rest = textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+            first, *rest = _wrap(text, WIDTH, "  ")
             level = paint(finding.level, _RED if finding.level == "error" else _YELLOW)
             lines += [first.replace(finding.level, level, 1), *rest]
     errors, warnings = (sum(getattr(report, what) for report in reports) for what in ("errors", "warnings"))
@@ -257,7 +259,7 @@ def _state_lines(state: StateReport, open_events: set[str | None], paint: _Paint
     yield from _labelled("class", state.cls)
     yield from _labelled("scope", f"{state.scope.name}, {_SHARED_BY[state.scope]}")
     yield from _labelled("ttl", "never dropped" if state.ttl is None else f"dropped after {_seconds(state.ttl)} unused")
-    rule = ", ".join(_asked(state.guards)) or "none"
+    rule = _listed(_asked(state.guards)) or "none"
     yield from _labelled("rule", f"{rule}; public, as declared" if state.public else rule)
     yield from _labelled("owner", _owner(state.owner))
     if state.on_login is not None:
@@ -270,13 +272,13 @@ def _state_lines(state: StateReport, open_events: set[str | None], paint: _Paint
     }
     for label, fields in groups.items():
         if fields:
-            yield from _labelled(label, ", ".join(map(_field, fields)))
+            yield from _labelled(label, _listed(map(_field, fields)))
     rows = [(_signature(event), _who(state, event), event.name in open_events) for event in state.events]
     width = min(_SIGNATURE, max((len(signature) for signature, *_ in rows), default=0))
     label = "events"
     for signature, who, is_open in rows:
-        left = textwrap.wrap(signature, width, subsequent_indent="  ", break_on_hyphens=False)
-        right = textwrap.wrap(who, WIDTH - 2 - _LABEL - width - 2, break_on_hyphens=False)
+        left = _wrap(signature, width, "  ")
+        right = _wrap(who, WIDTH - 2 - _LABEL - width - 2)
         for i, (one, other) in enumerate(zip_longest(left, right, fillvalue="")):
             shown = paint(other, _RED) if is_open else other
             yield f"  {label if i == 0 else '':<{_LABEL}}{one:<{width}}  {shown}".rstrip()
@@ -285,8 +287,18 @@ def _state_lines(state: StateReport, open_events: set[str | None], paint: _Paint
 
 def _labelled(label: str, text: str) -> Iterator[str]:
     indent = " " * (2 + _LABEL)
-    for i, line in enumerate(textwrap.wrap(text, WIDTH - len(indent), break_on_hyphens=False)):
+    for i, line in enumerate(_wrap(text, WIDTH - len(indent))):
         yield f"  {label:<{_LABEL}}{line}" if i == 0 else indent + line
+
+
+def _wrap(text: str, width: int, indent: str = "") -> list[str]:
+    lines = textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace(_GLUE, " ") for line in lines]
+
+
+def _listed(items: Iterable[str]) -> str:
+    """A list whose short items are not broken over lines."""
+    return ", ".join(item.replace(" ", _GLUE) if len(item) <= _SHORT else item for item in items)
 
 
 def _seconds(seconds: float) -> str:
@@ -317,7 +329,7 @@ def _who(state: StateReport, event: EventReport) -> str:
     reach = _REACH[state.scope]
     if not asked or reach != "anyone":
         asked.insert(0, reach)
-    return ", ".join(asked)
+    return _listed(asked)
 
 
 def _field(field: FieldReport) -> str:
@@ -334,4 +346,4 @@ def _field(field: FieldReport) -> str:
 def _signature(event: EventReport) -> str:
     arguments = (f"{a.name}: {a.type}{' = ...' if a.optional else ''}" for a in event.arguments)
     taken = (f"{s.name}: {s.state}{f'[{s.record}]' if s.record is not None else ''}" for s in event.states)
-    return f"{event.name}({', '.join((*arguments, *taken))})"
+    return f"{event.name}({_listed((*arguments, *taken))})"
