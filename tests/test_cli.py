@@ -236,6 +236,11 @@ def test_a_wrong_command_is_exit_2_and_one_line(arguments, capsys):
     assert printed.out == "" and printed.err.startswith("faststate") and printed.err.count("\n") == 1
 
 
+def test_options_are_not_abbreviated_as_a_new_one_could_change_what_they_mean(capsys):
+    assert main(["audit", "a:b", "--strict", "--js"]) == 2
+    assert "unrecognized arguments: --js" in capsys.readouterr().err
+
+
 def test_help_is_exit_0_and_names_every_option(capsys):
     assert main(["audit", "--help"]) == 0
     shown = capsys.readouterr().out
@@ -296,6 +301,7 @@ def test_colours_are_for_terminals_alone_and_not_where_no_color_is_set(tmp_path)
     plain = run("audit", "shop:app", cwd=tmp_path).stdout
     coloured = on_a_terminal()
     assert "\x1b[31merror\x1b[0m: Banner.say" in coloured
+    assert "  \x1b[31manyone\x1b[0m\n" in coloured  # the open event, in the list of all
     assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
     assert on_a_terminal(NO_COLOR="1") == plain
     assert on_a_terminal(TERM="dumb") == plain

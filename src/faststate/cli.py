@@ -117,7 +117,7 @@ def _load(target: str, app_dir: str, *, factory: bool) -> Any:
         try:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            if not f"{module_name}.".startswith(f"{error.name}."):
                 raise  # the module is there, and imports one that is not
             raise _UsageError(
                 f"there is no module {module_name!r} in {os.path.abspath(app_dir)}: --app-dir names another directory"
