@@ -70,7 +70,8 @@ _FAILED: Final = (
 _TOAST_STYLE: Final = (
     "{display:$_fs.err&&el===document.querySelector('.faststate-toast')?'':'none',position:'fixed',bottom:'1rem',"
     "left:'50%',transform:'translateX(-50%)',width:'max-content','max-width':'90vw',padding:'.75rem 1.25rem',"
-    "'border-radius':'.5rem',background:'#7a1420',color:'#fff','box-shadow':'0 2px 12px rgba(0,0,0,.3)','z-index':9999,cursor:'pointer'}"
+    "'border-radius':'.5rem',background:'#7a1420',color:'#fff','box-shadow':'0 2px 12px rgba(0,0,0,.3)','z-index':9999,"
+    "cursor:'pointer'}"
 )
 
 
