@@ -36,8 +36,10 @@ from faststate import (
     StateConfig,
     StateProvider,
     StateScope,
+    Visible,
     event,
     fast_app,
+    requires_auth,
 )
 from faststate.audit import (
     LEVELS,
@@ -116,6 +118,74 @@ def test_a_guarded_event_passes_and_its_guard_is_listed(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^  events +say\(text: str = \.\.\.\)  signed in$", done.stdout, re.MULTILINE)
     assert done.stdout.endswith("\nNothing found.\n")
+
+
+def test_all_that_a_state_says_of_itself_is_listed(tmp_path):
+    source = """
+from typing import Annotated
+from pydantic import computed_field
+from faststate import *
+
+def may(user, state, action):
+    return True
+
+provider = StateProvider()
+
+@provider.state(scope=StateScope.SESSION, ttl=90, permissions=["shop"], authorize=may, on_login="to_user", name="Bag")
+class Basket(ReactiveState):
+    note: Bound[str] = ""
+    items: list[str] = []
+    cost: Annotated[int, Visible("finance")] = 0
+    key: ServerOnly[str] = ""
+
+    @computed_field
+    @property
+    def count(self) -> int:
+        return len(self.items)
+
+    @event(roles=["buyer"], owner_only=True)
+    def order(self, now: bool): ...
+
+@provider.state(scope=StateScope.GLOBAL, public=True)
+class Wall(ReactiveState):
+    owner_id: int = 0
+
+    @event
+    def write(self): ...
+"""
+    done = run("audit", "shop:provider", cwd=write(tmp_path, shop=source))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        done.stdout
+        == """\
+shop:provider: 2 states
+
+Bag
+  class        shop.Basket
+  scope        SESSION, one per browser session
+  ttl          dropped after 90 s unused
+  rule         permission "shop", authorize shop.may
+  owner        the user of the key
+  on login     given to the user; signed in, one per user
+  signals      cost (visible to "finance"), count (computed)
+  bound        note (client may set)
+  views only   items
+  server only  key
+  events       order(now: bool)  its session, permission "shop", role "buyer", owner only,
+                                 authorize shop.may
+
+Wall
+  class        shop.Wall
+  scope        GLOBAL, one for all
+  ttl          never dropped
+  rule         none; public, as declared
+  owner        the field owner_id
+  signals      owner_id
+  events       write()  anyone
+
+Nothing found.
+"""
+    )
 
 
 def test_a_warning_fails_the_build_only_when_strict(tmp_path):
@@ -378,6 +448,10 @@ def test_without_a_rule_only_what_all_share_is_an_error(scope):
     assert (report.errors, report.warnings) == (int(shared), 0)
 
 
+def may(user: Any, state: Any, action: str) -> bool:
+    return False
+
+
 RULES = [{"requires_auth": True}, {"permissions": ["p"]}, {"roles": ["r"]}]
 
 
@@ -388,7 +462,7 @@ def test_any_guard_of_the_event_is_a_rule(rule):
     assert report.states[0].events[0].own.restrict
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", [*RULES, {"authorize": may}], ids=lambda rule: next(iter(rule)))
 def test_a_rule_of_the_class_guards_its_events(rule):
     report = audit(registered(talking(), scope=StateScope.GLOBAL, **rule))
     assert report.findings == ()
@@ -401,6 +475,56 @@ def test_guards_of_the_class_and_of_the_event_are_both_asked():
     assert state.guards == Guards(permissions=("p",), roles=("r",))
     assert state.events[0].own == Guards(permissions=("p", "q"))
     assert state.events[0].guards == Guards(permissions=("p", "q"), roles=("r",))
+
+
+@pytest.mark.parametrize("over", [True, False], ids=["over", "under"])
+def test_requires_auth_guards_an_event_from_over_it_and_from_under_it(over):
+    guard = requires_auth(roles=["r"])
+
+    class Talk(ReactiveState):
+        def say(self): ...
+
+        say = guard(event(say)) if over else event(guard(say))
+
+    report = audit(registered(Talk, scope=StateScope.GLOBAL))
+    assert report.findings == ()
+    assert report.states[0].events[0].own == Guards(requires_auth=True, roles=("r",))
+
+
+class May:
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    def __call__(self, user: Any, state: Any, action: str) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return self.secret
+
+
+@pytest.mark.parametrize(
+    ("authorize", "name"),
+    [
+        (may, "may"),
+        (functools.partial(functools.partial(may), "hunter2"), "may"),
+        (May("hunter2"), "May"),
+        (May("hunter2").__call__, "May.__call__"),
+    ],
+    ids=["function", "partial", "object", "method"],
+)
+def test_an_authorize_callable_is_reported_by_its_name_alone(authorize, name):
+    assert report_of(talking(), authorize=authorize).guards == Guards(authorize=f"{__name__}.{name}")
+
+
+@pytest.mark.parametrize("scope", [StateScope.GLOBAL, StateScope.RECORD])
+def test_public_says_that_an_open_state_is_meant(scope):
+    report = audit(registered(talking(), scope=scope, ttl=60, public=True))
+    assert report.findings == () and report.states[0].public
+
+
+def test_public_does_not_hide_other_findings():
+    report = audit(registered(talking(own={"owner_only": True}), scope=StateScope.RECORD, public=True))
+    assert codes(report) == ["unbounded-records", "no-owner"]
 
 
 def test_each_unguarded_event_is_reported_and_no_guarded_one():
@@ -476,6 +600,8 @@ def test_fields_are_reported_by_how_far_they_get():
         draft: Bound[str] = ""
         secret: ServerOnly[str] = ""
         pay: Pay = Pay()
+        grade: Annotated[int, Visible("hr")] = 0
+        note: Annotated[Bound[str], Visible("hr")] = ""
         _private: int = 0
 
         @computed_field
@@ -488,6 +614,11 @@ def test_fields_are_reported_by_how_far_they_get():
         def words(self) -> list[str]:
             return self.name.split()
 
+        @computed_field
+        @property
+        def rank(self) -> Annotated[int, Visible("boss")]:
+            return self.grade
+
         @property
         def plain(self) -> str:
             return self.name
@@ -499,8 +630,11 @@ def test_fields_are_reported_by_how_far_they_get():
         FieldReport("draft", "signal", bound=True),
         FieldReport("secret", "server"),
         FieldReport("pay", "views"),
+        FieldReport("grade", "signal", permission="hr"),
+        FieldReport("note", "signal", bound=True, permission="hr"),
         FieldReport("initial", "signal", computed=True),
         FieldReport("words", "views", computed=True),
+        FieldReport("rank", "signal", computed=True, permission="boss"),
     )
 
 
@@ -567,9 +701,29 @@ def test_a_field_may_name_the_owner(field):
     assert report.states[0].owner == field and report.findings == ()
 
 
-def test_a_user_owns_the_state_of_a_user_key():
-    report = audit(registered(talking(own={"owner_only": True}), scope=StateScope.USER))
+def test_the_config_may_name_the_field_of_the_owner():
+    class Paper(ReactiveState):
+        author: int = 0
+        user_id: int = 0
+
+        @event(owner_only=True)
+        def write(self): ...
+
+    report = audit(registered(Paper, scope=StateScope.GLOBAL, owner="author"))
+    assert report.states[0].owner == "author" and report.findings == ()
+
+
+@pytest.mark.parametrize("config", [{"scope": StateScope.USER}, {"on_login": "to_user"}], ids=["USER", "to_user"])
+def test_a_user_owns_the_state_whose_key_names_one(config):
+    report = audit(registered(talking(own={"owner_only": True}), **config))
     assert report.states[0].owner == USER_OF_THE_KEY and report.findings == ()
+
+
+def test_on_login_is_reported_where_a_sign_in_changes_something():
+    assert report_of(talking()).on_login == "keep"
+    assert report_of(talking(), scope=StateScope.COMPONENT, on_login="drop").on_login == "drop"
+    assert report_of(talking(), on_login="to_user").on_login == "to_user"
+    assert report_of(talking(), scope=StateScope.USER).on_login is None
 
 
 def test_owner_only_on_a_state_without_an_owner_is_a_warning():
@@ -604,6 +758,8 @@ def test_a_record_that_the_client_chooses_is_a_warning_unless_its_class_has_a_ru
     assert report.states[1].events[0].arguments == (Argument("sku", "str"),)
     assert codes(basket(StateConfig(requires_auth=True))) == ["chosen-record"]
     assert codes(basket(roles=["r"])) == []
+    assert codes(basket(authorize=may)) == []
+    assert codes(basket(public=True)) == []
 
 
 def test_a_shared_state_that_an_open_event_takes_along_is_a_warning():
@@ -619,9 +775,10 @@ def test_a_shared_state_that_an_open_event_takes_along_is_a_warning():
     provider = registered(Till)
     provider.register_state(Total, StateConfig(scope=StateScope.GLOBAL))
     assert [(f.level, f.code, f.event) for f in audit(provider).findings] == [("warning", "shared-state", "open")]
-    guarded = registered(Till)
-    guarded.register_state(Total, StateConfig(scope=StateScope.GLOBAL, roles=["r"]))
-    assert audit(guarded).findings == ()
+    for settled in ({"roles": ["r"]}, {"public": True}):
+        provider = registered(Till)
+        provider.register_state(Total, StateConfig(scope=StateScope.GLOBAL, **settled))
+        assert audit(provider).findings == ()
 
 
 def test_a_state_of_the_session_may_be_taken_along():

@@ -14,9 +14,10 @@ from enum import Enum
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from .auth import AccessRule
+from .config import OnLogin, StateConfig
 from .events import Event
 from .parameters import StateParameter
-from .provider import StateConfig, StateProvider
+from .provider import StateProvider
 from .registry import DEFAULT_TTL
 from .scopes import StateScope
 from .state import ReactiveState
@@ -39,6 +40,9 @@ __all__ = [
 
 SHARED: Final = frozenset({StateScope.GLOBAL, StateScope.RECORD})
 """Scopes whose states belong to nobody: without a rule, whoever finds the app may send their events."""
+
+OF_A_SESSION: Final = frozenset({StateScope.SESSION, StateScope.COMPONENT})
+"""Scopes whose states a sign-in keeps, ends or gives to the user."""
 
 USER_OF_THE_KEY: Final = "user of the key"
 """The owner of a state that has no field for one, but whose key names a user."""
@@ -130,7 +134,8 @@ class EventReport:
 class StateReport:
     """A registered state class. `ttl` is in seconds, None for never; `owner` a field's name, `USER_OF_THE_KEY` or None.
 
-    `name` is what keys and signals call it, `cls` the class with its module.
+    `name` is what keys and signals call it, `cls` the class with its module. `on_login` is None where a sign-in
+    changes nothing.
     """
 
     name: str
@@ -140,7 +145,7 @@ class StateReport:
     public: bool
     guards: Guards
     owner: str | None
-    on_login: str | None
+    on_login: OnLogin | None
     fields: tuple[FieldReport, ...]
     events: tuple[EventReport, ...]
 
@@ -225,37 +230,25 @@ def audit(provider: StateProvider, mount: str = "/") -> AuditReport:
 
 
 def _state(provider: StateProvider, cls: type[ReactiveState], config: StateConfig) -> StateReport:
-    guards = _class_guards(config)
+    guards = _guards(config.rule)
     ttl = DEFAULT_TTL[config.scope] if config.ttl is None else config.ttl
     return StateReport(
-        name=_name_of(cls, config),
+        name=config.state_name,
         cls=f"{cls.__module__}.{cls.__qualname__}",
         scope=config.scope,
         ttl=None if ttl is None or math.isinf(ttl) else ttl,
-        public=_option(config, "public", False),
+        public=config.public,
         guards=guards,
         owner=_owner(cls, config),
-        on_login=_option(config, "on_login", None),
+        on_login=config.on_login if config.scope in OF_A_SESSION else None,
         fields=tuple(_fields(cls)),
         events=tuple(_event(provider, event, guards) for event in cls._fs_schema().events.values()),
     )
 
 
-def _option(config: StateConfig, name: str, default: Any) -> Any:
-    return getattr(config, name, default)
-
-
-def _name_of(cls: type[ReactiveState], config: StateConfig) -> str:
-    return config.name or cls.__name__
-
-
 def _guards(rule: AccessRule) -> Guards:
-    return Guards(rule.requires_auth, rule.permissions, rule.roles, rule.owner_only)
-
-
-def _class_guards(config: StateConfig) -> Guards:
-    check = _option(config, "authorize", None)
-    return _guards(config.rule) | Guards(authorize=_callable_name(check) if check is not None else None)
+    check = _callable_name(rule.check) if rule.check is not None else None
+    return Guards(rule.requires_auth, rule.permissions, rule.roles, rule.owner_only, check)
 
 
 def _callable_name(function: Any) -> str:
@@ -267,20 +260,15 @@ def _callable_name(function: Any) -> str:
 
 
 def _owner(cls: type[ReactiveState], config: StateConfig) -> str | None:
-    for name in (_option(config, "owner", None), "user_id", "owner_id"):
-        if name is not None and name in cls.model_fields:
-            return str(name)
-    has_user = config.scope is StateScope.USER or _option(config, "on_login", None) == "to_user"
-    return USER_OF_THE_KEY if has_user else None
+    return config.owner_field(cls) or (USER_OF_THE_KEY if config.has_owner(cls) else None)
 
 
 def _fields(cls: type[ReactiveState]) -> Iterator[FieldReport]:
     schema = cls._fs_schema()
-    restricted: dict[str, str] = getattr(schema, "restricted", {})
     for name in (*cls.model_fields, *cls.model_computed_fields):
         exposure: Exposure = "server" if name in schema.hidden else "signal" if name in schema.signals else "views"
         is_computed = name in cls.model_computed_fields
-        yield FieldReport(name, exposure, name in schema.bound, is_computed, restricted.get(name))
+        yield FieldReport(name, exposure, name in schema.bound, is_computed, schema.restricted.get(name))
 
 
 def _event(provider: StateProvider, event: Event[Any, Any], class_guards: Guards) -> EventReport:
@@ -299,7 +287,7 @@ def _event(provider: StateProvider, event: Event[Any, Any], class_guards: Guards
 
 def _taken(provider: StateProvider, parameter: StateParameter) -> TakenState:
     config = provider.state_configs.get(parameter.cls)
-    name = _name_of(parameter.cls, config) if config is not None else parameter.cls.__name__
+    name = config.state_name if config is not None else parameter.cls.__name__
     return TakenState(parameter.name, name, parameter.record.argument if parameter.record is not None else None)
 
 
@@ -376,8 +364,8 @@ def _findings_of_taken(
             f"it fails when it is sent: it takes {parameter.cls.__name__}, which is not registered with this provider",
         )
         return
-    name = _name_of(parameter.cls, config)
-    if _class_guards(config).restrict or _option(config, "public", False):
+    name = config.state_name
+    if config.rule.restricts or config.public:
         return
     if parameter.record is not None and config.scope is StateScope.RECORD:
         yield (

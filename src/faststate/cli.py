@@ -30,6 +30,7 @@ from .audit import (
     audit,
     providers_of,
 )
+from .config import OnLogin
 from .scopes import StateScope
 
 __all__ = ["main"]
@@ -212,6 +213,11 @@ _SHARED_BY: Final = {
     StateScope.RECORD: "one per record, for all",
     StateScope.TEMPORARY: "one per page",
 }
+_ON_LOGIN: Final[dict[OnLogin, str]] = {
+    "keep": "kept",
+    "drop": "dropped",
+    "to_user": "given to the user; signed in, one per user",
+}
 _REACH: Final = {
     StateScope.GLOBAL: "anyone",
     StateScope.SESSION: "its session",
@@ -263,7 +269,7 @@ def _state_lines(state: StateReport, open_events: set[str | None], paint: _Paint
     yield from _labelled("rule", f"{rule}; public, as declared" if state.public else rule)
     yield from _labelled("owner", _owner(state.owner))
     if state.on_login is not None:
-        yield from _labelled("on login", state.on_login)
+        yield from _labelled("on login", _ON_LOGIN[state.on_login])
     groups = {
         "signals": [f for f in state.fields if f.exposure == "signal" and not f.bound],
         "bound": [f for f in state.fields if f.bound],
