@@ -344,6 +344,7 @@ class Wide(ReactiveState):
     done = run("audit", "wide:provider", cwd=write(tmp_path, wide=source))
     assert done.returncode == 0 and "field_number_19" in done.stdout and "a fourth role" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
+    assert done.stdout.count("Literal['" + "x" * 30 + "']") == 6  # words are not broken where a line can be
 
 
 def test_colours_are_for_terminals_alone_and_not_where_no_color_is_set(tmp_path):
