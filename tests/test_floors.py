@@ -46,7 +46,9 @@ FLOORS = {
     "testing": 8,
     "metrics": 8,
     "inspector": 8,
+    "audit": 8,
     "cli": 8,
+    "__main__": 8,
 }
 STRANGERS = frozenset({"registry", "sse"})  # on one floor, but wired by the provider: they never import each other
 WEB_FLOOR = FLOORS["fasthtml"]  # up to here, only faststate.fasthtml itself knows the framework

@@ -206,7 +206,6 @@ def test_a_backend_that_raises_lets_nobody_in(basic, enter):
     assert visitor.send("Note", "write", text="evil").status_code == 400
 
 
-@pytest.mark.xfail(strict=True, reason="an id in the session counts where the middleware says that nobody is there")
 def test_whom_starlette_does_not_know_no_session_signs_in(basic, enter):
     visitor = enter(basic, None)
     assert visitor.http.get("/remember").status_code == 200
@@ -221,7 +220,6 @@ def test_a_simple_user_goes_through_load_user_by_id_where_there_is_one(known, en
     assert eve.http.get("/").status_code == 303  # whom the loader does not know is nobody
 
 
-@pytest.mark.xfail(strict=True, reason="the first max_age among the middlewares is taken for the session's")
 def test_a_signed_out_cookie_stays_so_whatever_max_age_another_middleware_has(in_tmp_path):
     now = [1000.0]
     provider = StateProvider(clock=lambda: now[0])

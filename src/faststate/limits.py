@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -13,9 +14,9 @@ __all__ = ["TokenBuckets"]
 class TokenBuckets:
     """One token bucket per client. Lifetime: the provider.
 
-    A bucket holds `burst` tokens and gets `rate` new ones a second; each action takes one. `clock` returns seconds.
-    A bucket that would be full again is forgotten: there are as many as there were clients in `burst / rate` seconds.
-    Raises `ConfigurationError` for a rate or burst that lets nothing through.
+    A bucket holds `burst` tokens and gets `rate` new ones a second; each action takes one. With a rate of `math.inf`
+    there is no limit. `clock` returns seconds. A bucket that would be full again is forgotten: there are as many as
+    there were clients in `burst / rate` seconds. Raises `ConfigurationError` for what lets nothing through.
     """
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
@@ -31,6 +32,8 @@ class TokenBuckets:
 
     def take(self, client: str) -> float:
         """Takes a token of `client`'s: 0.0 when there was one, else the seconds until there is."""
+        if self.rate == math.inf:
+            return 0.0
         now = self._clock()
         buckets = self._buckets
         tokens, since = buckets.pop(client, (self.burst, now))

@@ -65,9 +65,13 @@ _FAILED: Final = (
     "(evt.detail.type==='retries-failed'&&($_fs.err='The server could not be reached. Nothing was changed.'),"
     "evt.detail.type==='error'&&($_fs.err='The server refused this ('+evt.detail.argsRaw.status+').'))"
 )
+# No style attribute, which a strict Content-Security-Policy forbids; it allows what Datastar sets from an expression.
+# Shown and hidden by `display`, since `hidden` gives way to any `display` in a stylesheet of the app.
 _TOAST_STYLE: Final = (
-    "display:none;position:fixed;bottom:1rem;left:50%;transform:translateX(-50%);max-width:90vw;padding:.75rem 1.25rem;"
-    "border-radius:.5rem;background:#7a1420;color:#fff;box-shadow:0 2px 12px rgba(0,0,0,.3);z-index:9999;cursor:pointer"
+    "{display:$_fs.err&&el===document.querySelector('.faststate-toast')?'':'none',position:'fixed',bottom:'1rem',"
+    "left:'50%',transform:'translateX(-50%)',width:'max-content','max-width':'90vw',padding:'.75rem 1.25rem',"
+    "'border-radius':'.5rem',background:'#7a1420',color:'#fff','box-shadow':'0 2px 12px rgba(0,0,0,.3)','z-index':9999,"
+    "cursor:'pointer'}"
 )
 
 
@@ -170,9 +174,10 @@ class LiveElement:
         toast = {
             "class": "faststate-toast",
             "role": "alert",
-            "style": _TOAST_STYLE,
+            "hidden": True,  # until Datastar is there
+            "data-attr:hidden": "false",
             "data-text": "$_fs.err",
-            "data-show": "$_fs.err&&el===document.querySelector('.faststate-toast')",
+            "data-style": _TOAST_STYLE,
             "data-on:click": "$_fs.err=''",
         }
         children = (FT("div", (), toast),)

@@ -80,7 +80,8 @@ class _Hooks(RegistryHooks):
 
     def committed(self, commit: Commit) -> None:
         origin = origin_of_commits.get()
-        checked = self.provider.config_of(type(commit.new)).authorize is not None
+        config = self.provider.state_configs.get(type(commit.new))
+        checked = config is not None and config.authorize is not None
         publish = self.provider.rechecks.committed if checked else self.provider.sse_manager.publish
         # A task that the event started inherits the context, and may commit when the event is long over.
         if origin is None or not origin.open:

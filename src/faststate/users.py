@@ -25,9 +25,9 @@ class Users:
     """Recognises the users of one app. Lifetime: the provider.
 
     With a `user_loader` that alone is asked. Else, in this order: a `UserContext` in `scope["auth"]` or
-    `scope["user"]`; Starlette's own authenticated user there, whose scopes become permissions; an id in
-    `scope["auth"]`, then in `session["user_id"]`. Ids and Starlette's user names go to `load_user_by_id`; without it
-    they are users with no roles.
+    `scope["user"]`; the user that Starlette's own middleware left there, whose scopes become permissions, or its word
+    that nobody is there; an id in `scope["auth"]`, then in `session["user_id"]`. Ids and Starlette's user names go to
+    `load_user_by_id`; without it they are users with no roles.
     """
 
     def __init__(self, user_loader: UserLoader | None, load_user_by_id: LoadUserById | None) -> None:
@@ -64,6 +64,8 @@ class Users:
         if getattr(user, "is_authenticated", False) is True:  # Starlette's AuthenticationMiddleware
             user_id = getattr(user, "username", None) or getattr(user, "identity", None)
             permissions = list(getattr(auth, "scopes", ()))
+        elif hasattr(user, "is_authenticated"):
+            return None  # that middleware's word counts: nobody is there, whatever the session remembers
         if user_id is None and isinstance(auth, str | int) and not isinstance(auth, bool):
             user_id = auth  # FastHTML's convention
         if user_id is None or user_id == "":

@@ -89,9 +89,9 @@ StateProvider.installer = setup
 def _session_max_age(app: Any) -> float:
     """Seconds that the app accepts a session cookie for; infinite where it does not say."""
     for middleware in app.user_middleware:
-        if "max_age" in middleware.kwargs:
-            max_age = middleware.kwargs["max_age"]
-            return float(max_age) if max_age is not None else math.inf
+        options = middleware.kwargs  # CORS has a max_age as well
+        if "max_age" in options and "session_cookie" in options:
+            return float(options["max_age"]) if options["max_age"] is not None else math.inf
     return SESSION_MAX_AGE
 
 
