@@ -132,9 +132,8 @@ def login(request, name: str, password: str):
     # A plain function: it runs in a thread, where a digest that takes its time holds up nobody else.
     if not secrets.compare_digest(PASSWORDS.get(name, b""), digest(password)):
         return login_page(wrong=True)
-    # Ends the session of before, so that who knew it has nothing of the new one. `login` would also note the user in
-    # the session, where it would outlive the ticket.
-    provider.logout(request)
+    # For the session's new id: who there is, the middleware alone says, whatever the session remembers.
+    provider.login(request, USERS[name])
     ticket = secrets.token_urlsafe(32)
     TICKETS[hashlib.sha256(ticket.encode()).hexdigest()] = (name, time.time() + HOURS * 3600)
     response = RedirectResponse(provider.next_url(request), status_code=303)
