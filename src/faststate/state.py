@@ -566,7 +566,8 @@ def _computed(state: ReactiveState, name: str) -> Any:
 
 def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if problem["loc"] and problem["loc"][0] in cls._fs_schema().hidden:
+    schema = cls._fs_schema()
+    if problem["loc"] and (problem["loc"][0] in schema.hidden or problem["loc"][0] in schema.restricted):
         return f"{cls.__name__}: the new values are not valid"  # a constraint can give a hidden value away
     place = ".".join(map(str, problem["loc"]))
     return f"{cls.__name__}{f'.{place}' if place else ''}: {problem['msg']}"
