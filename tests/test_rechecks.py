@@ -529,6 +529,21 @@ async def test_a_stream_opens_although_commits_come_faster_than_the_rule_answers
     assert bob.text.startswith("v")
 
 
+async def test_a_tab_that_closes_while_its_user_is_asked_about_disturbs_nobody(slow_site, caplog):
+    site = slow_site
+    await site.make("ann", "bob")
+    ann, bob = await site.page("ann"), await site.page("bob")
+    ann.take()
+    site.rule.hold.clear()
+    await site.change("v2", remove="bob")
+    await site.until(lambda: site.rule.waiting == 2)
+    site.provider.sse_manager.remove_connection(bob.connection.id)
+    site.rule.hold.set()
+    await site.settle()
+    assert not ann.ended and ann.take() and ann.text == "v2"
+    assert "failed" not in caplog.text
+
+
 # -- rules that fail ---------------------------------------------------------------------------------------------------
 
 

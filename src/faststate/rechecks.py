@@ -102,6 +102,8 @@ class Rechecks:
         verdicts = await _all(self._verdict(config, user, state, places) for user in users.values())
         for rights, verdict in zip(users, verdicts, strict=True):
             for connection in of[rights]:
+                if connection.closed:
+                    continue  # its tab went away meanwhile, and takes nothing more
                 if verdict == "denied":
                     self._lost(connection, state)
                 elif verdict == "failed":
