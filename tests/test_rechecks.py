@@ -469,6 +469,27 @@ async def test_a_state_with_a_slow_rule_holds_up_no_other(slow_site):
     assert ann.text == "v2"
 
 
+async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
+    """What was sent meanwhile carries a position, and the page comes back with it."""
+    site = slow_site
+    await site.make("ann", "bob")
+    ann = await site.page("ann")
+    ann.take()
+    site.rule.hold.clear()
+    await site.change("v2")
+    await site.until(lambda: site.rule.waiting)
+    async with site.provider.modify(Board) as board:
+        board.line = "meanwhile"
+    ann.take()
+    assert ann.signals["Board"] == {"line": "meanwhile"} and ann.text == "v1"
+    site.rule.hold.set()
+    await ann.cut()
+    ann.take()
+    await site.settle()
+    ann.take()
+    assert ann.text == "v2"
+
+
 # -- streams that open meanwhile ---------------------------------------------------------------------------------------
 
 

@@ -50,11 +50,16 @@ class Rechecks:
         self._timeout = timeout
         self._waiting: dict[str, list[_Waiting]] = {}
         self._cleared: dict[str, ReactiveState] = {}
+        self._decided: dict[str, int] = {}  # the number of the last commit before the first that is being asked about
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def cleared(self, key: str) -> ReactiveState | None:
         """The newest snapshot of a state that its watchers may see, while a newer one is being asked about."""
         return self._cleared.get(key)
+
+    def decided(self, number: int) -> int:
+        """Up to which commit (its number) a stream has been told of all that it may see, when `number` is the last."""
+        return min(self._decided.values(), default=number)
 
     def committed(self, commit: Commit, connection_id: str | None, echo: Mapping[str, Any] | None) -> None:
         """Sends `commit` to those who may still see it, when they have been asked about."""
@@ -62,6 +67,7 @@ class Rechecks:
         if not self._manager.is_watched(key):
             return
         self._cleared.setdefault(key, commit.old)
+        self._decided.setdefault(key, commit.number - 1)
         self._waiting.setdefault(key, []).append(_Waiting(commit, connection_id, echo))
         if key not in self._tasks:
             task = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
@@ -84,10 +90,13 @@ class Rechecks:
                     for connection in self._manager.watchers(key):
                         self._manager.dismiss(connection)
                 self._cleared[key] = newest
+                if waiting := self._waiting.get(key):
+                    self._decided[key] = waiting[0].commit.number - 1
                 for commit, connection_id, echo in batch:
                     self._manager.publish(commit, connection_id, echo)
         finally:
             self._cleared.pop(key, None)
+            self._decided.pop(key, None)
             self._waiting.pop(key, None)
             self._tasks.pop(key, None)
 
