@@ -362,6 +362,17 @@ async def test_a_fragment_of_an_event_s_own_carries_no_undecided_version(slow_si
     assert b"v2" not in bob.take() and has_vanished(bob)
 
 
+async def test_a_broadcast_that_waits_goes_when_the_state_is_lost(site):
+    await site.make("ann", "bob")
+    bob = await site.page("bob")
+    site.provider.sse_manager.broadcast_to_state("global:Board", {"line": "kept"})
+    site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "broadcast"})
+    await site.change("v2", remove="bob")
+    await site.settle()
+    bob.take()
+    assert has_vanished(bob) and bob.signals["Board"] == {"line": "kept"}
+
+
 async def test_a_resume_after_the_removal_shows_nothing(site):
     await site.make("ann", "bob")
     bob = await site.page("bob")

@@ -138,6 +138,7 @@ class SSEConnection:
             else:
                 self._pending.pop(key, None)
                 self._echoes.pop(key, None)
+                _drop(self._signals, StateIdentifier.parse(key).namespace)
 
     def wake(self) -> None:
         """Tells the stream's task that there is something to do; from any thread."""
@@ -260,6 +261,13 @@ def _overlay(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         known = merged.get(key)
         merged[key] = _overlay(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _drop(signals: dict[str, Any], path: tuple[str, ...]) -> None:
+    *above, last = path
+    for segment in above:
+        signals = signals.get(segment, {})
+    signals.pop(last, None)
 
 
 def view_frames(state: ReactiveState, views: Iterable[str]) -> bytes:
