@@ -540,6 +540,31 @@ async def test_a_stream_of_one_who_is_just_being_removed_opens_without_the_state
     assert b"v2" in ann.take()
 
 
+async def test_a_stream_that_opens_behind_a_version_that_was_not_its_user_s_is_not_sent_it(slow_site):
+    """Others are still asked about that version; the one who opens was asked about the next one."""
+    site = slow_site
+    await site.make("ann", "bob")
+    await site.make("ann", "bob", record="2")
+    both = DOC, Shown("Doc", "2", ())
+    await site.page("ann", *both)
+    site.rule.stuck = {("ann", text): asyncio.Event() for text in ("w2", "v2", "v3")} | {("bob", "w2"): asyncio.Event()}
+    await site.change("w2", record="2")
+    opening = asyncio.ensure_future(site.page("bob", *both))
+    await site.until(lambda: ("bob", "w2", "read") in site.rule.asked)
+    await site.change("v2", remove="bob")
+    await site.until(lambda: ("ann", "v2", "read") in site.rule.asked)
+    await site.change("v3", add="bob")
+    site.rule.stuck["ann", "w2"].set(), site.rule.stuck["bob", "w2"].set()
+    bob = await opening
+    bob.take()
+    site.rule.stuck["ann", "v2"].set()
+    await site.until(lambda: ("ann", "v3", "read") in site.rule.asked)
+    assert b"v2" not in bob.take()
+    site.rule.stuck["ann", "v3"].set()
+    await site.settle()
+    assert b"v2" not in bob.take() and bob.text == "v3"
+
+
 @pytest.mark.xfail(strict=True, raises=TimeoutError, reason="asked anew for each newer version, without an end")
 async def test_a_stream_opens_although_commits_come_faster_than_the_rule_answers(slow_site):
     site = slow_site

@@ -331,8 +331,6 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
     provider = context.provider
     while True:
         found = await _followed(context, shown)
-        for key in found.states:
-            await provider.rechecks.settled(key)
         try:
             await provider.still_readable(context, [entry for entry, _ in found.states.values()])
         except AccessError:
@@ -417,8 +415,9 @@ async def open_connection(
         return vanish + reload_frame() if vanish and not is_first else None
     connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
     hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
+    begins = {key: context.asked[key] for key in followed if key in context.asked}
     provider.sse_manager.add_connection(
-        connection, followed, {key: views for key, (_, views) in followed.items()}, hidden
+        connection, followed, {key: views for key, (_, views) in followed.items()}, hidden, begins
     )
     epoch, _, number = (position or "").partition(".")
     seen = int(number) if epoch == provider.registry.epoch and number.isdecimal() and len(number) < 20 else -1

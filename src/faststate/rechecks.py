@@ -73,12 +73,6 @@ class Rechecks:
             task = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
             self._tasks[key] = task
 
-    async def settled(self, key: str) -> None:
-        """Waits until what has been committed so far has been asked about."""
-        task = self._tasks.get(key)
-        if task is not None:
-            await asyncio.wait([task], timeout=self._timeout)
-
     async def _work_off(self, key: str) -> None:
         try:
             while batch := self._waiting.pop(key, None):
@@ -117,7 +111,7 @@ class Rechecks:
                     self._lost(connection, state)
                 elif verdict == "failed":
                     self._manager.dismiss(connection)  # it comes back, and is asked then
-        # Who began to watch meanwhile was asked about this snapshot, or a newer one, when the stream was opened.
+        # Who began to watch meanwhile was asked about this snapshot, or a newer one, and is sent nothing older.
 
     async def _verdict(
         self, config: StateConfig, user: UserContext | None, state: ReactiveState, places: asyncio.Semaphore
