@@ -362,6 +362,27 @@ async def test_a_fragment_of_an_event_s_own_carries_no_undecided_version(slow_si
     assert b"v2" not in bob.take() and has_vanished(bob)
 
 
+@pytest.mark.parametrize("by", ["registry", "manager", "handler"])
+async def test_a_broadcast_behind_the_removal_does_not_reach_the_removed_one(site, by):
+    await site.make("ann", "bob")
+    ann, bob = await site.page("ann"), await site.page("bob")
+    for tab in (ann, bob):
+        tab.take()
+    await site.change("v2", remove="bob")
+    send = {
+        "registry": site.provider.registry.broadcast_to_state,
+        "manager": site.provider.sse_manager.broadcast_to_state,
+        "handler": site.provider.state_event_handler.handle_state_change,
+    }[by]
+    send(site.key(), {"text": "broadcast"})
+    assert b"broadcast" not in bob.take()
+    await site.settle()
+    assert b"broadcast" not in bob.take() and has_vanished(bob)
+    assert ann.take() and ann.text == "broadcast", "behind the commit that it followed"
+    assert send(site.key(), {"text": "again"}) == 1
+    assert ann.take() and ann.text == "again"
+
+
 async def test_a_broadcast_that_waits_goes_when_the_state_is_lost(site):
     await site.make("ann", "bob")
     bob = await site.page("bob")
@@ -828,3 +849,15 @@ async def play(rule, steps):
     finally:
         await game.site.settle()
         await game.site.provider.stop()
+
+
+@given(st.lists(STEP, max_size=30))
+@settings(max_examples=150, deadline=None)
+def test_nobody_ever_gets_a_version_that_was_not_theirs_to_read_by_a_sync_rule(steps):
+    asyncio.run(play(Rule("sync"), steps))
+
+
+@given(st.lists(STEP, max_size=30), st.lists(st.integers(0, 6), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_nobody_ever_gets_a_version_that_was_not_theirs_to_read_by_an_async_rule(steps, turns):
+    asyncio.run(play(Ticking("async", turns), steps))

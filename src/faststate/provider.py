@@ -201,6 +201,7 @@ class StateProvider:
         )
         self.sse_manager = SSEManager(self._shown, self._position)
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
+        self.sse_manager.postpone = self.rechecks.postpone
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0

@@ -369,6 +369,8 @@ class SSEManager:
         self._latest = latest
         self._emptied: asyncio.Event | None = None
         self.position = position
+        self.postpone: Callable[[str, Callable[[], object]], bool] = lambda key, send: False
+        """Takes a broadcast of a state (its key) whose followers are being asked for their rights: True where it did."""
 
     def add_connection(
         self,
@@ -496,20 +498,30 @@ class SSEManager:
         for a text that is no key.
         """
         path = StateIdentifier.parse(state_key).namespace
-        state = self._latest(state_key)
-        never = type(state)._fs_schema().hidden if state is not None else frozenset()
-        reached = 0
+        data = dict(data)
+
         for connection in self.watchers(state_key):
-            if exclude_user is not None and str(connection.user_id) == str(exclude_user):
-                continue
             if connection.closed:
                 self.remove_connection(connection.id)
-                continue
-            hidden = connection.hidden.get(state_key, EVERYTHING_SHOWN)
-            values = {name: value for name, value in data.items() if name not in hidden and name not in never}
-            connection.send_event(nest(path, values))
-            reached += 1
-        return Done(reached)
+        reached = [
+            connection
+            for connection in self.watchers(state_key)
+            if exclude_user is None or str(connection.user_id) != str(exclude_user)
+        ]
+
+        def send() -> None:
+            state = self._latest(state_key)
+            never = type(state)._fs_schema().hidden if state is not None else frozenset()
+            for connection in reached:
+                if connection.closed or state_key not in connection.subscribed_states:
+                    continue
+                hidden = connection.hidden.get(state_key, EVERYTHING_SHOWN)
+                values = {name: value for name, value in data.items() if name not in hidden and name not in never}
+                connection.send_event(nest(path, values))
+
+        if not self.postpone(state_key, send):
+            send()
+        return Done(len(reached))
 
     def cleanup_stale_connections(self, older_than: float = STALE_AFTER) -> Done:
         """Removes connections that have ended, or took nothing for `older_than` seconds; returns how many."""
