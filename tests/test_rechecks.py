@@ -406,6 +406,20 @@ async def test_a_resume_after_the_removal_shows_nothing(site):
     assert site.provider.sse_manager.watchers(site.key()) == []
 
 
+async def test_one_who_is_added_again_sees_the_state_again_when_the_stream_comes_back(site):
+    await site.make("ann", "bob")
+    bob = await site.page("bob")
+    await site.change("v2", remove="bob")
+    await site.settle()
+    await site.change("v3", add="bob")
+    await site.settle()
+    bob.take()
+    assert has_vanished(bob)
+    await bob.cut()
+    bob.take()
+    assert bob.text == "v3" and "body of v3" in bob.elements[-1] and b"v2" not in bob.received
+
+
 async def run(site, name, event, live=None, **arguments):
     """An event of `name`'s page; gives what its answer carries (bytes)."""
     call = Call(
@@ -428,6 +442,21 @@ async def test_the_answer_to_the_event_by_which_one_leaves_holds_nothing_of_the_
     assert staying.text == "v3"
     with pytest.raises(AccessError):
         await run(site, "bob", "write", text="v4")
+
+
+async def test_one_who_is_removed_and_added_again_while_a_rule_is_slow_sees_no_version_in_between(slow_site):
+    site = slow_site
+    await site.make("ann", "bob")
+    bob = await site.page("bob")
+    bob.take()
+    site.rule.hold.clear()
+    await site.change("v2")
+    await site.until(lambda: site.rule.waiting)
+    await site.change("v3", remove="bob")
+    await site.change("v4", add="bob")
+    site.rule.hold.set()
+    await site.settle()
+    assert b"v4" in bob.take() and b"v3" not in bob.received and bob.text == "v4"
 
 
 # -- order, many commits, slow rules -----------------------------------------------------------------------------------

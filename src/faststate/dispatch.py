@@ -422,8 +422,11 @@ async def open_connection(
     epoch, _, number = (position or "").partition(".")
     seen = int(number) if epoch == provider.registry.epoch and number.isdecimal() and len(number) < 20 else -1
     for key, (entry, _) in followed.items():
-        # A page does not say what it could see: with rights that have changed, an old position is not enough.
-        if entry.state._committed.commit > seen or type(entry.state)._fs_schema().restricted:
+        # A page does not say what it could see: with rights that have changed, an old position is not enough. What one
+        # has had and lost has vanished from the page, which has a position all the same.
+        restricted = type(entry.state)._fs_schema().restricted
+        may_have_vanished = not is_first and provider.config_of(type(entry.state)).rule.restricts
+        if entry.state._committed.commit > seen or restricted or may_have_vanished:
             connection.notify(key, None)
     if vanish:
         connection.send_frame(vanish)
