@@ -199,8 +199,9 @@ class StateProvider:
         self.registry = StateRegistry(
             _Hooks(self), clock=clock, lock_timeout=lock_timeout, max_states_per_session=max_states_per_session
         )
-        self.sse_manager = SSEManager(self._shown, lambda: f"{self.registry.epoch}.{self.registry.commits}")
+        self.sse_manager = SSEManager(self._shown, self._position)
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
+        self.sse_manager.postpone = self.rechecks.postpone
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0
@@ -630,6 +631,9 @@ class StateProvider:
 
     def _shown(self, key: str) -> ReactiveState | None:
         return self.rechecks.cleared(key) or self.registry.peek(key)
+
+    def _position(self) -> str:
+        return f"{self.registry.epoch}.{self.rechecks.decided(self.registry.commits)}"
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
