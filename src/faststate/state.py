@@ -559,9 +559,9 @@ def _refuse_guard(where: str, value: Any) -> None:
 def _computed(state: ReactiveState, name: str) -> Any:
     """What a computed field of a snapshot with hidden fields is."""
     fs = state._fs
-    if type(fs) is Committed and fs.full is not None:
-        return None if name in fs.hidden else getattr(fs.full, name)
-    return getattr(super(type(state), state), name)  # of a copy, which belongs to no provider
+    if type(fs) is Committed and fs.full is not None and name not in fs.hidden:
+        return getattr(fs.full, name)
+    return None  # hidden; or a copy, which has not got what it would be computed from
 
 
 def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
