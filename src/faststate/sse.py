@@ -74,8 +74,8 @@ class SSEConnection:
     The outbox holds per state either one commit to send as it is, or the note that only a snapshot will do; so it is
     bounded by the number of states that the page shows. `response_stream` is anything that is not None while the
     connection is open; the library's own streams pass themselves. `user` is the one who opened it, `rights` what tells
-    two users apart (a hashable), `hidden` per state what this user may not see of it, `begins` the snapshot that the user
-    was asked about when the stream was opened: an older one is not sent, since nobody has asked whether it may be.
+    two users apart (a hashable), `hidden` per state what this user may not see of it, `begins` the snapshot that they
+    were asked about when the stream was opened: an older one is not sent, since nobody has asked whether it may be.
     """
 
     def __init__(
@@ -370,7 +370,7 @@ class SSEManager:
         self._emptied: asyncio.Event | None = None
         self.position = position
         self.postpone: Callable[[str, Callable[[], object]], bool] = lambda key, send: False
-        """Takes a broadcast of a state (its key) whose followers are being asked for their rights: True where it did."""
+        """Takes a broadcast of a state (its key) whose followers are being asked for rights: True where it did."""
 
     def add_connection(
         self,
