@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from .auth import UserContext
 from .exceptions import ConfigurationError, FastStateError, IdentifierError
 from .page import PageContent
+from .registry import Entry
 from .state import ReactiveState
 from .tokens import binding
 
@@ -108,6 +109,10 @@ class RequestContext:
             # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
             self._user_known = self._user is not None
         return self._user
+
+    def readable(self, entry: Entry) -> ReactiveState:
+        """The snapshot of a state that may be shown: the newest, or the one that the class's own rule let through."""
+        return self.asked.get(entry.identifier.key, entry.state)
 
     def become(self, user: UserContext | None) -> None:
         """From here on the request is `user`'s."""

@@ -98,8 +98,8 @@ class _Injection:
             ]
             await provider.still_readable(provider.context(connection), own)
         # From here nothing is awaited: all states are taken at one moment, with no event half done between two of them.
-        context.page.refresh()
-        return {**filled, **{name: entry.state._seen_by(user) for name, entry in entries.items()}}
+        context.page.refresh(context.asked)
+        return {**filled, **{name: context.readable(entry)._seen_by(user) for name, entry in entries.items()}}
 
 
 async def _resolve(provider: StateProvider, wanted: StateParameter, connection: HTTPConnection) -> Entry:
