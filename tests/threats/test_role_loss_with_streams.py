@@ -417,3 +417,37 @@ async def test_an_event_that_waits_for_the_lock_is_refused_when_another_owns_the
     go_on.set()
     assert status(await giving) == 204 and status(await again) == 403
     assert served.provider.registry.peek("record:Doc:1").owner_id == "bob"
+
+
+async def opening_slowly(site, name):
+    """A stream of `name`'s that is just being opened: a rule is being asked."""
+    tab = await site.tab(await site.browser(name), "/slow", streaming=False)
+    rule_asked.clear()
+    rule_may_answer.clear()
+    opening = asyncio.ensure_future(tab.open())
+    await rule_asked.wait()
+    return tab, opening
+
+
+async def test_a_role_that_is_lost_while_a_stream_is_being_opened_counts_for_that_stream(served):
+    tab, opening = await opening_slowly(served, "ann")
+    served.people.roles["ann"] = []
+    assert await tell(served, "/refresh/ann") == "1"
+    rule_may_answer.set()
+    await asyncio.gather(opening, return_exceptions=True)
+    await tell(served, "/set/staff/new")
+    assert "new" not in await rest_of(tab)
+    assert tab.signals["_fs"]["go"] == "#reopen" and served.provider.stats().connections == 0
+
+
+@pytest.mark.parametrize("how", ["logout", "disconnect"])
+async def test_a_stream_that_is_being_opened_does_not_outlive_the_end_of_its_session(served, how):
+    tab, opening = await opening_slowly(served, "ann")
+    other = await served.browser()
+    other.cookies.update(tab.client.cookies)  # another tab of that browser
+    assert (await other.get("/logout" if how == "logout" else "/disconnect/ann")).status_code == 200
+    rule_may_answer.set()
+    await asyncio.gather(opening, return_exceptions=True)
+    await tell(served, "/set/staff/new")
+    assert "new" not in await rest_of(tab)
+    assert tab.signals["_fs"]["go"] == "#reload" and served.provider.stats().connections == 0
