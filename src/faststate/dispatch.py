@@ -409,17 +409,26 @@ async def open_connection(
     shown = await verify_tokens(context, tokens)
     _refuse_too_many(provider, context)
     user = await context.user()
-    # Behind it nothing is awaited: what is committed from now on is told to this connection.
-    followed, vanish = await _followed_by_now(context, shown)
-    if not followed:
-        return vanish + reload_frame() if vanish and not is_first else None
+    if provider.is_revoked(context.session_id() or ""):
+        raise StaleTokens  # ended while the user was being loaded
     _refuse_too_many(provider, context)  # again, since many may have come this far at once
     connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
+    manager = provider.sse_manager
+    manager.announce(connection)  # rights that change while they are asked about end it, as any other
+    try:
+        # Behind it nothing is awaited: what is committed from now on is told to this connection.
+        followed, vanish = await _followed_by_now(context, shown)
+    except BaseException:
+        manager.remove_connection(connection.id)
+        raise
+    if connection.closed or connection.silent:
+        return connection
+    if not followed:
+        manager.remove_connection(connection.id)
+        return vanish + reload_frame() if vanish and not is_first else None
     hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
     begins = {key: context.asked[key] for key in followed if key in context.asked}
-    provider.sse_manager.add_connection(
-        connection, followed, {key: views for key, (_, views) in followed.items()}, hidden, begins
-    )
+    manager.add_connection(connection, followed, {key: views for key, (_, views) in followed.items()}, hidden, begins)
     epoch, _, number = (position or "").partition(".")
     seen = int(number) if epoch == provider.registry.epoch and number.isdecimal() and len(number) < 20 else -1
     for key, (entry, _) in followed.items():

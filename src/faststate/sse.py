@@ -372,6 +372,15 @@ class SSEManager:
         self.postpone: Callable[[str, Callable[[], object]], bool] = lambda key, send: False
         """Takes a broadcast of a state (its key) whose followers are being asked for rights: True where it did."""
 
+    def announce(self, connection: SSEConnection) -> None:
+        """Makes a connection known, which follows nothing yet: what ends its user's or session's streams ends it too.
+
+        While its user is being asked about, that is; `add_connection` says what it follows.
+        """
+        self.connections[connection.id] = connection
+        for index, name in self._indexes(connection):
+            index.setdefault(name, set()).add(connection.id)
+
     def add_connection(
         self,
         connection: SSEConnection,
@@ -385,9 +394,7 @@ class SSEManager:
         By key, `views` names the views it shows, `hidden` the fields that its user may not see, and `begins` holds the
         snapshots that the user was asked about.
         """
-        self.connections[connection.id] = connection
-        for index, name in self._indexes(connection):
-            index.setdefault(name, set()).add(connection.id)
+        self.announce(connection)
         connection.hidden = dict(hidden or {})
         connection.begins = dict(begins or {})
         connection._latest = self._latest

@@ -91,7 +91,8 @@ class _Injection:
             wanted_by_it = (connection,) if inspect.signature(dependency).parameters else ()
             filled[name] = await _call(dependency, *wanted_by_it)
         context = self.provider.context(connection)
-        user = await context.user()
+        # Not asked for nothing: a Beforeware may be about to say who it is.
+        user = await context.user() if entries else None
         for provider in {owner for _, owner in self.states}:
             own = [
                 entries[wanted.name] for wanted, owner in self.states if owner is provider and wanted.name in entries
