@@ -437,6 +437,14 @@ def test_login_takes_a_user_context_alone(site, nobody):
     assert request.session == {}
 
 
+@pytest.mark.parametrize("user_id", [None, "", True, 1.5, "x" * 600])
+async def test_a_user_without_a_proper_id_is_not_signed_in(site, user_id):
+    request = Request({"type": "http", "session": {}, "headers": []})
+    with pytest.raises(IdentifierError):
+        await site.provider.login(request, UserContext(user_id))
+    assert request.session == {}
+
+
 async def test_an_app_without_sessions_says_so(site):
     for change in (lambda r: site.provider.login(r, UserContext(1)), site.provider.logout):
         request = Request({"type": "http", "headers": []})

@@ -554,11 +554,12 @@ class StateProvider:
         another user was signed in they end, and so does all that was in the cookie. Other tabs load themselves again.
 
         Raises `TypeError` for what is no `UserContext`, `ConfigurationError` without sessions, `IdentifierError` from a
-        websocket, and what a merge hook raises; nobody is signed in then.
+        websocket and for a user without a proper id, and what a merge hook raises; nobody is signed in then.
         """
         if not isinstance(user, UserContext):
             raise TypeError(f"login() takes a UserContext, not {type(user).__name__}")
         context = self.context(request)
+        StateIdentifier(StateScope.USER, "User", user_id=user.id)  # or all users without an id would be "None"
 
         async def login() -> None:
             await self.sessions.login(context, user)
