@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from base64 import b64decode
@@ -520,6 +521,37 @@ async def test_a_user_who_signed_in_and_cannot_be_loaded_later_is_a_503_and_not_
     async with browser(site.app) as client:
         assert (await client.get("/in/ada")).json()["user"] == "ada"  # the one given, not the one loaded
         assert (await client.get("/who")).status_code == 503
+
+
+async def test_a_failed_sign_in_leaves_no_user_in_the_context_variable():
+    def merge(users, guests):
+        raise RuntimeError("no")
+
+    site = Site(cart={"merge": merge})
+    found = []
+
+    @site.app.get("/try")
+    async def attempt(request: Request):
+        with contextlib.suppress(RuntimeError):
+            await site.provider.login(request, UserContext("ada"))
+        found.append(await seen(request))
+        return "tried"
+
+    @site.app.get("/try-sync")
+    def attempt_sync(request: Request):
+        with contextlib.suppress(RuntimeError):
+            site.provider.login(request, UserContext("ada"))
+        found.append(asyncio.run(seen(request)))
+        return "tried"
+
+    async with browser(site.app) as client:
+        async with site.provider.modify(Cart, user_id="ada") as cart:
+            cart.items.append("old")
+        page = await Page.open(client)
+        assert ok(await page.send("Cart", "add", item="new"))
+        await client.get("/try")
+        await client.get("/try-sync")
+    assert [(f["user"], f["current"]) for f in found] == [(None, None)] * 2
 
 
 # -- what the cookie holds ---------------------------------------------------------------------------------------------
