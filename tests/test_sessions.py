@@ -599,6 +599,20 @@ def test_another_user_gets_nothing_of_the_first_one_s_session(site, client):
     assert site.peek(Cart, user_id="bob") == []
 
 
+def test_another_user_gets_nothing_of_one_who_is_not_known_any_more(site):
+    gone = set()
+    site = Site(load_user_by_id=lambda user_id: None if user_id in gone else UserContext(user_id))
+    with site.client() as client:
+        client.get("/in/ada")
+        client.get("/paint/red")
+        put(Page(client), Basket, "ada's")
+        gone.add("ada")  # her account was closed, and her cookie is still here
+        assert client.get("/who").json()["user"] is None
+        client.get("/in/bob")
+        assert "ada" not in client.get("/").text
+        assert client.get("/who").json()["colour"] is None
+
+
 # -- keep and drop -----------------------------------------------------------------------------------------------------
 
 

@@ -84,7 +84,9 @@ class Sessions:
         context.refuse_without_cookies()
         before = await context.user()
         session, old = context.session, self._continued(context, user)
-        same_person = before is None or str(before.id) == str(user.id)
+        # The app's loader may not know the session's user any more; to the next one that is somebody else all the same.
+        owner = before.id if before is not None else session.get(USER_ID)
+        same_person = owner is None or str(owner) == str(user.id)
         # First, since it runs the app's own code: when that fails nobody is signed in and nothing has changed.
         while old is not None and same_person and await self._merge(old, user):
             pass  # while it waited, another device of the user's may have begun a state that a guest's one would become
