@@ -723,6 +723,17 @@ def test_a_user_s_cart_that_nobody_changed_takes_the_guest_s_values(site, client
     assert site.peek(Cart, user_id="ada") == ["apple", "pear"]
 
 
+def test_a_cart_that_was_only_looked_at_before_the_first_sign_in_counts_as_unchanged(site, client):
+    client.get("/")  # an empty guest's cart
+    client.get("/in/ada")
+    assert site.peek(Cart, user_id="ada") == []
+    client.get("/out")
+
+    put(Page(client), Cart, "apple")
+    client.get("/in/ada")
+    assert site.peek(Cart, user_id="ada") == ["apple"]
+
+
 def test_a_user_s_cart_that_was_changed_stays_as_it_is(site, client):
     with site.client() as first:
         first.get("/in/ada")

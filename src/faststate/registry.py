@@ -265,7 +265,8 @@ class StateRegistry:
         entry.identifier, entry.bucket = identifier, _bucket(identifier, ttl)
         old = entry.state._committed
         self.commits += 1
-        committed = Committed(identifier, old.version + 1, self.commits, old.encoded, old.run)
+        # The version stays: it tells a state that nobody has changed yet.
+        committed = Committed(identifier, old.version, self.commits, old.encoded, old.run)
         entry.state = entry.state._commit(entry.state._frozen_values(), committed)
         self._enter(entry)
 
