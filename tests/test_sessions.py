@@ -941,12 +941,86 @@ def hopping(request):
     return load()
 
 
+async def test_a_merge_that_never_comes_to_an_end_of_changes_still_loses_nothing():
+    site = Site()
+    tries = []
+
+    async def merge(users, guests):
+        tries.append(None)
+        async with site.provider.modify(Cart, session_id=site.guest) as cart:  # always one more
+            cart.items.append(f"late {len(tries)}")
+            acknowledged.append(f"late {len(tries)}")
+        users.items.extend(guests.items)
+
+    acknowledged = []
+    site = Site(cart={"merge": merge})
+    async with browser(site.app) as client:
+        async with site.provider.modify(Cart, user_id="ada") as cart:
+            cart.items.append("plum")
+        page = await Page.open(client)
+        assert ok(await page.send("Cart", "add", item="apple"))
+        site.guest = session_of(client)
+        response = await client.get("/in/ada")
+        signed_in = response.is_success
+        found = site.peek(Cart, user_id="ada") if signed_in else site.peek(Cart, session_id=site.guest)
+    assert {"apple", *acknowledged[:-1]} <= set(found)
+    assert len(tries) < 50
+
+
 async def double_click(client, count, *, together, path="/in/ada"):
     """Signs in `count` times with the cookie of before, as clicks on one page do; the client keeps the last cookie."""
     headers = {"cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
     calls = [client.get(path, headers=headers) for _ in range(count)]
     answers = await asyncio.gather(*calls) if together else [await call for call in calls]
     assert [answer.json()["user"] for answer in answers] == ["ada"] * count
+
+
+async def test_a_second_sign_in_during_a_slow_merge_brings_the_cart_over_once():
+    go_on, merging = asyncio.Event(), asyncio.Event()
+
+    async def merge(users, guests):
+        merging.set()
+        await go_on.wait()
+        users.items.extend(guests.items)
+
+    site = Site(cart={"merge": merge})
+    async with browser(site.app) as client:
+        async with site.provider.modify(Cart, user_id="ada") as cart:
+            cart.items.append("plum")
+        page = await Page.open(client)
+        assert ok(await page.send("Cart", "add", item="apple"))
+        assert ok(await page.send("Basket", "add", item="basket"))
+        clicks = asyncio.create_task(double_click(client, 2, together=True))
+        await merging.wait()
+        await until(lambda: site.provider.registry._waiting)  # the other one waits for the carts
+        go_on.set()
+        await clicks
+        assert site.peek(Cart, user_id="ada") == ["plum", "apple"]
+        assert site.peek(Basket, session_id=session_of(client)) == ["basket"]
+
+
+async def test_a_sign_out_during_a_slow_merge_ends_the_guest_s_states_for_good():
+    go_on, merging = asyncio.Event(), asyncio.Event()
+
+    async def merge(users, guests):
+        merging.set()
+        await go_on.wait()
+        users.items.extend(guests.items)
+
+    site = Site(cart={"merge": merge})
+    async with browser(site.app) as client:
+        async with site.provider.modify(Cart, user_id="ada") as cart:
+            cart.items.append("plum")
+        page = await Page.open(client)
+        assert ok(await page.send("Cart", "add", item="apple"))
+        old, headers = session_of(client), {"cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
+        signing = asyncio.create_task(client.get("/in/ada", headers=headers))
+        await merging.wait()
+        await client.get("/out", headers=headers)
+        go_on.set()
+        assert (await signing).json()["user"] == "ada"
+        assert site.peek(Cart, user_id="ada") == ["plum"]
+        assert site.keys(old) == []
 
 
 async def test_a_click_long_after_or_for_somebody_else_gets_nothing_of_the_first_one():
