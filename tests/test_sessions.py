@@ -975,6 +975,28 @@ async def double_click(client, count, *, together, path="/in/ada"):
     assert [answer.json()["user"] for answer in answers] == ["ada"] * count
 
 
+@pytest.mark.parametrize("path", ["/in/ada", "/in-sync/ada", "/in-with-cart/ada"])
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("merge", [None, merge_sync, merge_async])
+async def test_a_click_too_many_on_sign_in_keeps_the_cart(path, together, count, merge):
+    site = Site(cart={"merge": merge})
+    async with browser(site.app) as client:
+        if merge is not None:
+            async with site.provider.modify(Cart, user_id="ada") as cart:
+                cart.items.append("plum")
+        page = await Page.open(client)
+        assert ok(await page.send("Cart", "add", item="apple"))
+        assert ok(await page.send("Basket", "add", item="basket"))
+        await double_click(client, count, together=together, path=path)
+        assert (await client.get("/who")).json()["user"] == "ada"
+        assert site.peek(Cart, user_id="ada") == (["plum", "apple"] if merge is not None else ["apple"])
+        assert site.peek(Basket, session_id=session_of(client)) == ["basket"]
+        assert "basket" in (await client.get("/")).text
+        live = [key for key in site.provider.registry._sessions if not site.provider.is_revoked(key)]
+        assert session_of(client) in live
+
+
 async def test_a_second_sign_in_during_a_slow_merge_brings_the_cart_over_once():
     go_on, merging = asyncio.Event(), asyncio.Event()
 
@@ -1042,6 +1064,31 @@ async def test_a_click_long_after_or_for_somebody_else_gets_nothing_of_the_first
             assert "basket" not in (await late.get("/")).text
         assert site.peek(Basket, session_id=new) == ["basket"]
         assert not site.provider.is_revoked(new)
+
+
+async def test_a_request_under_way_during_a_sign_in_does_not_bring_the_old_cookie_back():
+    site = Site()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @site.app.get("/slow")
+    async def slow(session):
+        session["visits"] = 1
+        begun.set()
+        await go_on.wait()
+        return "slow"
+
+    async with browser(site.app) as client:
+        await client.get("/")
+        slow_one = asyncio.create_task(client.get("/slow"))
+        await begun.wait()
+        await client.get("/in/ada")
+        new = session_of(client)
+        go_on.set()
+        response = await slow_one
+        assert response.text == "slow"
+        assert "set-cookie" not in response.headers
+        assert session_of(client) == new
+        assert (await client.get("/who")).json()["user"] == "ada"
 
 
 # -- ended sessions ----------------------------------------------------------------------------------------------------
