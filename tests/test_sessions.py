@@ -967,6 +967,29 @@ async def test_a_merge_that_never_comes_to_an_end_of_changes_still_loses_nothing
     assert len(tries) < 50
 
 
+async def test_a_cart_that_is_being_made_for_the_user_does_not_replace_the_guest_s():
+    making, go_on = asyncio.Event(), asyncio.Event()
+
+    async def create(identifier):
+        if identifier.user_id is not None:
+            making.set()
+            await go_on.wait()
+        return {}
+
+    site = Site(cart={"create": create})
+    async with browser(site.app) as guest, browser(site.app) as other:
+        page = await Page.open(guest)
+        assert ok(await page.send("Cart", "add", item="apple"))
+        await other.get("/in/ada")
+        showing = asyncio.create_task(other.get("/cart"))
+        await making.wait()
+        await guest.get("/in/ada")
+        assert site.peek(Cart, user_id="ada") == ["apple"]
+        go_on.set()
+        await showing
+    assert site.peek(Cart, user_id="ada") == ["apple"]
+
+
 async def double_click(client, count, *, together, path="/in/ada"):
     """Signs in `count` times with the cookie of before, as clicks on one page do; the client keeps the last cookie."""
     headers = {"cookie": f"{COOKIE}={client.cookies[COOKIE]}"}

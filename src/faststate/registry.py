@@ -204,6 +204,9 @@ class StateRegistry:
             values = await values
         if values is None:
             raise StateNotFoundError(f"there is no {identifier.cls_name} {identifier.instance_id or ''}".rstrip())
+        # Meanwhile a sign-in may have brought a guest's state here.
+        if (found := self._entries.get(identifier.key)) is not None:
+            return found
         return self._add(identifier, cls(**{**values, **initial}), ttl)
 
     def _add(self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None) -> Entry:
