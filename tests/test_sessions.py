@@ -1117,6 +1117,22 @@ async def test_a_request_under_way_during_a_sign_in_does_not_bring_the_old_cooki
 # -- ended sessions ----------------------------------------------------------------------------------------------------
 
 
+def test_an_old_cookie_signs_nobody_in_and_its_answer_deletes_no_newer_one(site, client):
+    client.get("/in/ada")
+    client.get("/paint/red")
+    old = client.cookies[COOKIE]
+    client.get("/out")
+    with site.client() as replayer:
+        for path in ("/who", "/out", "/out-sync"):
+            replayer.cookies.set(COOKIE, old)
+            response = replayer.get(path)
+            assert response.json()["user"] is None
+            assert "set-cookie" not in response.headers, path
+        assert response.json()["colour"] is None
+        replayer.cookies.set(COOKIE, old)
+        assert replayer.get("/profile").status_code == 401
+
+
 @pytest.mark.parametrize(("max_age", "expected"), [(60, 60.0), (None, float("inf")), (365 * 86_400, 365 * 86_400.0)])
 def test_how_long_is_taken_from_the_app_s_session_middleware(max_age, expected):
     assert Site(app_options={"max_age": max_age}).provider.sessions.max_age == expected

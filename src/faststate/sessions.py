@@ -118,7 +118,8 @@ class Sessions:
     async def logout(self, context: RequestContext) -> None:
         """Ends the session of a request; see `StateProvider.logout`."""
         old = context.session_id()
-        context.session.clear()
+        if context.session:  # else an answer to an old cookie would take away a newer one
+            context.session.clear()
         context.become(None)
         if old is not None:
             for key in self._registry.keys_of_session(old):
