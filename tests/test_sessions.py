@@ -1133,6 +1133,28 @@ def test_an_old_cookie_signs_nobody_in_and_its_answer_deletes_no_newer_one(site,
         assert replayer.get("/profile").status_code == 401
 
 
+def test_ended_sessions_are_remembered_as_long_as_a_cookie_is_accepted_and_not_for_ever():
+    now = [1_000.0]
+    site = Site(clock=lambda: now[0], app_options={"max_age": 60})
+    assert site.provider.sessions.max_age == 60
+    with site.client() as client:
+        ended = []
+        for _ in range(50):
+            client.get("/in/ada")
+            client.get("/")
+            ended.append(session_of(client))
+            client.get("/out")
+            now[0] += 1
+        assert all(map(site.provider.is_revoked, ended))
+        now[0] = 1_000.0 + 60 + 1  # a cookie signed in the last moment is accepted until here
+        site.provider.registry.hooks.swept()
+        assert all(map(site.provider.is_revoked, ended[1:]))
+        now[0] += 1_000
+        site.provider.registry.hooks.swept()
+        assert not any(map(site.provider.is_revoked, ended))
+        assert len(site.provider.sessions._ended) == 0
+
+
 @pytest.mark.parametrize(("max_age", "expected"), [(60, 60.0), (None, float("inf")), (365 * 86_400, 365 * 86_400.0)])
 def test_how_long_is_taken_from_the_app_s_session_middleware(max_age, expected):
     assert Site(app_options={"max_age": max_age}).provider.sessions.max_age == expected

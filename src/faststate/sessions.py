@@ -23,6 +23,9 @@ __all__ = ["SESSION_MAX_AGE", "Sessions"]
 SESSION_MAX_AGE: Final = 365 * 86_400.0
 """Seconds that an ended session is remembered where the app's session middleware does not say how old cookies get."""
 
+SLACK: Final = 60.0
+"""Seconds that an ended session is remembered beyond that: a cookie's age is counted in whole seconds of another clock,
+and an answer that was under way may have been the last to sign it."""
 
 TWICE: Final = 60.0
 """Seconds within which a second sign-in from the same old cookie (a double click) goes on where the first one led."""
@@ -130,7 +133,7 @@ class Sessions:
         self, context: RequestContext, session_id: str, successor: str | None = None, user_id: str | None = None
     ) -> None:
         now = self._clock()
-        self._ended[session_id] = _Ended(now, now + self.max_age, successor, user_id)
+        self._ended[session_id] = _Ended(now, now + self.max_age + SLACK, successor, user_id)
         pages = self._manager.connections_of(session_id=session_id)
         for connection in pages:
             self._manager.silence(connection)
