@@ -70,6 +70,16 @@ class RequestContext:
             else:
                 session.clear()
 
+    def keep_newer_cookie(self) -> None:
+        """Has the answer set no cookie when the session has ended since the request came: it would be the ended one's,
+        and replace that of whoever has signed in meanwhile."""
+        session = self.connection.scope.get("session")
+        if not session or not hasattr(session, "modified"):
+            return
+        found = session.get(SESSION_ID)
+        if isinstance(found, str) and self.provider.is_revoked(found):
+            session.modified = False
+
     @property
     def session(self) -> Any:
         """The session (a dict). Raises `ConfigurationError` without a session middleware."""

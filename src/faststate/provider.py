@@ -27,7 +27,7 @@ from .exceptions import (
     StateNotRegisteredError,
 )
 from .limits import TokenBuckets
-from .modify import Modify, call_from_anywhere, is_for_scripts
+from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from .page import reload_frame
 from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
@@ -563,11 +563,12 @@ class StateProvider:
         another user was signed in they end, and so does all that was in the cookie. Other tabs load themselves again.
 
         Raises `TypeError` for what is no `UserContext`, `ConfigurationError` without sessions, `IdentifierError` from a
-        websocket, and what a merge hook raises; nobody is signed in then.
+        websocket and for a user without a proper id, and what a merge hook raises; nobody is signed in then.
         """
         if not isinstance(user, UserContext):
             raise TypeError(f"login() takes a UserContext, not {type(user).__name__}")
         context = self.context(request)
+        StateIdentifier(StateScope.USER, "User", user_id=user.id)  # or all users without an id would be "None"
 
         async def login() -> None:
             await self.sessions.login(context, user)
@@ -585,8 +586,14 @@ class StateProvider:
         return self._signed(lambda: self.sessions.logout(context), None)
 
     def _signed(self, change: Callable[[], Any], user: UserContext | None) -> Awaitable[None]:
-        current_user.set(user)
-        return call_from_anywhere(lambda: self._loop, change())
+        async def changed() -> None:
+            await change()
+            current_user.set(user)
+
+        done = call_from_anywhere(lambda: self._loop, changed())
+        if isinstance(done, Settled):
+            current_user.set(user)  # it was set on the loop, and this thread has a context of its own
+        return done
 
     def disconnect_user(self, user_id: Id) -> Awaitable[int]:
         """Ends all streams of a user, whose pages load themselves again; gives how many (int).

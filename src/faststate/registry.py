@@ -205,6 +205,9 @@ class StateRegistry:
             values = await values
         if values is None:
             raise StateNotFoundError(f"there is no {identifier.cls_name} {identifier.instance_id or ''}".rstrip())
+        # Meanwhile a sign-in may have brought a guest's state here.
+        if (found := self._entries.get(identifier.key)) is not None:
+            return found
         return self._add(identifier, cls(**{**values, **initial}), ttl)
 
     def _add(self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None) -> Entry:
@@ -266,7 +269,8 @@ class StateRegistry:
         entry.identifier, entry.bucket = identifier, _bucket(identifier, ttl)
         old = entry.state._committed
         self.commits += 1
-        committed = Committed(identifier, old.version + 1, self.commits, old.encoded, old.run)
+        # The version stays: it tells a state that nobody has changed yet.
+        committed = Committed(identifier, old.version, self.commits, old.encoded, old.run)
         entry.state = entry.state._commit(entry.state._frozen_values(), committed)
         self._enter(entry)
 

@@ -23,6 +23,9 @@ __all__ = ["SESSION_MAX_AGE", "Sessions"]
 SESSION_MAX_AGE: Final = 365 * 86_400.0
 """Seconds that an ended session is remembered where the app's session middleware does not say how old cookies get."""
 
+SLACK: Final = 60.0
+"""Seconds that an ended session is remembered beyond that: a cookie's age is counted in whole seconds of another clock,
+and an answer that was under way may have been the last to sign it."""
 
 TWICE: Final = 60.0
 """Seconds within which a second sign-in from the same old cookie (a double click) goes on where the first one led."""
@@ -38,8 +41,9 @@ class _Ended(NamedTuple):
 
 
 class _Merge(NamedTuple):
-    """A guest's state whose user has one already."""
+    """A guest's state, under `key`, whose user has one already."""
 
+    key: str
     guest: Entry
     users: Entry
     config: StateConfig
@@ -83,11 +87,15 @@ class Sessions:
         """Makes the session of a request `user`'s, under a new id; see `StateProvider.login`."""
         context.refuse_without_cookies()
         before = await context.user()
-        session, old = context.session, self._continued(context, user)
-        same_person = before is None or str(before.id) == str(user.id)
+        session = context.session
+        # The app's loader may not know the session's user any more; to the next one that is somebody else all the same.
+        owner = before.id if before is not None else session.get(USER_ID)
+        same_person = owner is None or str(owner) == str(user.id)
         # First, since it runs the app's own code: when that fails nobody is signed in and nothing has changed.
-        while old is not None and same_person and await self._merge(old, user):
-            pass  # while it waited, another device of the user's may have begun a state that a guest's one would become
+        while (old := self._continued(context, user)) is not None and same_person and await self._merge(old, user):
+            # While it waited, another device of the user's may have begun a state that a guest's one would become, or
+            # a second click on the same button have been the first to sign in.
+            pass
         if not same_person:
             session.clear()  # what one user left in the cookie is not the next one's
         new = context.new_session_id()
@@ -101,17 +109,20 @@ class Sessions:
 
     def _continued(self, context: RequestContext, user: UserContext) -> str | None:
         """The session that a sign-in takes over: that of the cookie, or what it has become by the same sign-in."""
-        found = context.session_id() or context.ended_session
-        ended = self._ended.get(found or "")
-        if ended is None:
-            return found
-        is_twice = ended.user_id == str(user.id) and self._clock() - ended.at < TWICE
-        return ended.successor if is_twice else None
+        own = context.session_id()
+        # Where the cookie's session has ended, its own one began with this request.
+        found = context.ended_session or own
+        while (ended := self._ended.get(found or "")) is not None:
+            if ended.successor is None or ended.user_id != str(user.id) or self._clock() - ended.at >= TWICE:
+                return own if own not in self._ended else None
+            found = ended.successor
+        return found
 
     async def logout(self, context: RequestContext) -> None:
         """Ends the session of a request; see `StateProvider.logout`."""
         old = context.session_id()
-        context.session.clear()
+        if context.session:  # else an answer to an old cookie would take away a newer one
+            context.session.clear()
         context.become(None)
         if old is not None:
             for key in self._registry.keys_of_session(old):
@@ -122,7 +133,7 @@ class Sessions:
         self, context: RequestContext, session_id: str, successor: str | None = None, user_id: str | None = None
     ) -> None:
         now = self._clock()
-        self._ended[session_id] = _Ended(now, now + self.max_age, successor, user_id)
+        self._ended[session_id] = _Ended(now, now + self.max_age + SLACK, successor, user_id)
         pages = self._manager.connections_of(session_id=session_id)
         for connection in pages:
             self._manager.silence(connection)
@@ -170,15 +181,23 @@ class Sessions:
         transaction = Transaction(self._registry, [*free, *(merge.users for merge in merges)])
         try:
             await transaction.begin()
+            if self._are_gone(merges):
+                return True
             for merge in merges:
                 await _bring_in(merge, transaction.copy(merge.users))
+            if self._are_gone(merges):
+                return True
             transaction.commit(transaction.prepare())
             # Before the locks are given back: what waits for the guest's state finds it gone, and nothing is lost.
             for merge in merges:
-                self._registry.drop(merge.guest.identifier.key, merged=True)
+                self._registry.drop(merge.key, merged=True)
         finally:
             transaction.end()
         return True
+
+    def _are_gone(self, merges: list[_Merge]) -> bool:
+        """Whether some of the guest's states went over or ended while this sign-in waited: they are merged once."""
+        return any(self._registry.find(merge.key) is not merge.guest for merge in merges)
 
     def _to_merge(self, session_id: str, user: UserContext) -> Iterator[_Merge]:
         for key in self._registry.keys_of_session(session_id):
@@ -188,7 +207,7 @@ class Sessions:
                 continue
             guest, users = self._registry.find(key), self._registry.find(target.key)
             if guest is not None and users is not None and (guest.state._committed.version > 1 or guest.users):
-                yield _Merge(guest, users, config)
+                yield _Merge(key, guest, users, config)
 
     # -- rights that changed ---------------------------------------------------------------------------------------
 
