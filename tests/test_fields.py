@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 from functools import cached_property
 from typing import Annotated
 
@@ -108,6 +109,15 @@ def test_a_copy_hides_what_the_snapshot_hid(staff, duplicate):
     assert (made.pay, made.label, made.lines, made.notes) == (None, None, None, None)
     assert (made.name, made.grade, made.rank) == ("bob", GRADE, f"{GRADE} of bob")
     hides(vars(made), SECRET)
+
+
+def test_a_snapshot_can_be_pickled_without_what_it_hides(staff):
+    dumped = pickle.dumps(staff._seen_by(BEN))
+    assert SECRET.encode() not in dumped
+    made = pickle.loads(dumped)
+    assert (made.pay, made.label, made.grade, made.name, made._mark) == (None, None, GRADE, "ada", 1)
+    made.name = "bob"  # it belongs to nobody
+    assert made.rank == f"{GRADE} of bob" and made != staff
 
 
 def test_the_default_rendering_asks_no_serializer_for_what_is_hidden(staff):

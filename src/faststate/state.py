@@ -404,6 +404,7 @@ class ReactiveState(BaseModel):
         if made is None:
             body: dict[str, Any] = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
             body |= {"_full_class": cls, "_fs_schema_": cls._fs_schema(), "_hidden_here": hidden}
+            body["__reduce__"] = _reduce_partly_hidden
             body |= {name: property(partial(_computed, name=name)) for name in cls.model_computed_fields}
             # Past pydantic's metaclass, which would build a model anew; this one is the same but for these properties.
             made = ABCMeta.__new__(type(cls), cls.__name__, (cls,), body)
@@ -563,6 +564,17 @@ def _computed(state: ReactiveState, name: str) -> Any:
     if type(fs) is Committed and fs.full is not None:
         return getattr(fs.full, name)
     return getattr(super(type(state), state), name)  # of a copy, which belongs to no provider
+
+
+def _reduce_partly_hidden(state: ReactiveState) -> tuple[Any, ...]:
+    """For pickle, which finds classes by their names, and these have none of their own."""
+    return _partly_hidden, (type(state)._full_class, state._hidden_here, state.__dict__, state.__pydantic_private__)
+
+
+def _partly_hidden(
+    cls: type[ReactiveState], hidden: frozenset[str], values: dict[str, Any], private: Any
+) -> ReactiveState:
+    return cls._partly_hidden_class(hidden)._blank(values, private)
 
 
 def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
