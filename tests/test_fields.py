@@ -9,22 +9,29 @@ from functools import cached_property
 from typing import Annotated
 
 import pytest
+from fasthtml import common as fh
 from pydantic import BaseModel, Field, computed_field, field_serializer
+from starlette.testclient import TestClient
 from typing_extensions import TypedDict
 
 from faststate import (
     AsSignal,
+    Bound,
     EventDefinitionError,
     ReactiveState,
     ServerOnly,
+    StateConfig,
     StateIdentifier,
+    StateProvider,
     StateScope,
     UserContext,
     Visible,
     event,
+    fast_app,
     view,
 )
 from faststate.registry import StateRegistry
+from tests.client import Page
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 SECRET, GRADE = "S3CRET", "GR4DE"  # what must not be found where it is hidden
@@ -35,6 +42,9 @@ BOTH, ROOT, CAT = (
     UserContext("root", roles=["admin"]),
     UserContext("cat"),
 )
+
+
+RENDERED = []
 
 
 class Place(BaseModel):
@@ -81,11 +91,38 @@ class Staff(ReactiveState):
 
     @view
     def card(self):
+        RENDERED.append((self.pay, self.grade))
         return f"{self.name} {self.pay} {self.grade} {self.notes} {self.label} {self.rank} {self.lines} {self.length}"
+
+    @view
+    def frame(self):
+        return fh.Div(self.card())  # a view in a view
 
     @event
     def rename(self, name: str):
         self.name = name
+
+    @event
+    def write(self, pay: str, grade: str):
+        self.pay, self.grade = pay, grade
+        self.notes.append(pay)
+        self.flags[pay.lower()] = pay
+        self.home.street = pay
+
+    @event
+    def show_view(self):
+        self.name = "shown"
+        return fh.Div(self.frame(), id="out")
+
+    @event
+    async def show_self(self):
+        self.name = "shown"
+        yield self
+
+    @event
+    def show_signals(self):
+        self.name = "shown"
+        return fh.Div(*(getattr(self.signal, name) for name in type(self)._fs_schema().signals), id="out")
 
 
 @pytest.fixture
@@ -124,6 +161,75 @@ def test_the_default_rendering_asks_no_serializer_for_what_is_hidden(staff):
     html = str(staff._seen_by(CAT).__ft__())
     hides(html, SECRET, GRADE, "notes", "pay", "lines", "label")
     assert "ada" in html and f"{SECRET}!" in str(staff.__ft__())
+
+
+# -- over HTTP ---------------------------------------------------------------------------------------------------------
+
+
+def viewer_of(request):
+    """The user that the header `x-user` names, such as "hr+boss", by permissions."""
+    name = request.headers.get("x-user")
+    return UserContext(name, roles=["admin"] if name == "root" else [], permissions=name.split("+")) if name else None
+
+
+class Site:
+    """An app with one Staff for all, and its visitors."""
+
+    def __init__(self):
+        self.provider = StateProvider(user_loader=viewer_of)
+        self.provider.register_state(Staff, StateConfig(scope=StateScope.GLOBAL))
+        self.provider.register_state(Form, StateConfig(scope=StateScope.GLOBAL))
+        self.app, rt = fast_app(state_provider=self.provider, pico=False, secret_key="for tests")
+
+        @rt("/")
+        def index(staff: Staff):
+            return fh.Titled(
+                "Staff", staff, staff.frame(), *signals(staff), repr(staff), staff.model_dump_json(exclude={"notes"})
+            )
+
+        @rt("/form")
+        def form(form: Form):
+            return fh.Titled("Form", form.signal.text)
+
+    @property
+    def staff(self):
+        return self.provider.registry.peek("global:Staff")
+
+
+def signals(state):
+    return [getattr(state.signal, name) for name in Staff._fs_schema().signals]
+
+
+class Form(ReactiveState):
+    text: Annotated[Bound[str], HR] = SECRET
+    open: Bound[str] = ""
+    maybe: Annotated[Bound[str | None], BOSS] = GRADE
+    saved: int = 0
+
+    @event
+    def save(self):
+        self.saved += 1
+
+
+@pytest.fixture
+def site():
+    return Site()
+
+
+def page_of(site, who=None, path="/"):
+    client = TestClient(site.app, headers={"x-user": who} if who else {})
+    return Page(client, path)
+
+
+@pytest.mark.parametrize("name", ["show_view", "show_self", "show_signals"])
+@pytest.mark.parametrize("who", [None, "cat", "hr", "boss", "hr+boss", "root"])
+def test_what_an_event_shows_of_its_state_hides_what_its_user_may_not_see(site, who, name):
+    response = page_of(site, who).send("Staff", name)
+    assert response.status_code == 200 and "ada" not in response.text and "shown" in response.text
+    has = {marker for marker in (SECRET, GRADE) if marker in response.text}
+    assert has == ({SECRET} if "hr" in (who or "") else set()) | ({GRADE} if "boss" in (who or "") else set()) | (
+        {SECRET, GRADE} if who == "root" else set()
+    )
 
 
 # -- what is refused when the class is made ----------------------------------------------------------------------------

@@ -384,14 +384,28 @@ class ReactiveState(BaseModel):
         committed = self._committed
         made = committed.seen.get(hidden)
         if made is None:
-            kept = self.__dict__  # besides the fields it may hold what a cached property made of them
-            values = {name: None if name in hidden else kept[name] for name in type(self).__pydantic_fields__}
-            made = type(self)._partly_hidden_class(hidden)._blank(values, self.__pydantic_private__)
-            encoded = {name: "" if name in hidden else value for name, value in committed.encoded.items()}
-            own = Committed(committed.identifier, committed.version, committed.commit, encoded, committed.run, self)
-            object.__setattr__(made, "_fs", own)
-            committed.seen[hidden] = made
+            made = committed.seen[hidden] = self._partly(hidden, committed)
         return cast(Self, made)
+
+    def _partly(self, hidden: frozenset[str], committed: Committed) -> ReactiveState:
+        kept = self.__dict__  # besides the fields it may hold what a cached property made of them
+        values = {name: None if name in hidden else kept[name] for name in type(self).__pydantic_fields__}
+        made = type(self)._partly_hidden_class(hidden)._blank(values, self.__pydantic_private__)
+        encoded = {name: "" if name in hidden else value for name, value in self._wire().items()}
+        own = Committed(committed.identifier, committed.version, committed.commit, encoded, committed.run, self)
+        object.__setattr__(made, "_fs", own)
+        return made
+
+    def _shown_by_event(self) -> ReactiveState:
+        """This working copy as the user may see it who sent the event: where it is shown, it goes to that user's page.
+
+        Also where nothing is hidden from that user, since views are rendered as if nobody asked, and may show others.
+        """
+        fs = self._fs
+        schema = type(self)._fs_schema()
+        if type(fs) is not Working or not schema.restricted:
+            return self
+        return self._whole()._partly(schema.hidden_from(current_user.get()), fs.base._committed)
 
     @classmethod
     def _partly_hidden_class(cls, hidden: frozenset[str]) -> type[ReactiveState]:
@@ -484,13 +498,13 @@ class ReactiveState(BaseModel):
     @property
     def signal(self) -> Any:
         """The state's signals: `state.signal.count` is a `SignalRef`."""
-        return _Signals(self)
+        return _Signals(self._shown_by_event())
 
     def _show(self, view: View) -> ViewFragment:
         page = current_page.get()
         if page is not None and self._is_committed:
             page.show(self, view.name)
-        return ViewFragment(self._render(view))
+        return ViewFragment(self._shown_by_event()._render(view))
 
     def _render(self, view: View) -> str:
         """The view's HTML, made once per commit. A view cannot see who looks: all share its bytes."""
