@@ -107,10 +107,14 @@ class Schema:
         self.events: dict[str, Event[Any, Any]] = {}
         self.views: dict[str, View] = {}
         for klass in reversed(cls.__mro__):
+            # Who overrides an event keeps its guards, and may add to them: a bare @event must not open what was closed.
+            overridden = dict(self.events)
             for name, value in vars(klass).items():
                 self.events.pop(name, None)
                 self.views.pop(name, None)
                 if isinstance(value, Event):
+                    if name in overridden:
+                        value.rule = overridden[name].rule | value.rule
                     self.events[name] = value
                 elif isinstance(value, View):
                     self.views[name] = value

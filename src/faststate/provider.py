@@ -308,10 +308,11 @@ class StateProvider:
         found = connection.scope.get("faststate")
         if isinstance(found, RequestContext) and found.provider is self:
             return found
-        context = RequestContext(self, connection)
         if found is None:
-            connection.scope["faststate"] = context
-        return context
+            context = connection.scope["faststate"] = RequestContext(self, connection)
+            return context
+        others: dict[StateProvider, RequestContext] = connection.scope.setdefault("faststate_others", {})
+        return others.get(self) or others.setdefault(self, RequestContext(self, connection))
 
     async def get_state(
         self,
@@ -407,7 +408,7 @@ class StateProvider:
                 return
             await self._ask_to_read(context, changed)
         # Commits come faster than the rule answers: they wait for once.
-        async with self.registry.locked(checked):
+        async with self.registry.locked(checked), self.registry.answer_in_time("the rule of a state"):
             await self._ask_to_read(context, checked)
 
     async def _ask_to_read(self, context: RequestContext, entries: Iterable[Entry]) -> None:

@@ -154,6 +154,12 @@ class Rechecks:
                 await authorize(user, config.rule, state, owner_id=config.owner_of(state))
         except AccessError:
             return "denied"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            logger.error("the rule of %s was cancelled; the stream is ended", config.state_name)
+            return "failed"
         except Exception:
             logger.exception("the rule of %s failed; the stream is ended", config.state_name)
             return "failed"

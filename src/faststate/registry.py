@@ -413,6 +413,17 @@ class StateRegistry:
         self.touch(entry)
 
     @contextlib.asynccontextmanager
+    async def answer_in_time(self, what: str) -> AsyncIterator[None]:
+        """Gives the app's own code, run while locks are held, as long as a lock may take; else `LockTimeoutError`."""
+        try:
+            async with asyncio.timeout(self.lock_timeout):
+                yield
+        except TimeoutError as error:
+            if isinstance(error, LockTimeoutError):
+                raise
+            raise LockTimeoutError(f"{what} took more than {self.lock_timeout:g} s") from error
+
+    @contextlib.asynccontextmanager
     async def locked(self, entries: Iterable[Entry]) -> AsyncIterator[None]:
         """Holds the locks of some states, so that nothing is committed to them. Raises `LockTimeoutError`."""
         owner = object()

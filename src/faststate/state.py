@@ -197,9 +197,12 @@ class ReactiveState(BaseModel):
         if "_full_class" in vars(cls):
             return
         annotations = inspect.get_annotations(cls)
+        for klass in cls.__mro__:  # a mixin makes no class of ours, and is checked where it is used
+            if klass is cls or not issubclass(klass, BaseModel):
+                for name, value in list(vars(klass).items()):
+                    if not isinstance(value, Event):
+                        _refuse_guard(f"{klass.__name__}.{name}", value)
         for name, value in list(vars(cls).items()):
-            if not isinstance(value, Event):
-                _refuse_guard(f"{cls.__name__}.{name}", value)
             if name == "__ft__" and isinstance(value, types.FunctionType):
                 setattr(cls, name, View(value, name))
             elif name in _OWN_NAMES or (isinstance(value, Event | View) and name in _RESERVED):
@@ -577,7 +580,10 @@ def _computed(state: ReactiveState, name: str) -> Any:
     fs = state._fs
     if type(fs) is Committed and fs.full is not None:
         return getattr(fs.full, name)
-    return None  # of a copy, which has not got what it would be computed from
+    try:
+        return getattr(super(type(state), state), name)  # of a copy, which belongs to no provider
+    except Exception:
+        return None  # which has not got what it would be computed from
 
 
 def _reduce_partly_hidden(state: ReactiveState) -> tuple[Any, ...]:
