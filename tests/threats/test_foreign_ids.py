@@ -418,7 +418,7 @@ def test_half_a_character_as_an_id_is_refused(attacker):
 ALIKE = [
     "a", "A", "a ", " a", "a\0", "a/", "a//", "a:b", "a%3Ab", "a%253Ab", "a_3a_b", "a.b", "a-b", "a_b", "ab", "1", "01",
     "+1", "1.0", "\uff11", unicodedata.normalize("NFC", "e\u0301"), "e\u0301", "None", "null", "__proto__",
-    "component", "x:component:y", "\U0001f4a5", "\u2028", "*", "%", "%25", "..%2f", "'\"<>&",
+    "component", "x:component:y", "\U0001f4a5", "\u2028", "*", "%", "%25", "%C3%A9", "%20a", "..%2f", "'\"<>&",
 ]  # fmt: skip
 
 
