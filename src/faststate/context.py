@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from .auth import UserContext
 from .exceptions import ConfigurationError, FastStateError, IdentifierError
 from .page import PageContent
+from .registry import Entry
 from .state import ReactiveState
 from .tokens import binding
 
@@ -69,6 +70,16 @@ class RequestContext:
             else:
                 session.clear()
 
+    def keep_newer_cookie(self) -> None:
+        """Has the answer set no cookie when the session has ended since the request came: it would be the ended one's,
+        and replace that of whoever has signed in meanwhile."""
+        session = self.connection.scope.get("session")
+        if not session or not hasattr(session, "modified"):
+            return
+        found = session.get(SESSION_ID)
+        if isinstance(found, str) and self.provider.is_revoked(found):
+            session.modified = False
+
     @property
     def session(self) -> Any:
         """The session (a dict). Raises `ConfigurationError` without a session middleware."""
@@ -108,6 +119,10 @@ class RequestContext:
             # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
             self._user_known = self._user is not None
         return self._user
+
+    def readable(self, entry: Entry) -> ReactiveState:
+        """The snapshot of a state that may be shown: the newest, or the one that the class's own rule let through."""
+        return self.asked.get(entry.identifier.key, entry.state)
 
     def become(self, user: UserContext | None) -> None:
         """From here on the request is `user`'s."""

@@ -331,8 +331,6 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
     provider = context.provider
     while True:
         found = await _followed(context, shown)
-        for key in found.states:
-            await provider.rechecks.settled(key)
         try:
             await provider.still_readable(context, [entry for entry, _ in found.states.values()])
         except AccessError:
@@ -411,20 +409,34 @@ async def open_connection(
     shown = await verify_tokens(context, tokens)
     _refuse_too_many(provider, context)
     user = await context.user()
-    # Behind it nothing is awaited: what is committed from now on is told to this connection.
-    followed, vanish = await _followed_by_now(context, shown)
-    if not followed:
-        return vanish + reload_frame() if vanish and not is_first else None
+    if provider.is_revoked(context.session_id() or ""):
+        raise StaleTokens  # ended while the user was being loaded
+    _refuse_too_many(provider, context)  # again, since many may have come this far at once
     connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
+    manager = provider.sse_manager
+    manager.announce(connection)  # rights that change while they are asked about end it, as any other
+    try:
+        # Behind it nothing is awaited: what is committed from now on is told to this connection.
+        followed, vanish = await _followed_by_now(context, shown)
+    except BaseException:
+        manager.remove_connection(connection.id)
+        raise
+    if connection.closed or connection.silent:
+        return connection
+    if not followed:
+        manager.remove_connection(connection.id)
+        return vanish + reload_frame() if vanish and not is_first else None
     hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
-    provider.sse_manager.add_connection(
-        connection, followed, {key: views for key, (_, views) in followed.items()}, hidden
-    )
+    begins = {key: context.asked[key] for key in followed if key in context.asked}
+    manager.add_connection(connection, followed, {key: views for key, (_, views) in followed.items()}, hidden, begins)
     epoch, _, number = (position or "").partition(".")
     seen = int(number) if epoch == provider.registry.epoch and number.isdecimal() and len(number) < 20 else -1
     for key, (entry, _) in followed.items():
-        # A page does not say what it could see: with rights that have changed, an old position is not enough.
-        if entry.state._committed.commit > seen or type(entry.state)._fs_schema().restricted:
+        # A page does not say what it could see: with rights that have changed, an old position is not enough. What one
+        # has had and lost has vanished from the page, which has a position all the same.
+        restricted = type(entry.state)._fs_schema().restricted
+        may_have_vanished = not is_first and provider.config_of(type(entry.state)).rule.restricts
+        if entry.state._committed.commit > seen or restricted or may_have_vanished:
             connection.notify(key, None)
     if vanish:
         connection.send_frame(vanish)

@@ -92,6 +92,8 @@ def _markers(metadata: Any) -> set[_Marker]:
 
 
 def _permission(where: str, metadata: Any) -> str | None:
+    if Visible in metadata:
+        raise EventDefinitionError(f"{where}: write Visible('the permission'), which names who may see it")
     found = {mark.permission for mark in metadata if isinstance(mark, Visible)}
     if len(found) > 1:
         raise EventDefinitionError(f"{where} is marked Visible for {' and '.join(sorted(found))}: name one permission")
@@ -146,7 +148,9 @@ class Schema:
             marks = _markers(metadata)
             if _Marker.SERVER_ONLY in marks:  # pydantic has no way to keep it out of dumps
                 raise EventDefinitionError(f"{cls.__name__}.{name} is ServerOnly: make it a plain property instead")
-            if (permission := _permission(f"{cls.__name__}.{name}", metadata)) is not None:
+            where = f"{cls.__name__}.{name}"
+            _refuse_buried_markers(where, get_args(info.return_type)[0] if metadata else info.return_type, set())
+            if (permission := _permission(where, metadata)) is not None:
                 self.restricted[name] = permission
             if _is_scalar(info.return_type) or _Marker.AS_SIGNAL in marks:
                 signals.append(name)

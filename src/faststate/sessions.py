@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from .auth import UserContext
 from .config import StateConfig
@@ -17,18 +16,16 @@ from .registry import Entry, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
 from .sse import SSEConnection, SSEManager
 from .state import ReactiveState
-from .transaction import Transaction
+from .transaction import Transaction, current_holder
 
 __all__ = ["SESSION_MAX_AGE", "Sessions"]
-
-logger = logging.getLogger("faststate")
 
 SESSION_MAX_AGE: Final = 365 * 86_400.0
 """Seconds that an ended session is remembered where the app's session middleware does not say how old cookies get."""
 
-MERGE_TRIES: Final = 5
-"""How often a merge is begun anew because the guest's state changed while it ran."""
-
+SLACK: Final = 60.0
+"""Seconds that an ended session is remembered beyond that: a cookie's age is counted in whole seconds of another clock,
+and an answer that was under way may have been the last to sign it."""
 
 TWICE: Final = 60.0
 """Seconds within which a second sign-in from the same old cookie (a double click) goes on where the first one led."""
@@ -44,10 +41,10 @@ class _Ended(NamedTuple):
 
 
 class _Merge(NamedTuple):
-    """A guest's state whose user has one already."""
+    """A guest's state, under `key`, whose user has one already."""
 
+    key: str
     guest: Entry
-    guests: ReactiveState
     users: Entry
     config: StateConfig
 
@@ -90,10 +87,15 @@ class Sessions:
         """Makes the session of a request `user`'s, under a new id; see `StateProvider.login`."""
         context.refuse_without_cookies()
         before = await context.user()
-        session, old = context.session, self._continued(context, user)
-        same_person = before is None or str(before.id) == str(user.id)
+        session = context.session
+        # The app's loader may not know the session's user any more; to the next one that is somebody else all the same.
+        owner = before.id if before is not None else session.get(USER_ID)
+        same_person = owner is None or str(owner) == str(user.id)
         # First, since it runs the app's own code: when that fails nobody is signed in and nothing has changed.
-        merges = await self._merge(old, user) if old is not None and same_person else []
+        while (old := self._continued(context, user)) is not None and same_person and await self._merge(old, user):
+            # While it waited, another device of the user's may have begun a state that a guest's one would become, or
+            # a second click on the same button have been the first to sign in.
+            pass
         if not same_person:
             session.clear()  # what one user left in the cookie is not the next one's
         new = context.new_session_id()
@@ -101,25 +103,26 @@ class Sessions:
         context.become(user)
         if old is None:
             return
-        for merge in merges:
-            self._registry.drop(merge.guest.identifier.key, merged=True)
         for key in self._registry.keys_of_session(old):
             self._hand_over(key, new if same_person else None, user)
         self._end(context, old, successor=new, user_id=str(user.id))
 
     def _continued(self, context: RequestContext, user: UserContext) -> str | None:
         """The session that a sign-in takes over: that of the cookie, or what it has become by the same sign-in."""
-        found = context.session_id() or context.ended_session
-        ended = self._ended.get(found or "")
-        if ended is None:
-            return found
-        is_twice = ended.user_id == str(user.id) and self._clock() - ended.at < TWICE
-        return ended.successor if is_twice else None
+        own = context.session_id()
+        # Where the cookie's session has ended, its own one began with this request.
+        found = context.ended_session or own
+        while (ended := self._ended.get(found or "")) is not None:
+            if ended.successor is None or ended.user_id != str(user.id) or self._clock() - ended.at >= TWICE:
+                return own if own not in self._ended else None
+            found = ended.successor
+        return found
 
     async def logout(self, context: RequestContext) -> None:
         """Ends the session of a request; see `StateProvider.logout`."""
         old = context.session_id()
-        context.session.clear()
+        if context.session:  # else an answer to an old cookie would take away a newer one
+            context.session.clear()
         context.become(None)
         if old is not None:
             for key in self._registry.keys_of_session(old):
@@ -130,7 +133,7 @@ class Sessions:
         self, context: RequestContext, session_id: str, successor: str | None = None, user_id: str | None = None
     ) -> None:
         now = self._clock()
-        self._ended[session_id] = _Ended(now, now + self.max_age, successor, user_id)
+        self._ended[session_id] = _Ended(now, now + self.max_age + SLACK, successor, user_id)
         pages = self._manager.connections_of(session_id=session_id)
         for connection in pages:
             self._manager.silence(connection)
@@ -167,37 +170,44 @@ class Sessions:
         else:
             self._registry.rename(key, target, config.ttl)
 
-    async def _merge(self, session_id: str, user: UserContext) -> list[_Merge]:
-        """Brings the guest's states into those that the user has already, all of them or none."""
-        for _ in range(MERGE_TRIES):
-            merges = list(self._to_merge(session_id, user))
-            if not merges:
-                return []
-            transaction = Transaction(self._registry, [merge.users for merge in merges])
-            try:
-                await transaction.begin()
-                for merge in merges:
-                    await _bring_in(merge, transaction.copy(merge.users))
-                prepared = transaction.prepare()
-                # From here nothing is awaited until the guest's states are gone: what is added to a cart meanwhile is
-                # either in what was merged, or refused.
-                if all(merge.guest.state is merge.guests for merge in merges):
-                    transaction.commit(prepared)
-                    return merges
-            finally:
-                transaction.end()
-        logger.warning("a guest's states changed all the time while they were merged; the user's own stay as they are")
-        return []
+    async def _merge(self, session_id: str, user: UserContext) -> bool:
+        """Brings the guest's states into those that the user has already, all of them or none; False without any."""
+        merges = list(self._to_merge(session_id, user))
+        if not merges:
+            return False
+        holder = current_holder.get()
+        # An event of the guest's state that signs its user in holds that state's lock: nobody else changes it now.
+        free = [merge.guest for merge in merges if holder is None or merge.guest.owner is not holder.identity]
+        transaction = Transaction(self._registry, [*free, *(merge.users for merge in merges)])
+        try:
+            await transaction.begin()
+            if self._are_gone(merges):
+                return True
+            for merge in merges:
+                await _bring_in(merge, transaction.copy(merge.users))
+            if self._are_gone(merges):
+                return True
+            transaction.commit(transaction.prepare())
+            # Before the locks are given back: what waits for the guest's state finds it gone, and nothing is lost.
+            for merge in merges:
+                self._registry.drop(merge.key, merged=True)
+        finally:
+            transaction.end()
+        return True
 
-    def _to_merge(self, session_id: str, user: UserContext) -> Any:
+    def _are_gone(self, merges: list[_Merge]) -> bool:
+        """Whether some of the guest's states went over or ended while this sign-in waited: they are merged once."""
+        return any(self._registry.find(merge.key) is not merge.guest for merge in merges)
+
+    def _to_merge(self, session_id: str, user: UserContext) -> Iterator[_Merge]:
         for key in self._registry.keys_of_session(session_id):
             target = self._target(StateIdentifier.parse(key), session_id, user)
             config = self._config_named(target.cls_name) if target is not None else None
             if target is None or config is None or target.scope is not StateScope.USER:
                 continue
             guest, users = self._registry.find(key), self._registry.find(target.key)
-            if guest is not None and users is not None and guest.state._committed.version > 1:
-                yield _Merge(guest, guest.state, users, config)
+            if guest is not None and users is not None and (guest.state._committed.version > 1 or guest.users):
+                yield _Merge(key, guest, users, config)
 
     # -- rights that changed ---------------------------------------------------------------------------------------
 
@@ -217,10 +227,10 @@ class Sessions:
 
 async def _bring_in(merge: _Merge, users: ReactiveState) -> None:
     if merge.config.merge is not None:
-        outcome = merge.config.merge(users, merge.guests)
+        outcome = merge.config.merge(users, merge.guest.state)
         if inspect.isawaitable(outcome):
             await outcome
-    elif users is not None and merge.users.state._committed.version == 1:
-        values: Mapping[str, Any] = copy.deepcopy(merge.guests).__dict__  # ordinary lists and dicts, not shared ones
-        for name in type(merge.guests).model_fields:
-            setattr(users, name, values[name])
+    elif merge.users.state._committed.version == 1:
+        loose = copy.deepcopy(merge.guest.state)  # with ordinary lists and dicts
+        for name in type(loose).model_fields:
+            setattr(users, name, getattr(loose, name))

@@ -64,6 +64,8 @@ class Users:
         if getattr(user, "is_authenticated", False) is True:  # Starlette's AuthenticationMiddleware
             user_id = getattr(user, "username", None) or getattr(user, "identity", None)
             permissions = list(getattr(auth, "scopes", ()))
+            if not user_id:
+                return None
         elif hasattr(user, "is_authenticated"):
             return None  # that middleware's word counts: nobody is there, whatever the session remembers
         if user_id is None and isinstance(auth, str | int) and not isinstance(auth, bool):

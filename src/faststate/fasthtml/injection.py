@@ -91,15 +91,16 @@ class _Injection:
             wanted_by_it = (connection,) if inspect.signature(dependency).parameters else ()
             filled[name] = await _call(dependency, *wanted_by_it)
         context = self.provider.context(connection)
-        user = await context.user()
+        # Not asked for nothing: a Beforeware may be about to say who it is.
+        user = await context.user() if entries else None
         for provider in {owner for _, owner in self.states}:
             own = [
                 entries[wanted.name] for wanted, owner in self.states if owner is provider and wanted.name in entries
             ]
             await provider.still_readable(provider.context(connection), own)
         # From here nothing is awaited: all states are taken at one moment, with no event half done between two of them.
-        context.page.refresh()
-        return {**filled, **{name: entry.state._seen_by(user) for name, entry in entries.items()}}
+        context.page.refresh(context.asked)
+        return {**filled, **{name: context.readable(entry)._seen_by(user) for name, entry in entries.items()}}
 
 
 async def _resolve(provider: StateProvider, wanted: StateParameter, connection: HTTPConnection) -> Entry:
