@@ -296,8 +296,8 @@ class Element(NamedTuple):
     attributes: tuple[tuple[str, str | None], ...]
 
     def get(self, name: str) -> str | None:
-        """The value of an attribute, or None."""
-        return dict(self.attributes).get(name)
+        """The value of an attribute, or None; that of an event without Datastar's modifiers in its name."""
+        return {known.partition("__case")[0]: value for known, value in self.attributes}.get(name)
 
 
 class _Parser(HTMLParser):
@@ -311,7 +311,8 @@ class _Parser(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append(Element(tag, tuple(attrs)))
         self.shape.append(("<", tag, *(name for name, _ in attrs)))
-        self._open.append((tag, dict(attrs).get("id")))
+        known = dict(attrs)
+        self._open.append((tag, next((known[n] for n in ("id", "data-text", "data-fs-view") if n in known), None)))
 
     def handle_endtag(self, tag: str) -> None:
         self.shape.append(("</", tag))
@@ -337,7 +338,8 @@ class _Parser(HTMLParser):
 
 
 class Document:
-    """Parsed HTML: its `elements`, its `shape` (tags and attribute names, no values), text by element id (`texts`)."""
+    """Parsed HTML: its `elements`, its `shape` (tags and attribute names, no values), the `texts` of
+    those elements that have an id, else by their signal or view."""
 
     def __init__(self, html: str) -> None:
         parser = _Parser()
