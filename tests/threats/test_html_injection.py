@@ -70,7 +70,7 @@ def seeded(document):
         attribute = element.get("data-signals")
         if attribute is not None:
             # Datastar compiles the attribute: it reads these even inside of strings.
-            assert not set(attribute) & set("@;/`$"), attribute
+            assert not set(attribute) & set("@;/`$") and "\\\\" not in attribute, attribute
             assert attribute.isascii() and attribute.isprintable(), attribute
             found |= {k: v for k, v in json.loads(attribute).items() if k != "_fs"}
     return found
@@ -81,7 +81,8 @@ def arguments_in(expression):
     start = expression.index("$_fs.o({a:") + len("$_fs.o({a:")
     decoded, end = json.JSONDecoder().raw_decode(expression, start)
     literal = expression[start:end]
-    assert not set(literal) & set("@;/`$") and literal.isascii() and literal.isprintable(), literal
+    assert not set(literal) & set("@;/`$") and "\\\\" not in literal, literal
+    assert literal.isascii() and literal.isprintable(), literal
     return decoded, expression[:start] + expression[end:]
 
 
