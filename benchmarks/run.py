@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import statistics
 import time
@@ -32,7 +33,7 @@ class Counter(ReactiveState):
         self.count += by
 
 
-provider = StateProvider()
+provider = StateProvider(event_rate=math.inf)
 provider.register_state(Counter)
 live_app, live_rt = fast_app(state_provider=provider, secret_key="benchmark")
 plain_app, plain_rt = fh.fast_app(secret_key="benchmark")

@@ -35,12 +35,12 @@ def from_catalog(identifier: StateIdentifier):
     return {"sku": sku, **CATALOG[sku]} if sku in CATALOG else None
 
 
-@provider.state(scope=StateScope.GLOBAL)
+@provider.state(scope=StateScope.GLOBAL, public=True)  # every order may write it
 class Announcement(ReactiveState):
     text: str = "Everything ships today."
 
 
-@provider.state(scope=StateScope.RECORD, create=from_catalog)
+@provider.state(scope=StateScope.RECORD, create=from_catalog, public=True)  # anybody may take from the shelf
 class ProductState(ReactiveState):
     sku: str
     name: str

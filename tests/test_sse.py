@@ -34,8 +34,8 @@ from faststate import (
     fast_app,
     view,
 )
+from faststate.context import RequestContext
 from faststate.dispatch import open_connection
-from faststate.provider import RequestContext
 from faststate.sse import MAX_MESSAGES
 from faststate.tokens import Shown, binding
 

@@ -14,7 +14,7 @@ from faststate.views import ViewFragment, render_ft
 
 from .test_state import commit
 
-BOX = '<span data-fs-view="Page.shown" style="display:contents">{}</span>'
+BOX = '<slot data-fs-view="Page.shown">{}</slot>'
 
 
 def shown(content):
@@ -67,7 +67,7 @@ def test_a_view_has_one_root_that_says_which_view_it_is(content, html):
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=10))
 def test_text_is_never_markup(text):
     html = shown([text])
-    inner = html.removeprefix(BOX.split("{}", maxsplit=1)[0]).removesuffix("</span>")
+    inner = html.removeprefix(BOX.split("{}", maxsplit=1)[0]).removesuffix("</slot>")
     assert not set(inner) & set("<>")
     assert "<" not in render_ft(text)
 

@@ -1,6 +1,7 @@
 """FastState: scoped, authorised, live server state for FastHTML."""
 
-from .auth import UserContext, current_request, current_user, get_current_request, get_current_user
+from .auth import UserContext, current_request, current_user, get_current_request, get_current_user, requires_auth
+from .config import StateConfig
 from .events import event, expr
 from .exceptions import (
     AccessError,
@@ -14,6 +15,7 @@ from .exceptions import (
     EventError,
     FastStateError,
     IdentifierError,
+    LimitError,
     LockTimeoutError,
     MissingDependencyError,
     NotStartedError,
@@ -23,12 +25,13 @@ from .exceptions import (
     UnknownEventError,
 )
 from .fasthtml import fast_app
+from .fields import AsSignal, Bound, ServerOnly, Visible
 from .parameters import Component, Depends, Record
-from .provider import StateConfig, StateProvider
+from .provider import StateProvider
 from .registry import StateRegistry
 from .scopes import StateIdentifier, StateScope
 from .sse import SSEConnection, SSEManager, StateEventHandler
-from .state import AsSignal, Bound, ReactiveState, ServerOnly
+from .state import ReactiveState
 from .views import view
 
 __version__ = "0.1.0"
@@ -49,6 +52,7 @@ __all__ = [
     "EventError",
     "FastStateError",
     "IdentifierError",
+    "LimitError",
     "LockTimeoutError",
     "MissingDependencyError",
     "NotStartedError",
@@ -68,6 +72,7 @@ __all__ = [
     "StateScope",
     "UnknownEventError",
     "UserContext",
+    "Visible",
     "current_request",
     "current_user",
     "event",
@@ -75,5 +80,6 @@ __all__ = [
     "fast_app",
     "get_current_request",
     "get_current_user",
+    "requires_auth",
     "view",
 ]

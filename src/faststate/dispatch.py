@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from .auth import authorize, current_user
+from .auth import READ, authorize
+from .context import RequestContext
 from .events import Event, RawArguments
 from .exceptions import (
     AccessError,
     EventArgumentError,
     EventDefinitionError,
     IdentifierError,
+    LimitError,
     UnknownEventError,
 )
-from .page import RELOAD
-from .provider import Origin, RequestContext, StateProvider, origin_of_commits
-from .registry import Commit, Entry
-from .scopes import StateIdentifier, StateScope
-from .sse import SSEConnection, snapshot_frame
+from .page import reload_frame
+from .provider import Origin, StateProvider, origin_of_commits
+from .registry import Entry
+from .scopes import StateIdentifier, StateScope, namespace_of
+from .sse import SSEConnection, snapshot_frame, vanish_frame
 from .state import ReactiveState
 from .tokens import Shown
-from .transaction import run_event
+from .transaction import Guard, run_event
 from .views import render_ft
 from .wire import depth_of, elements_frame, signals_frame, to_wire
 
@@ -35,10 +37,7 @@ __all__ = [
     "ForgedTokens",
     "StaleTokens",
     "dispatch",
-    "message_frame",
     "open_connection",
-    "owner_of",
-    "reload_frame",
     "safe_location",
     "tokens_of",
     "verify_tokens",
@@ -197,25 +196,23 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
         raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
     shown = await verify_tokens(context, call.tokens)
     config = provider.config_of(cls)
-    has_ids = config.scope in (StateScope.COMPONENT, StateScope.RECORD, StateScope.TEMPORARY)
-    if has_ids and not any(s.name == call.state and s.instance_id == call.instance_id for s in shown):
+    if config.has_ids and not any(s.name == call.state and s.instance_id == call.instance_id for s in shown):
         raise ForgedTokens(f"no page of this session shows that {call.state}")
-    if not has_ids and call.instance_id is not None:
+    if not config.has_ids and call.instance_id is not None:
         raise EventArgumentError(f"{call.state} has no ids")
     request = context.connection
     if config.scope is StateScope.TEMPORARY:
         await _refuse_to_remake(context, call.state, call.instance_id)
-    entry = await provider.resolve(cls, request, **_ids(config.scope, call.instance_id), show=False)
-    user = await context.user()
-    current_user.set(user)
-    authorize(user, event.rule, owner_of(entry))
+    entry, guard = await provider.resolve_for(
+        event.name, cls, request, rule=event.rule, **_ids(config.scope, call.instance_id)
+    )
     arguments = event.arguments.validate(
         RawArguments(call.explicit, call.form, call.query, {**call.bound, **call.signals}, call.is_form)
     )
     arguments = {**event.arguments.defaults, **arguments}
-    others = await _others(provider, context, event, arguments)
-    bound = _bound_values(cls, call.bound)
-    followed = {} if live is not None else await _followed(context, shown)
+    others, guards = await _others(provider, context, f"{call.state}.{event.name}", event, arguments)
+    bound = _bound_values(cls, call.bound, schema.hidden_from(await context.user()))
+    followed = {} if live is not None else (await _followed(context, shown)).states
     key = entry.identifier.key
     origin = Origin(live.id if live is not None else None, key, {})
 
@@ -237,6 +234,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             others,
             bound=take_bound,
             nonce=f"{context.session_id()}:{call.nonce}" if call.nonce else None,
+            guards=[*guards, guard] if guard is not None else guards,
             render=lambda result: _frames_of(event, result),
         )
         ran = False
@@ -245,9 +243,10 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             ran = True
             provider.repeated += step.repeated
             if step.repeated:  # the first answer was lost, and with it what had changed
-                frames = b"".join(snapshot_frame(e.state, frozenset(views)) for e, views in followed.values())
+                changed = list(followed)
             else:
-                frames = _snapshots(origin.commits, followed)
+                changed = [commit.new._committed.identifier.key for commit in origin.commits]
+            frames = await _snapshots(context, changed, followed)
             origin.commits.clear()
             yield Effect(frames + (step.result or b""), step.repeated)
     finally:
@@ -256,9 +255,9 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
 
 
 async def _others(
-    provider: StateProvider, context: RequestContext, event: Event[Any, Any], arguments: Mapping[str, Any]
-) -> dict[str, Entry]:
-    found = {}
+    provider: StateProvider, context: RequestContext, action: str, event: Event[Any, Any], arguments: Mapping[str, Any]
+) -> tuple[dict[str, Entry], list[Guard]]:
+    found, guards = {}, []
     for parameter in event.arguments.states:
         component = parameter.component.component_id if parameter.component else None
         record = None
@@ -269,40 +268,46 @@ async def _others(
                     f"{event.name}: {parameter.name} is the record whose id is the argument "
                     f"{parameter.record.argument!r}, which it has not"
                 )
-        found[parameter.name] = await provider.resolve(
-            parameter.cls, context.connection, component_id=component, record_id=record, show=False
+        found[parameter.name], guard = await provider.resolve_for(
+            action, parameter.cls, context.connection, component_id=component, record_id=record
         )
-    return found
+        if guard is not None:
+            guards.append(guard)
+    return found, guards
 
 
-def owner_of(entry: Entry) -> Any:
-    """The id of a state's owner: its field `user_id` or `owner_id`, else the user of its key; None for nobody."""
-    state = entry.state
-    for name in ("user_id", "owner_id"):
-        if name in type(state).model_fields and getattr(state, name) is not None:
-            return getattr(state, name)
-    return entry.identifier.user_id
-
-
-def _bound_values(cls: type[ReactiveState], given: Mapping[str, Any]) -> dict[str, Any]:
+def _bound_values(cls: type[ReactiveState], given: Mapping[str, Any], hidden: frozenset[str]) -> dict[str, Any]:
     schema = cls._fs_schema()
     for name in given:
         if name not in schema.bound:
             raise EventArgumentError(f"{cls.__name__} has no bound field {name[:100]!r}")
-    return {name: None if value == "" and name in schema.optional else value for name, value in given.items()}
+    # A page sends all bound fields, those too of which it was given but an empty signal.
+    return {
+        name: None if value == "" and name in schema.optional else value
+        for name, value in given.items()
+        if name not in hidden
+    }
 
 
 def _echo(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: to_wire(value) for name, value in given.items()}
 
 
-async def _followed(context: RequestContext, shown: Sequence[Shown]) -> dict[str, tuple[Entry, set[str]]]:
-    """The states that a page shows and its user may see, by key, each with its views shown there.
+class Followed(NamedTuple):
+    """What a page shows, by key, each with its views there; and, as frames, how to take away what it may not see."""
+
+    states: dict[str, tuple[Entry, set[str]]]
+    vanish: bytes
+
+
+async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed:
+    """What a page shows, as far as its user may see it.
 
     Raises `StaleTokens` for a TEMPORARY state that is gone: nothing but a new page can take its place.
     """
     provider = context.provider
     followed: dict[str, tuple[Entry, set[str]]] = {}
+    vanish = b""
     for name, instance_id, views in shown:
         cls = provider.class_named(name)
         if cls is None:
@@ -311,11 +316,28 @@ async def _followed(context: RequestContext, shown: Sequence[Shown]) -> dict[str
         if scope is StateScope.TEMPORARY:
             await _refuse_to_remake(context, name, instance_id)
         try:
-            entry = await provider.resolve(cls, context.connection, **_ids(scope, instance_id), show=False)
-        except (AccessError, IdentifierError):
+            entry, _ = await provider.resolve_for(READ, cls, context.connection, **_ids(scope, instance_id))
+        except AccessError:
+            vanish += vanish_frame(cls._fs_schema(), namespace_of(name, instance_id), views)
+            continue
+        except IdentifierError:
             continue
         followed.setdefault(entry.identifier.key, (entry, set()))[1].update(views)
-    return followed
+    return Followed(followed, vanish)
+
+
+async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> Followed:
+    """As `_followed`; when it returns nothing has changed since the user was found to be allowed to see it."""
+    provider = context.provider
+    while True:
+        found = await _followed(context, shown)
+        for key in found.states:
+            await provider.rechecks.settled(key)
+        try:
+            await provider.still_readable(context, [entry for entry, _ in found.states.values()])
+        except AccessError:
+            continue  # lost while the others were asked about
+        return found
 
 
 async def _refuse_to_remake(context: RequestContext, name: str, instance_id: str | None) -> None:
@@ -324,13 +346,24 @@ async def _refuse_to_remake(context: RequestContext, name: str, instance_id: str
         raise StaleTokens
 
 
-def _snapshots(commits: Sequence[Commit], followed: Mapping[str, tuple[Entry, set[str]]]) -> bytes:
-    """For a page without a stream: the changed states that it shows, as they are now."""
+async def _snapshots(
+    context: RequestContext, changed: Sequence[str], followed: Mapping[str, tuple[Entry, set[str]]]
+) -> bytes:
+    """For a page without a stream: the states `changed` (keys) that it shows, as they are now; a lost one vanishes."""
     frames = {}
-    for commit in commits:
-        key = commit.new._committed.identifier.key
-        if key in followed:
-            frames[key] = snapshot_frame(commit.new, frozenset(followed[key][1]))
+    provider, user = context.provider, await context.user()
+    for key in changed:
+        if key not in followed:
+            continue
+        entry, views = followed[key]
+        state, config = entry.state, provider.config_of(type(entry.state))
+        if config.authorize is not None:
+            try:
+                await authorize(user, config.rule, state, READ)
+            except AccessError:
+                frames[key] = vanish_frame(type(state)._fs_schema(), state._committed.namespace, views)
+                continue
+        frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
     return b"".join(frames.values())
 
 
@@ -365,33 +398,47 @@ def safe_location(location: str) -> str:
     return location.strip()
 
 
-def message_frame(message: str) -> bytes:
-    """The frame that shows `message` to the user of the page."""
-    return signals_frame({"_fs": {"err": message}})
-
-
-def reload_frame() -> bytes:
-    """The frame that has the page load itself again."""
-    return signals_frame({"_fs": {"go": RELOAD}})
-
-
-async def open_connection(context: RequestContext, tokens: Sequence[Any], position: str | None) -> SSEConnection | None:
+async def open_connection(
+    context: RequestContext, tokens: Sequence[Any], position: str | None, *, is_first: bool = True
+) -> SSEConnection | bytes | None:
     """A registered connection for what the tokens show and the user may see; None when that is nothing.
 
-    `position` is the stream id that the page has seen: states that changed since are waiting in the outbox. Raises
-    `StaleTokens` and `ForgedTokens`.
+    `position` is the stream id that the page has seen: states that changed since are waiting in the outbox. A page that
+    had a stream before (not `is_first`) and may now see nothing gets frames (bytes) that say so. Raises `StaleTokens`,
+    `ForgedTokens` and `LimitError`.
     """
     provider = context.provider
     shown = await verify_tokens(context, tokens)
-    followed = await _followed(context, shown)
-    if not followed:
-        return None
+    _refuse_too_many(provider, context)
     user = await context.user()
-    connection = SSEConnection(user_id=user.id if user else None, session_id=context.session_id())
-    provider.sse_manager.add_connection(connection, followed, {key: views for key, (_, views) in followed.items()})
+    # Behind it nothing is awaited: what is committed from now on is told to this connection.
+    followed, vanish = await _followed_by_now(context, shown)
+    if not followed:
+        return vanish + reload_frame() if vanish and not is_first else None
+    connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
+    hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
+    provider.sse_manager.add_connection(
+        connection, followed, {key: views for key, (_, views) in followed.items()}, hidden
+    )
     epoch, _, number = (position or "").partition(".")
     seen = int(number) if epoch == provider.registry.epoch and number.isdecimal() and len(number) < 20 else -1
     for key, (entry, _) in followed.items():
-        if entry.state._committed.commit > seen:
+        # A page does not say what it could see: with rights that have changed, an old position is not enough.
+        if entry.state._committed.commit > seen or type(entry.state)._fs_schema().restricted:
             connection.notify(key, None)
+    if vanish:
+        connection.send_frame(vanish)
     return connection
+
+
+def _refuse_too_many(provider: StateProvider, context: RequestContext) -> None:
+    manager = provider.sse_manager
+    if len(manager.of_session.get(context.session_id() or "", ())) >= provider.max_streams_per_session:
+        raise LimitError(f"a session has at most {provider.max_streams_per_session} streams")
+    if len(manager.of_address.get(context.address, ())) >= provider.max_streams_per_address:
+        logger.warning(
+            "%s has %d streams, the most that max_streams_per_address allows; behind a proxy the server must be told "
+            "the clients' own addresses",
+            context.address, provider.max_streams_per_address,
+        )  # fmt: skip
+        raise LimitError(f"an address has at most {provider.max_streams_per_address} streams")

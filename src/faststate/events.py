@@ -29,7 +29,7 @@ from datastar_py.consts import ElementPatchMode
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from .auth import AccessRule
+from .auth import AccessRule, rule_of
 from .exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateError
 from .parameters import StateParameter, signature_of, state_parameter
 from .wire import js, to_wire
@@ -76,6 +76,8 @@ class Event(Generic[P, R]):
         self.function = function
         self.name = function.__name__
         self.rule = rule
+        if (under := getattr(function, "_auth_config", None)) is not None:
+            self.rule |= AccessRule.from_auth_config(under)
         self.selector = selector
         self.mode = mode
         self.kind: Kind = (
@@ -100,6 +102,14 @@ class Event(Generic[P, R]):
                 raise EventDefinitionError(f"{where} must be a named one: events have no *args, **kwargs or /")
             if parameter.annotation is parameter.empty:
                 raise EventDefinitionError(f"{where} has no type: annotate it, clients' values are validated by it")
+
+    @property
+    def _auth_config(self) -> dict[str, Any]:
+        return self.rule.as_auth_config()
+
+    @_auth_config.setter
+    def _auth_config(self, config: dict[str, Any]) -> None:  # by `requires_auth`, over `@event`
+        self.rule |= AccessRule.from_auth_config(config)
 
     @property
     def arguments(self) -> _Arguments:
@@ -208,6 +218,10 @@ class EventRef(Generic[P, R]):
         # A button without a value says nothing, but FastHTML names it after its id.
         fields.append("f:[...new FormData(el,evt.submitter?.value?evt.submitter:null)]")
         return f"(n=>@post({url},$_fs.o({{{','.join(fields)}}},n)).then(()=>$_fs.ok===n&&el.reset()))($_fs.k())"
+
+    @property
+    def _auth_config(self) -> dict[str, Any]:
+        return self.event._auth_config
 
     def __repr__(self) -> str:
         return f"<{self._owner.__name__}.{self.event.name}>"
@@ -355,12 +369,7 @@ def event(
             raise EventDefinitionError(f"{selector!r} is no CSS selector")
         if mode not in (None, "outer", "replace") and selector is None:
             raise EventDefinitionError(f"mode {mode!r} needs a selector")
-        rule = AccessRule(
-            requires_auth=requires_auth,
-            permissions=tuple(permissions or ()),
-            roles=tuple(roles or ()),
-            owner_only=owner_only,
-        )
+        rule = rule_of(requires_auth, permissions, roles, owner_only)
         return Event(function, rule, selector, mode, local_names)
 
     # Types that are local to a function can be named in annotations that are strings; the caller's caller has them.

@@ -14,6 +14,7 @@ __all__ = [
     "EventError",
     "FastStateError",
     "IdentifierError",
+    "LimitError",
     "LockTimeoutError",
     "MissingDependencyError",
     "NotStartedError",
@@ -112,6 +113,12 @@ class ConnectionClosedError(FastStateError):
     """Data was sent to an SSE connection that has ended."""
 
 
+class LimitError(FastStateError):
+    """A client has more of something (events, streams, states) than the provider allows one client."""
+
+    status = 429
+
+
 class LockTimeoutError(FastStateError, TimeoutError):
     """A state's lock could not be had: in time, or at all, because waiting for it would be a deadlock."""
 
@@ -119,6 +126,6 @@ class LockTimeoutError(FastStateError, TimeoutError):
 
 
 class BackendError(FastStateError):
-    """A store or a backplane failed; the driver's error is the `__cause__`."""
+    """A store, a backplane or the app's own user loader failed; the error of it is the `__cause__`."""
 
     status = 503

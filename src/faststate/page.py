@@ -9,25 +9,38 @@ from typing import Any, Final
 
 from fastcore.xml import FT
 
+from .auth import UserContext
 from .registry import StateRegistry
 from .state import ReactiveState
 from .tokens import Shown, TokenSigner
 from .views import render_ft
-from .wire import attribute_json, nest
+from .wire import attribute_json, nest, signals_frame
 
-__all__ = ["LiveElement", "PageContent", "SeedElement", "script_element"]
+__all__ = [
+    "LiveElement",
+    "PageContent",
+    "SeedElement",
+    "message_frame",
+    "reload_frame",
+    "reopen_frame",
+    "script_element",
+]
 
 RELOAD: Final = "#reload"
 """What the signal `_fs.go` holds to have the page load itself again."""
 
+REOPEN: Final = "#reopen"
+"""What the signal `_fs.go` holds to have the page open its stream anew, as one that knows nothing yet."""
+
 # Signals of the library, in `_fs`; the underscore keeps them out of what Datastar sends of its own accord.
 #   u: URL that the library's routes begin with    c: id of the open stream      n: stream position at first paint
 #   w: watch tokens                                err: message to show          ok: nonce of the last acknowledged form
-#   q: number of the last event sent
+#   q: number of the last event sent               status: HTTP status of the last refusal, else 0
 #   go: URL to go to                               k(): a new nonce              o(p, n): options of an event's request
 # Requests are not retried by the client and carry a nonce: an event happens once.
 _OPTIONS: Final = (
-    "(p,n)=>($_fs.err='',{payload:{...p,s:p.s&&Object.fromEntries(p.s.filter(k=>k in $).map(k=>[k,$[k]])),"
+    "(p,n)=>($_fs.err='',$_fs.status=0,{payload:{...p,"
+    "s:p.s&&Object.fromEntries(p.s.filter(k=>k in $).map(k=>[k,$[k]])),"
     "w:Object.values($_fs.w),q:++$_fs.q},headers:{'FastState-Nonce':n||$_fs.k(),'FastState-Connection':$_fs.c},"
     "requestCancellation:'disabled',retryMaxCount:0})"
 )
@@ -39,7 +52,9 @@ _OPEN: Final = (
 )
 # One reload in ten seconds: a page that is told to reload each time (a loader that knows the user on one path and not
 # on another) must not do it for ever. Where cookies are refused, sessionStorage raises.
+# A stream is opened outside the effect, which would otherwise follow all signals that the request reads.
 _GO: Final = (
+    f"$_fs.go==='#reopen'?($_fs.go='',setTimeout(()=>{_OPEN})):"
     "$_fs.go&&($_fs.go!=='#reload'?location.assign($_fs.go)"
     ":(()=>{try{return Date.now()-(+sessionStorage.getItem('faststate-reload')||0)>10000"
     "&&(sessionStorage.setItem('faststate-reload',Date.now()),true)}catch{return false}})()?location.reload()"
@@ -50,16 +65,22 @@ _FAILED: Final = (
     "(evt.detail.type==='retries-failed'&&($_fs.err='The server could not be reached. Nothing was changed.'),"
     "evt.detail.type==='error'&&($_fs.err='The server refused this ('+evt.detail.argsRaw.status+').'))"
 )
+# No style attribute, which a strict Content-Security-Policy forbids; it allows what Datastar sets from an expression.
+# Shown and hidden by `display`, since `hidden` gives way to any `display` in a stylesheet of the app.
 _TOAST_STYLE: Final = (
-    "display:none;position:fixed;bottom:1rem;left:50%;transform:translateX(-50%);max-width:90vw;padding:.75rem 1.25rem;"
-    "border-radius:.5rem;background:#7a1420;color:#fff;box-shadow:0 2px 12px rgba(0,0,0,.3);z-index:9999;cursor:pointer"
+    "{display:$_fs.err&&el===document.querySelector('.faststate-toast')?'':'none',position:'fixed',bottom:'1rem',"
+    "left:'50%',transform:'translateX(-50%)',width:'max-content','max-width':'90vw',padding:'.75rem 1.25rem',"
+    "'border-radius':'.5rem',background:'#7a1420',color:'#fff','box-shadow':'0 2px 12px rgba(0,0,0,.3)','z-index':9999,"
+    "cursor:'pointer'}"
 )
 
 
 class PageContent:
     """The states and views that one page shows. Lifetime: one request."""
 
-    __slots__ = ("_mixed", "_registry", "_signer", "_start", "bound_to", "live_added", "states", "url", "views")
+    __slots__ = (
+        "_mixed", "_registry", "_signer", "_start", "bound_to", "live_added", "states", "url", "viewer", "views",
+    )  # fmt: skip
 
     def __init__(self, registry: StateRegistry, signer: Callable[[], TokenSigner]) -> None:
         self._registry = registry
@@ -68,6 +89,7 @@ class PageContent:
         self._start = registry.commits
         self.states: dict[str, ReactiveState] = {}
         self.views: dict[str, set[str]] = {}
+        self.viewer: UserContext | None = None
         self.bound_to = ""
         self.url = ""
         self.live_added = False
@@ -82,13 +104,17 @@ class PageContent:
 
     def refresh(self) -> None:
         """Takes the states as they are now, all at one moment: no page shows half of an event over two states."""
-        current = {key: self._registry.peek(key) or state for key, state in self.states.items()}
+        current = {key: self._latest(key) or state for key, state in self.states.items()}
         self._mixed = self._mixed or any(current[key] is not state for key, state in self.states.items())
         self.states = current
 
+    def _latest(self, key: str) -> ReactiveState | None:
+        state = self._registry.peek(key)
+        return state._seen_by(self.viewer) if state is not None else None
+
     def position(self) -> str:
         """The stream id (str) from which on the page has to be told of changes."""
-        current = not self._mixed and all(self._registry.peek(key) is state for key, state in self.states.items())
+        current = not self._mixed and all(self._latest(key) is state for key, state in self.states.items())
         return f"{self._registry.epoch}.{self._registry.commits if current else self._start}"
 
     def shown(self) -> Iterator[Shown]:
@@ -133,7 +159,7 @@ class LiveElement:
         # Named by what it shows: the same fragment fetched again replaces its token instead of adding one.
         name = hashlib.sha256(json.dumps(list(page.shown())).encode()).hexdigest()[:8]
         own = (
-            f"{{_fs:{{u:{attribute_json(page.url)},c:'',n:{attribute_json(page.position())},err:'',ok:'',go:'',q:0,"
+            f"{{_fs:{{u:{attribute_json(page.url)},c:'',n:{attribute_json(page.position())},err:'',status:0,ok:'',go:'',q:0,"
             f"k:{_NONCE},o:{_OPTIONS}}}}}"
         )
         signals = {**(page.signals() if self._with_signals else {}), "_fs": {"w": {f"p{name}": token}}}
@@ -148,9 +174,10 @@ class LiveElement:
         toast = {
             "class": "faststate-toast",
             "role": "alert",
-            "style": _TOAST_STYLE,
+            "hidden": True,  # until Datastar is there
+            "data-attr:hidden": "false",
             "data-text": "$_fs.err",
-            "data-show": "$_fs.err&&el===document.querySelector('.faststate-toast')",
+            "data-style": _TOAST_STYLE,
             "data-on:click": "$_fs.err=''",
         }
         children = (FT("div", (), toast),)
@@ -182,3 +209,18 @@ class SeedElement:
 def script_element(source: str) -> FT:
     """The script (FT) that loads Datastar."""
     return FT("script", (), {"type": "module", "src": source})
+
+
+def message_frame(message: str, status: int) -> bytes:
+    """The frame (bytes) that shows `message` to the user of the page, in the toast, and the HTTP `status` meant."""
+    return signals_frame({"_fs": {"err": message, "status": status}})
+
+
+def reload_frame() -> bytes:
+    """The frame (bytes) that has the page load itself again."""
+    return signals_frame({"_fs": {"go": RELOAD}})
+
+
+def reopen_frame() -> bytes:
+    """The frame (bytes) that has the page open its stream anew and be sent all that it may see."""
+    return signals_frame({"_fs": {"n": "", "go": REOPEN}})

@@ -3,90 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
-import inspect
 import logging
 import os
 import re
 import secrets
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from .auth import AccessRule, UserContext, authorize, current_user
+from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_user
+from .config import StateConfig
+from .context import RequestContext
 from .events import DEFAULT_PREFIX, Event, RawArguments
 from .exceptions import (
     AuthenticationError,
     ConfigurationError,
-    FastStateError,
     IdentifierError,
     NotStartedError,
     StateNotRegisteredError,
 )
-from .page import PageContent
-from .registry import Commit, Create, Entry, RegistryHooks, StateRegistry
+from .limits import TokenBuckets
+from .modify import Modify, call_from_anywhere, is_for_scripts
+from .page import reload_frame
+from .rechecks import Rechecks
+from .registry import Commit, Entry, RegistryHooks, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
-from .sse import SSEManager, StateEventHandler
+from .sessions import Sessions
+from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
-from .tokens import TOKEN_MAX_AGE, TokenSigner, binding
-from .transaction import Holder, Transaction, current_holder, run_event
+from .tokens import TOKEN_MAX_AGE, TokenSigner
+from .transaction import Guard, run_event
+from .users import LoadUserById, UserLoader, Users
 
-__all__ = ["SESSION_ID", "Origin", "RequestContext", "StateConfig", "StateProvider", "Stats", "origin_of_commits"]
+__all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits"]
 
 logger = logging.getLogger("faststate")
 
 S = TypeVar("S", bound=ReactiveState)
 
-SESSION_ID: Final = "session_id"
-"""Where the session (a signed cookie) holds the id that SESSION states are keyed by."""
-
 DATASTAR_SRC: Final = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.2/bundles/datastar.js"
 
-UserLoader = Callable[[HTTPConnection], UserContext | Awaitable[UserContext | None] | None]
-LoadUserById = Callable[[Any], UserContext | Awaitable[UserContext | None] | None]
+FRESH_TTL: Final = 900.0
+"""Idle seconds of the states of a session whose cookie has not come back yet: robots and scripts never send it."""
 
+MAX_NEXT: Final = 2_000
+"""Longest path, in characters, that is taken back from `?next=`."""
 
-@dataclass
-class StateConfig:
-    """How a state class is kept and who may have it. Lifetime: the provider it is registered with.
-
-    `scope` says who shares a state. `ttl` is the idle time in seconds after which it is dropped (None for the scope's
-    own, `math.inf` for never). `name` names it in keys and signals (default: the class's name). `record_param` is the
-    path parameter with a record's id. `create` makes the values of a state that does not exist yet: a callable, sync or
-    async, from `StateIdentifier` to a dict, or to None for "there is none" (404). `requires_auth`, `permissions` and
-    `roles` (all of them) say who may see and change it.
-
-    Both `StateConfig(scope=...)` and the seed's `StateConfig(Cart, scope=...)` work.
-    """
-
-    state_cls: type[ReactiveState] | None = None
-    scope: StateScope = StateScope.SESSION
-    ttl: float | None = None
-    auto_persist: bool = False
-    requires_auth: bool = False
-    permissions: Sequence[str] = ()
-    roles: Sequence[str] = ()
-    name: str | None = None
-    record_param: str | None = None
-    create: Create | None = None
-    rule: AccessRule = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.scope, StateScope):
-            raise ConfigurationError(f"scope must be a StateScope, not {self.scope!r}")
-        if self.ttl is not None and not self.ttl > 0:
-            raise ConfigurationError(f"ttl is in seconds, above 0, not {self.ttl!r}")
-        for what in ("permissions", "roles"):
-            if isinstance(getattr(self, what), str):
-                raise ConfigurationError(f"{what} is a list of str, not a str")
-        self.rule = AccessRule(self.requires_auth, tuple(self.permissions), tuple(self.roles))
+OPEN: Final = AccessRule()
 
 
 class Stats(NamedTuple):
@@ -105,167 +72,6 @@ class Stats(NamedTuple):
     bytes_sent: int
 
 
-class RequestContext:
-    """What one request is: its session, its user, the states resolved for it. Lifetime: the request."""
-
-    __slots__ = ("_user", "_user_known", "add_late", "connection", "page", "provider", "temporary_id")
-
-    def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
-        self.provider = provider
-        self.connection = connection
-        self.page = PageContent(provider.registry, lambda: provider.signer)
-        # Of the app that has the routes: an app mounted below it may share its states.
-        self.page.url = connection.scope.get("root_path", "") + provider.prefix + "/"
-        self.temporary_id: str | None = None
-        self.add_late: Callable[[Any], None] | None = None
-        self._user: UserContext | None = None
-        self._user_known = False
-
-    def session_id(self, *, make: bool = False) -> str | None:
-        """The session's id (str), or None; with `make` a missing one is minted and stored in the session.
-
-        Raises `ConfigurationError` without a session middleware, `IdentifierError` where a cookie cannot be set.
-        """
-        scope = self.connection.scope
-        if "session" not in scope:
-            raise ConfigurationError("states need sessions: the app has no SessionMiddleware (sess_cls)")
-        session = scope["session"]
-        found = session.get(SESSION_ID)
-        if isinstance(found, str) and found:
-            return found
-        if not make:
-            return None
-        if scope["type"] != "http":
-            raise IdentifierError("a websocket cannot start a session: open a page first")
-        session[SESSION_ID] = made = secrets.token_urlsafe(16)
-        return made
-
-    async def user(self) -> UserContext | None:
-        """The user of the request, or None; asked of the app's loader once."""
-        if not self._user_known:
-            self._user = await self.provider._load_user(self.connection)
-            # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
-            self._user_known = self._user is not None
-        return self._user
-
-    async def binding(self, *, make: bool = False) -> str:
-        """The digest (str) that ties tokens to this session and user."""
-        user = await self.user()
-        return binding(self.session_id(make=make), user.id if user else None)
-
-    async def resolve_for_fasthtml(self, cls: type[ReactiveState], request: Any) -> ReactiveState:
-        """A state for FastHTML's own injection, where no handler of ours adds the live element afterwards."""
-        try:
-            state = await self.provider.get_state(cls, self.connection)
-        except FastStateError as error:
-            is_ours = getattr(request.app.state, "faststate", None) is self.provider
-            if is_ours or error.status >= 500 or request.scope["type"] != "http":
-                raise
-            # An app without a provider, mounted below one that has it, knows this kind of error alone.
-            raise HTTPException(error.status, str(error)) from error
-        if self.add_late is not None:
-            self.add_late(request)
-        return state
-
-
-class _Modify(Generic[S]):
-    """A transaction on one state: `async with` on the loop, plain `with` outside it. Lifetime: one block."""
-
-    def __init__(self, provider: StateProvider, find: Callable[[], Awaitable[Entry]]) -> None:
-        self._provider = provider
-        self._find = find
-        self._transaction: Transaction | None = None
-        self._token: contextvars.Token[Holder | None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def __aenter__(self) -> S:
-        state = await self._begin()
-        self._token = current_holder.set(Holder(self._owner, asyncio.current_task()))
-        return state
-
-    @property
-    def _owner(self) -> object:
-        return self._transaction.owner if self._transaction is not None else self
-
-    async def _begin(self) -> S:
-        entry = await self._find()
-        transaction = Transaction(self._provider.registry, [entry])
-        try:
-            await transaction.begin()
-        except BaseException:
-            transaction.end()
-            raise
-        self._transaction = transaction
-        state: S = transaction.copy(entry)
-        return state
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._let_go()
-        await self._finish(commit=kind is None)
-
-    async def _finish(self, commit: bool) -> None:
-        transaction = self._transaction
-        if transaction is None:
-            return
-        try:
-            if commit:
-                transaction.commit(transaction.prepare())
-        finally:
-            transaction.end()
-
-    def __enter__(self) -> S:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            raise RuntimeError("this code runs on the event loop: write `async with provider.modify(...)`")
-        loop = self._provider._loop
-        self._loop = loop if loop is not None and loop.is_running() else _loop_for_scripts()
-        outer = current_holder.get()
-        state: S = self._call(self._begin(), Holder(outer.identity, None) if outer is not None else None)
-        self._token = current_holder.set(Holder(self._owner, None))
-        return state
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._let_go()
-        self._call(self._finish(commit=kind is None), None)
-
-    def _let_go(self) -> None:
-        if self._token is not None:
-            # A block may end in another context than it began in (a generator closed by the loop): the locks still
-            # have to be given back.
-            with contextlib.suppress(ValueError):
-                current_holder.reset(self._token)
-
-    def _call(self, coroutine: Any, holder: Holder | None) -> Any:
-        loop = cast(asyncio.AbstractEventLoop, self._loop)
-        context = contextvars.copy_context()
-        context.run(current_holder.set, holder)
-
-        async def inside() -> Any:
-            return await asyncio.get_running_loop().create_task(coroutine, context=context)
-
-        return asyncio.run_coroutine_threadsafe(inside(), loop).result()
-
-
-_scripts_lock = threading.Lock()
-_scripts_loop: asyncio.AbstractEventLoop | None = None
-
-
-def _loop_for_scripts() -> asyncio.AbstractEventLoop:
-    """The loop on which plain `with` works where no app runs one. Lifetime: the process; one thread, for all providers.
-
-    One loop, and not one per thread: asyncio's locks work within one loop alone.
-    """
-    global _scripts_loop
-    with _scripts_lock:
-        if _scripts_loop is None:
-            _scripts_loop = asyncio.new_event_loop()
-            threading.Thread(target=_scripts_loop.run_forever, name="faststate-scripts", daemon=True).start()
-        return _scripts_loop
-
-
 class _Hooks(RegistryHooks):
     """What a provider does when its registry changes. Lifetime: the provider."""
 
@@ -274,13 +80,16 @@ class _Hooks(RegistryHooks):
 
     def committed(self, commit: Commit) -> None:
         origin = origin_of_commits.get()
+        config = self.provider.state_configs.get(type(commit.new))
+        checked = config is not None and config.authorize is not None
+        publish = self.provider.rechecks.committed if checked else self.provider.sse_manager.publish
         # A task that the event started inherits the context, and may commit when the event is long over.
         if origin is None or not origin.open:
-            self.provider.sse_manager.publish(commit)
+            publish(commit, None, None)
             return
         origin.commits.append(commit)
         is_own = commit.new._committed.identifier.key == origin.key
-        self.provider.sse_manager.publish(commit, origin.connection_id, origin.echo if is_own else None)
+        publish(commit, origin.connection_id, origin.echo if is_own else None)
         if is_own:
             origin.echo = {}  # what a later step sets is news to the page
 
@@ -289,6 +98,7 @@ class _Hooks(RegistryHooks):
 
     def swept(self) -> None:
         self.provider.sse_manager.cleanup_stale_connections()
+        self.provider.sessions.forget_old()
 
     def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
         return self.provider.sse_manager.broadcast_to_state(key, data)
@@ -323,13 +133,21 @@ class StateProvider:
 
     - `user_loader`: a callable, sync or async, from request to `UserContext | None`. Without one, a `UserContext` in
       `scope["auth"]` or `scope["user"]` is taken, else an id in `scope["auth"]` or `session["user_id"]` goes to
-      `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles.
+      `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles. See `Users`.
+    - `login_route`: URL path that a page is redirected to when it asks for a state that needs somebody signed in, with
+      the page's own path as `?next=` (see `next_url`); without it such a page is a 401.
     - `secret_key`: str, or a list of str (oldest first) to rotate; signs page tokens. By default the app's own.
     - `prefix`: URL path of the library's two routes.
     - `datastar_src`: URL of Datastar 1.0's bundle, or the path of a local copy, which is then served. The environment
       variable `FASTSTATE_DATASTAR_SRC` overrides it.
-    - `max_payload` (bytes) and `max_depth` (levels) bound what an event may carry.
-    - `lock_timeout`, `heartbeat`, `write_timeout` and `token_max_age` are seconds; `clock` returns monotonic seconds.
+    - `max_payload` (bytes) and `max_depth` (levels) bound what an event may carry, `body_timeout` (seconds) how long it
+      may take to arrive.
+    - `event_rate` (events per second) and `event_burst` (events at once) bound what one session may send,
+      `max_states_per_session` what it may keep, `max_streams_per_session` and `max_streams_per_address` the tabs that
+      follow states at a time. Beyond that there is a 429. Behind a proxy the server has to be told the clients'
+      addresses (uvicorn: `--forwarded-allow-ips`), or all of them count as one.
+    - `lock_timeout`, `heartbeat`, `write_timeout`, `token_max_age` and `stream_max_age` (after which a page opens its
+      stream anew and is asked for its rights) are seconds; `clock` returns monotonic seconds.
     """
 
     installer: ClassVar[Callable[[StateProvider, Any], None] | None] = None
@@ -340,31 +158,50 @@ class StateProvider:
         *,
         user_loader: UserLoader | None = None,
         load_user_by_id: LoadUserById | None = None,
+        login_route: str | None = None,
         secret_key: str | Sequence[str] | None = None,
         prefix: str = DEFAULT_PREFIX,
         datastar_src: str = DATASTAR_SRC,
         max_payload: int = 262_144,
         max_depth: int = 32,
+        body_timeout: float = 20.0,
+        event_rate: float = 50.0,
+        event_burst: int = 200,
+        max_states_per_session: int = 1_000,
+        max_streams_per_session: int = 64,
+        max_streams_per_address: int = 1_000,
         lock_timeout: float = 5.0,
         heartbeat: float = 15.0,
         write_timeout: float = 20.0,
         token_max_age: int = TOKEN_MAX_AGE,
+        stream_max_age: float = 3_600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", prefix):
             raise ConfigurationError(f"prefix must be a URL path like '/_faststate', not {prefix!r}")
-        self.user_loader = user_loader
-        self.load_user_by_id = load_user_by_id
+        if login_route is not None and (not login_route.startswith("/") or login_route.startswith("//")):
+            raise ConfigurationError(f"login_route must be a URL path like '/login', not {login_route!r}")
+        self.users = Users(user_loader, load_user_by_id)
+        self.login_route = login_route
         self.prefix = prefix
         self.datastar_src = os.environ.get("FASTSTATE_DATASTAR_SRC") or datastar_src
         self.max_payload = max_payload
         self.max_depth = max_depth
+        self.body_timeout = body_timeout
+        self.max_streams_per_session = max_streams_per_session
+        self.max_streams_per_address = max_streams_per_address
+        self.event_buckets = TokenBuckets(event_rate, event_burst, clock)
         self.heartbeat = heartbeat
         self.write_timeout = write_timeout
         self.token_max_age = token_max_age
+        self.stream_max_age = stream_max_age
         self.state_configs: dict[type[ReactiveState], StateConfig] = {}
-        self.registry = StateRegistry(_Hooks(self), clock=clock, lock_timeout=lock_timeout)
-        self.sse_manager = SSEManager(self.registry.peek, lambda: f"{self.registry.epoch}.{self.registry.commits}")
+        self.registry = StateRegistry(
+            _Hooks(self), clock=clock, lock_timeout=lock_timeout, max_states_per_session=max_states_per_session
+        )
+        self.sse_manager = SSEManager(self._shown, lambda: f"{self.registry.epoch}.{self.registry.commits}")
+        self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
+        self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0
         self._names: dict[str, type[ReactiveState]] = {}
@@ -384,27 +221,26 @@ class StateProvider:
         """
         if not (isinstance(state_cls, type) and issubclass(state_cls, ReactiveState)):
             raise ConfigurationError(f"{state_cls!r} is no ReactiveState class")
-        config = replace(config) if config is not None else StateConfig()
-        if config.state_cls is not None and config.state_cls is not state_cls:
-            raise ConfigurationError(f"the config is for {config.state_cls.__name__}, not for {state_cls.__name__}")
-        config.state_cls = state_cls
-        name = config.name or state_cls.__name__
         if state_cls in self.state_configs:
             raise ConfigurationError(f"{state_cls.__name__} is registered already")
+        config = (config or StateConfig()).for_class(state_cls)
+        name = config.state_name
         if name in self._names:
             raise ConfigurationError(f"two state classes are called {name}: give one a StateConfig(name=...)")
         if config.auto_persist:
             logger.warning("%s: auto_persist needs a store, which this version has not; it lives in memory", name)
-        try:
-            StateIdentifier(StateScope.GLOBAL, name)
-        except IdentifierError as error:
-            raise ConfigurationError(f"{error}; give {state_cls.__name__} a StateConfig(name=...)") from error
         for event in state_cls._fs_schema().events.values():
             event.arguments  # noqa: B018  # resolves the annotations, and raises where it cannot
+            if event.rule.owner_only and not config.has_owner(state_cls):
+                logger.warning(
+                    "%s.%s is owner_only, and no %s has an owner: nobody may send it. Give the class a field user_id "
+                    "or owner_id, or name one with StateConfig(owner=...)",
+                    name, event.name, name,
+                )  # fmt: skip
         self.state_configs[state_cls] = config
         self._names[name] = state_cls
         state_cls._name = name
-        state_cls._has_ids = config.scope in (StateScope.COMPONENT, StateScope.RECORD, StateScope.TEMPORARY)
+        state_cls._has_ids = config.has_ids
         state_cls._prefix = self.prefix
 
     def state(self, scope: StateScope = StateScope.SESSION, **options: Any) -> Callable[[type[S]], type[S]]:
@@ -418,7 +254,7 @@ class StateProvider:
 
     def config_of(self, cls: type[ReactiveState]) -> StateConfig:
         """The class's config. Raises `StateNotRegisteredError` (also a `ValueError`)."""
-        config = self.state_configs.get(cls)
+        config = self.state_configs.get(cls._full_class or cls)
         if config is None:
             raise StateNotRegisteredError(
                 f"State {cls.__name__} not registered: call register_state({cls.__name__}, …)"
@@ -428,6 +264,10 @@ class StateProvider:
     def class_named(self, name: str) -> type[ReactiveState] | None:
         """The class registered under `name`, or None."""
         return self._names.get(name)
+
+    def _config_named(self, name: str) -> StateConfig | None:
+        cls = self._names.get(name)
+        return self.state_configs[cls] if cls is not None else None
 
     def class_names(self) -> Mapping[str, type[ReactiveState]]:
         """The registered classes, by the names that Python knows them by."""
@@ -469,24 +309,6 @@ class StateProvider:
             connection.scope["faststate"] = context
         return context
 
-    async def _load_user(self, connection: HTTPConnection) -> UserContext | None:
-        if self.user_loader is not None:
-            return cast("UserContext | None", await _settled(self.user_loader(connection)))
-        scope = connection.scope
-        for place in ("auth", "user"):
-            if isinstance(scope.get(place), UserContext):
-                found: UserContext = scope[place]
-                return found
-        auth = scope.get("auth")
-        user_id = auth if isinstance(auth, str | int) and not isinstance(auth, bool) and auth != "" else None
-        if user_id is None:
-            user_id = (scope.get("session") or {}).get("user_id")
-        if user_id is None or user_id == "":
-            return None
-        if self.load_user_by_id is not None:
-            return cast("UserContext | None", await _settled(self.load_user_by_id(user_id)))
-        return UserContext(user_id, str(user_id))
-
     async def get_state(
         self,
         state_cls: type[S],
@@ -506,7 +328,7 @@ class StateProvider:
         do not fit.
         """
         entry = await self.resolve(state_cls, request, component_id=component_id, record_id=record_id, initial=kwargs)
-        return cast(S, entry.state)
+        return cast(S, entry.state._seen_by(await self.context(request).user()))
 
     async def resolve(
         self,
@@ -518,30 +340,93 @@ class StateProvider:
         initial: Mapping[str, Any] | None = None,
         show: bool = True,
     ) -> Entry:
-        """The entry of a state, authorised for the user of `request`; as `get_state`. `show` notes it for the page."""
-        config = self.config_of(cls)
+        """The entry of a state that the user of `request` may read; as `get_state`. `show` notes it for the page."""
         context = self.context(request)
-        user = await context.user()
-        authorize(user, config.rule)
-        if config.scope is StateScope.USER and user is None:
-            raise AuthenticationError(f"{config.name or cls.__name__} belongs to a user: sign in")
-        identifier = self._identify(cls, config, context, user, component_id, record_id)
-        entry = await self._entry(identifier, config, initial)
-        current_user.set(user)
+        entry, _ = await self.resolve_for(
+            READ, cls, request, component_id=component_id, record_id=record_id, initial=initial
+        )
         if show and request.scope["type"] == "http":
-            context.page.show(entry.state)
+            user = context.page.viewer = await context.user()
+            context.page.show(entry.state._seen_by(user))
             context.page.bound_to = await context.binding(make=True)
         return entry
 
+    async def resolve_for(
+        self,
+        action: str,
+        cls: type[ReactiveState],
+        request: HTTPConnection,
+        *,
+        rule: AccessRule = OPEN,
+        component_id: Id | None = None,
+        record_id: Id | None = None,
+        initial: Mapping[str, Any] | None = None,
+    ) -> tuple[Entry, Guard | None]:
+        """The entry of a state to which the user of `request` may do `action`, by the class's rule and `rule`.
+
+        The guard asks again, where the answer depends on the state, which may be another one when its lock is had.
+        Raises as `get_state`.
+        """
+        config = self.config_of(cls)
+        context = self.context(request)
+        user = await context.user()
+        current_user.set(user)
+        await authorize(user, config.gate | replace(rule, owner_only=False))  # before a state is made for nothing
+        if config.scope is StateScope.USER and user is None:
+            raise AuthenticationError(f"{config.state_name} belongs to a user: sign in")
+        identifier = self._identify(cls, config, context, user, component_id, record_id)
+        entry = await self._entry(identifier, config, initial, fresh=context.fresh_session)
+        whole = config.rule | rule
+        guard = Guard(entry, entry.state, lambda state: self._ask(user, config, whole, state, action))
+        if action == READ and context.asked.get(identifier.key) is entry.state:
+            return entry, guard
+        while True:
+            asked = entry.state
+            await guard.ask(asked)
+            if entry.state is asked:  # else it changed while its own rule took its time
+                break
+        if action == READ and config.authorize is not None:
+            context.asked[identifier.key] = asked
+        depends_on_state = whole.check is not None or whole.owner_only
+        return entry, guard._replace(asked=asked) if depends_on_state else None
+
+    async def _ask(
+        self, user: UserContext | None, config: StateConfig, rule: AccessRule, state: ReactiveState, action: str
+    ) -> None:
+        await authorize(user, rule, state, action, config.owner_of(state) if rule.owner_only else None)
+
+    async def still_readable(self, context: RequestContext, entries: Iterable[Entry]) -> None:
+        """Asks again about those states that have changed since the request's user was found to be allowed to read.
+
+        When it returns, nothing has been awaited since the last of them was asked about. Raises `AccessError`.
+        """
+        checked = [entry for entry in entries if self.config_of(type(entry.state)).authorize is not None]
+        while changed := [e for e in checked if context.asked.get(e.identifier.key) is not e.state]:
+            for entry in changed:
+                state, config = entry.state, self.config_of(type(entry.state))
+                await self._ask(await context.user(), config, config.rule, state, READ)
+                context.asked[entry.identifier.key] = state
+
     async def _entry(
-        self, identifier: StateIdentifier, config: StateConfig, initial: Mapping[str, Any] | None = None
+        self,
+        identifier: StateIdentifier,
+        config: StateConfig,
+        initial: Mapping[str, Any] | None = None,
+        *,
+        fresh: bool = False,
     ) -> Entry:
         loop = asyncio.get_running_loop()
-        if loop is not _scripts_loop:
+        if not is_for_scripts(loop):
             self._loop = loop
-        return await self.registry.entry(
-            identifier, self._names[identifier.cls_name], ttl=config.ttl, create=config.create, initial=initial
+        ttl = config.ttl
+        if fresh and identifier.session_id is not None:
+            ttl = min(FRESH_TTL, FRESH_TTL if ttl is None else ttl)
+        entry = await self.registry.entry(
+            identifier, self._names[identifier.cls_name], ttl=ttl, create=config.create, initial=initial
         )
+        if identifier.session_id is not None:
+            self.registry.keep_for(entry, ttl)
+        return entry
 
     def _identify(
         self,
@@ -552,21 +437,20 @@ class StateProvider:
         component_id: Id | None,
         record_id: Id | None,
     ) -> StateIdentifier:
-        name, scope = config.name or cls.__name__, config.scope
+        scope = config.scope
         if scope is StateScope.COMPONENT and component_id is None:
             raise IdentifierError(
-                f"{name} is a component state; say which one: Annotated[{cls.__name__}, Component('left')], or "
-                "get_state(…, component_id=…)"
+                f"{config.state_name} is a component state; say which one: Annotated[{cls.__name__}, "
+                "Component('left')], or get_state(…, component_id=…)"
             )
         if scope is StateScope.TEMPORARY and component_id is None:
             context.temporary_id = context.temporary_id or secrets.token_urlsafe(9)
             component_id = context.temporary_id
         if scope is StateScope.RECORD and record_id is None:
             record_id = self._record_id(cls, config, context.connection.path_params)
-        needs_session = scope in (StateScope.SESSION, StateScope.COMPONENT, StateScope.TEMPORARY)
-        return StateIdentifier(
-            scope,
-            name,
+        is_users = config.on_login == "to_user" and user is not None
+        needs_session = not is_users and scope in (StateScope.SESSION, StateScope.COMPONENT, StateScope.TEMPORARY)
+        return config.identifier(
             user_id=user.id if user is not None else None,
             session_id=context.session_id(make=True) if needs_session else None,
             component_id=component_id,
@@ -589,7 +473,7 @@ class StateProvider:
         found = self.record_parameter(cls, path)
         if found is None:
             raise IdentifierError(
-                f"{config.name or cls.__name__} is a record state; its id is neither given nor in the path "
+                f"{config.state_name} is a record state; its id is neither given nor in the path "
                 f"(parameters: {', '.join(path) or 'none'}): name it with StateConfig(record_param=…) or "
                 "get_state(…, record_id=…)"
             )
@@ -607,31 +491,27 @@ class StateProvider:
         session_id: Id | None = None,
         component_id: Id | None = None,
         record_id: Id | None = None,
-    ) -> _Modify[S]:
+    ) -> Modify[S]:
         """A transaction: `async with provider.modify(Cart, request) as cart:` (plain `with` outside the event loop).
 
-        With a request, the state that it means, under its user's rights; without one, the state of the given ids, with
-        no rights asked. The block gets a working copy, committed when it ends; an exception leaves no trace. Raises
-        what `get_state` raises, `LockTimeoutError`, and `EventError` when the new values do not validate.
+        With a request, the state that it means, under its user's rights (the action "modify"); without one, the state
+        of the given ids, with no rights asked. The block gets a working copy, committed when it ends; an exception
+        leaves no trace. Raises what `get_state` raises, `LockTimeoutError`, and `EventError` when the new values do not
+        validate.
         """
         config = self.config_of(state_cls)
 
-        async def find() -> Entry:
+        async def find() -> tuple[Entry, Guard | None]:
             if request is not None:
-                return await self.resolve(
-                    state_cls, request, component_id=component_id, record_id=record_id, show=False
+                return await self.resolve_for(
+                    MODIFY, state_cls, request, component_id=component_id, record_id=record_id
                 )
-            identifier = StateIdentifier(
-                config.scope,
-                config.name or state_cls.__name__,
-                user_id=user_id,
-                session_id=session_id,
-                component_id=component_id,
-                record_id=record_id,
+            identifier = config.identifier(
+                user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
             )
-            return await self._entry(identifier, config)
+            return await self._entry(identifier, config), None
 
-        return _Modify(self, find)
+        return Modify(self.registry, lambda: self._loop, find)
 
     async def run(
         self,
@@ -649,9 +529,7 @@ class StateProvider:
         for parameter in event.arguments.states:
             other = self.config_of(parameter.cls)
             others[parameter.name] = await self._entry(
-                StateIdentifier(
-                    other.scope,
-                    other.name or parameter.cls.__name__,
+                other.identifier(
                     user_id=identifier.user_id,
                     session_id=identifier.session_id,
                     component_id=parameter.component.component_id if parameter.component else identifier.component_id,
@@ -665,6 +543,93 @@ class StateProvider:
                 results.append(step.result)
         self.events += 1
         return results if event.kind == "generator" else results[0]
+
+    # -- users and their rights ------------------------------------------------------------------------------------
+
+    def login(self, request: HTTPConnection, user: UserContext) -> Awaitable[None]:
+        """Signs `user` in: `await provider.login(request, user)`; in a sync handler a plain call.
+
+        The session gets a new id and the user's id (as `session["user_id"]`), so whoever knew the old one has nothing;
+        an old copy of the cookie is nobody's. SESSION states go along as `StateConfig(on_login=...)` says; where
+        another user was signed in they end, and so does all that was in the cookie. Other tabs load themselves again.
+
+        Raises `TypeError` for what is no `UserContext`, `ConfigurationError` without sessions, `IdentifierError` from a
+        websocket, and what a merge hook raises; nobody is signed in then.
+        """
+        if not isinstance(user, UserContext):
+            raise TypeError(f"login() takes a UserContext, not {type(user).__name__}")
+        context = self.context(request)
+
+        async def login() -> None:
+            await self.sessions.login(context, user)
+
+        return self._signed(login, user)
+
+    def logout(self, request: HTTPConnection) -> Awaitable[None]:
+        """Ends the session: `await provider.logout(request)`; in a sync handler a plain call.
+
+        The cookie is emptied and its id ended on the server, so an old copy of it is nobody's. The session's states
+        end, its streams fall silent at once, and its pages load themselves again. Raises `ConfigurationError` without
+        sessions.
+        """
+        context = self.context(request)
+        return self._signed(lambda: self.sessions.logout(context), None)
+
+    def _signed(self, change: Callable[[], Any], user: UserContext | None) -> Awaitable[None]:
+        current_user.set(user)
+        return call_from_anywhere(lambda: self._loop, change())
+
+    def disconnect_user(self, user_id: Id) -> Awaitable[int]:
+        """Ends all streams of a user, whose pages load themselves again; gives how many (int).
+
+        To be awaited; in sync code a plain call. Sessions stay: whether the user may come back is for the app's loader
+        to say.
+        """
+
+        async def disconnect() -> int:
+            return self.sessions.disconnect(user_id)
+
+        return call_from_anywhere(lambda: self._loop, disconnect())
+
+    def refresh_user(self, user_id: Id) -> Awaitable[int]:
+        """Has all rights of a user be asked again, since they changed; gives the number (int) of streams concerned.
+
+        To be awaited; in sync code a plain call. The streams fall silent at once and are opened anew, where the app's
+        loader is asked; a state that the user may no longer see vanishes from the page.
+        """
+
+        async def refresh() -> int:
+            return self.sessions.refresh(user_id)
+
+        return call_from_anywhere(lambda: self._loop, refresh())
+
+    def is_revoked(self, session_id: str) -> bool:
+        """Whether the session with this id was ended by `login` or `logout`."""
+        return self.sessions.is_ended(session_id)
+
+    def next_url(self, request: HTTPConnection, default: str = "/") -> str:
+        """Where to go after signing in: the page (path and query, str) that sent the visitor to `login_route`.
+
+        Only a path on this site is taken from the URL, everything else is `default`: a link to a login page must not
+        lead to somebody else's site.
+        """
+        found = request.query_params.get("next", "")
+        is_path = re.fullmatch(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*", found) is not None
+        return found if is_path and len(found) <= MAX_NEXT else default
+
+    def take_away(self, connection: SSEConnection, state: ReactiveState) -> None:
+        """Has a state vanish from a page, and never be told to it again."""
+        committed = state._committed
+        key = committed.identifier.key
+        frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.views.get(key, ()))
+        self.sse_manager.unfollow(connection, key)
+        if connection.subscribed_states:
+            connection.send_frame(frame)
+        else:
+            self.sse_manager.dismiss(connection, frame + reload_frame())
+
+    def _shown(self, key: str) -> ReactiveState | None:
+        return self.rechecks.cleared(key) or self.registry.peek(key)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -691,7 +656,3 @@ class StateProvider:
             coalesced=manager.coalesced + sum(c.coalesced for c in live),
             bytes_sent=manager.sent_bytes + sum(c.sent_bytes for c in live),
         )
-
-
-async def _settled(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value

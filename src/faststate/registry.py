@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar, cast
 
 from .events import Event
-from .exceptions import ConfigurationError, LockTimeoutError, StateNotFoundError
+from .exceptions import ConfigurationError, LimitError, LockTimeoutError, StateNotFoundError
 from .scopes import StateIdentifier, StateScope
 from .state import Change, Committed, ReactiveState
 
@@ -56,14 +56,14 @@ class Commit:
         self.changed = changed
         self.delta = delta
         self.number = number
-        self.views: dict[str, str] = {}
+        self.views: dict[frozenset[str], set[str]] = {}  # the changed ones, by what is hidden from the viewer
         self.frames: dict[Any, bytes] = {}
 
 
 class Entry:
     """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
 
-    __slots__ = ("bucket", "identifier", "lock", "loop", "nonces", "owner", "state", "used", "users")
+    __slots__ = ("bucket", "identifier", "lock", "loop", "merged", "nonces", "owner", "state", "used", "users")
 
     def __init__(self, identifier: StateIdentifier, bucket: float | None, state: ReactiveState) -> None:
         self.identifier = identifier
@@ -74,6 +74,7 @@ class Entry:
         self.owner: object | None = None
         self.users = 0  # open transactions on this state; it is not dropped while there are any
         self.used = 0.0
+        self.merged = False  # into another state: what is committed here from now on would be lost
         self.nonces: OrderedDict[str, None] = OrderedDict()
 
     def remember(self, nonce: str) -> None:
@@ -114,8 +115,9 @@ class RegistryHooks:
 class StateRegistry:
     """All live states of a process, by key. Lifetime: the provider.
 
-    `clock` returns seconds, monotonic. `lock_timeout` is in seconds. A process numbers its commits: `epoch` is the
-    process's own random name (str), `commits` the number of the last commit.
+    `clock` returns seconds, monotonic. `lock_timeout` is in seconds. One session has at most `max_states_per_session`
+    states: beyond that its oldest unwatched TEMPORARY one gives way, or `LimitError` is raised. A process numbers its
+    commits: `epoch` is the process's own random name (str), `commits` the number of the last commit.
     """
 
     def __init__(
@@ -124,7 +126,9 @@ class StateRegistry:
         *,
         clock: Callable[[], float] = time.monotonic,
         lock_timeout: float = 5.0,
+        max_states_per_session: int = 1_000,
     ) -> None:
+        self.max_states_per_session = max_states_per_session
         self.hooks = hooks or RegistryHooks()
         self.clock = clock
         self.lock_timeout = lock_timeout
@@ -133,6 +137,7 @@ class StateRegistry:
         self.expired = 0
         self._entries: dict[str, Entry] = {}
         self._loading: dict[str, asyncio.Future[Entry]] = {}
+        self._sessions: dict[str, dict[str, None]] = {}  # per session: its states' keys, the oldest first
         self._idle: dict[float, OrderedDict[str, None]] = {}  # per TTL: keys, the longest unused first
         self._waiting: dict[object, Entry] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -202,31 +207,98 @@ class StateRegistry:
         return self._add(identifier, cls(**{**values, **initial}), ttl)
 
     def _add(self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None) -> Entry:
-        bucket = DEFAULT_TTL[identifier.scope] if ttl is None else ttl if ttl != math.inf else None
+        if identifier.session_id is not None:
+            self._make_room(identifier.session_id)
         self.commits += 1
         committed = Committed(identifier, 1, self.commits, fresh._wire(), self.hooks.run)
-        entry = Entry(identifier, bucket, fresh._commit(fresh._frozen_values(), committed))
-        self._entries[identifier.key] = entry
-        self.touch(entry)
+        entry = Entry(identifier, _bucket(identifier, ttl), fresh._commit(fresh._frozen_values(), committed))
+        self._enter(entry)
         self._start_sweeper()
         return entry
+
+    def _enter(self, entry: Entry) -> None:
+        key, session_id = entry.identifier.key, entry.identifier.session_id
+        self._entries[key] = entry
+        if session_id is not None:
+            self._sessions.setdefault(session_id, {})[key] = None
+        self.touch(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        key, session_id = entry.identifier.key, entry.identifier.session_id
+        del self._entries[key]
+        if entry.bucket is not None:
+            self._idle[entry.bucket].pop(key, None)
+        if session_id is not None and (keys := self._sessions.get(session_id)) is not None:
+            keys.pop(key, None)
+            if not keys:
+                del self._sessions[session_id]
+
+    def _make_room(self, session_id: str) -> None:
+        keys = self._sessions.get(session_id, {})
+        if len(keys) < self.max_states_per_session:
+            return
+        for key in keys:
+            if self._entries[key].identifier.scope is StateScope.TEMPORARY and self.evict(key):
+                return
+        raise LimitError(f"a session has at most {self.max_states_per_session} states")
+
+    def keys_of_session(self, session_id: str) -> list[str]:
+        """The keys (list of str) of all states in memory that belong to a session."""
+        return list(self._sessions.get(session_id, ()))
+
+    def keep_for(self, entry: Entry, ttl: float | None) -> None:
+        """Gives a state another idle time, in seconds; as for `entry`."""
+        bucket = _bucket(entry.identifier, ttl)
+        if bucket != entry.bucket:
+            if entry.bucket is not None:
+                self._idle[entry.bucket].pop(entry.identifier.key, None)
+            entry.bucket = bucket
+            self.touch(entry)
+
+    def rename(self, key: str, identifier: StateIdentifier, ttl: float | None) -> None:
+        """Gives the state under `key` another identifier; an open transaction on it commits under the new one.
+
+        Nothing may watch the old key any more, and nothing be kept under the new one.
+        """
+        entry = self._entries[key]
+        self._remove(entry)
+        entry.identifier, entry.bucket = identifier, _bucket(identifier, ttl)
+        old = entry.state._committed
+        self.commits += 1
+        committed = Committed(identifier, old.version + 1, self.commits, old.encoded, old.run)
+        entry.state = entry.state._commit(entry.state._frozen_values(), committed)
+        self._enter(entry)
+
+    def drop(self, key: str, *, merged: bool = False) -> None:
+        """Forgets the state under `key`, in use or not; with `merged` an open transaction on it can no more commit."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.merged = merged
+            self._remove(entry)
 
     def peek(self, key: str) -> ReactiveState | None:
         """The committed snapshot under `key`, or None; does not count as use."""
         entry = self._entries.get(key)
         return entry.state if entry is not None else None
 
+    def find(self, key: str) -> Entry | None:
+        """The entry under `key`, or None; does not count as use."""
+        return self._entries.get(key)
+
     def touch(self, entry: Entry) -> None:
         """Notes that a state was used now."""
         entry.used = self.clock()
-        if entry.bucket is not None:
+        if entry.bucket is not None and self._entries.get(entry.identifier.key) is entry:
             order = self._idle.setdefault(entry.bucket, OrderedDict())
             order[entry.identifier.key] = None
             order.move_to_end(entry.identifier.key)
 
     def pin(self, entry: Entry) -> Entry:
         """Keeps a state in memory for a transaction; the entry to use, which is another one if it was replaced."""
-        entry = self._entries.setdefault(entry.identifier.key, entry)
+        known = self._entries.get(entry.identifier.key)
+        if known is None and not entry.merged:
+            self._enter(entry)
+        entry = known or entry
         entry.users += 1
         self.touch(entry)
         return entry
@@ -236,9 +308,7 @@ class StateRegistry:
         entry = self._entries.get(key)
         if entry is None or entry.users or self.hooks.is_watched(key):
             return False
-        del self._entries[key]
-        if entry.bucket is not None:
-            self._idle[entry.bucket].pop(key, None)
+        self._remove(entry)
         return True
 
     def sweep(self) -> int:
@@ -342,8 +412,13 @@ class StateRegistry:
     def commit(self, changes: Iterable[tuple[Entry, Change]]) -> list[Commit]:
         """Swaps all changed states for their new snapshots, then tells the hooks. The locks are the caller's.
 
-        No reader sees some of the changes and not the others: between the swaps nothing is awaited.
+        No reader sees some of the changes and not the others: between the swaps nothing is awaited. Raises
+        `StateNotFoundError`, with nothing changed, when one of the states has been merged into another meanwhile.
         """
+        changes = list(changes)
+        for entry, _ in changes:
+            if entry.merged:
+                raise StateNotFoundError("this state has become another one, since its user signed in: try again")
         done = []
         for entry, change in changes:
             old = entry.state
@@ -363,3 +438,7 @@ class StateRegistry:
         Sent when the call returns; awaiting the result, the number of connections (int), is possible and not needed.
         """
         return self.hooks.broadcast(state_key, event_data)
+
+
+def _bucket(identifier: StateIdentifier, ttl: float | None) -> float | None:
+    return DEFAULT_TTL[identifier.scope] if ttl is None else ttl if ttl != math.inf else None

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from .exceptions import IdentifierError
 
-__all__ = ["MAX_ID_LENGTH", "Id", "StateIdentifier", "StateScope"]
+__all__ = ["MAX_ID_LENGTH", "Id", "StateIdentifier", "StateScope", "namespace_of"]
 
 Id = str | int | UUID
 """What callers may give as an id; identifiers keep ids as `str`."""
@@ -178,8 +178,7 @@ class StateIdentifier:
     @property
     def namespace(self) -> tuple[str, ...]:
         """Path of this state's signals on a page, one or two segments of `[A-Za-z0-9_]`: `("Counter", "left")`."""
-        own = self.instance_id
-        return (self.cls_name,) if own is None else (self.cls_name, signal_segment(own))
+        return namespace_of(self.cls_name, self.instance_id)
 
     def __reduce__(self) -> tuple[Any, ...]:  # how copy and pickle make another one of what cannot be assigned to
         return StateIdentifier.parse, (self.key,)
@@ -196,6 +195,11 @@ class StateIdentifier:
 
 def _quote(text: str | None) -> str:
     return quote(cast(str, text), safe="")  # __init__ raised for a missing id
+
+
+def namespace_of(cls_name: str, instance_id: str | None) -> tuple[str, ...]:
+    """Path of a state's signals on a page, by the name of its class and its own id there."""
+    return (cls_name,) if instance_id is None else (cls_name, signal_segment(instance_id))
 
 
 def signal_segment(text: str) -> str:

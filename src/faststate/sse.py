@@ -7,17 +7,19 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
+from .auth import UserContext
 from .exceptions import ConnectionClosedError, IdentifierError
+from .fields import EVERYTHING_SHOWN, Schema
 from .scopes import Id, StateIdentifier
 from .state import ReactiveState
 from .views import ATTRIBUTE
 from .wire import elements_frame, nest, patch_steps, signals_frame, to_wire
 
-__all__ = ["CommitLike", "Done", "SSEConnection", "SSEManager", "StateEventHandler", "snapshot_frame"]
+__all__ = ["CommitLike", "Done", "SSEConnection", "SSEManager", "StateEventHandler", "snapshot_frame", "vanish_frame"]
 
 logger = logging.getLogger("faststate")
 
@@ -62,7 +64,7 @@ class CommitLike(Protocol):
     new: ReactiveState
     delta: dict[str, Any]
     number: int
-    views: dict[str, str]
+    views: dict[frozenset[str], set[str]]
     frames: dict[Any, bytes]
 
 
@@ -71,7 +73,8 @@ class SSEConnection:
 
     The outbox holds per state either one commit to send as it is, or the note that only a snapshot will do; so it is
     bounded by the number of states that the page shows. `response_stream` is anything that is not None while the
-    connection is open; the library's own streams pass themselves.
+    connection is open; the library's own streams pass themselves. `user` is the one who opened it, `rights` what tells
+    two users apart (a hashable), `hidden` per state what this user may not see of it.
     """
 
     def __init__(
@@ -81,15 +84,23 @@ class SSEConnection:
         user_id: Id | None = None,
         *,
         session_id: str | None = None,
+        user: UserContext | None = None,
+        address: str | None = None,
     ) -> None:
         self.id = connection_id or secrets.token_urlsafe(12)
         self.stream = response_stream
-        self.user_id = user_id
+        self.user = user
+        self.user_id = user_id if user is None else user.id
+        self.rights = user and (str(user.id), frozenset(user.roles), frozenset(user.permissions))
         self.session_id = session_id
+        self.address = address
         self.connected_at = datetime.now(UTC)
         self.last_ping = self.connected_at
         self.subscribed_states: set[str] = set()
         self.views: dict[str, frozenset[str]] = {}
+        self.hidden: dict[str, frozenset[str]] = {}
+        self.last_frame = b""
+        self.silent = False
         self.sequences: dict[str, int] = {}  # per state: the number of the page's last event that set bound fields
         self.write_limit: asyncio.Timeout | None = None
         self.coalesced = 0
@@ -113,10 +124,20 @@ class SSEConnection:
         """True once a response writes what waits here."""
         return self._loop is not None
 
-    def close(self) -> None:
-        """Ends the connection; its stream finishes on its own task."""
+    def close(self, last_frame: bytes = b"") -> None:
+        """Ends the connection; its stream finishes on its own task, and writes `last_frame` before it does."""
+        self.last_frame = self.last_frame or last_frame
         self.stream = None
         self.wake()
+
+    def forget(self, key: str | None = None) -> None:
+        """Drops what waits of the state `key`, or all that waits."""
+        with self._lock:
+            if key is None:
+                self._pending, self._echoes, self._messages, self._signals = {}, {}, [], {}
+            else:
+                self._pending.pop(key, None)
+                self._echoes.pop(key, None)
 
     def wake(self) -> None:
         """Tells the stream's task that there is something to do; from any thread."""
@@ -193,12 +214,13 @@ class SSEConnection:
         frames = []
         for key, commit in self._pending.items():
             views = self.views.get(key, frozenset())
+            hidden = self.hidden.get(key, EVERYTHING_SHOWN)
             if commit is None:
                 state = self._latest(key)
                 if state is not None:
-                    frames.append(snapshot_frame(state, views))
+                    frames.append(snapshot_frame(state._seen(hidden), views))
             else:
-                frames.append(change_frame(commit, views, self._echoes.get(key)))
+                frames.append(change_frame(commit, views, self._echoes.get(key), hidden))
         self._pending = {}
         self._echoes = {}
         return frames
@@ -271,20 +293,38 @@ def snapshot_frame(state: ReactiveState, views: frozenset[str]) -> bytes:
     return frame
 
 
-def change_frame(commit: CommitLike, views: frozenset[str], echo: Mapping[str, Any] | None = None) -> bytes:
-    """The frames (bytes) of one commit for a page that showed the snapshot before it; shared by all such pages."""
-    delta = commit.delta
-    if echo:
-        # The page set these itself: sending them back would overwrite what is being typed by now.
-        delta = {name: value for name, value in delta.items() if name not in echo or echo[name] != value}
-    frame = commit.frames.get(views) if not echo else None
+def change_frame(
+    commit: CommitLike,
+    views: frozenset[str],
+    echo: Mapping[str, Any] | None = None,
+    hidden: frozenset[str] = EVERYTHING_SHOWN,
+) -> bytes:
+    """The frames (bytes) of one commit for a page that showed the snapshot before it.
+
+    They are made once, and shared by all pages of viewers from whom the same fields are `hidden`.
+    """
+    frame = commit.frames.get((views, hidden)) if not echo else None
     if frame is None:
         new = commit.new._committed
+        delta = {name: value for name, value in commit.delta.items() if name not in hidden} if hidden else commit.delta
+        if echo:
+            # The page set these itself: sending them back would overwrite what is being typed by now.
+            delta = {name: value for name, value in delta.items() if name not in echo or echo[name] != value}
         steps = patch_steps(commit.old._committed.encoded, delta, new.encoded)
         frame = b"".join(signals_frame(nest(new.namespace, step)) for step in steps)
-        frame += view_frames(commit.new, [name for name in views if name in commit.views])
+        frame += view_frames(commit.new._seen(hidden), views & commit.views.get(hidden, set()))
         if not echo:
-            commit.frames[views] = frame
+            commit.frames[views, hidden] = frame
+    return frame
+
+
+def vanish_frame(schema: Schema, namespace: tuple[str, ...], views: Iterable[str]) -> bytes:
+    """The frames (bytes) after which a page shows nothing more of a state: empty signals, and nothing in its views."""
+    frame = signals_frame(nest(namespace, dict.fromkeys(schema.signals, ""))) if schema.signals else b""
+    for name in sorted(views):
+        address = f"{'.'.join(namespace)}.{name}"
+        # It keeps the view's place, which comes to life again with the right.
+        frame += elements_frame(f'<span {ATTRIBUTE}="{address}" hidden></span>', f'[{ATTRIBUTE}="{address}"]')
     return frame
 
 
@@ -300,6 +340,9 @@ class SSEManager:
         position: Callable[[], str] = lambda: "",
     ) -> None:
         self.connections: dict[str, SSEConnection] = {}
+        self.of_user: dict[str, set[str]] = {}
+        self.of_session: dict[str, set[str]] = {}
+        self.of_address: dict[str, set[str]] = {}
         self.state_subscriptions: dict[str, set[str]] = {}
         self.draining = False
         self.total = 0
@@ -315,9 +358,16 @@ class SSEManager:
         connection: SSEConnection,
         state_keys: Iterable[str],
         views: Mapping[str, Iterable[str]] | None = None,
+        hidden: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
-        """Registers a connection that follows `state_keys`; `views` names the views it shows, by key."""
+        """Registers a connection that follows `state_keys`.
+
+        `views` names the views it shows and `hidden` the fields that its user may not see, both by key.
+        """
         self.connections[connection.id] = connection
+        for index, name in self._indexes(connection):
+            index.setdefault(name, set()).add(connection.id)
+        connection.hidden = dict(hidden or {})
         connection._latest = self._latest
         self.total += 1
         for key in state_keys:
@@ -331,17 +381,48 @@ class SSEManager:
         if connection is None:
             return False
         for key in connection.subscribed_states:
-            watchers = self.state_subscriptions.get(key)
-            if watchers is not None:
-                watchers.discard(connection_id)
-                if not watchers:
-                    del self.state_subscriptions[key]
+            _discard(self.state_subscriptions, key, connection_id)
+        for index, name in self._indexes(connection):
+            _discard(index, name, connection_id)
         self.coalesced += connection.coalesced
         self.sent_bytes += connection.sent_bytes
         connection.close()
         if self._emptied is not None and not self.connections:
             self._emptied.set()
         return True
+
+    def _indexes(self, connection: SSEConnection) -> Iterator[tuple[dict[str, set[str]], str]]:
+        if connection.user_id is not None:
+            yield self.of_user, str(connection.user_id)
+        if connection.session_id is not None:
+            yield self.of_session, connection.session_id
+        if connection.address:
+            yield self.of_address, connection.address
+
+    def connections_of(self, *, user_id: Id | None = None, session_id: str | None = None) -> list[SSEConnection]:
+        """The open connections of a user, or of a session."""
+        ids = self.of_user.get(str(user_id), ()) if user_id is not None else self.of_session.get(session_id or "", ())
+        return [self.connections[id] for id in ids]
+
+    def unfollow(self, connection: SSEConnection, key: str) -> None:
+        """Has a connection no more be told of a state; what waited of it is dropped."""
+        _discard(self.state_subscriptions, key, connection.id)
+        connection.subscribed_states.discard(key)
+        connection.forget(key)
+
+    def silence(self, connection: SSEConnection) -> None:
+        """Has a connection be told nothing more, at once; it stays open to be closed with a last frame."""
+        for key in list(connection.subscribed_states):
+            self.unfollow(connection, key)
+        connection.forget()
+        connection.silent = True
+
+    def dismiss(self, connection: SSEConnection, last_frame: bytes = b"") -> None:
+        """Ends a connection with `last_frame` and nothing else that waited."""
+        self.silence(connection)
+        connection.close(last_frame)
+        if not connection.streaming:
+            self.remove_connection(connection.id)
 
     def is_watched(self, key: str) -> bool:
         """True when any connection follows the state `key`."""
@@ -358,37 +439,43 @@ class SSEManager:
         watchers = self.watchers(key)
         if not watchers:
             return 0
-        shown = frozenset().union(*(connection.views[key] for connection in watchers))
-        if shown:
-            self._note_changed_views(commit, shown)
+        shown: dict[frozenset[str], set[str]] = {}
+        for connection in watchers:
+            if views := connection.views[key]:
+                shown.setdefault(connection.hidden.get(key, EVERYTHING_SHOWN), set()).update(views)
+        for hidden, names in shown.items():
+            self._note_changed_views(commit, hidden, names)
         if not commit.delta and not commit.views:
             return 0
         for connection in watchers:
             connection.notify(key, commit, echo if connection.id == origin else None)
         return len(watchers)
 
-    def _note_changed_views(self, commit: CommitLike, names: Iterable[str]) -> None:
+    def _note_changed_views(self, commit: CommitLike, hidden: frozenset[str], names: Iterable[str]) -> None:
         known = type(commit.new)._fs_schema().views
-        before = commit.old._committed.views
+        new = commit.new._seen(hidden)
+        before = commit.old._seen(hidden)._committed.views
         for name in names:
             if name not in known:
                 continue
             try:
-                html = commit.new._render(known[name])
+                html = new._render(known[name])
             except Exception:
                 logger.exception("the view %s failed; pages keep the one they show", known[name].function.__qualname__)
                 continue
             if before.get(name) != html:
-                commit.views[name] = html
+                commit.views.setdefault(hidden, set()).add(name)
 
     def broadcast_to_state(self, state_key: str, data: Mapping[str, Any], exclude_user: Id | None = None) -> Done:
         """Sends signals (a dict of field to value) of the state `state_key` to all that follow it; returns how many.
 
-        The values are sent, not kept: the state does not change. `exclude_user` leaves out that user's connections.
-        Queued when the call returns; the result may be awaited, and need not be. Raises `IdentifierError` for a text
-        that is no key.
+        The values are sent, not kept: the state does not change. `exclude_user` leaves out that user's connections; a
+        field that a viewer may not see is left out for that viewer. Queued when the call returns; the result may be
+        awaited, and need not be. Raises `IdentifierError` for a text that is no key.
         """
         path = StateIdentifier.parse(state_key).namespace
+        state = self._latest(state_key)
+        never = type(state)._fs_schema().hidden if state is not None else frozenset()
         reached = 0
         for connection in self.watchers(state_key):
             if exclude_user is not None and str(connection.user_id) == str(exclude_user):
@@ -396,7 +483,9 @@ class SSEManager:
             if connection.closed:
                 self.remove_connection(connection.id)
                 continue
-            connection.send_event(nest(path, dict(data)))
+            hidden = connection.hidden.get(state_key, EVERYTHING_SHOWN)
+            values = {name: value for name, value in data.items() if name not in hidden and name not in never}
+            connection.send_event(nest(path, values))
             reached += 1
         return Done(reached)
 
@@ -429,6 +518,14 @@ class SSEManager:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(within):
                     await self._emptied.wait()
+
+
+def _discard(index: dict[str, set[str]], name: str, connection_id: str) -> None:
+    ids = index.get(name)
+    if ids is not None:
+        ids.discard(connection_id)
+        if not ids:
+            del index[name]
 
 
 class StateEventHandler:

@@ -3,68 +3,31 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import datetime
-import decimal
-import enum
 import inspect
 import json
-import re
 import types
-import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from abc import ABCMeta
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    ClassVar,
-    Final,
-    Literal,
-    Protocol,
-    Self,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, cast
 
 from datastar_py.attributes import BindAttr
 from datastar_py.attributes import attribute_generator as data
 from fastcore.xml import FT, Dd, Dl, Dt, Span
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import HTTPConnection
-from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
 
-from .auth import current_request, current_user
-from .events import DEFAULT_PREFIX, Event, accepts_none
+from .auth import UserContext, current_request, current_user
+from .events import DEFAULT_PREFIX, Event
 from .exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
+from .fields import EVERYTHING_SHOWN, Schema
 from .scopes import StateIdentifier
 from .values import REMEDY, Thaw, equal, freeze, is_container
 from .views import View, ViewFragment
 from .wire import display, merge_patch, same, to_wire
 
-__all__ = ["AsSignal", "Bound", "Change", "Committed", "ReactiveState", "ServerOnly", "SignalRef", "current_page"]
-
-T = TypeVar("T")
-
-
-class _Marker(enum.Enum):
-    BOUND = "Bound"
-    SERVER_ONLY = "ServerOnly"
-    AS_SIGNAL = "AsSignal"
-
-
-Bound = Annotated[T, _Marker.BOUND]
-"""`Bound[T]`: a field that a two-way binding in the page sets, together with the next event on its state."""
-
-ServerOnly = Annotated[T, Field(exclude=True, repr=False), _Marker.SERVER_ONLY]
-"""`ServerOnly[T]`: a field (also of a nested model) that never leaves the server, and is not in `repr`."""
-
-AsSignal = Annotated[T, _Marker.AS_SIGNAL]
-"""`AsSignal[T]`: a collection or nested model that is sent as a signal; without it, collections show through views."""
+__all__ = ["Change", "Committed", "ReactiveState", "SignalRef", "current_page"]
 
 
 class Page(Protocol):
@@ -95,9 +58,15 @@ class _unseen:
 
 
 class Committed:
-    """What a committed snapshot knows of itself. Lifetime: until the state's next commit and its last reader."""
+    """What a committed snapshot knows of itself. Lifetime: until the state's next commit and its last reader.
 
-    __slots__ = ("commit", "encoded", "frames", "identifier", "namespace", "run", "version", "views")
+    A snapshot as some viewers have it, from whom the fields `hidden` are, knows the `full` one; `seen` holds these by
+    what is hidden.
+    """
+
+    __slots__ = (
+        "commit", "encoded", "frames", "full", "hidden", "identifier", "namespace", "run", "seen", "version", "views",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -106,7 +75,12 @@ class Committed:
         commit: int,
         encoded: dict[str, Any],
         run: Callable[[StateIdentifier, type[ReactiveState], Event[Any, Any], Mapping[str, Any]], Awaitable[Any]],
+        hidden: frozenset[str] = EVERYTHING_SHOWN,
+        full: ReactiveState | None = None,
     ) -> None:
+        self.hidden = hidden
+        self.full = full
+        self.seen: dict[frozenset[str], ReactiveState] = {}
         self.identifier = identifier
         self.namespace = identifier.namespace
         self.version = version
@@ -187,142 +161,11 @@ class _Signals:
         return SignalRef._of(".".join((*state._namespace, name)), state._wire()[name])
 
 
-_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
-_SCALARS = (
-    str, int, float, bool, type(None), decimal.Decimal, uuid.UUID, enum.Enum,
-    datetime.date, datetime.time, datetime.timedelta,
-)  # fmt: skip
-
-
-def _is_scalar(annotation: Any) -> bool:
-    while True:
-        if hasattr(annotation, "__metadata__"):
-            annotation = get_args(annotation)[0]
-        elif hasattr(annotation, "__supertype__"):  # NewType
-            annotation = annotation.__supertype__
-        elif hasattr(annotation, "__value__"):  # a `type` statement
-            annotation = annotation.__value__
-        else:
-            break
-    origin = get_origin(annotation)
-    if origin in (Union, types.UnionType):
-        return all(map(_is_scalar, get_args(annotation)))
-    if origin is Literal or annotation is None:
-        return True
-    return isinstance(annotation, type) and origin is None and issubclass(annotation, _SCALARS)
-
-
-def _markers(metadata: Any) -> set[_Marker]:
-    return {mark for mark in metadata if isinstance(mark, _Marker)}
-
-
-class _Schema:
-    """What one state class exposes. Lifetime: the class."""
-
-    def __init__(self, cls: type[ReactiveState]) -> None:
-        self.events: dict[str, Event[Any, Any]] = {}
-        self.views: dict[str, View] = {}
-        for klass in reversed(cls.__mro__):
-            for name, value in vars(klass).items():
-                self.events.pop(name, None)
-                self.views.pop(name, None)
-                if isinstance(value, Event):
-                    self.events[name] = value
-                elif isinstance(value, View):
-                    self.views[name] = value
-        signals: list[str] = []
-        bound: list[str] = []
-        self.hidden: set[str] = set()
-        self.optional: set[str] = set()
-        for name, field in cls.model_fields.items():
-            marks = _markers(field.metadata)
-            where = f"{cls.__name__}.{name}"
-            _refuse_buried_markers(where, field.annotation, set())
-            if field.exclude:
-                self.hidden.add(name)
-                if marks & {_Marker.BOUND, _Marker.AS_SIGNAL}:
-                    raise EventDefinitionError(f"{where} is ServerOnly, so it can be neither Bound nor AsSignal")
-                continue
-            if accepts_none(field.annotation):
-                self.optional.add(name)
-            if _is_scalar(field.annotation) or _Marker.AS_SIGNAL in marks:
-                signals.append(name)
-                if not _FIELD_NAME.match(name):
-                    raise EventDefinitionError(f"{where} cannot be a signal: use ASCII letters, digits and underscores")
-            if _Marker.BOUND in marks:
-                if name not in signals:
-                    raise EventDefinitionError(f"{where} is Bound, but no scalar: an input can only set a scalar")
-                bound.append(name)
-        self.computed: list[str] = []
-        for name, info in cls.model_computed_fields.items():
-            marks = _markers(getattr(info.return_type, "__metadata__", ()))
-            if _Marker.SERVER_ONLY in marks:  # pydantic has no way to keep it out of dumps
-                raise EventDefinitionError(f"{cls.__name__}.{name} is ServerOnly: make it a plain property instead")
-            if _is_scalar(info.return_type) or _Marker.AS_SIGNAL in marks:
-                signals.append(name)
-                self.computed.append(name)
-        self.signals = tuple(signals)
-        self.bound = tuple(bound)
-        self._all_signals = frozenset(signals)
-        self.shown = tuple(n for n in (*cls.model_fields, *cls.model_computed_fields) if n not in self.hidden)
-        self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
-
-    def affected(self, changed: Iterable[str]) -> set[str]:
-        """The signals that may be others when the fields `changed` are."""
-        return {*self.computed, *self._all_signals.intersection(changed)}
-
-
-def _refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:
-    """ServerOnly works on a field, not inside its type: `list[ServerOnly[int]]` would hide nothing."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
-        seen.add(annotation)
-        for name, field in annotation.model_fields.items():
-            _refuse_buried_markers(f"{annotation.__name__}.{name}", field.annotation, seen)
-        for name, info in annotation.model_computed_fields.items():
-            if _Marker.SERVER_ONLY in _markers(getattr(info.return_type, "__metadata__", ())):
-                raise EventDefinitionError(
-                    f"{annotation.__name__}.{name} is ServerOnly: make it a plain property instead"
-                )
-        return
-    if hasattr(annotation, "__value__"):  # a `type` statement: what it names is out of pydantic's sight
-        if id(annotation) in seen:  # it may name itself
-            return
-        seen.add(id(annotation))
-        _refuse_buried_markers(where, annotation.__value__, seen)
-        return
-    shape = get_origin(annotation) or annotation
-    has_fields = dataclasses.is_dataclass(shape) or is_typeddict(shape) or hasattr(shape, "_fields")
-    if isinstance(shape, type) and has_fields and shape not in seen:
-        seen.add(shape)
-        for name, hint in _hints(shape).items():
-            if _Marker.SERVER_ONLY in _markers(getattr(hint, "__metadata__", ())):
-                raise EventDefinitionError(
-                    f"{shape.__name__}.{name} is ServerOnly, and a {_kind(shape)} cannot keep that: use a BaseModel"
-                )
-            _refuse_buried_markers(f"{shape.__name__}.{name}", hint, seen)
-    marks = _markers(getattr(annotation, "__metadata__", ()))
-    if marks:
-        raise EventDefinitionError(f"{where}: write {marks.pop().value}[...] around the whole type of the field")
-    for part in get_args(annotation):
-        _refuse_buried_markers(where, part, seen)
-
-
 def _plain(value: Any) -> str:
     """A serialised collection, to be read by a person."""
     if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
         return ", ".join(map(display, value))
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else display(value)
-
-
-def _kind(cls: type) -> str:
-    return "dataclass" if dataclasses.is_dataclass(cls) else "TypedDict" if is_typeddict(cls) else "named tuple"
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return get_type_hints(cls, include_extras=True)
-    except NameError:  # types that are local to a function
-        return inspect.get_annotations(cls)
 
 
 class ReactiveState(BaseModel):
@@ -346,14 +189,19 @@ class ReactiveState(BaseModel):
     _bound_fields: ClassVar[tuple[str, ...]] = ()
     _name: ClassVar[str | None] = None
     _has_ids: ClassVar[bool] = False
+    _full_class: ClassVar[type[ReactiveState] | None] = None  # of the class that partly hidden snapshots have
 
     if TYPE_CHECKING:
         _fs: Committed | Working | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "_full_class" in vars(cls):
+            return
         annotations = inspect.get_annotations(cls)
         for name, value in list(vars(cls).items()):
+            if not isinstance(value, Event):
+                _refuse_guard(f"{cls.__name__}.{name}", value)
             if name == "__ft__" and isinstance(value, types.FunctionType):
                 setattr(cls, name, View(value, name))
             elif name in _OWN_NAMES or (isinstance(value, Event | View) and name in _RESERVED):
@@ -372,14 +220,14 @@ class ReactiveState(BaseModel):
             cls._fs_schema()
 
     @classmethod
-    def _fs_schema(cls) -> _Schema:
+    def _fs_schema(cls) -> Schema:
         schema = cls.__dict__.get("_fs_schema_")
         if schema is None:
             cls.model_rebuild()
-            schema = _Schema(cls)
+            schema = Schema(cls)
             type.__setattr__(cls, "_fs_schema_", schema)
             cls._bound_fields = schema.bound
-        return cast(_Schema, schema)
+        return cast(Schema, schema)
 
     @classmethod
     def _registered_name(cls) -> str:
@@ -527,6 +375,41 @@ class ReactiveState(BaseModel):
             raise NotStartedError(f"this {type(self).__name__} is not a snapshot that a provider gave")
         return fs
 
+    def _seen_by(self, user: UserContext | None) -> Self:
+        """This snapshot as `user` may have it: itself, or one in which some fields are None."""
+        return self._seen(type(self)._fs_schema().hidden_from(user))
+
+    def _seen(self, hidden: frozenset[str]) -> Self:
+        """This snapshot with the fields `hidden` being None; made once for all viewers from whom these are hidden."""
+        if not hidden:
+            return self
+        committed = self._committed
+        made = committed.seen.get(hidden)
+        if made is None:
+            kept = self.__dict__  # besides the fields it may hold what a cached property made of them
+            values = {name: None if name in hidden else kept[name] for name in type(self).__pydantic_fields__}
+            made = type(self)._partly_hidden_class()._blank(values, self.__pydantic_private__)
+            encoded = {name: "" if name in hidden else value for name, value in committed.encoded.items()}
+            own = Committed(
+                committed.identifier, committed.version, committed.commit, encoded, committed.run, hidden, self
+            )
+            object.__setattr__(made, "_fs", own)
+            committed.seen[hidden] = made
+        return cast(Self, made)
+
+    @classmethod
+    def _partly_hidden_class(cls) -> type[ReactiveState]:
+        """A subclass for snapshots with hidden fields: what is computed is taken from the full one, or hidden too."""
+        made: type[ReactiveState] | None = cls.__dict__.get("_partly_hidden")
+        if made is None:
+            body: dict[str, Any] = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+            body |= {"_full_class": cls, "_fs_schema_": cls._fs_schema()}
+            body |= {name: property(partial(_computed, name=name)) for name in cls.model_computed_fields}
+            # Past pydantic's metaclass, which would build a model anew; this one is the same but for these properties.
+            made = ABCMeta.__new__(type(cls), cls.__name__, (cls,), body)
+            type.__setattr__(cls, "_partly_hidden", made)
+        return made
+
     def _whole(self) -> Self:
         """Itself, with every field in `__dict__`, for pydantic's own methods."""
         fs = self._fs
@@ -538,9 +421,13 @@ class ReactiveState(BaseModel):
     # -- what pydantic's own methods see ---------------------------------------------------------------------------
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
+        if type(self)._full_class is not None:
+            kwargs.setdefault("warnings", False)  # that a hidden field holds None and not what it is declared as
         return BaseModel.model_dump(self._whole(), **kwargs)
 
     def model_dump_json(self, **kwargs: Any) -> str:
+        if type(self)._full_class is not None:
+            kwargs.setdefault("warnings", False)
         return BaseModel.model_dump_json(self._whole(), **kwargs)
 
     def __copy__(self) -> Self:
@@ -618,10 +505,14 @@ class ReactiveState(BaseModel):
 
     def __ft__(self) -> Any:
         schema = type(self)._fs_schema()
+        fs = self._fs
+        hidden = fs.hidden if type(fs) is Committed else EVERYTHING_SHOWN
         # Through the serializer, which leaves out what is ServerOnly at any depth; str() of a value would show it.
         hidden_free = self._encode({name for name in schema.shown if name not in schema.signals})
         rows: list[Any] = []
         for name in schema.shown:
+            if name in hidden:
+                continue
             rows += [
                 Dt(name),
                 Dd(self.signal.__getattr__(name) if name in schema.signals else _plain(hidden_free[name])),
@@ -645,7 +536,7 @@ class ReactiveState(BaseModel):
             raise NotStartedError(
                 f"{event.name}.run() works on a state that a provider gave; inside an event call self.{event.name}()"
             )
-        return await fs.run(fs.identifier, type(self), event, arguments)
+        return await fs.run(fs.identifier, type(self)._full_class or type(self), event, arguments)
 
     @classmethod
     async def __from_request__(cls, req: HTTPConnection) -> Any:
@@ -656,9 +547,27 @@ class ReactiveState(BaseModel):
         return await context.resolve_for_fasthtml(cls, req)
 
 
+def _refuse_guard(where: str, value: Any) -> None:
+    """Reports a `@requires_auth` that guards nothing: what is no event cannot be reached by a client."""
+    while value is not None:
+        if "_auth_config" in getattr(value, "__dict__", {}):
+            raise EventDefinitionError(f"@requires_auth on {where} guards nothing, since it is no event: add @event")
+        inner = (getattr(value, name, None) for name in ("function", "wrapped", "fget", "__func__", "func"))
+        value = next((found for found in inner if found is not None), None)
+
+
+def _computed(state: ReactiveState, name: str) -> Any:
+    """What a computed field of a snapshot with hidden fields is."""
+    fs = state._fs
+    if type(fs) is Committed and fs.full is not None:
+        return None if name in fs.hidden else getattr(fs.full, name)
+    return getattr(super(type(state), state), name)  # of a copy, which belongs to no provider
+
+
 def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if problem["loc"] and problem["loc"][0] in cls._fs_schema().hidden:
+    schema = cls._fs_schema()
+    if problem["loc"] and (problem["loc"][0] in schema.hidden or problem["loc"][0] in schema.restricted):
         return f"{cls.__name__}: the new values are not valid"  # a constraint can give a hidden value away
     place = ".".join(map(str, problem["loc"]))
     return f"{cls.__name__}{f'.{place}' if place else ''}: {problem['msg']}"
@@ -667,6 +576,7 @@ def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
 _OWN_NAMES: Final = frozenset(name for name in vars(ReactiveState) if not name.startswith(("__", "model_"))) | {
     "_fs",
     "_fs_schema_",
+    "_partly_hidden",
     "__iter__",
     "__faststate__",
     "__from_request__",

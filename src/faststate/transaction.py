@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -17,7 +17,7 @@ from .events import Event
 from .registry import Entry, StateRegistry
 from .state import Change, ReactiveState
 
-__all__ = ["Holder", "Step", "Transaction", "current_holder", "run_event"]
+__all__ = ["Guard", "Holder", "Step", "Transaction", "current_holder", "run_event"]
 
 
 EVENT_THREADS: Final = 100
@@ -37,16 +37,29 @@ class Holder(NamedTuple):
     task: asyncio.Task[Any] | None
 
 
+class Guard(NamedTuple):
+    """A rule that was asked about a state's snapshot `asked`; `ask` asks it about another one, and raises its "no"."""
+
+    entry: Entry
+    asked: ReactiveState
+    ask: Callable[[ReactiveState], Awaitable[None]]
+
+
 current_holder: ContextVar[Holder | None] = ContextVar("faststate_lock_holder", default=None)
 
 
 class Transaction:
     """Working copies of some states. Lifetime: one event, `run()` or `modify()`."""
 
-    def __init__(self, registry: StateRegistry, entries: Iterable[Entry]) -> None:
+    def __init__(self, registry: StateRegistry, entries: Iterable[Entry], guards: Sequence[Guard] = ()) -> None:
         self._registry = registry
+        self._guards = guards
         unique = {entry.identifier.key: entry for entry in entries}
+        # By the key of the beginning: a sign-in may give a state another one while this runs.
+        self._keys = {id(entry): entry.identifier.key for entry in unique.values()}
         self._entries = {key: registry.pin(unique[key]) for key in sorted(unique)}
+        self._keys |= {id(entry): key for key, entry in self._entries.items()}
+        self._given = list(unique.values())  # ids are of use while their objects live
         self._copies: dict[str, ReactiveState] = {}
         self._locked: list[Entry] = []
         self.owner: object = self
@@ -55,7 +68,8 @@ class Transaction:
     async def begin(self) -> None:
         """Locks the states, in the order of their keys, and makes working copies of them.
 
-        After an earlier step it rebases the same copies on what is committed by now. Raises `LockTimeoutError`.
+        After an earlier step it rebases the same copies on what is committed by now. Guards are asked again where the
+        state is another by now than the one they were asked about. Raises `LockTimeoutError`, and what a guard raises.
         """
         holder = current_holder.get()
         # A task started inside an event inherits its context, but may wait for the event's lock: it is no holder.
@@ -64,6 +78,10 @@ class Transaction:
         for entry in self._entries.values():
             await self._registry.acquire(entry, self.owner)
             self._locked.append(entry)
+        for guard in self._guards:
+            state = self.entry(guard.entry).state
+            if state is not guard.asked:
+                await guard.ask(state)
         for key, entry in self._entries.items():
             if key in self._copies:
                 self._copies[key]._rebase(entry.state)
@@ -72,11 +90,11 @@ class Transaction:
 
     def entry(self, entry: Entry) -> Entry:
         """The entry that is locked for a state; another one where the state was dropped and made anew meanwhile."""
-        return self._entries[entry.identifier.key]
+        return self._entries[self._keys.get(id(entry)) or entry.identifier.key]
 
     def copy(self, entry: Entry) -> Any:
         """The working copy of a state."""
-        return self._copies[entry.identifier.key]
+        return self._copies[self._keys.get(id(entry)) or entry.identifier.key]
 
     def prepare(self) -> list[tuple[Entry, Change]]:
         """What there is to commit, validated. Raises `EventError` when new values do not validate."""
@@ -84,7 +102,7 @@ class Transaction:
         return [(entry, change) for entry, change in changes if change is not None]
 
     def commit(self, prepared: list[tuple[Entry, Change]]) -> None:
-        """Commits what `prepare` returned."""
+        """Commits what `prepare` returned. Raises `StateNotFoundError` when a state has been merged into another."""
         self._registry.commit(prepared)
 
     def unlock(self) -> None:
@@ -122,17 +140,18 @@ async def run_event(
     *,
     bound: Callable[[], Mapping[str, Any]] = dict,
     nonce: str | None = None,
+    guards: Sequence[Guard] = (),
     render: Callable[[Any], Any] = lambda result: result,
 ) -> AsyncIterator[Step]:
     """Runs an event and yields its steps, each of them committed: one, or one per `yield` of a generator.
 
     `states` are the further states that the event takes, by parameter; `bound` gives the fields to set before it runs,
-    and is called with the locks held. An event whose `nonce` the state has seen is not run again. What `render` or the
-    event raises leaves no trace of the step.
+    and is called with the locks held; `guards` are asked again where a state changed before that. An event whose
+    `nonce` the state has seen is not run again. What `render` or the event raises leaves no trace of the step.
     """
     # A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock.
     async with _places() if event.kind == "sync" else contextlib.nullcontext():
-        transaction = Transaction(registry, [entry, *states.values()])
+        transaction = Transaction(registry, [entry, *states.values()], guards)
         try:
             await transaction.begin()
             entry = transaction.entry(entry)

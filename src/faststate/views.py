@@ -72,9 +72,10 @@ class View:
         if isinstance(root, FT) and root.tag:
             marked = FT(root.tag, root.children, {**(root.attrs or {}), ATTRIBUTE: address}, void_=root.void_)
             return render_ft(marked)
-        # Text, several elements or none: a box that takes no part in the layout; a <div> would end a <p> around it.
+        # Text, several elements or none: an element that browsers lay out as `display: contents` of their own accord,
+        # since a strict Content-Security-Policy forbids style attributes; a <div> would end a <p> around it.
         inner = "".join(map(render_ft, parts))
-        return f'<span {ATTRIBUTE}="{escape(address)}" style="display:contents">{inner}</span>'
+        return f'<slot {ATTRIBUTE}="{escape(address)}">{inner}</slot>'
 
     @overload
     def __get__(self, instance: None, owner: type) -> View: ...

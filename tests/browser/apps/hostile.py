@@ -74,7 +74,7 @@ class Row(Part):
     pass
 
 
-provider = StateProvider(max_payload=2**21)
+provider = StateProvider(max_payload=2**21, event_burst=1_000)
 for cls in (Text, Listing, Taken, Dotted):
     provider.register_state(cls)
 provider.register_state(Part, StateConfig(scope=StateScope.COMPONENT))

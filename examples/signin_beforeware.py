@@ -1,0 +1,134 @@
+"""Signing in with a password, FastHTML's own way: the session says who it is, and a Beforeware sends strangers away.
+
+The Beforeware runs for events and streams too. Everybody has a note of their own; the board is everybody's to read and
+the editors' to write. Ada (password "engine") is an editor, Bob (password "castle") is not.
+"""
+
+import hashlib
+import secrets
+from typing import Annotated
+
+from fasthtml.common import *
+from pydantic import Field, StringConstraints
+
+from faststate import (
+    ReactiveState,
+    StateProvider,
+    StateScope,
+    UserContext,
+    current_user,
+    event,
+    fast_app,
+    get_current_user,
+)
+
+Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+def digest(password: str) -> bytes:
+    """What is kept of a password. A real app has a salt for each account, and keeps both in its database."""
+    return hashlib.scrypt(password.encode(), salt=b"of this example", n=2**14, r=8, p=1)
+
+
+PASSWORDS = {"ada": digest("engine"), "bob": digest("castle")}
+USERS = {"ada": UserContext("ada", "Ada", roles=["editor"]), "bob": UserContext("bob", "Bob")}
+
+provider = StateProvider(load_user_by_id=USERS.get)
+
+
+@provider.state(scope=StateScope.USER)
+class Note(ReactiveState):
+    text: str = ""
+
+    @event
+    def write(self, text: Line):
+        self.text = text
+
+
+@provider.state(scope=StateScope.GLOBAL, requires_auth=True)
+class Board(ReactiveState):
+    lines: Annotated[list[str], Field(max_length=20)] = []
+
+    @event(roles=["editor"])
+    def post(self, text: Line):
+        self.lines = [*self.lines, f"{current_user.get().username}: {text}"][-20:]
+
+    def __ft__(self):
+        return Ul(*map(Li, self.lines)) if self.lines else P("Nothing yet.")
+
+
+def before(request, session):
+    request.scope["auth"] = session.get("auth")
+    # Who was removed since has a genuine session still.
+    if request.scope["auth"] not in USERS:
+        return RedirectResponse("/login", status_code=303)
+
+
+app, rt = fast_app(
+    state_provider=provider,
+    before=Beforeware(before, skip=["/login", r"/favicon\.ico"]),
+    htmlkw={"lang": "en"},
+    htmx=False,
+    surreal=False,
+)
+
+
+@rt
+async def index(request, note: Note, board: Board):
+    user = await get_current_user(request)
+    return Titled(
+        f"Hello, {user.username}",
+        Section(H2("Your note"), P(note.signal.text), line_form(note.write, "Write")),
+        Section(
+            H2("Board"), board, line_form(board.post, "Post") if user.has_role("editor") else P("Editors write here.")
+        ),
+        Form(Button("Sign out", cls="secondary outline"), method="post", action="/logout"),
+    )
+
+
+def line_form(line_event, label: str):
+    id = label.lower()
+    return Form(
+        Label(label, _for=id),
+        Fieldset(
+            Input(id=id, name="text", required=True, maxlength=200, autocomplete="off"), Button(label), role="group"
+        ),
+        line_event.on("submit"),
+    )
+
+
+@app.get("/login")
+def login_page(wrong: bool = False):
+    return Titled(
+        "Sign in",
+        P("This name and password do not go together.", role="alert") if wrong else None,
+        Form(
+            Label("Name", Input(id="name", name="name", required=True, autocomplete="username"), _for="name"),
+            Label(
+                "Password",
+                Input(id="password", name="password", type="password", required=True, autocomplete="current-password"),
+                _for="password",
+            ),
+            Button("Sign in"),
+            method="post",
+        ),
+    )
+
+
+@app.post("/login")
+def login(request, session, name: str, password: str):
+    # A plain function: it runs in a thread, where a digest that takes its time holds up nobody else.
+    if not secrets.compare_digest(PASSWORDS.get(name, b""), digest(password)):
+        return login_page(wrong=True)
+    provider.login(request, USERS[name])
+    session["auth"] = name
+    return RedirectResponse("/", status_code=303)
+
+
+@app.post("/logout")
+def logout(request):
+    provider.logout(request)
+    return RedirectResponse("/login", status_code=303)
+
+
+serve()

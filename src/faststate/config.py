@@ -1,0 +1,146 @@
+"""How one state class is kept, and who may have it: `StateConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+from .auth import AccessRule, Authorizer, rule_of
+from .exceptions import ConfigurationError, EventDefinitionError, IdentifierError
+from .registry import Create
+from .scopes import Id, StateIdentifier, StateScope
+from .state import ReactiveState
+
+__all__ = ["Merge", "OnLogin", "StateConfig"]
+
+OnLogin = Literal["keep", "drop", "to_user"]
+Merge = Callable[[Any, Any], Awaitable[None] | None]
+"""Brings a guest's state into the user's own: from the user's (to be changed) and the guest's. Sync or async."""
+
+_OWNER_FIELDS: Final = ("user_id", "owner_id")
+
+
+@dataclass
+class StateConfig:
+    """How a state class is kept and who may have it. Lifetime: the provider it is registered with.
+
+    - `scope` says who shares a state. `ttl` is the idle time in seconds after which it is dropped (None for the scope's
+      own, `math.inf` for never). `name` names it in keys and signals (default: the class's name). `record_param` is the
+      path parameter with a record's id. `create` makes the values of a state that does not exist yet: a callable, sync
+      or async, from `StateIdentifier` to a dict, or to None for "there is none" (404).
+    - `requires_auth`, `permissions` and `roles` (all of them) say who may see and change it. `authorize` decides on
+      single states: a callable, sync or async, from user (or None), committed state and action (str: "read", "modify",
+      an event's name, or `State.event` for another state's event that takes this one along) to bool. `owner` names the
+      field with the owner's id (default: `user_id`, `owner_id`, else the user of a USER key).
+    - `on_login` says what becomes of a SESSION or COMPONENT state when its session signs in: "keep" takes it along,
+      "drop" ends it, "to_user" (SESSION alone) makes it the user's: signed in, the class is one state per user. `merge`
+      is called where both exist, with the user's state and the guest's; without it the user's own stays, unless nobody
+      has changed it yet.
+    - `public=True` says that everybody may change a shared state on purpose; `faststate audit` reports it otherwise.
+
+    Both `StateConfig(scope=...)` and the seed's `StateConfig(Cart, scope=...)` work. Raises `ConfigurationError` for
+    what cannot be.
+    """
+
+    state_cls: type[ReactiveState] | None = None
+    scope: StateScope = StateScope.SESSION
+    ttl: float | None = None
+    auto_persist: bool = False
+    requires_auth: bool = False
+    permissions: Sequence[str] = ()
+    roles: Sequence[str] = ()
+    name: str | None = None
+    record_param: str | None = None
+    create: Create | None = None
+    authorize: Authorizer | None = None
+    owner: str | None = None
+    on_login: OnLogin = "keep"
+    merge: Merge | None = None
+    public: bool = False
+    rule: AccessRule = field(init=False, repr=False)
+    """All that is asked of whoever wants the state."""
+    gate: AccessRule = field(init=False, repr=False)
+    """What can be asked before there is a state: the rule without `authorize`."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scope, StateScope):
+            raise ConfigurationError(f"scope must be a StateScope, not {self.scope!r}")
+        if self.ttl is not None and not self.ttl > 0:
+            raise ConfigurationError(f"ttl is in seconds, above 0, not {self.ttl!r}")
+        try:
+            self.gate = rule_of(self.requires_auth, self.permissions, self.roles)
+        except EventDefinitionError as error:
+            raise ConfigurationError(str(error)) from None
+        if self.authorize is not None and not callable(self.authorize):
+            raise ConfigurationError(f"authorize must be a callable (user, state, action), not {self.authorize!r}")
+        self.rule = replace(self.gate, check=self.authorize)
+        if self.on_login not in ("keep", "drop", "to_user"):
+            raise ConfigurationError(f"on_login is 'keep', 'drop' or 'to_user', not {self.on_login!r}")
+        if self.on_login == "to_user" and self.scope is not StateScope.SESSION:
+            raise ConfigurationError(f"on_login='to_user' is for SESSION states, not for {self.scope.value} ones")
+        if self.on_login == "drop" and self.scope not in (StateScope.SESSION, StateScope.COMPONENT):
+            raise ConfigurationError(f"on_login is for states of a session; {self.scope.value} states are not changed")
+        if self.merge is not None and self.on_login != "to_user":
+            raise ConfigurationError("merge decides between a guest's and a user's state: it needs on_login='to_user'")
+
+    def for_class(self, cls: type[ReactiveState]) -> StateConfig:
+        """A copy of this config that is `cls`'s own. Raises `ConfigurationError` where the two do not fit."""
+        if self.state_cls is not None and self.state_cls is not cls:
+            raise ConfigurationError(f"the config is for {self.state_cls.__name__}, not for {cls.__name__}")
+        if self.owner is not None and self.owner not in cls.model_fields:
+            raise ConfigurationError(f"owner={self.owner!r} is no field of {cls.__name__}")
+        if (owner := self.owner_field(cls)) is not None and owner in cls._fs_schema().bound:
+            raise ConfigurationError(f"{cls.__name__}.{owner} says who the owner is: it cannot be Bound to an input")
+        made = replace(self, state_cls=cls, name=self.name or cls.__name__)
+        try:
+            StateIdentifier(StateScope.GLOBAL, made.state_name)
+        except IdentifierError as error:
+            raise ConfigurationError(f"{error}; give {cls.__name__} a StateConfig(name=...)") from error
+        return made
+
+    @property
+    def state_name(self) -> str:
+        """The name (str) of the class in keys, signals and URLs."""
+        return self.name or (self.state_cls.__name__ if self.state_cls is not None else "")
+
+    @property
+    def has_ids(self) -> bool:
+        """True when a page may show several states of the class, told apart by ids."""
+        return self.scope in (StateScope.COMPONENT, StateScope.RECORD, StateScope.TEMPORARY)
+
+    def identifier(
+        self,
+        *,
+        user_id: Id | None = None,
+        session_id: Id | None = None,
+        component_id: Id | None = None,
+        record_id: Id | None = None,
+    ) -> StateIdentifier:
+        """Which state the ids mean. Raises `IdentifierError` where one is missing."""
+        scope = self.scope
+        if self.on_login == "to_user" and user_id is not None:
+            scope = StateScope.USER
+        return StateIdentifier(
+            scope,
+            self.state_name,
+            user_id=user_id,
+            session_id=session_id,
+            component_id=component_id,
+            record_id=record_id,
+        )
+
+    def owner_field(self, cls: type[ReactiveState]) -> str | None:
+        """The field (its name) that holds the id of a state's owner, or None."""
+        candidates = (self.owner,) if self.owner is not None else _OWNER_FIELDS
+        return next((name for name in candidates if name in cls.model_fields), None)
+
+    def has_owner(self, cls: type[ReactiveState]) -> bool:
+        """Whether states of the class can have an owner."""
+        return self.owner_field(cls) is not None or self.scope is StateScope.USER or self.on_login == "to_user"
+
+    def owner_of(self, state: ReactiveState) -> Any:
+        """The id of a committed state's owner: its owner field, else the user of its key; None for nobody."""
+        name = self.owner_field(type(state))
+        found = getattr(state, name) if name is not None else None
+        return found if found is not None else state._committed.identifier.user_id

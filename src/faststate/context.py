@@ -1,0 +1,158 @@
+"""What one request is: its session, its user, and what its page shows."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from .auth import UserContext
+from .exceptions import ConfigurationError, FastStateError, IdentifierError
+from .page import PageContent
+from .state import ReactiveState
+from .tokens import binding
+
+if TYPE_CHECKING:
+    from .provider import StateProvider
+
+__all__ = ["SESSION_ID", "USER_ID", "RequestContext"]
+
+SESSION_ID: Final = "session_id"
+"""Where the session (a signed cookie) holds the id that SESSION states are keyed by."""
+
+USER_ID: Final = "user_id"
+"""Where the session holds the id of the user that `login` was called with."""
+
+
+class RequestContext:
+    """What one request is: its session, its user, the states resolved for it. Lifetime: the request."""
+
+    __slots__ = ("_after", "_user", "_user_known", "add_late", "asked", "connection", "ended_session", "fresh_session",
+                 "page", "provider", "temporary_id", "will_answer")  # fmt: skip
+
+    def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
+        self.provider = provider
+        self.connection = connection
+        self.page = PageContent(provider.registry, lambda: provider.signer)
+        # Of the app that has the routes: an app mounted below it may share its states.
+        self.page.url = connection.scope.get("root_path", "") + provider.prefix + "/"
+        self.temporary_id: str | None = None
+        self.add_late: Callable[[Any], None] | None = None
+        self.fresh_session = False
+        """True when the session began with this request: nobody has shown yet that cookies come back."""
+        self.ended_session: str | None = None
+        """The id of the session that the cookie names, when it was ended on the server."""
+        self.will_answer = False
+        """True where the app's middleware sees the response, and calls `answered` behind it."""
+        self.asked: dict[str, ReactiveState] = {}
+        """The snapshots, by key, that this request's user was found to be allowed to read."""
+        self._after: list[Callable[[], None]] = []
+        self._user: UserContext | None = None
+        self._user_known = False
+        self.refuse_revoked()
+
+    def refuse_revoked(self) -> None:
+        """Empties the session when it was ended on the server: an old cookie signs nobody in."""
+        session = self.connection.scope.get("session")
+        if not session:
+            return
+        found = session.get(SESSION_ID)
+        if isinstance(found, str) and self.provider.is_revoked(found):
+            # Unnoticed by the session middleware, which would delete the cookie: this request may have been under way
+            # while another one signed in, and its answer must not take that one's new cookie away.
+            self.ended_session = found
+            if isinstance(session, dict):
+                dict.clear(session)
+            else:
+                session.clear()
+
+    @property
+    def session(self) -> Any:
+        """The session (a dict). Raises `ConfigurationError` without a session middleware."""
+        if "session" not in self.connection.scope:
+            raise ConfigurationError("states need sessions: the app has no SessionMiddleware (sess_cls)")
+        return self.connection.scope["session"]
+
+    def session_id(self, *, make: bool = False) -> str | None:
+        """The session's id (str), or None; with `make` a missing one is minted and stored in the session.
+
+        Raises `ConfigurationError` without a session middleware, `IdentifierError` where a cookie cannot be set.
+        """
+        session = self.session
+        found = session.get(SESSION_ID)
+        if isinstance(found, str) and found:
+            return found
+        if not make:
+            return None
+        self.refuse_without_cookies()
+        self.fresh_session = True
+        return self.new_session_id()
+
+    def new_session_id(self) -> str:
+        """Gives the session another id (str)."""
+        self.session[SESSION_ID] = made = secrets.token_urlsafe(16)
+        return made
+
+    def refuse_without_cookies(self) -> None:
+        """Raises `IdentifierError` where the answer can carry no cookie."""
+        if self.connection.scope["type"] != "http":
+            raise IdentifierError("a websocket cannot start a session: open a page first")
+
+    async def user(self) -> UserContext | None:
+        """The user of the request, or None; asked of the app's loader once. Raises `BackendError` when that fails."""
+        if not self._user_known:
+            self._user = await self.provider.users.load(self.connection)
+            # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
+            self._user_known = self._user is not None
+        return self._user
+
+    def become(self, user: UserContext | None) -> None:
+        """From here on the request is `user`'s."""
+        self._user, self._user_known = user, True
+        self.asked.clear()
+
+    def forget_user(self) -> None:
+        """Has the user be loaded again, as the next message of a websocket needs it."""
+        self._user, self._user_known = None, False
+        self.asked.clear()
+        self.refuse_revoked()
+
+    @property
+    def address(self) -> str:
+        """The client's address (str), as the server sees it; empty where it sees none (a Unix socket)."""
+        client = self.connection.client
+        return client.host if client is not None else ""
+
+    async def binding(self, *, make: bool = False) -> str:
+        """The digest (str) that ties tokens to this session and user."""
+        user = await self.user()
+        return binding(self.session_id(make=make), user.id if user else None)
+
+    def after_answer(self, call: Callable[[], None]) -> None:
+        """Calls `call` when the response has been sent, or now where nobody would tell."""
+        if self.will_answer:
+            self._after.append(call)
+        else:
+            call()
+
+    def answered(self) -> None:
+        """The response has been sent."""
+        while self._after:
+            self._after.pop(0)()
+
+    async def resolve_for_fasthtml(self, cls: type[ReactiveState], request: Any) -> ReactiveState:
+        """A state for FastHTML's own injection, where no handler of ours adds the live element afterwards."""
+        try:
+            state: ReactiveState = await self.provider.get_state(cls, self.connection)
+        except FastStateError as error:
+            is_ours = getattr(request.app.state, "faststate", None) is self.provider
+            if is_ours or error.status >= 500 or request.scope["type"] != "http":
+                raise
+            # An app without a provider, mounted below one that has it, knows this kind of error alone.
+            raise HTTPException(error.status, str(error)) from error
+        if self.add_late is not None:
+            self.add_late(request)
+        return state

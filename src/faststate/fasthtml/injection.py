@@ -1,0 +1,211 @@
+"""Injection: handlers get the states that their parameters ask for, and their pages become live."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from functools import update_wrapper
+from typing import Any, Final, Literal
+
+from fastcore.xml import FT
+from fasthtml.core import FtResponse, HttpHeader, is_full_page
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
+
+from ..auth import current_user
+from ..context import RequestContext
+from ..exceptions import AccessError, ConfigurationError, StateNotFoundError
+from ..page import LiveElement, SeedElement
+from ..parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
+from ..provider import StateProvider
+from ..registry import Entry
+from .script import script_source
+
+__all__ = ["add_late", "inject"]
+
+_CONNECTION: Final = "faststate_connection"
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if _is_async(function):
+        return await function(*args, **kwargs)
+    return await run_in_threadpool(function, *args, **kwargs)
+
+
+class _Injection:
+    """The parameters of one handler that FastState fills. Lifetime: the route."""
+
+    def __init__(self, provider: StateProvider, function: Callable[..., Any]) -> None:
+        if hasattr(function, "_auth_config"):
+            raise ConfigurationError(
+                f"@requires_auth on {function.__qualname__} would guard nothing: it is for events. Ask for a state "
+                "whose StateConfig has a rule, or use a Beforeware"
+            )
+        self.provider = provider
+        self.states: list[tuple[StateParameter, StateProvider]] = []
+        self.dependencies: list[tuple[str, Callable[..., Any]]] = []
+        self.signature = signature = signature_of(function, fallback=provider.class_names())
+        kept: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            dependency = parameter.default.dependency if isinstance(parameter.default, Depends) else None
+            wanted = state_parameter(parameter.name, parameter.annotation, provider.class_named)
+            owner = getattr(dependency, "__self__", None)
+            if wanted is not None:
+                self.states.append((wanted, owner if isinstance(owner, StateProvider) else provider))
+            elif isinstance(owner, StateProvider) and dependency is not None:
+                raise ConfigurationError(
+                    f"{parameter.name} of {function.__qualname__} depends on get_state: annotate it with a state class"
+                )
+            elif dependency is not None:
+                self.dependencies.append((parameter.name, dependency))
+            elif mentions_state(parameter.annotation):
+                raise ConfigurationError(
+                    f"{parameter.name} of {function.__qualname__} asks for states in a form that is not known: write "
+                    "S, S | None or Annotated[S, Component(...)], one parameter for each state"
+                )
+            else:
+                if isinstance(parameter.annotation, str):
+                    inspect.signature(function, eval_str=True)  # raises NameError, as FastHTML does
+                kept.append(parameter)
+        at_end = next((i for i, p in enumerate(kept) if p.kind is p.VAR_KEYWORD), len(kept))
+        kept.insert(at_end, inspect.Parameter(_CONNECTION, inspect.Parameter.KEYWORD_ONLY, annotation=HTTPConnection))
+        self.rest = signature.replace(parameters=kept)
+
+    async def fill(self, connection: HTTPConnection) -> dict[str, Any]:
+        """The values of the parameters, for one request."""
+        filled: dict[str, Any] = {}
+        entries: dict[str, Entry] = {}
+        for wanted, provider in self.states:
+            try:
+                entries[wanted.name] = await _resolve(provider, wanted, connection)
+            except (AccessError, StateNotFoundError):
+                if not wanted.optional:
+                    raise
+                filled[wanted.name] = None
+        for name, dependency in self.dependencies:
+            wanted_by_it = (connection,) if inspect.signature(dependency).parameters else ()
+            filled[name] = await _call(dependency, *wanted_by_it)
+        context = self.provider.context(connection)
+        user = await context.user()
+        for provider in {owner for _, owner in self.states}:
+            own = [
+                entries[wanted.name] for wanted, owner in self.states if owner is provider and wanted.name in entries
+            ]
+            await provider.still_readable(provider.context(connection), own)
+        # From here nothing is awaited: all states are taken at one moment, with no event half done between two of them.
+        context.page.refresh()
+        return {**filled, **{name: entry.state._seen_by(user) for name, entry in entries.items()}}
+
+
+async def _resolve(provider: StateProvider, wanted: StateParameter, connection: HTTPConnection) -> Entry:
+    record = None
+    if wanted.record is not None:
+        record = connection.path_params.get(wanted.record.argument)
+    return await provider.resolve(
+        wanted.cls,
+        connection,
+        component_id=wanted.component.component_id if wanted.component else None,
+        record_id=record,
+    )
+
+
+def inject(provider: StateProvider, function: Any, kind: Literal["page", "before", "socket"]) -> Any:
+    """`function` with its states filled in and the context variables set; what a "page" returns gets the live element.
+
+    A "before" function runs before it is known who asks, unless it asks for a state itself.
+    """
+    if function is None or getattr(function, "__faststate__", None) is not None:
+        return function
+    injection = _Injection(provider, function)
+
+    is_apps_own = not str(getattr(function, "__module__", "")).startswith(
+        "fasthtml."
+    )  # not its static files, and the like
+
+    async def handler(**arguments: Any) -> Any:
+        connection = arguments.pop(_CONNECTION)
+        context = provider.context(connection)
+        if kind == "socket":
+            context.forget_user()  # a websocket lives long, and rights change meanwhile
+        if kind != "before" and is_apps_own:
+            current_user.set(await context.user())
+        arguments |= await injection.fill(connection)
+        result = await _call(function, **arguments)
+        return _make_live(context, connection, result) if kind == "page" else result
+
+    update_wrapper(handler, function)
+    handler.__signature__ = injection.rest  # type: ignore[attr-defined]  # what FastHTML reads
+    handler.__faststate__ = injection  # type: ignore[attr-defined]  # for the check at start
+    return handler
+
+
+_MANY = (tuple, list, map, filter, range, types.GeneratorType)
+
+
+def _make_live(context: RequestContext, request: Any, result: Any) -> Any:
+    """`result` of a handler, with the elements that make its page follow the states that it shows."""
+    page = context.page
+    if not page.states or page.live_added:
+        return result
+    if isinstance(result, FtResponse):
+        parts = result.content if isinstance(result.content, tuple) else (result.content,)
+        if not is_full_page(request, parts):
+            _extend_page(context, request)
+        else:
+            result.content = _with_live(context, request, parts)
+        page.live_added = True
+        return result
+    if isinstance(result, str) and not hasattr(result, "__ft__"):
+        if request.app.debug and result.lstrip().startswith("<"):
+            raise ConfigurationError(
+                "this handler returns HTML as text, so its states cannot be made live: add state.watch() to it, or "
+                "return FT"
+            )
+        return result
+    if not (isinstance(result, (*_MANY, FT, HttpHeader)) or hasattr(result, "__ft__")):
+        return result
+    page.live_added = True
+    parts = tuple(result) if isinstance(result, _MANY) else (result,)
+    flat = tuple(item for part in parts for item in (part if isinstance(part, _MANY) else (part,)))
+    if is_full_page(request, flat):  # FastHTML's name for "not to be wrapped into a page"
+        return _with_live(context, request, flat)
+    _extend_page(context, request)
+    return parts if isinstance(result, _MANY) else result
+
+
+def _with_live(context: RequestContext, request: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
+    """`parts` of a fragment or a whole document, with its signals before all that reads them, and the live element."""
+    seed = SeedElement(context.page)
+    if not any(getattr(part, "tag", "") == "html" for part in parts):
+        return (seed, *parts, LiveElement(context.page, with_signals=False))
+    script = script_source(context.provider, request)
+    whole = (_with_seed(part, seed) if getattr(part, "tag", "") == "html" else part for part in parts)
+    return (*whole, LiveElement(context.page, with_signals=False, script=script))
+
+
+def _with_seed(html: FT, seed: SeedElement) -> FT:
+    children = list(html.children)
+    for i, child in enumerate(children):
+        if getattr(child, "tag", "") == "head":
+            children[i] = FT("head", (seed, *child.children), child.attrs)
+            break
+    else:
+        children.insert(0, seed)
+    return FT(html.tag, tuple(children), html.attrs)
+
+
+def _extend_page(context: RequestContext, request: Any) -> None:
+    request.hdrs.append(SeedElement(context.page))
+    request.ftrs.append(LiveElement(context.page, with_signals=False))
+
+
+def add_late(context: RequestContext, request: Any) -> None:
+    """For handlers defined before `setup`: head and footer are what is left, and serve whole pages alone."""
+    if not context.page.live_added and hasattr(request, "ftrs"):
+        context.page.live_added = True
+        _extend_page(context, request)

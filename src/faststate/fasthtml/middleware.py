@@ -1,0 +1,85 @@
+"""The middleware that gives each request its context, and the checks that need all routes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fasthtml.core import Beforeware
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..auth import current_request, current_user
+from ..context import RequestContext
+from ..exceptions import ConfigurationError
+from ..provider import StateProvider
+from ..scopes import StateScope
+from ..state import current_page
+from .injection import add_late, inject
+
+__all__ = ["FastStateMiddleware", "check_routes"]
+
+
+class FastStateMiddleware:
+    """Gives each request its context. The innermost middleware: the session is there already. Lifetime: the app."""
+
+    def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any) -> None:
+        self.app = app
+        self.provider = provider
+        self.owner = owner
+        self._checked = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        if not self._checked:
+            check_routes(self.provider, self.owner)
+            self._checked = True
+        _wrap_before(self.provider, self.owner)
+        self.provider._loop = asyncio.get_running_loop()  # a plain `with modify` in a thread works on this one
+        connection = HTTPConnection(scope)
+        context = RequestContext(self.provider, connection)
+        context.add_late = lambda request: add_late(context, request)
+        context.will_answer = scope["type"] == "http"
+        scope["faststate"] = context
+        tokens = (current_request.set(connection), current_page.set(context.page), current_user.set(None))
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            current_request.reset(tokens[0])
+            current_page.reset(tokens[1])
+            current_user.reset(tokens[2])
+            context.answered()
+
+
+def _wrap_before(provider: StateProvider, app: Any) -> None:
+    """Beforeware is read per request and may be added until the first: its functions are wrapped where they stand."""
+    for i, before in enumerate(app.before):
+        if isinstance(before, Beforeware):
+            if getattr(before.f, "__faststate__", None) is None:
+                # A new one: another app, with a provider of its own, may use the same object.
+                app.before[i] = Beforeware(inject(provider, before.f, "before"), before.skip)
+        elif getattr(before, "__faststate__", None) is None:
+            app.before[i] = inject(provider, before, "before")
+
+
+def check_routes(provider: StateProvider, app: Any) -> None:
+    """Reports what no request could ever be served with. Raises `ConfigurationError`."""
+    for route in app.router.routes:
+        injection = getattr(getattr(route, "endpoint", None), "__faststate__", None)
+        if injection is None:
+            continue
+        for wanted, owner in injection.states:
+            config = owner.config_of(wanted.cls)
+            where = f"the parameter {wanted.name!r} of the route {route.path}"
+            if config.scope is StateScope.COMPONENT and wanted.component is None:
+                raise ConfigurationError(f"{where} is a component state: annotate it Annotated[…, Component('id')]")
+            if config.scope is StateScope.RECORD:
+                names = list(route.param_convertors)
+                asked = wanted.record.argument if wanted.record else None
+                if (asked not in names) if asked else owner.record_parameter(wanted.cls, names) is None:
+                    raise ConfigurationError(
+                        f"{where} is a record state, and its id is not in the path: name the path parameter with "
+                        "StateConfig(record_param=…) or Annotated[…, Record('name')]"
+                    )

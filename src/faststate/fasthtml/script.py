@@ -1,0 +1,42 @@
+"""The script tag with which pages load Datastar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastcore.xml import FT
+from starlette.requests import HTTPConnection
+
+from ..auth import current_request
+from ..page import script_element
+from ..provider import StateProvider
+
+__all__ = ["DatastarScript", "datastar_url", "script_source"]
+
+
+def script_source(provider: StateProvider, connection: HTTPConnection | None) -> str:
+    """The URL of Datastar: as configured, or of our own route where a file is configured."""
+    source = datastar_url(provider)
+    is_ours = source != provider.datastar_src and connection is not None
+    return str(connection.scope.get("root_path", "")) + source if is_ours and connection is not None else source
+
+
+def datastar_url(provider: StateProvider) -> str:
+    source = provider.datastar_src
+    if "://" in source or not Path(source).is_file():
+        return source
+    return f"{provider.prefix}/datastar"
+
+
+class DatastarScript:
+    """The script tag in every page's head. Lifetime: the app; it is copied per request by FastHTML."""
+
+    def __init__(self, provider: StateProvider) -> None:
+        self._provider = provider
+
+    def __deepcopy__(self, memo: Any) -> DatastarScript:
+        return self
+
+    def __ft__(self) -> FT:
+        return script_element(script_source(self._provider, current_request.get()))

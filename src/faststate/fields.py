@@ -1,0 +1,229 @@
+"""What a state class exposes: the markers of fields, and the schema read from a class once."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import inspect
+import re
+import types
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, Field
+from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
+
+from .auth import UserContext
+from .events import Event, accepts_none
+from .exceptions import EventDefinitionError
+from .views import View
+
+__all__ = ["AsSignal", "Bound", "Schema", "ServerOnly", "Visible"]
+
+T = TypeVar("T")
+
+
+class _Marker(enum.Enum):
+    BOUND = "Bound"
+    SERVER_ONLY = "ServerOnly"
+    AS_SIGNAL = "AsSignal"
+
+
+Bound = Annotated[T, _Marker.BOUND]
+"""`Bound[T]`: a field that a two-way binding in the page sets, together with the next event on its state."""
+
+ServerOnly = Annotated[T, Field(exclude=True, repr=False), _Marker.SERVER_ONLY]
+"""`ServerOnly[T]`: a field (also of a nested model) that never leaves the server, and is not in `repr`."""
+
+AsSignal = Annotated[T, _Marker.AS_SIGNAL]
+"""`AsSignal[T]`: a collection or nested model that is sent as a signal; without it, collections show through views."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """Marks a field or computed value that only viewers with a permission receive: `Annotated[int, Visible("hr")]`.
+
+    `permission` is a str, as in `UserContext.permissions`. For all other viewers the field is None in what handlers and
+    views are given, and an empty signal in the page. Raises `EventDefinitionError` for anything but a name.
+    """
+
+    permission: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.permission, str) or not self.permission:
+            raise EventDefinitionError(f"Visible takes the name of a permission, not {self.permission!r}")
+
+
+EVERYTHING_SHOWN: Final[frozenset[str]] = frozenset()
+"""What is hidden from a viewer from whom nothing is."""
+
+
+_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_SCALARS = (
+    str, int, float, bool, type(None), decimal.Decimal, uuid.UUID, enum.Enum,
+    datetime.date, datetime.time, datetime.timedelta,
+)  # fmt: skip
+
+
+def _is_scalar(annotation: Any) -> bool:
+    while True:
+        if hasattr(annotation, "__metadata__"):
+            annotation = get_args(annotation)[0]
+        elif hasattr(annotation, "__supertype__"):  # NewType
+            annotation = annotation.__supertype__
+        elif hasattr(annotation, "__value__"):  # a `type` statement
+            annotation = annotation.__value__
+        else:
+            break
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return all(map(_is_scalar, get_args(annotation)))
+    if origin is Literal or annotation is None:
+        return True
+    return isinstance(annotation, type) and origin is None and issubclass(annotation, _SCALARS)
+
+
+def _markers(metadata: Any) -> set[_Marker]:
+    return {mark for mark in metadata if isinstance(mark, _Marker)}
+
+
+def _permission(where: str, metadata: Any) -> str | None:
+    found = {mark.permission for mark in metadata if isinstance(mark, Visible)}
+    if len(found) > 1:
+        raise EventDefinitionError(f"{where} is marked Visible for {' and '.join(sorted(found))}: name one permission")
+    return found.pop() if found else None
+
+
+class Schema:
+    """What one state class exposes. Lifetime: the class."""
+
+    def __init__(self, cls: type[BaseModel]) -> None:
+        self.events: dict[str, Event[Any, Any]] = {}
+        self.views: dict[str, View] = {}
+        for klass in reversed(cls.__mro__):
+            for name, value in vars(klass).items():
+                self.events.pop(name, None)
+                self.views.pop(name, None)
+                if isinstance(value, Event):
+                    self.events[name] = value
+                elif isinstance(value, View):
+                    self.views[name] = value
+        signals: list[str] = []
+        bound: list[str] = []
+        self.hidden: set[str] = set()
+        self.restricted: dict[str, str] = {}
+        self.optional: set[str] = set()
+        for name, field in cls.model_fields.items():
+            marks = _markers(field.metadata)
+            where = f"{cls.__name__}.{name}"
+            _refuse_buried_markers(where, field.annotation, set())
+            if (permission := _permission(where, field.metadata)) is not None:
+                self.restricted[name] = permission
+                if field.exclude:
+                    raise EventDefinitionError(f"{where} is ServerOnly, so nobody can see it: drop Visible")
+            if field.exclude:
+                self.hidden.add(name)
+                if marks & {_Marker.BOUND, _Marker.AS_SIGNAL}:
+                    raise EventDefinitionError(f"{where} is ServerOnly, so it can be neither Bound nor AsSignal")
+                continue
+            if accepts_none(field.annotation):
+                self.optional.add(name)
+            if _is_scalar(field.annotation) or _Marker.AS_SIGNAL in marks:
+                signals.append(name)
+                if not _FIELD_NAME.match(name):
+                    raise EventDefinitionError(f"{where} cannot be a signal: use ASCII letters, digits and underscores")
+            if _Marker.BOUND in marks:
+                if name not in signals:
+                    raise EventDefinitionError(f"{where} is Bound, but no scalar: an input can only set a scalar")
+                bound.append(name)
+        self.computed: list[str] = []
+        for name, info in cls.model_computed_fields.items():
+            metadata = getattr(info.return_type, "__metadata__", ())
+            marks = _markers(metadata)
+            if _Marker.SERVER_ONLY in marks:  # pydantic has no way to keep it out of dumps
+                raise EventDefinitionError(f"{cls.__name__}.{name} is ServerOnly: make it a plain property instead")
+            if (permission := _permission(f"{cls.__name__}.{name}", metadata)) is not None:
+                self.restricted[name] = permission
+            if _is_scalar(info.return_type) or _Marker.AS_SIGNAL in marks:
+                signals.append(name)
+                self.computed.append(name)
+        self.signals = tuple(signals)
+        self.bound = tuple(bound)
+        self._all_signals = frozenset(signals)
+        self.shown = tuple(n for n in (*cls.model_fields, *cls.model_computed_fields) if n not in self.hidden)
+        self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
+
+    def affected(self, changed: Iterable[str]) -> set[str]:
+        """The signals that may be others when the fields `changed` are."""
+        return {*self.computed, *self._all_signals.intersection(changed)}
+
+    def hidden_from(self, user: UserContext | None) -> frozenset[str]:
+        """The fields and computed values that `user` may not see; with this, viewers fall into a few classes."""
+        if not self.restricted:
+            return EVERYTHING_SHOWN
+        return frozenset(
+            name for name, permission in self.restricted.items() if user is None or not user.has_permission(permission)
+        )
+
+
+def _refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:
+    """ServerOnly works on a field, not inside its type: `list[ServerOnly[int]]` would hide nothing."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
+        seen.add(annotation)
+        for name, field in annotation.model_fields.items():
+            _refuse_visible(f"{annotation.__name__}.{name}", field.metadata)
+            _refuse_buried_markers(f"{annotation.__name__}.{name}", field.annotation, seen)
+        for name, info in annotation.model_computed_fields.items():
+            _refuse_visible(f"{annotation.__name__}.{name}", getattr(info.return_type, "__metadata__", ()))
+            if _Marker.SERVER_ONLY in _markers(getattr(info.return_type, "__metadata__", ())):
+                raise EventDefinitionError(
+                    f"{annotation.__name__}.{name} is ServerOnly: make it a plain property instead"
+                )
+        return
+    if hasattr(annotation, "__value__"):  # a `type` statement: what it names is out of pydantic's sight
+        if id(annotation) in seen:  # it may name itself
+            return
+        seen.add(id(annotation))
+        _refuse_buried_markers(where, annotation.__value__, seen)
+        return
+    shape = get_origin(annotation) or annotation
+    has_fields = dataclasses.is_dataclass(shape) or is_typeddict(shape) or hasattr(shape, "_fields")
+    if isinstance(shape, type) and has_fields and shape not in seen:
+        seen.add(shape)
+        for name, hint in _hints(shape).items():
+            if _Marker.SERVER_ONLY in _markers(getattr(hint, "__metadata__", ())):
+                raise EventDefinitionError(
+                    f"{shape.__name__}.{name} is ServerOnly, and a {_kind(shape)} cannot keep that: use a BaseModel"
+                )
+            _refuse_buried_markers(f"{shape.__name__}.{name}", hint, seen)
+    metadata = getattr(annotation, "__metadata__", ())
+    marks = _markers(metadata)
+    if any(isinstance(mark, Visible) for mark in metadata):
+        raise EventDefinitionError(f"{where}: write Annotated[..., Visible(...)] around the whole type of the field")
+    if marks:
+        raise EventDefinitionError(f"{where}: write {marks.pop().value}[...] around the whole type of the field")
+    for part in get_args(annotation):
+        _refuse_buried_markers(where, part, seen)
+
+
+def _refuse_visible(where: str, metadata: Any) -> None:
+    if any(isinstance(mark, Visible) for mark in metadata):
+        raise EventDefinitionError(
+            f"{where} is marked Visible, which works on the fields of a state alone: make it a field or a computed "
+            "value of the state"
+        )
+
+
+def _kind(cls: type) -> str:
+    return "dataclass" if dataclasses.is_dataclass(cls) else "TypedDict" if is_typeddict(cls) else "named tuple"
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:  # types that are local to a function
+        return inspect.get_annotations(cls)

@@ -1,0 +1,226 @@
+"""Signing in and out: new session ids, ended sessions, and what becomes of a session's states and streams."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from .auth import UserContext
+from .config import StateConfig
+from .context import USER_ID, RequestContext
+from .page import reload_frame, reopen_frame
+from .registry import Entry, StateRegistry
+from .scopes import Id, StateIdentifier, StateScope
+from .sse import SSEConnection, SSEManager
+from .state import ReactiveState
+from .transaction import Transaction
+
+__all__ = ["SESSION_MAX_AGE", "Sessions"]
+
+logger = logging.getLogger("faststate")
+
+SESSION_MAX_AGE: Final = 365 * 86_400.0
+"""Seconds that an ended session is remembered where the app's session middleware does not say how old cookies get."""
+
+MERGE_TRIES: Final = 5
+"""How often a merge is begun anew because the guest's state changed while it ran."""
+
+
+TWICE: Final = 60.0
+"""Seconds within which a second sign-in from the same old cookie (a double click) goes on where the first one led."""
+
+
+class _Ended(NamedTuple):
+    """An ended session: when, until when that has to be known, and which session and user it went over to."""
+
+    at: float
+    until: float
+    successor: str | None
+    user_id: str | None
+
+
+class _Merge(NamedTuple):
+    """A guest's state whose user has one already."""
+
+    guest: Entry
+    guests: ReactiveState
+    users: Entry
+    config: StateConfig
+
+
+class Sessions:
+    """The sessions of one app, as far as they begin, change hands and end. Lifetime: the provider.
+
+    A session is a signed cookie, and an old copy of it stays genuine: so the ids of ended ones are remembered for
+    `max_age` seconds, as long as a cookie is accepted, at about 200 bytes each. `configs` are the registered classes by
+    name; `clock` returns seconds.
+    """
+
+    def __init__(
+        self,
+        registry: StateRegistry,
+        manager: SSEManager,
+        config_named: Callable[[str], StateConfig | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._manager = manager
+        self._config_named = config_named
+        self._clock = clock
+        self.max_age: float = SESSION_MAX_AGE
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()  # the oldest first
+
+    def is_ended(self, session_id: str) -> bool:
+        """Whether the session has ended here."""
+        return session_id in self._ended
+
+    def forget_old(self) -> None:
+        """Forgets the ended sessions whose cookies are too old by now to be accepted."""
+        now = self._clock()
+        while self._ended and next(iter(self._ended.values())).until <= now:
+            self._ended.popitem(last=False)
+
+    # -- signing in and out ----------------------------------------------------------------------------------------
+
+    async def login(self, context: RequestContext, user: UserContext) -> None:
+        """Makes the session of a request `user`'s, under a new id; see `StateProvider.login`."""
+        context.refuse_without_cookies()
+        before = await context.user()
+        session, old = context.session, self._continued(context, user)
+        same_person = before is None or str(before.id) == str(user.id)
+        # First, since it runs the app's own code: when that fails nobody is signed in and nothing has changed.
+        merges = await self._merge(old, user) if old is not None and same_person else []
+        if not same_person:
+            session.clear()  # what one user left in the cookie is not the next one's
+        new = context.new_session_id()
+        session[USER_ID] = user.id if isinstance(user.id, str | int) else str(user.id)
+        context.become(user)
+        if old is None:
+            return
+        for merge in merges:
+            self._registry.drop(merge.guest.identifier.key, merged=True)
+        for key in self._registry.keys_of_session(old):
+            self._hand_over(key, new if same_person else None, user)
+        self._end(context, old, successor=new, user_id=str(user.id))
+
+    def _continued(self, context: RequestContext, user: UserContext) -> str | None:
+        """The session that a sign-in takes over: that of the cookie, or what it has become by the same sign-in."""
+        found = context.session_id() or context.ended_session
+        ended = self._ended.get(found or "")
+        if ended is None:
+            return found
+        is_twice = ended.user_id == str(user.id) and self._clock() - ended.at < TWICE
+        return ended.successor if is_twice else None
+
+    async def logout(self, context: RequestContext) -> None:
+        """Ends the session of a request; see `StateProvider.logout`."""
+        old = context.session_id()
+        context.session.clear()
+        context.become(None)
+        if old is not None:
+            for key in self._registry.keys_of_session(old):
+                self._registry.drop(key)
+            self._end(context, old)
+
+    def _end(
+        self, context: RequestContext, session_id: str, successor: str | None = None, user_id: str | None = None
+    ) -> None:
+        now = self._clock()
+        self._ended[session_id] = _Ended(now, now + self.max_age, successor, user_id)
+        pages = self._manager.connections_of(session_id=session_id)
+        for connection in pages:
+            self._manager.silence(connection)
+
+        def reload() -> None:
+            for connection in pages:
+                self._manager.dismiss(connection, reload_frame())
+
+        # Behind the answer: a page that loads itself again before the new cookie is there would get another session,
+        # and its cookie.
+        context.after_answer(reload)
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    def _target(self, identifier: StateIdentifier, session_id: str | None, user: UserContext) -> StateIdentifier | None:
+        """What a state of the old session becomes, or None when it ends."""
+        config = self._config_named(identifier.cls_name)
+        if config is None or session_id is None or identifier.scope is StateScope.TEMPORARY:
+            return None
+        if config.on_login == "drop":
+            return None
+        return config.identifier(
+            user_id=user.id if config.on_login == "to_user" else None,
+            session_id=session_id,
+            component_id=identifier.component_id,
+        )
+
+    def _hand_over(self, key: str, session_id: str | None, user: UserContext) -> None:
+        identifier = StateIdentifier.parse(key)
+        target = self._target(identifier, session_id, user)
+        config = self._config_named(identifier.cls_name)
+        if target is None or config is None or target.key in self._registry:
+            self._registry.drop(key)
+        else:
+            self._registry.rename(key, target, config.ttl)
+
+    async def _merge(self, session_id: str, user: UserContext) -> list[_Merge]:
+        """Brings the guest's states into those that the user has already, all of them or none."""
+        for _ in range(MERGE_TRIES):
+            merges = list(self._to_merge(session_id, user))
+            if not merges:
+                return []
+            transaction = Transaction(self._registry, [merge.users for merge in merges])
+            try:
+                await transaction.begin()
+                for merge in merges:
+                    await _bring_in(merge, transaction.copy(merge.users))
+                prepared = transaction.prepare()
+                # From here nothing is awaited until the guest's states are gone: what is added to a cart meanwhile is
+                # either in what was merged, or refused.
+                if all(merge.guest.state is merge.guests for merge in merges):
+                    transaction.commit(prepared)
+                    return merges
+            finally:
+                transaction.end()
+        logger.warning("a guest's states changed all the time while they were merged; the user's own stay as they are")
+        return []
+
+    def _to_merge(self, session_id: str, user: UserContext) -> Any:
+        for key in self._registry.keys_of_session(session_id):
+            target = self._target(StateIdentifier.parse(key), session_id, user)
+            config = self._config_named(target.cls_name) if target is not None else None
+            if target is None or config is None or target.scope is not StateScope.USER:
+                continue
+            guest, users = self._registry.find(key), self._registry.find(target.key)
+            if guest is not None and users is not None and guest.state._committed.version > 1:
+                yield _Merge(guest, guest.state, users, config)
+
+    # -- rights that changed ---------------------------------------------------------------------------------------
+
+    def disconnect(self, user_id: Id) -> int:
+        """Ends a user's streams and has the pages load themselves again; returns how many (int)."""
+        return self._dismiss(self._manager.connections_of(user_id=user_id), reload_frame())
+
+    def refresh(self, user_id: Id) -> int:
+        """Has a user's pages open their streams anew, and be asked for their rights; returns how many (int)."""
+        return self._dismiss(self._manager.connections_of(user_id=user_id), reopen_frame())
+
+    def _dismiss(self, connections: list[SSEConnection], frame: bytes) -> int:
+        for connection in connections:
+            self._manager.dismiss(connection, frame)
+        return len(connections)
+
+
+async def _bring_in(merge: _Merge, users: ReactiveState) -> None:
+    if merge.config.merge is not None:
+        outcome = merge.config.merge(users, merge.guests)
+        if inspect.isawaitable(outcome):
+            await outcome
+    elif users is not None and merge.users.state._committed.version == 1:
+        values: Mapping[str, Any] = copy.deepcopy(merge.guests).__dict__  # ordinary lists and dicts, not shared ones
+        for name in type(merge.guests).model_fields:
+            setattr(users, name, values[name])
