@@ -1,5 +1,7 @@
 """Every way in which what a user typed can reach the markup of a page."""
 
+from math import inf
+
 from fasthtml.common import *
 
 from faststate import AsSignal, ReactiveState, ServerOnly, StateConfig, StateProvider, StateScope, event, expr, fast_app
@@ -57,7 +59,7 @@ class Panel(ReactiveState):
 
 LATE = expr("el.dataset.text + '<b>' + \"'\"")
 
-provider = StateProvider()
+provider = StateProvider(event_rate=inf)
 provider.register_state(Said, StateConfig(scope=StateScope.SESSION))
 provider.register_state(Panel, StateConfig(scope=StateScope.COMPONENT))
 app, rt = fast_app(state_provider=provider)

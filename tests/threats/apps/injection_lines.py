@@ -1,5 +1,7 @@
 """Every way in which what a user typed can reach a header or a frame."""
 
+from math import inf
+
 from fasthtml.common import *
 from pydantic import BaseModel, field_validator
 
@@ -108,7 +110,7 @@ def bounce(req):
         return RedirectResponse("/to?text=" + req.query_params["x-bounce"], 303)
 
 
-provider = StateProvider()
+provider = StateProvider(event_rate=inf)
 provider.register_state(Words, StateConfig(scope=StateScope.SESSION))
 provider.register_state(Panel, StateConfig(scope=StateScope.COMPONENT))
 provider.register_state(Doc, StateConfig(scope=StateScope.RECORD))
