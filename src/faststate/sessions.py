@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from .auth import UserContext
 from .config import StateConfig
@@ -17,17 +16,12 @@ from .registry import Entry, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
 from .sse import SSEConnection, SSEManager
 from .state import ReactiveState
-from .transaction import Transaction
+from .transaction import Transaction, current_holder
 
 __all__ = ["SESSION_MAX_AGE", "Sessions"]
 
-logger = logging.getLogger("faststate")
-
 SESSION_MAX_AGE: Final = 365 * 86_400.0
 """Seconds that an ended session is remembered where the app's session middleware does not say how old cookies get."""
-
-MERGE_TRIES: Final = 5
-"""How often a merge is begun anew because the guest's state changed while it ran."""
 
 
 TWICE: Final = 60.0
@@ -47,7 +41,6 @@ class _Merge(NamedTuple):
     """A guest's state whose user has one already."""
 
     guest: Entry
-    guests: ReactiveState
     users: Entry
     config: StateConfig
 
@@ -93,7 +86,8 @@ class Sessions:
         session, old = context.session, self._continued(context, user)
         same_person = before is None or str(before.id) == str(user.id)
         # First, since it runs the app's own code: when that fails nobody is signed in and nothing has changed.
-        merges = await self._merge(old, user) if old is not None and same_person else []
+        while old is not None and same_person and await self._merge(old, user):
+            pass  # while it waited, another device of the user's may have begun a state that a guest's one would become
         if not same_person:
             session.clear()  # what one user left in the cookie is not the next one's
         new = context.new_session_id()
@@ -101,8 +95,6 @@ class Sessions:
         context.become(user)
         if old is None:
             return
-        for merge in merges:
-            self._registry.drop(merge.guest.identifier.key, merged=True)
         for key in self._registry.keys_of_session(old):
             self._hand_over(key, new if same_person else None, user)
         self._end(context, old, successor=new, user_id=str(user.id))
@@ -167,37 +159,36 @@ class Sessions:
         else:
             self._registry.rename(key, target, config.ttl)
 
-    async def _merge(self, session_id: str, user: UserContext) -> list[_Merge]:
-        """Brings the guest's states into those that the user has already, all of them or none."""
-        for _ in range(MERGE_TRIES):
-            merges = list(self._to_merge(session_id, user))
-            if not merges:
-                return []
-            transaction = Transaction(self._registry, [merge.users for merge in merges])
-            try:
-                await transaction.begin()
-                for merge in merges:
-                    await _bring_in(merge, transaction.copy(merge.users))
-                prepared = transaction.prepare()
-                # From here nothing is awaited until the guest's states are gone: what is added to a cart meanwhile is
-                # either in what was merged, or refused.
-                if all(merge.guest.state is merge.guests for merge in merges):
-                    transaction.commit(prepared)
-                    return merges
-            finally:
-                transaction.end()
-        logger.warning("a guest's states changed all the time while they were merged; the user's own stay as they are")
-        return []
+    async def _merge(self, session_id: str, user: UserContext) -> bool:
+        """Brings the guest's states into those that the user has already, all of them or none; False without any."""
+        merges = list(self._to_merge(session_id, user))
+        if not merges:
+            return False
+        holder = current_holder.get()
+        # An event of the guest's state that signs its user in holds that state's lock: nobody else changes it now.
+        free = [merge.guest for merge in merges if holder is None or merge.guest.owner is not holder.identity]
+        transaction = Transaction(self._registry, [*free, *(merge.users for merge in merges)])
+        try:
+            await transaction.begin()
+            for merge in merges:
+                await _bring_in(merge, transaction.copy(merge.users))
+            transaction.commit(transaction.prepare())
+            # Before the locks are given back: what waits for the guest's state finds it gone, and nothing is lost.
+            for merge in merges:
+                self._registry.drop(merge.guest.identifier.key, merged=True)
+        finally:
+            transaction.end()
+        return True
 
-    def _to_merge(self, session_id: str, user: UserContext) -> Any:
+    def _to_merge(self, session_id: str, user: UserContext) -> Iterator[_Merge]:
         for key in self._registry.keys_of_session(session_id):
             target = self._target(StateIdentifier.parse(key), session_id, user)
             config = self._config_named(target.cls_name) if target is not None else None
             if target is None or config is None or target.scope is not StateScope.USER:
                 continue
             guest, users = self._registry.find(key), self._registry.find(target.key)
-            if guest is not None and users is not None and guest.state._committed.version > 1:
-                yield _Merge(guest, guest.state, users, config)
+            if guest is not None and users is not None and (guest.state._committed.version > 1 or guest.users):
+                yield _Merge(guest, users, config)
 
     # -- rights that changed ---------------------------------------------------------------------------------------
 
@@ -217,10 +208,10 @@ class Sessions:
 
 async def _bring_in(merge: _Merge, users: ReactiveState) -> None:
     if merge.config.merge is not None:
-        outcome = merge.config.merge(users, merge.guests)
+        outcome = merge.config.merge(users, merge.guest.state)
         if inspect.isawaitable(outcome):
             await outcome
-    elif users is not None and merge.users.state._committed.version == 1:
-        values: Mapping[str, Any] = copy.deepcopy(merge.guests).__dict__  # ordinary lists and dicts, not shared ones
-        for name in type(merge.guests).model_fields:
-            setattr(users, name, values[name])
+    elif merge.users.state._committed.version == 1:
+        loose = copy.deepcopy(merge.guest.state)  # with ordinary lists and dicts
+        for name in type(loose).model_fields:
+            setattr(users, name, getattr(loose, name))
