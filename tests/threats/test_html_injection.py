@@ -40,7 +40,7 @@ ATTRIBUTES = '"\'> <img src=x onerror=alert(1)> &quot;&#39;\\"\\'
 def server(tmp_path_factory):
     with running("injection_html", tmp_path_factory.mktemp("html")) as server:
         yield server
-        assert_untroubled(server, expected="EventDefinitionError: a Redirect goes to a path or an http(s) URL")
+        assert_untroubled(server, "EventDefinitionError: a Redirect goes to a path or an http(s) URL")
 
 
 @pytest.fixture(scope="module")

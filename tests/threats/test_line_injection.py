@@ -72,7 +72,7 @@ EVENT_HEADERS = PLAIN_HEADERS | {"cache-control", "x-accel-buffering", "faststat
 def server(tmp_path_factory):
     with running("injection_lines", tmp_path_factory.mktemp("lines")) as server:
         yield server
-        assert_untroubled(server, expected="EventDefinitionError: a Redirect goes to a path or an http(s) URL")
+        assert_untroubled(server, "EventDefinitionError: a Redirect goes to a path or an http(s) URL")
 
 
 @pytest.fixture(scope="module")

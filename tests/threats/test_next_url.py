@@ -124,7 +124,8 @@ def sent_to(location):
 PLAIN = [
     "/private/x", "/private/x?y=1&z=a%20b", "/private/x?next=//evil.example", "/private/x?y=%26next=//evil.example",
     "/private/x?%0d%0ax:y", "/private//evil.example", "/private/x?", "/private/x%23y?a%23b", "/private/a+b?d+e",
-    "/private/x%3Fy", "/private/100%25", "/private/x%5Cy", "/own/@evil.example", "/private/https://evil.example", "/private/x?q=%C3%A9",
+    "/private/x%3Fy", "/private/100%25", "/private/x%5Cy", "/own/@evil.example",
+    "/private/https://evil.example", "/private/x?q=%C3%A9",
 ]  # fmt: skip
 QUOTED = ["/private/a%20b", "/private/%C3%A9", "/private/a%2520b", "/own/%0d%0aset-cookie:%20a=b"]
 

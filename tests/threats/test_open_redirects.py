@@ -84,6 +84,13 @@ def test_what_safe_location_promises_to_refuse(to):
         safe_location(to)
 
 
+@pytest.mark.parametrize("space", [" ", "\xa0", "\u3000", "\x85", "\u2028", "\x85 "])
+def test_what_safe_location_has_looked_at_is_what_is_sent_on(page, space):
+    assert safe_location(f"{space}/cart{space}") == "/cart"
+    answer = page.send("Door", "go", to=f"{space}https://example.org/{space}")
+    assert patched_signals(answer.content)["_fs"] == {"go": "https://example.org/"}
+
+
 @settings(over_http, max_examples=300)
 @given(st.text(st.sampled_from([*CONTROLS, *"javscriptdt:/\\@#?. %&;", "\x7f", "\x85", "\xa0", "\ufeff", "\u2028"])))
 @example("https://")
