@@ -27,9 +27,9 @@ over_http = settings(
 
 
 @contextlib.contextmanager
-def running(name: str, directory: Path) -> Iterator[Server]:
-    """The app `apps/<name>.py` under uvicorn; killed at the end."""
-    server = Server(APPS / f"{name}.py", cwd=directory, log=directory / "server.log")
+def running(name: str, directory: Path, **env: str) -> Iterator[Server]:
+    """The app `apps/<name>.py` under uvicorn, with `env` in its environment; killed at the end."""
+    server = Server(APPS / f"{name}.py", cwd=directory, log=directory / "server.log", env=env)
     server.start()
     try:
         yield server
