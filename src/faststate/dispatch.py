@@ -213,6 +213,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     others, guards = await _others(provider, context, f"{call.state}.{event.name}", event, arguments)
     bound = _bound_values(cls, call.bound, schema.hidden_from(await context.user()))
     followed = {} if live is not None else (await _followed(context, shown)).states
+    _refuse_ended(context)
     key = entry.identifier.key
     origin = Origin(live.id if live is not None else None, key, {})
 
@@ -252,6 +253,13 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     finally:
         origin.open = False
         origin_of_commits.reset(token)
+
+
+def _refuse_ended(context: RequestContext) -> None:
+    """Raises `StaleTokens` when the session has ended since the request came: its states are another one's by now."""
+    session_id = context.session_id()
+    if session_id is not None and context.provider.is_revoked(session_id):
+        raise StaleTokens
 
 
 async def _others(
@@ -413,6 +421,7 @@ async def open_connection(
     user = await context.user()
     # Behind it nothing is awaited: what is committed from now on is told to this connection.
     followed, vanish = await _followed_by_now(context, shown)
+    _refuse_ended(context)
     if not followed:
         return vanish + reload_frame() if vanish and not is_first else None
     connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
