@@ -8,7 +8,7 @@ from base64 import b64decode
 
 import httpx
 import pytest
-from starlette.testclient import TestClient
+from websockets.sync.client import connect
 
 from ..client import BROWSER, Page, patched_signals, status
 from ..helpers import Server
@@ -261,25 +261,25 @@ def test_a_cookie_of_before_a_sign_out_opens_no_stream(server, victim):
     assert victim.get("/streams").text == before
 
 
-def test_a_cookie_of_before_a_sign_out_is_signed_out_on_a_websocket(source, server, victim, monkeypatch):
-    """uvicorn has no websockets without a further package: the same app, run in this process."""
-    monkeypatch.chdir(source.parent)
-    namespace = {"__name__": "shop", "__file__": str(source)}
-    exec(compile(source.read_text(), source, "exec"), namespace)  # the app above
-    with TestClient(namespace["app"]) as client:
-        client.get("/in/ada")
-        client.get("/")
-        cookie = client.cookies[COOKIE]
-        with client.websocket_connect("/ws") as ws:
-            ws.send_json({"msg": "who"})
-            assert ws.receive_text() == "ada"
-            client.get("/out")
-            ws.send_json({"msg": "who"})
-            assert ws.receive_text() == "None"  # one that was open before, too
-        client.cookies.set(COOKIE, cookie)
-        with client.websocket_connect("/ws") as ws:
-            ws.send_json({"msg": "who"})
-            assert ws.receive_text() == "None"
+def socket(server, cookie):
+    address = server.url.replace("http", "ws") + "/ws"
+    return connect(address, additional_headers={"cookie": f"{COOKIE}={cookie}"}, open_timeout=20)
+
+
+def who(ws):
+    ws.send(json.dumps({"msg": "who"}))
+    return ws.recv(20)
+
+
+def test_a_cookie_of_before_a_sign_out_is_signed_out_on_a_websocket(server, victim):
+    victim.get("/in/ada")
+    cookie = victim.cookies[COOKIE]
+    with socket(server, cookie) as open_before:
+        assert who(open_before) == "ada"
+        victim.get("/out")
+        assert who(open_before) == "None"
+    with socket(server, cookie) as replayed:
+        assert who(replayed) == "None"
 
 
 @pytest.mark.parametrize("path", ["/who", "/plain", "/out", "/profile", "/nowhere", "/_faststate/stream"])
