@@ -1059,6 +1059,20 @@ async def test_a_cart_that_is_being_made_for_the_user_does_not_replace_the_guest
     assert site.peek(Cart, user_id="ada") == ["apple"]
 
 
+@pytest.mark.xfail(strict=True, reason="a user's state that `create` would bring back is not made for the merge")
+async def test_a_guest_s_cart_is_merged_with_one_that_the_app_has_stored_for_the_user():
+    def create(identifier):
+        return {"items": ["stored"]} if identifier.user_id is not None else {}
+
+    site = Site(cart={"merge": merge_sync, "create": create})
+    async with browser(site.app) as client:
+        page = await Page.open(client, "/cart")
+        assert ok(await page.send("Cart", "add", item="apple"))
+        await client.get("/in/ada")
+        await client.get("/cart")
+    assert site.peek(Cart, user_id="ada") == ["stored", "apple"]
+
+
 async def test_a_state_that_is_being_made_for_an_ended_session_is_nobody_s():
     making, go_on = asyncio.Event(), asyncio.Event()
 
@@ -1410,6 +1424,33 @@ async def test_stats_count_no_connection_or_subscription_of_an_ended_session(sit
         assert (stats.connections, stats.subscriptions) == (0, 0)
         assert stats.connections_total == 2
         assert stats.states == 2  # the user's Cart and Wish
+
+
+@pytest.mark.xfail(strict=True, reason="refresh_user and disconnect_user do not reach a stream that is being opened")
+@pytest.mark.parametrize("change", ["refresh_user", "disconnect_user"])
+async def test_a_stream_that_opens_while_rights_change_does_not_keep_the_old_ones(change):
+    roles = ["editor"]
+
+    async def load(user_id):
+        user = UserContext(user_id, roles=roles)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return user
+
+    site = Site(load_user_by_id=load)
+    async with browser(site.app) as client:
+        await client.get("/in/ada")
+        page = await Page.open(client, "/profile")
+        stream = Stream(site.app, client, page)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not stream.status
+        roles.clear()
+        await getattr(site.provider, change)("ada")
+        await stream.opened()
+        left = [connection.user.roles for connection in site.provider.sse_manager.connections.values()]
+        await stream.close()
+    assert left in ([], [[]])
 
 
 # -- without an app ----------------------------------------------------------------------------------------------------
