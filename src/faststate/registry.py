@@ -300,7 +300,8 @@ class StateRegistry:
 
     def pin(self, entry: Entry) -> Entry:
         """Keeps a state in memory for a transaction; the entry to use, which is another one if it was replaced."""
-        known = self._entries.get(entry.identifier.key)
+        # What was merged stays out, and does not become what a late request began under its key: its commit is refused.
+        known = self._entries.get(entry.identifier.key) if not entry.merged else None
         if known is None and not entry.merged:
             self._enter(entry)
         entry = known or entry

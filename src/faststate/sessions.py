@@ -183,8 +183,10 @@ class Sessions:
         identifier = StateIdentifier.parse(key)
         target = self._target(identifier, session_id, user)
         config = self._config_named(identifier.cls_name)
-        if target is None or config is None or target.key in self._registry:
+        if target is None or config is None:
             self._registry.drop(key)
+        elif target.key in self._registry:
+            self._registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
         else:
             self._registry.rename(key, target, config.ttl)
 
