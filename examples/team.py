@@ -91,7 +91,7 @@ class Document(ReactiveState):
         self.title = title
         self.changes += 1
 
-    @event
+    @event(owner_only=True)
     def share(self, user_id: int):
         if user_id in USERS and user_id not in (self.owner_id, *self.members):
             self.members.append(user_id)
