@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 
 from starlette.requests import HTTPConnection
 
-from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_user
+from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_request, current_user
 from .config import StateConfig
 from .context import RequestContext
 from .events import DEFAULT_PREFIX, Event, RawArguments
@@ -604,7 +604,7 @@ class StateProvider:
         """
 
         async def disconnect() -> int:
-            return self.sessions.disconnect(user_id)
+            return self._told(self.sessions.disconnect(user_id))
 
         return call_from_anywhere(lambda: self._loop, disconnect())
 
@@ -616,9 +616,16 @@ class StateProvider:
         """
 
         async def refresh() -> int:
-            return self.sessions.refresh(user_id)
+            return self._told(self.sessions.refresh(user_id))
 
         return call_from_anywhere(lambda: self._loop, refresh())
+
+    def _told(self, streams: int) -> int:
+        """Has the request that told of a change of rights go on: an event may change its own user's."""
+        request = current_request.get()
+        if request is not None:
+            self.context(request).since = self.sessions.changes
+        return streams
 
     def is_revoked(self, session_id: str) -> bool:
         """Whether the session with this id was ended by `login` or `logout`."""

@@ -158,7 +158,7 @@ async def run_event(
 
     `states` are the further states that the event takes, by parameter; `bound` gives the fields to set before it runs,
     and is called with the locks held; `guards` are asked again where a state changed before that, and
-    `still_current` before each step. An event whose
+    `still_current` before each step and each commit. An event whose
     `nonce` the state has seen is not run again. What `render` or the event raises leaves no trace of the step.
     """
     # A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock.
@@ -179,6 +179,7 @@ async def run_event(
                 first = True
                 async for last, result in steps:
                     rendered = render(result)
+                    still_current()  # it may have taken its time
                     transaction.commit(transaction.prepare())
                     if first and nonce is not None:
                         entry.remember(nonce)
