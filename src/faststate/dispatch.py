@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,18 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from .auth import READ, authorize
+from .auth import READ, UserContext, authorize
 from .context import RequestContext
 from .events import Event, RawArguments
 from .exceptions import (
     AccessError,
+    AuthorizationError,
     EventArgumentError,
     EventDefinitionError,
     IdentifierError,
     LimitError,
     UnknownEventError,
 )
-from .page import reload_frame
+from .page import reload_frame, reopen_frame
 from .provider import Origin, StateProvider, origin_of_commits
 from .registry import Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
@@ -211,9 +213,9 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     )
     arguments = {**event.arguments.defaults, **arguments}
     others, guards = await _others(provider, context, f"{call.state}.{event.name}", event, arguments)
-    bound = _bound_values(cls, call.bound, schema.hidden_from(await context.user()))
+    user = await context.user()
+    bound = _bound_values(cls, call.bound, schema.hidden_from(user))
     followed = {} if live is not None else (await _followed(context, shown)).states
-    _refuse_ended(context)
     key = entry.identifier.key
     origin = Origin(live.id if live is not None else None, key, {})
 
@@ -224,6 +226,12 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             live.sequences[key] = call.sequence
         origin.echo = _echo(bound)
         return bound
+
+    def still_current() -> None:
+        if provider.is_revoked(context.session_id() or ""):
+            raise StaleTokens  # signed out while this waited for its turn
+        if provider.sessions.rights_changed(user, context.since):
+            raise AuthorizationError("your rights have changed just now: please try again")
 
     token = origin_of_commits.set(origin)
     try:
@@ -236,6 +244,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             bound=take_bound,
             nonce=f"{context.session_id()}:{call.nonce}" if call.nonce else None,
             guards=[*guards, guard] if guard is not None else guards,
+            still_current=still_current,
             render=lambda result: _frames_of(event, result),
         )
         ran = False
@@ -247,19 +256,12 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
                 changed = list(followed)
             else:
                 changed = [commit.new._committed.identifier.key for commit in origin.commits]
-            frames = await _snapshots(context, changed, followed)
+            frames = await _snapshots(provider, user, changed, followed)
             origin.commits.clear()
             yield Effect(frames + (step.result or b""), step.repeated)
     finally:
         origin.open = False
         origin_of_commits.reset(token)
-
-
-def _refuse_ended(context: RequestContext) -> None:
-    """Raises `StaleTokens` when the session has ended since the request came: its states are another one's by now."""
-    session_id = context.session_id()
-    if session_id is not None and context.provider.is_revoked(session_id):
-        raise StaleTokens
 
 
 async def _others(
@@ -339,8 +341,6 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
     provider = context.provider
     while True:
         found = await _followed(context, shown)
-        for key in found.states:
-            await provider.rechecks.settled(key)
         try:
             await provider.still_readable(context, [entry for entry, _ in found.states.values()])
         except AccessError:
@@ -355,11 +355,16 @@ async def _refuse_to_remake(context: RequestContext, name: str, instance_id: str
 
 
 async def _snapshots(
-    context: RequestContext, changed: Sequence[str], followed: Mapping[str, tuple[Entry, set[str]]]
+    provider: StateProvider,
+    user: UserContext | None,
+    changed: Sequence[str],
+    followed: Mapping[str, tuple[Entry, set[str]]],
 ) -> bytes:
-    """For a page without a stream: the states `changed` (keys) that it shows, as they are now; a lost one vanishes."""
+    """For a page without a stream: the states `changed` (keys) that it shows, as they are now; a lost one vanishes.
+
+    The event has been committed, so that nothing is raised here any more: a rule that fails hides its state.
+    """
     frames = {}
-    provider, user = context.provider, await context.user()
     for key in changed:
         if key not in followed:
             continue
@@ -367,8 +372,11 @@ async def _snapshots(
         state, config = entry.state, provider.config_of(type(entry.state))
         if config.authorize is not None:
             try:
-                await authorize(user, config.rule, state, READ)
-            except AccessError:
+                async with asyncio.timeout(provider.registry.lock_timeout):
+                    await authorize(user, config.rule, state, READ)
+            except Exception as error:
+                if not isinstance(error, AccessError):
+                    logger.exception("the rule of %s failed; the page is not shown what became of it", key)
                 frames[key] = vanish_frame(type(state)._fs_schema(), state._committed.namespace, views)
                 continue
         frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
@@ -419,21 +427,36 @@ async def open_connection(
     shown = await verify_tokens(context, tokens)
     _refuse_too_many(provider, context)
     user = await context.user()
-    # Behind it nothing is awaited: what is committed from now on is told to this connection.
-    followed, vanish = await _followed_by_now(context, shown)
-    _refuse_ended(context)
-    if not followed:
-        return vanish + reload_frame() if vanish and not is_first else None
+    if provider.is_revoked(context.session_id() or ""):
+        raise StaleTokens  # ended while the user was being loaded
+    _refuse_too_many(provider, context)  # again, since many may have come this far at once
     connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
+    manager = provider.sse_manager
+    manager.announce(connection)  # rights that change while they are asked about end it, as any other
+    try:
+        # Behind it nothing is awaited: what is committed from now on is told to this connection.
+        followed, vanish = await _followed_by_now(context, shown)
+    except BaseException:
+        manager.remove_connection(connection.id)
+        raise
+    if provider.sessions.rights_changed(user, context.since):
+        manager.dismiss(connection, reopen_frame())  # while the user was being loaded
+    if connection.closed or connection.silent:
+        return connection
+    if not followed:
+        manager.remove_connection(connection.id)
+        return vanish + reload_frame() if vanish and not is_first else None
     hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
-    provider.sse_manager.add_connection(
-        connection, followed, {key: views for key, (_, views) in followed.items()}, hidden
-    )
+    begins = {key: context.asked[key] for key in followed if key in context.asked}
+    manager.add_connection(connection, followed, {key: views for key, (_, views) in followed.items()}, hidden, begins)
     epoch, _, number = (position or "").partition(".")
     seen = int(number) if epoch == provider.registry.epoch and number.isdecimal() and len(number) < 20 else -1
     for key, (entry, _) in followed.items():
-        # A page does not say what it could see: with rights that have changed, an old position is not enough.
-        if entry.state._committed.commit > seen or type(entry.state)._fs_schema().restricted:
+        # A page does not say what it could see: with rights that have changed, an old position is not enough. What one
+        # has had and lost has vanished from the page, which has a position all the same.
+        restricted = type(entry.state)._fs_schema().restricted
+        may_have_vanished = not is_first and provider.config_of(type(entry.state)).rule.restricts
+        if entry.state._committed.commit > seen or restricted or may_have_vanished:
             connection.notify(key, None)
     if vanish:
         connection.send_frame(vanish)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar, cast
 
 from .events import Event
@@ -411,6 +412,32 @@ class StateRegistry:
         entry.owner = None
         entry.lock.release()
         self.touch(entry)
+
+    @contextlib.asynccontextmanager
+    async def answer_in_time(self, what: str) -> AsyncIterator[None]:
+        """Gives the app's own code, run while locks are held, as long as a lock may take; else `LockTimeoutError`."""
+        try:
+            async with asyncio.timeout(self.lock_timeout):
+                yield
+        except TimeoutError as error:
+            if isinstance(error, LockTimeoutError):
+                raise
+            raise LockTimeoutError(f"{what} took more than {self.lock_timeout:g} s") from error
+
+    @contextlib.asynccontextmanager
+    async def locked(self, entries: Iterable[Entry]) -> AsyncIterator[None]:
+        """Holds the locks of some states, so that nothing is committed to them. Raises `LockTimeoutError`."""
+        owner = object()
+        held = []
+        try:
+            unique = {entry.identifier.key: entry for entry in entries}
+            for key in sorted(unique):
+                await self.acquire(unique[key], owner)
+                held.append(unique[key])
+            yield
+        finally:
+            for entry in held:
+                self.release(entry)
 
     # -- commits ---------------------------------------------------------------------------------------------------
 

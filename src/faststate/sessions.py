@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from .auth import UserContext
 from .config import StateConfig
-from .context import USER_ID, RequestContext
+from .context import SESSION_ID, USER_ID, RequestContext
 from .page import reload_frame, reopen_frame
 from .registry import Entry, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
@@ -29,6 +29,10 @@ and an answer that was under way may have been the last to sign it."""
 
 TWICE: Final = 60.0
 """Seconds within which a second sign-in from the same old cookie (a double click) goes on where the first one led."""
+
+
+CHANGES_KEPT: Final = 10_000
+"""Users whose last change of rights is remembered; only requests that are under way ask for it."""
 
 
 class _Ended(NamedTuple):
@@ -70,6 +74,9 @@ class Sessions:
         self._clock = clock
         self.max_age: float = SESSION_MAX_AGE
         self._ended: OrderedDict[str, _Ended] = OrderedDict()  # the oldest first
+        self.changes = 0
+        self._changed: OrderedDict[str, int] = OrderedDict()  # per user: the number of the last change of rights
+        self._forgotten = 0
 
     def is_ended(self, session_id: str) -> bool:
         """Whether the session has ended here."""
@@ -121,6 +128,9 @@ class Sessions:
     async def logout(self, context: RequestContext) -> None:
         """Ends the session of a request; see `StateProvider.logout`."""
         old = context.session_id()
+        # A session that never was anybody's, and kept nothing, is as empty again after its end: not worth a note for as
+        # long as its cookie lives, which anybody could have us write by the million.
+        was_empty = not set(context.session) - {SESSION_ID} and not await self._is_somebodys(context)
         if context.session:  # else an answer to an old cookie would take away a newer one
             context.session.clear()
         context.become(None)
@@ -128,6 +138,14 @@ class Sessions:
             for key in self._registry.keys_of_session(old):
                 self._registry.drop(key)
             self._end(context, old)
+            if was_empty:
+                del self._ended[old]
+
+    async def _is_somebodys(self, context: RequestContext) -> bool:
+        try:
+            return await context.user() is not None
+        except Exception:
+            return True  # who cannot be recognised just now can be signed out all the same
 
     def _end(
         self, context: RequestContext, session_id: str, successor: str | None = None, user_id: str | None = None
@@ -211,14 +229,27 @@ class Sessions:
             if guest is not None and users is not None and (guest.state._committed.version > 1 or guest.users):
                 yield _Merge(key, guest, users, config)
 
+    def rights_changed(self, user: UserContext | None, since: int) -> bool:
+        """Whether `refresh` or `disconnect` was called for `user` after there had been `since` such calls."""
+        return user is not None and self._changed.get(str(user.id), self._forgotten) > since
+
+    def _note_change(self, user_id: Id) -> None:
+        self.changes += 1
+        self._changed[str(user_id)] = self.changes
+        self._changed.move_to_end(str(user_id))
+        if len(self._changed) > CHANGES_KEPT:
+            self._forgotten = self._changed.popitem(last=False)[1]
+
     # -- rights that changed ---------------------------------------------------------------------------------------
 
     def disconnect(self, user_id: Id) -> int:
         """Ends a user's streams and has the pages load themselves again; returns how many (int)."""
+        self._note_change(user_id)
         return self._dismiss(self._manager.connections_of(user_id=user_id), reload_frame())
 
     def refresh(self, user_id: Id) -> int:
         """Has a user's pages open their streams anew, and be asked for their rights; returns how many (int)."""
+        self._note_change(user_id)
         return self._dismiss(self._manager.connections_of(user_id=user_id), reopen_frame())
 
     def _dismiss(self, connections: list[SSEConnection], frame: bytes) -> int:

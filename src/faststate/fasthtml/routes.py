@@ -216,11 +216,17 @@ class Routes:
 
     async def stream(self, request: Request) -> Response:
         """GET: the page's stream. 204 ends it for good, 429 and 503 have the page try again."""
-        response = await self._stream_response(request)
-        session: Any = request.scope.get("session")
-        if hasattr(session, "modified"):  # Starlette's: a stream is no place for a cookie, and answers long after
-            session.modified = False
-        return response
+        response = None
+        try:
+            response = await self._stream_response(request)
+            return response
+        finally:
+            opened = getattr(request.state, "faststate_opened", None)
+            if opened is not None and not isinstance(response, StreamResponse):
+                self.provider.sse_manager.remove_connection(opened.id)  # nobody will ever write to it
+            session: Any = request.scope.get("session")
+            if hasattr(session, "modified"):  # Starlette's: a stream is no place for a cookie, and answers long after
+                session.modified = False
 
     async def _stream_response(self, request: Request) -> Response:
         if request.method == "HEAD":
@@ -258,6 +264,7 @@ class Routes:
         except LimitError as error:
             return PlainTextResponse(str(error), 429, {"retry-after": "5"})
         if isinstance(opened, SSEConnection):
+            request.state.faststate_opened = opened
             return StreamResponse(self.provider, opened)
         return EventResponse(opened or b"")
 
