@@ -459,6 +459,23 @@ async def test_one_who_is_removed_and_added_again_while_a_rule_is_slow_sees_no_v
     assert b"v4" in bob.take() and b"v3" not in bob.received and bob.text == "v4"
 
 
+async def test_a_broadcast_between_two_versions_is_not_sent_to_one_who_could_read_only_these(slow_site):
+    site = slow_site
+    await site.make("ann", "bob")
+    bob = await site.page("bob")
+    site.rule.hold.clear()
+    await site.change("v2")
+    await site.until(lambda: site.rule.waiting)
+    await site.change("v3", remove="bob")
+    site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "without bob"})
+    await site.change("v4", add="bob")
+    site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "with bob"})
+    site.rule.hold.set()
+    await site.settle()
+    assert b"without bob" not in bob.take() and b"v3" not in bob.received
+    assert bob.signals["Doc"]["1"] == {"text": "v4", "note": "with bob"}
+
+
 # -- order, many commits, slow rules -----------------------------------------------------------------------------------
 
 

@@ -228,8 +228,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
         return bound
 
     def still_current() -> None:
-        if provider.is_revoked(context.session_id() or ""):
-            raise StaleTokens  # signed out while this waited for its turn
+        _refuse_ended(context)  # signed out while this waited for its turn
         if provider.sessions.rights_changed(user, context.since):
             raise AuthorizationError("your rights have changed just now: please try again")
 
@@ -262,6 +261,13 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     finally:
         origin.open = False
         origin_of_commits.reset(token)
+
+
+def _refuse_ended(context: RequestContext) -> None:
+    """Raises `StaleTokens` when the session has ended since the request came: its states are another one's by now."""
+    session_id = context.session_id()
+    if session_id is not None and context.provider.is_revoked(session_id):
+        raise StaleTokens
 
 
 async def _others(
@@ -427,8 +433,7 @@ async def open_connection(
     shown = await verify_tokens(context, tokens)
     _refuse_too_many(provider, context)
     user = await context.user()
-    if provider.is_revoked(context.session_id() or ""):
-        raise StaleTokens  # ended while the user was being loaded
+    _refuse_ended(context)  # it may have ended while the user was being loaded
     _refuse_too_many(provider, context)  # again, since many may have come this far at once
     connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
     manager = provider.sse_manager

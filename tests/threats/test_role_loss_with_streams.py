@@ -104,7 +104,7 @@ class Gate:
         await eventually(lambda: self.is_set)
 
 
-arrived, go_on, rule_asked, rule_may_answer = (Gate() for _ in range(4))
+arrived, go_on, rule_asked, rule_may_answer, loader_asked, loader_may_answer = gates = [Gate() for _ in range(6)]
 
 
 async def may_see_slow(user, state, action):
@@ -129,11 +129,18 @@ class People:
 
 def make_app(way):
     people = People()
-    options = {"load_user_by_id": people.find} if way == "load_user_by_id" else {}
+
+    async def load(name):
+        if not loader_asked.is_set:  # the first request after a test has cleared it, and no other
+            loader_asked.set()
+            await loader_may_answer.wait()
+        return people.find(name)
+
+    options = {"load_user_by_id": load} if way == "load_user_by_id" else {}
     provider = StateProvider(**options)
     provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
     provider.register_state(Staff, StateConfig(scope=StateScope.GLOBAL, roles=["staff"]))
-    provider.register_state(Report, StateConfig(scope=StateScope.GLOBAL, requires_auth=True))
+    provider.register_state(Report, StateConfig(scope=StateScope.GLOBAL))
     provider.register_state(Slow, StateConfig(scope=StateScope.GLOBAL, authorize=may_see_slow))
     provider.register_state(
         Doc,
@@ -205,7 +212,7 @@ def make_app(way):
 
 @pytest.fixture(params=["load_user_by_id", "beforeware"])
 async def served(request):
-    for gate in (go_on, rule_may_answer):
+    for gate in gates:
         gate.set()
     for gate in (arrived, rule_asked):
         gate.clear()
@@ -216,7 +223,7 @@ async def served(request):
             site.people = people
             site.server = await site.browser()  # nobody, who asks for what the server itself does
             yield site
-    for gate in (go_on, rule_may_answer):
+    for gate in gates:
         gate.set()
 
 
@@ -453,3 +460,19 @@ async def test_a_stream_that_is_being_opened_does_not_outlive_the_end_of_its_ses
     await tell(served, "/set/staff/new")
     assert "new" not in await rest_of(tab)
     assert tab.signals["_fs"]["go"] == "#reload" and served.provider.stats().connections == 0
+
+
+@pytest.mark.parametrize("served", ["load_user_by_id"], indirect=True)
+async def test_a_session_that_ends_while_its_user_is_being_loaded_gets_no_stream(served):
+    tab = await served.tab(await served.browser("ann"), streaming=False)
+    other = await served.browser()
+    other.cookies.update(tab.client.cookies)
+    loader_asked.clear()
+    loader_may_answer.clear()
+    opening = asyncio.ensure_future(answer_to_opening(tab))
+    await loader_asked.wait()
+    assert (await other.get("/logout")).text == "out"
+    loader_may_answer.set()
+    code, body = await opening
+    assert code == 200 and "for staff" not in body and tab.signals["_fs"]["go"] == "#reload"
+    assert served.provider.stats().connections == 0
