@@ -1426,7 +1426,6 @@ async def test_stats_count_no_connection_or_subscription_of_an_ended_session(sit
         assert stats.states == 2  # the user's Cart and Wish
 
 
-@pytest.mark.xfail(strict=True, reason="refresh_user and disconnect_user do not reach a stream that is being opened")
 @pytest.mark.parametrize("change", ["refresh_user", "disconnect_user"])
 async def test_a_stream_that_opens_while_rights_change_does_not_keep_the_old_ones(change):
     roles = ["editor"]
