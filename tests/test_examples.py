@@ -462,7 +462,6 @@ def test_team_keeps_a_draft_for_its_writer_alone_in_all_their_browsers(sign_in):
     assert Page(kim.client, HANDBOOK).signals["Draft"] == {"text": ""}
 
 
-@pytest.mark.xfail(strict=True, reason="a Bound field that an event sets back to its old value is not sent to the page")
 def test_team_empties_the_box_of_a_draft_that_was_never_saved_before_it_was_published(sign_in):
     told = patched_signals(sent(publish(sign_in("Kim"), "typed and sent at once")).text)
     assert told["Draft"] == {"text": ""}

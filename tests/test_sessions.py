@@ -1059,7 +1059,6 @@ async def test_a_cart_that_is_being_made_for_the_user_does_not_replace_the_guest
     assert site.peek(Cart, user_id="ada") == ["apple"]
 
 
-@pytest.mark.xfail(strict=True, reason="a user's state that `create` would bring back is not made for the merge")
 async def test_a_guest_s_cart_is_merged_with_one_that_the_app_has_stored_for_the_user():
     def create(identifier):
         return {"items": ["stored"]} if identifier.user_id is not None else {}

@@ -24,14 +24,14 @@ from .exceptions import (
 )
 from .page import reload_frame, reopen_frame
 from .provider import Origin, StateProvider, origin_of_commits
-from .registry import Entry
+from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
 from .sse import SSEConnection, snapshot_frame, vanish_frame
 from .state import ReactiveState
 from .tokens import Shown
 from .transaction import Guard, run_event
 from .views import render_ft
-from .wire import depth_of, elements_frame, signals_frame, to_wire
+from .wire import depth_of, elements_frame, nest, signals_frame, to_wire
 
 __all__ = [
     "Call",
@@ -219,12 +219,14 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     key = entry.identifier.key
     origin = Origin(live.id if live is not None else None, key, {})
 
+    typed = _Typed({})
+
     def take_bound() -> Mapping[str, Any]:
         if live is not None and call.sequence is not None:
             if call.sequence < live.sequences.get(key, call.sequence):
                 return {}  # overtaken on the way: what the page has sent since is newer than what it had typed then
             live.sequences[key] = call.sequence
-        origin.echo = _echo(bound)
+        origin.echo = typed.values = _echo(bound)
         return bound
 
     def still_current() -> None:
@@ -256,6 +258,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             else:
                 changed = [commit.new._committed.identifier.key for commit in origin.commits]
             frames = await _snapshots(provider, user, changed, followed)
+            frames += _corrections(provider, key, typed, origin.commits)
             origin.commits.clear()
             yield Effect(frames + (step.result or b""), step.repeated)
     finally:
@@ -303,6 +306,29 @@ def _bound_values(cls: type[ReactiveState], given: Mapping[str, Any], hidden: fr
         for name, value in given.items()
         if name not in hidden
     }
+
+
+@dataclass(slots=True)
+class _Typed:
+    """The bound fields as the page showed them when it sent its event, as wire values. Lifetime: one event."""
+
+    values: Mapping[str, Any]
+
+
+def _corrections(provider: StateProvider, key: str, typed: _Typed, commits: Sequence[Commit]) -> bytes:
+    """What the page typed, and the event has set back to what was committed before: no change, and news to the page."""
+    state = provider.registry.peek(key)
+    values, typed.values = typed.values, {}
+    if state is None or not values:
+        return b""
+    committed = state._committed
+    told = {name for c in commits if c.new._committed.identifier == committed.identifier for name in c.delta}
+    wrong = {
+        name: committed.encoded[name]
+        for name, value in values.items()
+        if name not in told and str(committed.encoded[name]) != str(value)
+    }
+    return signals_frame(nest(committed.namespace, wrong)) if wrong else b""
 
 
 def _echo(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -414,7 +440,10 @@ def _frames_of(event: Event[Any, Any], result: Any) -> bytes:
 
 def safe_location(location: str) -> str:
     """`location`, when a browser may be sent there: a path or an http(s) URL. Raises `EventDefinitionError` else."""
-    parts = urlsplit(location.strip())
+    try:
+        parts = urlsplit(location.strip())
+    except ValueError as error:
+        raise EventDefinitionError("a Redirect goes to a path or an http(s) URL") from error
     if parts.scheme not in ("", "http", "https") or any(ord(c) < 32 for c in location):
         raise EventDefinitionError("a Redirect goes to a path or an http(s) URL")
     return location.strip()

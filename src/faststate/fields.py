@@ -118,6 +118,9 @@ class Schema:
                     self.events[name] = value
                 elif isinstance(value, View):
                     self.views[name] = value
+        for name in cls.model_fields:  # pydantic takes them out of the class body: one may hide what its base had
+            self.events.pop(name, None)
+            self.views.pop(name, None)
         signals: list[str] = []
         bound: list[str] = []
         self.hidden: set[str] = set()

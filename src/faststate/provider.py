@@ -282,7 +282,7 @@ class StateProvider:
         keys = [secret_key] if isinstance(secret_key, str) else list(secret_key)
         if not keys or not all(isinstance(key, str) and key for key in keys):
             raise ConfigurationError("secret_key must be a str, or a list of them, none of them empty")
-        self._signer = TokenSigner(keys, self.token_max_age)
+        self._signer = TokenSigner(keys, self.token_max_age, self.prefix)
 
     @property
     def signer(self) -> TokenSigner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from typing import Final, NamedTuple
 from .auth import UserContext
 from .config import StateConfig
 from .context import SESSION_ID, USER_ID, RequestContext
+from .exceptions import StateNotFoundError
 from .page import reload_frame, reopen_frame
 from .registry import Entry, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
@@ -192,6 +194,7 @@ class Sessions:
 
     async def _merge(self, session_id: str, user: UserContext) -> bool:
         """Brings the guest's states into those that the user has already, all of them or none; False without any."""
+        await self._bring_back(session_id, user)
         merges = list(self._to_merge(session_id, user))
         if not merges:
             return False
@@ -214,6 +217,17 @@ class Sessions:
         finally:
             transaction.end()
         return True
+
+    async def _bring_back(self, session_id: str, user: UserContext) -> None:
+        """Makes the user's states that the app has kept elsewhere, where a guest's would take their place."""
+        for key in self._registry.keys_of_session(session_id):
+            target = self._target(StateIdentifier.parse(key), session_id, user)
+            config = self._config_named(target.cls_name) if target is not None else None
+            if target is None or config is None or config.create is None or config.state_cls is None:
+                continue
+            if target.scope is StateScope.USER:
+                with contextlib.suppress(StateNotFoundError):
+                    await self._registry.entry(target, config.state_cls, ttl=config.ttl, create=config.create)
 
     def _are_gone(self, merges: list[_Merge]) -> bool:
         """Whether some of the guest's states went over or ended while this sign-in waited: they are merged once."""
@@ -263,7 +277,7 @@ async def _bring_in(merge: _Merge, users: ReactiveState) -> None:
         outcome = merge.config.merge(users, merge.guest.state)
         if inspect.isawaitable(outcome):
             await outcome
-    elif merge.users.state._committed.version == 1:
+    elif merge.users.state._committed.version == 1 and merge.config.create is None:
         loose = copy.deepcopy(merge.guest.state)  # with ordinary lists and dicts
         for name in type(loose).model_fields:
             setattr(users, name, getattr(loose, name))

@@ -333,7 +333,10 @@ class ReactiveState(BaseModel):
         except ValidationError as error:
             raise EventError(_explain(cls, error)) from error
         committed = base._committed
-        fresh = snapshot._encode(cls._fs_schema().affected(changed))
+        try:
+            fresh = snapshot._encode(cls._fs_schema().affected(changed))
+        except ValueError as error:  # Python writes no number of more than 4,300 digits
+            raise EventError(f"{cls.__name__}: a value is too long to be shown") from error
         delta = {
             name: merge_patch(committed.encoded.get(name), value)
             for name, value in fresh.items()

@@ -325,9 +325,6 @@ def test_a_forwarded_host_does_not_make_another_origin_the_apps_own(victim):
 SITES = ["same-site", "", "bogus", "Cross-Site", "cross-site, same-origin", "same-origin, cross-site"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="any Sec-Fetch-Site but 'cross-site' is believed, and the Origin beside it not looked at"
-)
 @pytest.mark.parametrize("site", SITES)
 def test_a_site_that_is_not_the_same_origin_does_not_excuse_another_origin(victim, site):
     """Another subdomain or port is the same site and another origin: a page there is not the app's own."""
