@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import computed_field, field_validator
 from starlette.requests import HTTPConnection
 
-from faststate import UserContext, current_request, get_current_request, get_current_user
+from faststate import (
+    EventDefinitionError,
+    ReactiveState,
+    UserContext,
+    current_request,
+    event,
+    fast_app,
+    get_current_request,
+    get_current_user,
+    requires_auth,
+    view,
+)
 from faststate.auth import AccessRule, authorize
 from faststate.exceptions import AuthenticationError, AuthorizationError, NotStartedError
 
@@ -130,3 +143,112 @@ def test_the_request_being_served_is_the_one_in_its_context():
         assert get_current_request() is request
     finally:
         current_request.reset(token)
+
+
+# -- requires_auth -----------------------------------------------------------------------------------------------------
+
+
+def made_with(**members):
+    """A state class with these members."""
+    return type("Made", (ReactiveState,), {"__module__": __name__, "__annotations__": {}, **members})
+
+
+def plain(self):
+    """A method."""
+
+
+FULL = {"permissions": ["write"], "roles": ["editor"], "owner_only": True}
+
+
+@pytest.mark.parametrize(
+    ("decorate", "expected"),
+    [
+        (lambda f: requires_auth(event(f)), {}),
+        (lambda f: event(requires_auth(f)), {}),
+        (lambda f: requires_auth()(event(f)), {}),
+        (lambda f: event(requires_auth()(f)), {}),
+        (lambda f: event(requires_auth=True)(f), {}),
+        (lambda f: requires_auth(**FULL)(event(f)), FULL),
+        (lambda f: event(requires_auth(**FULL)(f)), FULL),
+        (lambda f: event(**FULL)(f), FULL),
+        (lambda f: requires_auth(permissions=["write"])(event(roles=["editor"], owner_only=True)(f)), FULL),
+        (lambda f: event(permissions=["write"])(requires_auth(roles=["editor"], owner_only=True)(f)), FULL),
+        (lambda f: requires_auth(roles=["editor"])(requires_auth(**FULL)(event(f))), FULL),
+        (lambda f: requires_auth(event(requires_auth(**FULL)(f))), FULL),
+        (lambda f: requires_auth(permissions=["a"])(event(permissions=["b"])(f)), {"permissions": ["b", "a"]}),
+    ],
+)
+def test_requires_auth_over_and_under_event_says_what_its_arguments_would(decorate, expected):
+    def act(self):
+        """An event."""
+
+    config = {"required": True, "permissions": [], "roles": [], "owner_only": False, **expected}
+    made = made_with(act=decorate(act))
+    assert made.act._auth_config == made().act._auth_config == config
+    assert made._fs_schema().events["act"].rule.restricts
+
+
+def test_an_event_without_a_guard_says_that_none_is_required():
+    def act(self):
+        """An event."""
+
+    config = {"required": False, "permissions": [], "roles": [], "owner_only": False}
+    assert made_with(act=event(act)).act._auth_config == config
+
+
+def test_a_guard_keeps_its_own_lists():
+    permissions = ["write"]
+    made = made_with(act=requires_auth(permissions=permissions)(event(lambda self: None)))
+    permissions.clear()
+    assert made.act._auth_config["permissions"] == ["write"]
+
+
+class Service:
+    @requires_auth
+    def method(self):
+        """Reached by nobody."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: made_with(act=requires_auth(plain)),
+        lambda: made_with(act=requires_auth(permissions=["a"])(lambda self: 1)),
+        lambda: made_with(act=view(requires_auth(lambda self: "x"))),
+        lambda: made_with(act=requires_auth(view(lambda self: "x"))),
+        lambda: made_with(__ft__=requires_auth(lambda self: "x")),
+        lambda: made_with(act=property(requires_auth(lambda self: 1))),
+        lambda: made_with(act=requires_auth(property(lambda self: 1))),
+        lambda: made_with(act=cached_property(requires_auth(plain))),
+        lambda: made_with(act=computed_field(return_type=int)(property(requires_auth(lambda self: 1)))),
+        lambda: made_with(act=staticmethod(requires_auth(lambda: 1))),
+        lambda: made_with(act=requires_auth(staticmethod(lambda: 1))),
+        lambda: made_with(act=classmethod(requires_auth(lambda cls: 1))),
+        lambda: made_with(act=requires_auth(classmethod(lambda cls: 1))),
+        lambda: made_with(act=field_validator("x", check_fields=False)(requires_auth(lambda cls, x: x))),
+        lambda: requires_auth(made_with()),
+        lambda: requires_auth(5),
+        lambda: requires_auth(permissions="write"),
+        lambda: requires_auth(roles="editor"),
+        lambda: requires_auth(permissions=5),
+        lambda: event(roles=[""])(plain),
+        lambda: type("Made", (Service, ReactiveState), {"__module__": __name__}),
+        lambda: requires_auth(fast_app()[0].get("/x")(lambda: "x")),
+        lambda: requires_auth(fast_app()[1]("/x")(lambda: "x")),
+    ],
+)
+@pytest.mark.usefixtures("in_tmp_path")
+def test_a_guard_that_would_guard_nothing_is_an_error_at_once(make):
+    with pytest.raises(EventDefinitionError):
+        made_with(act=make())
+
+
+def test_a_mixin_that_is_no_state_may_bring_guarded_events():
+    class Closable:
+        @requires_auth(roles=["editor"])
+        @event
+        def close(self):
+            """An event."""
+
+    made = type("Made", (Closable, ReactiveState), {"__module__": __name__})
+    assert made.close._auth_config["roles"] == ["editor"]
