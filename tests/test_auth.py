@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from functools import cached_property
 from uuid import UUID
 
 import pytest
+from fasthtml.common import Titled
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import computed_field, field_validator
 from starlette.requests import HTTPConnection
+from starlette.testclient import TestClient
 
 from faststate import (
     EventDefinitionError,
     ReactiveState,
+    StateConfig,
+    StateProvider,
+    StateScope,
     UserContext,
     current_request,
+    current_user,
     event,
     fast_app,
     get_current_request,
@@ -26,6 +34,7 @@ from faststate import (
 )
 from faststate.auth import AccessRule, authorize
 from faststate.exceptions import AuthenticationError, AuthorizationError, NotStartedError
+from tests.client import BROWSER, Page, browser
 
 
 def decide(user, rule, **about):
@@ -252,3 +261,175 @@ def test_a_mixin_that_is_no_state_may_bring_guarded_events():
 
     made = type("Made", (Closable, ReactiveState), {"__module__": __name__})
     assert made.close._auth_config["roles"] == ["editor"]
+
+
+# -- the context variables ---------------------------------------------------------------------------------------------
+
+SEEN = []
+
+
+def note(place):
+    """Remembers whose request is being served here."""
+    user, request = current_user.get(), current_request.get()
+    SEEN.append((place, user and user.id, request and request.headers.get("x-user")))
+
+
+def may(user, state, action):
+    note(f"{action} by {user and user.id}")
+    return True
+
+
+class Doc(ReactiveState):
+    text: str = ""
+
+    @event
+    def sync_event(self):
+        note("sync event")
+        self.text += "."
+
+    @event
+    async def async_event(self):
+        note("async event")
+
+    @event
+    async def steps(self):
+        note("step 1")
+        yield None
+        note("step 2")
+
+
+@pytest.fixture
+def app(in_tmp_path):
+    SEEN.clear()
+    provider = StateProvider(user_loader=lambda r: UserContext(r.headers["x-user"]) if "x-user" in r.headers else None)
+    provider.register_state(Doc, StateConfig(scope=StateScope.GLOBAL, authorize=may))
+
+    def before_sync(request):
+        note("before, sync")
+
+    async def before_async(request):
+        note(f"before, async, {getattr(await get_current_user(request), 'id', None)}")
+
+    app, rt = fast_app(state_provider=provider, secret_key="for tests", before=[before_sync, before_async])
+
+    @rt("/sync")
+    def sync():
+        note("sync")
+        return "x"
+
+    @rt("/async")
+    async def asynchronous():
+        note("async")
+        assert (await get_current_user(get_current_request())) is current_user.get()
+        return "x"
+
+    @rt("/doc")
+    def doc(doc: Doc):
+        return Titled("Doc", doc.signal.text)
+
+    async def connected(send):
+        note("ws, connected")
+        await send("in")
+
+    def left():
+        note("ws, left")
+
+    @app.ws("/ws", conn=connected, disconn=left)
+    async def ws(send):
+        note("ws, async")
+        await send("x")
+
+    @app.ws("/ws-sync")
+    def ws_sync():
+        note("ws, sync")
+        return "x"
+
+    @rt("/meet/{how}")
+    async def meet(how: str):
+        await MEETING.wait()
+        note(how)
+        return "x"
+
+    @rt("/meet-in-threads")
+    def meet_in_threads():
+        BARRIER.wait(5)
+        note("thread")
+        return "x"
+
+    return app
+
+
+BEFORE = [("before, sync", None, "ann"), ("before, async, ann", None, "ann")]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_handler_sees_its_user_and_request_and_a_beforeware_its_request(app, kind):
+    client = TestClient(app)
+    client.get(f"/{kind}", headers={"x-user": "ann"})
+    assert [*BEFORE, (kind, "ann", "ann")] == SEEN
+    SEEN.clear()
+    client.get(f"/{kind}")
+    assert SEEN[-1] == (kind, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [("sync_event", ["sync event"]), ("async_event", ["async event"]), ("steps", ["step 1", "step 2"])],
+)
+def test_an_event_sees_its_user_and_request(app, name, places):
+    client = TestClient(app, headers={"x-user": "ann"})
+    page = Page(client, "/doc")
+    SEEN.clear()
+    assert page.send("Doc", name).status_code in (200, 204)
+    asked = (f"{name} by ann", "ann", "ann")
+    assert SEEN[:3] == [*BEFORE, asked]
+    assert [seen for seen in SEEN if "event" in seen[0] or "step" in seen[0]][-len(places) :] == [
+        (place, "ann", "ann") for place in places
+    ]
+
+
+def test_the_opening_of_a_stream_sees_its_user_and_a_recheck_the_one_that_is_asked_about(app):
+    with TestClient(app) as client:
+        page = Page(client, "/doc", headers={"x-user": "bob"})
+        SEEN.clear()
+        query = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
+        with client.stream("GET", f"{page.url}stream", params=query, headers=BROWSER | {"x-user": "bob"}) as stream:
+            lines = stream.iter_lines()
+            assert next(lines)
+            assert SEEN[-1] == ("read by bob", "bob", "bob")
+            SEEN.clear()
+            page.tokens = []
+            page.send("Doc", "sync_event", headers={"x-user": "ann"})
+            assert any("text" in line for line in lines)
+            assert ("read by bob", "bob", None) in SEEN
+            assert ("read by bob", "ann", "ann") not in SEEN
+
+
+def test_websockets_see_their_user_and_request(app):
+    client = TestClient(app, headers={"x-user": "ann"})
+    with client.websocket_connect("/ws") as socket:
+        assert socket.receive_text() == "in"
+        socket.send_text("{}")
+        assert socket.receive_text() == "x"
+    with client.websocket_connect("/ws-sync") as socket:
+        socket.send_text("{}")
+        assert socket.receive_text() == "x"
+    assert [(f"ws, {place}", "ann", "ann") for place in ("connected", "async", "left", "sync")] == SEEN
+
+
+async def test_requests_at_the_same_time_do_not_see_each_others_user(app):
+    global MEETING, BARRIER
+    MEETING, BARRIER = asyncio.Event(), threading.Barrier(2)
+    async with browser(app) as client:
+        waiting = [
+            asyncio.create_task(client.get(f"/meet/{who}", headers={"x-user": who})) for who in ("ann", "bob", "cat")
+        ]
+        async with asyncio.timeout(5):
+            while len(SEEN) < 6:  # noqa: ASYNC110  # all three are past their Beforeware
+                await asyncio.sleep(0.001)
+        MEETING.set()
+        await asyncio.gather(*waiting)
+        assert sorted(SEEN[-3:]) == [(who, who, who) for who in ("ann", "bob", "cat")]
+        await asyncio.gather(*(client.get("/meet-in-threads", headers={"x-user": who}) for who in ("ann", "bob")))
+    assert sorted(SEEN[-2:]) == [("thread", "ann", "ann"), ("thread", "bob", "bob")]
+    assert current_user.get() is None and current_request.get() is None
