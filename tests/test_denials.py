@@ -179,6 +179,9 @@ def test_without_a_page_to_sign_in_the_status_is_the_answer(path, who, expected)
         "/staff",
         "/mine/a/b",
         "/mine/x?a=1&b=%26%3D&next=/evil",
+        "/mine/caf%C3%A9/a%20b",
+        "/mine/really%3F%23no",
+        "/mine/100%25",
         "/mine/a:b@c!$&'()*+,;=~",
     ],
 )

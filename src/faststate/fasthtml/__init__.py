@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fasthtml import common as fh
 from fasthtml.core import noop_body
@@ -120,7 +120,10 @@ def _to_login(route: str, connection: HTTPConnection) -> Response:
     if "hx-request" in connection.headers:
         return Response(status_code=401, headers={"hx-redirect": location})
     if connection.scope["method"] in ("GET", "HEAD"):
-        location += "?" + urlencode({"next": url.path + (f"?{url.query}" if url.query else "")})
+        path = quote(
+            connection.scope["path"], safe="/:@!$&'()*+,;=~"
+        )  # which the server has decoded: a `?` in it is no query's
+        location += "?" + urlencode({"next": path + (f"?{url.query}" if url.query else "")})
     return RedirectResponse(location, 303)
 
 
