@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
+import json
 import pickle
 from functools import cached_property
 from typing import Annotated
 
 import pytest
 from fasthtml import common as fh
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, Field, computed_field, field_serializer
+from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 from typing_extensions import TypedDict
 
@@ -19,6 +24,7 @@ from faststate import (
     Bound,
     EventDefinitionError,
     ReactiveState,
+    ReadOnlyStateError,
     ServerOnly,
     StateConfig,
     StateIdentifier,
@@ -30,8 +36,12 @@ from faststate import (
     fast_app,
     view,
 )
+from faststate.context import RequestContext
+from faststate.dispatch import open_connection
 from faststate.registry import StateRegistry
-from tests.client import Page
+from faststate.sse import snapshot_frame
+from faststate.tokens import Shown
+from tests.client import BROWSER, Page, browser
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 SECRET, GRADE = "S3CRET", "GR4DE"  # what must not be found where it is hidden
@@ -125,6 +135,10 @@ class Staff(ReactiveState):
         return fh.Div(*(getattr(self.signal, name) for name in type(self)._fs_schema().signals), id="out")
 
 
+class Plain(ReactiveState):
+    name: str = ""
+
+
 @pytest.fixture
 async def staff():
     registry = StateRegistry()
@@ -137,6 +151,84 @@ def hides(text, *markers):
 
 
 # -- a snapshot for a viewer without the permission --------------------------------------------------------------------
+
+
+def test_what_may_not_be_seen_is_none_and_the_rest_is_the_same(staff):
+    seen = staff._seen_by(BEN)
+    assert (seen.pay, seen.notes, seen.flags, seen.home, seen.label, seen.lines) == (None,) * 6
+    assert (seen.name, seen.grade, seen.rank, seen._mark) == ("ada", GRADE, f"{GRADE} of ada", 1)
+    assert isinstance(seen, Staff) and type(seen).__name__ == "Staff"
+
+
+def test_an_open_value_that_is_computed_from_a_hidden_one_is_right(staff):
+    for user in (None, CAT, ANN, BEN, BOTH, ROOT):
+        seen = staff._seen_by(user)
+        assert (seen.length, seen.size) == (len(SECRET) + len(GRADE), len(SECRET))
+        assert (seen._wire()["length"], seen.model_dump(exclude={"notes"})["size"]) == (11, 6)
+
+
+def test_whoever_holds_all_permissions_is_given_the_snapshot_itself(staff):
+    assert staff._seen_by(BOTH) is staff._seen_by(ROOT) is staff
+
+
+@pytest.mark.parametrize(("user", "others"), [(None, CAT), (ANN, UserContext("x", permissions=["hr", "more"]))])
+def test_viewers_with_the_same_permissions_share_one_snapshot(staff, user, others):
+    assert staff._seen_by(user) is staff._seen_by(others) is not staff._seen_by(BEN)
+
+
+def test_several_permissions_make_a_class_of_viewers_for_each_set_of_them(staff):
+    users = [CAT, ANN, BEN, BOTH]
+    assert len({id(staff._seen_by(user)) for user in users}) == 4
+    assert [(s.pay, s.grade) for s in map(staff._seen_by, users)] == [
+        (None, None), (SECRET, None), (None, GRADE), (SECRET, GRADE)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spill",
+    [
+        repr,
+        str,
+        vars,
+        lambda s: s.model_dump(exclude={"notes"}),
+        lambda s: s.model_dump(mode="json", exclude={"notes"}, by_alias=True, round_trip=True),
+        lambda s: s.model_dump_json(exclude={"notes"}),
+        lambda s: [*s.__repr_args__()],
+        lambda s: [*s.__rich_repr__()],
+        lambda s: s.__getstate__(),
+        lambda s: {name: getattr(s, name) for name in [*Staff.model_fields, *Staff.model_computed_fields]},
+        lambda s: [str(s.signal.__getattr__(name).__ft__()) for name in Staff._fs_schema().signals],
+        lambda s: str(s.card()),
+        lambda s: str(s.__ft__()),
+        lambda s: pickle.dumps(s),
+        lambda s: copy.deepcopy(s).__dict__,
+    ],
+)
+def test_no_way_to_look_at_a_snapshot_shows_what_it_hides(staff, spill):
+    hides(spill(staff._seen_by(CAT)), SECRET, GRADE)
+    hides(spill(staff._seen_by(ANN)), GRADE)
+    assert SECRET in str(spill(staff)), "this way shows nothing at all"
+
+
+def test_a_hidden_field_is_none_in_repr_and_no_row_in_the_page(staff):
+    assert repr(staff._seen_by(CAT)).startswith("Staff(name='ada', pay=None, grade=None, notes=None, flags=None,")
+    assert "<dt>pay</dt>" in str(staff._seen_by(ANN).__ft__())
+    assert "<dt>grade</dt>" not in str(staff._seen_by(ANN).__ft__())
+
+
+def test_comparing_does_not_tell_a_hidden_value(staff):
+    seen = staff._seen_by(CAT)
+    assert seen == staff._seen_by(None) and seen != staff and seen != staff._seen_by(ANN)
+    assert seen != Staff() and seen != Staff(pay="a guess")
+
+
+def test_a_snapshot_with_hidden_fields_is_as_read_only_as_any(staff):
+    with pytest.raises(ReadOnlyStateError):
+        staff._seen_by(CAT).name = "bob"
+
+
+def test_a_class_without_restricted_fields_has_one_snapshot_for_all():
+    assert Place not in Staff.__mro__ and Plain._fs_schema().hidden_from(None) == frozenset()
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, Staff.model_copy, lambda s: s.model_copy(deep=True)])
@@ -230,6 +322,174 @@ def test_what_an_event_shows_of_its_state_hides_what_its_user_may_not_see(site, 
     assert has == ({SECRET} if "hr" in (who or "") else set()) | ({GRADE} if "boss" in (who or "") else set()) | (
         {SECRET, GRADE} if who == "root" else set()
     )
+
+
+@pytest.mark.parametrize("who", [None, "cat", "hr", "boss", "hr+boss", "root"])
+def test_the_page_seeds_an_empty_signal_for_what_is_hidden(site, who):
+    page = page_of(site, who)
+    seeded = page.signals["Staff"]
+    may = {"hr", "boss"} if who == "root" else set((who or "").split("+"))
+    assert (seeded["pay"], seeded["label"]) == ((SECRET, f"{SECRET} of ada") if "hr" in may else ("", ""))
+    assert (seeded["grade"], seeded["rank"]) == ((GRADE, f"{GRADE} of ada") if "boss" in may else ("", ""))
+    assert seeded["flags"] == ({"flag": SECRET} if "hr" in may else "") and seeded["length"] == 11
+    hides(page.html, *({SECRET} if "hr" not in may else ()), *({GRADE} if "boss" not in may else ()))
+
+
+def test_a_bound_field_is_not_set_by_who_may_not_see_it_and_the_event_still_runs(site):
+    page = page_of(site, "cat", "/form")
+    assert page.signals["Form"] == {"text": "", "open": "", "maybe": "", "saved": 0}
+    response = page.send("Form", "save", bound={"text": "", "open": "mine", "maybe": ""})
+    form = site.provider.registry.peek("global:Form")
+    assert response.status_code == 200 and (form.text, form.open, form.maybe, form.saved) == (SECRET, "mine", GRADE, 1)
+    page.send("Form", "save", bound={"text": "forged", "open": "mine", "maybe": "forged"})
+    page.send("Form", "save", form=[("text", "forged")], signals={"maybe": "forged"})
+    form = site.provider.registry.peek("global:Form")
+    assert (form.text, form.maybe) == (SECRET, GRADE)
+
+
+def test_a_bound_field_is_set_by_who_may_see_it(site):
+    page_of(site, "hr", "/form").send("Form", "save", bound={"text": "by hr", "open": "", "maybe": ""})
+    form = site.provider.registry.peek("global:Form")
+    assert (form.text, form.maybe, form.saved) == ("by hr", GRADE, 1)
+    page_of(site, "root", "/form").send("Form", "save", bound={"text": "by root", "open": "", "maybe": ""})
+    form = site.provider.registry.peek("global:Form")
+    assert (form.text, form.maybe, form.saved) == ("by root", None, 2)
+
+
+class Stream:
+    """An open stream, read as it is written: the app is called as a server calls it."""
+
+    def __init__(self, site, page, headers, position, last_event_id=None):
+        query = {"datastar": json.dumps({"w": page.tokens, "n": position})}
+        extra = {"last-event-id": last_event_id} if last_event_id else {}
+        request = page.client.build_request("GET", f"{page.url}stream", params=query, headers=BROWSER | headers | extra)
+        raw = [(name.lower(), value) for name, value in request.headers.raw]
+        scope = {"type": "http", "method": "GET", "path": request.url.path, "query_string": request.url.query,
+                 "headers": raw, "http_version": "1.1", "scheme": "http", "server": ("testserver", 80), "root_path": "",
+                 "client": ("127.0.0.1", 1), "raw_path": request.url.raw_path, "asgi": {"version": "3.0"}}  # fmt: skip
+        self.site, self.body, self.status, self.asked = site, b"", 0, False
+        self.gone = asyncio.Event()
+        self.task = asyncio.create_task(site.app(scope, self.receive, self.send))
+
+    async def receive(self):
+        if not self.asked:
+            self.asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        self.status = message.get("status", self.status)
+        self.body += message.get("body", b"")
+
+    async def settled(self):
+        """Returns when all that was committed so far has been written."""
+        async with asyncio.timeout(5):
+            while b"\nid: " not in self.body or self.waits():  # writing sets no event of ours
+                assert not self.task.done(), self.body
+                await asyncio.sleep(0)
+
+    def waits(self):
+        return any(c._pending or c._messages or c._signals for c in self.site.provider.sse_manager.connections.values())
+
+    async def close(self):
+        self.gone.set()
+        await self.task
+
+
+WHO = st.sampled_from([None, "cat", "hr", "boss", "hr+boss", "root"])
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)
+STEP = st.one_of(
+    st.tuples(st.sampled_from(["modify", "event", "broadcast"]), TEXT, TEXT),
+    st.tuples(st.sampled_from(["resume", "reopen", "again"]), st.just(""), st.just("")),
+)
+
+
+@given(who=WHO, steps=st.lists(STEP, min_size=1, max_size=5), start=st.tuples(TEXT, TEXT))
+@settings(max_examples=40, deadline=None)
+def test_no_byte_of_a_hidden_value_reaches_who_may_not_see_it(who, steps, start):
+    asyncio.run(follow(who, steps, start))
+
+
+async def follow(who, steps, start):
+    site = Site()
+    may = {"hr", "boss"} if who == "root" else set((who or "").split("+"))
+    headers = {"x-user": who} if who else {}
+    got, streams = "", []
+
+    def open_stream(position, last_event_id=None):
+        streams.append(Stream(site, page, headers, position, last_event_id))
+        return streams[-1].settled()
+
+    async with browser(site.app, headers=headers) as client, browser(site.app, headers={"x-user": "root"}) as other:
+        await write(site, *start)
+        page, root = await Page.open(client), await Page.open(other)
+        await open_stream(page.position)
+        for kind, pay, grade in steps:
+            pay, grade = SECRET + pay, GRADE + grade
+            if kind == "modify":
+                await write(site, pay, grade)
+            elif kind == "event":  # without a stream, so that its answer brings what changed
+                got += (await page.send("Staff", "write", pay=pay, grade=grade)).text
+                await root.send("Staff", "write", pay=grade.replace(GRADE, SECRET), grade=pay.replace(SECRET, GRADE))
+            elif kind == "broadcast":
+                site.provider.registry.broadcast_to_state("global:Staff", {"pay": pay, "grade": grade, "label": pay})
+            elif kind == "again":
+                got += (await client.get("/")).text
+            else:
+                position = streams[-1].body.rpartition(b"id: ")[2].decode().strip()
+                await streams[-1].close()
+                await write(site, f"{SECRET}meanwhile", f"{GRADE}meanwhile")
+                await (open_stream("", position) if kind == "resume" else open_stream(position))
+            await streams[-1].settled()
+        for stream in streams:
+            await stream.close()
+            assert stream.status == 200
+    await site.provider.stop()
+    got += page.html + b"".join(stream.body for stream in streams).decode()
+    assert (SECRET in got, GRADE in got) == ("hr" in may, "boss" in may)
+
+
+async def write(site, pay, grade):
+    async with site.provider.modify(Staff) as staff:
+        staff.pay, staff.grade = SECRET + pay, GRADE + grade
+        staff.notes.append(SECRET + pay)
+        staff.flags = {f"of {pay}": SECRET + pay}
+
+
+async def test_a_thousand_streams_of_two_classes_of_viewers_share_two_frames_and_two_renderings(site):
+    manager, opened = site.provider.sse_manager, []
+    site.provider.use_secret_key("for tests")
+    for number in range(1_000):
+        who = ("hr", "boss")[number % 2]
+        scope = {"type": "http", "session": {"session_id": f"s{number}"}, "headers": [(b"x-user", who.encode())]}
+        context = RequestContext(site.provider, HTTPConnection(scope))
+        token = site.provider.signer.sign(await context.binding(), [Shown("Staff", None, ("card",))])
+        opened.append(await open_connection(context, [token], None))
+    for connection in opened:
+        connection.drain()
+    for _ in range(2):
+        RENDERED.clear()
+        async with site.provider.modify(Staff) as staff:
+            staff.pay += "!"
+            staff.grade += "!"
+        now = site.staff
+        commit = opened[0]._pending["global:Staff"]
+        drained = [connection.drain() for connection in opened]
+        assert len(commit.frames) == 2 and len(set(drained)) == 2
+        assert set(drained) == set(commit.frames.values())
+        assert sorted(RENDERED, key=str) == sorted([(now.pay, None), (None, now.grade)], key=str)
+    for connection in opened:
+        manager.remove_connection(connection.id)
+    await site.provider.stop()
+
+
+async def test_a_thousand_snapshots_of_two_classes_of_viewers_are_encoded_twice(site):
+    full = await site.provider.registry.get_state(StateIdentifier(StateScope.GLOBAL, "Staff"), Staff)
+    hidden = [Staff._fs_schema().hidden_from(user) for user in (ANN, BEN)]
+    frames = {id(snapshot_frame(full._seen(hidden[n % 2]), frozenset({"card"}))) for n in range(1_000)}
+    assert len(frames) == 2
+    await site.provider.stop()
 
 
 # -- what is refused when the class is made ----------------------------------------------------------------------------

@@ -1,15 +1,31 @@
-"""Recognising users: each way in, which one counts, and what a loader that fails does."""
+"""Users: each way in which an app may say who is there, which one wins, and what happens when it cannot say."""
 
+from __future__ import annotations
+
+import asyncio
 import json
+import logging
+from functools import partial
+from uuid import UUID
 
 import pytest
-from fasthtml import common as fh
+from fasthtml.common import Titled
+from starlette.authentication import (
+    AuthCredentials,
+    AuthenticationBackend,
+    BaseUser,
+    SimpleUser,
+    UnauthenticatedUser,
+)
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from faststate import (
+    AuthenticationError,
     AuthorizationError,
     BackendError,
     ReactiveState,
@@ -17,176 +33,306 @@ from faststate import (
     StateProvider,
     StateScope,
     UserContext,
+    current_user,
     event,
     fast_app,
 )
 from faststate.users import Users
-
-from .client import BROWSER, Page, message, status
+from tests.client import BROWSER, Page, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
+ANN, BOB = UserContext("ann", roles=["editor"]), UserContext("bob")
+UID = UUID(int=7)
 
 
-def connection(**scope):
-    return HTTPConnection({"type": "http", "headers": [], **scope})
-
-
-class Simple:
-    """As Starlette's SimpleUser."""
+class Ticket(BaseUser):
+    """A user of Starlette's with an identity and no name."""
 
     is_authenticated = True
-
-    def __init__(self, username):
-        self.username = username
-
-
-class Nobody:
-    is_authenticated = False
+    identity = "ticket-1"
+    username = ""
 
 
-class Scopes:
-    scopes = ["write"]
+class Nameless(BaseUser):
+    is_authenticated = True
+    identity = username = ""
 
 
-ADA = UserContext(1, "Ada")
+async def later(value):
+    await asyncio.sleep(0)
+    return value
+
+
+def load(scope, user_loader=None, load_user_by_id=None):
+    connection = HTTPConnection({"type": "http", "headers": [], **scope})
+    return asyncio.run(Users(user_loader, load_user_by_id).load(connection))
+
+
+# -- where a user is found ---------------------------------------------------------------------------------------------
+
+SCOPES = AuthCredentials(["authenticated", "board.write"])
 
 
 @pytest.mark.parametrize(
-    ("scope", "found"),
+    ("scope", "expected"),
     [
         ({}, None),
-        ({"auth": ADA}, 1),
-        ({"user": ADA}, 1),
-        ({"auth": ADA, "user": UserContext(2), "session": {"user_id": 3}}, 1),
-        ({"auth": None, "user": ADA, "session": {"user_id": 3}}, 1),
-        ({"user": Simple("ada"), "auth": Scopes(), "session": {"user_id": 3}}, "ada"),
-        ({"user": Simple("")}, None),
-        ({"user": Simple(""), "session": {"user_id": 3}}, None),
-        ({"user": Nobody(), "auth": Scopes(), "session": {"user_id": 3}}, None),
-        ({"auth": "ada", "session": {"user_id": 3}}, "ada"),
+        ({"session": {}}, None),
+        ({"auth": ANN}, "ann"),
+        ({"user": ANN}, "ann"),
+        ({"auth": "ann"}, "ann"),
         ({"auth": 7}, 7),
-        ({"auth": True}, None),
-        ({"auth": ""}, None),
-        ({"auth": ["ada"]}, None),
-        ({"session": {"user_id": 3}}, 3),
+        ({"auth": 0}, 0),
+        ({"auth": UID}, UID),
+        ({"session": {"user_id": "ann"}}, "ann"),
+        ({"session": {"user_id": 7}}, 7),
+        ({"session": {"user_id": 0}}, 0),
+        ({"auth": SCOPES, "user": SimpleUser("ann")}, "ann"),
+        ({"auth": SCOPES, "user": Ticket()}, "ticket-1"),
+        # Which one wins.
+        ({"auth": ANN, "user": BOB, "session": {"user_id": "eve"}}, "ann"),
+        ({"auth": "eve", "user": BOB, "session": {"user_id": "eve"}}, "bob"),
+        ({"auth": "ann", "session": {"user_id": "eve"}}, "ann"),
+        ({"auth": SCOPES, "user": SimpleUser("ann"), "session": {"user_id": "eve"}}, "ann"),
+        ({"auth": AuthCredentials(), "user": UnauthenticatedUser(), "session": {"user_id": "eve"}}, None),
+        ({"auth": SCOPES, "user": Nameless(), "session": {"user_id": "eve"}}, None),
+        # What says nothing.
+        ({"auth": None, "session": {"user_id": "ann"}}, "ann"),
+        ({"auth": "", "session": {"user_id": "ann"}}, "ann"),
+        ({"auth": True, "session": {"user_id": "ann"}}, "ann"),
+        ({"auth": False, "session": {"user_id": "ann"}}, "ann"),
+        ({"auth": {"id": 5}}, None),
+        ({"auth": ["ann"]}, None),
+        ({"auth": 5.0}, None),
+        ({"user": "ann"}, None),
         ({"session": {"user_id": ""}}, None),
         ({"session": {"user_id": None}}, None),
-        ({"session": {}}, None),
+        ({"session": {"user_id": False}}, None),
+        ({"session": {"user_id": True}}, None),
+        ({"session": {"user_id": {"id": 5}}}, None),
+        ({"session": {"user_id": ["ann"]}}, None),
+        ({"session": {"user_id": 5.0}}, None),
         ({"session": None}, None),
     ],
 )
-async def test_without_a_loader_the_first_place_that_names_somebody_counts(scope, found):
-    user = await Users(None, None).load(connection(**scope))
-    assert (user and user.id) == found
+def test_a_user_is_found_where_apps_put_it(scope, expected):
+    found = load(scope)
+    assert (found and found.id) == expected if expected is None else found.id == expected
+    asked = []
+    load(scope, load_user_by_id=lambda user_id: asked.append(user_id) or ANN)
+    is_given = isinstance(scope.get("auth"), UserContext) or isinstance(scope.get("user"), UserContext)
+    assert asked == ([] if expected is None or is_given else [expected])
 
 
-async def test_starlette_s_scopes_are_permissions_and_an_id_alone_has_none():
-    user = await Users(None, None).load(connection(user=Simple("ada"), auth=Scopes()))
-    assert (user.username, user.permissions, user.roles) == ("ada", ["write"], [])
-    user = await Users(None, None).load(connection(session={"user_id": 3}))
-    assert (user.username, user.permissions, user.roles) == ("3", [], [])
+def test_whoever_is_known_by_an_id_alone_has_no_roles_and_starlettes_scopes_are_permissions():
+    found = load({"session": {"user_id": 7}})
+    assert (found.id, found.username, found.roles, found.permissions) == (7, "7", [], [])
+    found = load({"auth": SCOPES, "user": SimpleUser("ann")})
+    assert (found.id, found.roles, found.permissions) == ("ann", [], ["authenticated", "board.write"])
 
 
-@pytest.mark.parametrize("scope", [{"user": Simple("x")}, {"auth": "x"}, {"session": {"user_id": "x"}}])
-@pytest.mark.parametrize("is_async", [True, False])
-async def test_ids_go_through_load_user_by_id_which_may_know_nobody(scope, is_async):
-    known = {"x": ADA}
-
-    async def later(user_id):
-        return known.get(user_id)
-
-    users = Users(None, later if is_async else known.get)
-    assert (await users.load(connection(**scope))) is ADA
-    known.clear()
-    assert (await users.load(connection(**scope))) is None
+@pytest.mark.parametrize("make", [lambda user: lambda request: user, lambda user: lambda request: later(user)])
+def test_a_user_loader_has_the_only_word(make):
+    scope = {"auth": BOB, "user": BOB, "session": {"user_id": "bob"}}
+    by_id = {"load_user_by_id": lambda user_id: BOB}
+    assert load(scope, make(ANN)) is load(scope, make(ANN), **by_id) is ANN
+    assert load(scope, make(None)) is load(scope, make(None), **by_id) is None
 
 
-async def test_a_loader_alone_is_asked_where_there_is_one():
-    users = Users(lambda request: None, {3: ADA}.get)
-    assert await users.load(connection(auth=ADA, user=ADA, session={"user_id": 3})) is None
+@pytest.mark.parametrize("make", [lambda user: lambda user_id: user, lambda user: lambda user_id: later(user)])
+def test_an_id_that_its_loader_does_not_know_is_nobody(make):
+    assert load({"session": {"user_id": "ann"}}, load_user_by_id=make(ANN)) is ANN
+    assert load({"session": {"user_id": "gone"}}, load_user_by_id=make(None)) is None
 
 
-@pytest.mark.parametrize("wrong", ["ada", 1, {"id": 1}, True, UserContext])
-async def test_what_is_no_user_lets_nobody_in(wrong):
-    with pytest.raises(BackendError, match="not a UserContext"):
-        await Users(lambda request: wrong, None).load(connection())
+def test_a_loader_is_given_the_request():
+    assert load({"path": "/here"}, lambda request: UserContext(request.scope["path"])).id == "/here"
 
 
-async def test_what_a_loader_answers_itself_goes_through():
-    for answer in (AuthorizationError("banned"), HTTPException(418), BackendError("down")):
-
-        def load(request, answer=answer):
-            raise answer
-
-        with pytest.raises(type(answer)) as caught:
-            await Users(load, None).load(connection())
-        assert caught.value is answer
+class Boom(Exception):
+    """What an app's own code raises."""
 
 
-class Board(ReactiveState):
-    text: str = "for members"
+def raiser(error, *about):
+    raise error
+
+
+@pytest.mark.parametrize("where", ["user_loader", "load_user_by_id"])
+@pytest.mark.parametrize("found", ["ann", 7, True, {"id": 7}, (ANN,), object(), UserContext, later])
+def test_what_is_no_user_is_an_error_and_not_anonymous(where, found):
+    with pytest.raises(BackendError, match=f"returned {type(found).__name__}, not a UserContext or None"):
+        load({"auth": "ann"}, **{where: lambda about: found})
+
+
+@pytest.mark.parametrize("where", ["user_loader", "load_user_by_id"])
+@pytest.mark.parametrize("error", [Boom(), TimeoutError(), KeyError("ann"), ValueError(), OSError()])
+def test_a_loader_that_fails_is_a_503_with_its_error_as_the_cause(where, error):
+    with pytest.raises(BackendError) as caught:
+        load({"auth": "ann"}, **{where: partial(raiser, error)})
+    assert caught.value.status == 503 and caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("where", ["user_loader", "load_user_by_id"])
+@pytest.mark.parametrize("error", [HTTPException(418), AuthenticationError("a"), AuthorizationError("b")])
+def test_a_loaders_own_answer_goes_through(where, error):
+    with pytest.raises(type(error)) as caught:
+        load({"auth": "ann"}, **{where: partial(raiser, error)})
+    assert caught.value is error
+
+
+# -- a loader that fails, over HTTP ------------------------------------------------------------------------------------
+
+
+class Note(ReactiveState):
+    text: str = "open to all"
 
     @event
     def write(self, text: str):
         self.text = text
 
 
+class Site:
+    """An app whose loader does as `self.failing` says, and a page of it that was loaded before."""
+
+    def __init__(self):
+        self.failing = []
+        self.provider = StateProvider(user_loader=self.load)
+        self.provider.register_state(Note, StateConfig(scope=StateScope.GLOBAL))
+        self.app, rt = fast_app(state_provider=self.provider, secret_key="for tests")
+        self.ran = []
+
+        @rt("/")
+        def index(note: Note):
+            self.ran.append("page")
+            return Titled("Note", note.signal.text)
+
+        @rt("/plain")
+        def plain():
+            self.ran.append(current_user.get())
+            return "open to all"
+
+        @self.app.ws("/ws")
+        async def ws(note: Note, send):
+            self.ran.append("ws")
+            await send(note.text)
+
+        self.client = TestClient(self.app, raise_server_exceptions=False)
+        self.page = Page(self.client)
+        self.ran.clear()
+
+    def load(self, request):
+        if self.failing:
+            raise self.failing[0]
+        return ANN
+
+    def stream(self):
+        query = {"datastar": json.dumps({"w": self.page.tokens, "n": self.page.position})}
+        return self.client.get("/_faststate/stream", params=query, headers=BROWSER)
+
+    def socket(self):
+        with self.client.websocket_connect("/ws") as socket:
+            socket.send_text("{}")
+            with pytest.raises(WebSocketDisconnect) as closed:
+                socket.receive_text()
+        return closed.value.code
+
+
 @pytest.fixture
-def broken():
-    """An app whose loader works until `broken.fails` is set."""
-    world = type("World", (), {"fails": False})()
+def site():
+    return Site()
 
-    def load(request):
-        if world.fails:
-            raise ZeroDivisionError("secret: postgres://db.internal")
-        return ADA
 
-    provider = StateProvider(user_loader=load)
-    provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
-    world.app, rt = fast_app(state_provider=provider, secret_key="for tests")
-    world.provider = provider
+def logged(caplog):
+    return [r for r in caplog.records if r.name == "faststate" and r.levelno >= logging.ERROR and r.exc_info]
+
+
+@pytest.mark.parametrize("path", ["/", "/plain"])
+def test_a_failing_loader_is_503_on_a_page_and_its_handler_does_not_run(site, path, caplog):
+    site.failing.append(Boom("a detail"))
+    response = site.client.get(path)
+    assert response.status_code == 503 and "open to all" not in response.text and "a detail" not in response.text
+    assert site.ran == [] and len(logged(caplog)) == 1 and "a detail" in caplog.text
+
+
+def test_a_failing_loader_is_shown_for_an_event_which_does_not_run(site, caplog):
+    site.failing.append(Boom("a detail"))
+    response = site.page.send("Note", "write", text="new")
+    assert (response.status_code, status(response)) == (200, 503) and "a detail" not in response.text
+    assert message(response) and patched_signals(response.text)["_fs"]["status"] == 503
+    assert site.provider.registry.peek("global:Note").text == "open to all" and len(logged(caplog)) == 1
+
+
+def test_a_failing_loader_is_503_for_a_stream_so_that_it_comes_back(site, caplog):
+    site.failing.append(Boom("a detail"))
+    response = site.stream()
+    assert response.status_code == 503 and response.headers["retry-after"] and "a detail" not in response.text
+    assert site.provider.stats().connections == 0 and len(logged(caplog)) == 1
+
+
+def test_a_failing_loader_closes_a_websocket_as_an_error_of_the_server(site, caplog):
+    site.failing.append(Boom("a detail"))
+    assert site.socket() == 1011 and site.ran == [] and len(logged(caplog)) == 1
+
+
+def test_a_loader_that_works_again_serves_the_same_page(site):
+    site.failing.append(Boom())
+    assert status(site.page.send("Note", "write", text="new")) == 503
+    site.failing.clear()
+    assert status(site.page.send("Note", "write", text="new")) == 200
+    assert site.client.get("/plain").status_code == 200 and site.ran == [ANN]
+
+
+@pytest.mark.parametrize(
+    ("error", "page", "stream", "socket"),
+    [
+        (HTTPException(418, "tea alone"), 418, 418, None),
+        (AuthenticationError("tea alone"), 401, 204, 1008),
+        (AuthorizationError("tea alone"), 403, 204, 1008),
+    ],
+)
+def test_a_loaders_own_answer_is_the_answer(site, error, page, stream, socket):
+    site.failing.append(error)
+    response = site.client.get("/")
+    assert (response.status_code, response.text) == (page, "tea alone")
+    response = site.page.send("Note", "write", text="new")
+    assert (response.status_code, status(response), message(response)) == (200, page, "tea alone")
+    assert site.stream().status_code == stream
+    if socket is not None:
+        assert site.socket() == socket
+    assert site.ran == [] and site.provider.registry.peek("global:Note").text == "open to all"
+
+
+# -- Starlette's AuthenticationMiddleware ------------------------------------------------------------------------------
+
+
+class Header(AuthenticationBackend):
+    async def authenticate(self, conn):
+        name = conn.headers.get("x-user")
+        return (AuthCredentials(["authenticated", "write"]), SimpleUser(name)) if name else None
+
+
+def test_starlettes_middleware_says_who_is_there_for_pages_events_and_websockets():
+    provider = StateProvider()
+    provider.register_state(Note, StateConfig(scope=StateScope.USER, permissions=["write"]))
+    app, rt = fast_app(
+        state_provider=provider,
+        secret_key="for tests",
+        middleware=[Middleware(AuthenticationMiddleware, backend=Header())],
+    )
 
     @rt("/")
-    def index(board: Board):
-        return fh.P(board.signal.text)
+    def index(note: Note):
+        return Titled("Note", note.signal.text)
 
-    @rt("/plain")
-    def plain():
-        return fh.P("no state here")
+    @app.ws("/ws")
+    async def ws(note: Note, send):
+        await send(f"{current_user.get().id}: {note.text}")
 
-    @world.app.ws("/ws")
-    def ws(text: str, board: Board):
-        return fh.P(board.text)
-
-    return world
-
-
-def test_a_loader_that_fails_is_a_503_everywhere_and_its_words_stay_in_the_log(broken, caplog):
-    client = TestClient(broken.app, raise_server_exceptions=False)
-    page = Page(client, "/")
-    broken.fails = True
-    for path in ("/", "/plain"):
-        answer = client.get(path)
-        assert answer.status_code == 503
-        assert "for members" not in answer.text and "postgres" not in answer.text
-    sent = page.send("Board", "write", text="never")
-    assert (sent.status_code, status(sent)) == (200, 503)
-    assert message(sent) and "postgres" not in sent.text
-    stream = client.get("/_faststate/stream", headers=BROWSER, params={"datastar": "{}"})
-    assert stream.status_code in (204, 503)
-    with_token = client.get("/_faststate/stream", headers=BROWSER, params={"datastar": json.dumps({"w": page.tokens})})
-    assert with_token.status_code == 503
-    assert broken.provider.registry.peek("global:Board").text == "for members"
-    assert "postgres" in caplog.text
-
-
-def test_a_websocket_whose_user_cannot_be_loaded_is_closed(broken):
-    client = TestClient(broken.app, raise_server_exceptions=False)
+    stranger = TestClient(app)
+    assert stranger.get("/").status_code == 401
+    client = TestClient(app, headers={"x-user": "ann"})
+    assert status(Page(client).send("Note", "write", text="ann's")) == 200
+    assert provider.registry.peek("user:Note:userann").text == "ann's"
     with client.websocket_connect("/ws") as socket:
-        socket.send_json({"text": "a"})
-        assert "for members" in socket.receive_text()
-        broken.fails = True
-        socket.send_json({"text": "a"})
-        with pytest.raises(WebSocketDisconnect) as closed:
-            socket.receive_text()
-        assert closed.value.code == 1011
+        socket.send_text("{}")
+        assert socket.receive_text() == "ann: ann's"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -164,6 +165,8 @@ def rule_of(
     for what, given in (("permissions", permissions), ("roles", roles)):
         if isinstance(given, str):
             raise EventDefinitionError(f"{what} is a list of str, not a str")
+        if given is not None and not isinstance(given, Iterable):
+            raise EventDefinitionError(f"{what} is a list of names, not {given!r}")
     return AccessRule(bool(requires_auth), tuple(permissions or ()), tuple(roles or ()), bool(owner_only))
 
 
@@ -232,7 +235,8 @@ def requires_auth(
         known = getattr(target, "_auth_config", None)
         both = rule if known is None else rule | AccessRule.from_auth_config(known)
         try:
-            if isinstance(target, type):
+            # What else takes attributes is something made of a function: a registered route, for one.
+            if not (isinstance(target, types.FunctionType) or hasattr(type(target), "_auth_config")):
                 raise AttributeError
             target._auth_config = both.as_auth_config()
         except AttributeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -74,6 +75,8 @@ class StateConfig:
             raise ConfigurationError(str(error)) from None
         if self.authorize is not None and not callable(self.authorize):
             raise ConfigurationError(f"authorize must be a callable (user, state, action), not {self.authorize!r}")
+        if inspect.isgeneratorfunction(self.authorize) or inspect.isasyncgenfunction(self.authorize):
+            raise ConfigurationError("authorize returns whether it may be; what it yields would be taken for a yes")
         self.rule = replace(self.gate, check=self.authorize)
         if self.on_login not in ("keep", "drop", "to_user"):
             raise ConfigurationError(f"on_login is 'keep', 'drop' or 'to_user', not {self.on_login!r}")

@@ -411,6 +411,10 @@ async def _snapshots(
                     logger.exception("the rule of %s failed; the page is not shown what became of it", key)
                 frames[key] = vanish_frame(type(state)._fs_schema(), state._committed.namespace, views)
                 continue
+            except Exception:
+                # The event is committed, so it must not look failed; the page keeps what it shows.
+                logger.exception("the rule of %s failed; the page is not told what changed", config.state_name)
+                continue
         frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
     return b"".join(frames.values())
 

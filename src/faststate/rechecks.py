@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, cast
 
-from .auth import UserContext, authorize
+from .auth import UserContext, authorize, current_request, current_user
 from .config import StateConfig
 from .exceptions import AccessError
 from .registry import Commit
@@ -149,6 +149,9 @@ class Rechecks:
     async def _verdict(
         self, config: StateConfig, user: UserContext | None, state: ReactiveState, places: asyncio.Semaphore
     ) -> Verdict:
+        # This runs as whoever made the commit; the rule is to see the one that it is asked about, who asks nothing now.
+        current_user.set(user)
+        current_request.set(None)
         try:
             async with places, asyncio.timeout(self._timeout):
                 await authorize(user, config.rule, state, owner_id=config.owner_of(state))

@@ -196,6 +196,11 @@ class ReactiveState(BaseModel):
         super().__init_subclass__(**kwargs)
         if "_full_class" in vars(cls):
             return
+        for mixin in cls.__mro__:
+            if not issubclass(mixin, BaseModel):  # whose events are the class's own
+                for name, value in vars(mixin).items():
+                    if not isinstance(value, Event):
+                        _refuse_guard(f"{mixin.__name__}.{name}", value)
         annotations = inspect.get_annotations(cls)
         for klass in cls.__mro__:  # a mixin makes no class of ours, and is checked where it is used
             if klass is cls or not issubclass(klass, BaseModel):

@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
+from uuid import UUID
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -64,19 +65,22 @@ class Users:
         if getattr(user, "is_authenticated", False) is True:  # Starlette's AuthenticationMiddleware
             user_id = getattr(user, "username", None) or getattr(user, "identity", None)
             permissions = list(getattr(auth, "scopes", ()))
-            if not user_id:
+            if not _is_id(user_id):
                 return None
         elif hasattr(user, "is_authenticated"):
             return None  # that middleware's word counts: nobody is there, whatever the session remembers
-        if user_id is None and isinstance(auth, str | int) and not isinstance(auth, bool):
-            user_id = auth  # FastHTML's convention
-        if user_id is None or user_id == "":
-            user_id = (scope.get("session") or {}).get("user_id")
-        if user_id is None or user_id == "":
+        if not _is_id(user_id):
+            user_id = auth if _is_id(auth) else (scope.get("session") or {}).get("user_id")  # FastHTML's convention
+        if not _is_id(user_id):
             return None
         if self.load_user_by_id is not None:
             return cast("UserContext | None", await _settled(self.load_user_by_id(user_id)))
         return UserContext(user_id, str(user_id), permissions=permissions)
+
+
+def _is_id(value: Any) -> bool:
+    """Whether `value` can be a user's id. False is none: apps write it where nobody is signed in any more."""
+    return isinstance(value, str | int | UUID) and not isinstance(value, bool) and value != ""
 
 
 async def _settled(value: Any) -> Any:

@@ -98,6 +98,8 @@ def _session_max_age(app: Any) -> float:
 async def _error_response(provider: StateProvider, connection: HTTPConnection, error: Exception) -> Any:
     status = getattr(error, "status", 500)
     if connection.scope["type"] == "websocket":
+        if status >= 500:  # nobody else would say what closed it
+            logger.error("a websocket was closed: %s", error, exc_info=error)
         await connection.close(1008 if status < 500 else 1011)  # type: ignore[attr-defined]  # a WebSocket has it
         return None
     if status >= 500 and status != 503:

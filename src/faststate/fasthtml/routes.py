@@ -222,10 +222,17 @@ class Routes:
 
     async def stream(self, request: Request) -> Response:
         """GET: the page's stream. 204 ends it for good, 429 and 503 have the page try again."""
-        response = None
+        response: Response | None = None
         try:
             response = await self._stream_response(request)
-            return response
+        except FastStateError as error:  # of the app's user loader, or of a Beforeware
+            if error.status < 500:
+                response = Response(status_code=204)
+            elif error.status == 503:
+                logger.error("a stream could not be opened: %s", error, exc_info=error)
+                response = PlainTextResponse(BUSY, 503, {"retry-after": "5"})
+            else:
+                raise
         finally:
             opened = getattr(request.state, "faststate_opened", None)
             if opened is not None and not isinstance(response, StreamResponse):
@@ -233,6 +240,8 @@ class Routes:
             session: Any = request.scope.get("session")
             if hasattr(session, "modified"):  # Starlette's: a stream is no place for a cookie, and answers long after
                 session.modified = False
+        response.headers["cache-control"] = "no-store"
+        return response
 
     async def _stream_response(self, request: Request) -> Response:
         if request.method == "HEAD":
