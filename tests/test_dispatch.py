@@ -164,7 +164,9 @@ class App:
     """An app with one state of each kind, and a page that shows them."""
 
     def __init__(self, **options):
-        self.provider = provider = StateProvider(user_loader=lambda r: USERS.get(r.session.get("who")), **options)
+        self.provider = provider = StateProvider(
+            event_burst=10_000, user_loader=lambda r: USERS.get(r.session.get("who")), **options
+        )
         for cls, scope in (
             (Counter, StateScope.SESSION),
             (Everywhere, StateScope.GLOBAL),

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from pydantic import ValidationError
+
 from .auth import UserContext
 from .config import StateConfig
 from .context import SESSION_ID, USER_ID, RequestContext
@@ -277,7 +279,19 @@ async def _bring_in(merge: _Merge, users: ReactiveState) -> None:
         outcome = merge.config.merge(users, merge.guest.state)
         if inspect.isawaitable(outcome):
             await outcome
-    elif merge.users.state._committed.version == 1 and merge.config.create is None:
+    elif _is_untouched(merge.users, merge.config):
         loose = copy.deepcopy(merge.guest.state)  # with ordinary lists and dicts
         for name in type(loose).model_fields:
             setattr(users, name, getattr(loose, name))
+
+
+def _is_untouched(entry: Entry, config: StateConfig) -> bool:
+    """Whether nobody has ever put anything into a state; one that `create` made may hold what the app has stored."""
+    if entry.state._committed.version > 1:
+        return False
+    if config.create is None:
+        return True
+    try:
+        return type(entry.state).model_validate({}).model_dump() == entry.state.model_dump()
+    except ValidationError:  # there are fields without a default: these values were stored
+        return False
