@@ -76,6 +76,7 @@ EVENTS = {
     "Private": ["write", "wipe"],
     "Panel": ["put"],
     "Doc": ["write"],
+    "Slip": ["put", "put"],
     "Draft": ["put"],
 }
 NO_EVENTS = [
@@ -83,7 +84,7 @@ NO_EVENTS = [
     "signal", "watch", "listing", "shown", "secret", "text", "note", "create",
     "add ", "ADD", "", ".", "..", "%", "é", "a" * 300,
 ]  # fmt: skip
-IDS = ["left", "bob-doc", "ann-doc", "x", "", "0", "../x", "left:Own", "\n", "é", "a" * 600, "__proto__"]
+IDS = ["left", "bob-slip", "bob-doc", "ann-doc", "x", "", "0", "../x", "left:Own", "\n", "é", "a" * 600, "__proto__"]
 SCALARS = [
     None, True, False, 0, 1, -1, 2**53, 10**30, 1.5, -0.0, 1e308, 1e999, "", "x", "bob", "bob-doc", "ann-doc", "1",
     "1e9", "NaN", "\n", "é😀", "\u2028", "<b>", "__proto__", "a" * 500, [], {}, [[]], {"a": 1}, "FOREIGN", "true",
@@ -100,7 +101,7 @@ NEAR = [
     "/_faststate/event/Own%2Fput", "/_faststate/event/Own/put%00", "/_faststate/event/Own/put.css", "/enter/",
     "/%5ffaststate/stream", "/_faststate/event/Own/put;x=1",
 ]  # fmt: skip
-PAGES = ["/", "/own", "/private", "/maybe", "/draft", "/login", "/panel/{}", "/doc/{}", "/panel/{}", "/doc/{}"]
+PAGES = ["/", "/own", "/private", "/slip", "/maybe", "/draft", "/login", "/panel/{}", "/doc/{}", "/panel/{}", "/doc/{}"]
 METHODS = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "FOO"]
 HEADERS = [
     ("datastar-request", ["true"] * 20 + ["", "false"]),
@@ -124,7 +125,7 @@ HEADERS = [
 ]  # fmt: skip
 TOKENS = ["mine"] * 6 + ["theirs", "other page", "cut", "flipped", "mixed", "grown", "empty", "none", "number", "list"]
 QUERIES = [
-    "_id=left", "_id=bob-doc", "text=x&by=2", "by=x", "%ff=%fe", "=", "&&", "text=%00", "user_id=bob", "a" * 2000,
+    "_id=left", "_id=bob-slip", "text=x&by=2", "by=x", "%ff=%fe", "=", "&&", "text=%00", "user_id=bob", "a" * 2000,
     "session_id=x&auth=bob", "next=//evil",
 ]  # fmt: skip
 COOKIES = ["own"] * 14 + ["cut", "flipped", "twice", "theirs cut", "theirs flipped", "none", "junk"]
@@ -211,7 +212,7 @@ class Choices:
         for part in self.some(2, lambda: self.pick(list(parts))):
             made[part] = parts[part]()
         if event in ("write", "put") or self.one_in(4):
-            made["i"] = self.pick([None, "left", "bob-doc", "ann-doc", *IDS])
+            made["i"] = self.pick([None, "left", "bob-slip", "bob-slip", "bob-doc", "ann-doc", *IDS])
         if self.one_in(12):
             made[self.pick([*"afsbiqwxn", "__proto__", ""])] = self.junk()
         return made
@@ -240,6 +241,8 @@ class Choices:
         headers = [] if self.one_in(20) else [("datastar-request", "true")]
         for name, values in self.some(2, lambda: self.pick(HEADERS)):
             headers.append((name, self.pick(values)))
+        if self.one_in(3):
+            headers.append(("faststate-connection", self.pick(["theirs", "theirs", "mine", "x"])))
         body: Any = self.payload(event)
         if self.one_in(10):
             body = self.pick([bytes(self.some(40, lambda: self.number(256))), self.junk(), []])
@@ -281,7 +284,7 @@ class Roles(NamedTuple):
 
     def token(self, role: Any, who: str) -> Any:
         mine = (self.tokens.get(who) or ["x"])[0]
-        theirs = self.tokens["bob"][0]
+        theirs = self.tokens["bob"][-2]  # of the slip, to which there is no other way
         _, *rest = mine.split(".")
         return {
             "mine": mine, "theirs": theirs, "other page": (self.tokens.get(who) or ["x"])[-1], "cut": mine[:-3],
@@ -401,20 +404,20 @@ class Victim:
                     assert answer.text == "yes"
                 pages = [await Page.open(visitor, "/own")]
                 if who != "guest":
-                    pages += [await Page.open(visitor, path) for path in ("/private", f"/doc/{who}-doc")]
+                    pages += [await Page.open(visitor, path) for path in ("/private", f"/doc/{who}-doc", "/slip")]
                 pages.append(await Page.open(visitor, "/"))
                 tokens[who] = [token for page in pages for token in page.tokens]
                 cookies[who] = "; ".join(f"{name}={value}" for name, value in visitor.cookies.items())
                 if who == "bob":
                     assert b"FOREIGN-bob" in (await visitor.get("/private")).content
                     assert b"RESTRICTED" in (await visitor.get("/")).content
-                    own, private, doc, _ = pages
+                    own, private, doc, slip, _ = pages
                     await own.send("Own", "put", text="FOREIGN-bob in a session")
                     await own.send("Panel", "put", instance_id="left", text="FOREIGN-bob in a component")
-                    shown = {"w": [*own.tokens, *private.tokens, *doc.tokens], "n": ""}
+                    shown = {"w": [*own.tokens, *private.tokens, *doc.tokens, *slip.tokens], "n": ""}
                     await self.follow(cookies["bob"], "datastar=" + quote(json.dumps(shown)))
         self.versions = self.state()
-        assert len(self.versions) == 4
+        assert len(self.versions) == 5
         return Roles(cookies, tokens, self.connection)
 
     async def follow(self, cookie: str, query: str) -> None:
@@ -584,7 +587,7 @@ def test_random_requests_over_http_neither_break_the_server_nor_reach_another_us
                 assert visitor.post(f"/enter/{who}", headers={"x-password": "only the test knows it"}).text == "yes"
             pages = [
                 Page(visitor, path)
-                for path in (["/own", "/private", f"/doc/{who}-doc", "/"] if who != "guest" else ["/own", "/"])
+                for path in (["/own", "/private", f"/doc/{who}-doc", "/slip", "/"] if who != "guest" else ["/own", "/"])
             ]
             tokens[who] = [token for page in pages for token in page.tokens]
             cookies[who] = "; ".join(f"{name}={value}" for name, value in visitor.cookies.items())
@@ -592,7 +595,7 @@ def test_random_requests_over_http_neither_break_the_server_nor_reach_another_us
                 visitor.close()
         before = [
             re.sub("[0-9a-f]{12}\\.[0-9]+|[\\w-]+\\.[\\w-]+\\.[\\w-]+", "", bob.get(p).text)
-            for p in ("/own", "/private", "/doc/bob-doc")
+            for p in ("/own", "/private", "/doc/bob-doc", "/slip")
         ]
         roles = Roles(cookies, tokens, "x")
         answered = [0]
@@ -618,6 +621,6 @@ def test_random_requests_over_http_neither_break_the_server_nor_reach_another_us
         assert "Traceback" not in server.output()
         after = [
             re.sub("[0-9a-f]{12}\\.[0-9]+|[\\w-]+\\.[\\w-]+\\.[\\w-]+", "", bob.get(p).text)
-            for p in ("/own", "/private", "/doc/bob-doc")
+            for p in ("/own", "/private", "/doc/bob-doc", "/slip")
         ]
         assert after == before and "FOREIGN-bob" in "".join(after)

@@ -20,6 +20,7 @@ from faststate import (
     Visible,
     event,
     fast_app,
+    get_current_user,
     view,
 )
 
@@ -137,6 +138,20 @@ class Doc(ReactiveState):
         return P(self.text)
 
 
+class Slip(ReactiveState):
+    """A record without a rule: who has no token for it has no way to it."""
+
+    text: str = ""
+
+    @event
+    def put(self, text: str = ""):
+        self.text = text
+
+    @view
+    def shown(self):
+        return P(self.text)
+
+
 class Draft(ReactiveState):
     text: str = ""
 
@@ -154,6 +169,10 @@ def doc_of(identifier):
     return {"user_id": owner, "text": f"FOREIGN-{owner}"} if owner in USERS and rest == "doc" else None
 
 
+def doc_text(identifier):
+    return {"text": f"FOREIGN-{identifier.record_id.partition('-')[0]}"}
+
+
 async def may(user, state, action):
     return user is not None and user.id == state.user_id
 
@@ -164,6 +183,7 @@ provider.register_state(Own, StateConfig(scope=StateScope.SESSION))
 provider.register_state(Private, StateConfig(scope=StateScope.USER, create=private_of))
 provider.register_state(Panel, StateConfig(scope=StateScope.COMPONENT))
 provider.register_state(Doc, StateConfig(scope=StateScope.RECORD, create=doc_of, authorize=may))
+provider.register_state(Slip, StateConfig(scope=StateScope.RECORD, create=doc_text))
 provider.register_state(Draft, StateConfig(scope=StateScope.TEMPORARY))
 app, rt = fast_app(state_provider=provider, secret_key="of these tests alone")
 
@@ -197,6 +217,15 @@ async def panel(req, name: str):
 @app.get("/doc/{doc_id}")
 def doc(doc: Doc):
     return Titled("Doc", doc.signal.text, doc.shown(), Button(doc.write.on("click", text="x")))
+
+
+@app.get("/slip")
+async def slip(req):
+    user = await get_current_user(req)
+    if user is None:
+        return Redirect("/login")
+    slip = await provider.get_state(Slip, req, record_id=f"{user.id}-slip")
+    return Titled("Slip", slip.signal.text, slip.shown())
 
 
 @app.get("/draft")
