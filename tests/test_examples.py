@@ -4,7 +4,10 @@ import asyncio
 import html
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 
 import pytest
@@ -14,7 +17,7 @@ from tests.client import BROWSER, Page, browser, message, patched_signals, statu
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
-EXAMPLES = ["counter", "todo", "cart"]
+EXAMPLES = ["counter", "todo", "cart", "team"]
 
 
 @pytest.fixture
@@ -84,10 +87,13 @@ def test_it_serves_its_own_copy_of_datastar(name, load, in_tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_control_has_a_name_for_assistive_technology(name, load):
-    page = visitor(load(name).app)
+    controls_have_names(visitor(load(name).app))
+
+
+def controls_have_names(page):
     labelled = {label.get("for") for label in elements(page, "label")}
     for tag, attributes in page.attributes:
-        if tag == "input":
+        if tag in ("input", "select", "textarea"):
             assert attributes.get("id") in labelled, attributes
         if attributes.get("role") == "group" and tag != "fieldset":
             assert attributes.get("aria-label"), attributes
@@ -290,3 +296,206 @@ def test_cart_page_that_outlived_a_restart_finds_its_products(shop, load):
     page.client = TestClient(load("cart").app, cookies=page.client.cookies)
     sent(page.send("Cart", "add", sku="mug"))
     assert "Mug €9.50 - 1 +" in text(page)
+
+
+# -- team --------------------------------------------------------------------------------------------------------------
+
+HANDBOOK, ROADMAP = "/documents/handbook", "/documents/roadmap"
+
+
+@pytest.fixture
+def team(load):
+    return load("team")
+
+
+@pytest.fixture
+def sign_in(team):
+    """A page of the team example for whom the name says, in a browser of their own, signed in through the form."""
+
+    def sign_in(name, path=HANDBOOK):
+        (user_id,) = [user.id for user in team.USERS.values() if user.username == name]
+        page = visitor(team.app, path)
+        assert page.response.url.path == "/login"
+        answer = enter(page, name, team.PASSWORDS[user_id])
+        assert answer.url.path == path
+        return Page(page.client, path)
+
+    return sign_in
+
+
+def enter(page, name, password):
+    """The answer to the form of a page to sign in, sent to where a browser would send it."""
+    (form,) = elements(page, "form")
+    assert form["method"] == "post"
+    address = form.get("action") or str(page.response.url)
+    return page.client.post(address, data={"name": name, "password": password})
+
+
+def edit(page, event, **arguments):
+    return page.send("Document", event, instance_id="handbook", **arguments)
+
+
+def publish(page, text, slug="handbook"):
+    return page.send("Draft", "publish", bound={"text": text}, slug=slug)
+
+
+def test_team_sends_strangers_to_sign_in_and_back_to_where_they_wanted_to_go(team):
+    client = TestClient(team.app, follow_redirects=False)
+    location = client.get(f"{HANDBOOK}?from=mail").headers["location"]
+    assert location == "/login?next=%2Fdocuments%2Fhandbook%3Ffrom%3Dmail"
+    answer = client.post(location, data={"name": "Kim", "password": "kite"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"{HANDBOOK}?from=mail")
+    assert client.get(HANDBOOK).status_code == 200
+    assert client.get(location).headers["location"] == f"{HANDBOOK}?from=mail"  # the sign-in page of another tab
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("Kim", "compiler"), ("Kim", ""), ("Nobody", "kite"), ("Kim", "k\u00ef")]
+)
+def test_team_keeps_the_way_back_when_the_password_is_wrong_and_signs_nobody_in(team, name, password):
+    page = visitor(team.app, HANDBOOK)
+    answer = enter(page, name, password)
+    assert "do not go together" in words(answer.text)
+    assert page.client.get(HANDBOOK).url.path == "/login"
+    assert enter(Page(page.client, str(answer.url)), "Kim", "kite").url.path == HANDBOOK
+
+
+def test_team_leads_nobody_to_another_site(team):
+    client = TestClient(team.app, follow_redirects=False)
+    answer = client.post("/login?next=//evil.example/", data={"name": "Kim", "password": "kite"})
+    assert answer.headers["location"] == "/"
+
+
+def test_team_controls_have_names_on_all_pages(sign_in):
+    for name, path in (("Grace", HANDBOOK), ("Kim", HANDBOOK), ("Ada", "/"), ("Ada", HANDBOOK)):
+        controls_have_names(sign_in(name, path))
+
+
+def test_team_shows_each_role_its_own(sign_in):
+    publishing, renaming, sharing = "Publish the draft", "Rename", "Remove"
+    shown = {
+        "Grace": {publishing, renaming, sharing, "Changes: 0"},
+        "Kim": {publishing, renaming},
+        "Ada": {"Changes: 0"},  # reads what she is no member of
+    }
+    for name, own in shown.items():
+        seen = words(sign_in(name).html)
+        assert "Handbook Owner: Grace" in seen
+        assert {text for text in {publishing, renaming, sharing, "Changes: 0"} if text in seen} == own
+
+
+def test_team_hides_the_number_of_changes_from_whoever_lacks_the_permission(sign_in):
+    grace, kim = sign_in("Grace"), sign_in("Kim")
+    assert patched_signals(sent(edit(grace, "rename", title="Rules")).text)["Document"]["handbook"]["changes"] == 1
+    kim_told = patched_signals(sent(edit(kim, "rename", title="Manual")).text)["Document"]["handbook"]
+    assert (kim_told["title"], kim_told["changes"]) == ("Manual", "")
+    assert "Changes: 2" in text(grace)
+
+
+def test_team_lists_the_documents_that_one_may_read(sign_in):
+    lists = {"Ada": "Handbook Roadmap", "Grace": "Handbook", "Kim": "Handbook Roadmap", "Lee": "No document is shared"}
+    for name, documents in lists.items():
+        assert f"Documents {documents}" in words(sign_in(name, "/").html)
+    assert "Documents Handbook Roadmap" not in words(sign_in("Grace", "/").html)
+
+
+def test_team_answers_403_for_others_documents_and_404_for_none(sign_in):
+    page = sign_in("Lee", "/")
+    assert page.client.get(HANDBOOK).status_code == 403
+    assert sign_in("Grace", "/").client.get(ROADMAP).status_code == 403
+    assert page.client.get("/documents/nope").status_code == 404
+
+
+def test_team_lets_members_edit_and_the_owner_alone_say_who_they_are(sign_in):
+    grace, kim = sign_in("Grace"), sign_in("Kim")
+    sent(edit(kim, "rename", title="Manual"))
+    sent(publish(kim, "Bring tea."))
+    assert "Manual Owner: Grace Kim Bring tea." in text(grace)
+    for event, user_id in (("share", 4), ("unshare", 3)):
+        refused(edit(kim, event, user_id=user_id), 403)
+    sent(edit(grace, "share", user_id=4))
+    assert "Bring tea." in words(sign_in("Lee").html)
+
+
+def test_team_adds_nobody_twice_and_no_unknown_person(sign_in):
+    grace = sign_in("Grace")
+    for user_id in (2, 3, 99):
+        sent(edit(grace, "share", user_id=user_id))
+    assert "Team Kim Remove Person Ada Lee Add" in text(grace)
+
+
+def test_team_lets_an_admin_read_a_document_and_no_more(sign_in):
+    ada = sign_in("Ada")
+    refused(edit(ada, "rename", title="Mine"), 403)
+    refused(edit(ada, "share", user_id=1), 403)
+    refused(publish(ada, "Seen by Ada"), 403)
+    assert "Handbook Owner: Grace Nothing has been published yet." in text(ada)
+
+
+def test_team_takes_everything_from_a_removed_member_with_that_commit(sign_in):
+    grace, kim = sign_in("Grace"), sign_in("Kim")
+    sent(edit(grace, "unshare", user_id=3))
+    assert kim.client.get(HANDBOOK).status_code == 403
+    refused(edit(kim, "rename", title="Mine"), 403)
+    refused(publish(kim, "Mine"), 403)
+    assert "Handbook Owner: Grace Nothing has been published yet." in text(grace)
+    sent(edit(grace, "share", user_id=3))
+    sent(edit(Page(kim.client, HANDBOOK), "rename", title="Manual"))
+
+
+def test_team_publishes_into_no_document_that_one_may_not_edit(sign_in):
+    grace = sign_in("Grace")
+    refused(publish(grace, "Hello", slug="roadmap"), 403)
+    refused(publish(grace, "Hello", slug="nope"), 404)
+    assert refused(publish(grace, "   "), 400) == "Your draft is empty."
+    assert "Nothing has been published yet." in words(sign_in("Kim", ROADMAP).html)
+
+
+def test_team_keeps_a_draft_for_its_writer_alone_in_all_their_browsers(sign_in):
+    kim, grace = sign_in("Kim"), sign_in("Grace")
+    sent(kim.send("Draft", "save", bound={"text": "not yet"}))
+    assert "not yet" in text(kim)
+    assert "not yet" in sign_in("Kim", ROADMAP).html
+    assert "not yet" not in Page(grace.client, HANDBOOK).html + sign_in("Ada").html
+    sent(kim.send("Draft", "publish", bound={"text": "now"}, slug="handbook"))
+    assert "Kim now" in text(grace)
+    assert Page(kim.client, HANDBOOK).signals["Draft"] == {"text": ""}
+
+
+def test_team_empties_the_box_of_a_draft_that_was_never_saved_before_it_was_published(sign_in):
+    told = patched_signals(sent(publish(sign_in("Kim"), "typed and sent at once")).text)
+    assert told["Draft"] == {"text": ""}
+
+
+def test_team_lets_the_admin_alone_change_the_banner_that_all_see(team, sign_in):
+    ada, kim = sign_in("Ada", "/"), sign_in("Kim", "/")
+    assert "New banner" in words(ada.html)
+    assert "New banner" not in words(kim.html)
+    refused(kim.send("Banner", "announce", text="evil"), 403)
+    refused(visitor(team.app).send("Banner", "announce", text="evil"), 401)
+    sent(ada.send("Banner", "announce", text="Lunch at one"))
+    for page in (kim, visitor(team.app)):
+        assert "Lunch at one" in text(page)
+
+
+def test_team_ends_the_session_at_sign_out_an_old_copy_of_its_cookie_too(team, sign_in):
+    kim = sign_in("Kim")
+    old = TestClient(team.app, cookies=dict(kim.client.cookies), follow_redirects=False)
+    assert old.get(HANDBOOK).status_code == 200
+    assert kim.client.post("/logout").url.path == "/login"
+    for client in (kim.client, old):
+        assert client.get(HANDBOOK, follow_redirects=False).headers["location"].startswith("/login?next=")
+    assert status(edit(kim, "rename", title="Mine")) == 403
+
+
+def test_team_has_no_event_on_a_shared_state_without_a_rule(root):
+    paths = os.pathsep.join([str(root / "examples"), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "faststate", "audit", "team:app"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, "Nothing found." in done.stdout) == (0, True), done.stdout + done.stderr

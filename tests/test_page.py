@@ -122,7 +122,7 @@ async def test_refresh_takes_all_states_at_one_moment(context, provider):
     await add_one(provider, Counter, session_id="abc")
     await add_one(provider, Total)
     await show(context, Total)
-    context.page.refresh()
+    context.page.refresh({})
     assert context.page.signals() == {"Counter": {"count": 1, "text": ""}, "Total": {"count": 1}}
 
 
@@ -210,5 +210,5 @@ async def test_a_state_that_changed_while_the_page_was_made_is_sent_again(provid
     before = provider.registry.commits
     async with provider.modify(Total) as total:
         total.count = 1
-    context.page.refresh()  # what the handler is given
+    context.page.refresh({})  # what the handler is given
     assert int(context.page.position().partition(".")[2]) < before + 1 == provider.registry.commits

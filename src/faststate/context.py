@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from .auth import UserContext
 from .exceptions import ConfigurationError, FastStateError, IdentifierError
 from .page import PageContent
+from .registry import Entry
 from .state import ReactiveState
 from .tokens import binding
 
@@ -30,8 +31,10 @@ USER_ID: Final = "user_id"
 class RequestContext:
     """What one request is: its session, its user, the states resolved for it. Lifetime: the request."""
 
-    __slots__ = ("_after", "_user", "_user_known", "add_late", "asked", "connection", "ended_session", "fresh_session",
-                 "page", "provider", "temporary_id", "will_answer")  # fmt: skip
+    __slots__ = (
+        "_after", "_became", "_session", "_user", "_user_known", "add_late", "asked", "connection", "ended_session",
+        "fresh_session", "page", "provider", "since", "temporary_id", "will_answer",
+    )  # fmt: skip
 
     def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
         self.provider = provider
@@ -51,12 +54,15 @@ class RequestContext:
         """The snapshots, by key, that this request's user was found to be allowed to read."""
         self._after: list[Callable[[], None]] = []
         self._user: UserContext | None = None
-        self._user_known = False
+        self._user_known = self._became = False
+        self.since = provider.sessions.changes
+        """How many changes of rights had been told of when this request's user was not loaded yet."""
+        self._session: Any = None
         self.refuse_revoked()
 
     def refuse_revoked(self) -> None:
         """Empties the session when it was ended on the server: an old cookie signs nobody in."""
-        session = self.connection.scope.get("session")
+        session = self._session = self.connection.scope.get("session")
         if not session:
             return
         found = session.get(SESSION_ID)
@@ -69,11 +75,29 @@ class RequestContext:
             else:
                 session.clear()
 
+    def _follow_session(self) -> None:
+        """An app mounted below, with a session middleware of its own, puts another session there of the same cookie."""
+        if self.connection.scope.get("session") is not self._session:
+            self.refuse_revoked()
+            if not self._became:
+                self._user, self._user_known = None, False
+
+    def keep_newer_cookie(self) -> None:
+        """Has the answer set no cookie when the session has ended since the request came: it would be the ended one's,
+        and replace that of whoever has signed in meanwhile."""
+        session = self.connection.scope.get("session")
+        if not session or not hasattr(session, "modified"):
+            return
+        found = session.get(SESSION_ID)
+        if isinstance(found, str) and self.provider.is_revoked(found):
+            session.modified = False
+
     @property
     def session(self) -> Any:
         """The session (a dict). Raises `ConfigurationError` without a session middleware."""
         if "session" not in self.connection.scope:
             raise ConfigurationError("states need sessions: the app has no SessionMiddleware (sess_cls)")
+        self._follow_session()
         return self.connection.scope["session"]
 
     def session_id(self, *, make: bool = False) -> str | None:
@@ -103,20 +127,27 @@ class RequestContext:
 
     async def user(self) -> UserContext | None:
         """The user of the request, or None; asked of the app's loader once. Raises `BackendError` when that fails."""
+        self._follow_session()
         if not self._user_known:
             self._user = await self.provider.users.load(self.connection)
             # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
             self._user_known = self._user is not None
         return self._user
 
+    def readable(self, entry: Entry) -> ReactiveState:
+        """The snapshot of a state that may be shown: the newest, or the one that the class's own rule let through."""
+        return self.asked.get(entry.identifier.key, entry.state)
+
     def become(self, user: UserContext | None) -> None:
         """From here on the request is `user`'s."""
-        self._user, self._user_known = user, True
+        self._user, self._user_known, self._became = user, True, True
+        self.since = self.provider.sessions.changes
         self.asked.clear()
 
     def forget_user(self) -> None:
         """Has the user be loaded again, as the next message of a websocket needs it."""
-        self._user, self._user_known = None, False
+        self._user, self._user_known, self._became = None, False, False
+        self.since = self.provider.sessions.changes
         self.asked.clear()
         self.refuse_revoked()
 

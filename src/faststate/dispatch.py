@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,27 +10,28 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from .auth import READ, authorize
+from .auth import READ, UserContext, authorize
 from .context import RequestContext
 from .events import Event, RawArguments
 from .exceptions import (
     AccessError,
+    AuthorizationError,
     EventArgumentError,
     EventDefinitionError,
     IdentifierError,
     LimitError,
     UnknownEventError,
 )
-from .page import reload_frame
+from .page import reload_frame, reopen_frame
 from .provider import Origin, StateProvider, origin_of_commits
-from .registry import Entry
+from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
 from .sse import SSEConnection, snapshot_frame, vanish_frame
 from .state import ReactiveState
 from .tokens import Shown
 from .transaction import Guard, run_event
 from .views import render_ft
-from .wire import depth_of, elements_frame, signals_frame, to_wire
+from .wire import depth_of, elements_frame, nest, signals_frame, to_wire
 
 __all__ = [
     "Call",
@@ -211,18 +213,26 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     )
     arguments = {**event.arguments.defaults, **arguments}
     others, guards = await _others(provider, context, f"{call.state}.{event.name}", event, arguments)
-    bound = _bound_values(cls, call.bound, schema.hidden_from(await context.user()))
+    user = await context.user()
+    bound = _bound_values(cls, call.bound, schema.hidden_from(user))
     followed = {} if live is not None else (await _followed(context, shown)).states
     key = entry.identifier.key
     origin = Origin(live.id if live is not None else None, key, {})
+
+    typed = _Typed({})
 
     def take_bound() -> Mapping[str, Any]:
         if live is not None and call.sequence is not None:
             if call.sequence < live.sequences.get(key, call.sequence):
                 return {}  # overtaken on the way: what the page has sent since is newer than what it had typed then
             live.sequences[key] = call.sequence
-        origin.echo = _echo(bound)
+        origin.echo = typed.values = _echo(bound)
         return bound
+
+    def still_current() -> None:
+        _refuse_ended(context)  # signed out while this waited for its turn
+        if provider.sessions.rights_changed(user, context.since):
+            raise AuthorizationError("your rights have changed just now: please try again")
 
     token = origin_of_commits.set(origin)
     try:
@@ -235,6 +245,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             bound=take_bound,
             nonce=f"{context.session_id()}:{call.nonce}" if call.nonce else None,
             guards=[*guards, guard] if guard is not None else guards,
+            still_current=still_current,
             render=lambda result: _frames_of(event, result),
         )
         ran = False
@@ -246,12 +257,20 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
                 changed = list(followed)
             else:
                 changed = [commit.new._committed.identifier.key for commit in origin.commits]
-            frames = await _snapshots(context, changed, followed)
+            frames = await _snapshots(provider, user, changed, followed)
+            frames += _corrections(provider, key, typed, origin.commits)
             origin.commits.clear()
             yield Effect(frames + (step.result or b""), step.repeated)
     finally:
         origin.open = False
         origin_of_commits.reset(token)
+
+
+def _refuse_ended(context: RequestContext) -> None:
+    """Raises `StaleTokens` when the session has ended since the request came: its states are another one's by now."""
+    session_id = context.session_id()
+    if session_id is not None and context.provider.is_revoked(session_id):
+        raise StaleTokens
 
 
 async def _others(
@@ -287,6 +306,29 @@ def _bound_values(cls: type[ReactiveState], given: Mapping[str, Any], hidden: fr
         for name, value in given.items()
         if name not in hidden
     }
+
+
+@dataclass(slots=True)
+class _Typed:
+    """The bound fields as the page showed them when it sent its event, as wire values. Lifetime: one event."""
+
+    values: Mapping[str, Any]
+
+
+def _corrections(provider: StateProvider, key: str, typed: _Typed, commits: Sequence[Commit]) -> bytes:
+    """What the page typed, and the event has set back to what was committed before: no change, and news to the page."""
+    state = provider.registry.peek(key)
+    values, typed.values = typed.values, {}
+    if state is None or not values:
+        return b""
+    committed = state._committed
+    told = {name for c in commits if c.new._committed.identifier == committed.identifier for name in c.delta}
+    wrong = {
+        name: committed.encoded[name]
+        for name, value in values.items()
+        if name not in told and str(committed.encoded[name]) != str(value)
+    }
+    return signals_frame(nest(committed.namespace, wrong)) if wrong else b""
 
 
 def _echo(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,8 +373,6 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
     provider = context.provider
     while True:
         found = await _followed(context, shown)
-        for key in found.states:
-            await provider.rechecks.settled(key)
         try:
             await provider.still_readable(context, [entry for entry, _ in found.states.values()])
         except AccessError:
@@ -347,11 +387,16 @@ async def _refuse_to_remake(context: RequestContext, name: str, instance_id: str
 
 
 async def _snapshots(
-    context: RequestContext, changed: Sequence[str], followed: Mapping[str, tuple[Entry, set[str]]]
+    provider: StateProvider,
+    user: UserContext | None,
+    changed: Sequence[str],
+    followed: Mapping[str, tuple[Entry, set[str]]],
 ) -> bytes:
-    """For a page without a stream: the states `changed` (keys) that it shows, as they are now; a lost one vanishes."""
+    """For a page without a stream: the states `changed` (keys) that it shows, as they are now; a lost one vanishes.
+
+    The event has been committed, so that nothing is raised here any more: a rule that fails hides its state.
+    """
     frames = {}
-    provider, user = context.provider, await context.user()
     for key in changed:
         if key not in followed:
             continue
@@ -359,8 +404,11 @@ async def _snapshots(
         state, config = entry.state, provider.config_of(type(entry.state))
         if config.authorize is not None:
             try:
-                await authorize(user, config.rule, state, READ)
-            except AccessError:
+                async with asyncio.timeout(provider.registry.lock_timeout):
+                    await authorize(user, config.rule, state, READ)
+            except Exception as error:
+                if not isinstance(error, AccessError):
+                    logger.exception("the rule of %s failed; the page is not shown what became of it", key)
                 frames[key] = vanish_frame(type(state)._fs_schema(), state._committed.namespace, views)
                 continue
         frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
@@ -392,7 +440,10 @@ def _frames_of(event: Event[Any, Any], result: Any) -> bytes:
 
 def safe_location(location: str) -> str:
     """`location`, when a browser may be sent there: a path or an http(s) URL. Raises `EventDefinitionError` else."""
-    parts = urlsplit(location.strip())
+    try:
+        parts = urlsplit(location.strip())
+    except ValueError as error:
+        raise EventDefinitionError("a Redirect goes to a path or an http(s) URL") from error
     if parts.scheme not in ("", "http", "https") or any(ord(c) < 32 for c in location):
         raise EventDefinitionError("a Redirect goes to a path or an http(s) URL")
     return location.strip()
@@ -411,20 +462,35 @@ async def open_connection(
     shown = await verify_tokens(context, tokens)
     _refuse_too_many(provider, context)
     user = await context.user()
-    # Behind it nothing is awaited: what is committed from now on is told to this connection.
-    followed, vanish = await _followed_by_now(context, shown)
-    if not followed:
-        return vanish + reload_frame() if vanish and not is_first else None
+    _refuse_ended(context)  # it may have ended while the user was being loaded
+    _refuse_too_many(provider, context)  # again, since many may have come this far at once
     connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
+    manager = provider.sse_manager
+    manager.announce(connection)  # rights that change while they are asked about end it, as any other
+    try:
+        # Behind it nothing is awaited: what is committed from now on is told to this connection.
+        followed, vanish = await _followed_by_now(context, shown)
+    except BaseException:
+        manager.remove_connection(connection.id)
+        raise
+    if provider.sessions.rights_changed(user, context.since):
+        manager.dismiss(connection, reopen_frame())  # while the user was being loaded
+    if connection.closed or connection.silent:
+        return connection
+    if not followed:
+        manager.remove_connection(connection.id)
+        return vanish + reload_frame() if vanish and not is_first else None
     hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
-    provider.sse_manager.add_connection(
-        connection, followed, {key: views for key, (_, views) in followed.items()}, hidden
-    )
+    begins = {key: context.asked[key] for key in followed if key in context.asked}
+    manager.add_connection(connection, followed, {key: views for key, (_, views) in followed.items()}, hidden, begins)
     epoch, _, number = (position or "").partition(".")
     seen = int(number) if epoch == provider.registry.epoch and number.isdecimal() and len(number) < 20 else -1
     for key, (entry, _) in followed.items():
-        # A page does not say what it could see: with rights that have changed, an old position is not enough.
-        if entry.state._committed.commit > seen or type(entry.state)._fs_schema().restricted:
+        # A page does not say what it could see: with rights that have changed, an old position is not enough. What one
+        # has had and lost has vanished from the page, which has a position all the same.
+        restricted = type(entry.state)._fs_schema().restricted
+        may_have_vanished = not is_first and provider.config_of(type(entry.state)).rule.restricts
+        if entry.state._committed.commit > seen or restricted or may_have_vanished:
             connection.notify(key, None)
     if vanish:
         connection.send_frame(vanish)

@@ -78,6 +78,11 @@ class Event(Generic[P, R]):
         self.rule = rule
         if (under := getattr(function, "_auth_config", None)) is not None:
             self.rule |= AccessRule.from_auth_config(under)
+        elif _has_guard_inside(function):
+            raise EventDefinitionError(
+                f"{function.__qualname__} hides the @requires_auth of the function that it wraps: use functools.wraps, "
+                "or put @requires_auth on top"
+            )
         self.selector = selector
         self.mode = mode
         self.kind: Kind = (
@@ -102,6 +107,9 @@ class Event(Generic[P, R]):
                 raise EventDefinitionError(f"{where} must be a named one: events have no *args, **kwargs or /")
             if parameter.annotation is parameter.empty:
                 raise EventDefinitionError(f"{where} has no type: annotate it, clients' values are validated by it")
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = self.__name__ = name  # a decorator may have left the function with a name of its own
 
     @property
     def _auth_config(self) -> dict[str, Any]:
@@ -128,6 +136,22 @@ class Event(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<event {self.function.__qualname__}>"
+
+
+def _has_guard_inside(function: Any, depth: int = 5) -> bool:
+    """Whether a function that this one has closed over was marked by `requires_auth`."""
+    if hasattr(function, "_auth_config"):
+        return True
+    if depth == 0:
+        return False
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            inside = cell.cell_contents
+        except ValueError:  # a variable that is not set yet
+            continue
+        if isinstance(inside, types.FunctionType) and _has_guard_inside(inside, depth - 1):
+            return True
+    return False
 
 
 class EventRef(Generic[P, R]):

@@ -92,6 +92,8 @@ def _markers(metadata: Any) -> set[_Marker]:
 
 
 def _permission(where: str, metadata: Any) -> str | None:
+    if Visible in metadata:
+        raise EventDefinitionError(f"{where}: write Visible('the permission'), which names who may see it")
     found = {mark.permission for mark in metadata if isinstance(mark, Visible)}
     if len(found) > 1:
         raise EventDefinitionError(f"{where} is marked Visible for {' and '.join(sorted(found))}: name one permission")
@@ -105,13 +107,20 @@ class Schema:
         self.events: dict[str, Event[Any, Any]] = {}
         self.views: dict[str, View] = {}
         for klass in reversed(cls.__mro__):
+            # Who overrides an event keeps its guards, and may add to them: a bare @event must not open what was closed.
+            overridden = dict(self.events)
             for name, value in vars(klass).items():
                 self.events.pop(name, None)
                 self.views.pop(name, None)
                 if isinstance(value, Event):
+                    if name in overridden:
+                        value.rule = overridden[name].rule | value.rule
                     self.events[name] = value
                 elif isinstance(value, View):
                     self.views[name] = value
+        for name in cls.model_fields:  # pydantic takes them out of the class body: one may hide what its base had
+            self.events.pop(name, None)
+            self.views.pop(name, None)
         signals: list[str] = []
         bound: list[str] = []
         self.hidden: set[str] = set()
@@ -146,7 +155,9 @@ class Schema:
             marks = _markers(metadata)
             if _Marker.SERVER_ONLY in marks:  # pydantic has no way to keep it out of dumps
                 raise EventDefinitionError(f"{cls.__name__}.{name} is ServerOnly: make it a plain property instead")
-            if (permission := _permission(f"{cls.__name__}.{name}", metadata)) is not None:
+            where = f"{cls.__name__}.{name}"
+            _refuse_buried_markers(where, get_args(info.return_type)[0] if metadata else info.return_type, set())
+            if (permission := _permission(where, metadata)) is not None:
                 self.restricted[name] = permission
             if _is_scalar(info.return_type) or _Marker.AS_SIGNAL in marks:
                 signals.append(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from fastcore.xml import FT
@@ -102,9 +102,13 @@ class PageContent:
         if view is not None:
             self.views.setdefault(key, set()).add(view)
 
-    def refresh(self) -> None:
-        """Takes the states as they are now, all at one moment: no page shows half of an event over two states."""
-        current = {key: self._latest(key) or state for key, state in self.states.items()}
+    def refresh(self, asked: Mapping[str, ReactiveState]) -> None:
+        """Takes the states as they are now, all at one moment: no page shows half of an event over two states.
+
+        Those of which only the snapshot in `asked` was found to be for this user (by key) stay that one.
+        """
+        kept = {key: state._seen_by(self.viewer) for key, state in asked.items()}
+        current = {key: kept.get(key) or self._latest(key) or state for key, state in self.states.items()}
         self._mixed = self._mixed or any(current[key] is not state for key, state in self.states.items())
         self.states = current
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 
 from starlette.requests import HTTPConnection
 
-from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_user
+from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_request, current_user
 from .config import StateConfig
 from .context import RequestContext
 from .events import DEFAULT_PREFIX, Event, RawArguments
@@ -27,7 +27,7 @@ from .exceptions import (
     StateNotRegisteredError,
 )
 from .limits import TokenBuckets
-from .modify import Modify, call_from_anywhere, is_for_scripts
+from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from .page import reload_frame
 from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
@@ -52,6 +52,9 @@ FRESH_TTL: Final = 900.0
 
 MAX_NEXT: Final = 2_000
 """Longest path, in characters, that is taken back from `?next=`."""
+
+READ_TRIES: Final = 3
+"""How often a state that changes while its rule is asked is asked about anew before its commits have to wait."""
 
 OPEN: Final = AccessRule()
 
@@ -199,8 +202,9 @@ class StateProvider:
         self.registry = StateRegistry(
             _Hooks(self), clock=clock, lock_timeout=lock_timeout, max_states_per_session=max_states_per_session
         )
-        self.sse_manager = SSEManager(self._shown, lambda: f"{self.registry.epoch}.{self.registry.commits}")
+        self.sse_manager = SSEManager(self._shown, self._position)
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
+        self.sse_manager.postpone = self.rechecks.postpone
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0
@@ -278,7 +282,7 @@ class StateProvider:
         keys = [secret_key] if isinstance(secret_key, str) else list(secret_key)
         if not keys or not all(isinstance(key, str) and key for key in keys):
             raise ConfigurationError("secret_key must be a str, or a list of them, none of them empty")
-        self._signer = TokenSigner(keys, self.token_max_age)
+        self._signer = TokenSigner(keys, self.token_max_age, self.prefix)
 
     @property
     def signer(self) -> TokenSigner:
@@ -304,10 +308,11 @@ class StateProvider:
         found = connection.scope.get("faststate")
         if isinstance(found, RequestContext) and found.provider is self:
             return found
-        context = RequestContext(self, connection)
         if found is None:
-            connection.scope["faststate"] = context
-        return context
+            context = connection.scope["faststate"] = RequestContext(self, connection)
+            return context
+        others: dict[StateProvider, RequestContext] = connection.scope.setdefault("faststate_others", {})
+        return others.get(self) or others.setdefault(self, RequestContext(self, connection))
 
     async def get_state(
         self,
@@ -328,7 +333,8 @@ class StateProvider:
         do not fit.
         """
         entry = await self.resolve(state_cls, request, component_id=component_id, record_id=record_id, initial=kwargs)
-        return cast(S, entry.state._seen_by(await self.context(request).user()))
+        context = self.context(request)
+        return cast(S, context.readable(entry)._seen_by(await context.user()))
 
     async def resolve(
         self,
@@ -347,7 +353,7 @@ class StateProvider:
         )
         if show and request.scope["type"] == "http":
             user = context.page.viewer = await context.user()
-            context.page.show(entry.state._seen_by(user))
+            context.page.show(context.readable(entry)._seen_by(user))
             context.page.bound_to = await context.binding(make=True)
         return entry
 
@@ -380,15 +386,10 @@ class StateProvider:
         guard = Guard(entry, entry.state, lambda state: self._ask(user, config, whole, state, action))
         if action == READ and context.asked.get(identifier.key) is entry.state:
             return entry, guard
-        while True:
-            asked = entry.state
-            await guard.ask(asked)
-            if entry.state is asked:  # else it changed while its own rule took its time
-                break
+        await guard.ask(guard.asked)
         if action == READ and config.authorize is not None:
-            context.asked[identifier.key] = asked
-        depends_on_state = whole.check is not None or whole.owner_only
-        return entry, guard._replace(asked=asked) if depends_on_state else None
+            context.asked[identifier.key] = guard.asked
+        return entry, guard if whole.check is not None or whole.owner_only else None
 
     async def _ask(
         self, user: UserContext | None, config: StateConfig, rule: AccessRule, state: ReactiveState, action: str
@@ -401,11 +402,20 @@ class StateProvider:
         When it returns, nothing has been awaited since the last of them was asked about. Raises `AccessError`.
         """
         checked = [entry for entry in entries if self.config_of(type(entry.state)).authorize is not None]
-        while changed := [e for e in checked if context.asked.get(e.identifier.key) is not e.state]:
-            for entry in changed:
-                state, config = entry.state, self.config_of(type(entry.state))
-                await self._ask(await context.user(), config, config.rule, state, READ)
-                context.asked[entry.identifier.key] = state
+        for _ in range(READ_TRIES):
+            changed = [e for e in checked if context.asked.get(e.identifier.key) is not e.state]
+            if not changed:
+                return
+            await self._ask_to_read(context, changed)
+        # Commits come faster than the rule answers: they wait for once.
+        async with self.registry.locked(checked), self.registry.answer_in_time("the rule of a state"):
+            await self._ask_to_read(context, checked)
+
+    async def _ask_to_read(self, context: RequestContext, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            state, config = entry.state, self.config_of(type(entry.state))
+            await self._ask(await context.user(), config, config.rule, state, READ)
+            context.asked[entry.identifier.key] = state
 
     async def _entry(
         self,
@@ -554,11 +564,12 @@ class StateProvider:
         another user was signed in they end, and so does all that was in the cookie. Other tabs load themselves again.
 
         Raises `TypeError` for what is no `UserContext`, `ConfigurationError` without sessions, `IdentifierError` from a
-        websocket, and what a merge hook raises; nobody is signed in then.
+        websocket and for a user without a proper id, and what a merge hook raises; nobody is signed in then.
         """
         if not isinstance(user, UserContext):
             raise TypeError(f"login() takes a UserContext, not {type(user).__name__}")
         context = self.context(request)
+        StateIdentifier(StateScope.USER, "User", user_id=user.id)  # or all users without an id would be "None"
 
         async def login() -> None:
             await self.sessions.login(context, user)
@@ -576,8 +587,14 @@ class StateProvider:
         return self._signed(lambda: self.sessions.logout(context), None)
 
     def _signed(self, change: Callable[[], Any], user: UserContext | None) -> Awaitable[None]:
-        current_user.set(user)
-        return call_from_anywhere(lambda: self._loop, change())
+        async def changed() -> None:
+            await change()
+            current_user.set(user)
+
+        done = call_from_anywhere(lambda: self._loop, changed())
+        if isinstance(done, Settled):
+            current_user.set(user)  # it was set on the loop, and this thread has a context of its own
+        return done
 
     def disconnect_user(self, user_id: Id) -> Awaitable[int]:
         """Ends all streams of a user, whose pages load themselves again; gives how many (int).
@@ -587,7 +604,7 @@ class StateProvider:
         """
 
         async def disconnect() -> int:
-            return self.sessions.disconnect(user_id)
+            return self._told(self.sessions.disconnect(user_id))
 
         return call_from_anywhere(lambda: self._loop, disconnect())
 
@@ -599,9 +616,16 @@ class StateProvider:
         """
 
         async def refresh() -> int:
-            return self.sessions.refresh(user_id)
+            return self._told(self.sessions.refresh(user_id))
 
         return call_from_anywhere(lambda: self._loop, refresh())
+
+    def _told(self, streams: int) -> int:
+        """Has the request that told of a change of rights go on: an event may change its own user's."""
+        request = current_request.get()
+        if request is not None:
+            self.context(request).since = self.sessions.changes
+        return streams
 
     def is_revoked(self, session_id: str) -> bool:
         """Whether the session with this id was ended by `login` or `logout`."""
@@ -630,6 +654,9 @@ class StateProvider:
 
     def _shown(self, key: str) -> ReactiveState | None:
         return self.rechecks.cleared(key) or self.registry.peek(key)
+
+    def _position(self) -> str:
+        return f"{self.registry.epoch}.{self.rechecks.decided(self.registry.commits)}"
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

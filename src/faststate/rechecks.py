@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, Literal, NamedTuple
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from .auth import UserContext, authorize
 from .config import StateConfig
@@ -25,9 +27,10 @@ Verdict = Literal["allowed", "denied", "failed"]
 
 
 class _Waiting(NamedTuple):
-    commit: Commit
-    connection_id: str | None
-    echo: Mapping[str, Any] | None
+    """What is to be sent: a commit, or (None) values that were only broadcast."""
+
+    send: Callable[[], object]
+    commit: Commit | None = None
 
 
 class Rechecks:
@@ -50,11 +53,17 @@ class Rechecks:
         self._timeout = timeout
         self._waiting: dict[str, list[_Waiting]] = {}
         self._cleared: dict[str, ReactiveState] = {}
+        self._decided: dict[str, int] = {}  # the number of the last commit before the first that is being asked about
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._lock = threading.Lock()  # sync code may broadcast from a thread of its own
 
     def cleared(self, key: str) -> ReactiveState | None:
         """The newest snapshot of a state that its watchers may see, while a newer one is being asked about."""
         return self._cleared.get(key)
+
+    def decided(self, number: int) -> int:
+        """Up to which commit (its number) a stream has been told of all that it may see, when `number` is the last."""
+        return min(self._decided.values(), default=number)
 
     def committed(self, commit: Commit, connection_id: str | None, echo: Mapping[str, Any] | None) -> None:
         """Sends `commit` to those who may still see it, when they have been asked about."""
@@ -62,21 +71,35 @@ class Rechecks:
         if not self._manager.is_watched(key):
             return
         self._cleared.setdefault(key, commit.old)
-        self._waiting.setdefault(key, []).append(_Waiting(commit, connection_id, echo))
-        if key not in self._tasks:
-            task = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
-            self._tasks[key] = task
+        self._decided.setdefault(key, commit.number - 1)
+        send = partial(self._manager.publish, commit, connection_id, echo)
+        with self._lock:
+            self._waiting.setdefault(key, []).append(_Waiting(send, commit))
+            if key not in self._tasks:
+                task = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
+                self._tasks[key] = task
 
-    async def settled(self, key: str) -> None:
-        """Waits until what has been committed so far has been asked about."""
-        task = self._tasks.get(key)
-        if task is not None:
-            await asyncio.wait([task], timeout=self._timeout)
+    def postpone(self, key: str, send: Callable[[], object]) -> bool:
+        """Calls `send`, a broadcast, behind the commits that are being asked about; False, and no call, without any.
+
+        Those who are about to lose the state must not get what was broadcast after the commit that takes it from them.
+        """
+        with self._lock:
+            if key not in self._tasks:
+                return False
+            self._waiting.setdefault(key, []).append(_Waiting(send))
+            return True
 
     async def _work_off(self, key: str) -> None:
         try:
-            while batch := self._waiting.pop(key, None):
-                newest = batch[-1].commit.new
+            while batch := self._next(key):
+                # At the front: values that were broadcast before the first of these commits.
+                while batch and batch[0].commit is None:
+                    _send(batch.pop(0))
+                if not batch:
+                    continue
+                last = max(place for place, waiting in enumerate(batch) if waiting.commit is not None)
+                newest = cast(Commit, batch[last].commit).new
                 try:
                     await self._ask_about(key, newest)
                 except Exception:
@@ -84,12 +107,25 @@ class Rechecks:
                     for connection in self._manager.watchers(key):
                         self._manager.dismiss(connection)
                 self._cleared[key] = newest
-                for commit, connection_id, echo in batch:
-                    self._manager.publish(commit, connection_id, echo)
+                self._decided[key] = newest._committed.commit
+                for place, waiting in enumerate(batch):
+                    # Nobody was asked about the versions between these commits: several are sent as one snapshot, and
+                    # what was broadcast between them is overwritten by it.
+                    if waiting.commit is not None or place > last:
+                        _send(waiting)
         finally:
-            self._cleared.pop(key, None)
-            self._waiting.pop(key, None)
-            self._tasks.pop(key, None)
+            self._forget(key)
+
+    def _next(self, key: str) -> list[_Waiting] | None:
+        with self._lock:
+            batch = self._waiting.pop(key, None)
+            if batch is None:
+                self._forget(key)  # from here on a broadcast goes out at once
+        return batch
+
+    def _forget(self, key: str) -> None:
+        for known in (self._cleared, self._decided, self._waiting, self._tasks):
+            known.pop(key, None)
 
     async def _ask_about(self, key: str, state: ReactiveState) -> None:
         config = self._config_of(type(state))
@@ -102,11 +138,13 @@ class Rechecks:
         verdicts = await _all(self._verdict(config, user, state, places) for user in users.values())
         for rights, verdict in zip(users, verdicts, strict=True):
             for connection in of[rights]:
+                if connection.closed:
+                    continue  # its tab went away meanwhile, and takes nothing more
                 if verdict == "denied":
                     self._lost(connection, state)
                 elif verdict == "failed":
                     self._manager.dismiss(connection)  # it comes back, and is asked then
-        # Who began to watch meanwhile was asked about this snapshot, or a newer one, when the stream was opened.
+        # Who began to watch meanwhile was asked about this snapshot, or a newer one, and is sent nothing older.
 
     async def _verdict(
         self, config: StateConfig, user: UserContext | None, state: ReactiveState, places: asyncio.Semaphore
@@ -116,10 +154,23 @@ class Rechecks:
                 await authorize(user, config.rule, state, owner_id=config.owner_of(state))
         except AccessError:
             return "denied"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            logger.error("the rule of %s was cancelled; the stream is ended", config.state_name)
+            return "failed"
         except Exception:
             logger.exception("the rule of %s failed; the stream is ended", config.state_name)
             return "failed"
         return "allowed"
+
+
+def _send(waiting: _Waiting) -> None:
+    try:
+        waiting.send()
+    except Exception:
+        logger.exception("what was to be sent to the followers of a state could not be")
 
 
 async def _all(awaitables: Iterable[Awaitable[Verdict]]) -> list[Verdict]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar, cast
 
 from .events import Event
@@ -204,6 +205,9 @@ class StateRegistry:
             values = await values
         if values is None:
             raise StateNotFoundError(f"there is no {identifier.cls_name} {identifier.instance_id or ''}".rstrip())
+        # Meanwhile a sign-in may have brought a guest's state here.
+        if (found := self._entries.get(identifier.key)) is not None:
+            return found
         return self._add(identifier, cls(**{**values, **initial}), ttl)
 
     def _add(self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None) -> Entry:
@@ -265,7 +269,8 @@ class StateRegistry:
         entry.identifier, entry.bucket = identifier, _bucket(identifier, ttl)
         old = entry.state._committed
         self.commits += 1
-        committed = Committed(identifier, old.version + 1, self.commits, old.encoded, old.run)
+        # The version stays: it tells a state that nobody has changed yet.
+        committed = Committed(identifier, old.version, self.commits, old.encoded, old.run)
         entry.state = entry.state._commit(entry.state._frozen_values(), committed)
         self._enter(entry)
 
@@ -295,7 +300,8 @@ class StateRegistry:
 
     def pin(self, entry: Entry) -> Entry:
         """Keeps a state in memory for a transaction; the entry to use, which is another one if it was replaced."""
-        known = self._entries.get(entry.identifier.key)
+        # What was merged stays out, and does not become what a late request began under its key: its commit is refused.
+        known = self._entries.get(entry.identifier.key) if not entry.merged else None
         if known is None and not entry.merged:
             self._enter(entry)
         entry = known or entry
@@ -406,6 +412,32 @@ class StateRegistry:
         entry.owner = None
         entry.lock.release()
         self.touch(entry)
+
+    @contextlib.asynccontextmanager
+    async def answer_in_time(self, what: str) -> AsyncIterator[None]:
+        """Gives the app's own code, run while locks are held, as long as a lock may take; else `LockTimeoutError`."""
+        try:
+            async with asyncio.timeout(self.lock_timeout):
+                yield
+        except TimeoutError as error:
+            if isinstance(error, LockTimeoutError):
+                raise
+            raise LockTimeoutError(f"{what} took more than {self.lock_timeout:g} s") from error
+
+    @contextlib.asynccontextmanager
+    async def locked(self, entries: Iterable[Entry]) -> AsyncIterator[None]:
+        """Holds the locks of some states, so that nothing is committed to them. Raises `LockTimeoutError`."""
+        owner = object()
+        held = []
+        try:
+            unique = {entry.identifier.key: entry for entry in entries}
+            for key in sorted(unique):
+                await self.acquire(unique[key], owner)
+                held.append(unique[key])
+            yield
+        finally:
+            for entry in held:
+                self.release(entry)
 
     # -- commits ---------------------------------------------------------------------------------------------------
 

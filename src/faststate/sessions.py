@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections import OrderedDict
@@ -10,7 +11,8 @@ from typing import Final, NamedTuple
 
 from .auth import UserContext
 from .config import StateConfig
-from .context import USER_ID, RequestContext
+from .context import SESSION_ID, USER_ID, RequestContext
+from .exceptions import StateNotFoundError
 from .page import reload_frame, reopen_frame
 from .registry import Entry, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
@@ -23,9 +25,16 @@ __all__ = ["SESSION_MAX_AGE", "Sessions"]
 SESSION_MAX_AGE: Final = 365 * 86_400.0
 """Seconds that an ended session is remembered where the app's session middleware does not say how old cookies get."""
 
+SLACK: Final = 60.0
+"""Seconds that an ended session is remembered beyond that: a cookie's age is counted in whole seconds of another clock,
+and an answer that was under way may have been the last to sign it."""
 
 TWICE: Final = 60.0
 """Seconds within which a second sign-in from the same old cookie (a double click) goes on where the first one led."""
+
+
+CHANGES_KEPT: Final = 10_000
+"""Users whose last change of rights is remembered; only requests that are under way ask for it."""
 
 
 class _Ended(NamedTuple):
@@ -38,8 +47,9 @@ class _Ended(NamedTuple):
 
 
 class _Merge(NamedTuple):
-    """A guest's state whose user has one already."""
+    """A guest's state, under `key`, whose user has one already."""
 
+    key: str
     guest: Entry
     users: Entry
     config: StateConfig
@@ -66,6 +76,9 @@ class Sessions:
         self._clock = clock
         self.max_age: float = SESSION_MAX_AGE
         self._ended: OrderedDict[str, _Ended] = OrderedDict()  # the oldest first
+        self.changes = 0
+        self._changed: OrderedDict[str, int] = OrderedDict()  # per user: the number of the last change of rights
+        self._forgotten = 0
 
     def is_ended(self, session_id: str) -> bool:
         """Whether the session has ended here."""
@@ -83,11 +96,15 @@ class Sessions:
         """Makes the session of a request `user`'s, under a new id; see `StateProvider.login`."""
         context.refuse_without_cookies()
         before = await context.user()
-        session, old = context.session, self._continued(context, user)
-        same_person = before is None or str(before.id) == str(user.id)
+        session = context.session
+        # The app's loader may not know the session's user any more; to the next one that is somebody else all the same.
+        owner = before.id if before is not None else session.get(USER_ID)
+        same_person = owner is None or str(owner) == str(user.id)
         # First, since it runs the app's own code: when that fails nobody is signed in and nothing has changed.
-        while old is not None and same_person and await self._merge(old, user):
-            pass  # while it waited, another device of the user's may have begun a state that a guest's one would become
+        while (old := self._continued(context, user)) is not None and same_person and await self._merge(old, user):
+            # While it waited, another device of the user's may have begun a state that a guest's one would become, or
+            # a second click on the same button have been the first to sign in.
+            pass
         if not same_person:
             session.clear()  # what one user left in the cookie is not the next one's
         new = context.new_session_id()
@@ -101,28 +118,42 @@ class Sessions:
 
     def _continued(self, context: RequestContext, user: UserContext) -> str | None:
         """The session that a sign-in takes over: that of the cookie, or what it has become by the same sign-in."""
-        found = context.session_id() or context.ended_session
-        ended = self._ended.get(found or "")
-        if ended is None:
-            return found
-        is_twice = ended.user_id == str(user.id) and self._clock() - ended.at < TWICE
-        return ended.successor if is_twice else None
+        own = context.session_id()
+        # Where the cookie's session has ended, its own one began with this request.
+        found = context.ended_session or own
+        while (ended := self._ended.get(found or "")) is not None:
+            if ended.successor is None or ended.user_id != str(user.id) or self._clock() - ended.at >= TWICE:
+                return own if own not in self._ended else None
+            found = ended.successor
+        return found
 
     async def logout(self, context: RequestContext) -> None:
         """Ends the session of a request; see `StateProvider.logout`."""
         old = context.session_id()
-        context.session.clear()
+        # A session that never was anybody's, and kept nothing, is as empty again after its end: not worth a note for as
+        # long as its cookie lives, which anybody could have us write by the million.
+        was_empty = not set(context.session) - {SESSION_ID} and not await self._is_somebodys(context)
+        if context.session:  # else an answer to an old cookie would take away a newer one
+            context.session.clear()
         context.become(None)
         if old is not None:
             for key in self._registry.keys_of_session(old):
                 self._registry.drop(key)
             self._end(context, old)
+            if was_empty:
+                del self._ended[old]
+
+    async def _is_somebodys(self, context: RequestContext) -> bool:
+        try:
+            return await context.user() is not None
+        except Exception:
+            return True  # who cannot be recognised just now can be signed out all the same
 
     def _end(
         self, context: RequestContext, session_id: str, successor: str | None = None, user_id: str | None = None
     ) -> None:
         now = self._clock()
-        self._ended[session_id] = _Ended(now, now + self.max_age, successor, user_id)
+        self._ended[session_id] = _Ended(now, now + self.max_age + SLACK, successor, user_id)
         pages = self._manager.connections_of(session_id=session_id)
         for connection in pages:
             self._manager.silence(connection)
@@ -154,13 +185,16 @@ class Sessions:
         identifier = StateIdentifier.parse(key)
         target = self._target(identifier, session_id, user)
         config = self._config_named(identifier.cls_name)
-        if target is None or config is None or target.key in self._registry:
+        if target is None or config is None:
             self._registry.drop(key)
+        elif target.key in self._registry:
+            self._registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
         else:
             self._registry.rename(key, target, config.ttl)
 
     async def _merge(self, session_id: str, user: UserContext) -> bool:
         """Brings the guest's states into those that the user has already, all of them or none; False without any."""
+        await self._bring_back(session_id, user)
         merges = list(self._to_merge(session_id, user))
         if not merges:
             return False
@@ -170,15 +204,34 @@ class Sessions:
         transaction = Transaction(self._registry, [*free, *(merge.users for merge in merges)])
         try:
             await transaction.begin()
+            if self._are_gone(merges):
+                return True
             for merge in merges:
                 await _bring_in(merge, transaction.copy(merge.users))
+            if self._are_gone(merges):
+                return True
             transaction.commit(transaction.prepare())
             # Before the locks are given back: what waits for the guest's state finds it gone, and nothing is lost.
             for merge in merges:
-                self._registry.drop(merge.guest.identifier.key, merged=True)
+                self._registry.drop(merge.key, merged=True)
         finally:
             transaction.end()
         return True
+
+    async def _bring_back(self, session_id: str, user: UserContext) -> None:
+        """Makes the user's states that the app has kept elsewhere, where a guest's would take their place."""
+        for key in self._registry.keys_of_session(session_id):
+            target = self._target(StateIdentifier.parse(key), session_id, user)
+            config = self._config_named(target.cls_name) if target is not None else None
+            if target is None or config is None or config.create is None or config.state_cls is None:
+                continue
+            if target.scope is StateScope.USER:
+                with contextlib.suppress(StateNotFoundError):
+                    await self._registry.entry(target, config.state_cls, ttl=config.ttl, create=config.create)
+
+    def _are_gone(self, merges: list[_Merge]) -> bool:
+        """Whether some of the guest's states went over or ended while this sign-in waited: they are merged once."""
+        return any(self._registry.find(merge.key) is not merge.guest for merge in merges)
 
     def _to_merge(self, session_id: str, user: UserContext) -> Iterator[_Merge]:
         for key in self._registry.keys_of_session(session_id):
@@ -188,16 +241,29 @@ class Sessions:
                 continue
             guest, users = self._registry.find(key), self._registry.find(target.key)
             if guest is not None and users is not None and (guest.state._committed.version > 1 or guest.users):
-                yield _Merge(guest, users, config)
+                yield _Merge(key, guest, users, config)
+
+    def rights_changed(self, user: UserContext | None, since: int) -> bool:
+        """Whether `refresh` or `disconnect` was called for `user` after there had been `since` such calls."""
+        return user is not None and self._changed.get(str(user.id), self._forgotten) > since
+
+    def _note_change(self, user_id: Id) -> None:
+        self.changes += 1
+        self._changed[str(user_id)] = self.changes
+        self._changed.move_to_end(str(user_id))
+        if len(self._changed) > CHANGES_KEPT:
+            self._forgotten = self._changed.popitem(last=False)[1]
 
     # -- rights that changed ---------------------------------------------------------------------------------------
 
     def disconnect(self, user_id: Id) -> int:
         """Ends a user's streams and has the pages load themselves again; returns how many (int)."""
+        self._note_change(user_id)
         return self._dismiss(self._manager.connections_of(user_id=user_id), reload_frame())
 
     def refresh(self, user_id: Id) -> int:
         """Has a user's pages open their streams anew, and be asked for their rights; returns how many (int)."""
+        self._note_change(user_id)
         return self._dismiss(self._manager.connections_of(user_id=user_id), reopen_frame())
 
     def _dismiss(self, connections: list[SSEConnection], frame: bytes) -> int:
@@ -211,7 +277,7 @@ async def _bring_in(merge: _Merge, users: ReactiveState) -> None:
         outcome = merge.config.merge(users, merge.guest.state)
         if inspect.isawaitable(outcome):
             await outcome
-    elif merge.users.state._committed.version == 1:
+    elif merge.users.state._committed.version == 1 and merge.config.create is None:
         loose = copy.deepcopy(merge.guest.state)  # with ordinary lists and dicts
         for name in type(loose).model_fields:
             setattr(users, name, getattr(loose, name))

@@ -74,7 +74,8 @@ class SSEConnection:
     The outbox holds per state either one commit to send as it is, or the note that only a snapshot will do; so it is
     bounded by the number of states that the page shows. `response_stream` is anything that is not None while the
     connection is open; the library's own streams pass themselves. `user` is the one who opened it, `rights` what tells
-    two users apart (a hashable), `hidden` per state what this user may not see of it.
+    two users apart (a hashable), `hidden` per state what this user may not see of it, `begins` the snapshot that they
+    were asked about when the stream was opened: an older one is not sent, since nobody has asked whether it may be.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class SSEConnection:
         self.stream = response_stream
         self.user = user
         self.user_id = user_id if user is None else user.id
-        self.rights = user and (str(user.id), frozenset(user.roles), frozenset(user.permissions))
+        self.rights = _rights_of(user)
         self.session_id = session_id
         self.address = address
         self.connected_at = datetime.now(UTC)
@@ -99,6 +100,7 @@ class SSEConnection:
         self.subscribed_states: set[str] = set()
         self.views: dict[str, frozenset[str]] = {}
         self.hidden: dict[str, frozenset[str]] = {}
+        self.begins: dict[str, ReactiveState] = {}
         self.last_frame = b""
         self.silent = False
         self.sequences: dict[str, int] = {}  # per state: the number of the page's last event that set bound fields
@@ -130,6 +132,12 @@ class SSEConnection:
         self.stream = None
         self.wake()
 
+    def hurry(self) -> None:
+        """Gives a write that is under way `LAST_WRITE` seconds: who takes nothing must not hold the end up."""
+        if self.write_limit is not None and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is running out just now
+                self.write_limit.reschedule(self._loop.time() + LAST_WRITE)
+
     def forget(self, key: str | None = None) -> None:
         """Drops what waits of the state `key`, or all that waits."""
         with self._lock:
@@ -138,6 +146,7 @@ class SSEConnection:
             else:
                 self._pending.pop(key, None)
                 self._echoes.pop(key, None)
+                _drop(self._signals, StateIdentifier.parse(key).namespace)
 
     def wake(self) -> None:
         """Tells the stream's task that there is something to do; from any thread."""
@@ -186,6 +195,11 @@ class SSEConnection:
         `echo` are the fields (name to wire value) which this page itself has just set, and need not be told.
         """
         with self._lock:
+            begins = self.begins.get(key)
+            if begins is not None and commit is not None:
+                if commit.new._committed.commit <= begins._committed.commit:
+                    return
+                del self.begins[key]
             if self._signals:
                 # Values that were only sent, not kept: the commit comes after them, and has the last word.
                 sent, self._signals = self._signals, {}
@@ -216,7 +230,9 @@ class SSEConnection:
             views = self.views.get(key, frozenset())
             hidden = self.hidden.get(key, EVERYTHING_SHOWN)
             if commit is None:
-                state = self._latest(key)
+                state, begins = self._latest(key), self.begins.get(key)
+                if begins is not None and (state is None or state._committed.commit < begins._committed.commit):
+                    state = begins
                 if state is not None:
                     frames.append(snapshot_frame(state._seen(hidden), views))
             else:
@@ -242,6 +258,13 @@ class SSEConnection:
         return f"<SSEConnection {self.id} on {len(self.subscribed_states)} states>"
 
 
+def _rights_of(user: UserContext | None) -> Any:
+    """What tells two users apart to a rule: the app's own kind of user may know more of them than is known here."""
+    if user is None or type(user) is UserContext:
+        return user and (str(user.id), frozenset(user.roles), frozenset(user.permissions))
+    return id(user)
+
+
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
@@ -260,6 +283,13 @@ def _overlay(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         known = merged.get(key)
         merged[key] = _overlay(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _drop(signals: dict[str, Any], path: tuple[str, ...]) -> None:
+    *above, last = path
+    for segment in above:
+        signals = signals.get(segment, {})
+    signals.pop(last, None)
 
 
 def view_frames(state: ReactiveState, views: Iterable[str]) -> bytes:
@@ -352,6 +382,17 @@ class SSEManager:
         self._latest = latest
         self._emptied: asyncio.Event | None = None
         self.position = position
+        self.postpone: Callable[[str, Callable[[], object]], bool] = lambda key, send: False
+        """Takes a broadcast of a state (its key) whose followers are being asked for rights: True where it did."""
+
+    def announce(self, connection: SSEConnection) -> None:
+        """Makes a connection known, which follows nothing yet: what ends its user's or session's streams ends it too.
+
+        While its user is being asked about, that is; `add_connection` says what it follows.
+        """
+        self.connections[connection.id] = connection
+        for index, name in self._indexes(connection):
+            index.setdefault(name, set()).add(connection.id)
 
     def add_connection(
         self,
@@ -359,15 +400,16 @@ class SSEManager:
         state_keys: Iterable[str],
         views: Mapping[str, Iterable[str]] | None = None,
         hidden: Mapping[str, frozenset[str]] | None = None,
+        begins: Mapping[str, ReactiveState] | None = None,
     ) -> None:
         """Registers a connection that follows `state_keys`.
 
-        `views` names the views it shows and `hidden` the fields that its user may not see, both by key.
+        By key, `views` names the views it shows, `hidden` the fields that its user may not see, and `begins` holds the
+        snapshots that the user was asked about.
         """
-        self.connections[connection.id] = connection
-        for index, name in self._indexes(connection):
-            index.setdefault(name, set()).add(connection.id)
+        self.announce(connection)
         connection.hidden = dict(hidden or {})
+        connection.begins = dict(begins or {})
         connection._latest = self._latest
         self.total += 1
         for key in state_keys:
@@ -408,6 +450,7 @@ class SSEManager:
         """Has a connection no more be told of a state; what waited of it is dropped."""
         _discard(self.state_subscriptions, key, connection.id)
         connection.subscribed_states.discard(key)
+        connection.begins.pop(key, None)
         connection.forget(key)
 
     def silence(self, connection: SSEConnection) -> None:
@@ -421,6 +464,7 @@ class SSEManager:
         """Ends a connection with `last_frame` and nothing else that waited."""
         self.silence(connection)
         connection.close(last_frame)
+        connection.hurry()
         if not connection.streaming:
             self.remove_connection(connection.id)
 
@@ -470,24 +514,35 @@ class SSEManager:
         """Sends signals (a dict of field to value) of the state `state_key` to all that follow it; returns how many.
 
         The values are sent, not kept: the state does not change. `exclude_user` leaves out that user's connections; a
-        field that a viewer may not see is left out for that viewer. Queued when the call returns; the result may be
-        awaited, and need not be. Raises `IdentifierError` for a text that is no key.
+        field that a viewer may not see is left out for that viewer. Queued when the call returns, behind the commits
+        that viewers are just being asked about; the result may be awaited, and need not be. Raises `IdentifierError`
+        for a text that is no key.
         """
         path = StateIdentifier.parse(state_key).namespace
-        state = self._latest(state_key)
-        never = type(state)._fs_schema().hidden if state is not None else frozenset()
-        reached = 0
+        data = dict(data)
+
         for connection in self.watchers(state_key):
-            if exclude_user is not None and str(connection.user_id) == str(exclude_user):
-                continue
             if connection.closed:
                 self.remove_connection(connection.id)
-                continue
-            hidden = connection.hidden.get(state_key, EVERYTHING_SHOWN)
-            values = {name: value for name, value in data.items() if name not in hidden and name not in never}
-            connection.send_event(nest(path, values))
-            reached += 1
-        return Done(reached)
+        reached = [
+            connection
+            for connection in self.watchers(state_key)
+            if exclude_user is None or str(connection.user_id) != str(exclude_user)
+        ]
+
+        def send() -> None:
+            state = self._latest(state_key)
+            never = type(state)._fs_schema().hidden if state is not None else frozenset()
+            for connection in reached:
+                if connection.closed or state_key not in connection.subscribed_states:
+                    continue
+                hidden = connection.hidden.get(state_key, EVERYTHING_SHOWN)
+                values = {name: value for name, value in data.items() if name not in hidden and name not in never}
+                connection.send_event(nest(path, values))
+
+        if not self.postpone(state_key, send):
+            send()
+        return Done(len(reached))
 
     def cleanup_stale_connections(self, older_than: float = STALE_AFTER) -> Done:
         """Removes connections that have ended, or took nothing for `older_than` seconds; returns how many."""
@@ -502,10 +557,7 @@ class SSEManager:
         self.draining = True
         for connection in list(self.connections.values()):
             connection.close()
-            if connection.write_limit is not None and connection._loop is not None:
-                # A reader that takes nothing would hold the end up for as long as a write may take.
-                with contextlib.suppress(RuntimeError):  # it is running out just now
-                    connection.write_limit.reschedule(connection._loop.time() + LAST_WRITE)
+            connection.hurry()
 
     async def stop(self, within: float = 5.0) -> None:
         """Drains, and waits up to `within` seconds until the streams have ended."""

@@ -60,12 +60,11 @@ class _unseen:
 class Committed:
     """What a committed snapshot knows of itself. Lifetime: until the state's next commit and its last reader.
 
-    A snapshot as some viewers have it, from whom the fields `hidden` are, knows the `full` one; `seen` holds these by
-    what is hidden.
+    A snapshot as some viewers have it, with hidden fields, knows the `full` one; `seen` holds these by what is hidden.
     """
 
     __slots__ = (
-        "commit", "encoded", "frames", "full", "hidden", "identifier", "namespace", "run", "seen", "version", "views",
+        "commit", "encoded", "frames", "full", "identifier", "namespace", "run", "seen", "version", "views",
     )  # fmt: skip
 
     def __init__(
@@ -75,10 +74,8 @@ class Committed:
         commit: int,
         encoded: dict[str, Any],
         run: Callable[[StateIdentifier, type[ReactiveState], Event[Any, Any], Mapping[str, Any]], Awaitable[Any]],
-        hidden: frozenset[str] = EVERYTHING_SHOWN,
         full: ReactiveState | None = None,
     ) -> None:
-        self.hidden = hidden
         self.full = full
         self.seen: dict[frozenset[str], ReactiveState] = {}
         self.identifier = identifier
@@ -189,7 +186,8 @@ class ReactiveState(BaseModel):
     _bound_fields: ClassVar[tuple[str, ...]] = ()
     _name: ClassVar[str | None] = None
     _has_ids: ClassVar[bool] = False
-    _full_class: ClassVar[type[ReactiveState] | None] = None  # of the class that partly hidden snapshots have
+    _full_class: ClassVar[type[ReactiveState] | None] = None  # of a class that partly hidden snapshots have
+    _hidden_here: ClassVar[frozenset[str]] = EVERYTHING_SHOWN
 
     if TYPE_CHECKING:
         _fs: Committed | Working | None
@@ -199,9 +197,12 @@ class ReactiveState(BaseModel):
         if "_full_class" in vars(cls):
             return
         annotations = inspect.get_annotations(cls)
+        for klass in cls.__mro__:  # a mixin makes no class of ours, and is checked where it is used
+            if klass is cls or not issubclass(klass, BaseModel):
+                for name, value in list(vars(klass).items()):
+                    if not isinstance(value, Event):
+                        _refuse_guard(f"{klass.__name__}.{name}", value)
         for name, value in list(vars(cls).items()):
-            if not isinstance(value, Event):
-                _refuse_guard(f"{cls.__name__}.{name}", value)
             if name == "__ft__" and isinstance(value, types.FunctionType):
                 setattr(cls, name, View(value, name))
             elif name in _OWN_NAMES or (isinstance(value, Event | View) and name in _RESERVED):
@@ -332,7 +333,10 @@ class ReactiveState(BaseModel):
         except ValidationError as error:
             raise EventError(_explain(cls, error)) from error
         committed = base._committed
-        fresh = snapshot._encode(cls._fs_schema().affected(changed))
+        try:
+            fresh = snapshot._encode(cls._fs_schema().affected(changed))
+        except ValueError as error:  # Python writes no number of more than 4,300 digits
+            raise EventError(f"{cls.__name__}: a value is too long to be shown") from error
         delta = {
             name: merge_patch(committed.encoded.get(name), value)
             for name, value in fresh.items()
@@ -386,28 +390,45 @@ class ReactiveState(BaseModel):
         committed = self._committed
         made = committed.seen.get(hidden)
         if made is None:
-            kept = self.__dict__  # besides the fields it may hold what a cached property made of them
-            values = {name: None if name in hidden else kept[name] for name in type(self).__pydantic_fields__}
-            made = type(self)._partly_hidden_class()._blank(values, self.__pydantic_private__)
-            encoded = {name: "" if name in hidden else value for name, value in committed.encoded.items()}
-            own = Committed(
-                committed.identifier, committed.version, committed.commit, encoded, committed.run, hidden, self
-            )
-            object.__setattr__(made, "_fs", own)
-            committed.seen[hidden] = made
+            made = committed.seen[hidden] = self._partly(hidden, committed)
         return cast(Self, made)
 
+    def _partly(self, hidden: frozenset[str], committed: Committed) -> ReactiveState:
+        kept = self.__dict__  # besides the fields it may hold what a cached property made of them
+        values = {name: None if name in hidden else kept[name] for name in type(self).__pydantic_fields__}
+        made = type(self)._partly_hidden_class(hidden)._blank(values, self.__pydantic_private__)
+        encoded = {name: "" if name in hidden else value for name, value in self._wire().items()}
+        own = Committed(committed.identifier, committed.version, committed.commit, encoded, committed.run, self)
+        object.__setattr__(made, "_fs", own)
+        return made
+
+    def _shown_by_event(self) -> ReactiveState:
+        """This working copy as the user may see it who sent the event: where it is shown, it goes to that user's page.
+
+        Also where nothing is hidden from that user, since views are rendered as if nobody asked, and may show others.
+        """
+        fs = self._fs
+        schema = type(self)._fs_schema()
+        if type(fs) is not Working or not schema.restricted:
+            return self
+        return self._whole()._partly(schema.hidden_from(current_user.get()), fs.base._committed)
+
     @classmethod
-    def _partly_hidden_class(cls) -> type[ReactiveState]:
-        """A subclass for snapshots with hidden fields: what is computed is taken from the full one, or hidden too."""
-        made: type[ReactiveState] | None = cls.__dict__.get("_partly_hidden")
+    def _partly_hidden_class(cls, hidden: frozenset[str]) -> type[ReactiveState]:
+        """A subclass for snapshots from which `hidden` are: what is computed is taken from the full one, or hidden too.
+
+        One for each set of hidden fields, so that a copy, which has no full one, still hides them.
+        """
+        known: dict[frozenset[str], type[ReactiveState]] = cls.__dict__.get("_partly_hidden", {})
+        made = known.get(hidden)
         if made is None:
             body: dict[str, Any] = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-            body |= {"_full_class": cls, "_fs_schema_": cls._fs_schema()}
+            body |= {"_full_class": cls, "_fs_schema_": cls._fs_schema(), "_hidden_here": hidden}
+            body["__reduce__"] = _reduce_partly_hidden
             body |= {name: property(partial(_computed, name=name)) for name in cls.model_computed_fields}
             # Past pydantic's metaclass, which would build a model anew; this one is the same but for these properties.
             made = ABCMeta.__new__(type(cls), cls.__name__, (cls,), body)
-            type.__setattr__(cls, "_partly_hidden", made)
+            type.__setattr__(cls, "_partly_hidden", {**known, hidden: made})
         return made
 
     def _whole(self) -> Self:
@@ -483,13 +504,13 @@ class ReactiveState(BaseModel):
     @property
     def signal(self) -> Any:
         """The state's signals: `state.signal.count` is a `SignalRef`."""
-        return _Signals(self)
+        return _Signals(self._shown_by_event())
 
     def _show(self, view: View) -> ViewFragment:
         page = current_page.get()
         if page is not None and self._is_committed:
             page.show(self, view.name)
-        return ViewFragment(self._render(view))
+        return ViewFragment(self._shown_by_event()._render(view))
 
     def _render(self, view: View) -> str:
         """The view's HTML, made once per commit. A view cannot see who looks: all share its bytes."""
@@ -505,10 +526,9 @@ class ReactiveState(BaseModel):
 
     def __ft__(self) -> Any:
         schema = type(self)._fs_schema()
-        fs = self._fs
-        hidden = fs.hidden if type(fs) is Committed else EVERYTHING_SHOWN
+        hidden = self._hidden_here
         # Through the serializer, which leaves out what is ServerOnly at any depth; str() of a value would show it.
-        hidden_free = self._encode({name for name in schema.shown if name not in schema.signals})
+        hidden_free = self._encode({name for name in schema.shown if name not in hidden | schema._all_signals})
         rows: list[Any] = []
         for name in schema.shown:
             if name in hidden:
@@ -558,10 +578,26 @@ def _refuse_guard(where: str, value: Any) -> None:
 
 def _computed(state: ReactiveState, name: str) -> Any:
     """What a computed field of a snapshot with hidden fields is."""
+    if name in state._hidden_here:
+        return None
     fs = state._fs
     if type(fs) is Committed and fs.full is not None:
-        return None if name in fs.hidden else getattr(fs.full, name)
-    return getattr(super(type(state), state), name)  # of a copy, which belongs to no provider
+        return getattr(fs.full, name)
+    try:
+        return getattr(super(type(state), state), name)  # of a copy, which belongs to no provider
+    except Exception:
+        return None  # which has not got what it would be computed from
+
+
+def _reduce_partly_hidden(state: ReactiveState) -> tuple[Any, ...]:
+    """For pickle, which finds classes by their names, and these have none of their own."""
+    return _partly_hidden, (type(state)._full_class, state._hidden_here, state.__dict__, state.__pydantic_private__)
+
+
+def _partly_hidden(
+    cls: type[ReactiveState], hidden: frozenset[str], values: dict[str, Any], private: Any
+) -> ReactiveState:
+    return cls._partly_hidden_class(hidden)._blank(values, private)
 
 
 def _explain(cls: type[ReactiveState], error: ValidationError) -> str:

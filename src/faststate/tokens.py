@@ -40,11 +40,12 @@ def binding(session_id: str | None, user_id: object) -> str:
 class TokenSigner:
     """Signs and verifies watch tokens. Lifetime: the provider.
 
-    `secret_keys` are tried from the last to the first; the last one signs (itsdangerous' key rotation).
+    `secret_keys` are tried from the last to the first; the last one signs (itsdangerous' key rotation). `purpose` tells
+    the tokens of two providers with one key apart.
     """
 
-    def __init__(self, secret_keys: Sequence[str], max_age: int = TOKEN_MAX_AGE) -> None:
-        self._serializer = URLSafeTimedSerializer(list(secret_keys), salt="faststate.watch")
+    def __init__(self, secret_keys: Sequence[str], max_age: int = TOKEN_MAX_AGE, purpose: str = "") -> None:
+        self._serializer = URLSafeTimedSerializer(list(secret_keys), salt=f"faststate.watch{purpose}")
         self.max_age = max_age
 
     def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:

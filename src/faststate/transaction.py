@@ -51,9 +51,16 @@ current_holder: ContextVar[Holder | None] = ContextVar("faststate_lock_holder", 
 class Transaction:
     """Working copies of some states. Lifetime: one event, `run()` or `modify()`."""
 
-    def __init__(self, registry: StateRegistry, entries: Iterable[Entry], guards: Sequence[Guard] = ()) -> None:
+    def __init__(
+        self,
+        registry: StateRegistry,
+        entries: Iterable[Entry],
+        guards: Sequence[Guard] = (),
+        still_current: Callable[[], None] = lambda: None,
+    ) -> None:
         self._registry = registry
         self._guards = guards
+        self._still_current = still_current
         unique = {entry.identifier.key: entry for entry in entries}
         # By the key of the beginning: a sign-in may give a state another one while this runs.
         self._keys = {id(entry): entry.identifier.key for entry in unique.values()}
@@ -69,7 +76,8 @@ class Transaction:
         """Locks the states, in the order of their keys, and makes working copies of them.
 
         After an earlier step it rebases the same copies on what is committed by now. Guards are asked again where the
-        state is another by now than the one they were asked about. Raises `LockTimeoutError`, and what a guard raises.
+        state is another by now than the one they were asked about, and `still_current` whether the caller is still who
+        it was. Raises `LockTimeoutError`, and what these raise.
         """
         holder = current_holder.get()
         # A task started inside an event inherits its context, but may wait for the event's lock: it is no holder.
@@ -78,10 +86,12 @@ class Transaction:
         for entry in self._entries.values():
             await self._registry.acquire(entry, self.owner)
             self._locked.append(entry)
-        for guard in self._guards:
-            state = self.entry(guard.entry).state
-            if state is not guard.asked:
-                await guard.ask(state)
+        changed = [guard for guard in self._guards if self.entry(guard.entry).state is not guard.asked]
+        if changed:
+            async with self._registry.answer_in_time("a rule that was asked with the lock held"):
+                for guard in changed:
+                    await guard.ask(self.entry(guard.entry).state)
+        self._still_current()
         for key, entry in self._entries.items():
             if key in self._copies:
                 self._copies[key]._rebase(entry.state)
@@ -141,17 +151,19 @@ async def run_event(
     bound: Callable[[], Mapping[str, Any]] = dict,
     nonce: str | None = None,
     guards: Sequence[Guard] = (),
+    still_current: Callable[[], None] = lambda: None,
     render: Callable[[Any], Any] = lambda result: result,
 ) -> AsyncIterator[Step]:
     """Runs an event and yields its steps, each of them committed: one, or one per `yield` of a generator.
 
     `states` are the further states that the event takes, by parameter; `bound` gives the fields to set before it runs,
-    and is called with the locks held; `guards` are asked again where a state changed before that. An event whose
+    and is called with the locks held; `guards` are asked again where a state changed before that, and
+    `still_current` before each step and each commit. An event whose
     `nonce` the state has seen is not run again. What `render` or the event raises leaves no trace of the step.
     """
     # A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock.
     async with _places() if event.kind == "sync" else contextlib.nullcontext():
-        transaction = Transaction(registry, [entry, *states.values()], guards)
+        transaction = Transaction(registry, [entry, *states.values()], guards, still_current)
         try:
             await transaction.begin()
             entry = transaction.entry(entry)
@@ -167,6 +179,7 @@ async def run_event(
                 first = True
                 async for last, result in steps:
                     rendered = render(result)
+                    still_current()  # it may have taken its time
                     transaction.commit(transaction.prepare())
                     if first and nonce is not None:
                         entry.remember(nonce)

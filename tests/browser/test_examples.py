@@ -66,3 +66,97 @@ def test_another_shopper_sees_the_stock_fall_and_the_announcement_change(open_ex
     expect(two.get_by_text("Your cart is empty.")).to_be_visible()  # the cart itself is not shared
     one.get_by_role("button", name="Order").click()
     expect(two.get_by_text("Just sold: 2 Teapot")).to_be_visible()
+
+
+@pytest.fixture
+def sign_in(open_example, new_context):
+    """Open the team example in a browser of one's own and sign in through its form; the first tab, and one for more."""
+    tab = open_example("team")
+
+    def sign_in(name, password, path="/documents/handbook"):
+        browser = new_context()
+        page = tab(path, browser)
+        expect(page).to_have_title("Sign in")
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(password)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"**{path}")
+        wait_live(page)
+        return page, lambda path: tab(path, browser)
+
+    return sign_in
+
+
+def test_a_member_of_the_team_sees_each_edit_of_the_owner_and_loses_all_when_removed(sign_in):
+    (grace, _), (kim, _) = sign_in("Grace", "compiler"), sign_in("Kim", "kite")
+    kim.get_by_label("Your draft").fill("not for Grace")
+    kim.get_by_label("New title").fill("half typed")
+    grace.get_by_label("New title").fill("Rules")
+    grace.get_by_role("button", name="Rename").click()
+    grace.get_by_label("Your draft").fill("Bring <b>tea</b>.")
+    with grace.expect_response("**/event/Draft/save"):
+        grace.get_by_label("Your draft").blur()
+    grace.get_by_role("button", name="Publish").click()
+    for page in (grace, kim):
+        expect(page.get_by_role("heading", name="Rules")).to_be_visible()
+        expect(page.locator("article > p")).to_have_text(["GraceBring <b>tea</b>."])
+    expect(grace.get_by_label("Your draft")).to_have_value("")
+    expect(grace.get_by_text("Changes: 2")).to_be_visible()
+    expect(kim.get_by_text("Changes")).to_have_count(0)
+    expect(kim.get_by_label("New title")).to_have_value("half typed")
+    expect(kim.get_by_role("button", name="Remove")).to_have_count(0)
+
+    grace.get_by_role("button", name="Remove Kim").click()
+    expect(kim.get_by_role("alert").filter(has_text="not shared with you any more")).to_be_visible()
+    expect(kim.get_by_role("article")).to_have_count(0)
+    expect(kim.get_by_role("button", name="Publish")).to_have_count(0)
+    expect(kim.get_by_label("New title")).to_have_count(0)
+    expect(kim.get_by_label("Your draft")).to_have_value("not for Grace")
+    expect(kim.locator("main")).not_to_contain_text("Bring")
+
+    grace.get_by_label("Person").select_option("Kim")
+    grace.get_by_role("button", name="Add").click()
+    expect(grace.get_by_role("button", name="Remove Kim")).to_be_visible()
+    kim.reload()
+    expect(kim.get_by_role("heading", name="Rules")).to_be_visible()
+
+
+def test_a_draft_is_in_all_tabs_of_its_writer(sign_in):
+    kim, another_tab = sign_in("Kim", "kite")
+    other = another_tab("/documents/roadmap")
+    kim.get_by_label("Your draft").fill("not yet")
+    kim.get_by_label("Your draft").blur()
+    expect(other.get_by_label("Your draft")).to_have_value("not yet")
+
+
+def test_all_see_the_banner_that_the_admin_alone_can_change(sign_in):
+    (ada, _), (kim, kims_tab) = sign_in("Ada", "engine", "/"), sign_in("Kim", "kite")
+    home = kims_tab("/")
+    expect(home.get_by_role("heading", name="Documents")).to_be_visible()
+    expect(home.get_by_label("New banner")).to_have_count(0)
+    ada.get_by_label("New banner").fill("Lunch at one")
+    ada.get_by_role("button", name="Announce").click()
+    for page in (ada, kim, home):
+        expect(page.get_by_role("status")).to_have_text("Lunch at one")
+    expect(ada.get_by_label("New banner")).to_have_value("")
+    forged = """async () => (await fetch("/_faststate/event/Banner/announce", {
+        method: "POST",
+        headers: {"Datastar-Request": "true", "Content-Type": "application/json"},
+        body: JSON.stringify({a: {text: "evil"}}),
+    })).headers.get("FastState-Status")"""
+    assert home.evaluate(forged) == "403"
+    assert ada.evaluate(forged.replace("evil", "Back at two")) is None, "the same event of an admin is none"
+    for page in (ada, kim, home):
+        expect(page.get_by_role("status")).to_have_text("Back at two")
+
+
+def test_signing_out_in_one_tab_shows_the_page_to_sign_in_in_another_and_leads_back(sign_in):
+    kim, another_tab = sign_in("Kim", "kite")
+    other = another_tab("/documents/roadmap")
+    kim.get_by_role("button", name="Sign out").click()
+    for page in (kim, other):
+        expect(page).to_have_title("Sign in")
+    other.get_by_label("Name").fill("Kim")
+    other.get_by_label("Password").fill("kite")
+    other.get_by_role("button", name="Sign in").click()
+    expect(other.get_by_role("heading", name="Roadmap")).to_be_visible()

@@ -1,0 +1,1 @@
+"""One file per threat: each drives a real app over HTTP."""

@@ -134,10 +134,7 @@ QUOTED = ["/private/a%20b", "/private/%C3%A9", "/private/a%2520b", "/own/%0d%0as
     "path",
     [
         *PLAIN,
-        *(
-            pytest.param(path, marks=pytest.mark.xfail(strict=True, reason="next= holds the decoded path, not quoted"))
-            for path in QUOTED
-        ),
+        *QUOTED,
     ],
 )
 def test_who_is_sent_to_sign_in_comes_back_to_the_very_page(server, path):

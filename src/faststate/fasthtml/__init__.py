@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fasthtml import common as fh
 from fasthtml.core import noop_body
@@ -112,15 +112,16 @@ async def _error_response(provider: StateProvider, connection: HTTPConnection, e
 def _to_login(route: str, connection: HTTPConnection) -> Response:
     """Sends a page's visitor to sign in, in the form that whoever made the request understands."""
     location = connection.scope.get("root_path", "") + route
-    url = connection.url
-    if url.path == location:
+    path, query = connection.scope["path"], connection.scope["query_string"].decode("latin-1")
+    if path == location:
         return PlainTextResponse("The page to sign in asks for a state that needs somebody signed in.", 401)
     if "datastar-request" in connection.headers:
         return EventResponse(signals_frame({"_fs": {"go": location}}), 401)
     if "hx-request" in connection.headers:
         return Response(status_code=401, headers={"hx-redirect": location})
     if connection.scope["method"] in ("GET", "HEAD"):
-        location += "?" + urlencode({"next": url.path + (f"?{url.query}" if url.query else "")})
+        asked = quote(path, safe="/:@!$&'()*+,;=~") + (f"?{query}" if query else "")
+        location += "?" + urlencode({"next": asked})
     return RedirectResponse(location, 303)
 
 

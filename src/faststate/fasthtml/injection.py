@@ -91,15 +91,19 @@ class _Injection:
             wanted_by_it = (connection,) if inspect.signature(dependency).parameters else ()
             filled[name] = await _call(dependency, *wanted_by_it)
         context = self.provider.context(connection)
-        user = await context.user()
-        for provider in {owner for _, owner in self.states}:
-            own = [
-                entries[wanted.name] for wanted, owner in self.states if owner is provider and wanted.name in entries
-            ]
-            await provider.still_readable(provider.context(connection), own)
+        owners = dict.fromkeys(owner for _, owner in self.states)
+        contexts = {owner: owner.context(connection) for owner in owners}
+        # Not asked for nothing: a Beforeware may be about to say who it is.
+        users = {owner: await contexts[owner].user() if entries else None for owner in owners}
+        for owner in owners:
+            own = [entries[wanted.name] for wanted, its in self.states if its is owner and wanted.name in entries]
+            await owner.still_readable(contexts[owner], own)
         # From here nothing is awaited: all states are taken at one moment, with no event half done between two of them.
-        context.page.refresh()
-        return {**filled, **{name: entry.state._seen_by(user) for name, entry in entries.items()}}
+        context.page.refresh(context.asked)
+        for wanted, owner in self.states:
+            if wanted.name in entries:
+                filled[wanted.name] = contexts[owner].readable(entries[wanted.name])._seen_by(users[owner])
+        return filled
 
 
 async def _resolve(provider: StateProvider, wanted: StateParameter, connection: HTTPConnection) -> Entry:

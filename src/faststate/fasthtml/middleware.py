@@ -7,7 +7,7 @@ from typing import Any
 
 from fasthtml.core import Beforeware
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import current_request, current_user
 from ..context import RequestContext
@@ -43,9 +43,15 @@ class FastStateMiddleware:
         context.add_late = lambda request: add_late(context, request)
         context.will_answer = scope["type"] == "http"
         scope["faststate"] = context
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                context.keep_newer_cookie()
+            await send(message)
+
         tokens = (current_request.set(connection), current_page.set(context.page), current_user.set(None))
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, answer)
         finally:
             current_request.reset(tokens[0])
             current_page.reset(tokens[1])

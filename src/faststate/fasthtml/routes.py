@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fasthtml.core import HTTPException, noop_body
 from pydantic import ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
@@ -48,7 +48,7 @@ class EventResponse(Response):
 def _is_cross_site(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
-        return site == "cross-site"
+        return site not in ("same-origin", "none")  # another subdomain or port is another app
     origin = request.headers.get("origin")
     return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
@@ -70,6 +70,8 @@ async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
                     raise EventArgumentError(f"the payload is larger than {limit} bytes")
     except TimeoutError:
         raise _TooSlow from None
+    except ClientDisconnect:
+        raise EventArgumentError("the payload ended too early") from None
     return bytes(body)
 
 
@@ -142,8 +144,12 @@ class Routes:
     def _before_answered(self, response: Response) -> Response:
         """A Beforeware's own answer, in a form that Datastar does not drop."""
         if 300 <= response.status_code < 400:
-            location = response.headers.get("location", "/")
-            frames = signals_frame({"_fs": {"go": safe_location(location)}})
+            try:
+                location = safe_location(response.headers.get("location", "/"))
+            except FastStateError as error:
+                logger.error("a Beforeware redirects to where no browser may be sent: %s", error)
+                return self._refused(error)
+            frames = signals_frame({"_fs": {"go": location}})
         else:
             text = "You may not do this." if response.status_code < 500 else _BROKEN
             frames = message_frame(text, response.status_code)
@@ -216,11 +222,17 @@ class Routes:
 
     async def stream(self, request: Request) -> Response:
         """GET: the page's stream. 204 ends it for good, 429 and 503 have the page try again."""
-        response = await self._stream_response(request)
-        session: Any = request.scope.get("session")
-        if hasattr(session, "modified"):  # Starlette's: a stream is no place for a cookie, and answers long after
-            session.modified = False
-        return response
+        response = None
+        try:
+            response = await self._stream_response(request)
+            return response
+        finally:
+            opened = getattr(request.state, "faststate_opened", None)
+            if opened is not None and not isinstance(response, StreamResponse):
+                self.provider.sse_manager.remove_connection(opened.id)  # nobody will ever write to it
+            session: Any = request.scope.get("session")
+            if hasattr(session, "modified"):  # Starlette's: a stream is no place for a cookie, and answers long after
+                session.modified = False
 
     async def _stream_response(self, request: Request) -> Response:
         if request.method == "HEAD":
@@ -258,6 +270,7 @@ class Routes:
         except LimitError as error:
             return PlainTextResponse(str(error), 429, {"retry-after": "5"})
         if isinstance(opened, SSEConnection):
+            request.state.faststate_opened = opened
             return StreamResponse(self.provider, opened)
         return EventResponse(opened or b"")
 

@@ -1,0 +1,305 @@
+"""Fields that only some viewers receive, through every way out of the server."""
+
+import asyncio
+import copy
+import json
+from functools import cached_property
+from typing import Annotated
+
+import pytest
+from fasthtml import common as fh
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, computed_field
+from starlette.testclient import TestClient
+
+from faststate import (
+    AsSignal,
+    Bound,
+    EventDefinitionError,
+    ReactiveState,
+    ServerOnly,
+    SSEConnection,
+    StateConfig,
+    StateIdentifier,
+    StateProvider,
+    StateScope,
+    UserContext,
+    Visible,
+    event,
+    fast_app,
+    view,
+)
+from faststate.registry import StateRegistry
+from faststate.sse import snapshot_frame
+
+from .client import BROWSER, Page, patched_signals, status
+
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
+
+SECRET = "s3cr3t-4711"  # what must not be found
+
+
+class Staff(ReactiveState):
+    name: str = "Ada"
+    salary: Annotated[str, Visible("pay")] = SECRET
+    notes: Annotated[list[str], Visible("hr")] = [SECRET]
+    tags: Annotated[AsSignal[dict[str, str]], Visible("hr")] = {"k": SECRET}
+    wish: Annotated[Bound[str], Visible("pay")] = SECRET
+    said: Bound[str] = ""
+    _private: int = 3
+
+    @computed_field
+    @property
+    def yearly(self) -> Annotated[str, Visible("pay")]:
+        return f"12 x {self.salary}"
+
+    @computed_field
+    @cached_property
+    def cached(self) -> Annotated[str, Visible("pay")]:
+        return f"kept {self.salary}"
+
+    @computed_field
+    @property
+    def is_paid(self) -> bool:
+        return len(self.salary) > 3
+
+    @event
+    def rename(self, name: str):
+        self.name = name
+
+    @event
+    def pay(self, salary: str):
+        self.salary = salary
+
+    @event
+    def note(self, text: str):
+        self.notes.append(text)
+
+    @view
+    def card(self):
+        return fh.Div(self.name, "|", self.salary, "|", self.notes, "|", self.yearly, "|", self.is_paid, "|", self)
+
+
+USERS = {1: UserContext(1, permissions=["pay", "hr"]), 2: UserContext(2), 3: UserContext(3, roles=["admin"]),
+         4: UserContext(4, permissions=["pay"])}  # fmt: skip
+
+
+async def committed():
+    registry = StateRegistry()
+    state = await registry.get_state(StateIdentifier(StateScope.GLOBAL, "Staff"), Staff)
+    await registry.stop()
+    return state
+
+
+async def test_a_field_is_there_for_those_with_the_permission_alone():
+    state = await committed()
+    assert state._seen_by(USERS[1]) is state._seen_by(USERS[3]) is state
+    seen = state._seen_by(USERS[2])
+    assert seen is state._seen_by(None) and seen is not state
+    assert (seen.name, seen.salary, seen.notes, seen.yearly, seen.cached) == ("Ada", None, None, None, None)
+    assert seen.is_paid is True  # it is for all, and comes of the whole state
+    partly = state._seen_by(USERS[4])
+    assert (partly.salary, partly.yearly, partly.notes) == (SECRET, f"12 x {SECRET}", None)
+
+
+async def test_nothing_that_python_can_ask_of_it_gives_a_hidden_field_away():
+    state = await committed()
+    assert state.cached == f"kept {SECRET}"  # and remembered in the whole one
+    seen = state._seen_by(USERS[2])
+    told = [repr(seen), str(seen), seen.model_dump_json(), str(seen.model_dump()), str(vars(seen)), str(seen.card())]
+    told += [repr(copy.copy(seen)), repr(copy.deepcopy(seen)), str(copy.copy(seen).__dict__), str(seen.signal.salary)]
+    told += [fh.to_xml(seen), fh.to_xml(seen.signal.salary), fh.to_xml(seen.signal.yearly), str(seen._wire())]
+    assert not [text for text in told if SECRET in text]
+    assert SECRET in str(state.card()) and SECRET in fh.to_xml(state)
+    assert "Ada" in str(seen.card()) and "True" in str(seen.card())
+    assert isinstance(seen, Staff) and seen._private == 3
+    with pytest.raises(TypeError):
+        seen.name = "x"
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda: {"x": (Annotated[ServerOnly[int], Visible("p")], 0)},
+        lambda: {"x": (Annotated[int, Visible("p"), Visible("q")], 0)},
+        lambda: {"x": (list[Annotated[int, Visible("p")]], [])},
+        lambda: {"x": (Annotated[int, Visible("p")] | None, None)},
+    ],
+)
+def test_what_cannot_be_kept_is_refused_when_the_class_is_made(declare):
+    fields = declare()
+    with pytest.raises(EventDefinitionError):
+        type("Bad", (ReactiveState,), {
+            "__annotations__": {name: kind for name, (kind, _) in fields.items()},
+            **{name: default for name, (_, default) in fields.items()},
+        })  # fmt: skip
+
+
+def test_inside_a_nested_model_it_is_refused_too():
+    class Line(BaseModel):
+        cost: Annotated[int, Visible("p")] = 0
+
+    class Computed(BaseModel):
+        @computed_field
+        @property
+        def cost(self) -> Annotated[int, Visible("p")]:
+            return 1
+
+    for kind in (Line, Computed):
+        with pytest.raises(EventDefinitionError, match="fields of a state alone"):
+            type("Bad", (ReactiveState,), {"__annotations__": {"x": list[kind]}, "x": []})
+    for wrong in ("", None, ["p"], 3):
+        with pytest.raises(EventDefinitionError, match="name of a permission"):
+            Visible(wrong)
+
+
+@pytest.fixture
+def world():
+    provider = StateProvider(load_user_by_id=USERS.get, event_rate=float("inf"))
+    provider.register_state(Staff, StateConfig(scope=StateScope.GLOBAL))
+    app, rt = fast_app(state_provider=provider, secret_key="for tests")
+
+    @rt("/in/{who}")
+    async def enter(request, who: int):
+        await provider.login(request, USERS[who])
+        return fh.P("in")
+
+    @rt("/")
+    def index(staff: Staff):
+        salary, yearly, tags = staff.signal.salary, staff.signal.yearly, staff.signal.tags
+        return fh.Titled("x", salary, yearly, tags, staff.card(), staff, fh.P(staff.salary, staff.notes, staff.cached))
+
+    return provider, app
+
+
+def entered(app, who):
+    client = TestClient(app)
+    if who:
+        client.get(f"/in/{who}")
+    return client
+
+
+@pytest.mark.parametrize(("who", "sees"), [(1, True), (3, True), (2, False), (None, False)])
+def test_in_page_answers_resumes_and_repeats(world, who, sees):
+    _, app = world
+    client = entered(app, who)
+    page = Page(client)
+    assert (SECRET in page.html) == sees and "Ada" in page.html
+    assert page.signals["Staff"]["salary"] == (SECRET if sees else "")
+    # The event's own answer, where the page has no stream.
+    new = f"{SECRET}-new"
+    answer = page.send("Staff", "pay", salary=new, nonce="n" * 12)
+    assert status(answer) == 200 and (new in answer.text) == sees
+    again = page.send("Staff", "pay", salary=new, nonce="n" * 12)  # a repeat is answered with all that is shown
+    assert "Ada" in again.text and (new in again.text) == sees
+    assert (SECRET in page.send("Staff", "rename", name="Bea").text) == sees
+
+
+@pytest.mark.parametrize("seen", [None, "last", "unknown"])
+@pytest.mark.parametrize(("who", "sees"), [(1, True), (2, False)])
+def test_in_streams_from_whichever_position(world, who, sees, seen):
+    provider, app = world
+    with TestClient(app) as client:
+        client.get(f"/in/{who}")
+        page = Page(client)
+        payload = {"w": page.tokens, "n": {None: page.position, "last": page.position, "unknown": "x.1"}[seen]}
+        headers = BROWSER | ({"last-event-id": page.position} if seen == "last" else {})
+        with client.stream(
+            "GET", "/_faststate/stream", params={"datastar": json.dumps(payload)}, headers=headers
+        ) as stream:
+            assert stream.status_code == 200
+            told, chunks = "", stream.iter_text()
+            while "Ada" not in told:
+                told += next(chunks)
+            assert (SECRET in told) == sees
+            with provider.modify(Staff) as staff:
+                staff.salary, staff.notes, staff.name = f"{SECRET}-2", [f"{SECRET}-3"], "Bea"
+            while "Bea" not in told:
+                told += next(chunks)
+            provider.sse_manager.broadcast_to_state("global:Staff", {"salary": f"{SECRET}-4", "name": "Cem"})
+            while "Cem" not in told:
+                told += next(chunks)
+            assert (SECRET in told) == sees
+            assert (f"{SECRET}-4" in told) == sees
+            shown = patched_signals(told)["Staff"]
+            assert shown["salary"] == (f"{SECRET}-4" if sees else "")
+
+
+def test_a_bound_field_that_a_viewer_may_not_see_is_not_set_by_him(world):
+    provider, app = world
+    for who, result in ((2, SECRET), (1, "set")):
+        page = Page(entered(app, who))
+        sent = page.send("Staff", "rename", name="Ada", bound={"wish": "set", "said": "hello"})
+        assert status(sent) == 200
+        assert provider.registry.peek("global:Staff").wish == result
+        assert provider.registry.peek("global:Staff").said == "hello"
+
+
+async def test_a_change_is_encoded_once_for_each_class_of_viewer_and_rendered_once(world, monkeypatch):
+    provider, _ = world
+    state = await provider.registry.get_state(StateIdentifier(StateScope.GLOBAL, "Staff"), Staff)
+    key = "global:Staff"
+    connections = []
+    for i in range(1_000):
+        user = USERS[1] if i % 2 else USERS[2]
+        connections.append(SSEConnection(user=user, session_id=str(i)))
+        hidden = {key: type(state)._fs_schema().hidden_from(user)}
+        provider.sse_manager.add_connection(connections[-1], [key], {key: ["card"]}, hidden)
+    rendered = []
+    card = Staff._fs_schema().views["card"]
+    monkeypatch.setattr(
+        card, "function", lambda self, render=card.function: rendered.append(self.salary) or render(self)
+    )
+    async with provider.modify(Staff) as staff:
+        staff.name, staff.salary = "Bea", f"{SECRET}-2"
+    sent = [connection.drain() for connection in connections]
+    assert len({id(frame) for frame in sent}) <= len(sent) and len(set(sent)) == 2
+    assert sorted(rendered, key=str) == [None, f"{SECRET}-2"]
+    assert all(SECRET.encode() not in frame and b"Bea" in frame for frame in sent[::2])
+    assert all(f"{SECRET}-2".encode() in frame for frame in sent[1::2])
+    await provider.stop()
+
+
+def test_what_is_wrong_with_a_hidden_field_is_not_said():
+    class Pay(ReactiveState):
+        amount: Annotated[int, Visible("pay"), Field(le=4711)] = 0
+
+        @event
+        def set(self, to: int):
+            self.amount = to
+
+    provider = StateProvider()
+    provider.register_state(Pay)
+    app, rt = fast_app(state_provider=provider, secret_key="for tests")
+
+    @rt("/")
+    def index(pay: Pay):
+        return fh.P(pay.signal.amount)
+
+    answer = Page(TestClient(app)).send("Pay", "set", to=5_000)
+    assert status(answer) == 400 and "4711" not in answer.text
+
+
+MARK = st.text(st.characters(codec="ascii", categories=["Lu"]), min_size=6, max_size=9).map(lambda t: f"QQ{t}QQ")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    secrets=st.lists(MARK, min_size=3, max_size=3, unique=True),
+    held=st.sets(st.sampled_from(["pay", "hr", "other"])),
+)
+def test_no_byte_of_a_hidden_value_is_in_anything_made_for_a_viewer(secrets, held):
+    async def make():
+        registry = StateRegistry()
+        values = {"salary": secrets[0], "notes": [secrets[1]], "tags": {"k": secrets[2]}, "wish": secrets[0]}
+        state = await registry.get_state(StateIdentifier(StateScope.GLOBAL, "Staff"), Staff, **values)
+        await registry.stop()
+        return state
+
+    seen = asyncio.run(make())._seen_by(UserContext(9, permissions=held))
+    told = (
+        fh.to_xml(seen) + str(seen.card()) + snapshot_frame(seen, frozenset(["card", "__ft__"])).decode() + repr(seen)
+    )
+    assert (secrets[0] in told) == ("pay" in held)
+    assert (secrets[1] in told) == (secrets[2] in told) == ("hr" in held)
