@@ -37,7 +37,7 @@ def server(tmp_path_factory):
             page = Page(browser)
             page.send("Pile", "keep", table={"a": "x" * 200_000})
         yield server
-        assert_untroubled(server, "ValueError: Exceeds the limit (4300 digits)", "ClientDisconnect")
+        assert_untroubled(server, "ClientDisconnect")  # of the stream requests whose bodies are read too far
 
 
 @pytest.fixture
@@ -175,13 +175,13 @@ def test_a_declared_length_that_is_too_short_smuggles_no_second_event(server, pa
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_error_of_the_server(server, page):
-    sent = body(page)
+    sent, logged = body(page), len(server.output())
     for declared, part in ((len(sent) + 100, sent), (len(sent), sent[:10]), (MAX_PAYLOAD, b"")):
         request = event_request(page, "Pile", "add", part, {"content-length": str(declared)})
         with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as sock:
             sock.sendall(request)
         assert Page(page.client).signals["Pile"]["count"] == 0
-    assert "ClientDisconnect" not in server.output()
+    assert "ClientDisconnect" not in server.output()[logged:]
 
 
 @pytest.mark.parametrize(
