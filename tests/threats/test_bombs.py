@@ -27,7 +27,7 @@ from tests.threats.injection_server import (
 
 MAX_PAYLOAD = 262_144  # of StateProvider
 SECONDS = 3  # within which each answer comes; most take milliseconds
-MEMORY = 96 * 2**20  # that all requests of a test may add: 60,000 validation errors of one payload take about 50 MB
+MEMORY = 128 * 2**20  # that all requests of a test may add: 60,000 validation errors of one payload take about 50 MB
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def server(tmp_path_factory):
             page = Page(browser)
             page.send("Pile", "keep", table={"a": "x" * 200_000})
         yield server
-        assert_untroubled(server, "ValueError: Exceeds the limit (4300 digits)", "ClientDisconnect")
+        assert_untroubled(server, "ClientDisconnect")  # of the stream requests whose bodies are read too far
 
 
 @pytest.fixture
@@ -135,6 +135,33 @@ def test_what_follows_a_refused_body_is_not_kept(server, page):
                 sock.sendall(b"x" * 2**20)
 
 
+def stream_request(page, *headers):
+    """The head of a request for a page's stream, which none has a body with."""
+    cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
+    query = quote(json.dumps({"w": page.tokens}))
+    lines = [
+        f"GET {page.url}stream?datastar={query} HTTP/1.1",
+        "host: x",
+        "datastar-request: true",
+        f"cookie: {cookies}",
+    ]
+    return "\r\n".join([*lines, *headers]).encode() + b"\r\n\r\n"
+
+
+@pytest.mark.xfail(strict=True, reason="FastHTML reads the whole body of a stream's GET, however large")
+@pytest.mark.parametrize("coding", ["content-length: 62914560", "transfer-encoding: chunked"])
+def test_a_body_of_a_streams_request_is_not_kept(server, page, coding):
+    before = peak_memory(server)
+    piece = b"x" * 2**20
+    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as sock:
+        sock.sendall(stream_request(page, coding))
+        with suppress(ConnectionError, TimeoutError):
+            for _ in range(59):
+                sock.sendall(piece if "length" in coding else b"100000\r\n" + piece + b"\r\n")
+        status(page.send("Pile", "add"))  # by then the server has taken it all off the wire
+        assert peak_memory(server) - before < 16 * 2**20
+
+
 def test_a_declared_length_that_is_too_short_smuggles_no_second_event(server, page):
     before = Page(page.client).signals["Pile"]["count"]
     first = body(page)
@@ -148,13 +175,13 @@ def test_a_declared_length_that_is_too_short_smuggles_no_second_event(server, pa
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_error_of_the_server(server, page):
-    sent = body(page)
+    sent, logged = body(page), len(server.output())
     for declared, part in ((len(sent) + 100, sent), (len(sent), sent[:10]), (MAX_PAYLOAD, b"")):
         request = event_request(page, "Pile", "add", part, {"content-length": str(declared)})
         with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as sock:
             sock.sendall(request)
         assert Page(page.client).signals["Pile"]["count"] == 0
-    assert "ClientDisconnect" not in server.output()
+    assert "ClientDisconnect" not in server.output()[logged:]
 
 
 @pytest.mark.parametrize(
