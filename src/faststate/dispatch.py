@@ -419,6 +419,7 @@ async def open_connection(
     followed, vanish = await _followed_by_now(context, shown)
     if not followed:
         return vanish + reload_frame() if vanish and not is_first else None
+    _refuse_too_many(provider, context)  # others may have come while the states' own rules were asked
     connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
     hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
     provider.sse_manager.add_connection(
