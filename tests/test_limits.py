@@ -1,36 +1,45 @@
-"""Limits per client: the buckets themselves, and each cap over HTTP."""
+"""Caps: events per second, streams and states per session, streams per address, and the time a body may take."""
 
+from __future__ import annotations
+
+import asyncio
 import json
 import math
-from typing import Annotated
+import secrets
+from contextlib import ExitStack, contextmanager
+from time import monotonic, sleep
 
 import pytest
-from fasthtml import common as fh
+from fasthtml.common import Titled
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import (
-    Component,
     ConfigurationError,
     LimitError,
     ReactiveState,
     StateConfig,
-    StateIdentifier,
     StateProvider,
     StateScope,
     event,
     fast_app,
 )
+from faststate.context import RequestContext
+from faststate.dispatch import open_connection
 from faststate.limits import TokenBuckets
-from faststate.registry import StateRegistry
-
-from .client import BROWSER, Page, message, status
+from faststate.provider import FRESH_TTL
+from faststate.sse import SSEConnection
+from faststate.tokens import Shown
+from tests.client import BROWSER, Page, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
 
 class Clock:
+    """A clock that goes when it is told to."""
+
     def __init__(self):
         self.now = 1_000.0
 
@@ -38,52 +47,109 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+# -- token buckets -----------------------------------------------------------------------------------------------------
+
+
+def test_a_burst_is_let_through_and_then_the_rate(clock):
+    buckets = TokenBuckets(2, 3, clock)
+    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0] and buckets.take("a") == 0.5
+    clock.now += 0.25
+    assert buckets.take("a") == 0.25
+    clock.now += 0.25
+    assert buckets.take("a") == 0 and buckets.take("a") == 0.5
+    clock.now += 100
+    assert [buckets.take("a") == 0 for _ in range(4)] == [True, True, True, False]
+
+
+def test_to_be_refused_costs_nothing(clock):
+    buckets = TokenBuckets(1, 1, clock)
+    buckets.take("a")
+    for _ in range(50):
+        assert buckets.take("a") > 0
+    clock.now += 1
+    assert buckets.take("a") == 0
+
+
+def test_clients_have_a_bucket_each(clock):
+    buckets = TokenBuckets(1, 1, clock)
+    assert buckets.take("a") == 0 and buckets.take("b") == 0 and buckets.take("a") > 0 and buckets.take("b") > 0
+
+
 @given(
-    rate=st.floats(0.5, 50),
-    burst=st.integers(1, 20),
-    waits=st.lists(st.floats(0, 3), max_size=60),
+    st.sampled_from([0.5, 1, 3, 50]),
+    st.integers(1, 8),
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 2)), max_size=80),
 )
-def test_in_no_window_is_more_allowed_than_the_burst_and_what_came_in_since(rate, burst, waits):
+def test_in_no_window_there_is_more_than_a_burst_and_what_the_rate_gives(rate, burst, takes):
     clock = Clock()
     buckets = TokenBuckets(rate, burst, clock)
-    allowed = []
-    for wait in waits:
-        clock.now += wait
-        if not buckets.take("client"):
-            allowed.append(clock.now)
-    for i, begin in enumerate(allowed):
-        for j in range(i, len(allowed)):
-            assert j - i + 1 <= burst + (allowed[j] - begin) * rate + 1e-6
+    allowed = {client: [] for client in "abc"}
+    for client, pause in takes:
+        clock.now += pause
+        wait = buckets.take(client)
+        assert 0 <= wait <= 1 / rate + 1e-9
+        if wait == 0:
+            allowed[client].append(clock.now)
+    for times in allowed.values():
+        for first, start in enumerate(times):
+            for last, end in enumerate(times[first:], first):
+                assert last - first + 1 <= burst + rate * (end - start) + 1e-6
 
 
-def test_whoever_waits_as_long_as_told_is_let_through():
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 2)), min_size=1, max_size=60))
+def test_whoever_waits_as_long_as_told_is_let_through(takes):
     clock = Clock()
-    buckets = TokenBuckets(4, 2, clock)
-    assert not buckets.take("a") and not buckets.take("a")
-    wait = buckets.take("a")
-    assert wait == pytest.approx(0.25)
-    assert not buckets.take("b")  # another client has a bucket of its own
-    clock.now += wait
-    assert not buckets.take("a") and buckets.take("a")
+    buckets = TokenBuckets(2, 2, clock)
+    for client, pause in takes:
+        clock.now += pause
+        if wait := buckets.take(client):
+            clock.now += wait + 1e-6
+            assert buckets.take(client) == 0
 
 
-def test_buckets_that_are_full_again_are_forgotten():
-    clock = Clock()
-    buckets = TokenBuckets(1, 5, clock)
-    for i in range(1_000):
-        buckets.take(str(i))
-    clock.now += 10
-    for _ in range(3):
-        buckets.take("last")
+def test_a_bucket_that_is_full_again_is_forgotten(clock):
+    buckets = TokenBuckets(10, 20, clock)
+    for client in range(100_000):
+        buckets.take(str(client))
+        clock.now += 0.001
+    # One token is back after 0.1 s: that many clients came since.
+    assert len(buckets) <= 102
+    for _ in range(20):
+        buckets.take("busy")
+    clock.now += 1_000
+    buckets.take("another")
     assert len(buckets) == 1
 
 
-def test_an_infinite_rate_is_no_limit_and_nothing_else_lets_all_through():
-    buckets = TokenBuckets(math.inf, 1, Clock())
-    assert not any(buckets.take("a") for _ in range(1_000)) and len(buckets) == 0
-    for rate, burst in ((0, 5), (-1, 5), (math.nan, 5), (1, 0), (1, math.nan)):
-        with pytest.raises(ConfigurationError):
-            TokenBuckets(rate, burst, Clock())
+def test_one_busy_client_keeps_the_others_buckets_no_longer_than_a_burst_takes(clock):
+    buckets = TokenBuckets(10, 20, clock)
+    for _ in range(20):
+        buckets.take("deep")
+    for client in range(10_000):
+        buckets.take(str(client))
+        clock.now += 0.001
+    assert len(buckets) <= 20 / 10 / 0.001 + 1
+
+
+def test_without_a_limit_nothing_is_counted(clock):
+    buckets = TokenBuckets(math.inf, 1, clock)
+    assert not any(buckets.take("a") for _ in range(100)) and len(buckets) == 0
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0, 5), (-1, 5), (float("nan"), 5), (5, 0), (5, 0.5), (5, float("nan"))])
+def test_what_lets_nothing_through_is_refused(rate, burst):
+    with pytest.raises(ConfigurationError, match="a rate is above 0 and a burst at least 1"):
+        TokenBuckets(rate, burst, monotonic)
+    with pytest.raises(ConfigurationError):
+        StateProvider(event_rate=rate, event_burst=burst)
+
+
+# -- an app ------------------------------------------------------------------------------------------------------------
 
 
 class Counter(ReactiveState):
@@ -94,120 +160,329 @@ class Counter(ReactiveState):
         self.count += 1
 
 
-class Note(ReactiveState):
+class Side(ReactiveState):
+    count: int = 0
+
+
+class Draft(ReactiveState):
     text: str = ""
 
-
-class Box(ReactiveState):
-    n: int = 0
-
-
-def make(**options):
-    clock = Clock()
-    provider = StateProvider(clock=clock, **options)
-    provider.register_state(Counter)
-    provider.register_state(Note, StateConfig(scope=StateScope.TEMPORARY))
-    provider.register_state(Box, StateConfig(scope=StateScope.COMPONENT))
-    app, rt = fast_app(state_provider=provider, secret_key="for tests")
-
-    @rt("/")
-    def index(counter: Counter):
-        return fh.P(counter.signal.count)
-
-    @rt("/note")
-    def note(note: Note):
-        return fh.P(note.signal.text)
-
-    @rt("/boxes")
-    def boxes(a: Annotated[Box, Component("a")], b: Annotated[Box, Component("b")]):
-        return fh.P(a.signal.n, b.signal.n)
-
-    return app, provider, clock
+    @event
+    def write(self):
+        self.text += "."
 
 
-def test_events_beyond_the_rate_are_refused_where_the_person_sees_it():
-    app, provider, clock = make(event_rate=2, event_burst=3)
-    one, two = Page(TestClient(app)), Page(TestClient(app))
-    assert [status(one.send("Counter", "add")) for _ in range(4)] == [200, 200, 200, 429]
-    refused = one.send("Counter", "add")
-    assert (refused.status_code, status(refused), refused.headers["retry-after"]) == (200, 429, "1")
-    assert "wait" in message(refused)
-    assert status(two.send("Counter", "add")) == 200  # another session
-    clock.now += 0.5
-    assert status(one.send("Counter", "add")) == 200
-    (key,) = (k for k in provider.registry._entries if provider.registry.peek(k).count == 4)
-    assert key
+class Site:
+    def __init__(self, **options):
+        self.provider = StateProvider(secret_key="for tests", **options)
+        self.provider.register_state(Counter)
+        self.provider.register_state(Side, StateConfig(scope=StateScope.COMPONENT))
+        self.provider.register_state(Draft, StateConfig(scope=StateScope.TEMPORARY))
+        self.app, rt = fast_app(state_provider=self.provider, secret_key="for tests")
+
+        @rt("/")
+        def index(counter: Counter):
+            return Titled("Counter", counter.signal.count)
+
+        @rt("/draft")
+        def draft(draft: Draft):
+            return Titled("Draft", draft.signal.text)
+
+        @rt("/side/{side}")
+        async def side(req, side: str):
+            return Titled("Side", (await self.provider.get_state(Side, req, component_id=side)).signal.count)
+
+    def client(self, **options):
+        return TestClient(self.app, **options)
+
+    def count(self):
+        return sum(e.state.count for e in self.provider.registry._entries.values() if isinstance(e.state, Counter))
+
+    def context(self, session_id="abc"):
+        scope = {"type": "http", "session": {"session_id": session_id} if session_id else {}, "headers": [],
+                 "path_params": {}, "root_path": "", "client": ("10.0.0.1", 5)}  # fmt: skip
+        return RequestContext(self.provider, HTTPConnection(scope))
+
+    def keys_of(self, session_id="abc"):
+        return self.provider.registry.keys_of_session(session_id)
 
 
-def test_without_a_cookie_the_address_is_counted():
-    app, _, _ = make(event_rate=2, event_burst=3)
-    answers = []
-    for _ in range(5):
-        client = TestClient(app)  # a new one each time: no cookie comes back
-        answers.append(client.post("/_faststate/event/Counter/add", json={}, headers=BROWSER))
-    assert [status(a) for a in answers].count(429) == 2
+# -- events ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["max_streams_per_session", "max_streams_per_address"])
-def test_streams_beyond_the_cap_are_a_429_until_another_ends(option):
-    app, provider, _ = make(**{option: 2})
-    with TestClient(app) as client:
+def test_events_beyond_the_burst_are_429_that_the_page_shows_and_do_not_run(clock):
+    site = Site(event_rate=0.5, event_burst=3, clock=clock)
+    page = Page(site.client())
+    assert [status(page.send("Counter", "add")) for _ in range(4)] == [200, 200, 200, 429]
+    response = page.send("Counter", "add")
+    assert response.status_code == 200 and response.headers["retry-after"] == "2"
+    assert response.headers["cache-control"] == "no-store"
+    assert patched_signals(response.text) == {"_fs": {"err": message(response), "status": 429}} and message(response)
+    assert site.count() == 3 and site.provider.stats().refused == 2
+    clock.now += 2
+    assert status(page.send("Counter", "add")) == 200
+
+
+def test_each_session_has_its_own_share_whatever_its_address(clock):
+    site = Site(event_rate=1, event_burst=2, clock=clock)
+    one, other = Page(site.client()), Page(site.client())
+    assert [status(one.send("Counter", "add")) for _ in range(3)] == [200, 200, 429]
+    assert [status(other.send("Counter", "add")) for _ in range(3)] == [200, 200, 429]
+    again = Page(one.client)  # another tab of the session
+    assert status(again.send("Counter", "add")) == 429
+
+
+def test_without_a_cookie_the_address_is_what_counts(clock):
+    site = Site(event_rate=1, event_burst=2, clock=clock)
+    page = Page(site.client())
+
+    def send(address):
+        sent = {"content": b"{}", "headers": BROWSER | {"content-type": "application/json"}}
+        return status(site.client(client=(address, 5)).post("/_faststate/event/Counter/add", **sent))
+
+    assert [send("10.0.0.1") for _ in range(3)][-1] == 429 and 429 not in [send("10.0.0.2") for _ in range(2)]
+    assert status(page.send("Counter", "add")) == 200  # who has a session is not concerned
+
+
+def test_an_event_beyond_the_cap_is_refused_before_its_body_is_read(clock):
+    site = Site(event_rate=1, event_burst=1, clock=clock, max_payload=10)
+    client = Page(site.client()).client
+    headers = BROWSER | {"content-type": "application/json"}
+    answers = [client.post("/_faststate/event/Counter/add", content=b"x" * 99, headers=headers) for _ in range(2)]
+    assert [status(answer) for answer in answers] == [400, 429]
+
+
+def test_forged_events_of_other_sites_take_nothing_of_the_share(clock):
+    site = Site(event_rate=1, event_burst=1, clock=clock)
+    page = Page(site.client())
+    for headers in (
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "https://evil.example", "sec-fetch-site": "cross-site"},
+    ):
+        assert page.send("Counter", "add", headers=headers).status_code == 403
+    assert status(page.send("Counter", "add")) == 200
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stream(page, **headers):
+    query = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
+    with page.client.stream("GET", "/_faststate/stream", params=query, headers=BROWSER | headers) as response:
+        if response.status_code == 200:
+            lines = response.iter_lines()  # kept: to let go of it would close the stream
+            next(lines)
+        yield response
+
+
+def wait_until(condition):
+    end = monotonic() + 10
+    while not condition():
+        assert monotonic() < end, "it took too long"
+        sleep(0.005)
+
+
+def test_a_session_has_so_many_streams_and_one_that_closes_makes_room():
+    site = Site(max_streams_per_session=2)
+    with site.client() as client, ExitStack() as others:
         page = Page(client)
-        query = {"datastar": json.dumps({"w": page.tokens})}
-
-        def stream():
-            return client.stream("GET", "/_faststate/stream", params=query, headers=BROWSER)
-
-        with stream() as first:
-            assert first.status_code == 200
-            with stream() as second:
-                assert second.status_code == 200
-                with stream() as third:
-                    assert (third.status_code, third.headers["retry-after"]) == (429, "5")
-                    assert "set-cookie" not in third.headers
-        manager = provider.sse_manager
-        assert not (manager.connections or manager.of_session or manager.of_address or manager.of_user)
-        with stream() as again:
-            assert again.status_code == 200
-
-
-def test_the_oldest_temporary_state_gives_way_and_others_are_a_429():
-    app, provider, _ = make(max_states_per_session=3)
-    client = TestClient(app)
-    for _ in range(5):
-        assert client.get("/note").status_code == 200
-    assert len(provider.registry) == 3
-    assert client.get("/boxes").status_code == 200
-    assert client.get("/").status_code == 200
-    assert {key.partition(":")[0] for key in provider.registry._entries} == {"session", "component"}
-    assert client.get("/note").status_code == 429
-    assert TestClient(app).get("/note").status_code == 200  # another session
+        first = ExitStack()
+        assert first.enter_context(stream(page)).status_code == 200
+        assert others.enter_context(stream(page)).status_code == 200
+        with stream(page) as refused:
+            assert refused.status_code == 429 and refused.headers["retry-after"]
+            assert refused.headers["cache-control"] == "no-store" and "set-cookie" not in refused.headers
+        client.cookies.clear()
+        another = Page(client)
+        with stream(another) as other:
+            assert other.status_code == 200  # another session at the same address
+        first.close()
+        wait_until(lambda: site.provider.stats().connections == 1)
+        client.cookies.clear()
+        client.cookies.update(page.response.cookies)
+        assert others.enter_context(stream(page)).status_code == 200
 
 
-async def test_a_registry_says_how_many_states_a_session_may_have():
-    registry = StateRegistry(max_states_per_session=1)
-    of = {"session_id": "s"}
-    await registry.get_state(StateIdentifier(StateScope.COMPONENT, "Box", component_id="a", **of), Box)
-    with pytest.raises(LimitError, match="at most 1"):
-        await registry.get_state(StateIdentifier(StateScope.COMPONENT, "Box", component_id="b", **of), Box)
-    await registry.get_state(StateIdentifier(StateScope.GLOBAL, "Box"), Box)  # belongs to no session
-    registry.drop("component:Box:s:component:a")
-    await registry.get_state(StateIdentifier(StateScope.COMPONENT, "Box", component_id="b", **of), Box)
-    registry.drop("component:Box:s:component:b")
-    assert registry._sessions == {}
-    await registry.stop()
+def test_an_address_has_so_many_streams_and_that_is_logged(caplog):
+    site = Site(max_streams_per_address=2)
+    with site.client(client=("10.0.0.1", 5)) as client, ExitStack() as others:
+        first = ExitStack()
+        assert first.enter_context(stream(Page(client))).status_code == 200
+        client.cookies.clear()
+        assert others.enter_context(stream(Page(client))).status_code == 200
+        client.cookies.clear()
+        page = Page(client)
+        with stream(page) as refused:
+            assert refused.status_code == 429
+        assert "10.0.0.1 has 2 streams" in caplog.text and "max_streams_per_address" in caplog.text
+        first.close()
+        wait_until(lambda: site.provider.stats().connections == 1)
+        assert others.enter_context(stream(page)).status_code == 200
 
 
-def test_states_of_a_session_whose_cookie_never_comes_back_go_early():
-    app, provider, clock = make()
-    TestClient(app).get("/")
-    back = TestClient(app)
-    back.get("/")
-    back.get("/")
-    assert len(provider.registry) == 2
-    clock.now += 901
-    assert provider.registry.sweep() == 1
-    clock.now += 80_000
-    assert provider.registry.sweep() == 0
-    clock.now += 10_000
-    assert provider.registry.sweep() == 1
+async def test_streams_that_are_opened_at_the_same_time_count_each_other():
+    gate = asyncio.Event()
+
+    async def authorize(user, state, action):
+        await gate.wait()
+        return True
+
+    class Slow(ReactiveState):
+        count: int = 0
+
+    site = Site(max_streams_per_session=2)
+    site.provider.register_state(Slow, StateConfig(scope=StateScope.GLOBAL, authorize=authorize))
+    contexts = [site.context() for _ in range(6)]
+    token = site.provider.signer.sign(await contexts[0].binding(), [Shown("Slow", None, ())])
+    opening = [asyncio.ensure_future(open_connection(context, [token], None)) for context in contexts]
+    while "global:Slow" not in site.provider.registry:  # noqa: ASYNC110  # until they are at the rule
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gate.set()
+    opened = await asyncio.gather(*opening, return_exceptions=True)
+    assert sorted(type(found).__name__ for found in opened) == ["LimitError"] * 4 + ["SSEConnection"] * 2
+    for connection in opened:
+        if isinstance(connection, SSEConnection):
+            site.provider.sse_manager.remove_connection(connection.id)
+    assert isinstance(await open_connection(site.context(), [token], None), SSEConnection)
+    await site.provider.stop()
+
+
+# -- states ------------------------------------------------------------------------------------------------------------
+
+
+async def test_beyond_the_cap_the_oldest_unwatched_temporary_state_gives_way():
+    site = Site(max_states_per_session=3)
+    provider, keys = site.provider, []
+    for _ in range(3):
+        context = site.context()
+        await provider.get_state(Draft, context.connection)
+        keys += [key for key in site.keys_of() if key not in keys]
+    first = provider.registry.find(keys[0]).identifier
+    token = provider.signer.sign(await site.context().binding(), [Shown("Draft", first.instance_id, ())])
+    watching = await open_connection(site.context(), [token], None)
+    await provider.get_state(Draft, site.context().connection)
+    assert keys[0] in provider.registry and keys[1] not in provider.registry and keys[2] in provider.registry
+    await provider.get_state(Side, site.context().connection, component_id="a")
+    assert keys[2] not in provider.registry and len(site.keys_of()) == 3
+    provider.sse_manager.remove_connection(watching.id)
+    await provider.get_state(Side, site.context().connection, component_id="b")
+    assert keys[0] not in provider.registry and len(site.keys_of()) == 3
+    await provider.stop()
+
+
+async def test_where_nothing_can_give_way_a_new_state_is_refused_and_the_known_ones_stay():
+    site = Site(max_states_per_session=2)
+    for side in "ab":
+        await site.provider.get_state(Side, site.context().connection, component_id=side)
+    for _ in range(3):
+        with pytest.raises(LimitError, match="at most 2 states") as caught:
+            await site.provider.get_state(Side, site.context().connection, component_id=secrets.token_hex(4))
+        assert caught.value.status == 429
+    with pytest.raises(LimitError):
+        await site.provider.get_state(Counter, site.context().connection)
+    assert (await site.provider.get_state(Side, site.context().connection, component_id="a")).count == 0
+    await site.provider.get_state(Side, site.context("another").connection, component_id="a")
+    assert len(site.keys_of()) == 2 and len(site.keys_of("another")) == 1
+    await site.provider.stop()
+
+
+def test_a_page_with_one_state_too_many_is_429():
+    site = Site(max_states_per_session=1)
+    client = site.client()
+    assert client.get("/side/a").status_code == 200
+    response = client.get("/side/b")
+    assert response.status_code == 429 and "at most 1 states" in response.text
+    assert client.get("/side/a").status_code == 200 and len(site.provider.registry) == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/side/a", "/draft"])
+def test_what_was_made_for_who_never_sends_a_cookie_goes_after_a_quarter_of_an_hour(path, clock):
+    site = Site(clock=clock)
+    for _ in range(50):
+        assert site.client().get(path).status_code == 200
+    assert FRESH_TTL == 900 and len(site.provider.registry) == 50
+    clock.now += FRESH_TTL - 1
+    assert site.provider.registry.sweep() == 0
+    clock.now += 1
+    assert site.provider.registry.sweep() == 50 and len(site.provider.registry) == 0
+
+
+@pytest.mark.parametrize("path", ["/", "/side/a"])
+def test_what_was_made_for_who_came_back_stays_as_long_as_its_scope_says(path, clock):
+    site = Site(clock=clock)
+    client = site.client()
+    client.get(path)
+    clock.now += FRESH_TTL - 1
+    client.get(path)
+    clock.now += 86_399
+    assert site.provider.registry.sweep() == 0
+    clock.now += 1
+    assert site.provider.registry.sweep() == 1
+
+
+def test_an_event_shows_as_well_that_the_cookie_came_back(clock):
+    site = Site(clock=clock)
+    page = Page(site.client())
+    assert status(page.send("Counter", "add")) == 200
+    clock.now += 86_399
+    assert site.provider.registry.sweep() == 0 and site.count() == 1
+
+
+def test_a_shorter_time_than_a_quarter_of_an_hour_stays_as_it_is(clock):
+    class Short(ReactiveState):
+        count: int = 0
+
+    site = Site(clock=clock)
+    site.provider.register_state(Short, StateConfig(ttl=60))
+
+    @site.app.get("/short")
+    def short(short: Short):
+        return Titled("Short", short.signal.count)
+
+    site.client().get("/short")
+    clock.now += 60
+    assert site.provider.registry.sweep() == 1
+
+
+def test_states_of_no_session_stay(clock):
+    class Shared(ReactiveState):
+        count: int = 0
+
+    site = Site(clock=clock)
+    site.provider.register_state(Shared, StateConfig(scope=StateScope.GLOBAL))
+
+    @site.app.get("/shared")
+    def shared(shared: Shared):
+        return Titled("Shared", shared.signal.count)
+
+    site.client().get("/shared")
+    clock.now += 10 * 86_400
+    assert site.provider.registry.sweep() == 0
+
+
+# -- slow bodies -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_body_that_does_not_arrive_in_time_is_408_and_the_connection_is_let_go():
+    site = Site(body_timeout=0.05)
+    headers = {**BROWSER, "content-type": "application/json", "host": "testserver"}
+    scope = {"type": "http", "method": "POST", "path": "/_faststate/event/Counter/add", "query_string": b"",
+             "headers": [(name.encode(), value.encode()) for name, value in headers.items()], "http_version": "1.1",
+             "scheme": "http", "server": ("testserver", 80), "client": ("10.0.0.1", 5), "root_path": ""}  # fmt: skip
+    parts, answer = iter([b'{"a"', b":"]), []
+
+    async def receive():
+        for part in parts:
+            return {"type": "http.request", "body": part, "more_body": True}
+        await asyncio.Event().wait()
+
+    async def send(message):
+        answer.append(message)
+
+    async with asyncio.timeout(5):
+        await site.app(scope, receive, send)
+    assert answer[0]["status"] == 408 and (b"connection", b"close") in answer[0]["headers"]
+    assert len(site.provider.registry) == 0
+    await site.provider.stop()
