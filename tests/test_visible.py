@@ -303,3 +303,19 @@ def test_no_byte_of_a_hidden_value_is_in_anything_made_for_a_viewer(secrets, hel
     )
     assert (secrets[0] in told) == ("pay" in held)
     assert (secrets[1] in told) == (secrets[2] in told) == ("hr" in held)
+
+
+async def test_a_view_that_fails_without_a_hidden_field_does_not_stay_as_it_was_with_it(caplog):
+    class Pay(ReactiveState):
+        amount: Annotated[int, Visible("pay")] = 4711
+
+        @view
+        def doubled(self):
+            return fh.P(self.amount + 1)
+
+    registry = StateRegistry()
+    state = await registry.get_state(StateIdentifier(StateScope.GLOBAL, "Pay"), Pay)
+    await registry.stop()
+    frame = snapshot_frame(state._seen_by(None), frozenset(["doubled"])).decode()
+    assert "hidden></span>" in frame and "4712" not in frame and "doubled failed" in caplog.text
+    assert "4712" in snapshot_frame(state, frozenset(["doubled"])).decode()

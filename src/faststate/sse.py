@@ -303,7 +303,10 @@ def view_frames(state: ReactiveState, views: Iterable[str]) -> bytes:
                 html = state._render(known[name])
             except Exception:
                 logger.exception("the view %s.%s failed; pages keep the one they show", type(state).__name__, name)
-                continue
+                if not state._hidden_here:
+                    continue
+                # What such a page shows may be from when its user could see more.
+                html = _placeholder(f"{path}.{name}")
             frames.append(elements_frame(html, f'[{ATTRIBUTE}="{path}.{name}"]'))
     return b"".join(frames)
 
@@ -353,9 +356,13 @@ def vanish_frame(schema: Schema, namespace: tuple[str, ...], views: Iterable[str
     frame = signals_frame(nest(namespace, dict.fromkeys(schema.signals, ""))) if schema.signals else b""
     for name in sorted(views):
         address = f"{'.'.join(namespace)}.{name}"
-        # It keeps the view's place, which comes to life again with the right.
-        frame += elements_frame(f'<span {ATTRIBUTE}="{address}" hidden></span>', f'[{ATTRIBUTE}="{address}"]')
+        frame += elements_frame(_placeholder(address), f'[{ATTRIBUTE}="{address}"]')
     return frame
+
+
+def _placeholder(address: str) -> str:
+    """What keeps the place of a view that may not be shown; it comes to life again with the right."""
+    return f'<span {ATTRIBUTE}="{address}" hidden></span>'
 
 
 class SSEManager:
