@@ -190,6 +190,8 @@ class StateProvider:
         self.datastar_src = os.environ.get("FASTSTATE_DATASTAR_SRC") or datastar_src
         self.max_payload = max_payload
         self.max_depth = max_depth
+        if not body_timeout > 0:
+            raise ConfigurationError(f"body_timeout is in seconds, above 0, not {body_timeout!r}")
         self.body_timeout = body_timeout
         self.max_streams_per_session = max_streams_per_session
         self.max_streams_per_address = max_streams_per_address

@@ -148,7 +148,6 @@ def stream_request(page, *headers):
     return "\r\n".join([*lines, *headers]).encode() + b"\r\n\r\n"
 
 
-@pytest.mark.xfail(strict=True, reason="FastHTML reads the whole body of a stream's GET, however large")
 @pytest.mark.parametrize("coding", ["content-length: 62914560", "transfer-encoding: chunked"])
 def test_a_body_of_a_streams_request_is_not_kept(server, page, coding):
     before = peak_memory(server)

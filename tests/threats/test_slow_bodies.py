@@ -197,7 +197,6 @@ def test_a_hundred_slow_bodies_at_once_keep_nobody_waiting(server, page):
     assert peak_memory(server) - memory < 64 * 2**20
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="FastHTML waits for the body of a stream's GET for ever")
 def test_a_streams_request_is_not_waited_for_until_its_body_comes(server, page):
     cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
     query = '{"w":["' + page.tokens[0] + '"]}'

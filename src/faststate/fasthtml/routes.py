@@ -53,6 +53,10 @@ def _is_cross_site(request: Request) -> bool:
     return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
 
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
 class _TooSlow(Exception):
     """The body did not arrive in time."""
 
@@ -250,7 +254,8 @@ class Routes:
             return PlainTextResponse(BUSY, 503, {"retry-after": "1"})
         if "datastar-request" not in request.headers or _is_cross_site(request):
             return Response(status_code=204)
-        response: Response = await self._stream(request)
+        # FastHTML reads the body of every request, however long and slow: a stream's has none.
+        response: Response = await self._stream(Request(request.scope, _no_body))
         if isinstance(response, StreamResponse):
             drain_on_signal(self.provider)
             return response
