@@ -25,6 +25,7 @@ FLOORS = {
     "tokens": 2,
     "wire": 2,
     "values": 3,
+    "codec": 3,
     "parameters": 3,
     "events": 3,
     "views": 3,

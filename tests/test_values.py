@@ -12,12 +12,12 @@ import random
 import uuid
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from faststate import ReactiveState
 from faststate.exceptions import ConfigurationError, ReadOnlyStateError
@@ -432,3 +432,28 @@ def test_a_nested_model_is_validated_when_it_is_committed():
     working.lines[0].text = 7
     with pytest.raises(ValueError, match="valid string"):
         thaw.refreeze(working)
+
+
+@dataclasses.dataclass
+class Bounded:
+    """A dataclass whose field has a constraint, which Python itself does not look at."""
+
+    left: Annotated[int, Field(ge=0)] = 0
+    seen: list[int] = dataclasses.field(default_factory=list)
+
+
+@pytest.mark.parametrize(("name", "value"), [("left", -1), ("left", "x"), ("seen", ["x"])])
+def test_a_dataclass_is_validated_when_it_is_frozen(name, value):
+    changed = Bounded(1, [2])
+    setattr(changed, name, value)
+    with pytest.raises(ValidationError):
+        freeze(changed)
+    assert freeze(Bounded("3", ["4"])) == Bounded(3, [4])
+
+
+def test_a_dataclass_with_a_field_that_is_not_given_is_frozen_as_it_is():
+    @dataclasses.dataclass
+    class Counted:
+        made: int = dataclasses.field(default=7, init=False)
+
+    assert freeze(Counted()).made == 7

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import is_
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PydanticUserError, TypeAdapter
 
 from .exceptions import ConfigurationError, ReadOnlyStateError
 
@@ -392,12 +392,34 @@ class Thaw:
             return origin
         frozen = _guarded_class(shape.original)
         if not shape.is_model:
-            return shape.make(frozen, fresh, value, FROZEN)
+            return self._validated_dataclass(shape.make(frozen, fresh, value, FROZEN), shape)
         # Assignments to a nested model are not validated by pydantic unless its author asked for it: do it now.
         validated = shape.original.__pydantic_validator__.validate_python(fresh, by_alias=False, by_name=True)
         twin = _twin(validated, shape, frozen, freeze, FROZEN)
         object.__setattr__(twin, "__pydantic_private__", copy.copy(value.__pydantic_private__))
         return twin
+
+    def _validated_dataclass(self, value: Any, shape: _Shape) -> Any:
+        """A frozen dataclass as its annotations want it: pydantic takes an instance as it is, whatever it holds."""
+        adapter = _adapter_of(shape.original)
+        if adapter is None:
+            return value
+        validated = adapter.validate_python(shape.read(value))
+        return _twin(validated, shape, type(value), freeze, FROZEN)
+
+
+_adapters: dict[type, TypeAdapter[Any] | None] = {}
+
+
+def _adapter_of(cls: type) -> TypeAdapter[Any] | None:
+    """What validates the fields of a dataclass; None where they are not all given when it is made."""
+    if cls not in _adapters:
+        usable = all(field.init for field in dataclasses.fields(cls))
+        try:
+            _adapters[cls] = TypeAdapter(cls) if usable else None
+        except (PydanticUserError, NameError):  # of a type that pydantic does not know, or that is local to a function
+            _adapters[cls] = None
+    return _adapters[cls]
 
 
 def _seal(container: Any) -> Any:
