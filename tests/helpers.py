@@ -8,10 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import httpx
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -111,6 +114,71 @@ class Server:
     def output(self) -> str:
         """What the server has printed since its first start."""
         return self._log.read_text(errors="replace")
+
+
+class Process:
+    """An app in a file `shop.py`, run as its developer would, and what it prints. `url` is where it serves.
+
+    `arguments` are a list for `uvicorn shop:app …`, or those of FastHTML's `serve(…)` (str) for `python shop.py`.
+    Lifetime: from its making, which starts it, to `kill`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        source: str,
+        arguments: Sequence[str] | str,
+        *,
+        port: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.source = directory / "shop.py"
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = directory / f"log-{self.port}"
+        text = textwrap.dedent(source)
+        if isinstance(arguments, str):
+            text += f"\nserve(port={self.port}, {arguments})\n"
+            command = [sys.executable, "shop.py"]
+        else:
+            command = [sys.executable, "-m", "uvicorn", "shop:app", "--port", str(self.port), *arguments]
+        if not self.source.exists() or self.source.read_text() != text:  # another server may be watching it
+            self.source.write_text(text)
+        inherited = {name: value for name, value in os.environ.items() if name != "FASTSTATE_STORE"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=directory,
+                env={**inherited, **(env or {})},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def until(self, condition: Callable[[], object], within: float) -> None:
+        """Waits for what the process does; fails with its output."""
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+
+    def serves(self, text: str = "", path: str = "/") -> bool:
+        """Whether it answers, with `text` in the page."""
+        with contextlib.suppress(httpx.TransportError):
+            response = httpx.get(self.url + path, timeout=2)
+            return response.status_code == 200 and text in response.text
+        return False
+
+    def output(self) -> str:
+        """What it, and what it started, has printed."""
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """Ends it at once, with all that it started. Harmless when it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 def console_errors(page: Page) -> list[str]:

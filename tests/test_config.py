@@ -262,7 +262,7 @@ async def test_a_member_who_is_removed_while_he_waits_for_the_lock_is_refused():
                 asyncio.create_task((await Page.open(bob, "/log")).send("Log", "add", which="1")),
             ]
             async with asyncio.timeout(5):
-                while len(site.provider.registry._waiting) < 3:  # noqa: ASYNC110  # all three have been checked
+                while len(site.provider.registry.locks.waiting) < 3:  # noqa: ASYNC110  # all three have been checked
                     await asyncio.sleep(0.001)
             assert {action for _, _, action in ASKED} >= {"write", "modify", "Log.add"}
             doc.members.remove("bob")
@@ -281,7 +281,7 @@ async def test_a_member_who_is_removed_between_two_steps_of_a_generator_takes_no
         await STEP.wait()
         removing = asyncio.create_task(remove(site, "bob"))
         async with asyncio.timeout(5):
-            while not site.provider.registry._waiting:  # noqa: ASYNC110  # until it waits for the lock
+            while not site.provider.registry.locks.waiting:  # noqa: ASYNC110  # until it waits for the lock
                 await asyncio.sleep(0.001)
         GO.set()
         assert status(await running) == 403

@@ -5,6 +5,7 @@ stands in comments of the page, and runs where it stands:
 
     <!-- check ... -->      Python, with `tab(app)` for a browser tab on an app: asserts what the text claims
     <!-- visit /path 401 -->  a GET with the status that the page promises; a route without parameters is visited anyway
+    <!-- elsewhere test_x.py -->  the next block needs more than every machine has, and that file of tests runs it
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import faststate
+from faststate.registry import DEFAULT_TTL
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,6 +54,14 @@ def pieces(page: Path) -> list[Piece]:
         kind = match["word"] or "```" + match["language"].strip()
         found.append(Piece(kind, match["code"] if match["word"] is None else match["rest"], line))
     return found
+
+
+def snippets_elsewhere(page: Path) -> dict[Piece, str]:
+    """The Python blocks that other tests run, since they need more than every machine has; and which file does."""
+    found = pieces(page)
+    marked = {after: before.text.strip() for before, after in itertools.pairwise(found) if before.kind == "elsewhere"}
+    assert all(piece.kind == "```python" for piece in marked)
+    return marked
 
 
 # -- a browser tab, as far as an app can tell -----------------------------------------------------------------------
@@ -131,7 +141,8 @@ def visit(app: FastHTML, asked: list[tuple[str, int]]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_snippet_of_the_page_runs_and_does_what_the_page_says(page, in_tmp_path, monkeypatch):
-    monkeypatch.delenv("FASTSTATE_DATASTAR_SRC", raising=False)  # pages describe the default
+    for name in ("FASTSTATE_DATASTAR_SRC", "FASTSTATE_STORE"):  # pages describe the defaults
+        monkeypatch.delenv(name, raising=False)
     names = itertools.count()
     apps: dict[int, FastHTML] = {}
     visits: dict[int, list[tuple[str, int]]] = {}
@@ -143,8 +154,14 @@ def test_every_snippet_of_the_page_runs_and_does_what_the_page_says(page, in_tmp
         return fresh
 
     module = begin()
-    for kind, text, line in pieces(page):
-        if kind == "new":
+    elsewhere = snippets_elsewhere(page)
+    for piece in pieces(page):
+        kind, text, line = piece
+        if piece in elsewhere:
+            runner = (ROOT / "tests" / elsewhere[piece]).read_text()
+            assert f'snippets_elsewhere(ROOT / "docs/{page.name}")' in runner, "it does not run them"
+            ran += 1
+        elif kind == "new":
             module = begin()
         elif kind == "visit":
             path, _, status = text.strip().partition(" ")
@@ -172,7 +189,7 @@ def test_no_block_of_the_page_escapes_the_tests(page):
     assert set(fences) <= LANGUAGES, "a block needs one of the known languages"
     assert len(re.findall(r"^\s*(```|~~~)", page.read_text(), re.MULTILINE)) == 2 * len(fences)
     directives = [piece.kind for piece in found if not piece.kind.startswith("```")]
-    assert set(directives) <= {"new", "check", "visit"}
+    assert set(directives) <= {"new", "check", "visit", "elsewhere"}
     assert page.read_text().count("<!--") == len(directives)
 
 
@@ -247,6 +264,11 @@ def test_the_table_of_state_options_names_all_with_their_defaults():
     rows = _rows("docs/scopes.md", "`StateConfig(...)`", 3)
     options = {f.name: f.default for f in fields(faststate.StateConfig) if f.init and f.name != "state_cls"}
     assert {name: _default(row[0]) for name, row in rows.items()} == options
+
+
+def test_the_table_of_lifetimes_names_all_scopes_with_their_defaults():
+    rows = _rows("docs/lifetimes.md", "Scope", 3)
+    assert {name: _default(row[0]) for name, row in rows.items()} == {s.name: ttl for s, ttl in DEFAULT_TTL.items()}
 
 
 def test_the_changelog_begins_with_what_is_unreleased():

@@ -17,12 +17,13 @@ from tests.client import BROWSER, Page, browser, message, patched_signals, statu
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
-EXAMPLES = ["counter", "todo", "cart", "team"]
+EXAMPLES = ["counter", "todo", "cart", "shop", "team"]
 
 
 @pytest.fixture
-def load(root):
+def load(root, monkeypatch):
     """Imports an example anew, as a process that starts does."""
+    monkeypatch.delenv("FASTSTATE_STORE", raising=False)
 
     def load(name):
         spec = importlib.util.spec_from_file_location(name, root / "examples" / f"{name}.py")
@@ -296,6 +297,153 @@ def test_cart_page_that_outlived_a_restart_finds_its_products(shop, load):
     page.client = TestClient(load("cart").app, cookies=page.client.cookies)
     sent(page.send("Cart", "add", sku="mug"))
     assert "Mug €9.50 - 1 +" in text(page)
+
+
+# -- shop --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tea_shop(load):
+    return load("shop")
+
+
+@pytest.fixture
+def admin(tea_shop):
+    """Opens the page of a product in a browser of the admin's own, signed in through the form."""
+
+    def admin(path="/products/mug"):
+        page = visitor(tea_shop.app, f"/login?next={path}")
+        answer = page.client.post(str(page.response.url), data={"password": tea_shop.PASSWORD})
+        assert answer.url.path == path
+        return Page(page.client, path)
+
+    return admin
+
+
+def save(page, name, price, stock, version=None, sku="mug"):
+    """Sends the editor's form, by default with the version that the page shows."""
+    fields = [["name", name], ["price", price], ["stock", stock]]
+    shown = page.signals["ProductState"][sku]["_version"]
+    body = {"f": fields, "i": sku, "v": version or shown, "w": page.tokens}
+    headers = {**BROWSER, "content-type": "application/json"}
+    return page.client.post(f"{page.url}event/ProductState/edit", content=json.dumps(body), headers=headers)
+
+
+def test_shop_paints_the_rows_of_its_table(tea_shop):
+    seen = words(visitor(tea_shop.app).html)
+    assert "Green tea €7.25 20 in stock Add to cart Mug €9.50 5 in stock Add to cart Teapot €48.00 2 in stock" in seen
+    assert "Your cart ( 0 ) Your cart is empty." in seen
+
+
+def test_shop_takes_from_the_row_what_it_puts_into_the_cart_and_back(tea_shop):
+    page = visitor(tea_shop.app)
+    for sku in ("mug", "pot", "mug"):
+        sent(page.send("Cart", "add", sku=sku))
+    assert "Your cart ( 3 ) Mug 2 at €9.50 Put back Teapot 1 at €48.00 Put back Total €67.00" in text(page)
+    assert tea_shop.products["mug"] == {"sku": "mug", "name": "Mug", "price": "9.50", "stock": 3, "version": 3}
+    assert "Teapot is back on the shelf." in sent(page.send("Cart", "put_back", sku="pot")).text
+    assert "Your cart ( 2 ) Mug 2 at €9.50 Put back Total €19.00" in text(page)
+    assert tea_shop.products["pot"]["stock"] == 2
+    assert refused(page.send("Cart", "put_back", sku="pot"), 400) == "Teapot is not in your cart."
+    assert "4 in stock" not in text(visitor(tea_shop.app))
+    assert "Your cart is empty." in text(visitor(tea_shop.app))
+
+
+def test_shop_refuses_what_is_sold_out_and_changes_neither_row_nor_cart(tea_shop):
+    one, two = visitor(tea_shop.app), visitor(tea_shop.app)
+    for page in (one, two):
+        sent(page.send("Cart", "add", sku="pot"))
+    before = text(one), text(two)
+    assert "€48.00 Sold out" in before[0]
+    assert refused(one.send("Cart", "add", sku="pot"), 400) == "Teapot is sold out."
+    assert (text(one), text(two), tea_shop.products["pot"]["stock"]) == (*before, 0)
+
+
+async def test_shop_sells_the_last_ones_once_when_many_ask_at_the_same_time(tea_shop):
+    async with AsyncExitStack() as stack:
+        shoppers = [await Page.open(await stack.enter_async_context(browser(tea_shop.app))) for _ in range(8)]
+        answers = await asyncio.gather(*(shopper.send("Cart", "add", sku="pot") for shopper in shoppers))
+        assert sorted(map(message, answers)) == [""] * 2 + ["Teapot is sold out."] * 6
+        await tea_shop.provider.stop()
+    assert tea_shop.products["pot"]["stock"] == 0
+
+
+def test_shop_finds_carts_and_rows_again_after_a_restart_and_fills_the_table_once(tea_shop, load):
+    with TestClient(tea_shop.app) as client:
+        sent(Page(client).send("Cart", "add", sku="mug"))
+    with TestClient(load("shop").app, cookies=client.cookies) as client:
+        page = Page(client)
+        assert "Mug €9.50 4 in stock" in words(page.html)
+        assert "Your cart ( 1 ) Mug 1 at €9.50" in words(page.html)
+        sent(page.send("Cart", "add", sku="mug"))
+        assert "Mug 2 at €9.50" in text(page)
+
+
+def test_shop_has_a_page_for_each_row_and_none_for_others(tea_shop):
+    page = visitor(tea_shop.app, "/products/mug")
+    assert "Mug €9.50 5 in stock" in text(page)
+    assert "Teapot" not in text(page)
+    for path in ("/products/nope", "/products/MUG"):
+        assert page.client.get(path).status_code == 404
+    refused(page.send("Cart", "add", sku="nope"), 404)
+
+
+def test_shop_lets_the_admin_alone_edit_a_product(tea_shop, admin):
+    stranger, page = visitor(tea_shop.app, "/products/mug"), admin()
+    assert "Price in euros" not in words(stranger.html)
+    refused(save(stranger, "Cup", "1.00", "1"), 401)
+    assert "Saved." in sent(save(page, " Cup ", "12.5", "7")).text
+    assert "Cup €12.50 7 in stock" in text(stranger)
+    assert tea_shop.products["mug"] == {"sku": "mug", "name": "Cup", "price": "12.5", "stock": 7, "version": 2}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", " "), ("name", "x" * 61), ("price", "-1"), ("price", "1.005"), ("price", "NaN"), ("stock", "-1")],
+)
+def test_shop_refuses_what_no_product_can_be(tea_shop, admin, field, value):
+    assert f"'{field}'" in refused(save(admin(), **{"name": "Mug", "price": "9", "stock": "5", field: value}), 400)
+    assert tea_shop.products["mug"]["version"] == 1
+
+
+def test_shop_saves_no_edit_over_a_change_that_its_page_has_not_seen(tea_shop, admin):
+    one, two = admin(), admin()
+    sent(save(one, "Cup", "9.50", "5"))
+    late = save(two, "Beaker", "9.50", "5")
+    assert "changed meanwhile" in refused(late, 409)
+    assert 'value="Cup"' in late.text
+    now = patched_signals(late.text)["ProductState"]["mug"]["_version"]
+    sent(save(two, "Beaker", "9.50", "5", version=now))
+    sent(visitor(tea_shop.app).send("Cart", "add", sku="mug"))  # a sale is a change, too
+    refused(save(one, "Cup", "9.50", "9", version=now), 409)
+    assert (tea_shop.products["mug"]["name"], tea_shop.products["mug"]["stock"]) == ("Beaker", 4)
+
+
+def test_shop_keeps_the_cart_of_whoever_signs_in(tea_shop):
+    page = visitor(tea_shop.app)
+    sent(page.send("Cart", "add", sku="mug"))
+    assert page.client.post("/login", data={"password": tea_shop.PASSWORD}).url.path == "/"
+    assert "Ada Sign out" in text(page)
+    assert "Your cart ( 1 )" in text(page)
+    page.client.post("/logout")
+    assert "Sign in" in text(page)
+    assert "Your cart ( 0 )" in text(page)
+
+
+def test_shop_signs_nobody_in_by_a_wrong_password_and_leads_nobody_to_another_site(tea_shop):
+    client = TestClient(tea_shop.app)
+    answer = client.post("/login?next=/products/mug", data={"password": "kettle"})
+    assert "This is not the password." in words(answer.text)
+    answer = client.post(str(answer.url), data={"password": tea_shop.PASSWORD})
+    assert answer.url.path == "/products/mug"
+    client = TestClient(tea_shop.app, follow_redirects=False)
+    answer = client.post("/login?next=//evil.example/", data={"password": tea_shop.PASSWORD})
+    assert answer.headers["location"] == "/"
+
+
+def test_shop_controls_have_names_on_all_pages(tea_shop, admin):
+    controls_have_names(visitor(tea_shop.app, "/login"))
+    controls_have_names(admin())
 
 
 # -- team --------------------------------------------------------------------------------------------------------------

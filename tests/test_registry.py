@@ -270,7 +270,7 @@ async def test_a_change_to_a_state_that_was_evicted_meanwhile_is_not_lost(regist
     transaction = Transaction(registry, [entry])
     await transaction.begin()
     transaction.copy(entry).items = 7
-    transaction.commit(transaction.prepare())
+    await transaction.commit(transaction.prepare())
     transaction.end()
     assert registry.peek(cart_of().key).items == 7
 
@@ -282,7 +282,7 @@ async def test_a_change_goes_to_the_state_that_took_the_place_of_an_evicted_one(
     transaction = Transaction(registry, [old])
     await transaction.begin()
     transaction.copy(old).items += 1
-    transaction.commit(transaction.prepare())
+    await transaction.commit(transaction.prepare())
     transaction.end()
     assert registry.peek(cart_of().key).items == 101
 
@@ -364,7 +364,7 @@ async def test_each_commit_is_numbered_and_told_once(registry, hooks):
         transaction = Transaction(registry, [entry])
         await transaction.begin()
         transaction.copy(entry).items = number
-        transaction.commit(transaction.prepare())
+        await transaction.commit(transaction.prepare())
         transaction.end()
     assert [(c.number - before, c.changed, c.delta, c.old.items, c.new.items) for c in hooks.told] == [
         (1, ["items"], {"items": 1}, 0, 1),

@@ -6,9 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 
@@ -20,7 +17,7 @@ from fasthtml import common as fh
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, fast_app
 
 from .client import BROWSER, Page
-from .helpers import free_port
+from .helpers import Process
 
 LIMIT = 5  # seconds from the signal to the end: what the library promises
 PATIENCE = 20  # seconds for a process to start
@@ -53,41 +50,15 @@ APP = """
 """
 
 
-class Process:
-    """A server process and what it prints. `url` is where it serves."""
+class Shop(Process):
+    """The app above, from its start to its end."""
 
     def __init__(self, directory, arguments):
-        self.directory = directory
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = directory / "log"
-        (directory / "shop.py").write_text(textwrap.dedent(APP) + self.serving(arguments))
-        command = [sys.executable, "shop.py"] if arguments is None or isinstance(arguments, str) else [
-            sys.executable, "-m", "uvicorn", "shop:app", "--port", str(self.port), *arguments
-        ]  # fmt: skip
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=directory, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def serving(self, arguments):
-        return f"\nserve(port={self.port}, {arguments})\n" if isinstance(arguments, str) else ""
+        super().__init__(directory, APP, arguments)
 
     def ended(self):
         """How many processes have run the app's shutdown handler."""
         return len(list(self.directory.glob("ended-*")))
-
-    def until(self, condition, within):
-        """Waits for what the process does; fails with its output."""
-        deadline = time.monotonic() + within
-        while not condition():
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-
-    def serves(self):
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(self.url, timeout=2).status_code == 200
-        return False
 
 
 @pytest.fixture
@@ -95,16 +66,14 @@ def start(tmp_path):
     started = []
 
     def run(arguments):
-        process = Process(tmp_path, arguments)
+        process = Shop(tmp_path, arguments)
         started.append(process)
         process.until(process.serves, PATIENCE)
         return process
 
     yield run
     for each in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(each.process.pid, signal.SIGKILL)
-        each.process.wait()
+        each.kill()
 
 
 def stream_of(page):
@@ -159,20 +128,19 @@ def test_open_streams_end_and_shutdown_handlers_run(start, arguments, number):
         read_to_the_end(readers)
         server.process.wait(LIMIT)
     assert time.monotonic() - before < LIMIT
-    assert server.ended() == workers, server.log.read_text()
-    assert "Traceback" not in server.log.read_text()
+    assert server.ended() == workers, server.output()
+    assert "Traceback" not in server.output()
 
 
 @pytest.mark.parametrize("arguments", [["--reload"], ""], ids=["--reload", "serve()"])
 def test_a_changed_file_reloads_while_streams_are_open(start, arguments):
     server = start(arguments)
-    source = server.directory / "shop.py"
     with open_streams(server.url, 2) as readers:
-        server.until(lambda: "Started reloader" in server.log.read_text(), PATIENCE)
-        source.write_text(source.read_text().replace('Titled("Board"', 'Titled("Changed"'))
+        server.until(lambda: "Started reloader" in server.output(), PATIENCE)
+        server.source.write_text(server.source.read_text().replace('Titled("Board"', 'Titled("Changed"'))
         read_to_the_end(readers)
         server.until(lambda: server.ended() == 1, LIMIT)
-    server.until(lambda: server.serves() and "Changed" in httpx.get(server.url).text, PATIENCE)
+    server.until(lambda: server.serves("Changed"), PATIENCE)
     with open_streams(server.url) as readers:
         server.process.send_signal(signal.SIGTERM)
         read_to_the_end(readers)

@@ -157,7 +157,7 @@ async def entry_of(provider, cls=Ledger):
 
 def assert_free(provider, *classes):
     """No transaction holds any of the states, nor waits for one."""
-    assert not provider.registry._waiting
+    assert not provider.registry.locks.waiting
     for cls in classes:
         assert provider.registry.evict(key_of(cls)), f"{cls.__name__} is still held"
 

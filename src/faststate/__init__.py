@@ -11,6 +11,7 @@ from .exceptions import (
     ConfigurationError,
     ConnectionClosedError,
     EventArgumentError,
+    EventConflictError,
     EventDefinitionError,
     EventError,
     FastStateError,
@@ -19,19 +20,23 @@ from .exceptions import (
     LockTimeoutError,
     MissingDependencyError,
     NotStartedError,
+    PersistenceError,
     ReadOnlyStateError,
     StateNotFoundError,
     StateNotRegisteredError,
     UnknownEventError,
+    VersionConflict,
 )
 from .fasthtml import fast_app
 from .fields import AsSignal, Bound, ServerOnly, Visible
 from .parameters import Component, Depends, Record
 from .provider import StateProvider
+from .records import RecordSource
 from .registry import StateRegistry
 from .scopes import StateIdentifier, StateScope
 from .sse import SSEConnection, SSEManager, StateEventHandler
 from .state import ReactiveState
+from .stores import StateStore
 from .views import view
 
 __version__ = "0.1.0"
@@ -48,6 +53,7 @@ __all__ = [
     "ConnectionClosedError",
     "Depends",
     "EventArgumentError",
+    "EventConflictError",
     "EventDefinitionError",
     "EventError",
     "FastStateError",
@@ -56,9 +62,11 @@ __all__ = [
     "LockTimeoutError",
     "MissingDependencyError",
     "NotStartedError",
+    "PersistenceError",
     "ReactiveState",
     "ReadOnlyStateError",
     "Record",
+    "RecordSource",
     "SSEConnection",
     "SSEManager",
     "ServerOnly",
@@ -70,8 +78,10 @@ __all__ = [
     "StateProvider",
     "StateRegistry",
     "StateScope",
+    "StateStore",
     "UnknownEventError",
     "UserContext",
+    "VersionConflict",
     "Visible",
     "current_request",
     "current_user",

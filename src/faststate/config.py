@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from .auth import AccessRule, Authorizer, rule_of
 from .exceptions import ConfigurationError, EventDefinitionError, IdentifierError
+from .records import record_source
 from .registry import Create
 from .scopes import Id, StateIdentifier, StateScope
 from .state import ReactiveState
@@ -34,6 +35,10 @@ class StateConfig:
       single states: a callable, sync or async, from user (or None), committed state and action (str: "read", "modify",
       an event's name, or `State.event` for another state's event that takes this one along) to bool. `owner` names the
       field with the owner's id (default: `user_id`, `owner_id`, else the user of a USER key).
+    - `in_memory` keeps the class out of the provider's store; `auto_persist` has it stored where none was named, in
+      `faststate.db`. `records` is where the row of a RECORD state is: a fastlite table (or any of the MiniDataAPI), a
+      pair of callables (load, save), or a `RecordSource`; `to_state` (from a row, a dict, to field values) and `to_row`
+      (from a state to columns) stand between them where the fields are not the columns.
     - `on_login` says what becomes of a SESSION or COMPONENT state when its session signs in: "keep" takes it along,
       "drop" ends it, "to_user" (SESSION alone) makes it the user's: signed in, the class is one state per user. `merge`
       is called where both exist, with the user's state and the guest's; without it the user's own stays, unless nobody
@@ -54,6 +59,10 @@ class StateConfig:
     name: str | None = None
     record_param: str | None = None
     create: Create | None = None
+    in_memory: bool = False
+    records: Any = None
+    to_state: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
+    to_row: Callable[[Any], Mapping[str, Any]] | None = None
     authorize: Authorizer | None = None
     owner: str | None = None
     on_login: OnLogin = "keep"
@@ -86,6 +95,21 @@ class StateConfig:
             raise ConfigurationError(f"on_login is for states of a session; {self.scope.value} states are not changed")
         if self.merge is not None and self.on_login != "to_user":
             raise ConfigurationError("merge decides between a guest's and a user's state: it needs on_login='to_user'")
+
+        if self.in_memory and self.auto_persist:
+            raise ConfigurationError("auto_persist keeps a state in the store, and in_memory out of it: choose one")
+        if self.records is not None:
+            if self.scope is not StateScope.RECORD:
+                raise ConfigurationError(f"records are for RECORD states, not for {self.scope.value} ones")
+            if self.create is not None:
+                raise ConfigurationError("records say which states there are, so there is nothing to create")
+            if self.in_memory or self.auto_persist:
+                raise ConfigurationError("records are where the state is kept: drop auto_persist and in_memory")
+            self.records = record_source(self.records)
+        if (self.to_state is None) is not (self.to_row is None):
+            raise ConfigurationError("to_state and to_row are a pair: give both or none")
+        if self.to_row is not None and self.records is None:
+            raise ConfigurationError("to_state and to_row stand between a state and its row: they need records=...")
 
     def for_class(self, cls: type[ReactiveState]) -> StateConfig:
         """A copy of this config that is `cls`'s own. Raises `ConfigurationError` where the two do not fit."""

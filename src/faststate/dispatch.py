@@ -17,13 +17,15 @@ from .exceptions import (
     AccessError,
     AuthorizationError,
     EventArgumentError,
+    EventConflictError,
     EventDefinitionError,
     IdentifierError,
     LimitError,
+    StateNotFoundError,
     UnknownEventError,
 )
-from .page import reload_frame, reopen_frame
-from .provider import Origin, StateProvider, origin_of_commits
+from .page import message_frame, reload_frame, reopen_frame
+from .provider import GONE, Origin, StateProvider, origin_of_commits
 from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
 from .sse import SSEConnection, snapshot_frame, vanish_frame
@@ -39,6 +41,7 @@ __all__ = [
     "ForgedTokens",
     "StaleTokens",
     "dispatch",
+    "leave_page",
     "open_connection",
     "safe_location",
     "tokens_of",
@@ -50,6 +53,9 @@ logger = logging.getLogger("faststate")
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
 MAX_TOKENS: Final = 200
 """Tokens that one request may carry; each fragment of a page brings at most one."""
+
+LEFT_TTL: Final = 30.0
+"""Idle seconds of TEMPORARY states whose page was left for good. Of a tab that is only hidden nothing is heard."""
 
 
 class StaleTokens(Exception):
@@ -77,6 +83,7 @@ class Call:
     nonce: str | None
     sequence: int | None
     connection_id: str | None
+    version: str | None = None
 
     @classmethod
     def parse(
@@ -93,7 +100,7 @@ class Call:
             raise EventArgumentError(f"the payload must be an object, not {type(body).__name__}")
         if depth_of(body) > max_depth:
             raise EventArgumentError(f"the payload is nested more than {max_depth} levels deep")
-        unknown = set(body) - {"a", "f", "s", "b", "i", "q", "w"}
+        unknown = set(body) - {"a", "f", "s", "b", "i", "q", "v", "w"}
         if unknown:
             raise EventArgumentError(f"the payload has an unknown part {min(unknown)[:40]!r}")
         instance_id = body.get("i")
@@ -107,6 +114,9 @@ class Call:
         nonce = headers.get("faststate-nonce")
         if nonce is not None and not _NONCE.match(nonce):
             raise EventArgumentError("the nonce must be 8 to 64 letters, digits, hyphens or underscores")
+        version = body.get("v")
+        if version is not None and not isinstance(version, str):
+            raise EventArgumentError("the payload's version must be a string")
         sequence = body.get("q")
         if sequence is not None and (isinstance(sequence, bool) or not isinstance(sequence, int)):
             raise EventArgumentError("the payload's sequence must be a number")
@@ -124,6 +134,7 @@ class Call:
             nonce=nonce,
             sequence=sequence,
             connection_id=headers.get("faststate-connection"),
+            version=version,
         )
 
 
@@ -186,7 +197,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     returned or yielded; without one they hold snapshots of the changed states too.
 
     Raises `UnknownEventError`, `EventArgumentError`, `AccessError`s, `StaleTokens`, `ForgedTokens`, `LockTimeoutError`,
-    and what the event raises.
+    and what the event raises; an `EventConflictError` behind an effect with the state as it is.
     """
     provider = context.provider
     cls = provider.class_named(call.state)
@@ -208,6 +219,10 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     entry, guard = await provider.resolve_for(
         event.name, cls, request, rule=event.rule, **_ids(config.scope, call.instance_id)
     )
+    if event.expect_version and not call.version:
+        raise EventArgumentError(
+            f"{call.state}.{event.name} expects the version that the page shows: send it with .on(...) or .post(...)"
+        )
     arguments = event.arguments.validate(
         RawArguments(call.explicit, call.form, call.query, {**call.bound, **call.signals}, call.is_form)
     )
@@ -244,6 +259,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             others,
             bound=take_bound,
             nonce=f"{context.session_id()}:{call.nonce}" if call.nonce else None,
+            expected=call.version if event.expect_version else None,
             guards=[*guards, guard] if guard is not None else guards,
             still_current=still_current,
             render=lambda result: _frames_of(event, result),
@@ -261,6 +277,12 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             frames += _corrections(provider, key, typed, origin.commits)
             origin.commits.clear()
             yield Effect(frames + (step.result or b""), step.repeated)
+    except EventConflictError:
+        if live is None:
+            yield Effect(await _snapshots(provider, user, [key], followed), repeated=False)
+        elif key in live.subscribed_states:
+            live.notify(key, None)
+        raise
     finally:
         origin.open = False
         origin_of_commits.reset(token)
@@ -336,10 +358,14 @@ def _echo(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Followed(NamedTuple):
-    """What a page shows, by key, each with its views there; and, as frames, how to take away what it may not see."""
+    """What a page shows, by key, each with its views there; and, as frames, how to take away what it may not see.
+
+    `gone` are frames too: they take away records that are no more, and say so.
+    """
 
     states: dict[str, tuple[Entry, set[str]]]
     vanish: bytes
+    gone: bytes
 
 
 async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed:
@@ -349,7 +375,7 @@ async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed
     """
     provider = context.provider
     followed: dict[str, tuple[Entry, set[str]]] = {}
-    vanish = b""
+    vanish = gone = b""
     for name, instance_id, views in shown:
         cls = provider.class_named(name)
         if cls is None:
@@ -362,10 +388,13 @@ async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed
         except AccessError:
             vanish += vanish_frame(cls._fs_schema(), namespace_of(name, instance_id), views)
             continue
+        except StateNotFoundError:
+            gone += vanish_frame(cls._fs_schema(), namespace_of(name, instance_id), views) + message_frame(GONE, 404)
+            continue
         except IdentifierError:
             continue
         followed.setdefault(entry.identifier.key, (entry, set()))[1].update(views)
-    return Followed(followed, vanish)
+    return Followed(followed, vanish, gone)
 
 
 async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> Followed:
@@ -381,9 +410,12 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
 
 
 async def _refuse_to_remake(context: RequestContext, name: str, instance_id: str | None) -> None:
-    identifier = StateIdentifier(StateScope.TEMPORARY, name, session_id=context.session_id(), component_id=instance_id)
-    if identifier.key not in context.provider.registry:
+    if not await context.provider.is_kept(_temporary(context, name, instance_id)):
         raise StaleTokens
+
+
+def _temporary(context: RequestContext, name: str, instance_id: str | None) -> StateIdentifier:
+    return StateIdentifier(StateScope.TEMPORARY, name, session_id=context.session_id(), component_id=instance_id)
 
 
 async def _snapshots(
@@ -404,7 +436,7 @@ async def _snapshots(
         state, config = entry.state, provider.config_of(type(entry.state))
         if config.authorize is not None:
             try:
-                async with asyncio.timeout(provider.registry.lock_timeout):
+                async with asyncio.timeout(provider.registry.locks.timeout):
                     await authorize(user, config.rule, state, READ)
             except AccessError:
                 frames[key] = vanish_frame(type(state)._fs_schema(), state._committed.namespace, views)
@@ -471,7 +503,7 @@ async def open_connection(
     manager.announce(connection)  # rights that change while they are asked about end it, as any other
     try:
         # Behind it nothing is awaited: what is committed from now on is told to this connection.
-        followed, vanish = await _followed_by_now(context, shown)
+        followed, vanish, gone = await _followed_by_now(context, shown)
     except BaseException:
         manager.remove_connection(connection.id)
         raise
@@ -479,7 +511,7 @@ async def open_connection(
         manager.dismiss(connection, reopen_frame())  # while the user was being loaded
     if connection.closed or connection.silent:
         return connection
-    if not followed:
+    if not followed and not gone:
         manager.remove_connection(connection.id)
         return vanish + reload_frame() if vanish and not is_first else None
     hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
@@ -494,9 +526,24 @@ async def open_connection(
         may_have_vanished = not is_first and provider.config_of(type(entry.state)).rule.restricts
         if entry.state._committed.commit > seen or restricted or may_have_vanished:
             connection.notify(key, None)
-    if vanish:
-        connection.send_frame(vanish)
+    if vanish or gone:
+        connection.send_frame(vanish + gone)
     return connection
+
+
+async def leave_page(context: RequestContext, tokens: Sequence[Any]) -> None:
+    """Has the TEMPORARY states that the tokens show end soon: their page was left for good. Raises as `verify_tokens`.
+
+    Not at once: a page that comes back from the browser's cache, and opens its stream, finds them as they were.
+    """
+    registry = context.provider.registry
+    for name, instance_id, _ in await verify_tokens(context, tokens):
+        cls = context.provider.class_named(name)
+        if cls is None or context.provider.config_of(cls).scope is not StateScope.TEMPORARY:
+            continue
+        identifier = _temporary(context, name, instance_id)
+        if (entry := registry.find(identifier.key)) is not None:
+            registry.keep_for(entry, min(LEFT_TTL, entry.ttl))
 
 
 def _refuse_too_many(provider: StateProvider, context: RequestContext) -> None:

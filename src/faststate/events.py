@@ -34,7 +34,7 @@ from .exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateE
 from .parameters import StateParameter, signature_of, state_parameter
 from .wire import js, to_wire
 
-__all__ = ["Event", "EventRef", "RawArguments", "event", "expr"]
+__all__ = ["VERSION_SIGNAL", "Event", "EventRef", "RawArguments", "event", "expr"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +45,9 @@ expr = JSExpression
 Kind = Literal["sync", "async", "generator"]
 
 DEFAULT_PREFIX = "/_faststate"
+
+VERSION_SIGNAL = "_version"
+"""The signal that holds a state's version, where one of its events expects it; no field begins with an underscore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,10 @@ class Event(Generic[P, R]):
         selector: str | None,
         mode: str | None,
         local_names: Mapping[str, Any],
+        expect_version: bool = False,
     ) -> None:
         self.function = function
+        self.expect_version = expect_version
         self.name = function.__name__
         self.rule = rule
         if (under := getattr(function, "_auth_config", None)) is not None:
@@ -234,6 +239,8 @@ class EventRef(Generic[P, R]):
         if self._owner._bound_fields:
             path = ".".join(namespace)
             fields.append("b:{" + ",".join(f"{field}:${path}.{field}" for field in self._owner._bound_fields) + "}")
+        if self.event.expect_version:
+            fields.append(f"v:${'.'.join(namespace)}.{VERSION_SIGNAL}")
         if missing := [name for name in self.event.arguments.types if name not in arguments]:
             fields.append(f"s:{js(missing)}")
         url = f"$_fs.u+{js(f'event/{name}/{self.event.name}')}"
@@ -359,6 +366,7 @@ def event(
     owner_only: bool = ...,
     selector: str | None = ...,
     mode: str | None = ...,
+    expect_version: bool = ...,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], Event[P, R]]: ...
 def event(
     function: Callable[..., Any] | None = None,
@@ -370,6 +378,7 @@ def event(
     owner_only: bool = False,
     selector: str | None = None,
     mode: str | None = None,
+    expect_version: bool = False,
 ) -> Any:
     """Makes a method of a `ReactiveState` an event: something a page may ask for, run as one transaction.
 
@@ -379,7 +388,9 @@ def event(
 
     `requires_auth`, `permissions` (all of), `roles` (all of) and `owner_only` say who may; denials are 401 or 403.
     `selector` (CSS) and `mode` (one of Datastar's: "outer", "inner", "append", …) say where FT that the event returns
-    or yields goes; without them it replaces the element of the same id.
+    or yields goes; without them it replaces the element of the same id. With `expect_version` the page sends the
+    version of the state that it shows, and an event on any other one is refused (`EventConflictError`, 409): the page
+    is sent the state as it is, and its user decides anew. Server code is not asked for a version.
 
     Raises `EventDefinitionError` for a signature or a mode that cannot work.
     """
@@ -394,7 +405,7 @@ def event(
         if mode not in (None, "outer", "replace") and selector is None:
             raise EventDefinitionError(f"mode {mode!r} needs a selector")
         rule = rule_of(requires_auth, permissions, roles, owner_only)
-        return Event(function, rule, selector, mode, local_names)
+        return Event(function, rule, selector, mode, local_names, expect_version)
 
     # Types that are local to a function can be named in annotations that are strings; the caller's caller has them.
     caller = sys._getframe(1).f_back

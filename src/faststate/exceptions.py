@@ -10,6 +10,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionClosedError",
     "EventArgumentError",
+    "EventConflictError",
     "EventDefinitionError",
     "EventError",
     "FastStateError",
@@ -18,10 +19,12 @@ __all__ = [
     "LockTimeoutError",
     "MissingDependencyError",
     "NotStartedError",
+    "PersistenceError",
     "ReadOnlyStateError",
     "StateNotFoundError",
     "StateNotRegisteredError",
     "UnknownEventError",
+    "VersionConflict",
 ]
 
 
@@ -99,6 +102,12 @@ class EventArgumentError(EventError):
     status = 400
 
 
+class EventConflictError(EventError):
+    """The state has changed since the page was shown the version that its event expects (`expect_version=True`)."""
+
+    status = 409
+
+
 class ReadOnlyStateError(FastStateError, TypeError):
     """A committed state was assigned to or changed in place. Write in an event, `run()` or `modify()`."""
 
@@ -129,3 +138,11 @@ class BackendError(FastStateError):
     """A store, a backplane or the app's own user loader failed; the error of it is the `__cause__`."""
 
     status = 503
+
+
+class PersistenceError(BackendError):
+    """A store or a record source failed, and nothing was changed; or its outcome is unknown, and is looked up again."""
+
+
+class VersionConflict(PersistenceError):
+    """A store or a row holds another version than the one that a change was made from; nothing was changed."""

@@ -62,6 +62,7 @@ EVERYTHING_SHOWN: Final[frozenset[str]] = frozenset()
 """What is hidden from a viewer from whom nothing is."""
 
 
+_EMPTY: Final = (list, dict, set, frozenset, tuple, str, bytes, int, float, bool)
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _SCALARS = (
     str, int, float, bool, type(None), decimal.Decimal, uuid.UUID, enum.Enum,
@@ -115,6 +116,7 @@ class Schema:
                 if isinstance(value, Event):
                     if name in overridden:
                         value.rule = overridden[name].rule | value.rule
+                        value.expect_version = value.expect_version or overridden[name].expect_version
                     self.events[name] = value
                 elif isinstance(value, View):
                     self.views[name] = value
@@ -167,6 +169,12 @@ class Schema:
         self._all_signals = frozenset(signals)
         self.shown = tuple(n for n in (*cls.model_fields, *cls.model_computed_fields) if n not in self.hidden)
         self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
+        self.versioned = any(event.expect_version for event in self.events.values())
+        # Whether every new instance is the same: nothing is asked for a value but what makes an empty collection.
+        self.reproducible = _has_no_post_init(cls) and not any(
+            (field.default_factory is not None and field.default_factory not in _EMPTY) or field.validate_default
+            for field in cls.model_fields.values()
+        )
 
     def affected(self, changed: Iterable[str]) -> set[str]:
         """The signals that may be others when the fields `changed` are."""
@@ -179,6 +187,12 @@ class Schema:
         return frozenset(
             name for name, permission in self.restricted.items() if user is None or not user.has_permission(permission)
         )
+
+
+def _has_no_post_init(cls: type[BaseModel]) -> bool:
+    # For private attributes pydantic puts a function of its own there; it wraps the class's, under another name.
+    own = cls.model_post_init
+    return own is BaseModel.model_post_init or getattr(own, "__name__", "") == "init_private_attributes"
 
 
 def _refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:

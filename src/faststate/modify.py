@@ -67,7 +67,7 @@ class Modify(Generic[S]):
             return
         try:
             if commit:
-                transaction.commit(transaction.prepare())
+                await transaction.commit(transaction.prepare())
         finally:
             transaction.end()
 

@@ -11,6 +11,7 @@ from fastcore.xml import FT
 
 from .auth import UserContext
 from .registry import StateRegistry
+from .scopes import StateScope
 from .state import ReactiveState
 from .tokens import Shown, TokenSigner
 from .views import render_ft
@@ -60,6 +61,8 @@ _GO: Final = (
     "&&(sessionStorage.setItem('faststate-reload',Date.now()),true)}catch{return false}})()?location.reload()"
     ":($_fs.err='This page is out of date. Please load it again.'),$_fs.go='')"
 )
+# A tab that is closed says so, for its TEMPORARY states; one that the browser may bring back as it was does not.
+_LEAVE: Final = "evt.persisted||navigator.sendBeacon($_fs.u+'leave',JSON.stringify({w:Object.values($_fs.w)}))"
 _FAILED: Final = (
     "evt.detail.el.matches('[data-fs-live]')||"
     "(evt.detail.type==='retries-failed'&&($_fs.err='The server could not be reached. Nothing was changed.'),"
@@ -175,6 +178,8 @@ class LiveElement:
             "data-on:datastar-fetch": _FAILED,
             "data-init": _OPEN,
         }
+        if any(state._committed.identifier.scope is StateScope.TEMPORARY for state in page.states.values()):
+            attributes["data-on:pagehide__window"] = _LEAVE
         toast = {
             "class": "faststate-toast",
             "role": "alert",

@@ -24,17 +24,20 @@ from .exceptions import (
     ConfigurationError,
     IdentifierError,
     NotStartedError,
+    StateNotFoundError,
     StateNotRegisteredError,
 )
 from .limits import TokenBuckets
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
-from .page import reload_frame
+from .page import message_frame, reload_frame
+from .persistence import RecordPersistence, StorePersistence
 from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
 from .sessions import Sessions
 from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
+from .stores import StateStore, store_from_url
 from .tokens import TOKEN_MAX_AGE, TokenSigner
 from .transaction import Guard, run_event
 from .users import LoadUserById, UserLoader, Users
@@ -53,14 +56,24 @@ FRESH_TTL: Final = 900.0
 MAX_NEXT: Final = 2_000
 """Longest path, in characters, that is taken back from `?next=`."""
 
+GONE: Final = "This is not there any more."
+"""What a page says of a record that was deleted while it was shown."""
+
 READ_TRIES: Final = 3
 """How often a state that changes while its rule is asked is asked about anew before its commits have to wait."""
+
+DEFAULT_STORE: Final = "sqlite:///faststate.db"
+"""Where `auto_persist=True` keeps states when no store was named: beside FastHTML's `.sesskey`, where the app runs."""
 
 OPEN: Final = AccessRule()
 
 
 class Stats(NamedTuple):
-    """Counters of one process. `events` ran and were committed, `refused` were answered with an error."""
+    """Counters of one process. `events` ran and were committed, `refused` were answered with an error.
+
+    `evicted` states left memory since there were too many, `saves` went to the store or to rows, and what was found
+    there and did not fit its class any more was `kept_aside`.
+    """
 
     states: int
     connections: int
@@ -73,6 +86,9 @@ class Stats(NamedTuple):
     connections_total: int
     coalesced: int
     bytes_sent: int
+    evicted: int
+    saves: int
+    kept_aside: int
 
 
 class _Hooks(RegistryHooks):
@@ -95,6 +111,9 @@ class _Hooks(RegistryHooks):
         publish(commit, origin.connection_id, origin.echo if is_own else None)
         if is_own:
             origin.echo = {}  # what a later step sets is news to the page
+
+    def removed(self, state: ReactiveState, reason: str) -> None:
+        self.provider.tell_removed(state, reason)
 
     def is_watched(self, key: str) -> bool:
         return self.provider.sse_manager.is_watched(key)
@@ -137,6 +156,10 @@ class StateProvider:
     - `user_loader`: a callable, sync or async, from request to `UserContext | None`. Without one, a `UserContext` in
       `scope["auth"]` or `scope["user"]` is taken, else an id in `scope["auth"]` or `session["user_id"]` goes to
       `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles. See `Users`.
+    - `store`: where states outlive the process: "sqlite:///state.db", or a `StateStore`. The environment variable
+      `FASTSTATE_STORE` overrides it. Every class is kept there but those with `StateConfig(in_memory=True)`; without a
+      store, those with `auto_persist=True` are kept in `faststate.db`, and the others live in memory. `store_timeout`
+      (seconds) is how long it may take to answer, `max_states` how many states are held in memory.
     - `login_route`: URL path that a page is redirected to when it asks for a state that needs somebody signed in, with
       the page's own path as `?next=` (see `next_url`); without it such a page is a 401.
     - `secret_key`: str, or a list of str (oldest first) to rotate; signs page tokens. By default the app's own.
@@ -159,6 +182,7 @@ class StateProvider:
     def __init__(
         self,
         *,
+        store: str | StateStore | None = None,
         user_loader: UserLoader | None = None,
         load_user_by_id: LoadUserById | None = None,
         login_route: str | None = None,
@@ -170,10 +194,12 @@ class StateProvider:
         body_timeout: float = 20.0,
         event_rate: float = 50.0,
         event_burst: int = 200,
+        max_states: int = 100_000,
         max_states_per_session: int = 1_000,
         max_streams_per_session: int = 64,
         max_streams_per_address: int = 1_000,
         lock_timeout: float = 5.0,
+        store_timeout: float = 10.0,
         heartbeat: float = 15.0,
         write_timeout: float = 20.0,
         token_max_age: int = TOKEN_MAX_AGE,
@@ -201,8 +227,15 @@ class StateProvider:
         self.token_max_age = token_max_age
         self.stream_max_age = stream_max_age
         self.state_configs: dict[type[ReactiveState], StateConfig] = {}
+        if not store_timeout > 0 or not max_states > 0:
+            raise ConfigurationError("store_timeout is in seconds, above 0, and max_states at least 1")
         self.registry = StateRegistry(
-            _Hooks(self), clock=clock, lock_timeout=lock_timeout, max_states_per_session=max_states_per_session
+            _Hooks(self),
+            clock=clock,
+            lock_timeout=lock_timeout,
+            store_timeout=store_timeout,
+            max_states=max_states,
+            max_states_per_session=max_states_per_session,
         )
         self.sse_manager = SSEManager(self._shown, self._position)
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
@@ -212,10 +245,27 @@ class StateProvider:
         self.events = self.refused = self.repeated = 0
         self._names: dict[str, type[ReactiveState]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped = False
+        self._started = False
         self._signer: TokenSigner | None = None
         if secret_key is not None:
             self.use_secret_key(secret_key)
+        named = os.environ.get("FASTSTATE_STORE") or store
+        self._keeps_all = named is not None
+        if named is not None:
+            self._use_store(named)
+
+    def _use_store(self, store: str | StateStore) -> None:
+        if not isinstance(store, str | StateStore):
+            raise ConfigurationError(f"store is a URL like 'sqlite:///state.db' or a StateStore, not {store!r}")
+        self.registry.committer.store = store_from_url(store) if isinstance(store, str) else store
+        for persistence in self.registry.persistence.values():
+            if isinstance(persistence, RecordPersistence):
+                persistence.store = self.store
+
+    @property
+    def store(self) -> StateStore | None:
+        """Where states outlive the process, None for nowhere."""
+        return self.registry.committer.store
 
     # -- registering -----------------------------------------------------------------------------------------------
 
@@ -233,8 +283,6 @@ class StateProvider:
         name = config.state_name
         if name in self._names:
             raise ConfigurationError(f"two state classes are called {name}: give one a StateConfig(name=...)")
-        if config.auto_persist:
-            logger.warning("%s: auto_persist needs a store, which this version has not; it lives in memory", name)
         for event in state_cls._fs_schema().events.values():
             event.arguments  # noqa: B018  # resolves the annotations, and raises where it cannot
             if event.rule.owner_only and not config.has_owner(state_cls):
@@ -243,6 +291,15 @@ class StateProvider:
                     "or owner_id, or name one with StateConfig(owner=...)",
                     name, event.name, name,
                 )  # fmt: skip
+        if config.auto_persist and self.store is None:
+            self._use_store(DEFAULT_STORE)
+        seconds = self.registry.committer.store_timeout
+        if config.records is not None:
+            self.registry.persistence[state_cls] = RecordPersistence(
+                config.records, state_cls, seconds, config.to_state, config.to_row, self.store
+            )
+        elif self.store is not None and not config.in_memory and (self._keeps_all or config.auto_persist):
+            self.registry.persistence[state_cls] = StorePersistence(self.store, state_cls, seconds)
         self.state_configs[state_cls] = config
         self._names[name] = state_cls
         state_cls._name = name
@@ -410,7 +467,7 @@ class StateProvider:
                 return
             await self._ask_to_read(context, changed)
         # Commits come faster than the rule answers: they wait for once.
-        async with self.registry.locked(checked), self.registry.answer_in_time("the rule of a state"):
+        async with self.registry.locks.locked(checked), self.registry.locks.answer_in_time("the rule of a state"):
             await self._ask_to_read(context, checked)
 
     async def _ask_to_read(self, context: RequestContext, entries: Iterable[Entry]) -> None:
@@ -433,12 +490,18 @@ class StateProvider:
         ttl = config.ttl
         if fresh and identifier.session_id is not None:
             ttl = min(FRESH_TTL, FRESH_TTL if ttl is None else ttl)
-        entry = await self.registry.entry(
-            identifier, self._names[identifier.cls_name], ttl=ttl, create=config.create, initial=initial
-        )
+        cls = self._names[identifier.cls_name]
+        entry = await self.registry.entry(identifier, cls, ttl=ttl, create=config.create, initial=initial)
         if identifier.session_id is not None:
             self.registry.keep_for(entry, ttl)
         return entry
+
+    async def is_kept(self, identifier: StateIdentifier) -> bool:
+        """Whether there is a state of this identifier, in memory or where its class is kept; none is made."""
+        if identifier.key in self.registry:
+            return True
+        persistence = self.registry.persistence.get(self._names[identifier.cls_name])
+        return persistence is not None and await persistence.load(identifier) is not None
 
     def _identify(
         self,
@@ -524,6 +587,67 @@ class StateProvider:
             return await self._entry(identifier, config), None
 
         return Modify(self.registry, lambda: self._loop, find)
+
+    def refresh(
+        self,
+        state_cls: type[ReactiveState],
+        *,
+        user_id: Id | None = None,
+        session_id: Id | None = None,
+        component_id: Id | None = None,
+        record_id: Id | None = None,
+    ) -> Awaitable[bool]:
+        """Loads a state again that other code has changed where it is kept; gives True when it was another.
+
+        `await provider.refresh(ProductState, record_id=5)`; in sync code a plain call. All pages follow; where the row
+        is no more, they are told so. Raises `PersistenceError`, `LockTimeoutError`, and what `get_state` raises for
+        ids and unregistered classes.
+        """
+        identifier = self.config_of(state_cls).identifier(
+            user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
+        )
+
+        async def refresh() -> bool:
+            entry = await self.registry.known(identifier)
+            if entry is None:
+                return False  # it will be loaded as it is when somebody asks for it
+            async with self.registry.locks.locked([entry]):
+                try:
+                    return await self.registry.committer.reload(entry)
+                except StateNotFoundError:
+                    return True
+
+        return call_from_anywhere(lambda: self._loop, refresh())
+
+    def delete(
+        self,
+        state_cls: type[ReactiveState],
+        *,
+        user_id: Id | None = None,
+        session_id: Id | None = None,
+        component_id: Id | None = None,
+        record_id: Id | None = None,
+    ) -> Awaitable[None]:
+        """Deletes a state for good, with what is stored of it or with its row; there being none is no error.
+
+        `await provider.delete(Profile, user_id=7)`; in sync code a plain call. Pages that show it are told so, and no
+        rights are asked. Raises as `refresh`.
+        """
+        config = self.config_of(state_cls)
+        identifier = config.identifier(
+            user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
+        )
+        persistence = self.registry.persistence.get(config.state_cls or state_cls)
+
+        async def delete() -> None:
+            entry = await self.registry.known(identifier)
+            async with self.registry.locks.locked([entry] if entry is not None else []):
+                if persistence is not None:
+                    await persistence.delete(identifier)
+                if entry is not None and entry.removed is None:
+                    self.registry.remove(entry, "it was deleted")
+
+        return call_from_anywhere(lambda: self._loop, delete())
 
     async def run(
         self,
@@ -654,19 +778,55 @@ class StateProvider:
         else:
             self.sse_manager.dismiss(connection, frame + reload_frame())
 
+    def tell_removed(self, state: ReactiveState, reason: str) -> None:
+        """Has a state vanish from all pages that show it; of a record that was there they say so, others load anew."""
+        committed = state._committed
+        for connection in self.sse_manager.watchers(committed.identifier.key):
+            key = committed.identifier.key
+            frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.views.get(key, ()))
+            self.sse_manager.unfollow(connection, key)
+            if committed.identifier.scope is StateScope.RECORD:
+                connection.send_frame(frame + message_frame(GONE, 404))
+            else:
+                self.sse_manager.dismiss(connection, frame + reload_frame())
+
     def _shown(self, key: str) -> ReactiveState | None:
         return self.rechecks.cleared(key) or self.registry.peek(key)
 
     def _position(self) -> str:
         return f"{self.registry.epoch}.{self.rechecks.decided(self.registry.commits)}"
 
-    # -- the end ---------------------------------------------------------------------------------------------------
+    # -- the beginning and the end ---------------------------------------------------------------------------------
+
+    @property
+    def is_started(self) -> bool:
+        """True between `start` and `stop`."""
+        return self._started
+
+    async def start(self) -> None:
+        """Opens the store, which belongs to this process from now on; the app's start and its first request call it.
+
+        Code that uses the provider without it, a script, has the store for as long as each call takes. Raises
+        `PersistenceError` when the store cannot be had.
+        """
+        if self._started:
+            return
+        if self.store is not None:
+            await self.store.open()
+            self.registry.forget_stored()  # as it was before somebody else may have had the store
+            await self.sessions.load_ended()
+        self.registry.committer.owned = self._started = True
 
     async def stop(self) -> None:
-        """Ends all streams (within 5 s) and the background work. For servers that are not stopped by a signal."""
-        self._stopped = True
+        """Ends all streams (within 5 s) and the background work, and closes the store.
+
+        For servers that are not stopped by a signal. The provider may be started again.
+        """
         await self.sse_manager.stop()
         await self.registry.stop()
+        self.registry.committer.owned = self._started = False
+        if self.store is not None:
+            await self.store.close()
 
     def stats(self) -> Stats:
         """Counters of this process, at this moment."""
@@ -684,4 +844,7 @@ class StateProvider:
             connections_total=manager.total,
             coalesced=manager.coalesced + sum(c.coalesced for c in live),
             bytes_sent=manager.sent_bytes + sum(c.sent_bytes for c in live),
+            evicted=self.registry.evicted,
+            saves=self.registry.committer.saves,
+            kept_aside=sum(p.kept_aside for p in self.registry.persistence.values() if isinstance(p, StorePersistence)),
         )

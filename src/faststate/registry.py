@@ -1,22 +1,27 @@
-"""The registry: from key to live state. Creation, locks, commits, idle time, eviction."""
+"""The registry: from key to live state. Loading, creation, locks, commits, idle time, eviction."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
 import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
-from .events import Event
-from .exceptions import ConfigurationError, LimitError, LockTimeoutError, StateNotFoundError
+from .commits import Committer, RegistryHooks
+from .entries import DEFAULT_TTL, Commit, Entry, finite, idle_time
+from .exceptions import ConfigurationError, FastStateError, LimitError, StateNotFoundError, VersionConflict
+from .locks import Locks
+from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
 from .scopes import StateIdentifier, StateScope
-from .state import Change, Committed, ReactiveState
+from .state import INITIAL, ReactiveState
+from .stores import Version
 
 __all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "RegistryHooks", "StateRegistry"]
 
@@ -27,98 +32,28 @@ S = TypeVar("S", bound=ReactiveState)
 Create = Callable[[StateIdentifier], Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None]
 """Makes the first values of a state; None where there is no such state."""
 
-DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
-    StateScope.GLOBAL: None,
-    StateScope.SESSION: 86_400.0,
-    StateScope.USER: None,
-    StateScope.COMPONENT: 86_400.0,
-    StateScope.RECORD: None,
-    StateScope.TEMPORARY: 900.0,  # a hidden tab has no stream, and its user may be back in some minutes
-}
-"""Seconds of idle time after which a state is dropped, by scope; None for never. A watched state is not idle."""
-
 SWEEP_INTERVAL: Final = 15.0
 """Seconds between two sweeps; each costs what has expired, so the number only says how late a drop may be."""
 
-NONCES_KEPT: Final = 512
-"""Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
+TOUCH_SHARE: Final = 20
+"""A stored state that is only looked at has its expiry moved when a twentieth of its idle time is over: each look would
+be a write otherwise. After a crash it may so expire by that much too early."""
 
+TOUCH_AFTER_MOST: Final = 1_800.0
+"""Seconds after which it is moved at the latest: before a store may forget what is expired (`EXPIRED_KEPT`)."""
 
-class Commit:
-    """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
-
-    __slots__ = ("changed", "delta", "frames", "new", "number", "old", "views")
-
-    def __init__(
-        self, old: ReactiveState, new: ReactiveState, changed: list[str], delta: dict[str, Any], number: int
-    ) -> None:
-        self.old = old
-        self.new = new
-        self.changed = changed
-        self.delta = delta
-        self.number = number
-        self.views: dict[frozenset[str], set[str]] = {}  # the changed ones, by what is hidden from the viewer
-        self.frames: dict[Any, bytes] = {}
-
-
-class Entry:
-    """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
-
-    __slots__ = ("bucket", "identifier", "lock", "loop", "merged", "nonces", "owner", "state", "used", "users")
-
-    def __init__(self, identifier: StateIdentifier, bucket: float | None, state: ReactiveState) -> None:
-        self.identifier = identifier
-        self.state = state
-        self.bucket = bucket
-        self.lock = asyncio.Lock()
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.owner: object | None = None
-        self.users = 0  # open transactions on this state; it is not dropped while there are any
-        self.used = 0.0
-        self.merged = False  # into another state: what is committed here from now on would be lost
-        self.nonces: OrderedDict[str, None] = OrderedDict()
-
-    def remember(self, nonce: str) -> None:
-        """Notes that the event with this nonce has been committed."""
-        self.nonces[nonce] = None
-        while len(self.nonces) > NONCES_KEPT:
-            self.nonces.popitem(last=False)
-
-
-class RegistryHooks:
-    """What the provider plugs into a registry: who is told, and who is watching."""
-
-    def committed(self, commit: Commit) -> None:
-        """A state changed."""
-
-    def is_watched(self, key: str) -> bool:
-        """Whether any connection follows the state with this key."""
-        return False
-
-    def swept(self) -> None:
-        """Idle states were dropped; others may tidy up too."""
-
-    def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
-        """Send `data` to the watchers of `key`."""
-        raise NotImplementedError  # a registry without connections has nobody to broadcast to
-
-    async def run(
-        self,
-        identifier: StateIdentifier,
-        cls: type[ReactiveState],
-        event: Event[Any, Any],
-        arguments: Mapping[str, Any],
-    ) -> Any:
-        """Run an event from server code."""
-        raise NotImplementedError  # a registry without a provider runs no events
+LOOKED_AT: Final = 64
+"""States that one eviction looks at before it gives up: watched ones may be many."""
 
 
 class StateRegistry:
     """All live states of a process, by key. Lifetime: the provider.
 
-    `clock` returns seconds, monotonic. `lock_timeout` is in seconds. One session has at most `max_states_per_session`
-    states: beyond that its oldest unwatched TEMPORARY one gives way, or `LimitError` is raised. A process numbers its
-    commits: `epoch` is the process's own random name (str), `commits` the number of the last commit.
+    `clock` returns seconds, monotonic. `lock_timeout` and `store_timeout` are in seconds. One session has at most
+    `max_states_per_session` states: beyond that its oldest unwatched TEMPORARY one gives way, or `LimitError` is
+    raised. Beyond `max_states` in all those leave memory that can be had again, then those of which nobody has the
+    page open; the longest unused first. A process numbers its commits: `epoch` is the process's own random name (str),
+    `commits` the number of the last commit. `persistence` says for classes where their states outlive the process.
     """
 
     def __init__(
@@ -128,20 +63,32 @@ class StateRegistry:
         clock: Callable[[], float] = time.monotonic,
         lock_timeout: float = 5.0,
         max_states_per_session: int = 1_000,
+        max_states: int = 100_000,
+        store_timeout: float = 10.0,
     ) -> None:
         self.max_states_per_session = max_states_per_session
+        self.max_states = max_states
         self.hooks = hooks or RegistryHooks()
         self.clock = clock
-        self.lock_timeout = lock_timeout
+        self.locks = Locks(lock_timeout)
+        self.committer = Committer(self.hooks, clock, store_timeout, self.remove)
+        self.persistence: dict[type[ReactiveState], Persistence] = {}
         self.epoch = secrets.token_hex(6)
-        self.commits = 0
         self.expired = 0
+        self.evicted = 0
         self._entries: dict[str, Entry] = {}
         self._loading: dict[str, asyncio.Future[Entry]] = {}
         self._sessions: dict[str, dict[str, None]] = {}  # per session: its states' keys, the oldest first
-        self._idle: dict[float, OrderedDict[str, None]] = {}  # per TTL: keys, the longest unused first
-        self._waiting: dict[object, Entry] = {}
+        # Per idle time, and whether they can be had again: keys, the longest unused first.
+        self._idle: dict[tuple[float, bool], OrderedDict[str, None]] = {}
+        self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
+        self._full_since: float | None = None
         self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def commits(self) -> int:
+        """The number of this process's last commit."""
+        return self.committer.number
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -170,21 +117,24 @@ class StateRegistry:
         create: Create | None = None,
         initial: Mapping[str, Any] | None = None,
     ) -> Entry:
-        """The entry of a state, made when there is none; as `get_state`.
+        """The entry of a state, loaded or made when there is none; as `get_state`.
 
         `ttl` is the idle time in seconds; None for that of the scope, `math.inf` for never. `create` makes the first
-        values of a state; what it raises, or `StateNotFoundError` when it returns None, goes to all who wait for it.
+        values of a state; what it raises, or `StateNotFoundError` when it returns None, goes to all who wait for it,
+        and so does the `PersistenceError` of one that cannot be loaded.
         """
-        key = identifier.key
+        key, persistence = identifier.key, self.persistence.get(cls)
         while (found := self._entries.get(key)) is None:
+            if create is None and persistence is None:
+                # Nothing is awaited here: creation is single-flight by being atomic on the loop.
+                return self._add(identifier, cls(**(initial or {})), ttl, by_class=not initial)
             loading = self._loading.get(key)
-            if loading is None:
-                if create is None:
-                    # Nothing is awaited here: creation is single-flight by being atomic on the loop.
-                    return self._add(identifier, cls(**(initial or {})), ttl)
-                loading = asyncio.ensure_future(self._create(identifier, cls, ttl, create, initial or {}))
+            if loading is None or loading.get_loop() is not asyncio.get_running_loop():
+                loading = asyncio.ensure_future(
+                    self._load_or_create(identifier, cls, ttl, create, initial or {}, persistence)
+                )
                 self._loading[key] = loading
-                loading.add_done_callback(lambda _: self._loading.pop(key, None))
+                loading.add_done_callback(partial(self._loaded, key))
             # Shielded: one reader that goes away must not take the state from the others.
             return await asyncio.shield(loading)
         if not isinstance(found.state, cls):
@@ -192,36 +142,102 @@ class StateRegistry:
         self.touch(found)
         return found
 
-    async def _create(
+    def _loaded(self, key: str, loading: asyncio.Future[Entry]) -> None:
+        if self._loading.get(key) is loading:
+            del self._loading[key]
+        if not loading.cancelled():
+            loading.exception()  # asked for, so that asyncio does not report it where nobody waits any more
+
+    async def known(self, identifier: StateIdentifier) -> Entry | None:
+        """The entry of a state that is in memory or on its way there, or None; does not count as use."""
+        loading = self._loading.get(identifier.key)
+        if loading is not None:
+            with suppress(Exception):  # told to those who asked for it
+                await asyncio.shield(loading)
+        return self._entries.get(identifier.key)
+
+    async def _load_or_create(
         self,
         identifier: StateIdentifier,
         cls: type[ReactiveState],
         ttl: float | None,
-        create: Create,
+        create: Create | None,
         initial: Mapping[str, Any],
+        persistence: Persistence | None,
     ) -> Entry:
-        values = create(identifier)
-        if inspect.isawaitable(values):
-            values = await values
-        if values is None:
-            raise StateNotFoundError(f"there is no {identifier.cls_name} {identifier.instance_id or ''}".rstrip())
+        loaded = await persistence.load(identifier) if persistence is not None else None
         # Meanwhile a sign-in may have brought a guest's state here.
         if (found := self._entries.get(identifier.key)) is not None:
             return found
-        return self._add(identifier, cls(**{**values, **initial}), ttl)
+        if loaded is not None:
+            return self._add(identifier, loaded.state, ttl, persistence=persistence, loaded=loaded)
+        if isinstance(persistence, RecordPersistence):
+            raise _not_found(identifier)
+        values: Mapping[str, Any] = {}
+        if create is not None:
+            made = create(identifier)
+            first = await made if inspect.isawaitable(made) else made
+            if first is None:
+                raise _not_found(identifier)
+            values = first
+        fresh = cls(**{**values, **initial})
+        by_class = create is None and not initial and cls._fs_schema().reproducible
+        if not isinstance(persistence, StorePersistence) or by_class:
+            # What the class itself makes again is stored with its first change: a robot's visits leave nothing behind.
+            found = self._entries.get(identifier.key)
+            return found or self._add(identifier, fresh, ttl, persistence=persistence, by_class=by_class)
+        return await self._add_stored(identifier, fresh, ttl, persistence)
 
-    def _add(self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None) -> Entry:
+    async def _add_stored(
+        self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None, persistence: StorePersistence
+    ) -> Entry:
+        """Stores a new state, whose values nothing would make again, and adds it."""
         if identifier.session_id is not None:
             self._make_room(identifier.session_id)
-        self.commits += 1
-        committed = Committed(identifier, 1, self.commits, fresh._wire(), self.hooks.run)
-        entry = Entry(identifier, _bucket(identifier, ttl), fresh._commit(fresh._frozen_values(), committed))
+        version = Version(secrets.token_hex(6), 1)
+        left = finite(idle_time(identifier, ttl))
+        loaded = Found(fresh, version)
+        write = persistence.write(identifier, None, version, fresh._frozen_values(), (), left)
+        try:
+            await self.committer.save((), [write])
+        except VersionConflict:  # another process was first
+            found_there = await persistence.load(identifier)
+            if found_there is None:
+                raise
+            loaded = found_there
+        if (found := self._entries.get(identifier.key)) is not None:
+            found.doubtful = True  # a sign-in has brought one here meanwhile, over what has just been stored
+            return found
+        return self._add(identifier, loaded.state, ttl, persistence=persistence, loaded=loaded)
+
+    def _add(
+        self,
+        identifier: StateIdentifier,
+        fresh: ReactiveState,
+        ttl: float | None,
+        *,
+        persistence: Persistence | None = None,
+        loaded: Found | None = None,
+        by_class: bool = False,
+    ) -> Entry:
+        if identifier.session_id is not None and loaded is None:
+            self._make_room(identifier.session_id)
+        made_by_class = by_class and type(fresh)._fs_schema().reproducible
+        version = loaded.version if loaded else Version(INITIAL if made_by_class else secrets.token_hex(6), 1)
+        state = self.committer.snapshot(fresh, fresh._frozen_values(), identifier, version, fresh._wire())
+        entry = Entry(identifier, idle_time(identifier, ttl), state, persistence)
+        if loaded is not None:
+            entry.stored = version
+            now = entry.touched = self.clock()
+            for digest in loaded.nonces:
+                entry.remember(digest, now)
         self._enter(entry)
         self._start_sweeper()
         return entry
 
     def _enter(self, entry: Entry) -> None:
         key, session_id = entry.identifier.key, entry.identifier.session_id
+        self._make_space()
         self._entries[key] = entry
         if session_id is not None:
             self._sessions.setdefault(session_id, {})[key] = None
@@ -230,12 +246,16 @@ class StateRegistry:
     def _remove(self, entry: Entry) -> None:
         key, session_id = entry.identifier.key, entry.identifier.session_id
         del self._entries[key]
-        if entry.bucket is not None:
-            self._idle[entry.bucket].pop(key, None)
+        self._leave_order(entry)
         if session_id is not None and (keys := self._sessions.get(session_id)) is not None:
             keys.pop(key, None)
             if not keys:
                 del self._sessions[session_id]
+
+    def _leave_order(self, entry: Entry) -> None:
+        if entry.order is not None:
+            self._idle[entry.order].pop(entry.identifier.key, None)
+            entry.order = None
 
     def _make_room(self, session_id: str) -> None:
         keys = self._sessions.get(session_id, {})
@@ -252,11 +272,9 @@ class StateRegistry:
 
     def keep_for(self, entry: Entry, ttl: float | None) -> None:
         """Gives a state another idle time, in seconds; as for `entry`."""
-        bucket = _bucket(entry.identifier, ttl)
-        if bucket != entry.bucket:
-            if entry.bucket is not None:
-                self._idle[entry.bucket].pop(entry.identifier.key, None)
-            entry.bucket = bucket
+        kept = idle_time(entry.identifier, ttl)
+        if kept != entry.ttl:
+            entry.ttl, entry.touched = kept, -math.inf
             self.touch(entry)
 
     def rename(self, key: str, identifier: StateIdentifier, ttl: float | None) -> None:
@@ -266,19 +284,22 @@ class StateRegistry:
         """
         entry = self._entries[key]
         self._remove(entry)
-        entry.identifier, entry.bucket = identifier, _bucket(identifier, ttl)
-        old = entry.state._committed
-        self.commits += 1
+        self._used.pop(key, None)
+        entry.identifier, entry.ttl = identifier, idle_time(identifier, ttl)
         # The version stays: it tells a state that nobody has changed yet.
-        committed = Committed(identifier, old.version, self.commits, old.encoded, old.run)
-        entry.state = entry.state._commit(entry.state._frozen_values(), committed)
+        encoded = entry.state._committed.encoded
+        entry.state = self.committer.snapshot(
+            entry.state, entry.state._frozen_values(), identifier, entry.version, encoded
+        )
         self._enter(entry)
 
     def drop(self, key: str, *, merged: bool = False) -> None:
         """Forgets the state under `key`, in use or not; with `merged` an open transaction on it can no more commit."""
         entry = self._entries.get(key)
         if entry is not None:
-            entry.merged = merged
+            if merged:
+                entry.removed = "this state has become another one, since its user signed in: try again"
+            self._used.pop(key, None)
             self._remove(entry)
 
     def peek(self, key: str) -> ReactiveState | None:
@@ -292,17 +313,31 @@ class StateRegistry:
 
     def touch(self, entry: Entry) -> None:
         """Notes that a state was used now."""
-        entry.used = self.clock()
-        if entry.bucket is not None and self._entries.get(entry.identifier.key) is entry:
-            order = self._idle.setdefault(entry.bucket, OrderedDict())
-            order[entry.identifier.key] = None
-            order.move_to_end(entry.identifier.key)
+        now = entry.used = self.clock()
+        key = entry.identifier.key
+        if self._entries.get(key) is not entry:
+            return
+        order = (entry.ttl, entry.recoverable)
+        if entry.order != order:
+            self._leave_order(entry)
+            entry.order = order
+        keys = self._idle.setdefault(order, OrderedDict())
+        keys[key] = None
+        keys.move_to_end(key)
+        if entry.stored is not None and now - entry.touched > _touch_after(entry.ttl):
+            self._note_use(entry)
+
+    def _note_use(self, entry: Entry) -> None:
+        """Has the next sweep tell the store until when a state is kept."""
+        if isinstance(entry.persistence, StorePersistence):
+            entry.touched = entry.used
+            self._used[entry.identifier.key] = entry
 
     def pin(self, entry: Entry) -> Entry:
         """Keeps a state in memory for a transaction; the entry to use, which is another one if it was replaced."""
         # What was merged stays out, and does not become what a late request began under its key: its commit is refused.
-        known = self._entries.get(entry.identifier.key) if not entry.merged else None
-        if known is None and not entry.merged:
+        known = self._entries.get(entry.identifier.key) if entry.removed is None else None
+        if known is None and entry.removed is None:
             self._enter(entry)
         entry = known or entry
         entry.users += 1
@@ -314,13 +349,44 @@ class StateRegistry:
         entry = self._entries.get(key)
         if entry is None or entry.users or self.hooks.is_watched(key):
             return False
+        if entry.stored is not None:
+            # Somebody who has the entry may still begin a transaction with it, when it has been loaded and changed
+            # by another request since.
+            entry.doubtful = True
+            if entry.used > entry.touched:
+                self._note_use(entry)
         self._remove(entry)
         return True
+
+    def _make_space(self) -> None:
+        """Makes room for one more state, by evicting others: what can be had again first."""
+        for recoverable in (True, False):
+            for _ in range(LOOKED_AT):
+                if len(self._entries) < self.max_states:
+                    return
+                key = self._longest_unused(recoverable)
+                if key is None:
+                    break
+                if self.evict(key):
+                    self.evicted += 1
+                else:
+                    self.touch(self._entries[key])  # in use, or watched, which is as good
+        now = self.clock()
+        if self._full_since is None or now - self._full_since > 60:
+            self._full_since = now
+            logger.warning(
+                "there are %d states in memory, more than max_states=%d, and all that were looked at are in use",
+                len(self._entries) + 1, self.max_states,
+            )  # fmt: skip
+
+    def _longest_unused(self, recoverable: bool) -> str | None:
+        heads = [next(iter(keys)) for (_, kind), keys in self._idle.items() if kind is recoverable and keys]
+        return min(heads, key=lambda key: self._entries[key].used, default=None)
 
     def sweep(self) -> int:
         """Drops every state that has been idle for its TTL and is not watched; returns how many (int)."""
         now, dropped = self.clock(), 0
-        for ttl, order in self._idle.items():
+        for (ttl, _), order in list(self._idle.items()):
             spared = []
             while order:
                 key = next(iter(order))
@@ -335,8 +401,35 @@ class StateRegistry:
                 dropped += 1
             for entry in spared:  # its idle time begins when nobody looks any more
                 self.touch(entry)
+        for empty in [kind for kind, keys in self._idle.items() if not keys]:
+            del self._idle[empty]
         self.expired += dropped
         return dropped
+
+    async def tell_store(self) -> None:
+        """Tells the store which of its states were used since it was told last. Raises `PersistenceError`."""
+        store = self.committer.store
+        if store is None or not self._used:
+            return
+        used, self._used = self._used, {}
+        now = self.clock()
+        ttls = {
+            key: finite(max(entry.used + entry.ttl - now, 0.0)) for key, entry in used.items() if entry.removed is None
+        }
+        try:
+            async with self.in_store_time("the store could not be told what is in use"):
+                await store.touch(ttls)
+        except BaseException:
+            self._used = {**used, **self._used}
+            raise
+
+    def forget_stored(self) -> None:
+        """Drops from memory what can be loaded again, and nobody uses: others may have changed it since."""
+        for entry in [entry for entry in self._entries.values() if entry.stored is not None]:
+            if entry.users:
+                entry.doubtful = True
+            else:
+                self._remove(entry)
 
     def _start_sweeper(self) -> None:
         sweeper = self._sweeper
@@ -354,115 +447,55 @@ class StateRegistry:
             try:
                 self.sweep()
                 self.hooks.swept()
+                await self.tell_store()
             except Exception:
                 logger.exception("the sweep of idle states failed; it is tried again")
 
     async def stop(self) -> None:
-        """Ends the sweeper. States stay."""
+        """Ends the sweeper, and waits for commits under way. States stay."""
+        await self.committer.commits_under_way()
+        for entry in self._entries.values():
+            if entry.stored is not None and entry.used > entry.touched:
+                self._note_use(entry)
+        try:
+            await self.tell_store()
+        except FastStateError:
+            logger.exception("the store could not be told which states were used")
         sweeper = self._sweeper
         if sweeper is not None and not sweeper.done() and sweeper.get_loop() is asyncio.get_running_loop():
             self._sweeper = None
             sweeper.cancel()
             await asyncio.gather(sweeper, return_exceptions=True)
 
-    # -- locks -----------------------------------------------------------------------------------------------------
-
-    async def acquire(self, entry: Entry, owner: object) -> None:
-        """Takes the state's lock for `owner`.
-
-        Raises `LockTimeoutError` after `lock_timeout` seconds, and at once where waiting could never end: `owner`
-        holds the lock already, or whoever holds it waits for one of `owner`'s.
-        """
-        self._refuse_deadlock(entry, owner)
-        loop = asyncio.get_running_loop()
-        if entry.loop is not loop and not entry.lock.locked():
-            # asyncio's locks belong to the loop that first waited on them; a script's loop may have come before.
-            entry.lock, entry.loop = asyncio.Lock(), loop
-        self._waiting[owner] = entry
-        try:
-            async with asyncio.timeout(self.lock_timeout):
-                await entry.lock.acquire()
-        except TimeoutError as error:
-            raise LockTimeoutError(
-                f"{entry.identifier.key} was locked by another event for {self.lock_timeout:g} s"
-            ) from error
-        finally:
-            self._waiting.pop(owner, None)
-        entry.owner = owner
-
-    def _refuse_deadlock(self, entry: Entry, owner: object) -> None:
-        seen = entry
-        for _ in range(len(self._waiting) + 1):
-            if seen.owner is owner:
-                raise LockTimeoutError(
-                    f"waiting for {entry.identifier.key} would never end: "
-                    + (
-                        "this transaction holds it already; use the state that it gave you"
-                        if seen is entry
-                        else f"its holder waits for {seen.identifier.key}, which this transaction holds; "
-                        "take both in one event or in one order"
-                    )
-                )
-            if seen.owner is None or (after := self._waiting.get(seen.owner)) is None:
-                return
-            seen = after
-
     def release(self, entry: Entry) -> None:
-        """Gives the lock back."""
-        entry.owner = None
-        entry.lock.release()
+        """Gives a state's lock back, which was its use."""
+        self.locks.release(entry)
         self.touch(entry)
 
-    @contextlib.asynccontextmanager
-    async def answer_in_time(self, what: str) -> AsyncIterator[None]:
-        """Gives the app's own code, run while locks are held, as long as a lock may take; else `LockTimeoutError`."""
-        try:
-            async with asyncio.timeout(self.lock_timeout):
-                yield
-        except TimeoutError as error:
-            if isinstance(error, LockTimeoutError):
-                raise
-            raise LockTimeoutError(f"{what} took more than {self.lock_timeout:g} s") from error
+    # -- what becomes of states ------------------------------------------------------------------------------------
 
-    @contextlib.asynccontextmanager
-    async def locked(self, entries: Iterable[Entry]) -> AsyncIterator[None]:
-        """Holds the locks of some states, so that nothing is committed to them. Raises `LockTimeoutError`."""
-        owner = object()
-        held = []
-        try:
-            unique = {entry.identifier.key: entry for entry in entries}
-            for key in sorted(unique):
-                await self.acquire(unique[key], owner)
-                held.append(unique[key])
-            yield
-        finally:
-            for entry in held:
-                self.release(entry)
+    def remove(self, entry: Entry, reason: str) -> None:
+        """Drops a state that is no more, and has its followers told; `reason` (str) goes on "the state …: "."""
+        key = entry.identifier.key
+        self._used.pop(key, None)
+        entry.removed = f"{entry.identifier.cls_name} {entry.identifier.instance_id or ''}".rstrip() + f": {reason}"
+        if self._entries.get(key) is entry:
+            self._remove(entry)
+        self.hooks.removed(entry.state, reason)
 
-    # -- commits ---------------------------------------------------------------------------------------------------
+    def distrust(self, key: str) -> None:
+        """Has a state be loaded again before its next change, where it is kept at all."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.persistence is not None:
+            entry.doubtful = True
 
-    def commit(self, changes: Iterable[tuple[Entry, Change]]) -> list[Commit]:
-        """Swaps all changed states for their new snapshots, then tells the hooks. The locks are the caller's.
+    def in_store_time(self, what: str) -> AbstractAsyncContextManager[None]:
+        """Gives the store its time, and makes all its failures `PersistenceError`s; `what` (str) has failed then."""
+        return reported(what, self.committer.store_timeout)
 
-        No reader sees some of the changes and not the others: between the swaps nothing is awaited. Raises
-        `StateNotFoundError`, with nothing changed, when one of the states has been merged into another meanwhile.
-        """
-        changes = list(changes)
-        for entry, _ in changes:
-            if entry.merged:
-                raise StateNotFoundError("this state has become another one, since its user signed in: try again")
-        done = []
-        for entry, change in changes:
-            old = entry.state
-            self.commits += 1
-            committed = Committed(
-                entry.identifier, old._committed.version + 1, self.commits, change.encoded, self.hooks.run
-            )
-            entry.state = change.base._commit(change.values, committed)
-            done.append(Commit(old, entry.state, change.changed, change.delta, self.commits))
-        for commit in done:
-            self.hooks.committed(commit)
-        return done
+    def ttl_of(self, identifier: StateIdentifier, ttl: float | None) -> float | None:
+        """Seconds that a state is kept when it is idle, None for ever; `ttl` as for `entry`."""
+        return finite(idle_time(identifier, ttl))
 
     def broadcast_to_state(self, state_key: str, event_data: Mapping[str, Any]) -> Awaitable[int]:
         """Sends signals (a dict of field to value) to all that watch `state_key`, without changing the state.
@@ -472,5 +505,9 @@ class StateRegistry:
         return self.hooks.broadcast(state_key, event_data)
 
 
-def _bucket(identifier: StateIdentifier, ttl: float | None) -> float | None:
-    return DEFAULT_TTL[identifier.scope] if ttl is None else ttl if ttl != math.inf else None
+def _touch_after(ttl: float) -> float:
+    return max(SWEEP_INTERVAL, min(ttl / TOUCH_SHARE, TOUCH_AFTER_MOST)) if ttl != math.inf else math.inf
+
+
+def _not_found(identifier: StateIdentifier) -> StateNotFoundError:
+    return StateNotFoundError(f"there is no {identifier.cls_name} {identifier.instance_id or ''}".rstrip())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import math
+import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
@@ -14,12 +16,13 @@ from pydantic import ValidationError
 from .auth import UserContext
 from .config import StateConfig
 from .context import SESSION_ID, USER_ID, RequestContext
-from .exceptions import StateNotFoundError
+from .exceptions import StateNotFoundError, VersionConflict
 from .page import reload_frame, reopen_frame
 from .registry import Entry, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
 from .sse import SSEConnection, SSEManager
 from .state import ReactiveState
+from .stores import Version, Write
 from .transaction import Transaction, current_holder
 
 __all__ = ["SESSION_MAX_AGE", "Sessions"]
@@ -34,6 +37,9 @@ and an answer that was under way may have been the last to sign it."""
 TWICE: Final = 60.0
 """Seconds within which a second sign-in from the same old cookie (a double click) goes on where the first one led."""
 
+
+ENDED: Final = "ended"
+"""Group, and first part of the key, of what a store keeps of ended sessions. No scope has this name."""
 
 CHANGES_KEPT: Final = 10_000
 """Users whose last change of rights is remembered; only requests that are under way ask for it."""
@@ -61,8 +67,8 @@ class Sessions:
     """The sessions of one app, as far as they begin, change hands and end. Lifetime: the provider.
 
     A session is a signed cookie, and an old copy of it stays genuine: so the ids of ended ones are remembered for
-    `max_age` seconds, as long as a cookie is accepted, at about 200 bytes each. `configs` are the registered classes by
-    name; `clock` returns seconds.
+    `max_age` seconds, as long as a cookie is accepted, at about 200 bytes each; where there is a store, it remembers
+    them over a restart. `config_named` gives registered classes by name; `clock` returns seconds.
     """
 
     def __init__(
@@ -92,6 +98,20 @@ class Sessions:
         while self._ended and next(iter(self._ended.values())).until <= now:
             self._ended.popitem(last=False)
 
+    async def load_ended(self) -> None:
+        """Learns from the store which sessions have ended before this process began. Raises `PersistenceError`."""
+        store = self._registry.committer.store
+        if store is None:
+            return
+        now = self._clock()
+        for key, stored in (await store.group(ENDED)).items():
+            session_id = key.removeprefix(f"{ENDED}:")
+            if session_id not in self._ended:
+                until = now + (math.inf if stored.ttl is None else stored.ttl)
+                self._ended[session_id] = _Ended(-math.inf, until, None, None)
+        # The oldest first, as they are forgotten.
+        self._ended = OrderedDict(sorted(self._ended.items(), key=lambda item: item[1].until))
+
     # -- signing in and out ----------------------------------------------------------------------------------------
 
     async def login(self, context: RequestContext, user: UserContext) -> None:
@@ -103,13 +123,17 @@ class Sessions:
         owner = before.id if before is not None else session.get(USER_ID)
         same_person = owner is None or str(owner) == str(user.id)
         # First, since it runs the app's own code: when that fails nobody is signed in and nothing has changed.
-        while (old := self._continued(context, user)) is not None and same_person and await self._merge(old, user):
+        new = secrets.token_urlsafe(16)
+        while (old := self._continued(context, user)) is not None:
             # While it waited, another device of the user's may have begun a state that a guest's one would become, or
             # a second click on the same button have been the first to sign in.
-            pass
+            if same_person and await self._merge(old, user):
+                continue
+            if await self._move_stored(old, new if same_person else None, user):
+                break
         if not same_person:
             session.clear()  # what one user left in the cookie is not the next one's
-        new = context.new_session_id()
+        session[SESSION_ID] = new
         session[USER_ID] = user.id if isinstance(user.id, str | int) else str(user.id)
         context.become(user)
         if old is None:
@@ -131,19 +155,28 @@ class Sessions:
 
     async def logout(self, context: RequestContext) -> None:
         """Ends the session of a request; see `StateProvider.logout`."""
-        old = context.session_id()
+        old, store = context.session_id(), self._registry.committer.store
         # A session that never was anybody's, and kept nothing, is as empty again after its end: not worth a note for as
         # long as its cookie lives, which anybody could have us write by the million.
         was_empty = not set(context.session) - {SESSION_ID} and not await self._is_somebodys(context)
         if context.session:  # else an answer to an old cookie would take away a newer one
             context.session.clear()
         context.become(None)
-        if old is not None:
-            for key in self._registry.keys_of_session(old):
-                self._registry.drop(key)
-            self._end(context, old)
-            if was_empty:
-                del self._ended[old]
+        if old is None:
+            return
+        keys = self._registry.keys_of_session(old)
+        for key in keys:
+            self._registry.drop(key)
+        self._end(context, old)
+        if was_empty:
+            del self._ended[old]
+        if store is not None:
+            # Behind all else: who signs out is out, even if the store fails and has them told so.
+            async with self._registry.in_store_time("the end of a session could not be stored"):
+                if not was_empty:
+                    with contextlib.suppress(VersionConflict):  # it has been there
+                        await store.save(self._mark(old))
+                await store.delete([*keys, *await store.group(old)])
 
     async def _is_somebodys(self, context: RequestContext) -> bool:
         try:
@@ -168,7 +201,47 @@ class Sessions:
         # and its cookie.
         context.after_answer(reload)
 
+    def _mark(self, session_id: str) -> Write:
+        """What a store keeps of an ended session, as long as a cookie with its id is accepted."""
+        ttl = None if self.max_age == math.inf else self.max_age + SLACK
+        return Write(f"{ENDED}:{session_id}", None, Version("", 1), b"", ttl, ENDED)
+
     # -- states ----------------------------------------------------------------------------------------------------
+
+    async def _move_stored(self, old: str, new: str | None, user: UserContext) -> bool:
+        """Has the store keep the states of an ending session where `_hand_over` will put them, and that it has ended.
+
+        False where an event or another sign-in was first, and nothing was done. When it returns True, nothing has been
+        awaited since the store was changed, and no state of the session is stored under its old key any more.
+        """
+        registry, store = self._registry, self._registry.committer.store
+        if store is None:
+            return True
+        first = [self._mark(old)]
+        async with registry.in_store_time("the states of a session that signs in could not be moved"):
+            while True:
+                stored = await store.group(old)
+                writes = first
+                for key, found in stored.items():
+                    writes = [*writes, Write(key, found.version, found.version, None)]
+                    target = self._target(StateIdentifier.parse(key), new, user)
+                    config = self._config_named(target.cls_name) if target is not None else None
+                    if target is None or config is None or target.key in registry:
+                        continue
+                    ttl = registry.ttl_of(target, config.ttl)
+                    writes.append(Write(target.key, None, found.version, found.data, ttl, target.session_id))
+                try:
+                    await store.save_many(writes)
+                except VersionConflict:
+                    await registry.committer.commits_under_way()
+                    if first:
+                        return False
+                    continue
+                first = []
+                entries = map(registry.find, registry.keys_of_session(old))
+                if all(e is None or e.stored is None or e.identifier.key in stored for e in entries):
+                    return True
+                # An event has been committed meanwhile, to a state that was not stored before.
 
     def _target(self, identifier: StateIdentifier, session_id: str | None, user: UserContext) -> StateIdentifier | None:
         """What a state of the old session becomes, or None when it ends."""
@@ -191,6 +264,7 @@ class Sessions:
             self._registry.drop(key)
         elif target.key in self._registry:
             self._registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
+            self._registry.distrust(target.key)  # it may have come there while the guest's was being stored
         else:
             self._registry.rename(key, target, config.ttl)
 
@@ -212,24 +286,39 @@ class Sessions:
                 await _bring_in(merge, transaction.copy(merge.users))
             if self._are_gone(merges):
                 return True
-            transaction.commit(transaction.prepare())
-            # Before the locks are given back: what waits for the guest's state finds it gone, and nothing is lost.
-            for merge in merges:
-                self._registry.drop(merge.key, merged=True)
+            with contextlib.suppress(VersionConflict):  # then another sign-in was first
+                await transaction.commit(transaction.prepare(), replaced=[merge.guest for merge in merges])
+                self._drop_merged(merges)
         finally:
             transaction.end()
         return True
 
+    def _drop_merged(self, merges: Iterable[_Merge]) -> None:
+        # Before the locks are given back: what waits for the guest's state finds it gone, and nothing is lost.
+        for merge in merges:
+            self._registry.drop(merge.key, merged=True)
+
     async def _bring_back(self, session_id: str, user: UserContext) -> None:
-        """Makes the user's states that the app has kept elsewhere, where a guest's would take their place."""
-        for key in self._registry.keys_of_session(session_id):
-            target = self._target(StateIdentifier.parse(key), session_id, user)
+        """Brings into memory the user's states that are kept elsewhere, where a guest's would take their place."""
+        registry, store = self._registry, self._registry.committer.store
+        keys = dict.fromkeys(registry.keys_of_session(session_id))
+        if store is not None:
+            async with registry.in_store_time("the states of a session that signs in could not be found"):
+                keys |= dict.fromkeys(await store.group(session_id))
+        for key in keys:
+            identifier = StateIdentifier.parse(key)
+            target = self._target(identifier, session_id, user)
             config = self._config_named(target.cls_name) if target is not None else None
-            if target is None or config is None or config.create is None or config.state_cls is None:
+            if target is None or config is None or config.state_cls is None or target.scope is not StateScope.USER:
                 continue
-            if target.scope is StateScope.USER:
-                with contextlib.suppress(StateNotFoundError):
-                    await self._registry.entry(target, config.state_cls, ttl=config.ttl, create=config.create)
+            persistence = registry.persistence.get(config.state_cls)
+            for wanted in (identifier, target):
+                if wanted.key in registry or (wanted is identifier and persistence is None):
+                    continue
+                is_kept = persistence is not None and await persistence.load(wanted) is not None
+                if is_kept or (wanted is target and config.create is not None):
+                    with contextlib.suppress(StateNotFoundError):
+                        await registry.entry(wanted, config.state_cls, ttl=config.ttl, create=config.create)
 
     def _are_gone(self, merges: list[_Merge]) -> bool:
         """Whether some of the guest's states went over or ended while this sign-in waited: they are merged once."""

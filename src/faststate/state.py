@@ -27,7 +27,10 @@ from .values import REMEDY, Thaw, equal, freeze, is_container
 from .views import View, ViewFragment
 from .wire import display, merge_patch, same, to_wire
 
-__all__ = ["Change", "Committed", "ReactiveState", "SignalRef", "current_page"]
+__all__ = ["INITIAL", "Change", "Committed", "ReactiveState", "SignalRef", "current_page"]
+
+INITIAL: Final = "initial"
+"""The epoch of a state as its class makes it, which nobody has changed: all of these are one."""
 
 
 class Page(Protocol):
@@ -64,7 +67,7 @@ class Committed:
     """
 
     __slots__ = (
-        "commit", "encoded", "frames", "full", "identifier", "namespace", "run", "seen", "version", "views",
+        "commit", "encoded", "epoch", "frames", "full", "identifier", "namespace", "run", "seen", "version", "views",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +78,11 @@ class Committed:
         encoded: dict[str, Any],
         run: Callable[[StateIdentifier, type[ReactiveState], Event[Any, Any], Mapping[str, Any]], Awaitable[Any]],
         full: ReactiveState | None = None,
+        *,
+        epoch: str = INITIAL,
     ) -> None:
         self.full = full
+        self.epoch = epoch
         self.seen: dict[frozenset[str], ReactiveState] = {}
         self.identifier = identifier
         self.namespace = identifier.namespace
@@ -180,6 +186,8 @@ class ReactiveState(BaseModel):
     )
     __slots__ = ("_fs",)
     __faststate__: ClassVar[bool] = True
+    schema_version: ClassVar[int] = 1
+    """The version of the class's fields, which is stored with each state; see `migrate`."""
     __iter__ = None  # type: ignore[assignment]  # a pydantic model iterates over its fields, which FastHTML would render
 
     _prefix: ClassVar[str] = DEFAULT_PREFIX
@@ -210,10 +218,12 @@ class ReactiveState(BaseModel):
         for name, value in list(vars(cls).items()):
             if name == "__ft__" and isinstance(value, types.FunctionType):
                 setattr(cls, name, View(value, name))
-            elif name in _OWN_NAMES or (isinstance(value, Event | View) and name in _RESERVED):
+            elif (name in _OWN_NAMES and name not in _OVERRIDABLE) or (
+                isinstance(value, Event | View) and name in _RESERVED
+            ):
                 raise EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
         for name in annotations:
-            if name in _RESERVED and name != "model_config":
+            if name in _RESERVED and name not in _OVERRIDABLE and name != "model_config":
                 raise EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
         cls._name, cls._has_ids = None, False  # a subclass is not registered as its base is
 
@@ -238,6 +248,16 @@ class ReactiveState(BaseModel):
     @classmethod
     def _registered_name(cls) -> str:
         return cls._name or cls.__name__
+
+    @classmethod
+    def migrate(cls, values: dict[str, Any], version: int) -> dict[str, Any]:
+        """Field values (dict by name) for this class, from those that an older one has stored; override it.
+
+        Called when a stored state has other fields than the class, or another `schema_version` (int). What it returns
+        is validated: missing fields take their defaults, others than the class has are dropped. A state that does not
+        validate, or whose `migrate` raises, is kept aside, and made anew.
+        """
+        return values
 
     # -- the three lives -------------------------------------------------------------------------------------------
 
@@ -349,6 +369,19 @@ class ReactiveState(BaseModel):
         }
         return Change(base, snapshot.__dict__, changed, {**committed.encoded, **fresh}, delta)
 
+    def _change_to(self, other: ReactiveState) -> Change | None:
+        """What makes this committed snapshot have the field values of `other`; None when it has them."""
+        working = self._working()
+        for name in type(self).__pydantic_fields__:
+            setattr(working, name, other.__dict__[name])
+        change = working._change()
+        working._close()
+        return change
+
+    def _no_change(self) -> Change:
+        """A change of this committed snapshot that leaves all values as they are."""
+        return Change(self, self._frozen_values(), [], self._committed.encoded, {})
+
     @classmethod
     def _validated(
         cls, values: dict[str, Any], changed: list[str], old: Mapping[str, Any], private: Any
@@ -403,7 +436,10 @@ class ReactiveState(BaseModel):
         values = {name: None if name in hidden else kept[name] for name in type(self).__pydantic_fields__}
         made = type(self)._partly_hidden_class(hidden)._blank(values, self.__pydantic_private__)
         encoded = {name: "" if name in hidden else value for name, value in self._wire().items()}
-        own = Committed(committed.identifier, committed.version, committed.commit, encoded, committed.run, self)
+        own = Committed(
+            committed.identifier, committed.version, committed.commit, encoded, committed.run, self,
+            epoch=committed.epoch,
+        )  # fmt: skip
         object.__setattr__(made, "_fs", own)
         return made
 
@@ -614,6 +650,7 @@ def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
     return f"{cls.__name__}{f'.{place}' if place else ''}: {problem['msg']}"
 
 
+_OVERRIDABLE: Final = frozenset({"migrate", "schema_version"})
 _OWN_NAMES: Final = frozenset(name for name in vars(ReactiveState) if not name.startswith(("__", "model_"))) | {
     "_fs",
     "_fs_schema_",

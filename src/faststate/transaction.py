@@ -13,8 +13,10 @@ from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 
+from .entries import Entry, version_signal
 from .events import Event
-from .registry import Entry, StateRegistry
+from .exceptions import EventConflictError
+from .registry import StateRegistry
 from .state import Change, ReactiveState
 
 __all__ = ["Guard", "Holder", "Step", "Transaction", "current_holder", "run_event"]
@@ -84,11 +86,13 @@ class Transaction:
         inside = holder is not None and holder.task in (None, asyncio.current_task())
         self.owner = holder.identity if holder is not None and inside else self
         for entry in self._entries.values():
-            await self._registry.acquire(entry, self.owner)
+            await self._registry.locks.acquire(entry, self.owner)
             self._locked.append(entry)
+        for entry in self._entries.values():
+            await self._registry.committer.settle(entry)
         changed = [guard for guard in self._guards if self.entry(guard.entry).state is not guard.asked]
         if changed:
-            async with self._registry.answer_in_time("a rule that was asked with the lock held"):
+            async with self._registry.locks.answer_in_time("a rule that was asked with the lock held"):
                 for guard in changed:
                     await guard.ask(self.entry(guard.entry).state)
         self._still_current()
@@ -111,9 +115,15 @@ class Transaction:
         changes = ((self._entries[key], copy._change()) for key, copy in self._copies.items())
         return [(entry, change) for entry, change in changes if change is not None]
 
-    def commit(self, prepared: list[tuple[Entry, Change]]) -> None:
-        """Commits what `prepare` returned. Raises `StateNotFoundError` when a state has been merged into another."""
-        self._registry.commit(prepared)
+    async def commit(
+        self,
+        prepared: list[tuple[Entry, Change]],
+        *,
+        nonce: tuple[Entry, str] | None = None,
+        replaced: Iterable[Entry] = (),
+    ) -> None:
+        """Saves and commits what `prepare` returned; as `Committer.commit`."""
+        await self._registry.committer.commit(prepared, nonce=nonce, replaced=replaced)
 
     def unlock(self) -> None:
         """Drops what was not committed and gives the locks back."""
@@ -150,6 +160,7 @@ async def run_event(
     *,
     bound: Callable[[], Mapping[str, Any]] = dict,
     nonce: str | None = None,
+    expected: str | None = None,
     guards: Sequence[Guard] = (),
     still_current: Callable[[], None] = lambda: None,
     render: Callable[[Any], Any] = lambda result: result,
@@ -159,7 +170,8 @@ async def run_event(
     `states` are the further states that the event takes, by parameter; `bound` gives the fields to set before it runs,
     and is called with the locks held; `guards` are asked again where a state changed before that, and
     `still_current` before each step and each commit. An event whose
-    `nonce` the state has seen is not run again. What `render` or the event raises leaves no trace of the step.
+    `nonce` the state has seen is not run again, one that `expected` another version than the state's (as the signal has
+    it) not at all: `EventConflictError`. What `render` or the event raises leaves no trace of the step.
     """
     # A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock.
     async with _places() if event.kind == "sync" else contextlib.nullcontext():
@@ -167,9 +179,11 @@ async def run_event(
         try:
             await transaction.begin()
             entry = transaction.entry(entry)
-            if nonce is not None and nonce in entry.nonces:
+            if nonce is not None and entry.has_seen(nonce):
                 yield Step(None, repeated=True)
                 return
+            if expected is not None and expected != version_signal(entry.version):
+                raise EventConflictError(f"{entry.identifier.cls_name} has changed meanwhile: please look at it again")
             state = transaction.copy(entry)
             for name, value in bound().items():
                 setattr(state, name, value)
@@ -180,9 +194,8 @@ async def run_event(
                 async for last, result in steps:
                     rendered = render(result)
                     still_current()  # it may have taken its time
-                    transaction.commit(transaction.prepare())
-                    if first and nonce is not None:
-                        entry.remember(nonce)
+                    own = (entry, nonce) if first and nonce is not None else None
+                    await transaction.commit(transaction.prepare(), nonce=own)
                     first = False
                     transaction.unlock()
                     yield Step(rendered, closing=last and event.kind == "generator")

@@ -18,11 +18,12 @@ def open_example(serve_app, context):
     def start(name):
         server = serve_app(EXAMPLES / f"{name}.py")
 
-        def tab(path="/", who=context):
+        def tab(path="/", who=context, *, live=True):
             page = who.new_page()
             errors.append(console_errors(page))
             page.goto(server.url + path)
-            wait_live(page)
+            if live:
+                wait_live(page)
             return page
 
         return tab
@@ -66,6 +67,69 @@ def test_another_shopper_sees_the_stock_fall_and_the_announcement_change(open_ex
     expect(two.get_by_text("Your cart is empty.")).to_be_visible()  # the cart itself is not shared
     one.get_by_role("button", name="Order").click()
     expect(two.get_by_text("Just sold: 2 Teapot")).to_be_visible()
+
+
+def test_in_the_shop_the_stock_falls_in_both_tabs_and_the_cart_outlives_a_crash(serve_app, context, new_context):
+    server = serve_app(EXAMPLES / "shop.py")
+    one, two = context.new_page(), new_context().new_page()
+    errors = console_errors(one), console_errors(two)
+    for page in (one, two):
+        page.goto(server.url)
+        wait_live(page)
+    for left in ("1 in stock", "Sold out"):
+        one.get_by_role("button", name="Add to cart: Teapot").click()
+        for page in (one, two):
+            expect(page.locator(".products article").filter(has_text="Teapot")).to_contain_text(left)
+    expect(two.get_by_role("button", name="Add to cart: Teapot")).to_be_disabled()
+    expect(two.get_by_text("Your cart is empty.")).to_be_visible()
+    assert errors == ([], [])
+    before = wait_live(one)
+    server.restart(crash=True)
+    wait_live(one, after=before)
+    one.get_by_role("button", name="Put back").click()
+    for page in (one, two):
+        expect(page.locator(".products article").filter(has_text="Teapot")).to_contain_text("1 in stock")
+    expect(one.get_by_text("Teapot is back on the shelf.")).to_be_visible()
+    expect(one.locator(".lines li")).to_contain_text("1 at €48.00")
+
+
+def test_two_admins_of_the_shop_do_not_overwrite_each_other(open_example, new_context):
+    tab = open_example("shop")
+
+    def admin():
+        page = tab("/login?next=/products/mug", new_context(), live=False)
+        page.get_by_label("password").fill("teapot")
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/products/mug")
+        wait_live(page)
+        return page
+
+    one, two, shopper = admin(), admin(), tab("/products/mug", new_context())
+    two.get_by_label("Price").fill("10.00")
+    one.get_by_label("Name").fill("Cup")
+    one.get_by_role("button", name="Save").click()
+    expect(one.get_by_text("Saved.")).to_be_visible()
+    expect(two.get_by_label("Name")).to_have_value("Cup")  # what others change arrives in the form
+    expect(two.get_by_label("Price")).to_have_value("10.00")  # and what is being typed stays
+    two.get_by_role("button", name="Save").click()
+    for page in (one, two, shopper):
+        expect(page.get_by_role("article")).to_contain_text("Cup")
+        expect(page.get_by_role("article")).to_contain_text("€10.00")
+
+    two.route("**/_faststate/stream*", lambda route: route.fulfill(status=204))
+    two.reload()  # from now on this tab learns nothing of what the others do
+    two.get_by_label("Name").fill("Beaker")
+    shopper.get_by_role("button", name="Add to cart").click()
+    expect(one.get_by_label("In stock")).to_have_value("4")
+    two.get_by_role("button", name="Save").click()
+    expect(two.get_by_text("has changed meanwhile")).to_be_visible()
+    expect(two.get_by_label("In stock")).to_have_value("4")
+    expect(two.get_by_label("Name")).to_have_value("Beaker")
+    expect(shopper.get_by_role("article")).to_contain_text("Cup")
+    two.get_by_role("button", name="Save").click()
+    for page in (one, two, shopper):
+        expect(page.get_by_role("article")).to_contain_text("Beaker")
+        expect(page.get_by_role("article")).to_contain_text("4 in stock")
 
 
 @pytest.fixture

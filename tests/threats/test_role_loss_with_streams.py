@@ -409,7 +409,7 @@ async def test_an_event_that_waits_for_the_lock_is_refused_when_its_member_is_re
     removing = asyncio.ensure_future(ann.post("Doc/remove", i="1", a={"who": "bob"}))
     await arrived.wait()
     waiting = asyncio.ensure_future(bob.post("Doc/write", i="1", a={"text": "still here"}))
-    await eventually(lambda: served.provider.registry._waiting)
+    await eventually(lambda: served.provider.registry.locks.waiting)
     go_on.set()
     assert status(await removing) == 204 and status(await waiting) == 403
     assert served.provider.registry.peek("record:Doc:1").text == "without bob"
@@ -422,7 +422,7 @@ async def test_an_event_that_waits_for_the_lock_is_refused_when_another_owns_the
     giving = asyncio.ensure_future(first.post("Doc/give", i="1", a={"to": "bob"}))
     await arrived.wait()
     again = asyncio.ensure_future(second.post("Doc/give", i="1", a={"to": "cy"}))
-    await eventually(lambda: served.provider.registry._waiting)
+    await eventually(lambda: served.provider.registry.locks.waiting)
     go_on.set()
     assert status(await giving) == 204 and status(await again) == 403
     assert served.provider.registry.peek("record:Doc:1").owner_id == "bob"

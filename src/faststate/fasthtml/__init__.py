@@ -77,6 +77,7 @@ def setup(provider: StateProvider, app: Any) -> None:
     async def started() -> None:
         provider._loop = asyncio.get_running_loop()
         check_routes(provider, app)
+        await provider.start()
         provider.sse_manager.draining = False  # an app that was stopped may start again, as in tests
 
     app.on_event("startup")(started)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from fasthtml.core import Beforeware
 from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from ..auth import current_request, current_user
 from ..context import RequestContext
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, FastStateError
 from ..provider import StateProvider
 from ..scopes import StateScope
 from ..state import current_page
 from .injection import add_late, inject
+from .routes import BUSY
 
 __all__ = ["FastStateMiddleware", "check_routes"]
+
+logger = logging.getLogger("faststate")
 
 
 class FastStateMiddleware:
@@ -38,6 +44,14 @@ class FastStateMiddleware:
             self._checked = True
         _wrap_before(self.provider, self.owner)
         self.provider._loop = asyncio.get_running_loop()  # a plain `with modify` in a thread works on this one
+        if not self.provider.is_started:  # a mounted app, or a server without the lifespan protocol
+            try:
+                await self.provider.start()
+            except FastStateError as error:
+                logger.error("the store cannot be had: %s", error, exc_info=error)
+                busy = PlainTextResponse(BUSY, 503) if scope["type"] == "http" else WebSocketClose(1011)
+                await busy(scope, receive, send)
+                return
         connection = HTTPConnection(scope)
         context = RequestContext(self.provider, connection)
         context.add_late = lambda request: add_late(context, request)

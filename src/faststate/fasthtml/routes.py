@@ -16,8 +16,17 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from ..dispatch import Call, ForgedTokens, StaleTokens, dispatch, open_connection, safe_location, tokens_of
-from ..exceptions import EventArgumentError, FastStateError, LimitError
+from ..dispatch import (
+    Call,
+    ForgedTokens,
+    StaleTokens,
+    dispatch,
+    leave_page,
+    open_connection,
+    safe_location,
+    tokens_of,
+)
+from ..exceptions import EventArgumentError, FastStateError, LimitError, PersistenceError
 from ..page import message_frame, reload_frame
 from ..provider import StateProvider
 from ..sse import SSEConnection
@@ -30,6 +39,7 @@ __all__ = ["BUSY", "EventResponse", "Routes"]
 logger = logging.getLogger("faststate")
 
 BUSY: Final = "The server is restarting. Please try again."
+_UNSAVED: Final = "This could not be saved. Please try again."
 _BROKEN: Final = "Something went wrong on the server. Nothing was changed."
 
 
@@ -79,6 +89,15 @@ async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
     return bytes(body)
 
 
+def _replayed(request: Request, body: bytes) -> Request:
+    """The same request, of which the body has been read, for FastHTML to read it again."""
+
+    async def replay() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(request.scope, replay)
+
+
 def _parse(body: bytes) -> Any:
     try:
         payload = json.loads(body or b"{}")
@@ -101,9 +120,11 @@ class Routes:
         # FastHTML's own wrapper runs the app's Beforeware for the library's routes, as for any other.
         self._event = endpoint(self._dispatch, noop_body)
         self._stream = endpoint(self._open, noop_body)
+        self._leave = endpoint(self._left, noop_body)
         prefix = provider.prefix
         app.router.routes[:0] = [
             Route(f"{prefix}/event/{{state}}/{{event}}", self.event, methods=["POST"], name="faststate-event"),
+            Route(f"{prefix}/leave", self.leave, methods=["POST"], name="faststate-leave"),
             Route(f"{prefix}/stream", self.stream, methods=["GET"], name="faststate-stream"),
             Route(f"{prefix}/datastar", self.datastar, methods=["GET"], name="faststate-datastar"),
         ]
@@ -119,11 +140,10 @@ class Routes:
             return refused
         try:
             body = await _read_body(request, self.provider.max_payload, self.provider.body_timeout)
-            payload = _parse(body)
             call = Call.parse(
                 request.path_params["state"],
                 request.path_params["event"],
-                payload,
+                _parse(body),
                 request.query_params.multi_items(),
                 request.headers,
                 self.provider.max_depth,
@@ -135,10 +155,7 @@ class Routes:
         except FastStateError as error:
             return self._refused(error)
 
-        async def replay() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        again = Request(request.scope, replay)
+        again = _replayed(request, body)
         again.state.faststate_call = call
         response = await self._event(again)
         if isinstance(response, EventResponse):
@@ -164,10 +181,12 @@ class Routes:
                 answer.raw_headers.append((name, value))
         return answer
 
-    def _refused(self, error: FastStateError) -> EventResponse:
+    def _refused(self, error: FastStateError, frames: bytes = b"") -> EventResponse:
+        """Says in the page what was refused, behind the `frames` (bytes) of what was committed before."""
         self.provider.refused += 1
         message = str(error) if error.status < 500 else (BUSY if error.status == 503 else _BROKEN)
-        return EventResponse(message_frame(message, error.status), error.status)
+        message = _UNSAVED if isinstance(error, PersistenceError) else message
+        return EventResponse(frames + message_frame(message, error.status), error.status)
 
     async def _dispatch(self, request: Request) -> Response:
         context = self.provider.context(request)
@@ -206,7 +225,7 @@ class Routes:
         except FastStateError as error:
             if error.status >= 500:
                 logger.error("%s.%s failed: %s", call.state, call.event, error, exc_info=error)
-            return self._refused(error)
+            return self._refused(error, frames)
         except ValidationError as error:
             # A model that the event made of what it was given: its own words, without the value.
             problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -223,6 +242,26 @@ class Routes:
         if call.is_form and call.nonce is not None:
             frames += signals_frame({"_fs": {"ok": call.nonce}})
         return EventResponse(frames)
+
+    async def leave(self, request: Request) -> Response:
+        """POST: a page was left for good. A beacon, which can have no header of ours and whose answer nobody reads."""
+        context = self.provider.context(request)
+        client = context.session_id() or f"address {context.address}"
+        if not _is_cross_site(request) and not self.provider.event_buckets.take(client):
+            try:
+                body = await _read_body(request, self.provider.max_payload, self.provider.body_timeout)
+                again = _replayed(request, body)
+                again.state.faststate_left = tokens_of(_parse(body))
+                await self._leave(again)
+            except _TooSlow:
+                return PlainTextResponse("The beacon took too long to arrive.", 408, {"connection": "close"})
+            except (FastStateError, StaleTokens) as error:
+                logger.info("a page was left, which changes nothing: %r", error)
+        return Response(status_code=204)
+
+    async def _left(self, request: Request) -> Response:
+        await leave_page(self.provider.context(request), request.state.faststate_left)
+        return Response(status_code=204)
 
     async def stream(self, request: Request) -> Response:
         """GET: the page's stream. 204 ends it for good, 429 and 503 have the page try again."""

@@ -1,0 +1,257 @@
+"""Commits: saved first, then swapped in for all readers at once, then told; and what others have changed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from .entries import Commit, Entry, Prepared, digest_of, finite, next_version, version_signal
+from .events import VERSION_SIGNAL, Event
+from .exceptions import FastStateError, StateNotFoundError
+from .persistence import RecordPersistence, Save, StorePersistence, save_all
+from .scopes import StateIdentifier
+from .state import Change, Committed, ReactiveState
+from .stores import StateStore, Version, Write
+
+__all__ = ["Committer", "RegistryHooks"]
+
+logger = logging.getLogger("faststate")
+
+T = TypeVar("T")
+
+
+class RegistryHooks:
+    """What the provider plugs into a registry: who is told, and who is watching."""
+
+    def committed(self, commit: Commit) -> None:
+        """A state changed."""
+
+    def removed(self, state: ReactiveState, reason: str) -> None:
+        """A state is no more, for all who follow it; `reason` (str) says why."""
+
+    def is_watched(self, key: str) -> bool:
+        """Whether any connection follows the state with this key."""
+        return False
+
+    def swept(self) -> None:
+        """Idle states were dropped; others may tidy up too."""
+
+    def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
+        """Send `data` to the watchers of `key`."""
+        raise NotImplementedError  # a registry without connections has nobody to broadcast to
+
+    async def run(
+        self,
+        identifier: StateIdentifier,
+        cls: type[ReactiveState],
+        event: Event[Any, Any],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        """Run an event from server code."""
+        raise NotImplementedError  # a registry without a provider runs no events
+
+
+class Committer:
+    """Commits the changes of a process's states. Lifetime: the registry.
+
+    `number` is that of the last commit, `saves` how often something was saved. `store` is where the states are that
+    have a `StorePersistence`; `owned` says that nobody else writes there, so that what is in memory is what is stored.
+    `remove` is told of a state that is no more, and why.
+    """
+
+    def __init__(
+        self,
+        hooks: RegistryHooks,
+        clock: Callable[[], float],
+        store_timeout: float,
+        remove: Callable[[Entry, str], None],
+    ) -> None:
+        self.number = self.saves = 0
+        self.store: StateStore | None = None
+        self.store_timeout = store_timeout
+        self.owned = False
+        self._hooks = hooks
+        self._clock = clock
+        self._remove = remove
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def commit(
+        self,
+        changes: Iterable[tuple[Entry, Change]],
+        *,
+        nonce: tuple[Entry, str] | None = None,
+        replaced: Iterable[Entry] = (),
+    ) -> list[Commit]:
+        """Saves all changes, swaps the states for their new snapshots, then tells the hooks. The caller has the locks.
+
+        No reader sees some of the changes and not the others: between the swaps nothing is awaited. `nonce` is that of
+        the event, and remembered with its state; `replaced` are states that are stored no more from now on, since
+        others take their place. Once the saving has begun it is ended, and the commit with it, even if the caller is
+        cancelled. Raises `StateNotFoundError`, with nothing changed, when one of the states is no more;
+        `VersionConflict` and `PersistenceError`.
+        """
+        prepared = [Prepared(entry, change) for entry, change in changes]
+        for entry, _ in prepared:
+            if entry.removed is not None:
+                raise StateNotFoundError(entry.removed)
+        digest = digest_of(nonce[1]) if nonce is not None else None
+        # An event that changed only other states than its own leaves its nonce with its own.
+        if nonce is not None and prepared and nonce[0] not in (entry for entry, _ in prepared):
+            prepared.append(Prepared(nonce[0], None))
+        gone = [
+            Write(entry.identifier.key, entry.stored, entry.stored, None)
+            for entry in replaced
+            if entry.stored is not None
+        ]
+        if gone or any(entry.persistence is not None for entry, _ in prepared):
+            return await self._finish(self._save_and_swap(prepared, nonce, digest, gone))
+        done = self._swap(prepared, [next_version(entry) for entry, _ in prepared])
+        if nonce is not None and digest is not None:
+            nonce[0].remember(digest, self._clock())
+        return done
+
+    async def _finish(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs it to its end, whether the caller is cancelled or not."""
+        task = asyncio.get_running_loop().create_task(coroutine, name="faststate-commit")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():  # the locks are given back when this returns
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.error("what a cancelled request was about to change could not be saved", exc_info=error)
+            raise
+
+    async def _save_and_swap(
+        self,
+        prepared: Sequence[Prepared],
+        nonce: tuple[Entry, str] | None,
+        digest: str | None,
+        deletes: Sequence[Write],
+    ) -> list[Commit]:
+        now = self._clock()
+        versions = [next_version(entry) if change is not None else entry.version for entry, change in prepared]
+        saves, places = [], []
+        for place, (entry, change) in enumerate(prepared):
+            if entry.persistence is None:
+                continue
+            new = digest if nonce is not None and nonce[0] is entry else None
+            nonces = entry.recent_nonces(now) + ([new] if new is not None else [])
+            values = change.values if change is not None else entry.state._frozen_values()
+            places.append(place)
+            saves.append(
+                Save(
+                    entry.persistence, entry.identifier, entry.stored, versions[place], entry.state, values,
+                    change.changed if change is not None else (), nonces, new, finite(entry.ttl),
+                )
+            )  # fmt: skip
+        concerned = [prepared[place].entry for place in places]
+        try:
+            saved = await self.save(saves, deletes)
+        except BaseException as error:
+            # It may have been saved all the same, or some of it: what is stored now counts.
+            for entry in concerned:
+                entry.doubtful = True
+                with contextlib.suppress(FastStateError):
+                    await self.reload(entry)
+            gone = next((entry.removed for entry in concerned if entry.removed is not None), None)
+            if isinstance(error, StateNotFoundError) and gone is not None:
+                raise StateNotFoundError(gone) from error
+            raise
+        for place, version in zip(places, saved, strict=True):
+            entry = prepared[place].entry
+            entry.stored = versions[place] = version
+            entry.touched = now
+        if nonce is not None and digest is not None:
+            nonce[0].remember(digest, now)
+        return self._swap(prepared, versions)
+
+    async def save(self, saves: Sequence[Save], also: Sequence[Write]) -> list[Version]:
+        """Saves parts of commits and makes further changes of the store; as `save_all`."""
+        self.saves += 1
+        return await save_all(saves, also, self.store, self.store_timeout)
+
+    def snapshot(
+        self,
+        base: ReactiveState,
+        values: dict[str, Any],
+        identifier: StateIdentifier,
+        version: Version,
+        encoded: dict[str, Any],
+    ) -> ReactiveState:
+        """A committed snapshot of `base`'s class with frozen `values`, under the process's next commit number."""
+        self.number += 1
+        if type(base)._fs_schema().versioned:
+            encoded = {**encoded, VERSION_SIGNAL: version_signal(version)}
+        run = self._hooks.run
+        return base._commit(
+            values, Committed(identifier, version.number, self.number, encoded, run, epoch=version.epoch)
+        )
+
+    def _swap(self, prepared: Iterable[Prepared], versions: Iterable[Version]) -> list[Commit]:
+        done = []
+        for (entry, change), version in zip(prepared, versions, strict=True):
+            if change is None:
+                continue
+            old, delta = entry.state, change.delta
+            if type(old)._fs_schema().versioned:
+                delta = {**delta, VERSION_SIGNAL: version_signal(version)}
+            entry.state = self.snapshot(change.base, change.values, entry.identifier, version, change.encoded)
+            done.append(Commit(old, entry.state, change.changed, delta, self.number))
+        for commit in done:
+            self._hooks.committed(commit)
+        return done
+
+    # -- what others have changed ----------------------------------------------------------------------------------
+
+    async def settle(self, entry: Entry) -> None:
+        """Loads a locked state again where what is in memory need not be what is stored. Raises as `reload`."""
+        if entry.doubtful or (not self.owned and entry.persistence is not None):
+            await self.reload(entry)
+
+    async def reload(self, entry: Entry) -> bool:
+        """Loads a locked state again; True when it had changed, and its followers are told. The caller has the lock.
+
+        Raises `PersistenceError`, and `StateNotFoundError` when it is kept no more: then it is removed here, too.
+        """
+        persistence = entry.persistence
+        if persistence is None or entry.removed is not None:
+            return False
+        found = await persistence.load(entry.identifier)
+        if found is None:
+            if entry.stored is None:
+                entry.doubtful = False  # its first save has failed
+                return False
+            self._remove(entry, "it is not there any more")
+            raise StateNotFoundError(entry.removed)
+        entry.doubtful = False
+        if isinstance(persistence, StorePersistence) and found.version == entry.version:
+            entry.stored = found.version
+            return False
+        for digest in found.nonces:
+            entry.remember(digest, self._clock())
+        change = entry.state._change_to(found.state)
+        version = found.version
+        if isinstance(persistence, RecordPersistence) and entry.stored is not None:
+            if entry.stored.epoch == version.epoch:  # the row counts its versions
+                if change is None and version == entry.stored:
+                    return False
+            elif change is None:
+                return False
+            else:
+                version = next_version(entry)
+        entry.stored = version
+        self._swap([Prepared(entry, change or entry.state._no_change())], [version])
+        return change is not None
+
+    async def commits_under_way(self) -> None:
+        """Waits until the commits that are just being saved have ended, and for one turn of the loop at least."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+        await asyncio.sleep(0)

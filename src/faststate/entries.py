@@ -1,0 +1,151 @@
+"""Entries: a state in memory with its lock and what is stored of it, and the commits that change it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import secrets
+from base64 import urlsafe_b64encode
+from collections import OrderedDict
+from typing import Any, Final, NamedTuple
+
+from .persistence import Persistence
+from .scopes import StateIdentifier, StateScope
+from .state import INITIAL, Change, ReactiveState
+from .stores import Version
+
+__all__ = [
+    "DEFAULT_TTL",
+    "NONCES_KEPT",
+    "NONCE_AGE",
+    "Commit",
+    "Entry",
+    "Prepared",
+    "digest_of",
+    "finite",
+    "idle_time",
+    "next_version",
+    "version_signal",
+]
+
+DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
+    StateScope.GLOBAL: None,
+    StateScope.SESSION: 86_400.0,
+    StateScope.USER: None,
+    StateScope.COMPONENT: 86_400.0,
+    StateScope.RECORD: None,
+    StateScope.TEMPORARY: 900.0,  # a hidden tab has no stream, and its user may be back in some minutes
+}
+"""Seconds of idle time after which a state is dropped, by scope; None for never. A watched state is not idle."""
+
+NONCES_KEPT: Final = 512
+"""Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
+
+NONCE_AGE: Final = 300.0
+"""Seconds that a nonce is saved with its state; a browser that found no server tries again when there is one."""
+
+
+class Commit:
+    """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
+
+    __slots__ = ("changed", "delta", "frames", "new", "number", "old", "views")
+
+    def __init__(
+        self, old: ReactiveState, new: ReactiveState, changed: list[str], delta: dict[str, Any], number: int
+    ) -> None:
+        self.old = old
+        self.new = new
+        self.changed = changed
+        self.delta = delta
+        self.number = number
+        self.views: dict[frozenset[str], set[str]] = {}  # the changed ones, by what is hidden from the viewer
+        self.frames: dict[Any, bytes] = {}
+
+
+class Entry:
+    """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
+
+    __slots__ = (
+        "doubtful", "identifier", "lock", "loop", "nonces", "order", "owner", "persistence", "removed", "state",
+        "stored", "touched", "ttl", "used", "users",
+    )  # fmt: skip
+
+    def __init__(
+        self, identifier: StateIdentifier, ttl: float, state: ReactiveState, persistence: Persistence | None = None
+    ) -> None:
+        self.identifier = identifier
+        self.state = state
+        self.ttl = ttl
+        self.order: tuple[float, bool] | None = None  # among which others it waits to be idle for long enough
+        self.persistence = persistence
+        self.stored: Version | None = None  # what was loaded or saved last
+        self.doubtful = False  # what is stored may be another version: to be loaded before the next change
+        self.touched = 0.0  # when the store was told last that this is in use
+        self.lock = asyncio.Lock()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.owner: object | None = None
+        self.users = 0  # open transactions on this state; it is not dropped while there are any
+        self.used = 0.0
+        self.removed: str | None = None  # why what is committed here from now on would be lost
+        self.nonces: OrderedDict[str, float] | None = None  # digests, and when the event was committed
+
+    @property
+    def version(self) -> Version:
+        """The version of the committed snapshot."""
+        committed = self.state._committed
+        return Version(committed.epoch, committed.version)
+
+    @property
+    def recoverable(self) -> bool:
+        """Whether it comes back when it is dropped from memory: from where it is kept, or as nobody ever changed it."""
+        return self.persistence is not None or self.state._committed.epoch == INITIAL
+
+    def remember(self, digest: str, now: float) -> None:
+        """Notes that the event with this nonce (its digest) has been committed."""
+        if self.nonces is None:
+            self.nonces = OrderedDict()
+        self.nonces[digest] = now
+        while len(self.nonces) > NONCES_KEPT:
+            self.nonces.popitem(last=False)
+
+    def has_seen(self, nonce: str) -> bool:
+        """Whether the event with this nonce has been committed."""
+        return self.nonces is not None and digest_of(nonce) in self.nonces
+
+    def recent_nonces(self, now: float) -> list[str]:
+        """The digests of the nonces that are to be saved with the state."""
+        return [nonce for nonce, at in (self.nonces or {}).items() if now - at < NONCE_AGE]
+
+
+def digest_of(nonce: str) -> str:
+    """What is kept of a nonce: 72 bits, of which two equal ones do not come about by chance."""
+    return urlsafe_b64encode(hashlib.sha256(nonce.encode()).digest()[:9]).decode()
+
+
+class Prepared(NamedTuple):
+    """What a transaction commits of one state. `change` is None where only the nonce of its event is new."""
+
+    entry: Entry
+    change: Change | None
+
+
+def idle_time(identifier: StateIdentifier, ttl: float | None) -> float:
+    """Idle seconds; infinite for never."""
+    kept = DEFAULT_TTL[identifier.scope] if ttl is None else ttl
+    return math.inf if kept is None else kept
+
+
+def finite(seconds: float) -> float | None:
+    return None if seconds == math.inf else seconds
+
+
+def next_version(entry: Entry) -> Version:
+    """The version of the next commit. A state's own life begins with its first: as made by its class it has none."""
+    epoch, number = entry.version
+    return Version(secrets.token_hex(6) if epoch == INITIAL else epoch, number + 1)
+
+
+def version_signal(version: Version) -> str:
+    """A version as the page has it (str), which sends it back with an event that expects it."""
+    return f"{version.epoch}.{version.number}"

@@ -1,0 +1,335 @@
+"""Persistence: the states of one class as a store or a record source keeps them, and back again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import dataclasses
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from .codec import Codec, dump, from_tree, load
+from .exceptions import ConfigurationError, FastStateError, PersistenceError
+from .records import RecordSource, RowChange
+from .records.table import columns_to_fields
+from .scopes import StateIdentifier
+from .state import ReactiveState
+from .stores import StateStore, Version, Write
+
+__all__ = ["Found", "Persistence", "RecordPersistence", "Save", "StorePersistence", "reported", "save_all"]
+
+logger = logging.getLogger("faststate")
+
+KEPT_ASIDE: Final = 90 * 86_400.0
+"""Seconds that stored data which no longer fits its class is kept: time to see the report and write a `migrate`."""
+
+ASIDE: Final = "aside"
+"""Group, and first part of the key, of what is kept aside. No scope has this name."""
+
+NONCE: Final = "nonce"
+"""First part of the key of a record's nonce, which has no place in the row. No scope has this name."""
+
+NONCE_TTL: Final = 300.0
+"""Seconds that a nonce is kept in a store: a browser repeats a request within seconds, over a restart too."""
+
+COUNTED: Final = "row"
+"""The epoch of rows that count their own version: they have one life."""
+
+
+class Found(NamedTuple):
+    """A state as it was loaded: a plain instance, its version, the nonces of its last events, seconds left to live."""
+
+    state: ReactiveState
+    version: Version
+    nonces: Sequence[str] = ()
+    ttl: float | None = None
+
+
+@dataclass(slots=True)
+class Save:
+    """One state's part of a commit that is to be saved. Lifetime: the commit.
+
+    `stored` is the version that was saved or loaded last (None for never), `version` the new one; `values` are the new
+    field values (`changed` are others than in `old`), `nonces` those of the last events, of which `nonce` is new.
+    """
+
+    persistence: Persistence
+    identifier: StateIdentifier
+    stored: Version | None
+    version: Version
+    old: ReactiveState
+    values: Mapping[str, Any]
+    changed: Sequence[str]
+    nonces: Sequence[str]
+    nonce: str | None
+    ttl: float | None
+
+
+@contextlib.asynccontextmanager
+async def reported(what: str, seconds: float) -> AsyncIterator[None]:
+    """Gives a store or the app's own code so many seconds, and makes every failure of it a `PersistenceError`."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except FastStateError:
+        raise
+    except TimeoutError as error:
+        raise PersistenceError(f"{what}: no answer within {seconds:g} s") from error
+    except Exception as error:
+        raise PersistenceError(f"{what}: {type(error).__name__}") from error
+
+
+class Persistence:
+    """How the states of one class outlive the process. Lifetime: the class's registration with a provider."""
+
+    timeout: float
+
+    async def load(self, identifier: StateIdentifier) -> Found | None:
+        """The state that is kept, or None. Raises `PersistenceError`."""
+        raise NotImplementedError
+
+    async def delete(self, identifier: StateIdentifier) -> None:
+        """Deletes what is kept of a state. Raises `PersistenceError`."""
+        raise NotImplementedError
+
+
+class StorePersistence(Persistence):
+    """Keeps the states of one class in a store, as JSON with the class's schema version and the last nonces.
+
+    `kept_aside` counts what was found and did not fit the class any more.
+    """
+
+    def __init__(self, store: StateStore, cls: type[ReactiveState], timeout: float) -> None:
+        self.store = store
+        self.timeout = timeout
+        self.kept_aside = 0
+        self._cls = cls
+        self._codec = Codec(cls)
+
+    async def load(self, identifier: StateIdentifier) -> Found | None:
+        """The stored state, or None; what no longer fits the class is put under a key of its own, for None."""
+        key = identifier.key
+        async with reported(f"{key} could not be loaded", self.timeout):
+            stored = await self.store.load(key)
+            if stored is None:
+                return None
+            try:
+                state, nonces = self._restore(stored.data)
+            except Exception as error:
+                await self._put_aside(key, stored.version, stored.data, error)
+                return None
+            return Found(state, stored.version, nonces, stored.ttl)
+
+    def _restore(self, data: bytes) -> tuple[ReactiveState, list[str]]:
+        cls = self._cls
+        envelope = load(data)
+        schema_version, nonces = int(envelope["schema"]), [str(nonce) for nonce in envelope["nonces"]]
+        values = from_tree(envelope["values"])
+        if not isinstance(values, dict):
+            raise ValueError("the stored values are no object")
+        fields = cls.__pydantic_fields__
+        if schema_version != cls.schema_version or values.keys() != fields.keys():
+            migrated = cls.migrate(values, schema_version)
+            values = {name: value for name, value in migrated.items() if name in fields}
+        return _validated(cls, values), nonces
+
+    async def _put_aside(self, key: str, version: Version, data: bytes, error: Exception) -> None:
+        # With something of its own at the end: what was put aside once may have been brought back, and fit no better.
+        aside = f"{ASIDE}:{key}:{version.epoch}.{version.number}.{secrets.token_hex(3)}"
+        self.kept_aside += 1
+        logger.error(
+            "what is stored under %s does not fit %s any more, and is kept as %s: %s",
+            key, self._cls.__name__, aside, _without_values(error),
+        )  # fmt: skip
+        await self.store.save_many(
+            [
+                Write(aside, None, version, data, KEPT_ASIDE, ASIDE),
+                Write(key, version, version, None),
+            ]
+        )
+
+    def encode(self, values: Mapping[str, Any], nonces: Sequence[str]) -> bytes:
+        """What a store keeps (bytes) of a state. Raises `ConfigurationError` for values that would not come back."""
+        envelope = {"schema": self._cls.schema_version, "nonces": list(nonces), "values": self._codec.to_tree(values)}
+        return dump(envelope)
+
+    def write(
+        self,
+        identifier: StateIdentifier,
+        stored: Version | None,
+        version: Version,
+        values: Mapping[str, Any],
+        nonces: Sequence[str],
+        ttl: float | None,
+    ) -> Write:
+        """The change (`Write`) of the store that saves these values."""
+        return Write(identifier.key, stored, version, self.encode(values, nonces), ttl, identifier.session_id)
+
+    async def delete(self, identifier: StateIdentifier) -> None:
+        async with reported(f"{identifier.key} could not be deleted", self.timeout):
+            await self.store.delete([identifier.key])
+
+
+class RecordPersistence(Persistence):
+    """Keeps the states of one class in rows. Lifetime: the class's registration.
+
+    `to_state` makes field values of a row (both dicts), `to_row` a row of a state; without them the class's fields are
+    columns. Nonces are kept in `store`, where there is one: a row has no place for them. Raises `ConfigurationError`
+    for a class whose fields cannot be columns of the table.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        cls: type[ReactiveState],
+        timeout: float,
+        to_state: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
+        to_row: Callable[[Any], Mapping[str, Any]] | None = None,
+        store: StateStore | None = None,
+    ) -> None:
+        self.source = source
+        self.timeout = timeout
+        self.store = store
+        if to_row is None:
+            _refuse_other_columns(cls, getattr(source, "columns", None), getattr(source, "version_column", None))
+        self._cls = cls
+        self._to_state = to_state
+        self._to_row = to_row
+
+    async def load(self, identifier: StateIdentifier) -> Found | None:
+        """The row as a state, or None. Raises `PersistenceError` for a row that does not fit the class, too."""
+        cls, record_id = self._cls, str(identifier.record_id)
+        async with reported(f"the row of {identifier.key} could not be loaded", self.timeout):
+            row = await self.source.load(record_id)
+            if row is None:
+                return None
+            values = dict(row.values)
+            values = columns_to_fields(values, cls) if self._to_state is None else dict(self._to_state(values))
+            if missing := [n for n, f in cls.__pydantic_fields__.items() if n not in values and f.is_required()]:
+                raise ConfigurationError(
+                    f"{cls.__name__}.{missing[0]} is no column of its row, which has {', '.join(row.values)}: name the "
+                    "fields as the columns, or give to_state and to_row"
+                )
+            try:
+                state = _validated(cls, {n: v for n, v in values.items() if n in cls.__pydantic_fields__})
+            except ValidationError as error:
+                raise PersistenceError(
+                    f"the row of {identifier.key} does not fit {cls.__name__}: {_without_values(error)}"
+                ) from None  # pydantic's own error shows the values
+            version = Version(secrets.token_hex(6), 1) if row.version is None else Version(COUNTED, row.version)
+            return Found(state, version, await self._nonces(identifier))
+
+    async def _nonces(self, identifier: StateIdentifier) -> list[str]:
+        if self.store is None:
+            return []
+        group = f"{NONCE}:{identifier.key}"
+        return [key.removeprefix(f"{group}:") for key in await self.store.group(group)]
+
+    def nonce_write(self, identifier: StateIdentifier, nonce: str) -> Write:
+        """The change (`Write`) of the store that remembers a nonce of a record's event."""
+        group = f"{NONCE}:{identifier.key}"
+        return Write(f"{group}:{nonce}", None, Version("", 1), b"", NONCE_TTL, group)
+
+    def change(self, save: Save) -> RowChange:
+        """What a commit changes of the row: those columns alone that are others than before."""
+        if self._to_row is None:
+            changed = {name: plain(save.values[name]) for name in save.changed}
+        else:
+            private = save.old.__pydantic_private__
+            before = self._to_row(save.old)
+            after = self._to_row(self._cls._blank(dict(save.values), private))
+            changed = {
+                name: plain(value) for name, value in after.items() if name not in before or before[name] != value
+            }
+        counted = save.stored is not None and save.stored.epoch == COUNTED
+        version = save.stored.number if save.stored is not None and counted else None
+        return RowChange(self.source, str(save.identifier.record_id), changed, version)
+
+    async def delete(self, identifier: StateIdentifier) -> None:
+        async with reported(f"the row of {identifier.key} could not be deleted", self.timeout):
+            await self.source.delete(str(identifier.record_id))
+
+
+def _refuse_other_columns(cls: type[ReactiveState], columns: Sequence[str] | None, counted: str | None) -> None:
+    remedy = "name the fields as the columns, or give to_state and to_row"
+    for name in cls.__pydantic_fields__:
+        if columns is not None and name not in columns:
+            raise ConfigurationError(
+                f"{cls.__name__}.{name} is no column of the table, which has {', '.join(columns)}: {remedy}"
+            )
+        if name == counted:
+            raise ConfigurationError(
+                f"{cls.__name__}.{name} is the column that counts the row's versions, which no event can set: leave "
+                "it out of the class"
+            )
+
+
+async def save_all(
+    saves: Iterable[Save], also: Sequence[Write], store: StateStore | None, seconds: float
+) -> list[Version]:
+    """Saves what a commit changed, the rows first; returns the new versions, in the order of `saves`.
+
+    All of one store, and all rows of one database, together or not at all; each has so many `seconds`. `also` are
+    further changes of the store.
+    Raises `VersionConflict`, `StateNotFoundError` for a row that is gone, `PersistenceError`.
+    """
+    saves = list(saves)
+    writes = list(also)
+    rows: dict[int, list[tuple[int, RowChange]]] = {}
+    versions = [save.version for save in saves]
+    for place, save in enumerate(saves):
+        if isinstance(save.persistence, StorePersistence):
+            writes.append(
+                save.persistence.write(save.identifier, save.stored, save.version, save.values, save.nonces, save.ttl)
+            )
+        elif isinstance(save.persistence, RecordPersistence):
+            change = save.persistence.change(save)
+            if change.changed:
+                database = save.persistence.source.database
+                together = id(database if database is not None else save.persistence.source)
+                rows.setdefault(together, []).append((place, change))
+            if save.nonce is not None and save.persistence.store is not None:
+                writes.append(save.persistence.nonce_write(save.identifier, save.nonce))
+    for group in rows.values():
+        names = ", ".join(saves[place].identifier.key for place, _ in group)
+        async with reported(f"the rows of {names} could not be saved", seconds):
+            counted = await group[0][1].source.save([change for _, change in group])
+        for (place, _), number in zip(group, counted, strict=True):
+            if number is not None:
+                versions[place] = Version(COUNTED, number)
+    if writes and store is not None:
+        async with reported(f"{', '.join(write.key for write in writes)} could not be saved", seconds):
+            await (store.save(writes[0]) if len(writes) == 1 else store.save_many(writes))
+    return versions
+
+
+def plain(value: Any) -> Any:
+    """A field's value for a row: ordinary lists and dicts, models and dataclasses as dicts of all their fields."""
+    if isinstance(value, BaseModel):
+        return {name: plain(getattr(value, name)) for name in type(value).__pydantic_fields__}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return copy.copy(value)
+
+
+def _validated(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
+    made: ReactiveState = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
+    return made
+
+
+def _without_values(error: Exception) -> str:
+    """What is wrong, for the log: without the data itself, which may be anybody's secret."""
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        return "; ".join(f"{'.'.join(map(str, p['loc'])) or 'state'}: {p['msg']}" for p in problems[:5])
+    return type(error).__name__

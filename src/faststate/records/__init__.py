@@ -1,0 +1,78 @@
+"""Record sources: where the rows are that RECORD states show and change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from ..exceptions import ConfigurationError
+
+__all__ = ["CallableRecords", "RecordSource", "Row", "RowChange", "TableRecords", "record_source"]
+
+
+class Row(NamedTuple):
+    """One row as it was loaded: its columns, by name, and its version where the table counts one (int), else None."""
+
+    values: Mapping[str, Any]
+    version: int | None = None
+
+
+class RowChange(NamedTuple):
+    """What one commit changes of a row: the source and id (str) it was loaded by, the columns that are others now.
+
+    `version` is the one that was loaded; with it the row is changed only if it still has that version.
+    """
+
+    source: RecordSource
+    record_id: str
+    changed: Mapping[str, Any]
+    version: int | None
+
+
+@runtime_checkable
+class RecordSource(Protocol):
+    """Loads rows and saves what changed of them. Lifetime: the provider. Nothing in it may block the event loop.
+
+    Errors other than those named become a `PersistenceError` (503) to the client.
+    """
+
+    database: Any
+    """What the source's rows are changed together with: the rows of all sources that have the same `database` (by
+    identity) are saved by one call of one of them. None for the source alone."""
+
+    async def load(self, record_id: str) -> Row | None:
+        """The row with this id, or None when there is none (404). An id that is spelt otherwise is not there."""
+
+    async def save(self, changes: Sequence[RowChange]) -> Sequence[int | None]:
+        """Changes these columns of these rows, all or none; returns the rows' new versions, None without one.
+
+        Raises `StateNotFoundError` when a row is gone, `VersionConflict` when one has another version by now.
+        """
+
+    async def delete(self, record_id: str) -> None:
+        """Deletes the row; there being none is no error."""
+
+
+from .calls import CallableRecords  # noqa: E402 -- made of what is defined above
+from .table import TableRecords, is_table  # noqa: E402
+
+
+def record_source(source: object) -> RecordSource:
+    """The `RecordSource` that `source` is or makes: a table (`db.t.products`), or a tuple `(load, save)` or
+    `(load, save, delete)` of functions.
+
+    Raises `ConfigurationError` for anything else.
+    """
+    # The class is asked: `db.t`, which is no table, has every attribute that one could look for.
+    methods = ("load", "save", "delete")
+    if all(callable(getattr(type(source), name, None)) for name in methods) and isinstance(source, RecordSource):
+        return source
+    if is_table(source):
+        return TableRecords(source)
+    if isinstance(source, tuple) and len(source) in (2, 3):
+        return CallableRecords(*source)
+    found = f"a tuple of {len(source)}" if isinstance(source, tuple) else repr(source)
+    raise ConfigurationError(
+        "records is a table (db.t.products), a tuple of functions (load, save) or (load, save, delete), or a "
+        f"RecordSource; it cannot be {found}"
+    )

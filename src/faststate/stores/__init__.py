@@ -1,0 +1,113 @@
+"""Stores: where states outlive the process. The protocol that every store keeps, and stores by their URL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, runtime_checkable
+
+from ..exceptions import ConfigurationError
+
+__all__ = ["EXPIRED_KEPT", "StateStore", "Stored", "Version", "Write", "store_from_url"]
+
+EXPIRED_KEPT: Final = 3_600.0
+"""Seconds that a store keeps what has expired, at least: a watched state is not idle, and its process tells the store
+so now and then only. An hour is far more than the time between two such words, or than a restart takes."""
+
+
+class Version(NamedTuple):
+    """Which version of which life of a state.
+
+    `epoch` (str) is drawn anew when a state is made, `number` (int) counts its commits. Two versions are one only when
+    both agree: version 3 of a state that was lost and made anew is not version 3 of the former one.
+    """
+
+    epoch: str
+    number: int
+
+
+class Stored(NamedTuple):
+    """What a store holds under a key. `ttl` is in seconds from now until it expires, None for never."""
+
+    version: Version
+    data: bytes
+    ttl: float | None
+
+
+class Write(NamedTuple):
+    """One change of a store, made only when the store holds the version `expected` under `key`, None for nothing.
+
+    `data` (bytes) replaces what is there, under `version`; None deletes it. `ttl` is in seconds from now until it
+    expires, None for never. `group` (str) is what it can be found by besides its key, None for nothing.
+    """
+
+    key: str
+    expected: Version | None
+    version: Version
+    data: bytes | None
+    ttl: float | None = None
+    group: str | None = None
+
+
+@runtime_checkable
+class StateStore(Protocol):
+    """Keeps bytes under keys, with versions and expiry. Lifetime: from `open` to `close`, and it may be opened again.
+
+    What is expired is not there for `load`, `group` and for writes that expect nothing. A write that expects its very
+    version still finds it until the store has cleaned up, at the earliest `EXPIRED_KEPT` seconds later: who still
+    holds a state in memory has used it.
+
+    Each method raises `PersistenceError` when the store fails, with the driver's error as its cause. A save that raises
+    anything but `VersionConflict` has an unknown outcome. Methods may be called from several event loops, and before
+    `open`: the store is then opened for as long as they take.
+    """
+
+    async def open(self) -> None:
+        """Gets ready, and stays so until `close`. Raises `PersistenceError` where it cannot, at once or soon."""
+
+    async def load(self, key: str) -> Stored | None:
+        """What is stored under `key`, or None."""
+
+    async def group(self, name: str) -> Mapping[str, Stored]:
+        """All that was written with the group `name`, by key."""
+
+    async def save(self, write: Write) -> None:
+        """Makes one change. Raises `VersionConflict` when the store holds another version than it expects."""
+
+    async def save_many(self, writes: Sequence[Write]) -> None:
+        """Makes all changes, each to a key of its own, or none of them. Raises as `save`."""
+
+    async def touch(self, ttls: Mapping[str, float | None]) -> None:
+        """Gives what is stored under the keys another time to live: seconds from now, None for ever.
+
+        Keys that hold nothing (or nothing any more) are passed over.
+        """
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Deletes what is stored under `keys`, whatever its version."""
+
+    async def close(self) -> None:
+        """Waits for what was asked before, and lets go of everything; closing a closed store does nothing."""
+
+
+def store_from_url(url: str, clock: Callable[[], float] | None = None) -> StateStore:
+    """The store that `url` (str) names: `sqlite:///state.db` (relative to the working directory),
+    `sqlite:////var/lib/app/state.db`, or `memory://`.
+
+    `clock` gives seconds since the epoch; None for the machine's. Raises `ConfigurationError` for any other URL, and
+    `MissingDependencyError` where the store's driver is not installed.
+    """
+    kind, separator, rest = url.partition("://")
+    clock = clock or time.time
+    if separator and kind == "memory" and not rest:
+        from .memory import MemoryStore
+
+        return MemoryStore(clock)
+    if kind == "sqlite" and rest.startswith("/") and len(rest) > 1:
+        from .sqlite import SQLiteStore
+
+        return SQLiteStore(rest[1:], clock=clock)
+    if kind in ("redis", "rediss", "unix"):
+        raise ConfigurationError("this version has no Redis store yet: use store='sqlite:///state.db', in one process")
+    given = f"{kind}://..." if separator else "a text without a scheme"  # not the rest, which may hold a password
+    raise ConfigurationError(f"store must be like 'sqlite:///state.db' or 'memory://', not {given}")

@@ -1,0 +1,140 @@
+"""The memory store: states that end with the process. For development, for tests, and where nothing need survive."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from ..exceptions import VersionConflict
+from . import EXPIRED_KEPT, Stored, Version, Write
+
+__all__ = ["MemoryStore"]
+
+PURGE_PORTION: Final = 100
+"""Expired entries dropped by one write at most. Each write adds one entry or few, so the store never falls behind, and
+no write pays for all that expired in a quiet night."""
+
+
+class _Entry(NamedTuple):
+    version: Version
+    data: bytes
+    expires: float | None
+    group: str | None
+
+
+class MemoryStore:
+    """States as bytes in this process. Lifetime: the object; closing it loses nothing, opening it anew finds all.
+
+    `clock` gives seconds since the epoch. Each method is done before it first could be interrupted. May be used from
+    several threads and event loops, and by several providers in turn.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._groups: dict[str, dict[str, None]] = {}  # the keys of each group, in the order of their writing
+        self._due: list[tuple[float, str]] = []  # a heap; an entry that was touched or written since is in it again
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    async def open(self) -> None:
+        """Does nothing: the store is ready."""
+
+    async def close(self) -> None:
+        """Does nothing: what is stored stays until the store itself goes."""
+
+    async def load(self, key: str) -> Stored | None:
+        """What is stored under `key`, or None."""
+        with self._lock:
+            return self._stored([key], self._clock()).get(key)
+
+    async def group(self, name: str) -> Mapping[str, Stored]:
+        """All that was written with the group `name`, by key."""
+        with self._lock:
+            return self._stored(self._groups.get(name, ()), self._clock())
+
+    async def save(self, write: Write) -> None:
+        """Makes one change. Raises `VersionConflict` when the store holds another version than it expects."""
+        await self.save_many([write])
+
+    async def save_many(self, writes: Sequence[Write]) -> None:
+        """Makes all changes or none of them. Raises as `save`."""
+        with self._lock:
+            now = self._clock()
+            for write in writes:
+                entry = self._entries.get(write.key)
+                found = None if entry is None else entry.version
+                if write.expected is None and entry is not None and not _is_live(entry, now):
+                    found = None
+                if found != write.expected:
+                    raise VersionConflict(f"the store holds {write.key} at {found}, not at {write.expected}")
+            for write in writes:
+                self._drop(write.key)
+                if write.data is not None:
+                    self._put(write.key, _Entry(write.version, write.data, _expiry(write.ttl, now), write.group))
+            self._purge(now)
+
+    async def touch(self, ttls: Mapping[str, float | None]) -> None:
+        """Gives what is stored under the keys another time to live: seconds from now, None for ever."""
+        with self._lock:
+            now = self._clock()
+            for key, ttl in ttls.items():
+                entry = self._entries.get(key)
+                if entry is not None and _is_live(entry, now):
+                    self._put(key, entry._replace(expires=_expiry(ttl, now)))
+            self._purge(now)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Deletes what is stored under `keys`, whatever its version."""
+        with self._lock:
+            for key in keys:
+                self._drop(key)
+
+    def _stored(self, keys: Iterable[str], now: float) -> dict[str, Stored]:
+        entries = ((key, self._entries.get(key)) for key in keys)
+        return {
+            key: Stored(entry.version, entry.data, None if entry.expires is None else entry.expires - now)
+            for key, entry in entries
+            if entry is not None and _is_live(entry, now)
+        }
+
+    def _put(self, key: str, entry: _Entry) -> None:
+        self._entries[key] = entry
+        if entry.group is not None:
+            self._groups.setdefault(entry.group, {})[key] = None
+        if entry.expires is not None:
+            heapq.heappush(self._due, (entry.expires, key))
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None and entry.group is not None:
+            keys = self._groups[entry.group]
+            del keys[key]
+            if not keys:
+                del self._groups[entry.group]
+
+    def _purge(self, now: float) -> None:
+        """Drops what expired long ago, at the cost of what is dropped, and keeps the heap within twice the entries."""
+        for _ in range(PURGE_PORTION):
+            if not self._due or self._due[0][0] > now - EXPIRED_KEPT:
+                break
+            expires, key = heapq.heappop(self._due)
+            entry = self._entries.get(key)
+            if entry is not None and entry.expires == expires:
+                self._drop(key)
+        if len(self._due) > 2 * len(self._entries) + PURGE_PORTION:
+            self._due = [(e.expires, key) for key, e in self._entries.items() if e.expires is not None]
+            heapq.heapify(self._due)
+
+
+def _is_live(entry: _Entry, now: float) -> bool:
+    return entry.expires is None or entry.expires > now
+
+
+def _expiry(ttl: float | None, now: float) -> float | None:
+    return None if ttl is None else now + ttl

@@ -1,0 +1,121 @@
+"""What is kept, as a person sees it: over restarts, when others change the row, when two edit, when a tab is closed."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.helpers import console_errors, wait_live
+
+from .conftest import APPS
+
+APP = "keeping.py"
+
+
+def shows(page, name, text):
+    expect(page.locator(f"#{name}")).to_have_text(str(text))
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["restarted", "killed"])
+def test_open_tabs_go_on_where_they_were_over_a_restart(serve_app, context, crash):
+    server = serve_app(APPS / APP)
+    one, two = context.new_page(), context.new_page()
+    errors = console_errors(one), console_errors(two)
+    for page in (one, two):
+        page.goto(server.url)
+    before = wait_live(one), wait_live(two)
+    for _ in range(3):
+        one.locator("#add").dispatch_event("click")
+    one.locator("#go").dispatch_event("click")
+    shows(two, "count", 3)
+    shows(one, "step", 1)
+    server.restart(crash=crash)
+    for page, stream in zip((one, two), before, strict=True):
+        wait_live(page, after=stream)
+        shows(page, "count", 3)
+    two.locator("#add").dispatch_event("click")
+    one.locator("#go").dispatch_event("click")
+    shows(one, "count", 4)
+    shows(one, "step", 2)
+    allowed = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
+    assert [e for found in errors for e in found if not any(word in e for word in allowed)] == []
+
+
+def test_all_who_look_at_a_row_follow_it_and_what_other_code_does_to_it(serve_app, new_context):
+    server = serve_app(APPS / APP)
+    one, two = new_context().new_page(), new_context().new_page()
+    for page in (one, two):
+        page.goto(f"{server.url}/products/1")
+        wait_live(page)
+    one.locator("#buy").dispatch_event("click")
+    shows(two, "stock", 4)
+    shows(two, "label", "Tea, 4 left")
+    one.request.get(f"{server.url}/restock?by=10")
+    for page in (one, two):
+        shows(page, "stock", 14)
+        shows(page, "label", "Tea, 14 left")
+
+
+def test_a_row_that_is_deleted_vanishes_from_open_pages_with_a_word(serve_app, new_context):
+    server = serve_app(APPS / APP)
+    one, two = new_context().new_page(), new_context().new_page()
+    errors = console_errors(one)
+    one.goto(f"{server.url}/products/2")
+    wait_live(one)
+    two.goto(f"{server.url}/products/1")
+    wait_live(two)
+    two.request.get(f"{server.url}/drop?number=2")
+    expect(one.locator(".faststate-toast")).to_have_text("This is not there any more.")
+    shows(one, "stock", "")
+    expect(one.locator("#label")).to_have_text("")
+    shows(two, "stock", 5)
+    one.locator(".faststate-toast").click()
+    one.locator("#buy").dispatch_event("click")
+    expect(one.locator(".faststate-toast")).to_contain_text("there is no Product 2")
+    assert one.request.get(f"{server.url}/products/2").status == 404
+    assert errors == []
+
+
+def test_of_two_who_edit_the_same_version_the_second_is_told_and_shown_what_it_is_now(serve_app, new_context):
+    server = serve_app(APPS / APP)
+    one, two = new_context().new_page(), new_context().new_page()
+    errors = console_errors(one), console_errors(two)
+    for page in (one, two):
+        page.goto(f"{server.url}/products/1")
+        wait_live(page)
+    # What the second one sends is held up until the first one's change has been made.
+    two.route("**/event/Product/rename", lambda route: held.append(route))
+    held = []
+    two.locator("#name").fill("Yours")
+    two.locator("#rename").evaluate("form => form.requestSubmit()")
+    two.wait_for_function("() => true")
+    while not held:
+        two.wait_for_timeout(10)  # lets Playwright take the request in
+    one.locator("#name").fill("Mine")
+    one.locator("#rename").evaluate("form => form.requestSubmit()")
+    shows(one, "label", "Mine, 5 left")
+    held[0].continue_()
+    expect(two.locator(".faststate-toast")).to_contain_text("has changed meanwhile")
+    shows(two, "label", "Mine, 5 left")
+    assert two.locator("#name").input_value() == "Yours"  # nothing that was typed is lost
+    two.unroute("**/event/Product/rename")
+    two.locator("#rename").evaluate("form => form.requestSubmit()")
+    shows(one, "label", "Yours, 5 left")
+    assert [error for found in errors for error in found] == []
+
+
+def test_a_tab_that_is_closed_takes_its_temporary_state_along(serve_app, context):
+    server = serve_app(APPS / APP)
+    other, tab = context.new_page(), context.new_page()
+    other.goto(server.url)
+    wait_live(other)
+    tab.goto(server.url)
+    wait_live(tab)
+    assert kept(other).count("temporary") == 2
+    tab.close(run_before_unload=True)
+    other.wait_for_function(
+        "async () => (await (await fetch('/states')).json()).keys.filter(key => key === 'temporary').length === 1",
+        polling=50,
+    )
+
+
+def kept(page):
+    return page.request.get(f"{page.url}states").json()["keys"]
