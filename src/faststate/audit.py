@@ -325,11 +325,12 @@ def _literal(value: Any) -> str:
 def _findings(
     provider: StateProvider, cls: type[ReactiveState], config: StateConfig, state: StateReport
 ) -> Iterator[tuple[str, str | None, str]]:
-    if state.scope is StateScope.RECORD and config.create is None and state.ttl is None:
+    is_made_for_any_id = config.create is None and config.records is None
+    if state.scope is StateScope.RECORD and is_made_for_any_id and state.ttl is None:
         yield (
             "unbounded-records",
             None,
-            "any id in a URL makes a state that stays in memory: give the class a create, which says which records "
+            "any id in a URL makes a state that stays in memory: give the class records or a create, which say which "
             "there are, or a ttl",
         )
     bound = [field.name for field in state.fields if field.bound]

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from .entries import Commit, Entry, Prepared, digest_of, finite, next_version, version_signal
+from .entries import Commit, Entry, Prepared, digest_of, finite, next_version
 from .events import VERSION_SIGNAL, Event
 from .exceptions import FastStateError, StateNotFoundError
 from .persistence import RecordPersistence, Save, StorePersistence, save_all
@@ -188,7 +188,7 @@ class Committer:
         """A committed snapshot of `base`'s class with frozen `values`, under the process's next commit number."""
         self.number += 1
         if type(base)._fs_schema().versioned:
-            encoded = {**encoded, VERSION_SIGNAL: version_signal(version)}
+            encoded = {**encoded, VERSION_SIGNAL: str(version)}
         run = self._hooks.run
         return base._commit(
             values, Committed(identifier, version.number, self.number, encoded, run, epoch=version.epoch)
@@ -201,7 +201,7 @@ class Committer:
                 continue
             old, delta = entry.state, change.delta
             if type(old)._fs_schema().versioned:
-                delta = {**delta, VERSION_SIGNAL: version_signal(version)}
+                delta = {**delta, VERSION_SIGNAL: str(version)}
             entry.state = self.snapshot(change.base, change.values, entry.identifier, version, change.encoded)
             done.append(Commit(old, entry.state, change.changed, delta, self.number))
         for commit in done:

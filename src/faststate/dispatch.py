@@ -164,6 +164,8 @@ class Effect(NamedTuple):
 
     frames: bytes
     repeated: bool
+    version: str | None = None
+    """What the event's state is at, where the event expects a version."""
 
 
 async def verify_tokens(context: RequestContext, tokens: Sequence[Any]) -> list[Shown]:
@@ -216,9 +218,17 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     request = context.connection
     if config.scope is StateScope.TEMPORARY:
         await _refuse_to_remake(context, call.state, call.instance_id)
-    entry, guard = await provider.resolve_for(
-        event.name, cls, request, rule=event.rule, **_ids(config.scope, call.instance_id)
-    )
+    try:
+        entry, guard = await provider.resolve_for(
+            event.name, cls, request, rule=event.rule, **_ids(config.scope, call.instance_id)
+        )
+    except StateNotFoundError:
+        if live is None:  # else its stream has told the page
+            views = {
+                view for s in shown if (s.name, s.instance_id) == (call.state, call.instance_id) for view in s.views
+            }
+            yield Effect(vanish_frame(schema, namespace_of(call.state, call.instance_id), views), repeated=False)
+        raise
     if event.expect_version and not call.version:
         raise EventArgumentError(
             f"{call.state}.{event.name} expects the version that the page shows: send it with .on(...) or .post(...)"
@@ -276,7 +286,9 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
             frames = await _snapshots(provider, user, changed, followed)
             frames += _corrections(provider, key, typed, origin.commits)
             origin.commits.clear()
-            yield Effect(frames + (step.result or b""), step.repeated)
+            now = provider.registry.find(key) or entry
+            version = str(now.version) if event.expect_version else None
+            yield Effect(frames + (step.result or b""), step.repeated, version)
     except EventConflictError:
         if live is None:
             yield Effect(await _snapshots(provider, user, [key], followed), repeated=False)

@@ -26,7 +26,6 @@ __all__ = [
     "finite",
     "idle_time",
     "next_version",
-    "version_signal",
 ]
 
 DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
@@ -144,8 +143,3 @@ def next_version(entry: Entry) -> Version:
     """The version of the next commit. A state's own life begins with its first: as made by its class it has none."""
     epoch, number = entry.version
     return Version(secrets.token_hex(6) if epoch == INITIAL else epoch, number + 1)
-
-
-def version_signal(version: Version) -> str:
-    """A version as the page has it (str), which sends it back with an event that expects it."""
-    return f"{version.epoch}.{version.number}"

@@ -239,8 +239,13 @@ class EventRef(Generic[P, R]):
         if self._owner._bound_fields:
             path = ".".join(namespace)
             fields.append("b:{" + ",".join(f"{field}:${path}.{field}" for field in self._owner._bound_fields) + "}")
+        base = None
         if self.event.expect_version:
-            fields.append(f"v:${'.'.join(namespace)}.{VERSION_SIGNAL}")
+            shown = f"${'.'.join(namespace)}.{VERSION_SIGNAL}"
+            # What is written into a form was read from the version that the form was rendered with, not from the one
+            # that has come since; when it was sent, its user has seen what that led to.
+            base = js(self._state._version) if form and self._state is not None and self._state._version else None
+            fields.append(f"v:el.fsv?.[0]==={base}?el.fsv[1]:{base}" if base is not None else f"v:{shown}")
         if missing := [name for name in self.event.arguments.types if name not in arguments]:
             fields.append(f"s:{js(missing)}")
         url = f"$_fs.u+{js(f'event/{name}/{self.event.name}')}"
@@ -248,7 +253,10 @@ class EventRef(Generic[P, R]):
             return f"@post({url},$_fs.o({{{','.join(fields)}}}))"
         # A button without a value says nothing, but FastHTML names it after its id.
         fields.append("f:[...new FormData(el,evt.submitter?.value?evt.submitter:null)]")
-        return f"(n=>@post({url},$_fs.o({{{','.join(fields)}}},n)).then(()=>$_fs.ok===n&&el.reset()))($_fs.k())"
+        after = "$_fs.ok===n&&el.reset()"
+        if base is not None:
+            after = f"(($_fs.ok===n||$_fs.status===409)&&(el.fsv=[{base},$_fs.v]),{after})"
+        return f"(n=>@post({url},$_fs.o({{{','.join(fields)}}},n)).then(()=>{after}))($_fs.k())"
 
     @property
     def _auth_config(self) -> dict[str, Any]:
@@ -389,8 +397,9 @@ def event(
     `requires_auth`, `permissions` (all of), `roles` (all of) and `owner_only` say who may; denials are 401 or 403.
     `selector` (CSS) and `mode` (one of Datastar's: "outer", "inner", "append", …) say where FT that the event returns
     or yields goes; without them it replaces the element of the same id. With `expect_version` the page sends the
-    version of the state that it shows, and an event on any other one is refused (`EventConflictError`, 409): the page
-    is sent the state as it is, and its user decides anew. Server code is not asked for a version.
+    version of the state that it shows (a form the one that it was rendered with), and an event on any other one is
+    refused (`EventConflictError`, 409): the page is sent the state as it is, and its user decides anew. Server code is
+    not asked for a version.
 
     Raises `EventDefinitionError` for a signature or a mode that cannot work.
     """

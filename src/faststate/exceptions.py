@@ -103,9 +103,16 @@ class EventArgumentError(EventError):
 
 
 class EventConflictError(EventError):
-    """The state has changed since the page was shown the version that its event expects (`expect_version=True`)."""
+    """The state has changed since the page was shown the version that its event expects (`expect_version=True`).
+
+    `version` is the one that it has now, as pages have it (str).
+    """
 
     status = 409
+
+    def __init__(self, message: str, version: str = "") -> None:
+        super().__init__(message)
+        self.version = version
 
 
 class ReadOnlyStateError(FastStateError, TypeError):

@@ -38,6 +38,7 @@ REOPEN: Final = "#reopen"
 #   w: watch tokens                                err: message to show          ok: nonce of the last acknowledged form
 #   q: number of the last event sent               status: HTTP status of the last refusal, else 0
 #   go: URL to go to                               k(): a new nonce              o(p, n): options of an event's request
+#   v: version of the state that the last event which expected one has left or found
 # Requests are not retried by the client and carry a nonce: an event happens once.
 _OPTIONS: Final = (
     "(p,n)=>($_fs.err='',$_fs.status=0,{payload:{...p,"
@@ -65,7 +66,8 @@ _GO: Final = (
 _LEAVE: Final = "evt.persisted||navigator.sendBeacon($_fs.u+'leave',JSON.stringify({w:Object.values($_fs.w)}))"
 _FAILED: Final = (
     "evt.detail.el.matches('[data-fs-live]')||"
-    "(evt.detail.type==='retries-failed'&&($_fs.err='The server could not be reached. Nothing was changed.'),"
+    "(evt.detail.type==='retries-failed'&&($_fs.err='The server could not be reached. Please look whether this was '"
+    "+'done before you try again.'),"
     "evt.detail.type==='error'&&($_fs.err='The server refused this ('+evt.detail.argsRaw.status+').'))"
 )
 # No style attribute, which a strict Content-Security-Policy forbids; it allows what Datastar sets from an expression.
@@ -166,7 +168,7 @@ class LiveElement:
         # Named by what it shows: the same fragment fetched again replaces its token instead of adding one.
         name = hashlib.sha256(json.dumps(list(page.shown())).encode()).hexdigest()[:8]
         own = (
-            f"{{_fs:{{u:{attribute_json(page.url)},c:'',n:{attribute_json(page.position())},err:'',status:0,ok:'',go:'',q:0,"
+            f"{{_fs:{{u:{attribute_json(page.url)},c:'',n:{attribute_json(page.position())},err:'',status:0,ok:'',v:'',go:'',q:0,"
             f"k:{_NONCE},o:{_OPTIONS}}}}}"
         )
         signals = {**(page.signals() if self._with_signals else {}), "_fs": {"w": {f"p{name}": token}}}

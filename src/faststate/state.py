@@ -23,6 +23,7 @@ from .events import DEFAULT_PREFIX, Event
 from .exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
 from .fields import EVERYTHING_SHOWN, Schema
 from .scopes import StateIdentifier
+from .stores import Version
 from .values import REMEDY, Thaw, equal, freeze, is_container
 from .views import View, ViewFragment
 from .wire import display, merge_patch, same, to_wire
@@ -520,6 +521,12 @@ class ReactiveState(BaseModel):
         if type(fs) is Working:
             return fs.base._namespace
         return fs.namespace if type(fs) is Committed else (self._registered_name(),)
+
+    @property
+    def _version(self) -> str | None:
+        """The version of this snapshot, as a page has it; None for what is no snapshot."""
+        fs = self._fs
+        return str(Version(fs.epoch, fs.version)) if type(fs) is Committed else None
 
     @property
     def _instance_id(self) -> str | None:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 
-from .entries import Entry, version_signal
+from .entries import Entry
 from .events import Event
 from .exceptions import EventConflictError
 from .registry import StateRegistry
@@ -182,8 +182,10 @@ async def run_event(
             if nonce is not None and entry.has_seen(nonce):
                 yield Step(None, repeated=True)
                 return
-            if expected is not None and expected != version_signal(entry.version):
-                raise EventConflictError(f"{entry.identifier.cls_name} has changed meanwhile: please look at it again")
+            if expected is not None and expected != str(entry.version):
+                raise EventConflictError(
+                    f"{entry.identifier.cls_name} has changed meanwhile: please look at it again", str(entry.version)
+                )
             state = transaction.copy(entry)
             for name, value in bound().items():
                 setattr(state, name, value)

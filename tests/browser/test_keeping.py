@@ -102,6 +102,36 @@ def test_of_two_who_edit_the_same_version_the_second_is_told_and_shown_what_it_i
     assert [error for found in errors for error in found] == []
 
 
+def test_what_was_typed_over_an_older_version_is_not_saved_over_a_newer_one_unseen(serve_app, new_context):
+    server = serve_app(APPS / APP)
+    one, two = new_context().new_page(), new_context().new_page()
+    errors = console_errors(one), console_errors(two)
+    for page in (one, two):
+        page.goto(f"{server.url}/products/1")
+        wait_live(page)
+
+    def rename(page, name):
+        page.locator("#name").fill(name)
+        page.locator("#rename").evaluate("form => form.requestSubmit()")
+
+    two.locator("#name").fill("Yours")  # begun before the first one saves, and sent when that has long been shown
+    rename(one, "Mine")
+    shows(two, "label", "Mine, 5 left")
+    two.locator("#rename").evaluate("form => form.requestSubmit()")
+    expect(two.locator(".faststate-toast")).to_contain_text("has changed meanwhile")
+    assert two.locator("#name").input_value() == "Yours"
+    two.locator("#rename").evaluate("form => form.requestSubmit()")  # all the same
+    shows(one, "label", "Yours, 5 left")
+    for name in ("a", "b", "c"):  # one who goes on saving is never in conflict with themselves
+        rename(two, name)
+        shows(two, "label", f"{name}, 5 left")
+        expect(two.locator("#name")).to_have_value("")
+    assert two.locator(".faststate-toast").is_hidden()
+    rename(one, "d")
+    expect(one.locator(".faststate-toast")).to_contain_text("has changed meanwhile")
+    assert [error for found in errors for error in found] == []
+
+
 def test_a_tab_that_is_closed_takes_its_temporary_state_along(serve_app, context):
     server = serve_app(APPS / APP)
     other, tab = context.new_page(), context.new_page()

@@ -20,13 +20,13 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from ..exceptions import AuthenticationError, BackendError, ConfigurationError, FastStateError
+from ..exceptions import AuthenticationError, BackendError, ConfigurationError, FastStateError, PersistenceError
 from ..provider import StateProvider
 from ..sessions import SESSION_MAX_AGE
 from ..wire import signals_frame
 from .injection import inject
 from .middleware import FastStateMiddleware, check_routes
-from .routes import BUSY, EventResponse, Routes
+from .routes import BUSY, UNREAD, EventResponse, Routes
 from .script import DatastarScript
 from .streams import StreamResponse
 
@@ -109,7 +109,8 @@ async def _error_response(provider: StateProvider, connection: HTTPConnection, e
         logger.error("%s", error, exc_info=error)
     if isinstance(error, AuthenticationError) and provider.login_route is not None:
         return _to_login(provider.login_route, connection)
-    return PlainTextResponse(str(error) if status < 500 else BUSY, status)
+    busy = UNREAD if isinstance(error, PersistenceError) else BUSY
+    return PlainTextResponse(str(error) if status < 500 else busy, status)
 
 
 def _to_login(route: str, connection: HTTPConnection) -> Response:

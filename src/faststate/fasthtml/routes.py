@@ -26,7 +26,7 @@ from ..dispatch import (
     safe_location,
     tokens_of,
 )
-from ..exceptions import EventArgumentError, FastStateError, LimitError, PersistenceError
+from ..exceptions import EventArgumentError, EventConflictError, FastStateError, LimitError, PersistenceError
 from ..page import message_frame, reload_frame
 from ..provider import StateProvider
 from ..sse import SSEConnection
@@ -34,11 +34,12 @@ from ..wire import signals_frame
 from .script import datastar_url
 from .streams import SSE_HEADERS, StreamResponse, drain_on_signal
 
-__all__ = ["BUSY", "EventResponse", "Routes"]
+__all__ = ["BUSY", "UNREAD", "EventResponse", "Routes"]
 
 logger = logging.getLogger("faststate")
 
 BUSY: Final = "The server is restarting. Please try again."
+UNREAD: Final = "What this page shows cannot be had just now. Please try again later."
 _UNSAVED: Final = "This could not be saved. Please try again."
 _BROKEN: Final = "Something went wrong on the server. Nothing was changed."
 
@@ -201,11 +202,12 @@ class Routes:
             if context.ended_session is None:
                 frames += message_frame("This page needs cookies to work.", 403)
             return EventResponse(frames, 403)
-        frames = b""
+        frames, version = b"", None
         try:
             effects = dispatch(context, call, live)
             try:
                 async for effect in effects:
+                    version = effect.version
                     if live is not None and not (live.closed or live.silent):
                         if effect.frames:
                             live.send_frame(effect.frames)
@@ -223,6 +225,8 @@ class Routes:
             logger.warning("refused an event of %s: %s", call.state, error)
             return response
         except FastStateError as error:
+            if isinstance(error, EventConflictError):
+                frames += signals_frame({"_fs": {"v": error.version}})
             if error.status >= 500:
                 logger.error("%s.%s failed: %s", call.state, call.event, error, exc_info=error)
             return self._refused(error, frames)
@@ -240,7 +244,8 @@ class Routes:
             self.provider.refused += 1
             return EventResponse(message_frame(_BROKEN, 500), 500)
         if call.is_form and call.nonce is not None:
-            frames += signals_frame({"_fs": {"ok": call.nonce}})
+            # In one patch: the form's own expression goes on when it has been taken in.
+            frames += signals_frame({"_fs": {"ok": call.nonce, **({"v": version} if version is not None else {})}})
         return EventResponse(frames)
 
     async def leave(self, request: Request) -> Response:

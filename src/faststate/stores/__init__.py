@@ -25,6 +25,10 @@ class Version(NamedTuple):
     epoch: str
     number: int
 
+    def __str__(self) -> str:
+        """As a page has it: `4f2a….7`."""
+        return f"{self.epoch}.{self.number}"
+
 
 class Stored(NamedTuple):
     """What a store holds under a key. `ttl` is in seconds from now until it expires, None for never."""
