@@ -3,19 +3,22 @@
 import asyncio
 import json
 import logging
+import math
 from typing import Any, ClassVar
 
 import pytest
 from fasthtml.common import Div
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.requests import Request
 
 from faststate import (
     AsSignal,
     ConfigurationError,
+    EventDefinitionError,
     PersistenceError,
     ReactiveState,
     ServerOnly,
+    SSEConnection,
     StateConfig,
     StateIdentifier,
     StateProvider,
@@ -159,12 +162,12 @@ def no_trouble():
 class Site:
     """An app with all kinds of states on one store: a process, as far as the store can tell."""
 
-    def __init__(self, store, clock, note=None, step_ttl=None, **options):
+    def __init__(self, store, clock, note=None, stock=None, **options):
         self.provider = provider = StateProvider(store=store, clock=clock, event_burst=100_000, **options)
         provider.register_state(Cart, StateConfig(on_login="to_user"))
-        provider.register_state(Stock, StateConfig(scope=StateScope.GLOBAL))
+        provider.register_state(Stock, stock or StateConfig(scope=StateScope.GLOBAL))
         provider.register_state(Profile, StateConfig(scope=StateScope.USER))
-        provider.register_state(Step, StateConfig(scope=StateScope.TEMPORARY, ttl=step_ttl))
+        provider.register_state(Step, StateConfig(scope=StateScope.TEMPORARY))
         provider.register_state(Note, note or StateConfig(scope=StateScope.RECORD))
         provider.register_state(Loose, StateConfig(in_memory=True))
         self.app, rt = fast_app(state_provider=provider, secret_key=SECRET, pico=False)
@@ -1273,3 +1276,289 @@ async def test_the_same_data_may_be_put_aside_twice(disk, clock):
             assert stock.left == 10
         await provider.stop()
     assert len(await disk.store().group("aside")) == 2
+
+
+# -- in use, and so not idle -------------------------------------------------------------------------------------------
+
+
+async def watch(site, key):
+    """A page's stream that follows `key`, as far as the provider can tell."""
+    connection = SSEConnection()
+    site.provider.sse_manager.add_connection(connection, [key])
+    return connection
+
+
+async def test_a_state_that_is_watched_for_longer_than_its_idle_time_is_kept_in_the_store_too(running, clock):
+    site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=600))
+    async with site.provider.modify(Stock) as stock:
+        stock.left = 3
+    await watch(site, "global:Stock")
+    for _ in range(200):
+        clock.now += 30
+        site.provider.registry.sweep()
+        await site.provider.registry.tell_store()
+    assert (await site.provider.store.load("global:Stock")).ttl > 500
+    site = await running(kill=True, stock=StateConfig(scope=StateScope.GLOBAL, ttl=600))
+    async with site.provider.modify(Stock) as stock:
+        assert stock.left == 3
+
+
+async def test_idle_time_begins_when_the_last_watcher_has_gone(running, clock):
+    site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=600))
+    async with site.provider.modify(Stock) as stock:
+        stock.left = 3
+    one, two = await watch(site, "global:Stock"), await watch(site, "global:Stock")
+    clock.now += 5_000
+    site.provider.sse_manager.remove_connection(one.id)
+    clock.now += 5_000
+    site.provider.sse_manager.unfollow(two, "global:Stock")
+    clock.now += 599
+    site.provider.registry.sweep()
+    assert "global:Stock" in site.provider.registry
+    clock.now += 2
+    site.provider.registry.sweep()
+    assert "global:Stock" not in site.provider.registry
+
+
+async def test_a_look_at_a_state_that_was_loaded_late_in_its_stored_life_extends_it(running, clock):
+    site = await running()
+    async with browser(site.app) as client:
+        await (await Page.open(client)).send("Cart", "add", name="tea")
+        clock.now += 86_000
+        site = await running(kill=True)
+        client._transport.app = site.app
+        assert "[tea]" in (await client.get("/")).text
+        await site.provider.registry.tell_store()
+        clock.now += 600
+        site = await running(kill=True)
+        client._transport.app = site.app
+        assert "[tea]" in (await client.get("/")).text
+
+
+@pytest.mark.parametrize("ttl", [math.inf, 3_000_000.0])
+async def test_a_class_that_is_kept_for_longer_since_the_last_deploy_is(running, clock, ttl):
+    site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=1_000))
+    async with site.provider.modify(Stock) as stock:
+        stock.left = 3
+    site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=ttl))
+    async with site.provider.modify(Stock) as stock:
+        assert stock.left == 3
+    await site.provider.registry.tell_store()
+    clock.now += 100_000
+    site = await running(kill=True, stock=StateConfig(scope=StateScope.GLOBAL, ttl=ttl))
+    async with site.provider.modify(Stock) as stock:
+        assert stock.left == 3
+
+
+async def test_what_left_memory_is_not_found_expired_since_the_store_was_not_told_yet(running, clock):
+    site = await running(max_states=1, stock=StateConfig(scope=StateScope.GLOBAL, ttl=1_000))
+    provider = site.provider
+    async with provider.modify(Stock) as stock:
+        stock.left = 3
+    clock.now += 999
+    async with provider.modify(Stock) as stock:  # a look
+        assert stock.left == 3
+    assert provider.registry.evict("global:Stock")
+    clock.now += 500
+    async with provider.modify(Stock) as stock:
+        assert stock.left == 3
+
+
+# -- as the class makes it ---------------------------------------------------------------------------------------------
+
+
+def deals(n):
+    """A class whose instances differ though its fields have plain defaults, in one of several ways."""
+
+    class Before(ReactiveState):
+        card: int = 0
+
+        @model_validator(mode="before")
+        @classmethod
+        def deal(cls, values):
+            return {"card": next(n), **values}
+
+    class Init(ReactiveState):
+        card: int = 0
+
+        def __init__(self, **values):
+            super().__init__(**{"card": next(n), **values})
+
+    class Post(ReactiveState):
+        card: int = 0
+
+        def model_post_init(self, context):
+            self.card = self.card or next(n)
+
+    class Default(ReactiveState):
+        model_config = ConfigDict(validate_default=True)
+        card: int = 0
+
+        @field_validator("card")
+        @classmethod
+        def deal(cls, value):
+            return value or next(n)
+
+    return [Before, Init, Post, Default]
+
+
+@pytest.mark.parametrize("which", range(4))
+async def test_a_state_that_its_class_s_own_code_makes_is_stored_when_it_is_made(disk, clock, which):
+    numbers = iter(range(1, 1000))
+    cls = deals(numbers)[which]
+    provider = StateProvider(store=disk.store(), clock=clock)
+    provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+    async with provider.modify(cls) as state:
+        card = state.card
+    await provider.stop()
+    provider = StateProvider(store=disk.store(), clock=clock)
+    provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+    async with provider.modify(cls) as state:
+        assert state.card == card
+    await provider.stop()
+
+
+async def test_a_default_that_a_deploy_has_changed_is_another_version(disk, clock):
+    versions = []
+    for price in (10, 10, 99):
+        cls = doc({"price": int}, {"price": price})
+        provider = await deploy(disk, clock, cls)
+        async with provider.modify(cls) as state:
+            assert state.price == price
+        versions.append(provider.registry.find("global:Doc").version)
+        await provider.stop()
+    assert versions[0] == versions[1] != versions[2]
+
+
+async def test_an_event_that_changes_only_another_state_does_not_store_its_own(running):
+    site = await running()
+    async with browser(site.app) as client:
+        page = await Page.open(client)
+        await page.send("Stock", "fill", name="tea")
+        assert await site.provider.store.load("global:Stock") is None
+
+
+def test_a_default_that_does_not_fit_its_field_is_reported_at_registration(clock):
+    class Form(ReactiveState):
+        email: str = Field("", min_length=3)
+
+    with pytest.raises(ConfigurationError, match=r"Form\.email does not fit"):
+        StateProvider(store=MemoryStore(clock)).register_state(Form)
+    StateProvider(store=MemoryStore(clock)).register_state(Form, StateConfig(in_memory=True))
+
+
+async def test_data_of_a_newer_class_is_kept_aside_and_not_overwritten(disk, clock):
+    new = doc({"first": str, "schema_version": ClassVar[int]}, {"first": "", "schema_version": 2})
+    provider = await deploy(disk, clock, new)
+    async with provider.modify(new) as state:
+        state.first = "Ada"
+    await provider.stop()
+    old = doc({"name": str}, {"name": ""})
+    provider = await deploy(disk, clock, old)
+    async with provider.modify(old) as state:
+        state.name = "x"
+    assert provider.stats().kept_aside == 1
+    [aside] = (await provider.store.group("aside")).values()
+    assert b"Ada" in aside.data
+    await provider.stop()
+
+
+def plain_migrate(cls, values, version): ...
+
+
+async def coroutine_migrate(cls, values, version): ...
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"schema_version": "2025-11"},
+        {"schema_version": 1.5},
+        {"schema_version": True},
+        {"__annotations__": {"schema_version": int}, "schema_version": 2},
+        {"migrate": plain_migrate},
+        {"migrate": classmethod(coroutine_migrate)},
+    ],
+    ids=["text", "float", "bool", "field", "no classmethod", "async"],
+)
+def test_what_would_put_every_state_aside_is_an_error_when_the_class_is_made(members):
+    with pytest.raises(EventDefinitionError, match=r"schema_version|migrate"):
+        doc({}, **members) if "__annotations__" not in members else version_of(1, members)
+
+
+async def test_frozen_fields_do_not_hinder_loading_again(running, disk, clock):
+    class Item(ReactiveState):
+        id: int = Field(1, frozen=True)
+        n: int = 0
+
+    provider = StateProvider(store=disk.store(), clock=clock)
+    provider.register_state(Item, StateConfig(scope=StateScope.GLOBAL))
+    async with provider.modify(Item) as item:
+        item.n = 1
+    store = provider.store
+    found = await store.load("global:Item")
+    data = found.data.replace(b'"n":1', b'"n":5').replace(b'"id":1', b'"id":7')
+    await store.save(Write("global:Item", found.version, Version(found.version.epoch, 3), data))
+    assert await provider.refresh(Item) is True
+    assert (provider.registry.peek("global:Item").id, provider.registry.peek("global:Item").n) == (7, 5)
+    await provider.stop()
+
+
+async def test_a_sign_in_whose_answer_was_lost_with_the_process_is_gone_on_with(running):
+    site = await running()
+    async with browser(site.app) as client:
+        page = await Page.open(client)
+        await page.send("Cart", "add", name="tea")
+        before = dict(client.cookies)
+        await client.get("/in/ann")
+    site = await running(kill=True)
+    async with browser(site.app, cookies=before) as client:  # the browser never had the new cookie
+        await client.get("/in/ann")
+        assert "[tea]" in (await client.get("/")).text
+    async with browser(site.app, cookies=before) as client:
+        await client.get("/in/eve")
+        assert "[tea]" not in (await client.get("/")).text
+
+
+async def test_a_delete_beside_a_load_leaves_nothing(running):
+    site = await running()
+    provider = site.provider
+    async with provider.modify(Profile, user_id=7) as profile:
+        profile.name = "Ann"
+    site = await running()
+    provider, store = site.provider, site.provider.store
+    config = provider.config_of(Profile)
+    identifier, real, begun = config.identifier(user_id=7), store.load, asyncio.Event()
+
+    async def load(key):
+        begun.set()
+        return await real(key)
+
+    async def delete(keys):
+        loading.append(asyncio.create_task(provider._entry(identifier, config)))
+        await begun.wait()
+        await real_delete(keys)
+
+    loading, real_delete = [], store.delete
+    store.load, store.delete = load, delete
+    await provider.delete(Profile, user_id=7)
+    await asyncio.gather(*loading)
+    found = provider.registry.peek(identifier.key)
+    assert found is None or found.name == ""
+    del store.load, store.delete
+
+
+def test_the_sweeper_moves_to_the_app_s_loop_and_ends_with_it(clock):
+    provider = StateProvider(store=MemoryStore(clock), clock=clock)
+    provider.register_state(Stock, StateConfig(scope=StateScope.GLOBAL))
+    with provider.modify(Stock) as stock:  # a script's, in a thread of the library's own
+        stock.left = 1
+    scripts = provider.registry._sweeper.get_loop()
+
+    async def app():
+        await provider.start()
+        assert provider.registry._sweeper.get_loop() is asyncio.get_running_loop() is not scripts
+        await provider.stop()
+        assert provider.registry._sweeper is None
+
+    asyncio.run(app())

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import pytest
 from fasthtml.common import Div
 from fastlite import database
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SecretStr
 
 from faststate import (
     ConfigurationError,
@@ -540,3 +540,96 @@ def test_a_table_can_be_told_which_column_counts(tmp_path):
     shop = Shop(tmp_path)
     assert isinstance(shop.source, TableRecords)
     StateConfig(scope=StateScope.RECORD, records=TableRecords(shop.products, version=False))
+
+
+async def test_what_to_row_leaves_out_changes_no_row_and_no_version(tmp_path):
+    class Seen(ReactiveState):
+        stock: int = 0
+        open: bool = False
+
+    shop = Shop(tmp_path)
+    config = StateConfig(
+        scope=StateScope.RECORD,
+        records=shop.products,
+        to_state=lambda row: Seen(stock=row["stock"]),
+        to_row=lambda state: {"stock": state.stock},
+    )
+    provider = StateProvider()
+    provider.register_state(Seen, config)
+    await provider.start()
+    for number in range(3):
+        async with provider.modify(Seen, record_id=1) as seen:
+            seen.open = not seen.open
+        assert shop.row()["version"] == number + 1
+        async with provider.modify(Seen, record_id=1) as seen:
+            assert seen.open is (number % 2 == 0)
+            seen.stock -= 1
+    assert shop.row()["stock"] == 7
+    await provider.stop()
+
+
+async def test_secrets_are_written_as_they_are(tmp_path):
+    class Login(BaseModel):
+        password: SecretStr
+        tries: int = 0
+
+    class Account(ReactiveState):
+        name: SecretStr = SecretStr("")
+        parts: Login = Login(password=SecretStr("open sesame"))
+
+    shop = Shop(tmp_path)
+    shop.db.execute("""UPDATE products SET parts = '{"password":"open sesame","tries":0}' WHERE id = 1""")
+    provider = StateProvider()
+    provider.register_state(Account, StateConfig(scope=StateScope.RECORD, records=shop.products))
+    async with provider.modify(Account, record_id=1) as account:
+        account.parts.tries += 1
+        account.name = SecretStr("green tea")
+    assert "open sesame" in shop.row()["parts"] and shop.row()["name"] == "green tea"
+
+
+async def test_frozen_fields_do_not_hinder_a_refresh(tmp_path):
+    class Thing(ReactiveState):
+        id: int = Field(frozen=True)
+        stock: int = 0
+
+    shop = Shop(tmp_path)
+    provider = StateProvider()
+    provider.register_state(Thing, StateConfig(scope=StateScope.RECORD, records=shop.products))
+    await provider.start()
+    async with provider.modify(Thing, record_id=1) as thing:
+        thing.stock = 5
+    shop.products.update(id=1, stock=3, version=3)
+    assert await provider.refresh(Thing, record_id=1) is True
+    assert provider.registry.peek("record:Thing:1").stock == 3
+    await provider.stop()
+
+
+async def test_of_many_events_on_one_record_each_happens_once_over_a_restart(tmp_path):
+    store = MemoryStore()
+    shop = Shop(tmp_path, store)
+    async with browser(shop.app) as client:
+        page = await Page.open(client, "/products/1")
+        for number in range(600):  # more than a process remembers
+            await page.send("Product", "buy", instance_id="1", nonce=f"{number:012}")
+        left = shop.row()["stock"]
+        assert status(await page.send("Product", "buy", instance_id="1", nonce=f"{0:012}")) == 200
+        client._transport.app = Shop(tmp_path, store).app  # as if the first had been killed
+        for number in range(0, 600, 50):
+            await page.send("Product", "buy", instance_id="1", nonce=f"{number:012}")
+    assert shop.row()["stock"] == left
+    await shop.provider.stop()
+
+
+@pytest.mark.parametrize("wrong", [{"to_state": 7}, {"to_state": asyncio.sleep}])
+def test_what_stands_between_a_state_and_its_row_is_a_plain_function(tmp_path, wrong):
+    with pytest.raises(ConfigurationError, match="plain functions"):
+        StateConfig(scope=StateScope.RECORD, records=Shop(tmp_path).products, **{"to_row": to_row, **wrong})
+
+
+async def test_a_to_state_that_gives_nothing_usable_is_reported(tmp_path):
+    config = {"scope": StateScope.RECORD, "records": Shop(tmp_path).products, "to_row": to_row}
+    provider = StateProvider()
+    provider.register_state(Money, StateConfig(**config, to_state=lambda row: None))
+    with pytest.raises(ConfigurationError, match="to_state returns field values"):
+        async with provider.modify(Money, record_id=1):
+            pass

@@ -202,10 +202,12 @@ async def test_touch_sets_when_each_key_expires_and_changes_nothing_else(store: 
     assert await store.load("missing") is None
 
 
-async def test_touch_revives_nothing(store: StateStore, clock: Clock) -> None:
+async def test_touch_brings_back_what_is_expired_and_still_there(store: StateStore, clock: Clock) -> None:
     await store.save(first("key", ttl=10))
     clock.now += 11
-    await store.touch({"key": None})
+    await store.touch({"key": 5, "missing": 5})
+    assert (await store.load("key")).ttl == 5 and await store.load("missing") is None
+    clock.now += 6
     assert await store.load("key") is None
 
 
@@ -366,7 +368,7 @@ class Model:
         return True
 
     def touch(self, ttls: dict[str, float | None]) -> None:
-        for key in ttls.keys() & self.live().keys():
+        for key in ttls.keys() & self.rows.keys():
             self.rows[key] = (*self.rows[key][:2], self.expiry(ttls[key]), self.rows[key][3])
 
     def expiry(self, ttl: float | None) -> float | None:
@@ -1203,4 +1205,19 @@ async def test_a_machine_without_a_thread_to_spare_is_an_error_and_not_a_hang(
         with pytest.raises(PersistenceError, match="thread"):
             await store.load("key")
     assert await store.load("key") is None
+    await store.close()
+
+
+async def test_nothing_is_acknowledged_when_the_file_was_deleted_or_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = SQLiteStore(path)
+    await store.open()
+    await store.save(first("one"))
+    kept = path.read_bytes()
+    path.unlink()
+    with pytest.raises(PersistenceError, match="moved, replaced or deleted"):
+        await store.save(first("two"))
+    path.write_bytes(kept)  # another file, though it looks the same
+    with pytest.raises(PersistenceError, match="moved, replaced or deleted"):
+        await store.save(first("two"))
     await store.close()

@@ -36,6 +36,10 @@ class RegistryHooks:
         """Whether any connection follows the state with this key."""
         return False
 
+    def watched_keys(self) -> Iterable[str]:
+        """The keys of all states that any connection follows."""
+        return ()
+
     def swept(self) -> None:
         """Idle states were dropped; others may tidy up too."""
 
@@ -166,13 +170,25 @@ class Committer:
             raise
         for place, version in zip(places, saved, strict=True):
             entry = prepared[place].entry
-            entry.stored = versions[place] = version
-            entry.touched = now
+            entry.stored, entry.touched = version, now
+            versions[place] = version or versions[place]
         if nonce is not None and digest is not None:
             nonce[0].remember(digest, now)
         return self._swap(prepared, versions)
 
-    async def save(self, saves: Sequence[Save], also: Sequence[Write]) -> list[Version]:
+    async def has_seen(self, entry: Entry, nonce: str) -> bool:
+        """Whether the event with this nonce has been committed, by this process or one before it.
+
+        Raises `PersistenceError`.
+        """
+        if entry.has_seen(nonce):
+            return True
+        # With a state that is stored its nonces were loaded; others have them beside it.
+        if entry.persistence is None or (isinstance(entry.persistence, StorePersistence) and entry.stored is not None):
+            return False
+        return await entry.persistence.has_nonce(entry.identifier, digest_of(nonce))
+
+    async def save(self, saves: Sequence[Save], also: Sequence[Write]) -> list[Version | None]:
         """Saves parts of commits and makes further changes of the store; as `save_all`."""
         self.saves += 1
         return await save_all(saves, also, self.store, self.store_timeout)

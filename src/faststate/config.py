@@ -76,7 +76,9 @@ class StateConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.scope, StateScope):
             raise ConfigurationError(f"scope must be a StateScope, not {self.scope!r}")
-        if self.ttl is not None and not self.ttl > 0:
+        if self.ttl is not None and (
+            isinstance(self.ttl, bool) or not isinstance(self.ttl, int | float) or not self.ttl > 0
+        ):
             raise ConfigurationError(f"ttl is in seconds, above 0, not {self.ttl!r}")
         try:
             self.gate = rule_of(self.requires_auth, self.permissions, self.roles)
@@ -108,6 +110,9 @@ class StateConfig:
             self.records = record_source(self.records)
         if (self.to_state is None) is not (self.to_row is None):
             raise ConfigurationError("to_state and to_row are a pair: give both or none")
+        for between in (self.to_state, self.to_row):
+            if between is not None and (not callable(between) or inspect.iscoroutinefunction(between)):
+                raise ConfigurationError(f"to_state and to_row are plain functions, not {between!r}")
         if self.to_row is not None and self.records is None:
             raise ConfigurationError("to_state and to_row stand between a state and its row: they need records=...")
 

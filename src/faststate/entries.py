@@ -9,7 +9,10 @@ import secrets
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
+from .codec import encode
+from .exceptions import ConfigurationError
 from .persistence import Persistence
 from .scopes import StateIdentifier, StateScope
 from .state import INITIAL, Change, ReactiveState
@@ -25,6 +28,8 @@ __all__ = [
     "digest_of",
     "finite",
     "idle_time",
+    "initial_epoch",
+    "is_initial",
     "next_version",
 ]
 
@@ -98,7 +103,7 @@ class Entry:
     @property
     def recoverable(self) -> bool:
         """Whether it comes back when it is dropped from memory: from where it is kept, or as nobody ever changed it."""
-        return self.persistence is not None or self.state._committed.epoch == INITIAL
+        return self.persistence is not None or is_initial(self.version)
 
     def remember(self, digest: str, now: float) -> None:
         """Notes that the event with this nonce (its digest) has been committed."""
@@ -142,4 +147,25 @@ def finite(seconds: float) -> float | None:
 def next_version(entry: Entry) -> Version:
     """The version of the next commit. A state's own life begins with its first: as made by its class it has none."""
     epoch, number = entry.version
-    return Version(secrets.token_hex(6) if epoch == INITIAL else epoch, number + 1)
+    return Version(secrets.token_hex(6) if is_initial(entry.version) else epoch, number + 1)
+
+
+def initial_epoch(cls: type[ReactiveState], made: ReactiveState) -> str:
+    """The epoch of all states that are as their class makes them (`made` is one); another, when the class changes."""
+    epoch = _initial_epochs.get(cls)
+    if epoch is None:
+        values = made._frozen_values()
+        try:
+            data = encode(values)
+        except ConfigurationError:  # a class that cannot be stored, and so is known to this process alone
+            data = b""
+        epoch = _initial_epochs[cls] = f"{INITIAL}-{hashlib.sha256(data).hexdigest()[:8]}"
+    return epoch
+
+
+_initial_epochs: WeakKeyDictionary[type[ReactiveState], str] = WeakKeyDictionary()
+
+
+def is_initial(version: Version) -> bool:
+    """Whether a state of this version is as its class makes it: there is nothing of it that could be lost."""
+    return version.epoch.startswith(INITIAL)

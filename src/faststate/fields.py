@@ -170,10 +170,17 @@ class Schema:
         self.shown = tuple(n for n in (*cls.model_fields, *cls.model_computed_fields) if n not in self.hidden)
         self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
         self.versioned = any(event.expect_version for event in self.events.values())
-        # Whether every new instance is the same: nothing is asked for a value but what makes an empty collection.
-        self.reproducible = _has_no_post_init(cls) and not any(
-            (field.default_factory is not None and field.default_factory not in _EMPTY) or field.validate_default
-            for field in cls.model_fields.values()
+        # Whether every new instance is the same: no code of the class has a word in it, but what makes an empty
+        # collection.
+        self.reproducible = (
+            _has_no_post_init(cls)
+            and cls.__init__ is BaseModel.__init__
+            and not self.checks_whole
+            and not cls.model_config.get("validate_default")
+            and not any(
+                (field.default_factory is not None and field.default_factory not in _EMPTY) or field.validate_default
+                for field in cls.model_fields.values()
+            )
         )
 
     def affected(self, changed: Iterable[str]) -> set[str]:

@@ -10,10 +10,11 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 
+from . import codec
 from .codec import Codec, dump, from_tree, load
 from .exceptions import ConfigurationError, FastStateError, PersistenceError
 from .records import RecordSource, RowChange
@@ -33,7 +34,7 @@ ASIDE: Final = "aside"
 """Group, and first part of the key, of what is kept aside. No scope has this name."""
 
 NONCE: Final = "nonce"
-"""First part of the key of a record's nonce, which has no place in the row. No scope has this name."""
+"""First part of the key of a nonce that is kept beside its state: a row has no place for it. No scope has this name."""
 
 NONCE_TTL: Final = 300.0
 """Seconds that a nonce is kept in a store: a browser repeats a request within seconds, over a restart too."""
@@ -89,6 +90,14 @@ class Persistence:
     """How the states of one class outlive the process. Lifetime: the class's registration with a provider."""
 
     timeout: float
+    store: StateStore | None
+
+    async def has_nonce(self, identifier: StateIdentifier, nonce: str) -> bool:
+        """Whether the nonce (its digest) is kept beside the state: of an event that left the state itself unsaved."""
+        if self.store is None:
+            return False
+        async with reported(f"the nonces of {identifier.key} could not be loaded", self.timeout):
+            return await self.store.load(_nonce_key(identifier, nonce)) is not None
 
     async def load(self, identifier: StateIdentifier) -> Found | None:
         """The state that is kept, or None. Raises `PersistenceError`."""
@@ -102,8 +111,11 @@ class Persistence:
 class StorePersistence(Persistence):
     """Keeps the states of one class in a store, as JSON with the class's schema version and the last nonces.
 
-    `kept_aside` counts what was found and did not fit the class any more.
+    `kept_aside` counts what was found and did not fit the class any more. Raises `ConfigurationError` for a default
+    that its own field does not take: such a state would not come back.
     """
+
+    store: StateStore
 
     def __init__(self, store: StateStore, cls: type[ReactiveState], timeout: float) -> None:
         self.store = store
@@ -111,6 +123,7 @@ class StorePersistence(Persistence):
         self.kept_aside = 0
         self._cls = cls
         self._codec = Codec(cls)
+        _refuse_unfit_defaults(cls)
 
     async def load(self, identifier: StateIdentifier) -> Found | None:
         """The stored state, or None; what no longer fits the class is put under a key of its own, for None."""
@@ -134,6 +147,9 @@ class StorePersistence(Persistence):
         if not isinstance(values, dict):
             raise ValueError("the stored values are no object")
         fields = cls.__pydantic_fields__
+        is_migrating = next(klass for klass in cls.__mro__ if "migrate" in vars(klass)) is not ReactiveState
+        if schema_version > cls.schema_version and not is_migrating:
+            raise ValueError("stored by a newer version of the class, and there is no migrate that knows it")
         if schema_version != cls.schema_version or values.keys() != fields.keys():
             migrated = cls.migrate(values, schema_version)
             values = {name: value for name, value in migrated.items() if name in fields}
@@ -210,7 +226,7 @@ class RecordPersistence(Persistence):
             if row is None:
                 return None
             values = dict(row.values)
-            values = columns_to_fields(values, cls) if self._to_state is None else dict(self._to_state(values))
+            values = columns_to_fields(values, cls) if self._to_state is None else self._fields_of(values)
             if missing := [n for n, f in cls.__pydantic_fields__.items() if n not in values and f.is_required()]:
                 raise ConfigurationError(
                     f"{cls.__name__}.{missing[0]} is no column of its row, which has {', '.join(row.values)}: name the "
@@ -223,18 +239,15 @@ class RecordPersistence(Persistence):
                     f"the row of {identifier.key} does not fit {cls.__name__}: {_without_values(error)}"
                 ) from None  # pydantic's own error shows the values
             version = Version(secrets.token_hex(6), 1) if row.version is None else Version(COUNTED, row.version)
-            return Found(state, version, await self._nonces(identifier))
+            return Found(state, version)
 
-    async def _nonces(self, identifier: StateIdentifier) -> list[str]:
-        if self.store is None:
-            return []
-        group = f"{NONCE}:{identifier.key}"
-        return [key.removeprefix(f"{group}:") for key in await self.store.group(group)]
-
-    def nonce_write(self, identifier: StateIdentifier, nonce: str) -> Write:
-        """The change (`Write`) of the store that remembers a nonce of a record's event."""
-        group = f"{NONCE}:{identifier.key}"
-        return Write(f"{group}:{nonce}", None, Version("", 1), b"", NONCE_TTL, group)
+    def _fields_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        made: Any = cast(Any, self._to_state)(row)
+        if isinstance(made, ReactiveState):  # as the name says
+            return {name: getattr(made, name) for name in type(made).__pydantic_fields__}
+        if not isinstance(made, Mapping):
+            raise ConfigurationError(f"to_state returns field values, a dict, not {type(made).__name__}")
+        return dict(made)
 
     def change(self, save: Save) -> RowChange:
         """What a commit changes of the row: those columns alone that are others than before."""
@@ -256,6 +269,26 @@ class RecordPersistence(Persistence):
             await self.source.delete(str(identifier.record_id))
 
 
+def _refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
+    """Reports at registration a default that would be refused when it is loaded: pydantic takes defaults as given."""
+    if cls._fs_schema().checks_whole:
+        return  # a validator of the whole state is not asked about parts of one; it tells at the first event
+    defaults = {
+        name: copy.deepcopy(field.default)
+        for name, field in cls.__pydantic_fields__.items()
+        if field.default_factory is None and not field.is_required()
+    }
+    for name, value in defaults.items():
+        try:
+            cls.__pydantic_validator__.validate_assignment(cls._blank(dict(defaults), None), name, value)
+        except ValidationError as error:
+            if error.errors()[0]["type"] != "frozen_field":
+                raise ConfigurationError(
+                    f"the default of {cls.__name__}.{name} does not fit the field: it could be stored, and not be "
+                    f"loaded again ({_without_values(error)}). Change it, or use StateConfig(in_memory=True)"
+                ) from None
+
+
 def _refuse_other_columns(cls: type[ReactiveState], columns: Sequence[str] | None, counted: str | None) -> None:
     remedy = "name the fields as the columns, or give to_state and to_row"
     for name in cls.__pydantic_fields__:
@@ -272,8 +305,8 @@ def _refuse_other_columns(cls: type[ReactiveState], columns: Sequence[str] | Non
 
 async def save_all(
     saves: Iterable[Save], also: Sequence[Write], store: StateStore | None, seconds: float
-) -> list[Version]:
-    """Saves what a commit changed, the rows first; returns the new versions, in the order of `saves`.
+) -> list[Version | None]:
+    """Saves what a commit changed, the rows first; returns which versions are stored then, in the order of `saves`.
 
     All of one store, and all rows of one database, together or not at all; each has so many `seconds`. `also` are
     further changes of the store.
@@ -282,20 +315,26 @@ async def save_all(
     saves = list(saves)
     writes = list(also)
     rows: dict[int, list[tuple[int, RowChange]]] = {}
-    versions = [save.version for save in saves]
+    versions: list[Version | None] = [save.version for save in saves]
     for place, save in enumerate(saves):
         if isinstance(save.persistence, StorePersistence):
+            if not save.changed and save.stored is None:
+                # As its class makes it, and stored with its first change: till then its nonces are kept beside it.
+                versions[place] = None
+                writes += _nonce_writes(save)
+                continue
             writes.append(
                 save.persistence.write(save.identifier, save.stored, save.version, save.values, save.nonces, save.ttl)
             )
         elif isinstance(save.persistence, RecordPersistence):
             change = save.persistence.change(save)
-            if change.changed:
+            if not change.changed:
+                versions[place] = save.stored  # no row was written, and counts no further
+            else:
                 database = save.persistence.source.database
                 together = id(database if database is not None else save.persistence.source)
                 rows.setdefault(together, []).append((place, change))
-            if save.nonce is not None and save.persistence.store is not None:
-                writes.append(save.persistence.nonce_write(save.identifier, save.nonce))
+            writes += _nonce_writes(save)
     for group in rows.values():
         names = ", ".join(saves[place].identifier.key for place, _ in group)
         async with reported(f"the rows of {names} could not be saved", seconds):
@@ -309,8 +348,21 @@ async def save_all(
     return versions
 
 
+def _nonce_key(identifier: StateIdentifier, nonce: str) -> str:
+    return f"{NONCE}:{identifier.key}:{nonce}"
+
+
+def _nonce_writes(save: Save) -> list[Write]:
+    if save.nonce is None or save.persistence.store is None:
+        return []
+    key = _nonce_key(save.identifier, save.nonce)
+    return [Write(key, None, Version("", 1), b"", NONCE_TTL)]
+
+
 def plain(value: Any) -> Any:
-    """A field's value for a row: ordinary lists and dicts, models and dataclasses as dicts of all their fields."""
+    """A field's value for a row: plain lists and dicts, models and dataclasses as dicts of all fields, secrets open."""
+    if isinstance(value, SecretStr | SecretBytes | Secret):
+        return plain(value.get_secret_value())
     if isinstance(value, BaseModel):
         return {name: plain(getattr(value, name)) for name in type(value).__pydantic_fields__}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -323,8 +375,7 @@ def plain(value: Any) -> Any:
 
 
 def _validated(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
-    made: ReactiveState = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
-    return made
+    return cast(ReactiveState, codec.validate(cls, values))
 
 
 def _without_values(error: Exception) -> str:

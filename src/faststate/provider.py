@@ -118,6 +118,9 @@ class _Hooks(RegistryHooks):
     def is_watched(self, key: str) -> bool:
         return self.provider.sse_manager.is_watched(key)
 
+    def watched_keys(self) -> Iterable[str]:
+        return list(self.provider.sse_manager.state_subscriptions)
+
     def swept(self) -> None:
         self.provider.sse_manager.cleanup_stale_connections()
         self.provider.sessions.forget_old()
@@ -240,6 +243,7 @@ class StateProvider:
         self.sse_manager = SSEManager(self._shown, self._position)
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
         self.sse_manager.postpone = self.rechecks.postpone
+        self.sse_manager.unwatched = self.registry.unwatched
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0
@@ -644,8 +648,10 @@ class StateProvider:
             async with self.registry.locks.locked([entry] if entry is not None else []):
                 if persistence is not None:
                     await persistence.delete(identifier)
-                if entry is not None and entry.removed is None:
-                    self.registry.remove(entry, "it was deleted")
+                # Somebody may have begun to load it before it was deleted.
+                for found in (entry, await self.registry.known(identifier)):
+                    if found is not None and found.removed is None:
+                        self.registry.remove(found, "it was deleted")
 
         return call_from_anywhere(lambda: self._loop, delete())
 
@@ -816,6 +822,7 @@ class StateProvider:
             self.registry.forget_stored()  # as it was before somebody else may have had the store
             await self.sessions.load_ended()
         self.registry.committer.owned = self._started = True
+        self.registry.start()
 
     async def stop(self) -> None:
         """Ends all streams (within 5 s) and the background work, and closes the store.

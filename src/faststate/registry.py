@@ -7,6 +7,7 @@ import inspect
 import logging
 import math
 import secrets
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,12 +16,12 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from .commits import Committer, RegistryHooks
-from .entries import DEFAULT_TTL, Commit, Entry, finite, idle_time
+from .entries import DEFAULT_TTL, Commit, Entry, finite, idle_time, initial_epoch
 from .exceptions import ConfigurationError, FastStateError, LimitError, StateNotFoundError, VersionConflict
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
 from .scopes import StateIdentifier, StateScope
-from .state import INITIAL, ReactiveState
+from .state import ReactiveState
 from .stores import Version
 
 __all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "RegistryHooks", "StateRegistry"]
@@ -165,6 +166,8 @@ class StateRegistry:
         initial: Mapping[str, Any],
         persistence: Persistence | None,
     ) -> Entry:
+        if identifier.key in self._used:
+            await self.tell_store()  # that it was used until it left memory
         loaded = await persistence.load(identifier) if persistence is not None else None
         # Meanwhile a sign-in may have brought a guest's state here.
         if (found := self._entries.get(identifier.key)) is not None:
@@ -181,8 +184,8 @@ class StateRegistry:
                 raise _not_found(identifier)
             values = first
         fresh = cls(**{**values, **initial})
-        by_class = create is None and not initial and cls._fs_schema().reproducible
-        if not isinstance(persistence, StorePersistence) or by_class:
+        by_class = create is None and not initial
+        if not isinstance(persistence, StorePersistence) or (by_class and cls._fs_schema().reproducible):
             # What the class itself makes again is stored with its first change: a robot's visits leave nothing behind.
             found = self._entries.get(identifier.key)
             return found or self._add(identifier, fresh, ttl, persistence=persistence, by_class=by_class)
@@ -196,7 +199,7 @@ class StateRegistry:
             self._make_room(identifier.session_id)
         version = Version(secrets.token_hex(6), 1)
         left = finite(idle_time(identifier, ttl))
-        loaded = Found(fresh, version)
+        loaded = Found(fresh, version, ttl=left)
         write = persistence.write(identifier, None, version, fresh._frozen_values(), (), left)
         try:
             await self.committer.save((), [write])
@@ -222,13 +225,18 @@ class StateRegistry:
     ) -> Entry:
         if identifier.session_id is not None and loaded is None:
             self._make_room(identifier.session_id)
-        made_by_class = by_class and type(fresh)._fs_schema().reproducible
-        version = loaded.version if loaded else Version(INITIAL if made_by_class else secrets.token_hex(6), 1)
+        if loaded is not None:
+            version = loaded.version
+        elif by_class and type(fresh)._fs_schema().reproducible:
+            version = Version(initial_epoch(type(fresh), fresh), 1)
+        else:
+            version = Version(secrets.token_hex(6), 1)
         state = self.committer.snapshot(fresh, fresh._frozen_values(), identifier, version, fresh._wire())
         entry = Entry(identifier, idle_time(identifier, ttl), state, persistence)
         if loaded is not None:
             entry.stored = version
-            now = entry.touched = self.clock()
+            now = self.clock()
+            entry.touched = _told_at(now, entry.ttl, loaded.ttl)
             for digest in loaded.nonces:
                 entry.remember(digest, now)
         self._enter(entry)
@@ -324,8 +332,14 @@ class StateRegistry:
         keys = self._idle.setdefault(order, OrderedDict())
         keys[key] = None
         keys.move_to_end(key)
-        if entry.stored is not None and now - entry.touched > _touch_after(entry.ttl):
+        if entry.stored is not None and now - entry.touched > touch_after(entry.ttl):
             self._note_use(entry)
+
+    def unwatched(self, key: str) -> None:
+        """Notes that nobody watches a state any more: its idle time begins."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            self.touch(entry)
 
     def _note_use(self, entry: Entry) -> None:
         """Has the next sweep tell the store until when a state is kept."""
@@ -386,21 +400,20 @@ class StateRegistry:
     def sweep(self) -> int:
         """Drops every state that has been idle for its TTL and is not watched; returns how many (int)."""
         now, dropped = self.clock(), 0
+        for key in self.hooks.watched_keys():  # which is use, and the store has to know of it as well
+            if (entry := self._entries.get(key)) is not None and entry.ttl != math.inf:
+                self.touch(entry)
         for (ttl, _), order in list(self._idle.items()):
-            spared = []
             while order:
                 key = next(iter(order))
                 entry = self._entries[key]
                 if entry.used + ttl > now:
                     break
                 if entry.users or self.hooks.is_watched(key):
-                    spared.append(entry)
-                    order.pop(key)
-                    continue
-                self.evict(key)
-                dropped += 1
-            for entry in spared:  # its idle time begins when nobody looks any more
-                self.touch(entry)
+                    self.touch(entry)
+                else:
+                    self.evict(key)
+                    dropped += 1
         for empty in [kind for kind, keys in self._idle.items() if not keys]:
             del self._idle[empty]
         self.expired += dropped
@@ -431,6 +444,22 @@ class StateRegistry:
             else:
                 self._remove(entry)
 
+    def start(self) -> None:
+        """Has the sweeper run on this event loop, which is the app's: a script's may have been the first to need it."""
+        self._end_sweeper()
+        self._start_sweeper()
+
+    def _end_sweeper(self) -> asyncio.Task[None] | None:
+        """Ends the sweeper wherever it runs; the task, where that is this loop."""
+        sweeper, self._sweeper = self._sweeper, None
+        if sweeper is None or sweeper.done() or sweeper.get_loop().is_closed():
+            return None
+        if sweeper.get_loop() is asyncio.get_running_loop():
+            sweeper.cancel()
+            return sweeper
+        sweeper.get_loop().call_soon_threadsafe(sweeper.cancel)
+        return None
+
     def _start_sweeper(self) -> None:
         sweeper = self._sweeper
         if sweeper is not None and not sweeper.done() and not sweeper.get_loop().is_closed():
@@ -447,7 +476,8 @@ class StateRegistry:
             try:
                 self.sweep()
                 self.hooks.swept()
-                await self.tell_store()
+                if self.committer.owned:  # a script has the store for its own changes alone
+                    await self.tell_store()
             except Exception:
                 logger.exception("the sweep of idle states failed; it is tried again")
 
@@ -461,10 +491,7 @@ class StateRegistry:
             await self.tell_store()
         except FastStateError:
             logger.exception("the store could not be told which states were used")
-        sweeper = self._sweeper
-        if sweeper is not None and not sweeper.done() and sweeper.get_loop() is asyncio.get_running_loop():
-            self._sweeper = None
-            sweeper.cancel()
+        if (sweeper := self._end_sweeper()) is not None:
             await asyncio.gather(sweeper, return_exceptions=True)
 
     def release(self, entry: Entry) -> None:
@@ -505,8 +532,16 @@ class StateRegistry:
         return self.hooks.broadcast(state_key, event_data)
 
 
-def _touch_after(ttl: float) -> float:
-    return max(SWEEP_INTERVAL, min(ttl / TOUCH_SHARE, TOUCH_AFTER_MOST)) if ttl != math.inf else math.inf
+def touch_after(ttl: float) -> float:
+    """Seconds after which the store is told again that a state of this idle time is in use."""
+    return max(SWEEP_INTERVAL, min(ttl / TOUCH_SHARE, TOUCH_AFTER_MOST)) if ttl != math.inf else sys.float_info.max
+
+
+def _told_at(now: float, ttl: float, left: float | None) -> float:
+    """When the store was told last of a state's use, which has `left` seconds there until its end; -inf for never."""
+    if left is None or ttl == math.inf:
+        return now if left is None and ttl == math.inf else -math.inf  # the class has another idle time by now
+    return now - (ttl - left)
 
 
 def _not_found(identifier: StateIdentifier) -> StateNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import json
 import math
 import secrets
 from collections import OrderedDict
@@ -108,7 +109,13 @@ class Sessions:
             session_id = key.removeprefix(f"{ENDED}:")
             if session_id not in self._ended:
                 until = now + (math.inf if stored.ttl is None else stored.ttl)
-                self._ended[session_id] = _Ended(-math.inf, until, None, None)
+                try:
+                    successor, user_id = json.loads(stored.data)
+                except ValueError:
+                    successor = user_id = None
+                # A sign-in whose answer the browser never had may go on where it led; when it was, the end says.
+                at = until - self.max_age - SLACK if until != math.inf else -math.inf
+                self._ended[session_id] = _Ended(at, until, successor, user_id)
         # The oldest first, as they are forgotten.
         self._ended = OrderedDict(sorted(self._ended.items(), key=lambda item: item[1].until))
 
@@ -201,10 +208,11 @@ class Sessions:
         # and its cookie.
         context.after_answer(reload)
 
-    def _mark(self, session_id: str) -> Write:
+    def _mark(self, session_id: str, successor: str | None = None, user_id: str | None = None) -> Write:
         """What a store keeps of an ended session, as long as a cookie with its id is accepted."""
         ttl = None if self.max_age == math.inf else self.max_age + SLACK
-        return Write(f"{ENDED}:{session_id}", None, Version("", 1), b"", ttl, ENDED)
+        data = json.dumps([successor, user_id]).encode()
+        return Write(f"{ENDED}:{session_id}", None, Version("", 1), data, ttl, ENDED)
 
     # -- states ----------------------------------------------------------------------------------------------------
 
@@ -217,7 +225,7 @@ class Sessions:
         registry, store = self._registry, self._registry.committer.store
         if store is None:
             return True
-        first = [self._mark(old)]
+        first = [self._mark(old, new, str(user.id))]
         async with registry.in_store_time("the states of a session that signs in could not be moved"):
             while True:
                 stored = await store.group(old)

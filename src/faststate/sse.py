@@ -391,6 +391,8 @@ class SSEManager:
         self.position = position
         self.postpone: Callable[[str, Callable[[], object]], bool] = lambda key, send: False
         """Takes a broadcast of a state (its key) whose followers are being asked for rights: True where it did."""
+        self.unwatched: Callable[[str], None] = lambda key: None
+        """Told of a state (its key) whose last follower has gone."""
 
     def announce(self, connection: SSEConnection) -> None:
         """Makes a connection known, which follows nothing yet: what ends its user's or session's streams ends it too.
@@ -430,7 +432,8 @@ class SSEManager:
         if connection is None:
             return False
         for key in connection.subscribed_states:
-            _discard(self.state_subscriptions, key, connection_id)
+            if _discard(self.state_subscriptions, key, connection_id):
+                self.unwatched(key)
         for index, name in self._indexes(connection):
             _discard(index, name, connection_id)
         self.coalesced += connection.coalesced
@@ -455,7 +458,8 @@ class SSEManager:
 
     def unfollow(self, connection: SSEConnection, key: str) -> None:
         """Has a connection no more be told of a state; what waited of it is dropped."""
-        _discard(self.state_subscriptions, key, connection.id)
+        if _discard(self.state_subscriptions, key, connection.id):
+            self.unwatched(key)
         connection.subscribed_states.discard(key)
         connection.begins.pop(key, None)
         connection.forget(key)
@@ -579,12 +583,16 @@ class SSEManager:
                     await self._emptied.wait()
 
 
-def _discard(index: dict[str, set[str]], name: str, connection_id: str) -> None:
+def _discard(index: dict[str, set[str]], name: str, connection_id: str) -> bool:
+    """Takes a connection out of an index; True when it was the last one under its name."""
     ids = index.get(name)
-    if ids is not None:
-        ids.discard(connection_id)
-        if not ids:
-            del index[name]
+    if ids is None:
+        return False
+    ids.discard(connection_id)
+    if ids:
+        return False
+    del index[name]
+    return True
 
 
 class StateEventHandler:

@@ -10,7 +10,7 @@ from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, cast, get_origin
 
 from datastar_py.attributes import BindAttr
 from datastar_py.attributes import attribute_generator as data
@@ -31,7 +31,7 @@ from .wire import display, merge_patch, same, to_wire
 __all__ = ["INITIAL", "Change", "Committed", "ReactiveState", "SignalRef", "current_page"]
 
 INITIAL: Final = "initial"
-"""The epoch of a state as its class makes it, which nobody has changed: all of these are one."""
+"""What the epoch begins with of a state as its class makes it, which nobody has changed: all of these are one."""
 
 
 class Page(Protocol):
@@ -216,6 +216,7 @@ class ReactiveState(BaseModel):
                 for name, value in list(vars(klass).items()):
                     if not isinstance(value, Event):
                         _refuse_guard(f"{klass.__name__}.{name}", value)
+        _check_schema_version(cls)
         for name, value in list(vars(cls).items()):
             if name == "__ft__" and isinstance(value, types.FunctionType):
                 setattr(cls, name, View(value, name))
@@ -358,7 +359,11 @@ class ReactiveState(BaseModel):
                 return None
         except ValidationError as error:
             raise EventError(_explain(cls, error)) from error
-        committed = base._committed
+        return base._as_change(snapshot, changed)
+
+    def _as_change(self, snapshot: ReactiveState, changed: list[str]) -> Change:
+        """The change from this committed snapshot to the values of `snapshot`; those of `changed` are others."""
+        cls, committed = type(self), self._committed
         try:
             fresh = snapshot._encode(cls._fs_schema().affected(changed))
         except ValueError as error:  # Python writes no number of more than 4,300 digits
@@ -368,16 +373,14 @@ class ReactiveState(BaseModel):
             for name, value in fresh.items()
             if name not in committed.encoded or not same(committed.encoded[name], value)
         }
-        return Change(base, snapshot.__dict__, changed, {**committed.encoded, **fresh}, delta)
+        return Change(self, snapshot.__dict__, changed, {**committed.encoded, **fresh}, delta)
 
     def _change_to(self, other: ReactiveState) -> Change | None:
         """What makes this committed snapshot have the field values of `other`; None when it has them."""
-        working = self._working()
-        for name in type(self).__pydantic_fields__:
-            setattr(working, name, other.__dict__[name])
-        change = working._change()
-        working._close()
-        return change
+        old, fresh = self.__dict__, other._frozen_values()
+        values = {name: old[name] if equal(value, old[name]) else value for name, value in fresh.items()}
+        changed = [name for name, value in values.items() if value is not old[name]]
+        return self._as_change(self._blank(values, self.__pydantic_private__), changed) if changed else None
 
     def _no_change(self) -> Change:
         """A change of this committed snapshot that leaves all values as they are."""
@@ -613,6 +616,28 @@ class ReactiveState(BaseModel):
         if context is None:
             raise NotStartedError(f"{cls.__name__} is a parameter, but its app has no StateProvider: call setup(app)")
         return await context.resolve_for_fasthtml(cls, req)
+
+
+def _check_schema_version(cls: type[ReactiveState]) -> None:
+    """Reports what would put every stored state of the class aside. Raises `EventDefinitionError`."""
+    own = vars(cls)
+    is_field = "schema_version" in inspect.get_annotations(cls) and not _is_class_var(
+        inspect.get_annotations(cls)["schema_version"]
+    )
+    if is_field or ("schema_version" in own and type(own["schema_version"]) is not int):
+        raise EventDefinitionError(
+            f"{cls.__name__}: write schema_version: ClassVar[int] = 2, a whole number that grows"
+        )
+    migrate = own.get("migrate")
+    if migrate is not None and (not isinstance(migrate, classmethod) or inspect.iscoroutinefunction(migrate.__func__)):
+        raise EventDefinitionError(
+            f"{cls.__name__}.migrate is a classmethod, and no async one: @classmethod def migrate(cls, values, version)"
+        )
+
+
+def _is_class_var(annotation: Any) -> bool:
+    text = annotation if isinstance(annotation, str) else ""
+    return annotation is ClassVar or get_origin(annotation) is ClassVar or "ClassVar" in text
 
 
 def _refuse_guard(where: str, value: Any) -> None:

@@ -179,7 +179,7 @@ async def run_event(
         try:
             await transaction.begin()
             entry = transaction.entry(entry)
-            if nonce is not None and entry.has_seen(nonce):
+            if nonce is not None and await registry.committer.has_seen(entry, nonce):
                 yield Step(None, repeated=True)
                 return
             if expected is not None and expected != str(entry.version):

@@ -84,7 +84,7 @@ class StateStore(Protocol):
     async def touch(self, ttls: Mapping[str, float | None]) -> None:
         """Gives what is stored under the keys another time to live: seconds from now, None for ever.
 
-        Keys that hold nothing (or nothing any more) are passed over.
+        Keys that hold nothing are passed over. What is expired and still there comes back: who holds it has used it.
         """
 
     async def delete(self, keys: Sequence[str]) -> None:

@@ -85,7 +85,7 @@ class MemoryStore:
             now = self._clock()
             for key, ttl in ttls.items():
                 entry = self._entries.get(key)
-                if entry is not None and _is_live(entry, now):
+                if entry is not None:
                     self._put(key, entry._replace(expires=_expiry(ttl, now)))
             self._purge(now)
 

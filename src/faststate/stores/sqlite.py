@@ -166,7 +166,8 @@ class _Worker:
         self._waiting: deque[_Request] = deque()
         self._running = False  # there is a thread, which will look at `_waiting` again
         self._left = False
-        self._kept = False  # between open and close; the thread's own, as is the next
+        self._kept = False  # between open and close; the thread's own, as are the next two
+        self._file: tuple[int, int] | None = None  # which one is open
         self._purged = float("-inf")  # when, by the clock
 
     # -- from any thread ---------------------------------------------------------------------------------------------
@@ -254,6 +255,7 @@ class _Worker:
             try:
                 with _forking:
                     self._prepare(connection)
+                self._file = _identity(self._path)
                 yield connection
             finally:
                 with _forking, contextlib.closing(connection), contextlib.suppress(Exception):
@@ -314,9 +316,12 @@ class _Worker:
     def _transact(self, connection: Any, requests: Sequence[_Request]) -> None:
         """Does all of the requests and flushes them to the disk, or raises and has done none of them."""
         now = self._clock()
+        writes = any(request.writes for request in requests)
+        if writes:
+            self._refuse_moved()
         with _forking:
             try:
-                connection.execute("BEGIN IMMEDIATE" if any(request.writes for request in requests) else "BEGIN")
+                connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
                 for request in requests:
                     request.error = None
                     try:
@@ -328,6 +333,14 @@ class _Worker:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def _refuse_moved(self) -> None:
+        """Raises when the file is not the one that was opened: what SQLite writes to a deleted file is lost."""
+        if _identity(self._path) != self._file:
+            raise PersistenceError(
+                f"{self._path} was moved, replaced or deleted while it was in use: nothing can be stored any more "
+                "until the app is started again"
+            )
 
     def _fail(self, requests: Iterable[_Request], error: Exception) -> None:
         for request in requests:
@@ -365,7 +378,7 @@ _VERSION: Final = "SELECT epoch, number, expires <= ? FROM faststate_states WHER
 _SAVE: Final = """INSERT INTO faststate_states (key, epoch, number, data, expires, grp) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET epoch = excluded.epoch, number = excluded.number, data = excluded.data,
     expires = excluded.expires, grp = excluded.grp"""
-_TOUCH: Final = "UPDATE faststate_states SET expires = ? WHERE key = ? AND (expires IS NULL OR expires > ?)"
+_TOUCH: Final = "UPDATE faststate_states SET expires = ? WHERE key = ?"
 _DELETE: Final = "DELETE FROM faststate_states WHERE key = ?"
 _PURGE: Final = """DELETE FROM faststate_states WHERE key IN
     (SELECT key FROM faststate_states WHERE expires <= ? ORDER BY expires LIMIT ?)"""
@@ -395,7 +408,7 @@ def _save(writes: Sequence[Write], connection: Any, now: float) -> None:
 
 def _touch(ttls: Mapping[str, float | None], connection: Any, now: float) -> None:
     for key, ttl in ttls.items():
-        connection.execute(_TOUCH, (None if ttl is None else now + ttl, key, now))
+        connection.execute(_TOUCH, (None if ttl is None else now + ttl, key))
 
 
 def _close(connection: Any, now: float) -> None:
@@ -405,6 +418,14 @@ def _close(connection: Any, now: float) -> None:
 def _delete(keys: Sequence[str], connection: Any, now: float) -> None:
     for key in keys:
         connection.execute(_DELETE, (key,))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _deliver(requests: Iterable[_Request]) -> None:
