@@ -77,7 +77,9 @@ class Modify(Generic[S]):
         except RuntimeError:
             pass
         else:
-            raise RuntimeError("this code runs on the event loop: write `async with provider.modify(...)`")
+            # Servers that reload import the app on their loop, before it is the app's: there nothing waits for it yet.
+            if self._app_loop() is not None:
+                raise RuntimeError("this code runs on the event loop: write `async with provider.modify(...)`")
         self._loop = _loop_outside(self._app_loop)
         outer = current_holder.get()
         state: S = self._call(self._begin(), Holder(outer.identity, None) if outer is not None else None)

@@ -61,7 +61,7 @@ class SQLiteStore:
 
     The file belongs to one process at a time, from `open` to `close`, and otherwise for as long as requests wait.
     The owner holds a lock on a second file, `<path>-owner`, which the operating system frees when the process ends in
-    whatever way; the first file stays readable for other programs. `handover` is for how many seconds `open` waits for
+    whatever way; the first file stays readable for other processes. `handover` is for how many seconds `open` waits for
     an owner that is about to end, as the old process is in a restart. A child that is forked off while the file is
     owned is refused it for good; before `open` and after `close` a process may fork.
 

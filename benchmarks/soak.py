@@ -1,0 +1,268 @@
+"""What sessions leave behind: 200,000 of them come and go, with states in memory alone and in a SQLite store.
+
+A tenth are browsers, through ASGI: a page with two states, an event, a stream that is cut, and every tenth of them
+signs in and out. The others are changed by `provider.modify`. A clock of its own lets the hours pass in which states
+expire. Each kind has a process of its own, whose memory the system's allocator gives out, and not Python's: that one
+uses again what is free, but seldom gives it back. For Linux with glibc. Run it with `python -m benchmarks.soak`; a
+number behind it is that of the sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sized
+from html import unescape
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from fasthtml import common as fh
+from starlette.requests import Request
+from starlette.responses import Response
+
+from faststate import ReactiveState, StateConfig, StateProvider, StateScope, UserContext, event, fast_app
+from faststate.stores import EXPIRED_KEPT
+from faststate.stores.sqlite import SQLiteStore
+
+SESSIONS = 200_000
+BROWSERS = 20_000
+AT_ONCE = 200  # sessions that are served at one time: the size of a commit, where commits are grouped
+TTL = 600.0  # seconds that a state is kept
+ARRIVALS = 50.0  # sessions per second of the clock
+SWEEP_EVERY = 15.0  # seconds of the clock, as a server does
+MAX_AGE = 3_600  # seconds that a cookie is good for, and that an ended session is remembered
+BEGINNING = 1_000_000.0
+
+
+class Cart(ReactiveState):
+    """What a session keeps."""
+
+    items: list[str] = []
+    note: str = ""
+
+    @event
+    async def add(self, item: str) -> None:
+        self.items.append(item)
+
+
+class Tab(ReactiveState):
+    """What a page keeps."""
+
+    open: bool = True
+
+
+class Memory(NamedTuple):
+    """Memory at one moment: states that are there, and blocks that Python's own allocator has given out, if it does.
+
+    `resident` is the process's resident set, in bytes.
+    """
+
+    states: int
+    blocks: int
+    resident: int
+
+    @classmethod
+    def now(cls, provider: StateProvider, *, collected: bool = True) -> Memory:
+        """That of this moment; when `collected`, without what only waits to be collected or given back."""
+        if collected:
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(len(provider.registry), sys.getallocatedblocks(), pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+class Soak:
+    """An app whose sessions come and go on a clock of its own. Lifetime: from `start` to `stop`.
+
+    With `path` its states are kept in a SQLite file. `peak` is the memory when there were the most states.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.now = BEGINNING
+        self.provider = StateProvider(
+            store=SQLiteStore(path, clock=lambda: self.now) if path is not None else None, clock=lambda: self.now
+        )
+        self.provider.register_state(Cart, StateConfig(ttl=TTL))
+        self.provider.register_state(Tab, StateConfig(scope=StateScope.TEMPORARY, ttl=TTL))
+        self.app, rt = fast_app(state_provider=self.provider, secret_key="soak", max_age=MAX_AGE)
+        self.peak = Memory(0, 0, 0)
+        self._numbers = itertools.count()
+        self._swept = self.now
+
+        @rt("/")
+        async def index(cart: Cart, tab: Tab):
+            return fh.Titled("Cart", fh.P(cart.signal.note), fh.P(tab.signal.open))
+
+        @rt("/in/{name}")
+        async def sign_in(request: Request, name: str):
+            await self.provider.login(request, UserContext(name))
+            return Response()
+
+        @rt("/out")
+        async def sign_out(request: Request):
+            await self.provider.logout(request)
+            return Response()
+
+    async def start(self) -> None:
+        """Opens the store, and has each kind of session come and go once, so that everything is warm."""
+        await self.provider.start()
+        await self.visits(2 * AT_ONCE, self.modify)
+        await self.visits(2 * AT_ONCE, self.browse)
+        await self.quiet()
+
+    async def stop(self) -> None:
+        """Closes the store."""
+        await self.provider.stop()
+
+    async def visits(self, number: int, visit: Callable[[int], object]) -> None:
+        """So many new sessions, as fast as they can be served, while the clock says that they come one by one."""
+        for first in range(0, number, AT_ONCE):
+            many = min(AT_ONCE, number - first)
+            await asyncio.gather(*(visit(next(self._numbers)) for _ in range(many)))  # type: ignore[arg-type]
+            self.now += many / ARRIVALS
+            if self.now - self._swept >= SWEEP_EVERY:
+                self.peak = max(self.peak, Memory.now(self.provider, collected=False))
+                await self.sweep()
+
+    async def sweep(self) -> None:
+        """What a server does every few seconds."""
+        self._swept = self.now
+        registry = self.provider.registry
+        registry.sweep()
+        registry.hooks.swept()
+        await registry.tell_store()
+
+    async def quiet(self) -> None:
+        """Lets the hours pass until the last state has expired, and the store has forgotten it."""
+        for _ in range(4):
+            self.now += max(TTL, MAX_AGE, EXPIRED_KEPT)
+            self.provider.event_buckets.take("somebody")  # who comes has the others' buckets looked at
+            await self.sweep()
+        await asyncio.sleep(0)  # the loop forgets the timers of locks, which were not needed
+
+    async def modify(self, number: int) -> None:
+        """A session that server code changes."""
+        async with self.provider.modify(Cart, session_id=f"session-{number}") as cart:
+            cart.items.append("apple")
+
+    async def make(self, number: int) -> None:
+        """A session whose state is made, and no more."""
+        identifier = self.provider.config_of(Cart).identifier(session_id=f"session-{number}")
+        await self.provider.registry.entry(identifier, Cart, ttl=TTL, initial={"note": "hello"})
+
+    async def browse(self, number: int) -> None:
+        """A browser: its page, an event, its stream; every tenth signs in and out."""
+        headers, page = await self.request("GET", "/")
+        browser = {"cookie": _cookie(headers)}
+        text = unescape(page.decode())
+        tokens = re.findall(r'"p[0-9a-f]{8}":"([^"]+)"', text)
+        position = re.findall(r'n:"([0-9a-f.]+)"', text)
+        browser |= {"datastar-request": "true"}
+        body = json.dumps({"a": {"item": "apple"}, "w": tokens}).encode()
+        nonce = {"faststate-nonce": f"soak{number:08}", "content-type": "application/json"}
+        headers, _ = await self.request("POST", "/_faststate/event/Cart/add", browser | nonce, body)
+        assert "faststate-status" not in headers, headers
+        asked = quote(json.dumps({"w": tokens, "n": position[0]}))
+        headers, frames = await self.request("GET", "/_faststate/stream", browser, query=f"datastar={asked}")
+        assert headers["status"] == "200" and b"datastar" in frames, (headers, frames)
+        if number % 10 == 0:
+            headers, _ = await self.request("GET", f"/in/user{number}", browser)
+            await self.request("GET", "/out", {"cookie": _cookie(headers)})
+
+    async def request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"", query: str = ""
+    ) -> tuple[dict[str, str], bytes]:
+        """One request through ASGI: the answer's headers with its status, and its body; a stream's is cut early."""
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+            "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
+            "server": ("soak", 80), "client": ("127.0.0.1", 1),
+            "headers": [(k.encode(), v.encode()) for k, v in {"host": "soak", **(headers or {})}.items()],
+        }  # fmt: skip
+        sent: list[dict] = []
+        answered = asyncio.Event()
+        asked = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive():
+            if (message := next(asked, None)) is not None:
+                return message
+            await answered.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            sent.append(message)
+            if message["type"] == "http.response.body":
+                answered.set()
+
+        await self.app(scope, receive, send)
+        head = {k.decode(): v.decode() for k, v in sent[0]["headers"]} | {"status": str(sent[0]["status"])}
+        return head, b"".join(m.get("body", b"") for m in sent[1:])
+
+    def sizes(self) -> dict[str, int]:
+        """How much is in whatever the provider's parts keep something in, by its name: only what is not empty."""
+        provider = self.provider
+        parts = [
+            provider, provider.registry, provider.registry.locks, provider.registry.committer, provider.sessions,
+            provider.sse_manager, provider.rechecks, provider.event_buckets,
+        ]  # fmt: skip
+        return {
+            f"{type(part).__name__}.{name}": len(value)
+            for part in parts
+            for name, value in vars(part).items()
+            if isinstance(value, Sized) and not isinstance(value, str | StateProvider) and len(value)
+        }
+
+
+def _cookie(headers: dict[str, str]) -> str:
+    return headers["set-cookie"].partition(";")[0]
+
+
+def _mebibytes(path: Path) -> float:
+    return path.stat().st_size / 2**20
+
+
+async def soak(path: Path | None, sessions: int) -> None:
+    """Prints the memory before, at the peak and after for one kind of store."""
+    soak = Soak(path)
+    await soak.start()
+    sizes, before, begun = soak.sizes(), Memory.now(soak.provider), time.perf_counter()
+    browsers = sessions * BROWSERS // SESSIONS
+    await soak.visits(browsers, soak.browse)
+    await soak.visits(sessions - browsers, soak.modify)
+    title = "memory only"
+    if path is not None:
+        title = f"SQLite, whose file has {_mebibytes(path):.0f} MiB"
+    await soak.quiet()
+    after = Memory.now(soak.provider)
+    for moment, memory in (("before", before), ("peak", soak.peak), ("after", after)):
+        print(f"| {title} | {moment} | {memory.states:,} | {memory.resident / 2**20:.1f} |", flush=True)
+    title = f"{sessions:,} sessions, {browsers:,} of them browsers, in {time.perf_counter() - begun:.0f} s"
+    left = {name: size for name, size in soak.sizes().items() if size != sizes.get(name)}
+    print(f"| {title} | left over | {left or 'nothing'} | |", flush=True)
+    await soak.stop()
+
+
+def main() -> None:
+    sessions = int(sys.argv[1]) if len(sys.argv) > 1 else SESSIONS
+    if len(sys.argv) < 3:
+        print("| store | moment | states in memory | resident, MiB |\n|---|---|---|---|", flush=True)
+        for kind in ("memory", "sqlite"):
+            command = [sys.executable, "-m", "benchmarks.soak", str(sessions), kind]
+            subprocess.run(command, check=True, env=os.environ | {"PYTHONMALLOC": "malloc"})
+        return
+    with tempfile.TemporaryDirectory(dir=".", prefix="benchmark-") as directory:
+        asyncio.run(soak(Path(directory) / "state.db" if sys.argv[2] == "sqlite" else None, sessions))
+
+
+if __name__ == "__main__":
+    main()
