@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastlite import Database
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,3 +24,24 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory: FastHTML writes `.sesskey` where it runs, and SQLite files lie there too."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _databases_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what a test has opened with fastlite, which keeps each database for ever: files and all, until there are
+    more of them open than the operating system's `select` can take."""
+    opened: list[Any] = []
+    real = Database.__init__
+
+    def opening(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        by = sys._getframe(1)
+        while by.f_globals["__name__"].partition(".")[0] in ("fastlite", "apswutils"):
+            by = by.f_back or by
+        if by.f_globals["__name__"].partition(".")[0] != "faststate":  # which closes its own
+            opened.append(self.conn)
+
+    monkeypatch.setattr(Database, "__init__", opening)
+    yield
+    for connection in opened:
+        connection.close()

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Final, TypeVar
 
 from .entries import Commit, Entry, Prepared, digest_of, finite, next_version
 from .events import VERSION_SIGNAL, Event
 from .exceptions import FastStateError, StateNotFoundError
-from .persistence import RecordPersistence, Save, StorePersistence, save_all
+from .locks import SessionGates
+from .persistence import RecordPersistence, Save, StorePersistence, nonce_beside, nonce_key, reported, save_all
 from .scopes import StateIdentifier
 from .state import Change, Committed, ReactiveState
 from .stores import StateStore, Version, Write
@@ -58,6 +60,10 @@ class RegistryHooks:
         raise NotImplementedError  # a registry without a provider runs no events
 
 
+GATE_PATIENCE: Final = 5.0
+"""Seconds that a commit waits for a sign-in or sign-out beyond what the store may take for it; and the other way."""
+
+
 class Committer:
     """Commits the changes of a process's states. Lifetime: the registry.
 
@@ -77,6 +83,7 @@ class Committer:
         self.store: StateStore | None = None
         self.store_timeout = store_timeout
         self.owned = False
+        self.gates = SessionGates(store_timeout + GATE_PATIENCE)
         self._hooks = hooks
         self._clock = clock
         self._remove = remove
@@ -87,17 +94,22 @@ class Committer:
         changes: Iterable[tuple[Entry, Change]],
         *,
         nonce: tuple[Entry, str] | None = None,
-        replaced: Iterable[Entry] = (),
+        also: Sequence[Write] = (),
+        still_current: Callable[[], None] = lambda: None,
     ) -> list[Commit]:
         """Saves all changes, swaps the states for their new snapshots, then tells the hooks. The caller has the locks.
 
         No reader sees some of the changes and not the others: between the swaps nothing is awaited. `nonce` is that of
-        the event, and remembered with its state; `replaced` are states that are stored no more from now on, since
-        others take their place. Once the saving has begun it is ended, and the commit with it, even if the caller is
-        cancelled. Raises `StateNotFoundError`, with nothing changed, when one of the states is no more;
-        `VersionConflict` and `PersistenceError`.
+        the event, and remembered with its state; `also` are further changes of the store, made with it or not at all.
+        Once the saving has begun it is ended, and the commit with it, even if the caller is cancelled. A session that
+        is signed in or out comes first or last: where the caller had to wait for that, `still_current` is asked again.
+        Raises what that raises; `StateNotFoundError`, with nothing changed, when one of the states is no more, but
+        for those whose session is over or which the event itself has deleted: these are passed over; `VersionConflict`
+        and `PersistenceError`.
         """
-        prepared = [Prepared(entry, change) for entry, change in changes]
+        changes = list(changes)
+        await self._pass_gates(changes, still_current)
+        prepared = [Prepared(entry, change) for entry, change in changes if not entry.is_over]
         for entry, _ in prepared:
             if entry.removed is not None:
                 raise StateNotFoundError(entry.removed)
@@ -105,23 +117,37 @@ class Committer:
         # An event that changed only other states than its own leaves its nonce with its own.
         if nonce is not None and prepared and nonce[0] not in (entry for entry, _ in prepared):
             prepared.append(Prepared(nonce[0], None))
-        gone = [
-            Write(entry.identifier.key, entry.stored, entry.stored, None)
-            for entry in replaced
-            if entry.stored is not None
-        ]
-        if gone or any(entry.persistence is not None for entry, _ in prepared):
-            return await self._finish(self._save_and_swap(prepared, nonce, digest, gone))
+        if also or any(entry.persistence is not None for entry, _ in prepared):
+            # From here to where the gates are held nothing is awaited: the task holds them when it begins.
+            passed = self.gates.inside(_sessions(prepared))
+            passed.__enter__()
+            return await self.finish(self._save_and_swap(prepared, nonce, digest, also), passed)
         done = self._swap(prepared, [next_version(entry) for entry, _ in prepared])
         if nonce is not None and digest is not None:
             nonce[0].remember(digest, self._clock())
         return done
 
-    async def _finish(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs it to its end, whether the caller is cancelled or not."""
+    async def _pass_gates(self, changes: Sequence[tuple[Entry, Change]], still_current: Callable[[], None]) -> None:
+        """Waits while a session of these states is being signed in or out. When it returns, all gates are open."""
+        waited = False
+        while not self.gates.is_open(sessions := _sessions(changes)):
+            for session_id in sessions:
+                await self.gates.opened(session_id)
+            waited = True
+        if waited:
+            still_current()
+
+    async def finish(self, coroutine: Coroutine[Any, Any, T], inside: AbstractContextManager[None] | None = None) -> T:
+        """Runs it to its end, and leaves `inside` then, whether the caller is cancelled or not."""
         task = asyncio.get_running_loop().create_task(coroutine, name="faststate-commit")
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+
+        def ended(task: asyncio.Task[T]) -> None:
+            self._under_way.discard(task)
+            if inside is not None:
+                inside.__exit__(None, None, None)
+
+        task.add_done_callback(ended)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -137,7 +163,7 @@ class Committer:
         prepared: Sequence[Prepared],
         nonce: tuple[Entry, str] | None,
         digest: str | None,
-        deletes: Sequence[Write],
+        also: Sequence[Write],
     ) -> list[Commit]:
         now = self._clock()
         versions = [next_version(entry) if change is not None else entry.version for entry, change in prepared]
@@ -145,6 +171,10 @@ class Committer:
         for place, (entry, change) in enumerate(prepared):
             if entry.persistence is None:
                 continue
+            if isinstance(entry.persistence, StorePersistence) and entry.stored is None and change is not None:
+                # With its first save the state takes over what was kept beside it.
+                for beside in await entry.persistence.nonces_beside(entry.identifier):
+                    entry.remember(beside, now)
             new = digest if nonce is not None and nonce[0] is entry else None
             nonces = entry.recent_nonces(now) + ([new] if new is not None else [])
             values = change.values if change is not None else entry.state._frozen_values()
@@ -156,8 +186,17 @@ class Committer:
                 )
             )  # fmt: skip
         concerned = [prepared[place].entry for place in places]
+        if (
+            nonce is not None
+            and digest is not None
+            and nonce[0].persistence is None
+            and saves
+            and self.store is not None
+        ):
+            # Kept with none of the states that it changed: the event's own one is in memory alone.
+            also = [*also, nonce_beside(nonce[0].identifier, digest)]
         try:
-            saved = await self.save(saves, deletes)
+            saved = await self.save(saves, also)
         except BaseException as error:
             # It may have been saved all the same, or some of it: what is stored now counts.
             for entry in concerned:
@@ -176,17 +215,19 @@ class Committer:
             nonce[0].remember(digest, now)
         return self._swap(prepared, versions)
 
-    async def has_seen(self, entry: Entry, nonce: str) -> bool:
+    async def has_seen(self, entry: Entry, nonce: str, others: Iterable[Entry] = ()) -> bool:
         """Whether the event with this nonce has been committed, by this process or one before it.
 
-        Raises `PersistenceError`.
+        `others` are the further states that it takes. Raises `PersistenceError`.
         """
         if entry.has_seen(nonce):
             return True
         # With a state that is stored its nonces were loaded; others have them beside it.
-        if entry.persistence is None or (isinstance(entry.persistence, StorePersistence) and entry.stored is not None):
+        is_beside = not isinstance(entry.persistence, StorePersistence) or entry.stored is None
+        if self.store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
             return False
-        return await entry.persistence.has_nonce(entry.identifier, digest_of(nonce))
+        async with reported(f"the nonces of {entry.identifier.key} could not be loaded", self.store_timeout):
+            return await self.store.load(nonce_key(entry.identifier, digest_of(nonce))) is not None
 
     async def save(self, saves: Sequence[Save], also: Sequence[Write]) -> list[Version | None]:
         """Saves parts of commits and makes further changes of the store; as `save_all`."""
@@ -247,11 +288,11 @@ class Committer:
             self._remove(entry, "it is not there any more")
             raise StateNotFoundError(entry.removed)
         entry.doubtful = False
+        for digest in found.nonces:
+            entry.remember(digest, self._clock())
         if isinstance(persistence, StorePersistence) and found.version == entry.version:
             entry.stored = found.version
             return False
-        for digest in found.nonces:
-            entry.remember(digest, self._clock())
         change = entry.state._change_to(found.state)
         version = found.version
         if isinstance(persistence, RecordPersistence) and entry.stored is not None:
@@ -271,3 +312,8 @@ class Committer:
         if self._under_way:
             await asyncio.wait(self._under_way)
         await asyncio.sleep(0)
+
+
+def _sessions(changes: Iterable[tuple[Entry, Change | None]]) -> list[str]:
+    """The sessions whose states these are, as they are called now: a sign-in may have renamed them."""
+    return [entry.identifier.session_id for entry, _ in changes if entry.identifier.session_id is not None]

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from .auth import UserContext
-from .exceptions import ConfigurationError, FastStateError, IdentifierError
+from .exceptions import AuthorizationError, ConfigurationError, FastStateError, IdentifierError
 from .page import PageContent
 from .registry import Entry
 from .state import ReactiveState
@@ -143,6 +143,13 @@ class RequestContext:
         self._user, self._user_known, self._became = user, True, True
         self.since = self.provider.sessions.changes
         self.asked.clear()
+
+    def refuse_outdated(self) -> None:
+        """Raises `AuthorizationError` when the session has ended since the request came, or the rights changed."""
+        session_id = self.session_id() if "session" in self.connection.scope else None
+        ended = session_id is not None and self.provider.is_revoked(session_id)
+        if ended or self.provider.sessions.rights_changed(self._user, self.since):
+            raise AuthorizationError("you were signed in or out, or your rights have changed just now: try again")
 
     def forget_user(self) -> None:
         """Has the user be loaded again, as the next message of a websocket needs it."""

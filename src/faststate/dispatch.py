@@ -414,6 +414,8 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
     provider = context.provider
     while True:
         found = await _followed(context, shown)
+        if any(entry.removed is not None for entry, _ in found.states.values()):
+            continue  # deleted while the others were asked about
         try:
             await provider.still_readable(context, [entry for entry, _ in found.states.values()])
         except AccessError:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from .codec import encode
 from .exceptions import ConfigurationError
-from .persistence import Persistence
+from .persistence import NONCE_AGE, Persistence
 from .scopes import StateIdentifier, StateScope
 from .state import INITIAL, Change, ReactiveState
 from .stores import Version
@@ -21,7 +21,6 @@ from .stores import Version
 __all__ = [
     "DEFAULT_TTL",
     "NONCES_KEPT",
-    "NONCE_AGE",
     "Commit",
     "Entry",
     "Prepared",
@@ -46,9 +45,6 @@ DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
 NONCES_KEPT: Final = 512
 """Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
 
-NONCE_AGE: Final = 300.0
-"""Seconds that a nonce is saved with its state; a browser that found no server tries again when there is one."""
-
 
 class Commit:
     """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
@@ -71,8 +67,8 @@ class Entry:
     """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
 
     __slots__ = (
-        "doubtful", "identifier", "lock", "loop", "nonces", "order", "owner", "persistence", "removed", "state",
-        "stored", "touched", "ttl", "used", "users",
+        "doubtful", "identifier", "is_over", "lock", "loop", "nonces", "order", "owner", "persistence", "removed",
+        "state", "stored", "touched", "ttl", "used", "users",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +88,7 @@ class Entry:
         self.users = 0  # open transactions on this state; it is not dropped while there are any
         self.used = 0.0
         self.removed: str | None = None  # why what is committed here from now on would be lost
+        self.is_over = False  # and so is what it was for (a session, a record): what comes late is dropped silently
         self.nonces: OrderedDict[str, float] | None = None  # digests, and when the event was committed
 
     @property

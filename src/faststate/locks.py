@@ -1,15 +1,36 @@
-"""Locks: one transaction at a time per state, and no wait that could never end."""
+"""Locks: one transaction at a time per state, and no wait that could never end; gates before a session's commits."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from .entries import Entry
 from .exceptions import LockTimeoutError
 
-__all__ = ["Locks"]
+__all__ = ["Holder", "Locks", "SessionGates", "current_holder", "identity_here"]
+
+
+class Holder(NamedTuple):
+    """Whose locks the code that runs here holds. `task` is the one that holds them, None for a thread of its own."""
+
+    identity: object
+    task: asyncio.Task[Any] | None
+
+
+current_holder: ContextVar[Holder | None] = ContextVar("faststate_lock_holder", default=None)
+
+
+def identity_here() -> object | None:
+    """Whose locks are held here, None where none are.
+
+    A task that was started inside an event inherits its context, but may wait for the event's lock: it is no holder.
+    """
+    holder = current_holder.get()
+    return holder.identity if holder is not None and holder.task in (None, asyncio.current_task()) else None
 
 
 class Locks:
@@ -78,10 +99,11 @@ class Locks:
     @contextlib.asynccontextmanager
     async def locked(self, entries: Iterable[Entry]) -> AsyncIterator[None]:
         """Holds the locks of some states, so that nothing is committed to them. Raises `LockTimeoutError`."""
-        owner = object()
+        owner = identity_here() or object()
         held = []
         try:
-            unique = {entry.identifier.key: entry for entry in entries}
+            # Those that this code's own event has are had.
+            unique = {entry.identifier.key: entry for entry in entries if entry.owner is not owner}
             for key in sorted(unique):
                 await self.acquire(unique[key], owner)
                 held.append(unique[key])
@@ -89,3 +111,73 @@ class Locks:
         finally:
             for entry in held:
                 self.release(entry)
+
+
+class SessionGates:
+    """Keeps the commits of a session's states apart from what ends or moves the session. Lifetime: the registry.
+
+    Commits of one session do not hinder each other. `timeout` is in seconds. Usable from several event loops.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._inside: dict[str, int] = {}
+        self._closed: set[str] = set()
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    def is_open(self, sessions: Iterable[str]) -> bool:
+        """Whether none of the sessions is being ended or moved."""
+        return self._closed.isdisjoint(sessions)
+
+    async def opened(self, session_id: str) -> None:
+        """Waits until the session is not being ended or moved. Raises `LockTimeoutError`."""
+        while session_id in self._closed:
+            await self._wait(session_id)
+
+    @contextlib.contextmanager
+    def inside(self, sessions: Iterable[str]) -> Iterator[None]:
+        """Holds the gates of these sessions, which are open, from being closed."""
+        passed = list(sessions)
+        for session_id in passed:
+            self._inside[session_id] = self._inside.get(session_id, 0) + 1
+        try:
+            yield
+        finally:
+            for session_id in passed:
+                self._inside[session_id] -= 1
+                if not self._inside[session_id]:
+                    del self._inside[session_id]
+                    self._wake(session_id)
+
+    @contextlib.asynccontextmanager
+    async def closed(self, session_id: str) -> AsyncIterator[None]:
+        """No commit of the session's states is under way, and none begins. Raises `LockTimeoutError`."""
+        while session_id in self._closed:
+            await self._wait(session_id)
+        self._closed.add(session_id)
+        try:
+            while session_id in self._inside:
+                await self._wait(session_id)
+            yield
+        finally:
+            self._closed.discard(session_id)
+            self._wake(session_id)
+
+    async def _wait(self, session_id: str) -> None:
+        woken = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(session_id, []).append(woken)
+        try:
+            async with asyncio.timeout(self.timeout):
+                await woken
+        except TimeoutError as error:
+            raise LockTimeoutError(f"a session was being signed in or out for {self.timeout:g} s") from error
+
+    def _wake(self, session_id: str) -> None:
+        for woken in self._waiting.pop(session_id, ()):
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there any more
+                woken.get_loop().call_soon_threadsafe(_settle, woken)
+
+
+def _settle(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
@@ -27,11 +28,16 @@ class Modify(Generic[S]):
     """A transaction on one state: `async with` on the loop, plain `with` outside it. Lifetime: one block."""
 
     def __init__(
-        self, registry: StateRegistry, loop: Loop, find: Callable[[], Awaitable[tuple[Entry, Guard | None]]]
+        self,
+        registry: StateRegistry,
+        loop: Loop,
+        find: Callable[[], Awaitable[tuple[Entry, Guard | None]]],
+        still_current: Callable[[], None] = lambda: None,
     ) -> None:
         self._registry = registry
         self._app_loop = loop
         self._find = find
+        self._still_current = still_current
         self._transaction: Transaction | None = None
         self._token: contextvars.Token[Holder | None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -47,7 +53,7 @@ class Modify(Generic[S]):
 
     async def _begin(self) -> S:
         entry, guard = await self._find()
-        transaction = Transaction(self._registry, [entry], [guard] if guard is not None else ())
+        transaction = Transaction(self._registry, [entry], [guard] if guard is not None else (), self._still_current)
         try:
             await transaction.begin()
         except BaseException:
@@ -67,6 +73,7 @@ class Modify(Generic[S]):
             return
         try:
             if commit:
+                self._still_current()
                 await transaction.commit(transaction.prepare())
         finally:
             transaction.end()
@@ -77,8 +84,7 @@ class Modify(Generic[S]):
         except RuntimeError:
             pass
         else:
-            # Servers that reload import the app on their loop, before it is the app's: there nothing waits for it yet.
-            if self._app_loop() is not None:
+            if not _is_import():
                 raise RuntimeError("this code runs on the event loop: write `async with provider.modify(...)`")
         self._loop = _loop_outside(self._app_loop)
         outer = current_holder.get()
@@ -133,6 +139,17 @@ def call_from_anywhere(loop: Loop, coroutine: Coroutine[Any, Any, T]) -> Awaitab
 def _loop_outside(loop: Loop) -> asyncio.AbstractEventLoop:
     found = loop()
     return found if found is not None and found.is_running() else loop_for_scripts()
+
+
+def _is_import() -> bool:
+    """Whether the code that runs on the event loop is a module's own: servers that reload import the app there, where
+    nothing waits for the loop yet."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_name != "run_forever":
+        if frame.f_code.co_name == "<module>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 _scripts_lock = threading.Lock()

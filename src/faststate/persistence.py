@@ -23,7 +23,18 @@ from .scopes import StateIdentifier
 from .state import ReactiveState
 from .stores import StateStore, Version, Write
 
-__all__ = ["Found", "Persistence", "RecordPersistence", "Save", "StorePersistence", "reported", "save_all"]
+__all__ = [
+    "NONCE_AGE",
+    "Found",
+    "Persistence",
+    "RecordPersistence",
+    "Save",
+    "StorePersistence",
+    "nonce_beside",
+    "nonce_key",
+    "reported",
+    "save_all",
+]
 
 logger = logging.getLogger("faststate")
 
@@ -36,8 +47,8 @@ ASIDE: Final = "aside"
 NONCE: Final = "nonce"
 """First part of the key of a nonce that is kept beside its state: a row has no place for it. No scope has this name."""
 
-NONCE_TTL: Final = 300.0
-"""Seconds that a nonce is kept in a store: a browser repeats a request within seconds, over a restart too."""
+NONCE_AGE: Final = 300.0
+"""Seconds that a nonce is kept in a store: a browser that found no server tries again when there is one."""
 
 COUNTED: Final = "row"
 """The epoch of rows that count their own version: they have one life."""
@@ -82,6 +93,8 @@ async def reported(what: str, seconds: float) -> AsyncIterator[None]:
         raise
     except TimeoutError as error:
         raise PersistenceError(f"{what}: no answer within {seconds:g} s") from error
+    except ValidationError as error:  # of the app's own code; it shows the values
+        raise PersistenceError(f"{what}: {_without_values(error)}") from None
     except Exception as error:
         raise PersistenceError(f"{what}: {type(error).__name__}") from error
 
@@ -91,13 +104,6 @@ class Persistence:
 
     timeout: float
     store: StateStore | None
-
-    async def has_nonce(self, identifier: StateIdentifier, nonce: str) -> bool:
-        """Whether the nonce (its digest) is kept beside the state: of an event that left the state itself unsaved."""
-        if self.store is None:
-            return False
-        async with reported(f"the nonces of {identifier.key} could not be loaded", self.timeout):
-            return await self.store.load(_nonce_key(identifier, nonce)) is not None
 
     async def load(self, identifier: StateIdentifier) -> Found | None:
         """The state that is kept, or None. Raises `PersistenceError`."""
@@ -169,6 +175,12 @@ class StorePersistence(Persistence):
                 Write(key, version, version, None),
             ]
         )
+
+    async def nonces_beside(self, identifier: StateIdentifier) -> list[str]:
+        """The nonces (digests) that were kept beside a state which was not stored itself. Raises `PersistenceError`."""
+        group = f"{NONCE}:{identifier.key}"
+        async with reported(f"the nonces of {identifier.key} could not be loaded", self.timeout):
+            return [key.removeprefix(f"{group}:") for key in await self.store.group(group)]
 
     def encode(self, values: Mapping[str, Any], nonces: Sequence[str]) -> bytes:
         """What a store keeps (bytes) of a state. Raises `ConfigurationError` for values that would not come back."""
@@ -348,15 +360,20 @@ async def save_all(
     return versions
 
 
-def _nonce_key(identifier: StateIdentifier, nonce: str) -> str:
+def nonce_key(identifier: StateIdentifier, nonce: str) -> str:
+    """Where a nonce (its digest) is kept beside its state."""
     return f"{NONCE}:{identifier.key}:{nonce}"
 
 
+def nonce_beside(identifier: StateIdentifier, nonce: str) -> Write:
+    """The change of the store that keeps a nonce (its digest) beside its state."""
+    group = f"{NONCE}:{identifier.key}"
+    return Write(nonce_key(identifier, nonce), None, Version("", 1), b"", NONCE_AGE, group)
+
+
 def _nonce_writes(save: Save) -> list[Write]:
-    if save.nonce is None or save.persistence.store is None:
-        return []
-    key = _nonce_key(save.identifier, save.nonce)
-    return [Write(key, None, Version("", 1), b"", NONCE_TTL)]
+    is_kept = save.nonce is not None and save.persistence.store is not None
+    return [nonce_beside(save.identifier, save.nonce)] if is_kept and save.nonce is not None else []
 
 
 def plain(value: Any) -> Any:

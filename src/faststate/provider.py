@@ -28,6 +28,7 @@ from .exceptions import (
     StateNotRegisteredError,
 )
 from .limits import TokenBuckets
+from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from .page import message_frame, reload_frame
 from .persistence import RecordPersistence, StorePersistence
@@ -590,7 +591,8 @@ class StateProvider:
             )
             return await self._entry(identifier, config), None
 
-        return Modify(self.registry, lambda: self._loop, find)
+        still_current = (lambda: self.context(request).refuse_outdated()) if request is not None else lambda: None
+        return Modify(self.registry, lambda: self._loop, find, still_current)
 
     def refresh(
         self,
@@ -645,12 +647,14 @@ class StateProvider:
 
         async def delete() -> None:
             entry = await self.registry.known(identifier)
+            is_own = entry is not None and entry.owner is not None and entry.owner is identity_here()
             async with self.registry.locks.locked([entry] if entry is not None else []):
                 if persistence is not None:
                     await persistence.delete(identifier)
                 # Somebody may have begun to load it before it was deleted.
                 for found in (entry, await self.registry.known(identifier)):
                     if found is not None and found.removed is None:
+                        found.is_over = is_own  # with what its own event, which has deleted it, still changes
                         self.registry.remove(found, "it was deleted")
 
         return call_from_anywhere(lambda: self._loop, delete())
@@ -787,8 +791,10 @@ class StateProvider:
     def tell_removed(self, state: ReactiveState, reason: str) -> None:
         """Has a state vanish from all pages that show it; of a record that was there they say so, others load anew."""
         committed = state._committed
-        for connection in self.sse_manager.watchers(committed.identifier.key):
-            key = committed.identifier.key
+        key = committed.identifier.key
+        for connection in self.sse_manager.watchers(key):
+            if connection.closed:
+                continue
             frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.views.get(key, ()))
             self.sse_manager.unfollow(connection, key)
             if committed.identifier.scope is StateScope.RECORD:
@@ -820,7 +826,8 @@ class StateProvider:
         if self.store is not None:
             await self.store.open()
             self.registry.forget_stored()  # as it was before somebody else may have had the store
-            await self.sessions.load_ended()
+            async with self.registry.in_store_time("the ended sessions could not be loaded"):
+                await self.sessions.load_ended()
         self.registry.committer.owned = self._started = True
         self.registry.start()
 

@@ -10,7 +10,7 @@ import secrets
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -167,7 +167,7 @@ class StateRegistry:
         persistence: Persistence | None,
     ) -> Entry:
         if identifier.key in self._used:
-            await self.tell_store()  # that it was used until it left memory
+            await self.tell_store([identifier.key])  # that it was used until it left memory
         loaded = await persistence.load(identifier) if persistence is not None else None
         # Meanwhile a sign-in may have brought a guest's state here.
         if (found := self._entries.get(identifier.key)) is not None:
@@ -196,13 +196,17 @@ class StateRegistry:
     ) -> Entry:
         """Stores a new state, whose values nothing would make again, and adds it."""
         if identifier.session_id is not None:
-            self._make_room(identifier.session_id)
+            self._make_room(identifier.session_id, is_new=True)
         version = Version(secrets.token_hex(6), 1)
         left = finite(idle_time(identifier, ttl))
         loaded = Found(fresh, version, ttl=left)
         write = persistence.write(identifier, None, version, fresh._frozen_values(), (), left)
+        sessions = [identifier.session_id] if identifier.session_id is not None else []
+        for session_id in sessions:
+            await self.committer.gates.opened(session_id)
         try:
-            await self.committer.save((), [write])
+            with self.committer.gates.inside(sessions):
+                await self.committer.save((), [write])
         except VersionConflict:  # another process was first
             found_there = await persistence.load(identifier)
             if found_there is None:
@@ -223,8 +227,8 @@ class StateRegistry:
         loaded: Found | None = None,
         by_class: bool = False,
     ) -> Entry:
-        if identifier.session_id is not None and loaded is None:
-            self._make_room(identifier.session_id)
+        if identifier.session_id is not None:
+            self._make_room(identifier.session_id, is_new=loaded is None)
         if loaded is not None:
             version = loaded.version
         elif by_class and type(fresh)._fs_schema().reproducible:
@@ -239,13 +243,13 @@ class StateRegistry:
             entry.touched = _told_at(now, entry.ttl, loaded.ttl)
             for digest in loaded.nonces:
                 entry.remember(digest, now)
+        self._make_space()
         self._enter(entry)
         self._start_sweeper()
         return entry
 
     def _enter(self, entry: Entry) -> None:
         key, session_id = entry.identifier.key, entry.identifier.session_id
-        self._make_space()
         self._entries[key] = entry
         if session_id is not None:
             self._sessions.setdefault(session_id, {})[key] = None
@@ -265,13 +269,21 @@ class StateRegistry:
             self._idle[entry.order].pop(entry.identifier.key, None)
             entry.order = None
 
-    def _make_room(self, session_id: str) -> None:
+    def _make_room(self, session_id: str, *, is_new: bool) -> None:
         keys = self._sessions.get(session_id, {})
         if len(keys) < self.max_states_per_session:
             return
-        for key in keys:
-            if self._entries[key].identifier.scope is StateScope.TEMPORARY and self.evict(key):
+        for key in list(keys):
+            entry = self._entries[key]
+            if is_new and entry.identifier.scope is StateScope.TEMPORARY and self.evict(key):
+                if entry.stored is not None:
+                    self._used[key] = entry
+                    entry.ttl = 0.0  # which ends it in the store as well
                 return
+            if not is_new and entry.recoverable and self.evict(key):
+                return  # one of its own that was not just asked for makes room for one that was
+        if not is_new:
+            return
         raise LimitError(f"a session has at most {self.max_states_per_session} states")
 
     def keys_of_session(self, session_id: str) -> list[str]:
@@ -302,11 +314,14 @@ class StateRegistry:
         self._enter(entry)
 
     def drop(self, key: str, *, merged: bool = False) -> None:
-        """Forgets the state under `key`, in use or not; with `merged` an open transaction on it can no more commit."""
+        """Forgets the state under `key`, in use or not: its session is over, or it was `merged` into another.
+
+        An open transaction on it can no more commit; one on a merged state is told so.
+        """
         entry = self._entries.get(key)
         if entry is not None:
-            if merged:
-                entry.removed = "this state has become another one, since its user signed in: try again"
+            entry.removed = "this state has become another one, since its user signed in: try again"
+            entry.is_over = not merged
             self._used.pop(key, None)
             self._remove(entry)
 
@@ -352,6 +367,7 @@ class StateRegistry:
         # What was merged stays out, and does not become what a late request began under its key: its commit is refused.
         known = self._entries.get(entry.identifier.key) if entry.removed is None else None
         if known is None and entry.removed is None:
+            self._make_space()
             self._enter(entry)
         entry = known or entry
         entry.users += 1
@@ -419,12 +435,15 @@ class StateRegistry:
         self.expired += dropped
         return dropped
 
-    async def tell_store(self) -> None:
-        """Tells the store which of its states were used since it was told last. Raises `PersistenceError`."""
+    async def tell_store(self, keys: Iterable[str] | None = None) -> None:
+        """Tells the store which of its states were used since it was told last; only those with these keys, if given.
+
+        Raises `PersistenceError`.
+        """
         store = self.committer.store
         if store is None or not self._used:
             return
-        used, self._used = self._used, {}
+        used = {key: self._used.pop(key) for key in (list(self._used) if keys is None else keys) if key in self._used}
         now = self.clock()
         ttls = {
             key: finite(max(entry.used + entry.ttl - now, 0.0)) for key, entry in used.items() if entry.removed is None
@@ -433,12 +452,13 @@ class StateRegistry:
             async with self.in_store_time("the store could not be told what is in use"):
                 await store.touch(ttls)
         except BaseException:
-            self._used = {**used, **self._used}
+            # Of what was loaded anew meanwhile, the new entry's use counts.
+            self._used = {**{key: self._entries.get(key, entry) for key, entry in used.items()}, **self._used}
             raise
 
     def forget_stored(self) -> None:
         """Drops from memory what can be loaded again, and nobody uses: others may have changed it since."""
-        for entry in [entry for entry in self._entries.values() if entry.stored is not None]:
+        for entry in [entry for entry in self._entries.values() if entry.persistence is not None]:
             if entry.users:
                 entry.doubtful = True
             else:
@@ -509,12 +529,6 @@ class StateRegistry:
         if self._entries.get(key) is entry:
             self._remove(entry)
         self.hooks.removed(entry.state, reason)
-
-    def distrust(self, key: str) -> None:
-        """Has a state be loaded again before its next change, where it is kept at all."""
-        entry = self._entries.get(key)
-        if entry is not None and entry.persistence is not None:
-            entry.doubtful = True
 
     def in_store_time(self, what: str) -> AbstractAsyncContextManager[None]:
         """Gives the store its time, and makes all its failures `PersistenceError`s; `what` (str) has failed then."""

@@ -9,7 +9,7 @@ import json
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
@@ -17,14 +17,17 @@ from pydantic import ValidationError
 from .auth import UserContext
 from .config import StateConfig
 from .context import SESSION_ID, USER_ID, RequestContext
-from .exceptions import StateNotFoundError, VersionConflict
+from .entries import is_initial
+from .exceptions import PersistenceError, StateNotFoundError, VersionConflict
+from .locks import Holder, current_holder, identity_here
 from .page import reload_frame, reopen_frame
+from .persistence import StorePersistence
 from .registry import Entry, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
 from .sse import SSEConnection, SSEManager
-from .state import ReactiveState
-from .stores import Version, Write
-from .transaction import Transaction, current_holder
+from .state import Change, ReactiveState
+from .stores import Stored, Version, Write
+from .transaction import Transaction
 
 __all__ = ["SESSION_MAX_AGE", "Sessions"]
 
@@ -38,6 +41,12 @@ and an answer that was under way may have been the last to sign it."""
 TWICE: Final = 60.0
 """Seconds within which a second sign-in from the same old cookie (a double click) goes on where the first one led."""
 
+
+SIGN_IN_TRIES: Final = 20
+"""How often a sign-in begins anew, since somebody else was first, before it gives up."""
+
+NOBODYS_END: Final = 600.0
+"""Seconds that the end of a session is remembered which never was anybody's: until nothing of it is under way."""
 
 ENDED: Final = "ended"
 """Group, and first part of the key, of what a store keeps of ended sessions. No scope has this name."""
@@ -104,20 +113,22 @@ class Sessions:
         store = self._registry.committer.store
         if store is None:
             return
-        now = self._clock()
         for key, stored in (await store.group(ENDED)).items():
             session_id = key.removeprefix(f"{ENDED}:")
             if session_id not in self._ended:
-                until = now + (math.inf if stored.ttl is None else stored.ttl)
-                try:
-                    successor, user_id = json.loads(stored.data)
-                except ValueError:
-                    successor = user_id = None
-                # A sign-in whose answer the browser never had may go on where it led; when it was, the end says.
-                at = until - self.max_age - SLACK if until != math.inf else -math.inf
-                self._ended[session_id] = _Ended(at, until, successor, user_id)
+                self._ended[session_id] = self._read_mark(stored)
         # The oldest first, as they are forgotten.
         self._ended = OrderedDict(sorted(self._ended.items(), key=lambda item: item[1].until))
+
+    def _read_mark(self, mark: Stored) -> _Ended:
+        try:
+            successor, user_id = json.loads(mark.data)
+        except ValueError:
+            successor = user_id = None
+        until = self._clock() + (math.inf if mark.ttl is None else mark.ttl)
+        # A sign-in whose answer the browser never had may go on where it led; when it was, the end says.
+        at = until - self.max_age - SLACK if until != math.inf else -math.inf
+        return _Ended(at, until, successor, user_id)
 
     # -- signing in and out ----------------------------------------------------------------------------------------
 
@@ -129,25 +140,24 @@ class Sessions:
         # The app's loader may not know the session's user any more; to the next one that is somebody else all the same.
         owner = before.id if before is not None else session.get(USER_ID)
         same_person = owner is None or str(owner) == str(user.id)
-        # First, since it runs the app's own code: when that fails nobody is signed in and nothing has changed.
         new = secrets.token_urlsafe(16)
-        while (old := self._continued(context, user)) is not None:
-            # While it waited, another device of the user's may have begun a state that a guest's one would become, or
-            # a second click on the same button have been the first to sign in.
-            if same_person and await self._merge(old, user):
-                continue
-            if await self._move_stored(old, new if same_person else None, user):
+        goes_along = new if same_person else None
+        holder = Holder(identity, None) if (identity := identity_here()) is not None else None
+        for _ in range(SIGN_IN_TRIES):
+            # The app's own code runs in it: when that fails nobody is signed in and nothing has changed. It is begun
+            # anew where an event, another device of the user's or a second click on the same button were first.
+            old = self._continued(context, user)
+            if old is None or await self._registry.committer.finish(self._change_hands(old, goes_along, user, holder)):
                 break
+        else:
+            raise VersionConflict("this session keeps changing while it is signed in: try again")
         if not same_person:
             session.clear()  # what one user left in the cookie is not the next one's
         session[SESSION_ID] = new
         session[USER_ID] = user.id if isinstance(user.id, str | int) else str(user.id)
         context.become(user)
-        if old is None:
-            return
-        for key in self._registry.keys_of_session(old):
-            self._hand_over(key, new if same_person else None, user)
-        self._end(context, old, successor=new, user_id=str(user.id))
+        if old is not None:
+            self._reload_pages(context, old)
 
     def _continued(self, context: RequestContext, user: UserContext) -> str | None:
         """The session that a sign-in takes over: that of the cookie, or what it has become by the same sign-in."""
@@ -162,28 +172,47 @@ class Sessions:
 
     async def logout(self, context: RequestContext) -> None:
         """Ends the session of a request; see `StateProvider.logout`."""
-        old, store = context.session_id(), self._registry.committer.store
+        old = context.session_id()
         # A session that never was anybody's, and kept nothing, is as empty again after its end: not worth a note for as
         # long as its cookie lives, which anybody could have us write by the million.
-        was_empty = not set(context.session) - {SESSION_ID} and not await self._is_somebodys(context)
+        was_nobodys = not set(context.session) - {SESSION_ID} and not await self._is_somebodys(context)
         if context.session:  # else an answer to an old cookie would take away a newer one
             context.session.clear()
         context.become(None)
-        if old is None:
+        if old is None or self.is_ended(old):
             return
-        keys = self._registry.keys_of_session(old)
-        for key in keys:
-            self._registry.drop(key)
-        self._end(context, old)
-        if was_empty:
+        self._note_end(old, lifetime=NOBODYS_END if was_nobodys else None)
+        has_kept = self._drop_states(old)
+        self._reload_pages(context, old)
+        # Behind all else: who signs out is out, even if the store fails and has them told so.
+        if not await self._end_in_store(old, is_noted=not was_nobodys) and not has_kept and was_nobodys:
             del self._ended[old]
-        if store is not None:
-            # Behind all else: who signs out is out, even if the store fails and has them told so.
-            async with self._registry.in_store_time("the end of a session could not be stored"):
-                if not was_empty:
-                    with contextlib.suppress(VersionConflict):  # it has been there
-                        await store.save(self._mark(old))
-                await store.delete([*keys, *await store.group(old)])
+
+    def _drop_states(self, session_id: str) -> bool:
+        """Ends a session's states in memory; whether there was one that somebody had changed, or was about to."""
+        has_kept = False
+        for key in self._registry.keys_of_session(session_id):
+            entry = self._registry.find(key)
+            has_kept = has_kept or (entry is not None and bool(entry.users or not is_initial(entry.version)))
+            self._registry.drop(key)
+        return has_kept
+
+    async def _end_in_store(self, session_id: str, *, is_noted: bool) -> bool:
+        """Has the store forget an ended session's states; whether it had any: then its end is noted in any case."""
+        committer = self._registry.committer
+        store = committer.store
+        if store is None:
+            return False
+        what = "the end of a session could not be stored"
+        # Behind the commits that are just being saved.
+        async with self._registry.in_store_time(what), committer.gates.closed(session_id):
+            self._drop_states(session_id)
+            stored = await store.group(session_id)
+            if stored or is_noted:
+                with contextlib.suppress(VersionConflict):  # it has been there
+                    await store.save(self._mark(session_id, self._ended[session_id]))
+            await store.delete(list(stored))
+        return bool(stored)
 
     async def _is_somebodys(self, context: RequestContext) -> bool:
         try:
@@ -191,14 +220,19 @@ class Sessions:
         except Exception:
             return True  # who cannot be recognised just now can be signed out all the same
 
-    def _end(
-        self, context: RequestContext, session_id: str, successor: str | None = None, user_id: str | None = None
+    def _note_end(
+        self, session_id: str, successor: str | None = None, user_id: str | None = None, lifetime: float | None = None
     ) -> None:
         now = self._clock()
-        self._ended[session_id] = _Ended(now, now + self.max_age + SLACK, successor, user_id)
-        pages = self._manager.connections_of(session_id=session_id)
-        for connection in pages:
+        until = now + (self.max_age + SLACK if lifetime is None else lifetime)
+        self._ended[session_id] = _Ended(now, until, successor, user_id)
+        if lifetime is not None:
+            self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
+        for connection in self._manager.connections_of(session_id=session_id):
             self._manager.silence(connection)
+
+    def _reload_pages(self, context: RequestContext, session_id: str) -> None:
+        pages = self._manager.connections_of(session_id=session_id)
 
         def reload() -> None:
             for connection in pages:
@@ -208,48 +242,125 @@ class Sessions:
         # and its cookie.
         context.after_answer(reload)
 
-    def _mark(self, session_id: str, successor: str | None = None, user_id: str | None = None) -> Write:
+    def _mark(self, session_id: str, ended: _Ended) -> Write:
         """What a store keeps of an ended session, as long as a cookie with its id is accepted."""
-        ttl = None if self.max_age == math.inf else self.max_age + SLACK
-        data = json.dumps([successor, user_id]).encode()
+        ttl = None if ended.until == math.inf else ended.until - self._clock()
+        data = json.dumps([ended.successor, ended.user_id]).encode()
         return Write(f"{ENDED}:{session_id}", None, Version("", 1), data, ttl, ENDED)
 
     # -- states ----------------------------------------------------------------------------------------------------
 
-    async def _move_stored(self, old: str, new: str | None, user: UserContext) -> bool:
-        """Has the store keep the states of an ending session where `_hand_over` will put them, and that it has ended.
+    async def _change_hands(self, old: str, new: str | None, user: UserContext, holder: Holder | None) -> bool:
+        """Ends a session whose states become those of `new`, or of `user`; without `new` they end.
 
-        False where an event or another sign-in was first, and nothing was done. When it returns True, nothing has been
-        awaited since the store was changed, and no state of the session is stored under its old key any more.
+        The guest's states are brought into the user's own, moved in the store and the end is noted there in one change,
+        and nobody commits to them meanwhile. `holder` is the event whose user signs in, and which waits for this task.
+        False where something has changed before that, and nothing was done.
         """
-        registry, store = self._registry, self._registry.committer.store
+        current_holder.set(holder)
+        registry, committer = self._registry, self._registry.committer
+        merges: list[_Merge] = []
+        if new is not None:
+            await self._bring_back(old, user)
+            merges = list(self._to_merge(old, user))
+        # An event of the guest's state that signs its user in holds that state's lock: nobody else changes it now.
+        free = [merge.guest for merge in merges if holder is None or merge.guest.owner is not holder.identity]
+        transaction = Transaction(registry, [*free, *(merge.users for merge in merges)])
+        try:
+            try:
+                await transaction.begin()
+            except StateNotFoundError:  # another sign-in has brought them over while this one waited
+                return False
+            for merge in merges:
+                if registry.find(merge.key) is not merge.guest:
+                    return False
+                await _bring_in(merge, transaction.copy(merge.users))
+            prepared = transaction.prepare()
+            async with committer.gates.closed(old):
+                now_to_merge = list(self._to_merge(old, user)) if new is not None else []
+                if self.is_ended(old) or [m.guest for m in now_to_merge] != [m.guest for m in merges]:
+                    return False
+                if any(transaction.entry(m.users) is not m.users for m in now_to_merge):
+                    return False
+                moved = await self._save_move(old, new, user, merges, transaction, prepared)
+                if moved is None:
+                    return False
+                for merge in merges:
+                    registry.drop(merge.key, merged=True)
+                for key in registry.keys_of_session(old):
+                    self._hand_over(key, new, user, moved)
+                self._note_end(old, new, str(user.id))
+        finally:
+            transaction.end()
+        return True
+
+    async def _save_move(
+        self,
+        old: str,
+        new: str | None,
+        user: UserContext,
+        merges: list[_Merge],
+        transaction: Transaction,
+        prepared: list[tuple[Entry, Change]],
+    ) -> dict[str, Version] | None:
+        """Commits the merges and has the store keep the other states where `_hand_over` will put them.
+
+        Which versions are stored then, by their new keys; None where the store knew better, which is known now too.
+        """
+        store = self._registry.committer.store
         if store is None:
-            return True
-        first = [self._mark(old, new, str(user.id))]
-        async with registry.in_store_time("the states of a session that signs in could not be moved"):
-            while True:
-                stored = await store.group(old)
-                writes = first
-                for key, found in stored.items():
-                    writes = [*writes, Write(key, found.version, found.version, None)]
-                    target = self._target(StateIdentifier.parse(key), new, user)
-                    config = self._config_named(target.cls_name) if target is not None else None
-                    if target is None or config is None or target.key in registry:
-                        continue
-                    ttl = registry.ttl_of(target, config.ttl)
-                    writes.append(Write(target.key, None, found.version, found.data, ttl, target.session_id))
-                try:
-                    await store.save_many(writes)
-                except VersionConflict:
-                    await registry.committer.commits_under_way()
-                    if first:
-                        return False
-                    continue
-                first = []
-                entries = map(registry.find, registry.keys_of_session(old))
-                if all(e is None or e.stored is None or e.identifier.key in stored for e in entries):
-                    return True
-                # An event has been committed meanwhile, to a state that was not stored before.
+            await transaction.commit(prepared)
+            return {}
+        merged = {merge.key for merge in merges}
+        ended = _Ended(self._clock(), self._clock() + self.max_age + SLACK, new, str(user.id))
+        writes, moved = [self._mark(old, ended)], {}
+        async with self._registry.in_store_time("the states of a session that signs in could not be found"):
+            stored = dict(await store.group(old))
+        for key in self._registry.keys_of_session(old):
+            entry = self._registry.find(key)
+            if entry is None or entry.stored is None:
+                continue
+            if not entry.doubtful and isinstance(entry.persistence, StorePersistence):
+                # Of what is in memory this is the truth; in the store it may have expired already.
+                nonces = entry.recent_nonces(self._clock())
+                data = entry.persistence.encode(entry.state._frozen_values(), nonces)
+                stored[key] = Stored(entry.stored, data, None)
+            elif key not in stored:
+                self._registry.drop(key)
+        for key, found in stored.items():
+            writes.append(Write(key, found.version, found.version, None))
+            target = self._target(StateIdentifier.parse(key), new, user)
+            config = self._config_named(target.cls_name) if target is not None else None
+            if key in merged or target is None or config is None or target.key in self._registry:
+                continue
+            ttl = self._registry.ttl_of(target, config.ttl)
+            writes.append(Write(target.key, None, found.version, found.data, ttl, target.session_id))
+            moved[target.key] = found.version
+        try:
+            await transaction.commit(prepared, also=writes)
+        except VersionConflict:
+            await self._learn(old)
+            return None
+        except PersistenceError:
+            # It may have been done all the same.
+            await self._learn(old)
+            if (known := self._ended.pop(old, None)) is None or known.successor != new:
+                raise
+        return moved
+
+    async def _learn(self, session_id: str) -> None:
+        """Learns from the store whether a session has ended, and which of its states are others than in memory."""
+        store = self._registry.committer.store
+        if store is None:
+            return
+        async with self._registry.in_store_time("the end of a session could not be looked up"):
+            mark = await store.load(f"{ENDED}:{session_id}")
+        if mark is not None:
+            self._ended[session_id] = self._read_mark(mark)
+            return
+        for key in self._registry.keys_of_session(session_id):
+            if (entry := self._registry.find(key)) is not None and entry.stored is not None:
+                entry.doubtful = True
 
     def _target(self, identifier: StateIdentifier, session_id: str | None, user: UserContext) -> StateIdentifier | None:
         """What a state of the old session becomes, or None when it ends."""
@@ -264,50 +375,20 @@ class Sessions:
             component_id=identifier.component_id,
         )
 
-    def _hand_over(self, key: str, session_id: str | None, user: UserContext) -> None:
-        identifier = StateIdentifier.parse(key)
+    def _hand_over(self, key: str, session_id: str | None, user: UserContext, moved: dict[str, Version]) -> None:
+        identifier, entry = StateIdentifier.parse(key), self._registry.find(key)
         target = self._target(identifier, session_id, user)
         config = self._config_named(identifier.cls_name)
-        if target is None or config is None:
+        if target is None or config is None or entry is None:
             self._registry.drop(key)
         elif target.key in self._registry:
             self._registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
-            self._registry.distrust(target.key)  # it may have come there while the guest's was being stored
         else:
             self._registry.rename(key, target, config.ttl)
-
-    async def _merge(self, session_id: str, user: UserContext) -> bool:
-        """Brings the guest's states into those that the user has already, all of them or none; False without any."""
-        await self._bring_back(session_id, user)
-        merges = list(self._to_merge(session_id, user))
-        if not merges:
-            return False
-        holder = current_holder.get()
-        # An event of the guest's state that signs its user in holds that state's lock: nobody else changes it now.
-        free = [merge.guest for merge in merges if holder is None or merge.guest.owner is not holder.identity]
-        transaction = Transaction(self._registry, [*free, *(merge.users for merge in merges)])
-        try:
-            await transaction.begin()
-            if self._are_gone(merges):
-                return True
-            for merge in merges:
-                await _bring_in(merge, transaction.copy(merge.users))
-            if self._are_gone(merges):
-                return True
-            with contextlib.suppress(VersionConflict):  # then another sign-in was first
-                await transaction.commit(transaction.prepare(), replaced=[merge.guest for merge in merges])
-                self._drop_merged(merges)
-        finally:
-            transaction.end()
-        return True
-
-    def _drop_merged(self, merges: Iterable[_Merge]) -> None:
-        # Before the locks are given back: what waits for the guest's state finds it gone, and nothing is lost.
-        for merge in merges:
-            self._registry.drop(merge.key, merged=True)
+            entry.stored = moved.get(target.key)
 
     async def _bring_back(self, session_id: str, user: UserContext) -> None:
-        """Brings into memory the user's states that are kept elsewhere, where a guest's would take their place."""
+        """Brings into memory the guest's states that would become the user's, and the user's own, kept or new."""
         registry, store = self._registry, self._registry.committer.store
         keys = dict.fromkeys(registry.keys_of_session(session_id))
         if store is not None:
@@ -319,18 +400,13 @@ class Sessions:
             config = self._config_named(target.cls_name) if target is not None else None
             if target is None or config is None or config.state_cls is None or target.scope is not StateScope.USER:
                 continue
-            persistence = registry.persistence.get(config.state_cls)
-            for wanted in (identifier, target):
-                if wanted.key in registry or (wanted is identifier and persistence is None):
-                    continue
-                is_kept = persistence is not None and await persistence.load(wanted) is not None
-                if is_kept or (wanted is target and config.create is not None):
-                    with contextlib.suppress(StateNotFoundError):
-                        await registry.entry(wanted, config.state_cls, ttl=config.ttl, create=config.create)
-
-    def _are_gone(self, merges: list[_Merge]) -> bool:
-        """Whether some of the guest's states went over or ended while this sign-in waited: they are merged once."""
-        return any(self._registry.find(merge.key) is not merge.guest for merge in merges)
+            guest, is_kept = registry.find(key), registry.persistence.get(config.state_cls) is not None
+            if guest is None and is_kept:
+                guest = await registry.entry(identifier, config.state_cls, ttl=config.ttl, create=config.create)
+            may_exist = is_kept or config.create is not None
+            if guest is not None and (may_exist or guest.users or guest.state._committed.version > 1):
+                with contextlib.suppress(StateNotFoundError):
+                    await registry.entry(target, config.state_cls, ttl=config.ttl, create=config.create)
 
     def _to_merge(self, session_id: str, user: UserContext) -> Iterator[_Merge]:
         for key in self._registry.keys_of_session(session_id):
@@ -372,11 +448,11 @@ class Sessions:
 
 
 async def _bring_in(merge: _Merge, users: ReactiveState) -> None:
-    if merge.config.merge is not None:
+    if merge.config.merge is not None and not is_initial(merge.users.version):
         outcome = merge.config.merge(users, merge.guest.state)
         if inspect.isawaitable(outcome):
             await outcome
-    elif _is_untouched(merge.users, merge.config):
+    elif is_initial(merge.users.version) or _is_untouched(merge.users, merge.config):
         loose = copy.deepcopy(merge.guest.state)  # with ordinary lists and dicts
         for name in type(loose).model_fields:
             setattr(users, name, getattr(loose, name))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,9 +14,11 @@ from anyio import CapacityLimiter, to_thread
 
 from .entries import Entry
 from .events import Event
-from .exceptions import EventConflictError
+from .exceptions import EventConflictError, StateNotFoundError
+from .locks import Holder, current_holder, identity_here
 from .registry import StateRegistry
 from .state import Change, ReactiveState
+from .stores import Write
 
 __all__ = ["Guard", "Holder", "Step", "Transaction", "current_holder", "run_event"]
 
@@ -32,22 +33,12 @@ def _places() -> asyncio.Semaphore:
     return _places_by_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(EVENT_THREADS))
 
 
-class Holder(NamedTuple):
-    """Whose locks the code that runs here holds. `task` is the one that holds them, None for a thread of its own."""
-
-    identity: object
-    task: asyncio.Task[Any] | None
-
-
 class Guard(NamedTuple):
     """A rule that was asked about a state's snapshot `asked`; `ask` asks it about another one, and raises its "no"."""
 
     entry: Entry
     asked: ReactiveState
     ask: Callable[[ReactiveState], Awaitable[None]]
-
-
-current_holder: ContextVar[Holder | None] = ContextVar("faststate_lock_holder", default=None)
 
 
 class Transaction:
@@ -81,15 +72,14 @@ class Transaction:
         state is another by now than the one they were asked about, and `still_current` whether the caller is still who
         it was. Raises `LockTimeoutError`, and what these raise.
         """
-        holder = current_holder.get()
-        # A task started inside an event inherits its context, but may wait for the event's lock: it is no holder.
-        inside = holder is not None and holder.task in (None, asyncio.current_task())
-        self.owner = holder.identity if holder is not None and inside else self
+        self.owner = identity_here() or self
         for entry in self._entries.values():
             await self._registry.locks.acquire(entry, self.owner)
             self._locked.append(entry)
         for entry in self._entries.values():
             await self._registry.committer.settle(entry)
+            if entry.removed is not None and not entry.is_over:
+                raise StateNotFoundError(entry.removed)
         changed = [guard for guard in self._guards if self.entry(guard.entry).state is not guard.asked]
         if changed:
             async with self._registry.locks.answer_in_time("a rule that was asked with the lock held"):
@@ -120,10 +110,10 @@ class Transaction:
         prepared: list[tuple[Entry, Change]],
         *,
         nonce: tuple[Entry, str] | None = None,
-        replaced: Iterable[Entry] = (),
+        also: Sequence[Write] = (),
     ) -> None:
         """Saves and commits what `prepare` returned; as `Committer.commit`."""
-        await self._registry.committer.commit(prepared, nonce=nonce, replaced=replaced)
+        await self._registry.committer.commit(prepared, nonce=nonce, also=also, still_current=self._still_current)
 
     def unlock(self) -> None:
         """Drops what was not committed and gives the locks back."""
@@ -179,7 +169,7 @@ async def run_event(
         try:
             await transaction.begin()
             entry = transaction.entry(entry)
-            if nonce is not None and await registry.committer.has_seen(entry, nonce):
+            if nonce is not None and await registry.committer.has_seen(entry, nonce, states.values()):
                 yield Step(None, repeated=True)
                 return
             if expected is not None and expected != str(entry.version):

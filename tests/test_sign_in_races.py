@@ -1,0 +1,407 @@
+"""Signing in and out beside everything else, with a store that takes its time: what was acknowledged is never lost.
+
+The store lets others run a few times in each call, and what happens beside a sign-in begins one turn of the loop later
+in each case; so every order of the two is tried.
+"""
+
+import asyncio
+
+import pytest
+from fasthtml.common import Div
+from starlette.requests import Request
+
+from faststate import (
+    ReactiveState,
+    SSEConnection,
+    StateConfig,
+    StateIdentifier,
+    StateProvider,
+    StateScope,
+    UserContext,
+    event,
+    fast_app,
+    get_current_request,
+)
+from faststate.stores.memory import MemoryStore
+
+from .client import Page, browser, status
+
+TURNS = 3
+"""How often the store lets others run in each of its calls."""
+
+BESIDE = range(0, 48)
+"""Turns of the loop after which the other thing begins: from before a sign-in to behind it."""
+
+AROUND = range(-24, 40)
+"""The same, and as many turns before the sign-in begins where it is negative."""
+
+
+class Slow(MemoryStore):
+    """A store that lets others run before and after it has done something; `fails` says how its saves go wrong."""
+
+    fails = ""
+
+    async def _wait(self):
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+    async def load(self, key):
+        await self._wait()
+        found = await super().load(key)
+        await self._wait()
+        return found
+
+    async def group(self, name):
+        await self._wait()
+        found = await super().group(name)
+        await self._wait()
+        return found
+
+    async def save(self, write):
+        await self.save_many([write])
+
+    async def save_many(self, writes):
+        await self._wait()
+        await super().save_many(writes)
+        await self._wait()
+        if self.fails == "after" or (self.fails == "after moving" and any(w.key.startswith("ended:") for w in writes)):
+            self.fails = ""
+            raise OSError("the wire was cut")
+
+    async def delete(self, keys):
+        await self._wait()
+        await super().delete(keys)
+        await self._wait()
+
+
+class Cart(ReactiveState):
+    items: list[str] = []
+
+    @event
+    def add(self, name: str):
+        self.items.append(name)
+
+    @event
+    async def add_and_leave(self, name: str):
+        self.items.append(name)
+        await leave()
+
+    @event
+    def fill(self, list: "List", name: str):
+        list.items.append(name)
+
+
+class List(ReactiveState):
+    items: list[str] = []
+
+
+class Draft(ReactiveState):
+    text: str = ""
+
+    @event
+    def fill(self, list: List, name: str):
+        list.items.append(name)
+
+
+class Product(ReactiveState):
+    name: str = "tea"
+
+    @event
+    async def discontinue(self):
+        self.name = "gone"
+        await providers[-1].delete(Product, record_id=5)
+
+
+providers: list[StateProvider] = []
+
+
+async def leave():
+    await providers[-1].logout(get_current_request())
+
+
+def merge(users, guests):
+    users.items.extend(guests.items)
+
+
+class Site:
+    def __init__(self, clock=None, **options):
+        self.store = Slow(clock) if clock else Slow()
+        self.provider = provider = StateProvider(store=self.store, **({"clock": clock} if clock else {}), **options)
+        providers[:] = [provider]
+        self.app, rt = fast_app(state_provider=provider, secret_key="for tests", pico=False)
+
+        @rt("/in/{name}")
+        async def sign_in(request: Request, name: str):
+            await provider.login(request, UserContext(name))
+            return "in"
+
+        @rt("/out")
+        async def sign_out(request: Request):
+            await provider.logout(request)
+            return "out"
+
+        self.rt = rt
+
+    def with_carts(self, config):
+        provider = self.provider
+        provider.register_state(Cart, config)
+        provider.register_state(List)
+        provider.register_state(Draft, StateConfig(in_memory=True))
+
+        @self.rt("/")
+        def index(cart: Cart, list: List, draft: Draft):
+            return Div(f"[{' '.join([*cart.items, *list.items])}]")
+
+        @self.rt("/modify")
+        async def modify(request: Request, name: str):
+            async with provider.modify(Cart, request) as cart:
+                cart.items.append(name)
+            return "added"
+
+        return self
+
+
+async def turns(number):
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def shown(client):
+    return set((await client.get("/")).text.partition("[")[2].partition("]")[0].split())
+
+
+@pytest.mark.parametrize("kept", ["keep", "to_user", "in memory"])
+@pytest.mark.parametrize("has", ["nothing yet", "something", "something, and so has the user"])
+async def test_what_is_added_beside_a_sign_in_is_there_afterwards_when_it_was_acknowledged(kept, has):
+    acknowledged = 0
+    for number in AROUND:
+        on_login = "keep" if kept == "keep" else "to_user"
+        hook = merge if on_login == "to_user" else None
+        site = Site().with_carts(StateConfig(on_login=on_login, merge=hook, in_memory=kept == "in memory"))
+        async with browser(site.app) as client, browser(site.app) as other:
+            if "user" in has and on_login == "to_user":
+                await other.get("/in/ann")
+                await (await Page.open(other)).send("Cart", "add", name="hers")
+            page = await Page.open(client)
+            if has != "nothing yet":
+                await page.send("Cart", "add", name="first")
+            waiting = turns(-number)
+            if number < 0:
+                adding = asyncio.create_task(page.send("Cart", "add", name="beside"))
+            await waiting
+            signing = asyncio.create_task(client.get("/in/ann"))
+            await turns(number)
+            answer = await (adding if number < 0 else page.send("Cart", "add", name="beside"))
+            looking = asyncio.create_task(other.get("/"))  # which brings the user's own into memory
+            assert (await signing).status_code == 200
+            await looking
+            found = await shown(client)
+            assert "first" in found or has == "nothing yet"
+            assert "hers" in found or "user" not in has or on_login == "keep"
+            if status(answer) in (200, 204):
+                acknowledged += 1
+                assert "beside" in found, number
+            assert status(await (await Page.open(client)).send("Cart", "add", name="later")) in (200, 204)
+            assert "later" in await shown(client)
+            site.provider.registry.forget_stored()  # as after a restart
+            assert kept == "in memory" or await shown(client) == found | {"later"}
+        await site.provider.stop()
+    assert acknowledged > 5  # or nothing was shown
+
+
+@pytest.mark.parametrize("path", ["/in/ann", "/out"])
+async def test_a_handler_s_change_beside_a_sign_in_or_out_is_not_acknowledged_and_lost(path):
+    for number in BESIDE:
+        site = Site().with_carts(StateConfig())
+        async with browser(site.app) as client:
+            await Page.open(client)
+            moving = asyncio.create_task(client.get(path))
+            await turns(number)
+            cookies = dict(client.cookies)
+            answer = await client.get("/modify?name=tea")
+            await moving
+            if path == "/out":
+                async with browser(site.app, cookies=cookies) as old:
+                    assert await shown(old) in (set(), {"tea"})
+                    keys = [key for key in site.store._entries if key.startswith("session:")]
+                    assert len(keys) <= 1
+            elif answer.status_code == 200:
+                assert "tea" in await shown(client), number
+            else:
+                assert answer.status_code == 403
+        await site.provider.stop()
+
+
+async def test_a_sign_in_whose_outcome_is_unknown_is_found_out_and_loses_nothing():
+    for fails in ("after", "after moving"):
+        site = Site().with_carts(StateConfig())
+        async with browser(site.app) as client:
+            await (await Page.open(client)).send("Cart", "add", name="tea")
+            site.store.fails = fails
+            assert (await client.get("/in/ann")).status_code == 200
+            assert await shown(client) == {"tea"}
+            assert status(await (await Page.open(client)).send("Cart", "add", name="rum")) in (200, 204)
+        await site.provider.stop()
+
+
+async def test_a_sign_in_whose_request_is_cancelled_is_gone_on_with_by_the_next_one():
+    for number in BESIDE:
+        site = Site().with_carts(StateConfig())
+        async with browser(site.app) as client:
+            await (await Page.open(client)).send("Cart", "add", name="tea")
+            signing = asyncio.create_task(client.get("/in/ann"))
+            await turns(number)
+            signing.cancel()
+            await asyncio.gather(signing, return_exceptions=True)
+            await asyncio.wait_for(client.get("/in/ann"), 5)
+            assert await shown(client) == {"tea"}, number
+        await site.provider.stop()
+
+
+async def test_a_sign_in_beside_a_sign_out_ends():
+    for number in BESIDE:
+        site = Site().with_carts(StateConfig())
+        async with browser(site.app) as client:
+            await (await Page.open(client)).send("Cart", "add", name="tea")
+            headers = {"cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
+            going = asyncio.create_task(client.get("/out", headers=headers))
+            await turns(number)
+            coming = await asyncio.wait_for(client.get("/in/ann", headers=headers), 5)
+            assert coming.status_code == 200 and (await going).status_code == 200
+        await site.provider.stop()
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+async def test_a_state_that_has_expired_and_was_not_swept_yet_does_not_hinder_a_sign_in():
+    clock = Clock()
+    site = Site(clock).with_carts(StateConfig(ttl=100))
+    async with browser(site.app) as client:
+        await (await Page.open(client)).send("Cart", "add", name="tea")
+        clock.now += 101
+        assert (await asyncio.wait_for(client.get("/in/ann"), 5)).status_code == 200
+        await site.store.delete(list(site.store._entries))
+        assert (await asyncio.wait_for(client.get("/in/eve"), 5)).status_code == 200
+    await site.provider.stop()
+
+
+async def test_a_sign_in_while_memory_is_full_of_what_is_watched_moves_all_states():
+    site = Site(max_states=3).with_carts(StateConfig())
+    provider = site.provider
+    provider.register_state(Product, StateConfig(scope=StateScope.RECORD))
+    for number in range(4):
+        key = StateIdentifier(StateScope.RECORD, "Product", record_id=number)
+        await provider.registry.entry(key, Product)
+        provider.sse_manager.add_connection(SSEConnection(), [key.key])
+    async with browser(site.app) as client:
+        page = await Page.open(client)
+        await page.send("Cart", "add", name="tea")
+        await page.send("Cart", "fill", name="rum")
+        [session] = {key.split(":")[2] for key in site.store._entries if key.startswith("session:")}
+        followed = [f"session:Cart:{session}", f"session:List:{session}"]
+        connection = SSEConnection(session_id=session)
+        provider.sse_manager.add_connection(connection, followed)
+        await Page.open(client)
+        provider.sse_manager.remove_connection(connection.id)
+        assert (await client.get("/in/ann")).status_code == 200
+        assert await shown(client) == {"tea", "rum"}
+    await provider.stop()
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+async def test_an_event_that_changes_its_state_and_signs_out_leaves_nothing_to_an_old_cookie(is_stored):
+    site = Site().with_carts(StateConfig())
+    async with browser(site.app) as client:
+        page = await Page.open(client)
+        if is_stored:
+            await page.send("Cart", "add", name="tea")
+        await client.get("/")
+        cookies = dict(client.cookies)
+        assert status(await page.send("Cart", "add_and_leave", name="rum")) in (200, 204)
+    async with browser(site.app, cookies=cookies) as old:
+        assert await shown(old) == set()
+    assert not [key for key in site.store._entries if key.startswith("session:")]
+    await site.provider.stop()
+
+
+async def test_a_tab_beside_a_sign_out_does_not_bring_a_guest_s_states_back():
+    for number in BESIDE:
+        site = Site().with_carts(StateConfig())
+        async with browser(site.app) as client:
+            await (await Page.open(client)).send("Cart", "add", name="tea")
+            site.provider.registry.forget_stored()
+            cookies = dict(client.cookies)
+            async with browser(site.app, cookies=cookies) as tab:
+                looking = asyncio.create_task(tab.get("/"))
+                await turns(number)
+                await client.get("/out")
+                await looking
+            async with browser(site.app, cookies=cookies) as old:
+                assert await shown(old) == set(), number
+        await site.provider.stop()
+
+
+@pytest.mark.parametrize("state", ["Cart", "Draft"])
+async def test_a_repeat_of_an_event_that_changed_another_state_alone_is_noticed_over_a_restart(state):
+    site = Site().with_carts(StateConfig())
+    async with browser(site.app) as client:
+        page = await Page.open(client)
+        await page.send(state, "fill", name="tea", nonce="n" * 12)
+        restarted = Site().with_carts(StateConfig())
+        restarted.store.__dict__.update(site.store.__dict__)  # the same disk
+        client._transport.app = restarted.app
+        await page.send("Cart", "add", name="rum")  # which stores the event's own state first
+        await page.send(state, "fill", name="tea", nonce="n" * 12)
+        text = (await client.get("/")).text
+    assert text.count("tea") == 1 and "rum" in text
+    await restarted.provider.stop()
+
+
+async def test_an_event_may_delete_its_own_record():
+    site = Site()
+    site.provider.register_state(Product, StateConfig(scope=StateScope.RECORD))
+
+    @site.rt("/products/{product_id}")
+    def product(product: Product):
+        return Div(product.signal.name)
+
+    async with browser(site.app) as client:
+        page = await Page.open(client, "/products/5")
+        assert status(await page.send("Product", "discontinue", instance_id="5")) in (200, 204)
+        assert not [key for key in site.store._entries if key.startswith("record:")]
+        assert (await Page.open(client, "/products/5")).signals["Product"]["5"]["name"] == "tea"  # anew
+    await site.provider.stop()
+
+
+async def test_a_session_s_loaded_states_make_room_for_each_other():
+    site = Site(max_states_per_session=5)
+    site.provider.register_state(Product, StateConfig(scope=StateScope.TEMPORARY))
+    for number in range(30):
+        async with site.provider.modify(Product, session_id="s", component_id=number) as product:
+            product.name = "x"
+    for number in range(30):
+        async with site.provider.modify(Product, session_id="s", component_id=number):
+            pass
+    assert len(site.provider.registry.keys_of_session("s")) <= 5
+    await site.provider.registry.tell_store()
+    assert len(await site.store.group("s")) <= 10
+    await site.provider.stop()
+
+
+async def test_pages_whose_connection_is_closing_do_not_keep_others_from_being_told():
+    site = Site()
+    site.provider.register_state(Product, StateConfig(scope=StateScope.RECORD))
+    async with site.provider.modify(Product, record_id=5) as product:
+        product.name = "x"
+    connections = [SSEConnection() for _ in range(3)]
+    for connection in connections:
+        site.provider.sse_manager.add_connection(connection, ["record:Product:5"])
+    connections[0].stream = connections[1].stream = None
+    await site.provider.delete(Product, record_id=5)
+    assert b"not there any more" in connections[2].drain()
+    await site.provider.stop()
