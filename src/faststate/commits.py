@@ -108,7 +108,8 @@ class Committer:
         and `PersistenceError`.
         """
         changes = list(changes)
-        await self._pass_gates(changes, still_current)
+        if not self.gates.all_open:
+            await self._pass_gates(changes, still_current)
         prepared = [Prepared(entry, change) for entry, change in changes if not entry.is_over]
         for entry, _ in prepared:
             if entry.removed is not None:
@@ -266,11 +267,6 @@ class Committer:
         return done
 
     # -- what others have changed ----------------------------------------------------------------------------------
-
-    async def settle(self, entry: Entry) -> None:
-        """Loads a locked state again where what is in memory need not be what is stored. Raises as `reload`."""
-        if entry.doubtful or (not self.owned and entry.persistence is not None):
-            await self.reload(entry)
 
     async def reload(self, entry: Entry) -> bool:
         """Loads a locked state again; True when it had changed, and its followers are told. The caller has the lock.

@@ -100,7 +100,7 @@ class Entry:
     @property
     def recoverable(self) -> bool:
         """Whether it comes back when it is dropped from memory: from where it is kept, or as nobody ever changed it."""
-        return self.persistence is not None or is_initial(self.version)
+        return self.persistence is not None or self.state._committed.epoch.startswith(INITIAL)
 
     def remember(self, digest: str, now: float) -> None:
         """Notes that the event with this nonce (its digest) has been committed."""
@@ -143,8 +143,9 @@ def finite(seconds: float) -> float | None:
 
 def next_version(entry: Entry) -> Version:
     """The version of the next commit. A state's own life begins with its first: as made by its class it has none."""
-    epoch, number = entry.version
-    return Version(secrets.token_hex(6) if is_initial(entry.version) else epoch, number + 1)
+    committed = entry.state._committed
+    is_first = committed.epoch.startswith(INITIAL)
+    return Version(secrets.token_hex(6) if is_first else committed.epoch, committed.version + 1)
 
 
 def initial_epoch(cls: type[ReactiveState], made: ReactiveState) -> str:

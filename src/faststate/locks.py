@@ -125,6 +125,11 @@ class SessionGates:
         self._closed: set[str] = set()
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
 
+    @property
+    def all_open(self) -> bool:
+        """Whether no session at all is being ended or moved."""
+        return not self._closed
+
     def is_open(self, sessions: Iterable[str]) -> bool:
         """Whether none of the sessions is being ended or moved."""
         return self._closed.isdisjoint(sessions)

@@ -76,8 +76,10 @@ class Transaction:
         for entry in self._entries.values():
             await self._registry.locks.acquire(entry, self.owner)
             self._locked.append(entry)
+        committer = self._registry.committer
         for entry in self._entries.values():
-            await self._registry.committer.settle(entry)
+            if entry.doubtful or (entry.persistence is not None and not committer.owned):
+                await committer.reload(entry)  # what is in memory need not be what is stored
             if entry.removed is not None and not entry.is_over:
                 raise StateNotFoundError(entry.removed)
         changed = [guard for guard in self._guards if self.entry(guard.entry).state is not guard.asked]
