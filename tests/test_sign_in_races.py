@@ -62,6 +62,8 @@ class Slow(MemoryStore):
 
     async def save_many(self, writes):
         await self._wait()
+        if self.fails == "before moving" and any(w.key.startswith("ended:") for w in writes):
+            raise OSError("the disk is full")
         await super().save_many(writes)
         await self._wait()
         if self.fails == "after" or (self.fails == "after moving" and any(w.key.startswith("ended:") for w in writes)):
@@ -107,12 +109,37 @@ class Product(ReactiveState):
     name: str = "tea"
 
     @event
+    def discontinue_sync(self):
+        self.name = "gone"
+        providers[-1].delete(Product, record_id=5)
+
+    @event
+    async def discontinue_and_count(self, list: List):
+        list.items.append("discontinued")
+        await providers[-1].delete(Product, record_id=5)
+
+    @event
+    async def look_again(self):
+        await asyncio.gather(providers[-1].refresh(Product, record_id=5))
+
+    @event
+    async def wait_and_discontinue(self):
+        begun.set()
+        await go_on.wait()
+        await providers[-1].delete(Product, record_id=5)
+
+    @event
+    def rename(self, name: str):
+        self.name = name
+
+    @event
     async def discontinue(self):
         self.name = "gone"
         await providers[-1].delete(Product, record_id=5)
 
 
 providers: list[StateProvider] = []
+begun, go_on = asyncio.Event(), asyncio.Event()
 
 
 async def leave():
@@ -362,19 +389,82 @@ async def test_a_repeat_of_an_event_that_changed_another_state_alone_is_noticed_
     await restarted.provider.stop()
 
 
-async def test_an_event_may_delete_its_own_record():
+@pytest.fixture
+async def products():
     site = Site()
     site.provider.register_state(Product, StateConfig(scope=StateScope.RECORD))
+    site.provider.register_state(List, StateConfig(scope=StateScope.GLOBAL))
 
     @site.rt("/products/{product_id}")
-    def product(product: Product):
-        return Div(product.signal.name)
+    def product(product: Product, list: List):
+        return Div(product.signal.name, f"[{' '.join(list.items)}]")
 
-    async with browser(site.app) as client:
+    yield site
+    await site.provider.stop()
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+@pytest.mark.parametrize("name", ["discontinue", "discontinue_sync", "discontinue_and_count"])
+async def test_an_event_may_delete_its_own_record(products, name, is_stored):
+    async with browser(products.app) as client:
         page = await Page.open(client, "/products/5")
-        assert status(await page.send("Product", "discontinue", instance_id="5")) in (200, 204)
-        assert not [key for key in site.store._entries if key.startswith("record:")]
-        assert (await Page.open(client, "/products/5")).signals["Product"]["5"]["name"] == "tea"  # anew
+        if is_stored:
+            assert status(await page.send("Product", "rename", instance_id="5", name="rum")) in (200, 204)
+        async with asyncio.timeout(3):  # less than a lock may take
+            assert status(await page.send("Product", name, instance_id="5")) in (200, 204)
+        assert not [key for key in products.store._entries if key.startswith("record:")]
+        page = await Page.open(client, "/products/5")
+        assert page.signals["Product"]["5"]["name"] == "tea"  # anew
+        assert ("[discontinued]" in page.html) is name.endswith("count")
+
+
+async def test_others_who_wait_for_a_record_that_its_own_event_deletes_are_told_so(products):
+    begun.clear(), go_on.clear()
+    async with browser(products.app) as client, browser(products.app) as other:
+        page, waiting = await Page.open(client, "/products/5"), await Page.open(other, "/products/5")
+        deleting = asyncio.create_task(page.send("Product", "wait_and_discontinue", instance_id="5"))
+        await begun.wait()
+        renaming = asyncio.create_task(waiting.send("Product", "rename", instance_id="5", name="rum"))
+        while not products.provider.registry.locks.waiting:  # noqa: ASYNC110  # until it waits for the lock
+            await asyncio.sleep(0)
+        go_on.set()
+        assert status(await deleting) in (200, 204) and status(await renaming) == 404
+
+
+async def test_an_event_cannot_have_its_own_state_loaded_anew_and_need_not_wait_to_be_told(products):
+    async with browser(products.app) as client:
+        page = await Page.open(client, "/products/5")
+        async with asyncio.timeout(3):
+            assert status(await page.send("Product", "look_again", instance_id="5")) == 503
+
+
+async def test_a_sign_out_beside_a_sign_in_whose_save_fails_or_not_holds():
+    for number in BESIDE:
+        for fails in ("", "before moving"):
+            site = Site().with_carts(StateConfig())
+            async with browser(site.app) as client:
+                await (await Page.open(client)).send("Cart", "add", name="tea")
+                cookies = dict(client.cookies)
+                site.store.fails = fails
+                async with browser(site.app, cookies=cookies) as one, browser(site.app, cookies=cookies) as two:
+                    coming = asyncio.create_task(one.get("/in/ann"))
+                    await turns(number)
+                    await two.get("/out")
+                    await coming
+            site.store.fails = ""
+            async with browser(site.app, cookies=cookies) as old:
+                assert await shown(old) == set(), (number, fails)
+            await site.provider.stop()
+
+
+async def test_a_plain_with_never_waits_for_the_loop_that_it_runs_on(monkeypatch):
+    site = Site().with_carts(StateConfig())
+    monkeypatch.setattr("faststate.modify._is_import", lambda: True)  # as another loop's frames may look
+    await site.provider.start()
+    async with site.provider.modify(Cart, session_id="s"):
+        pass
+    with pytest.raises(RuntimeError, match="async with"), site.provider.modify(Cart, session_id="s"):
+        pass
     await site.provider.stop()
 
 

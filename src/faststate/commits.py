@@ -108,19 +108,23 @@ class Committer:
         and `PersistenceError`.
         """
         changes = list(changes)
+        own = nonce[0] if nonce is not None else None
         if not self.gates.all_open:
-            await self._pass_gates(changes, still_current)
-        prepared = [Prepared(entry, change) for entry, change in changes if not entry.is_over]
+            await self._pass_gates(
+                [*(entry for entry, _ in changes), *([own] if own is not None else [])], still_current
+            )
+        prepared = [Prepared(entry, change) for entry, change in changes if not entry.takes_no_more]
         for entry, _ in prepared:
             if entry.removed is not None:
                 raise StateNotFoundError(entry.removed)
         digest = digest_of(nonce[1]) if nonce is not None else None
         # An event that changed only other states than its own leaves its nonce with its own.
-        if nonce is not None and prepared and nonce[0] not in (entry for entry, _ in prepared):
-            prepared.append(Prepared(nonce[0], None))
+        is_apart = own is not None and own not in (entry for entry, _ in prepared)
+        if own is not None and is_apart and prepared and not own.takes_no_more:
+            prepared.append(Prepared(own, None))
         if also or any(entry.persistence is not None for entry, _ in prepared):
             # From here to where the gates are held nothing is awaited: the task holds them when it begins.
-            passed = self.gates.inside(_sessions(prepared))
+            passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
             passed.__enter__()
             return await self.finish(self._save_and_swap(prepared, nonce, digest, also), passed)
         done = self._swap(prepared, [next_version(entry) for entry, _ in prepared])
@@ -128,10 +132,10 @@ class Committer:
             nonce[0].remember(digest, self._clock())
         return done
 
-    async def _pass_gates(self, changes: Sequence[tuple[Entry, Change]], still_current: Callable[[], None]) -> None:
+    async def _pass_gates(self, entries: Sequence[Entry], still_current: Callable[[], None]) -> None:
         """Waits while a session of these states is being signed in or out. When it returns, all gates are open."""
         waited = False
-        while not self.gates.is_open(sessions := _sessions(changes)):
+        while not self.gates.is_open(sessions := _sessions(entries)):
             for session_id in sessions:
                 await self.gates.opened(session_id)
             waited = True
@@ -187,14 +191,9 @@ class Committer:
                 )
             )  # fmt: skip
         concerned = [prepared[place].entry for place in places]
-        if (
-            nonce is not None
-            and digest is not None
-            and nonce[0].persistence is None
-            and saves
-            and self.store is not None
-        ):
-            # Kept with none of the states that it changed: the event's own one is in memory alone.
+        is_kept = nonce is not None and any(save.identifier == nonce[0].identifier for save in saves)
+        if nonce is not None and digest is not None and saves and not is_kept and self.store is not None:
+            # With none of the states that it changed: the event's own one is in memory alone, or no more.
             also = [*also, nonce_beside(nonce[0].identifier, digest)]
         try:
             saved = await self.save(saves, also)
@@ -310,6 +309,6 @@ class Committer:
         await asyncio.sleep(0)
 
 
-def _sessions(changes: Iterable[tuple[Entry, Change | None]]) -> list[str]:
+def _sessions(entries: Iterable[Entry]) -> list[str]:
     """The sessions whose states these are, as they are called now: a sign-in may have renamed them."""
-    return [entry.identifier.session_id for entry, _ in changes if entry.identifier.session_id is not None]
+    return [entry.identifier.session_id for entry in entries if entry.identifier.session_id is not None]

@@ -67,7 +67,8 @@ class Entry:
     """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
 
     __slots__ = (
-        "doubtful", "identifier", "is_over", "lock", "loop", "nonces", "order", "owner", "persistence", "removed",
+        "doubtful", "identifier", "is_over", "is_own_end", "lock", "loop", "nonces", "order", "owner", "persistence",
+        "removed",
         "state", "stored", "touched", "ttl", "used", "users",
     )  # fmt: skip
 
@@ -88,7 +89,8 @@ class Entry:
         self.users = 0  # open transactions on this state; it is not dropped while there are any
         self.used = 0.0
         self.removed: str | None = None  # why what is committed here from now on would be lost
-        self.is_over = False  # and so is what it was for (a session, a record): what comes late is dropped silently
+        self.is_over = False  # so is its session: what comes late is dropped silently
+        self.is_own_end = False  # by the very event that holds its lock, whose own changes of it are dropped
         self.nonces: OrderedDict[str, float] | None = None  # digests, and when the event was committed
 
     @property
@@ -96,6 +98,11 @@ class Entry:
         """The version of the committed snapshot."""
         committed = self.state._committed
         return Version(committed.epoch, committed.version)
+
+    @property
+    def takes_no_more(self) -> bool:
+        """Whether what is still committed to it is passed over, and not refused."""
+        return self.is_over or self.is_own_end
 
     @property
     def recoverable(self) -> bool:

@@ -30,7 +30,13 @@ def identity_here() -> object | None:
     A task that was started inside an event inherits its context, but may wait for the event's lock: it is no holder.
     """
     holder = current_holder.get()
-    return holder.identity if holder is not None and holder.task in (None, asyncio.current_task()) else None
+    if holder is None or holder.task is None:
+        return holder.identity if holder is not None else None
+    try:
+        is_holder = asyncio.current_task() is holder.task
+    except RuntimeError:  # a thread, which the event waits for
+        is_holder = True
+    return holder.identity if is_holder else None
 
 
 class Locks:
@@ -97,9 +103,9 @@ class Locks:
             raise LockTimeoutError(f"{what} took more than {self.timeout:g} s") from error
 
     @contextlib.asynccontextmanager
-    async def locked(self, entries: Iterable[Entry]) -> AsyncIterator[None]:
-        """Holds the locks of some states, so that nothing is committed to them. Raises `LockTimeoutError`."""
-        owner = identity_here() or object()
+    async def locked(self, entries: Iterable[Entry], owner: object | None = None) -> AsyncIterator[None]:
+        """Holds the locks of some states for `owner`, so that nothing is committed. Raises `LockTimeoutError`."""
+        owner = owner or identity_here() or object()
         held = []
         try:
             # Those that this code's own event has are had.

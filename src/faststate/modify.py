@@ -84,7 +84,7 @@ class Modify(Generic[S]):
         except RuntimeError:
             pass
         else:
-            if not _is_import():
+            if not _is_import() or _loop_outside(self._app_loop) is asyncio.get_running_loop():
                 raise RuntimeError("this code runs on the event loop: write `async with provider.modify(...)`")
         self._loop = _loop_outside(self._app_loop)
         outer = current_holder.get()
@@ -132,7 +132,14 @@ def call_from_anywhere(loop: Loop, coroutine: Coroutine[Any, Any, T]) -> Awaitab
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return Settled(asyncio.run_coroutine_threadsafe(coroutine, _loop_outside(loop)).result())
+        outer = current_holder.get()
+
+        async def inside() -> T:
+            # For the event whose thread waits here, and whose locks are held: this task of the loop is its own.
+            current_holder.set(Holder(outer.identity, None) if outer is not None else None)
+            return await coroutine
+
+        return Settled(asyncio.run_coroutine_threadsafe(inside(), _loop_outside(loop)).result())
     return coroutine
 
 

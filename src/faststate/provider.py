@@ -23,6 +23,7 @@ from .exceptions import (
     AuthenticationError,
     ConfigurationError,
     IdentifierError,
+    LockTimeoutError,
     NotStartedError,
     StateNotFoundError,
     StateNotRegisteredError,
@@ -613,10 +614,14 @@ class StateProvider:
             user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
         )
 
+        caller = identity_here()
+
         async def refresh() -> bool:
             entry = await self.registry.known(identifier)
             if entry is None:
                 return False  # it will be loaded as it is when somebody asks for it
+            if caller is not None and entry.owner is caller:
+                raise LockTimeoutError(f"{identifier.key} is being changed by this event itself: refresh it afterwards")
             async with self.registry.locks.locked([entry]):
                 try:
                     return await self.registry.committer.reload(entry)
@@ -645,16 +650,18 @@ class StateProvider:
         )
         persistence = self.registry.persistence.get(config.state_cls or state_cls)
 
+        caller = identity_here()
+
         async def delete() -> None:
             entry = await self.registry.known(identifier)
-            is_own = entry is not None and entry.owner is not None and entry.owner is identity_here()
-            async with self.registry.locks.locked([entry] if entry is not None else []):
+            is_own = entry is not None and caller is not None and entry.owner is caller
+            async with self.registry.locks.locked([entry] if entry is not None else [], caller):
                 if persistence is not None:
                     await persistence.delete(identifier)
                 # Somebody may have begun to load it before it was deleted.
                 for found in (entry, await self.registry.known(identifier)):
                     if found is not None and found.removed is None:
-                        found.is_over = is_own  # with what its own event, which has deleted it, still changes
+                        found.is_own_end = is_own
                         self.registry.remove(found, "it was deleted")
 
         return call_from_anywhere(lambda: self._loop, delete())

@@ -181,11 +181,13 @@ class Sessions:
         context.become(None)
         if old is None or self.is_ended(old):
             return
-        self._note_end(old, lifetime=NOBODYS_END if was_nobodys else None)
+        noted = self._note_end(old, lifetime=NOBODYS_END if was_nobodys else None)
         has_kept = self._drop_states(old)
         self._reload_pages(context, old)
         # Behind all else: who signs out is out, even if the store fails and has them told so.
-        if not await self._end_in_store(old, is_noted=not was_nobodys) and not has_kept and was_nobodys:
+        has_kept = await self._end_in_store(old, noted, is_lasting=not was_nobodys) or has_kept
+        # A sign-in that was under way may have noted the end as its own.
+        if was_nobodys and not has_kept and self._ended.get(old) is noted:
             del self._ended[old]
 
     def _drop_states(self, session_id: str) -> bool:
@@ -197,7 +199,7 @@ class Sessions:
             self._registry.drop(key)
         return has_kept
 
-    async def _end_in_store(self, session_id: str, *, is_noted: bool) -> bool:
+    async def _end_in_store(self, session_id: str, noted: _Ended, *, is_lasting: bool) -> bool:
         """Has the store forget an ended session's states; whether it had any: then its end is noted in any case."""
         committer = self._registry.committer
         store = committer.store
@@ -208,9 +210,9 @@ class Sessions:
         async with self._registry.in_store_time(what), committer.gates.closed(session_id):
             self._drop_states(session_id)
             stored = await store.group(session_id)
-            if stored or is_noted:
+            if stored or is_lasting:
                 with contextlib.suppress(VersionConflict):  # it has been there
-                    await store.save(self._mark(session_id, self._ended[session_id]))
+                    await store.save(self._mark(session_id, noted))
             await store.delete(list(stored))
         return bool(stored)
 
@@ -222,14 +224,15 @@ class Sessions:
 
     def _note_end(
         self, session_id: str, successor: str | None = None, user_id: str | None = None, lifetime: float | None = None
-    ) -> None:
+    ) -> _Ended:
         now = self._clock()
         until = now + (self.max_age + SLACK if lifetime is None else lifetime)
-        self._ended[session_id] = _Ended(now, until, successor, user_id)
+        noted = self._ended[session_id] = _Ended(now, until, successor, user_id)
         if lifetime is not None:
             self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
         for connection in self._manager.connections_of(session_id=session_id):
             self._manager.silence(connection)
+        return noted
 
     def _reload_pages(self, context: RequestContext, session_id: str) -> None:
         pages = self._manager.connections_of(session_id=session_id)
@@ -339,28 +342,30 @@ class Sessions:
         try:
             await transaction.commit(prepared, also=writes)
         except VersionConflict:
-            await self._learn(old)
+            mark = await self._look_up(old)
+            if mark is not None:
+                self._ended.setdefault(old, mark)  # but what this process has noted itself is newer
             return None
         except PersistenceError:
             # It may have been done all the same.
-            await self._learn(old)
-            if (known := self._ended.pop(old, None)) is None or known.successor != new:
+            mark = await self._look_up(old)
+            if mark is None or mark.successor != new or mark.user_id != str(user.id):
                 raise
         return moved
 
-    async def _learn(self, session_id: str) -> None:
-        """Learns from the store whether a session has ended, and which of its states are others than in memory."""
+    async def _look_up(self, session_id: str) -> _Ended | None:
+        """What the store knows of a session's end; without one, its states in memory may be others than are stored."""
         store = self._registry.committer.store
         if store is None:
-            return
+            return None
         async with self._registry.in_store_time("the end of a session could not be looked up"):
             mark = await store.load(f"{ENDED}:{session_id}")
         if mark is not None:
-            self._ended[session_id] = self._read_mark(mark)
-            return
+            return self._read_mark(mark)
         for key in self._registry.keys_of_session(session_id):
             if (entry := self._registry.find(key)) is not None and entry.stored is not None:
                 entry.doubtful = True
+        return None
 
     def _target(self, identifier: StateIdentifier, session_id: str | None, user: UserContext) -> StateIdentifier | None:
         """What a state of the old session becomes, or None when it ends."""
