@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import logging
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
@@ -99,19 +100,19 @@ async def reported(what: str, seconds: float) -> AsyncIterator[None]:
         raise PersistenceError(f"{what}: {type(error).__name__}") from error
 
 
-class Persistence:
+class Persistence(ABC):
     """How the states of one class outlive the process. Lifetime: the class's registration with a provider."""
 
     timeout: float
     store: StateStore | None
 
+    @abstractmethod
     async def load(self, identifier: StateIdentifier) -> Found | None:
         """The state that is kept, or None. Raises `PersistenceError`."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def delete(self, identifier: StateIdentifier) -> None:
         """Deletes what is kept of a state. Raises `PersistenceError`."""
-        raise NotImplementedError
 
 
 class StorePersistence(Persistence):
