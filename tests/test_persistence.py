@@ -1308,7 +1308,7 @@ async def test_a_state_that_is_watched_for_longer_than_its_idle_time_is_kept_in_
         clock.now += 30
         site.provider.registry.sweep()
         await site.provider.registry.tell_store()
-    assert (await site.provider.store.load("global:Stock")).ttl > 500
+        assert (await site.provider.store.load("global:Stock")).ttl > 500
     site = await running(kill=True, stock=StateConfig(scope=StateScope.GLOBAL, ttl=600))
     async with site.provider.modify(Stock) as stock:
         assert stock.left == 3

@@ -40,9 +40,10 @@ class Slow(MemoryStore):
     """A store that lets others run before and after it has done something; `fails` says how its saves go wrong."""
 
     fails = ""
+    event_turns = TURNS  # of what an event saves, which may take longer than what a sign-in does
 
-    async def _wait(self):
-        for _ in range(TURNS):
+    async def _wait(self, turns=TURNS):
+        for _ in range(turns):
             await asyncio.sleep(0)
 
     async def load(self, key):
@@ -61,12 +62,13 @@ class Slow(MemoryStore):
         await self.save_many([write])
 
     async def save_many(self, writes):
-        await self._wait()
-        if self.fails == "before moving" and any(w.key.startswith("ended:") for w in writes):
+        is_signing = any(write.key.startswith("ended:") for write in writes)
+        await self._wait(TURNS if is_signing else self.event_turns)
+        if self.fails == "before moving" and is_signing:
             raise OSError("the disk is full")
         await super().save_many(writes)
         await self._wait()
-        if self.fails == "after" or (self.fails == "after moving" and any(w.key.startswith("ended:") for w in writes)):
+        if self.fails == "after" or (self.fails == "after moving" and is_signing):
             self.fails = ""
             raise OSError("the wire was cut")
 
@@ -199,12 +201,14 @@ async def shown(client):
 
 @pytest.mark.parametrize("kept", ["keep", "to_user", "in memory"])
 @pytest.mark.parametrize("has", ["nothing yet", "something", "something, and so has the user"])
-async def test_what_is_added_beside_a_sign_in_is_there_afterwards_when_it_was_acknowledged(kept, has):
+@pytest.mark.parametrize("event_turns", [TURNS, 20])
+async def test_what_is_added_beside_a_sign_in_is_there_afterwards_when_it_was_acknowledged(kept, has, event_turns):
     acknowledged = 0
     for number in AROUND:
         on_login = "keep" if kept == "keep" else "to_user"
         hook = merge if on_login == "to_user" else None
         site = Site().with_carts(StateConfig(on_login=on_login, merge=hook, in_memory=kept == "in memory"))
+        site.store.event_turns = event_turns
         async with browser(site.app) as client, browser(site.app) as other:
             if "user" in has and on_login == "to_user":
                 await other.get("/in/ann")

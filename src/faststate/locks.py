@@ -163,8 +163,7 @@ class SessionGates:
     @contextlib.asynccontextmanager
     async def closed(self, session_id: str) -> AsyncIterator[None]:
         """No commit of the session's states is under way, and none begins. Raises `LockTimeoutError`."""
-        while session_id in self._closed:
-            await self._wait(session_id)
+        await self.opened(session_id)
         self._closed.add(session_id)
         try:
             while session_id in self._inside:

@@ -55,6 +55,9 @@ COUNTED: Final = "row"
 """The epoch of rows that count their own version: they have one life."""
 
 
+REMEDY: Final = "name the fields as the columns, or give to_state and to_row"
+
+
 class Found(NamedTuple):
     """A state as it was loaded: a plain instance, its version, the nonces of its last events, seconds left to live."""
 
@@ -154,8 +157,7 @@ class StorePersistence(Persistence):
         if not isinstance(values, dict):
             raise ValueError("the stored values are no object")
         fields = cls.__pydantic_fields__
-        is_migrating = next(klass for klass in cls.__mro__ if "migrate" in vars(klass)) is not ReactiveState
-        if schema_version > cls.schema_version and not is_migrating:
+        if schema_version > cls.schema_version and not _migrates(cls):
             raise ValueError("stored by a newer version of the class, and there is no migrate that knows it")
         if schema_version != cls.schema_version or values.keys() != fields.keys():
             migrated = cls.migrate(values, schema_version)
@@ -165,21 +167,21 @@ class StorePersistence(Persistence):
     async def _put_aside(self, key: str, version: Version, data: bytes, error: Exception) -> None:
         # With something of its own at the end: what was put aside once may have been brought back, and fit no better.
         aside = f"{ASIDE}:{key}:{version.epoch}.{version.number}.{secrets.token_hex(3)}"
-        self.kept_aside += 1
-        logger.error(
-            "what is stored under %s does not fit %s any more, and is kept as %s: %s",
-            key, self._cls.__name__, aside, _without_values(error),
-        )  # fmt: skip
         await self.store.save_many(
             [
                 Write(aside, None, version, data, KEPT_ASIDE, ASIDE),
                 Write(key, version, version, None),
             ]
         )
+        self.kept_aside += 1
+        logger.error(
+            "what is stored under %s does not fit %s any more, and is kept as %s: %s",
+            key, self._cls.__name__, aside, _without_values(error),
+        )  # fmt: skip
 
     async def nonces_beside(self, identifier: StateIdentifier) -> list[str]:
         """The nonces (digests) that were kept beside a state which was not stored itself. Raises `PersistenceError`."""
-        group = f"{NONCE}:{identifier.key}"
+        group = _nonce_group(identifier)
         async with reported(f"the nonces of {identifier.key} could not be loaded", self.timeout):
             return [key.removeprefix(f"{group}:") for key in await self.store.group(group)]
 
@@ -242,8 +244,7 @@ class RecordPersistence(Persistence):
             values = columns_to_fields(values, cls) if self._to_state is None else self._fields_of(values)
             if missing := [n for n, f in cls.__pydantic_fields__.items() if n not in values and f.is_required()]:
                 raise ConfigurationError(
-                    f"{cls.__name__}.{missing[0]} is no column of its row, which has {', '.join(row.values)}: name the "
-                    "fields as the columns, or give to_state and to_row"
+                    f"{cls.__name__}.{missing[0]} is no column of its row, which has {', '.join(row.values)}: {REMEDY}"
                 )
             try:
                 state = _validated(cls, {n: v for n, v in values.items() if n in cls.__pydantic_fields__})
@@ -303,11 +304,10 @@ def _refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
 
 
 def _refuse_other_columns(cls: type[ReactiveState], columns: Sequence[str] | None, counted: str | None) -> None:
-    remedy = "name the fields as the columns, or give to_state and to_row"
     for name in cls.__pydantic_fields__:
         if columns is not None and name not in columns:
             raise ConfigurationError(
-                f"{cls.__name__}.{name} is no column of the table, which has {', '.join(columns)}: {remedy}"
+                f"{cls.__name__}.{name} is no column of the table, which has {', '.join(columns)}: {REMEDY}"
             )
         if name == counted:
             raise ConfigurationError(
@@ -322,8 +322,8 @@ async def save_all(
     """Saves what a commit changed, the rows first; returns which versions are stored then, in the order of `saves`.
 
     All of one store, and all rows of one database, together or not at all; each has so many `seconds`. `also` are
-    further changes of the store.
-    Raises `VersionConflict`, `StateNotFoundError` for a row that is gone, `PersistenceError`.
+    further changes of the store. Raises `VersionConflict`, `StateNotFoundError` for a row that is gone, and
+    `PersistenceError`.
     """
     saves = list(saves)
     writes = list(also)
@@ -361,20 +361,24 @@ async def save_all(
     return versions
 
 
+def _nonce_group(identifier: StateIdentifier) -> str:
+    return f"{NONCE}:{identifier.key}"
+
+
 def nonce_key(identifier: StateIdentifier, nonce: str) -> str:
     """Where a nonce (its digest) is kept beside its state."""
-    return f"{NONCE}:{identifier.key}:{nonce}"
+    return f"{_nonce_group(identifier)}:{nonce}"
 
 
 def nonce_beside(identifier: StateIdentifier, nonce: str) -> Write:
     """The change of the store that keeps a nonce (its digest) beside its state."""
-    group = f"{NONCE}:{identifier.key}"
-    return Write(nonce_key(identifier, nonce), None, Version("", 1), b"", NONCE_AGE, group)
+    return Write(nonce_key(identifier, nonce), None, Version("", 1), b"", NONCE_AGE, _nonce_group(identifier))
 
 
 def _nonce_writes(save: Save) -> list[Write]:
-    is_kept = save.nonce is not None and save.persistence.store is not None
-    return [nonce_beside(save.identifier, save.nonce)] if is_kept and save.nonce is not None else []
+    if save.nonce is None or save.persistence.store is None:
+        return []
+    return [nonce_beside(save.identifier, save.nonce)]
 
 
 def plain(value: Any) -> Any:
@@ -390,6 +394,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return copy.copy(value)
+
+
+def _migrates(cls: type[ReactiveState]) -> bool:
+    """Whether the class, or one that it is made of, has a `migrate` of its own."""
+    return next(klass for klass in cls.__mro__ if "migrate" in vars(klass)) is not ReactiveState
 
 
 def _validated(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:

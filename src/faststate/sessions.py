@@ -225,14 +225,16 @@ class Sessions:
     def _note_end(
         self, session_id: str, successor: str | None = None, user_id: str | None = None, lifetime: float | None = None
     ) -> _Ended:
-        now = self._clock()
-        until = now + (self.max_age + SLACK if lifetime is None else lifetime)
-        noted = self._ended[session_id] = _Ended(now, until, successor, user_id)
+        noted = self._ended[session_id] = self._ends_now(successor, user_id, lifetime)
         if lifetime is not None:
             self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
         for connection in self._manager.connections_of(session_id=session_id):
             self._manager.silence(connection)
         return noted
+
+    def _ends_now(self, successor: str | None, user_id: str | None, lifetime: float | None = None) -> _Ended:
+        now = self._clock()
+        return _Ended(now, now + (self.max_age + SLACK if lifetime is None else lifetime), successor, user_id)
 
     def _reload_pages(self, context: RequestContext, session_id: str) -> None:
         pages = self._manager.connections_of(session_id=session_id)
@@ -315,8 +317,7 @@ class Sessions:
             await transaction.commit(prepared)
             return {}
         merged = {merge.key for merge in merges}
-        ended = _Ended(self._clock(), self._clock() + self.max_age + SLACK, new, str(user.id))
-        writes, moved = [self._mark(old, ended)], {}
+        writes, moved = [self._mark(old, self._ends_now(new, str(user.id)))], {}
         async with self._registry.in_store_time("the states of a session that signs in could not be found"):
             stored = dict(await store.group(old))
         for key in self._registry.keys_of_session(old):
