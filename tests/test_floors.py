@@ -40,6 +40,7 @@ FLOORS = {
     "persistence": 5,
     "transaction": 5,
     "sse": 5,
+    "transports": 6,
     "config": 6,
     "context": 6,
     "modify": 6,

@@ -36,7 +36,7 @@ from faststate import (
 )
 from faststate.context import RequestContext
 from faststate.dispatch import open_connection
-from faststate.sse import MAX_MESSAGES
+from faststate.sse.connection import MAX_MESSAGES
 from faststate.tokens import Shown, binding
 
 from .client import BROWSER, Page
@@ -329,8 +329,9 @@ async def test_what_a_slow_reader_has_missed_is_one_snapshot_per_state(provider)
         await count_to(provider, number)
         async with provider.modify(Board) as board:
             board.lines.append(f"line {number}")
-    assert len(slow._pending) == 2, "the outbox is bounded by the states that are followed"
-    assert slow.coalesced == 198
+    slow.take_commits()
+    assert len(slow._outbox.states) == 2, "the outbox is bounded by the states that are followed"
+    assert provider.stats().coalesced == 198
     model = received(slow)
     assert model.signals["Counter"] == {"count": 100}
     assert len(model.elements) == 1 and model.elements[0].count("<li>") == 100
@@ -358,7 +359,7 @@ async def test_a_commit_wins_over_values_that_were_broadcast_before_it(provider)
     for number in range(3, 3 * MAX_MESSAGES):
         provider.sse_manager.broadcast_to_state(KEY, {"count": 50})
         await count_to(provider, number)
-    assert len(one._messages) <= MAX_MESSAGES
+    assert len(one._outbox.messages) <= MAX_MESSAGES
     assert received(one).signals["Counter"] == {"count": number}
 
 

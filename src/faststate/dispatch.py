@@ -292,7 +292,7 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     except EventConflictError:
         if live is None:
             yield Effect(await _snapshots(provider, user, [key], followed), repeated=False)
-        elif key in live.subscribed_states:
+        elif key in live.follows:
             live.notify(key, None)
         raise
     finally:

@@ -49,7 +49,7 @@ NONCES_KEPT: Final = 512
 class Commit:
     """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
 
-    __slots__ = ("changed", "delta", "frames", "new", "number", "old", "views")
+    __slots__ = ("changed", "delta", "new", "number", "old")
 
     def __init__(
         self, old: ReactiveState, new: ReactiveState, changed: list[str], delta: dict[str, Any], number: int
@@ -59,8 +59,6 @@ class Commit:
         self.changed = changed
         self.delta = delta
         self.number = number
-        self.views: dict[frozenset[str], set[str]] = {}  # the changed ones, by what is hidden from the viewer
-        self.frames: dict[Any, bytes] = {}
 
 
 class Entry:

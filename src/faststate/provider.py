@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar, cast
 
 from starlette.requests import HTTPConnection
 
@@ -31,7 +31,7 @@ from .exceptions import (
 from .limits import TokenBuckets
 from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
-from .page import message_frame, reload_frame
+from .page import message_frame, reload_frame, reopen_frame
 from .persistence import RecordPersistence, StorePersistence
 from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
@@ -74,7 +74,9 @@ class Stats(NamedTuple):
     """Counters of one process. `events` ran and were committed, `refused` were answered with an error.
 
     `evicted` states left memory since there were too many, `saves` went to the store or to rows, and what was found
-    there and did not fit its class any more was `kept_aside`.
+    there and did not fit its class any more was `kept_aside`. Of the `connections`, `behind` have not taken what was
+    written, the slowest for `lag` seconds, and `cut` were ended for it; `coalesced` changes were sent together with a
+    later one, counted for each connection.
     """
 
     states: int
@@ -91,6 +93,9 @@ class Stats(NamedTuple):
     evicted: int
     saves: int
     kept_aside: int
+    behind: int
+    lag: float
+    cut: int
 
 
 class _Hooks(RegistryHooks):
@@ -121,7 +126,7 @@ class _Hooks(RegistryHooks):
         return self.provider.sse_manager.is_watched(key)
 
     def watched_keys(self) -> Iterable[str]:
-        return list(self.provider.sse_manager.state_subscriptions)
+        return self.provider.sse_manager.watched_keys()
 
     def swept(self) -> None:
         self.provider.sse_manager.cleanup_stale_connections()
@@ -177,6 +182,8 @@ class StateProvider:
       `max_states_per_session` what it may keep, `max_streams_per_session` and `max_streams_per_address` the tabs that
       follow states at a time. Beyond that there is a 429. Behind a proxy the server has to be told the clients'
       addresses (uvicorn: `--forwarded-allow-ips`), or all of them count as one.
+    - `transport`: "auto" writes streams past ASGI where the server is uvicorn with HTTP/1.1, which costs least;
+      "portable" never does. The environment variable `FASTSTATE_TRANSPORT` overrides it.
     - `lock_timeout`, `heartbeat`, `write_timeout`, `token_max_age` and `stream_max_age` (after which a page opens its
       stream anew and is asked for its rights) are seconds; `clock` returns monotonic seconds.
     """
@@ -207,6 +214,7 @@ class StateProvider:
         store_timeout: float = 10.0,
         heartbeat: float = 15.0,
         write_timeout: float = 20.0,
+        transport: Literal["auto", "portable"] = "auto",
         token_max_age: int = TOKEN_MAX_AGE,
         stream_max_age: float = 3_600.0,
         clock: Callable[[], float] = time.monotonic,
@@ -227,10 +235,11 @@ class StateProvider:
         self.max_streams_per_session = max_streams_per_session
         self.max_streams_per_address = max_streams_per_address
         self.event_buckets = TokenBuckets(event_rate, event_burst, clock)
-        self.heartbeat = heartbeat
         self.write_timeout = write_timeout
+        self.transport = os.environ.get("FASTSTATE_TRANSPORT") or transport
+        if self.transport not in ("auto", "portable"):
+            raise ConfigurationError(f"transport is 'auto' or 'portable', not {self.transport!r}")
         self.token_max_age = token_max_age
-        self.stream_max_age = stream_max_age
         self.state_configs: dict[type[ReactiveState], StateConfig] = {}
         if not store_timeout > 0 or not max_states > 0:
             raise ConfigurationError("store_timeout is in seconds, above 0, and max_states at least 1")
@@ -242,9 +251,12 @@ class StateProvider:
             max_states=max_states,
             max_states_per_session=max_states_per_session,
         )
-        self.sse_manager = SSEManager(self._shown, self._position)
+        self.sse_manager = SSEManager(
+            self._shown, self._position, heartbeat=heartbeat, max_age=stream_max_age, reopen=reopen_frame()
+        )
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
         self.sse_manager.postpone = self.rechecks.postpone
+        self.sse_manager.is_undecided = self.rechecks.is_asking
         self.sse_manager.unwatched = self.registry.unwatched
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
@@ -788,9 +800,9 @@ class StateProvider:
         """Has a state vanish from a page, and never be told to it again."""
         committed = state._committed
         key = committed.identifier.key
-        frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.views.get(key, ()))
+        frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.audience(key).views)
         self.sse_manager.unfollow(connection, key)
-        if connection.subscribed_states:
+        if connection.follows:
             connection.send_frame(frame)
         else:
             self.sse_manager.dismiss(connection, frame + reload_frame())
@@ -802,7 +814,7 @@ class StateProvider:
         for connection in self.sse_manager.watchers(key):
             if connection.closed:
                 continue
-            frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.views.get(key, ()))
+            frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.audience(key).views)
             self.sse_manager.unfollow(connection, key)
             if committed.identifier.scope is StateScope.RECORD:
                 connection.send_frame(frame + message_frame(GONE, 404))
@@ -852,20 +864,22 @@ class StateProvider:
     def stats(self) -> Stats:
         """Counters of this process, at this moment."""
         manager = self.sse_manager
-        live = manager.connections.values()
         return Stats(
             states=len(self.registry),
             connections=len(manager.connections),
-            subscriptions=sum(map(len, manager.state_subscriptions.values())),
+            subscriptions=manager.subscriptions,
             commits=self.registry.commits,
             events=self.events,
             refused=self.refused,
             repeated=self.repeated,
             expired=self.registry.expired,
             connections_total=manager.total,
-            coalesced=manager.coalesced + sum(c.coalesced for c in live),
-            bytes_sent=manager.sent_bytes + sum(c.sent_bytes for c in live),
+            coalesced=manager.coalesced,
+            bytes_sent=manager.sent_bytes,
             evicted=self.registry.evicted,
             saves=self.registry.committer.saves,
             kept_aside=sum(p.kept_aside for p in self.registry.persistence.values() if isinstance(p, StorePersistence)),
+            behind=len(manager.behind),
+            lag=manager.lag,
+            cut=manager.cut,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, cast
@@ -55,11 +54,14 @@ class Rechecks:
         self._cleared: dict[str, ReactiveState] = {}
         self._decided: dict[str, int] = {}  # the number of the last commit before the first that is being asked about
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._lock = threading.Lock()  # sync code may broadcast from a thread of its own
 
     def cleared(self, key: str) -> ReactiveState | None:
         """The newest snapshot of a state that its watchers may see, while a newer one is being asked about."""
         return self._cleared.get(key)
+
+    def is_asking(self, key: str) -> bool:
+        """Whether watchers of a state are being asked about, so that commits of it are still to be sent."""
+        return key in self._tasks
 
     def decided(self, number: int) -> int:
         """Up to which commit (its number) a stream has been told of all that it may see, when `number` is the last."""
@@ -73,22 +75,20 @@ class Rechecks:
         self._cleared.setdefault(key, commit.old)
         self._decided.setdefault(key, commit.number - 1)
         send = partial(self._manager.publish, commit, connection_id, echo)
-        with self._lock:
-            self._waiting.setdefault(key, []).append(_Waiting(send, commit))
-            if key not in self._tasks:
-                task = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
-                self._tasks[key] = task
+        self._waiting.setdefault(key, []).append(_Waiting(send, commit))
+        if key not in self._tasks:
+            task = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
+            self._tasks[key] = task
 
     def postpone(self, key: str, send: Callable[[], object]) -> bool:
         """Calls `send`, a broadcast, behind the commits that are being asked about; False, and no call, without any.
 
         Those who are about to lose the state must not get what was broadcast after the commit that takes it from them.
         """
-        with self._lock:
-            if key not in self._tasks:
-                return False
-            self._waiting.setdefault(key, []).append(_Waiting(send))
-            return True
+        if key not in self._tasks:
+            return False
+        self._waiting.setdefault(key, []).append(_Waiting(send))
+        return True
 
     async def _work_off(self, key: str) -> None:
         try:
@@ -117,10 +117,9 @@ class Rechecks:
             self._forget(key)
 
     def _next(self, key: str) -> list[_Waiting] | None:
-        with self._lock:
-            batch = self._waiting.pop(key, None)
-            if batch is None:
-                self._forget(key)  # from here on a broadcast goes out at once
+        batch = self._waiting.pop(key, None)
+        if batch is None:
+            self._forget(key)  # from here on a broadcast goes out at once
         return batch
 
     def _forget(self, key: str) -> None:

@@ -28,7 +28,7 @@ from .injection import inject
 from .middleware import FastStateMiddleware, check_routes
 from .routes import BUSY, UNREAD, EventResponse, Routes
 from .script import DatastarScript
-from .streams import StreamResponse
+from .streams import StreamKeeper, StreamResponse
 
 __all__ = ["EventResponse", "StreamResponse", "fast_app", "setup"]
 
@@ -71,6 +71,8 @@ def setup(provider: StateProvider, app: Any) -> None:
     Routes(provider, app, original)
     app.hdrs.append(DatastarScript(provider))
     app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app))
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: StreamKeeper(build(), provider)
     app.add_exception_handler(FastStateError, partial(_error_response, provider))
     provider.sessions.max_age = _session_max_age(app)
 

@@ -1,4 +1,4 @@
-"""Streams: the response that writes what a page has to be told, and its end when the process ends."""
+"""Streams: the response that begins one, who keeps it open, and its end when the process ends."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
-from random import uniform
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..page import reopen_frame
 from ..provider import StateProvider
 from ..sse import LAST_WRITE, SSEConnection
+from ..transports import AsgiWriter, DirectWriter, Probe, StreamWriter, servers_protocol
 from ..wire import signals_frame
 
-__all__ = ["SSE_HEADERS", "StreamResponse", "drain_on_signal"]
+__all__ = ["SSE_HEADERS", "StreamKeeper", "StreamResponse", "drain_on_signal"]
 
 logger = logging.getLogger("faststate")
 
@@ -28,10 +26,80 @@ SSE_HEADERS: Final = {
     "cache-control": "no-store",
     "x-accel-buffering": "no",  # nginx would hold events back
 }
+_BEGINNING: Final = "faststate_beginning"
+"""Where a request's scope holds what the outermost layer of its app sees of a stream's beginning."""
+
+
+class StreamKeeper:
+    """The outermost layer of an app, which keeps streams open when their handler has returned. Lifetime: the app.
+
+    So all that a request needed (its middleware's frames, FastHTML's request, the session) is gone while a stream is
+    open: 9.4 KB a connection instead of 31.
+    """
+
+    def __init__(self, app: ASGIApp, provider: StateProvider) -> None:
+        self.app = app
+        self.provider = provider
+        self._path = provider.prefix + "/stream"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].endswith(self._path):
+            await self.app(scope, receive, send)
+            return
+        known = frozenset(scope)
+        beginning = scope[_BEGINNING] = _Beginning(scope, send)
+        try:
+            await self.app(scope, receive, beginning.send)
+        except BaseException:
+            if beginning.begun is not None:
+                self.provider.sse_manager.remove_connection(beginning.begun.id)
+            raise
+        connection, cycle = beginning.begun, beginning.cycle
+        for name in scope.keys() - known:
+            del scope[name]
+        del beginning, known
+        if connection is not None:
+            await _writer(self.provider, connection, send, cycle).hold(receive)
+
+
+class _Beginning:
+    """What the outermost layer sees of a stream's first two messages. Lifetime: the request.
+
+    `begun` is the connection whose stream is to be kept open there, `cycle` the server's object for its response.
+    """
+
+    __slots__ = ("_left", "_outer", "_probe", "begun", "cycle")
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._outer = send
+        self._left: list[Message] = []
+        self._probe = Probe(scope, send)
+        self.begun: SSEConnection | None = None
+        self.cycle: Any = None
+
+    async def send(self, message: Message) -> None:
+        """ASGI's `send`, for all layers within."""
+        if len(self._left) < 2:
+            self._left.append(message)
+        if message["type"] == "http.response.body" and self.begun is None:
+            with self._probe.watching():
+                await self._outer(message)
+        else:
+            await self._outer(message)
+
+    def take_over(self, connection: SSEConnection, start: Message, opening: Message) -> bool:
+        """Keeps the stream open from here on, its handler may return; False where that is not possible.
+
+        It is where these very messages have left the app: no middleware has made others of them, or holds them back.
+        """
+        if len(self._left) != 2 or self._left[0] is not start or self._left[1] is not opening:
+            return False
+        self.begun, self.cycle = connection, self._probe.found(opening["body"])
+        return True
 
 
 class StreamResponse(Response):
-    """A page's stream, until one side ends it. Lifetime: the connection."""
+    """A page's stream, until one side ends it. Lifetime: its beginning, where the outermost layer can keep it open."""
 
     def __init__(self, provider: StateProvider, connection: SSEConnection) -> None:
         self.provider = provider
@@ -41,60 +109,89 @@ class StreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         manager, connection = self.provider.sse_manager, self.connection
-
-        async def leave() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            manager.remove_connection(connection.id)
-
-        leaving = asyncio.create_task(leave(), name="faststate-leave")
         try:
-            await self._write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            waiting = signals_frame({"_fs": {"c": connection.id}}) + connection.drain()
-            waiting += self._position()
-            ends_at = asyncio.get_running_loop().time() + self.provider.stream_max_age * uniform(0.9, 1)  # noqa: S311
-            while not connection.closed:
-                if waiting:
-                    await self._write(send, {"type": "http.response.body", "body": waiting, "more_body": True})
-                    connection.sent_bytes += len(waiting)
-                    connection.last_ping = datetime.now(UTC)
-                left = ends_at - asyncio.get_running_loop().time()
-                if left <= 0:
-                    manager.dismiss(connection, reopen_frame())  # a sign-in may have run out since it was opened
-                elif await connection.wait(min(left, self.provider.heartbeat)):
-                    waiting = connection.drain()
-                    waiting += self._position() if waiting else b""
-                else:
-                    waiting = b": \n\n"  # a comment: finds the dead, and keeps proxies from cutting a quiet stream
-            if not leaving.done():
-                await self._write(
-                    send, {"type": "http.response.body", "body": connection.last_frame, "more_body": False}
-                )
-        except TimeoutError:
-            manager.cut += 1
-            logger.info("a reader took nothing for %g s and was cut", self.provider.write_timeout)
-        except OSError:
-            pass  # gone while it was written to
-        finally:
+            async with asyncio.timeout(self.provider.write_timeout):
+                start: Message = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                await send(start)
+                waiting = connection.drain() + manager.position_line()
+                opening: Message = {
+                    "type": "http.response.body",
+                    "body": signals_frame({"_fs": {"c": connection.id}}) + waiting,
+                    "more_body": True,
+                }
+                await send(opening)
+                manager.sent_bytes += len(opening["body"])
+        except (OSError, TimeoutError) as error:
+            logger.info("a stream could not be begun: %r", error)
             manager.remove_connection(connection.id)
-            leaving.cancel()
+            return
+        except BaseException:
+            manager.remove_connection(connection.id)
+            raise
+        beginning: _Beginning | None = scope.get(_BEGINNING)
+        if beginning is None or not beginning.take_over(connection, start, opening):
+            _say_once(logging.WARNING, "a middleware makes other messages of the app's answers: streams stay inside it")
+            await _writer(self.provider, connection, send, None).hold(receive)
 
-    async def _write(self, send: Send, message: Message) -> None:
-        connection = self.connection
-        try:
-            limit = LAST_WRITE if connection.closed else self.provider.write_timeout
-            async with asyncio.timeout(limit) as connection.write_limit:
-                await send(message)
-        finally:
-            connection.write_limit = None
 
-    def _position(self) -> bytes:
-        # An event of its own behind all others: the client takes an id when it reads the line, so one that stood
-        # before the data would be believed even when the data was cut off.
-        return f"id: {self.provider.sse_manager.position()}\n\n".encode()
+def _writer(provider: StateProvider, connection: SSEConnection, send: Send, cycle: Any) -> StreamWriter:
+    """What writes a stream that has begun, in this task."""
+    manager = provider.sse_manager
+    _watch_server(provider, send)
+    writer: StreamWriter
+    if cycle is not None and provider.transport == "auto":
+        writer = DirectWriter(manager, connection, send, provider.write_timeout, cycle)
+    else:
+        if provider.transport == "auto":
+            _say_once(logging.INFO, "streams go through ASGI's send: this server's HTTP/1.1 protocol is not known here")
+        transport = getattr(getattr(send, "__self__", None), "transport", None)
+        writer = AsgiWriter(manager, connection, send, provider.write_timeout, getattr(transport, "abort", None))
+    manager.attach(connection, writer)
+    return writer
+
+
+_said: set[str] = set()
+
+
+def _say_once(level: int, message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        logger.log(level, message)
 
 
 # -- the end of a process ----------------------------------------------------------------------------------------------
+
+
+class _ServerWatch:
+    """Stands among uvicorn's connections, all of which it shuts down when it ends. Lifetime: the server, per provider.
+
+    A server that reaches its `--limit-max-requests`, or runs in a thread, gets no signal, and would wait for the open
+    streams for ever. Watches of one provider are equal: a set has one of them.
+    """
+
+    __slots__ = ("_connections", "_provider")
+
+    def __init__(self, provider: StateProvider, connections: set[Any]) -> None:
+        self._provider = provider
+        self._connections = connections
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ServerWatch) and other._provider is self._provider
+
+    def __hash__(self) -> int:
+        return hash((_ServerWatch, id(self._provider)))
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when it begins to end; it waits until its set of connections is empty."""
+        self._connections.discard(self)
+        _drain(asyncio.get_running_loop(), self._provider, self._connections)
+
+
+def _watch_server(provider: StateProvider, send: Send) -> None:
+    connections = getattr(getattr(servers_protocol(send), "server_state", None), "connections", None)
+    if isinstance(connections, set):
+        connections.add(_ServerWatch(provider, connections))
+
 
 _watched_signals: dict[StateProvider, bool] = {}
 
@@ -102,7 +199,7 @@ _watched_signals: dict[StateProvider, bool] = {}
 def drain_on_signal(provider: StateProvider) -> None:
     """Has SIGTERM and SIGINT end the streams before the server waits for them, which it would do for ever.
 
-    uvicorn waits for open connections before it runs shutdown handlers. The server's own handler is called afterwards,
+    Servers wait for open connections before they run shutdown handlers. The server's own handler is called afterwards,
     so everything else goes as it would. Without a handler (a script, a thread) there is nothing to chain to.
     """
     if _watched_signals.get(provider) or threading.current_thread() is not threading.main_thread():
@@ -116,24 +213,25 @@ def drain_on_signal(provider: StateProvider) -> None:
 
         def handle(number: int, frame: Any, previous: Callable[..., Any] = previous) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_drain, loop, provider, getattr(previous, "__self__", None))
+                state = getattr(getattr(previous, "__self__", None), "server_state", None)  # uvicorn's Server has it
+                loop.call_soon_threadsafe(_drain, loop, provider, getattr(state, "connections", ()))
             previous(number, frame)
 
         signal.signal(number, handle)
 
 
-def _drain(loop: asyncio.AbstractEventLoop, provider: StateProvider, server: Any) -> None:
+def _drain(loop: asyncio.AbstractEventLoop, provider: StateProvider, connections: Iterable[Any]) -> None:
     provider.sse_manager.drain()
-    loop.call_later(LAST_WRITE + 1, _abort_frozen, server)
+    loop.call_later(LAST_WRITE + 1, _abort_frozen, connections)
 
 
-def _abort_frozen(server: Any) -> None:
+def _abort_frozen(connections: Iterable[Any]) -> None:
     """Lets go of connections that are closed and wait, for ever, until a frozen reader has taken what was written.
 
-    uvicorn keeps its protocols, with their transports, in `server_state.connections`; where they are not to be found,
-    its own `--timeout-graceful-shutdown` is the remedy.
+    They are uvicorn's protocols, with their transports; where they are not to be found, its own
+    `--timeout-graceful-shutdown` is the remedy.
     """
-    for protocol in list(getattr(getattr(server, "server_state", None), "connections", ())):
+    for protocol in list(connections):
         transport = getattr(protocol, "transport", None)
         if transport is not None and transport.is_closing():
             transport.abort()

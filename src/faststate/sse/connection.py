@@ -1,0 +1,332 @@
+"""Connections: one open stream of one page, and what it still has to be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Generator, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ..auth import UserContext
+from ..exceptions import ConnectionClosedError
+from ..scopes import Id, StateIdentifier
+from ..wire import signals_frame, to_wire
+from .frames import Audience, Changes, Chunk, snapshot_frame
+
+if TYPE_CHECKING:
+    from .manager import SSEManager, Topic
+
+__all__ = ["Done", "SSEConnection", "Writer"]
+
+MAX_MESSAGES: Final = 256
+"""Frames (events' own fragments) that may wait for one connection; with one more, snapshots take the place of all."""
+
+MAX_WAITING: Final = 1_048_576
+"""Bytes that such frames may have together before snapshots take their place."""
+
+
+class Done:
+    """The result of something already done, which may be awaited and need not be."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __await__(self) -> Generator[Any, None, int]:
+        return self.value
+        yield
+
+    def __int__(self) -> int:
+        return self.value
+
+    def __eq__(self, other: object) -> bool:
+        return self.value == (other.value if isinstance(other, Done) else other)
+
+    __hash__ = None  # type: ignore[assignment]  # equal to ints, hashed by nobody
+
+
+class Writer(Protocol):
+    """What writes a connection's bytes: a transport, from where the response has begun to its end."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that was written before has been taken."""
+
+    def write(self, chunk: Chunk) -> bool:
+        """Writes a chunk; False, with nothing written, where the reader has not taken what came before."""
+
+    def wake(self) -> None:
+        """Something waits in the connection's outbox, or the connection has been closed: sees to it in time."""
+
+    def hurry(self, seconds: float) -> None:
+        """Gives a write that is under way no more than `seconds`: who takes nothing must not hold the end up."""
+
+
+class _Outbox:
+    """What waits for one connection that cannot be sent what all are sent just now. Lifetime: until it is drained."""
+
+    __slots__ = ("echoes", "messages", "signals", "states")
+
+    def __init__(self) -> None:
+        self.states: dict[str, Changes | None] = {}
+        self.echoes: dict[str, Mapping[str, Any]] = {}
+        self.messages: list[bytes] = []
+        self.signals: dict[str, Any] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.states or self.messages or self.signals)
+
+
+class SSEConnection:
+    """One open stream of one page. Lifetime: the HTTP response, or until the manager removes it.
+
+    While its reader keeps up it has no outbox: a commit's bytes go to all alike (see `SSEManager`). Else there waits,
+    per state, either what one flush would have sent or the note that only a snapshot will do; so what waits is bounded
+    by the number of states that the page shows. `response_stream` is anything that is not None while the connection is
+    open. `user` is the one who opened it, `rights` what tells two users apart (a hashable).
+    """
+
+    __slots__ = (
+        "_outbox", "_sequences", "address", "coalesced", "connected_at", "dropped", "ends_at", "follows", "id",
+        "last_frame", "last_ping", "manager", "rights", "session_id", "silent", "slot", "stream", "user", "user_id",
+        "writer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection_id: str | None = None,
+        response_stream: Any = True,
+        user_id: Id | None = None,
+        *,
+        session_id: str | None = None,
+        user: UserContext | None = None,
+        address: str | None = None,
+    ) -> None:
+        self.id = connection_id or secrets.token_urlsafe(12)
+        self.stream = response_stream
+        self.user = user
+        self.user_id = user_id if user is None else user.id
+        self.rights = _rights_of(user)
+        self.session_id = session_id
+        self.address = address
+        self.connected_at = datetime.now(UTC)
+        self.last_ping = self.connected_at
+        self.manager: SSEManager | None = None
+        self.writer: Writer | None = None
+        self.follows: dict[str, Topic] = {}
+        self.slot = -1
+        self.ends_at = 0.0
+        self.last_frame = b""
+        self.silent = False
+        self.coalesced = 0
+        self.dropped = 0
+        self._sequences: dict[str, int] | None = None
+        self._outbox: _Outbox | None = None
+
+    @property
+    def closed(self) -> bool:
+        """True once the connection has ended."""
+        return self.stream is None
+
+    @property
+    def streaming(self) -> bool:
+        """True once a response writes what waits here."""
+        return self.writer is not None
+
+    @property
+    def subscribed_states(self) -> set[str]:
+        """The keys of the states that it follows."""
+        return set(self.follows)
+
+    @property
+    def sequences(self) -> dict[str, int]:
+        """By key: the number of the page's last event that set bound fields."""
+        if self._sequences is None:
+            self._sequences = {}
+        return self._sequences
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits to be sent to it alone."""
+        return bool(self._outbox)
+
+    def audience(self, key: str) -> Audience:
+        """What it shows of the state `key`, and may not see of it."""
+        return self.follows[key].connections[self]
+
+    def close(self, last_frame: bytes = b"") -> None:
+        """Ends the connection; `last_frame` (bytes) is written before it does, and nothing else that waits."""
+        self.last_frame = self.last_frame or last_frame
+        self.stream = None
+        if self.writer is not None:
+            self.writer.wake()
+
+    def forget(self, key: str | None = None) -> None:
+        """Drops what waits of the state `key`, or all that waits."""
+        box = self._outbox
+        if box is None:
+            return
+        if key is None:
+            self._outbox = None
+        else:
+            box.states.pop(key, None)
+            box.echoes.pop(key, None)
+            _drop(box.signals, StateIdentifier.parse(key).namespace)
+
+    # -- what is for it alone --------------------------------------------------------------------------------------
+
+    def send_event(self, event_data: Mapping[str, Any]) -> Done:
+        """Queues signals (a nested dict) for this connection; they are merged with what waits there already.
+
+        Raises `ConnectionClosedError` when the connection has ended. Awaiting the result is possible and not needed.
+        """
+        self._refuse_closed()
+        values = {str(key): to_wire(value) for key, value in event_data.items()}
+        self._on_loop(lambda: self._add_signals(values))
+        return Done(1)
+
+    def send_frame(self, frame: bytes) -> None:
+        """Queues an SSE event (bytes) behind all that waits.
+
+        Beyond `MAX_MESSAGES` or `MAX_WAITING` all that waits is dropped, counted, and made up for by snapshots. Raises
+        `ConnectionClosedError` when the connection has ended.
+        """
+        self._refuse_closed()
+        self._on_loop(lambda: self._add_frame(frame))
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise ConnectionClosedError(f"the connection {self.id} has ended")
+
+    def _on_loop(self, call: Callable[[], None]) -> None:
+        if self.manager is None:
+            call()
+        else:
+            self.manager.on_loop(call)
+
+    def _add_signals(self, values: Mapping[str, Any]) -> None:
+        if not self.closed:
+            self.take_commits()  # values that are only sent come after what was committed before
+            box = self._box()
+            box.signals = _overlay(box.signals, values)
+            self._has_something()
+
+    def _add_frame(self, frame: bytes) -> None:
+        if not self.closed:
+            # What waits was committed before this fragment was made, and must not overtake it.
+            self.take_commits()
+            self._queue([*self._drain_states(), frame])
+            self._has_something()
+
+    def _box(self) -> _Outbox:
+        if self._outbox is None:
+            self._outbox = _Outbox()
+        return self._outbox
+
+    def _queue(self, frames: Iterable[bytes]) -> None:
+        box = self._box()
+        box.messages.extend(frames)
+        count = len(box.messages)
+        if count > MAX_MESSAGES or (count > 1 and sum(map(len, box.messages)) > MAX_WAITING):
+            self.dropped += count
+            box.messages.clear()
+            box.states = dict.fromkeys(self.follows)
+            box.echoes.clear()
+
+    def _has_something(self) -> None:
+        """Has what waits be sent at the end of the loop's turn, or when the reader takes something again."""
+        if self.writer is not None:  # else with the first bytes of its response
+            if self.writer.ready and self.manager is not None:
+                self.manager.flush_soon(self)
+            else:
+                self.writer.wake()
+
+    def notify(self, key: str, changes: Changes | None, echo: Mapping[str, Any] | None = None) -> None:
+        """Queues changes of the state `key`, or (None) a snapshot of it.
+
+        `echo` are the fields (name to wire value) which this page itself has just set, and need not be told.
+        """
+        box = self._box()
+        if box.signals:
+            # Values that were only sent, not kept: the commit comes after them, and has the last word.
+            sent, box.signals = box.signals, {}
+            self._queue([*self._drain_states(), signals_frame(sent)])
+        if key in box.states:
+            box.states[key] = None
+            box.echoes.pop(key, None)
+            self.coalesced += 1
+        else:
+            box.states[key] = changes
+            if echo:
+                box.echoes[key] = echo
+        self._has_something()
+
+    # -- what waits ------------------------------------------------------------------------------------------------
+
+    def take_commits(self) -> None:
+        """Queues here what has been committed of the states that it follows, and all others are about to be sent."""
+        for topic in self.follows.values():
+            if topic.changes is not None:
+                topic.hand_over(self)
+
+    def drain(self) -> bytes:
+        """Everything that it has to be sent by now, as bytes to write (empty when there is nothing), states first."""
+        self.take_commits()
+        box = self._outbox
+        if box is None:
+            return b""
+        frames = [*box.messages, *self._drain_states()]
+        if box.signals:
+            frames.append(signals_frame(box.signals))
+        self._outbox = None
+        return b"".join(frames)
+
+    def _drain_states(self) -> list[bytes]:
+        box = self._box()
+        frames = []
+        for key, changes in box.states.items():
+            topic = self.follows.get(key)
+            if topic is None:
+                continue
+            audience = topic.connections[self]
+            if changes is not None:
+                frames.append(changes.frame(audience, box.echoes.get(key)))
+            elif (state := topic.snapshot_for(self)) is not None:
+                frames.append(snapshot_frame(state._seen(audience.hidden), audience.views))
+        box.states, box.echoes = {}, {}
+        return frames
+
+    def __repr__(self) -> str:
+        return f"<SSEConnection {self.id} on {len(self.follows)} states>"
+
+
+def _rights_of(user: UserContext | None) -> Any:
+    """What tells two users apart to a rule: the app's own kind of user may know more of them than is known here."""
+    if user is None or type(user) is UserContext:
+        return user and (str(user.id), frozenset(user.roles), frozenset(user.permissions))
+    return id(user)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that this code runs on; None in a thread that has none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _overlay(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        known = merged.get(key)
+        merged[key] = _overlay(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _drop(signals: dict[str, Any], path: tuple[str, ...]) -> None:
+    *above, last = path
+    for segment in above:
+        signals = signals.get(segment, {})
+    signals.pop(last, None)

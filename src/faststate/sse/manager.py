@@ -1,0 +1,604 @@
+"""Fan-out: who follows which state, and one loop over them when it has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count
+from random import uniform
+from typing import Any, Final
+
+from ..exceptions import IdentifierError
+from ..fields import EVERYTHING_SHOWN
+from ..scopes import Id, StateIdentifier
+from ..state import ReactiveState
+from ..wire import nest
+from .connection import Done, SSEConnection, Writer, running_loop
+from .frames import Audience, Changes, Chunk, CommitLike, audience_of
+
+__all__ = ["LAST_WRITE", "SSEManager", "StateEventHandler", "Topic"]
+
+logger = logging.getLogger("faststate")
+
+HEARTBEAT: Final = 15.0
+"""Seconds between two signs of life on a stream; proxies commonly cut after 30 to 60 quiet seconds."""
+
+BEAT_TICK: Final = 0.25
+"""Seconds, at least, between two groups of connections that are sent theirs: not all in one herd."""
+
+STALE_AFTER: Final = 300.0
+"""Seconds without a write after which `cleanup_stale_connections` takes a connection for dead (the seed's number)."""
+
+LAST_WRITE: Final = 2.0
+"""Seconds that a write may still take when the streams are drained."""
+
+_BEAT: Final = Chunk(b": \n\n")
+"""A comment: finds the dead, and keeps proxies from cutting a quiet stream."""
+
+
+class Topic:
+    """One state's followers, and what has changed since they were sent it last. Lifetime: while there are any.
+
+    `ahead` are those who have been sent more than the others, or began with it: by connection, the snapshot they show.
+    """
+
+    __slots__ = ("_latest", "_since", "ahead", "changes", "connections", "key")
+
+    def __init__(self, key: str, latest: Callable[[str], ReactiveState | None]) -> None:
+        self.key = key
+        self.connections: dict[SSEConnection, Audience] = {}
+        self.changes: Changes | None = None
+        self.ahead: dict[SSEConnection, ReactiveState] = {}
+        self._latest = latest
+        self._since: dict[int, Changes] = {}  # what has changed since other commits (their numbers) than the last flush
+
+    def add(self, commit: CommitLike) -> bool:
+        """Notes a commit, to be sent with the next flush; True where it is coalesced with another."""
+        before = self.changes
+        self._since.clear()
+        if before is None:
+            self.changes = Changes(commit.old, commit.new, commit.delta)
+            return False
+        self.changes = Changes(before.old, commit.new)
+        return True
+
+    def hand_over(self, connection: SSEConnection) -> None:
+        """Has a connection have in its own outbox what all are about to be sent."""
+        changes = self.changes
+        if changes is None:
+            return
+        shown = self.ahead.get(connection, changes.old)
+        if is_newer(changes.new, shown):
+            self.ahead[connection] = changes.new
+            if shown is not changes.old:
+                number = shown._committed.commit
+                if number not in self._since:
+                    self._since[number] = Changes(shown, changes.new)
+                changes = self._since[number]
+            connection.notify(self.key, changes)
+
+    def snapshot_for(self, connection: SSEConnection) -> ReactiveState | None:
+        """The newest snapshot that a connection may be sent: never one older than it began with."""
+        state, shown = self._latest(self.key), self.ahead.get(connection)
+        return shown if shown is not None and (state is None or is_newer(shown, state)) else state
+
+    def settle(self) -> None:
+        """Notes that what has changed was sent."""
+        if self.changes is not None:
+            self._since.clear()
+            if self.ahead:
+                new = self.changes.new
+                self.ahead = {
+                    connection: shown for connection, shown in self.ahead.items() if is_newer(shown, new)
+                }  # who began with more than was decided yet still must not be sent what is older
+            self.changes = None
+
+
+def is_newer(state: ReactiveState, other: ReactiveState) -> bool:
+    """Whether `state` was committed after `other`."""
+    return state._committed.commit > other._committed.commit
+
+
+class _Joined:
+    """Frames of several states that some connections get in one chunk. Lifetime: one flush."""
+
+    __slots__ = ("_after", "_chunk", "_frames")
+
+    def __init__(self, frames: tuple[bytes, ...] = ()) -> None:
+        self._frames = frames
+        self._after: dict[bytes, _Joined] = {}
+        self._chunk: Chunk | None = None
+
+    def then(self, frame: bytes) -> _Joined:
+        """These frames and one more; the same object for all connections that get the same."""
+        known = self._after.get(frame)
+        if known is None:
+            known = self._after[frame] = _Joined((*self._frames, frame))
+        return known
+
+    def chunk(self, position: bytes) -> Chunk:
+        """All of them, with the stream's `position` (bytes) behind."""
+        if self._chunk is None:
+            self._chunk = Chunk(b"".join((*self._frames, position)))
+        return self._chunk
+
+
+class SSEManager:
+    """All open connections of a process, and who follows which state. Lifetime: the provider.
+
+    Commits are noted with their state's topic, and at the end of the loop's turn one flush writes to all followers:
+    several commits of one state as one change, the same bytes for all who show and may see the same. Who has not taken
+    what came before gets an outbox, and is sent the newest alone when it takes something again. So a change costs one
+    write for each of its state's followers, and nothing for anybody else.
+
+    `latest` gives the committed snapshot under a key, or None; `position` the id (str) that a stream is at now.
+    `heartbeat` and `max_age` (after which a page opens its stream anew) are seconds. All of it happens on the event
+    loop that writes the streams; what other threads send or commit is handed to it, in their order.
+    """
+
+    def __init__(
+        self,
+        latest: Callable[[str], ReactiveState | None] = lambda key: None,
+        position: Callable[[], str] = lambda: "",
+        *,
+        heartbeat: float = HEARTBEAT,
+        max_age: float = 3_600.0,
+        reopen: bytes = b"",
+    ) -> None:
+        self.connections: dict[str, SSEConnection] = {}
+        self.of_user: dict[str, set[SSEConnection]] = {}
+        self.of_session: dict[str, set[SSEConnection]] = {}
+        self.of_address: dict[str, set[SSEConnection]] = {}
+        self.behind: dict[SSEConnection, float] = {}
+        """Connections that have not taken what was written, and since when (the loop's time)."""
+        self.draining = False
+        self.total = 0
+        self.cut = 0
+        self.sent_bytes = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.position = position
+        self.postpone: Callable[[str, Callable[[], object]], bool] = lambda key, send: False
+        """Takes a broadcast of a state (its key) whose followers are being asked for rights: True where it did."""
+        self.is_undecided: Callable[[str], bool] = lambda key: False
+        """Whether commits of a state (its key) are still to be published, which somebody may have begun with."""
+        self.unwatched: Callable[[str], None] = lambda key: None
+        """Told of a state (its key) whose last follower has gone."""
+        self._latest = latest
+        self._reopen = reopen
+        self._max_age = max_age
+        self._topics: dict[str, Topic] = {}
+        self._changed: dict[Topic, None] = {}
+        self._alone: dict[SSEConnection, None] = {}  # who has something in an outbox, and may be sent it
+        self._scheduled: asyncio.AbstractEventLoop | None = None
+        self._coalesced = 0
+        self._emptied: asyncio.Event | None = None
+        period = min(heartbeat, max_age / 4)
+        self._slots: list[dict[SSEConnection, None]] = [{} for _ in range(max(1, min(64, int(period / BEAT_TICK))))]
+        self._tick = period / len(self._slots)
+        self._next_slot = count()
+        self._beats: asyncio.TimerHandle | None = None
+        self._beating = 0
+
+    # -- who is there ----------------------------------------------------------------------------------------------
+
+    def announce(self, connection: SSEConnection) -> None:
+        """Makes a connection known, which follows nothing yet: what ends its user's or session's streams ends it too.
+
+        While its user is being asked about, that is; `add_connection` says what it follows.
+        """
+        self.connections[connection.id] = connection
+        for index, name in self._indexes(connection):
+            index.setdefault(name, set()).add(connection)
+
+    def add_connection(
+        self,
+        connection: SSEConnection,
+        state_keys: Iterable[str],
+        views: Mapping[str, Iterable[str]] | None = None,
+        hidden: Mapping[str, frozenset[str]] | None = None,
+        begins: Mapping[str, ReactiveState] | None = None,
+    ) -> None:
+        """Registers a connection that follows `state_keys`.
+
+        By key, `views` names the views it shows, `hidden` the fields that its user may not see, and `begins` holds the
+        snapshots that the user was asked about, where that is not the state as it is: an older one is not sent, since
+        nobody has asked whether it may be.
+        """
+        self.announce(connection)
+        connection.manager = self
+        self.total += 1
+        for key in state_keys:
+            topic = self._topics.get(key)
+            if topic is None:
+                topic = self._topics[key] = Topic(key, self._latest)
+            topic.connections[connection] = audience_of(
+                frozenset((views or {}).get(key, ())), (hidden or {}).get(key, EVERYTHING_SHOWN)
+            )
+            connection.follows[key] = topic
+            if topic.changes is not None or self.is_undecided(key):
+                begun_with = (begins or {}).get(key) or self._latest(key)
+                if begun_with is not None:
+                    topic.ahead[connection] = begun_with
+
+    def attach(self, connection: SSEConnection, writer: Writer) -> None:
+        """Has `writer` write what the connection has to be sent, from here to its end."""
+        self.loop = asyncio.get_running_loop()
+        connection.writer = writer
+        connection.ends_at = self.loop.time() + self._max_age * uniform(0.9, 1)  # noqa: S311  # spread, not secret
+        connection.slot = next(self._next_slot) % len(self._slots)
+        self._slots[connection.slot][connection] = None
+        if self._beats is None:
+            self._beats = self.loop.call_later(self._tick, self._beat)
+        if connection.waits or connection.closed:
+            writer.wake()
+
+    def remove_connection(self, connection_id: str) -> bool:
+        """Forgets a connection and ends its stream; False when it is not known. Costs what it follows, no more."""
+        connection = self.connections.pop(connection_id, None)
+        if connection is None:
+            return False
+        for key in list(connection.follows):
+            self._leave(connection, key)
+        for index, name in self._indexes(connection):
+            followers = index.get(name)
+            if followers is not None:
+                followers.discard(connection)
+                if not followers:
+                    del index[name]
+        if connection.slot >= 0:
+            self._slots[connection.slot].pop(connection, None)
+        self._alone.pop(connection, None)
+        self._coalesced += connection.coalesced
+        connection.close()
+        self.behind.pop(connection, None)  # its end need not be waited for
+        if not self.connections:
+            if self._beats is not None:
+                self._beats.cancel()
+                self._beats = None
+            if self._emptied is not None:
+                self._emptied.set()
+        return True
+
+    def _leave(self, connection: SSEConnection, key: str) -> None:
+        topic = connection.follows.pop(key, None)
+        if topic is None:
+            return
+        topic.connections.pop(connection, None)
+        topic.ahead.pop(connection, None)
+        if not topic.connections and self._topics.get(key) is topic:
+            del self._topics[key]
+            self._changed.pop(topic, None)
+            self.unwatched(key)
+
+    def _indexes(self, connection: SSEConnection) -> Iterator[tuple[dict[str, set[SSEConnection]], str]]:
+        if connection.user_id is not None:
+            yield self.of_user, str(connection.user_id)
+        if connection.session_id is not None:
+            yield self.of_session, connection.session_id
+        if connection.address:
+            yield self.of_address, connection.address
+
+    def connections_of(self, *, user_id: Id | None = None, session_id: str | None = None) -> list[SSEConnection]:
+        """The open connections of a user, or of a session."""
+        found = self.of_user.get(str(user_id), ()) if user_id is not None else self.of_session.get(session_id or "", ())
+        return list(found)
+
+    def unfollow(self, connection: SSEConnection, key: str) -> None:
+        """Has a connection no more be told of a state; what waited of it is dropped."""
+        self._leave(connection, key)
+        connection.forget(key)
+
+    def silence(self, connection: SSEConnection) -> None:
+        """Has a connection be told nothing more, at once; it stays open to be closed with a last frame."""
+        for key in list(connection.follows):
+            self._leave(connection, key)
+        connection.forget()
+        connection.silent = True
+
+    def dismiss(self, connection: SSEConnection, last_frame: bytes = b"") -> None:
+        """Ends a connection with `last_frame` and nothing else that waited."""
+        self.silence(connection)
+        connection.close(last_frame)
+        if connection.writer is not None:
+            connection.writer.hurry(LAST_WRITE)
+        else:
+            self.remove_connection(connection.id)
+
+    def is_watched(self, key: str) -> bool:
+        """True when any connection follows the state `key`."""
+        return key in self._topics
+
+    def watched_keys(self) -> list[str]:
+        """The keys of all states that any connection follows."""
+        return list(self._topics)
+
+    def watchers(self, key: str) -> list[SSEConnection]:
+        """The connections that follow `key`."""
+        topic = self._topics.get(key)
+        return list(topic.connections) if topic is not None else []
+
+    @property
+    def state_subscriptions(self) -> dict[str, set[str]]:
+        """By key: the ids of the connections that follow the state."""
+        return {key: {connection.id for connection in topic.connections} for key, topic in self._topics.items()}
+
+    @property
+    def subscriptions(self) -> int:
+        """How many states all connections follow together."""
+        return sum(len(topic.connections) for topic in self._topics.values())
+
+    @property
+    def coalesced(self) -> int:
+        """How many changes were sent together with a later one of their state, counted for each connection."""
+        return self._coalesced + sum(connection.coalesced for connection in self.connections.values())
+
+    @property
+    def lag(self) -> float:
+        """Seconds for which the reader who is furthest behind has not taken what was written; 0.0 for none."""
+        if not self.behind or self.loop is None:
+            return 0.0
+        return self.loop.time() - min(self.behind.values())
+
+    # -- fan-out ---------------------------------------------------------------------------------------------------
+
+    def on_loop(self, call: Callable[[], object]) -> None:
+        """Calls `call` on the loop that writes the streams: now where that is this one, or there is none."""
+        loop = self.loop
+        if loop is None or running_loop() is loop or loop.is_closed() or not loop.is_running():
+            call()
+        else:
+            loop.call_soon_threadsafe(call)
+
+    def publish(self, commit: CommitLike, origin: str | None = None, echo: Mapping[str, Any] | None = None) -> int:
+        """Has a commit be sent to all that follow its state, says how many (int) these are.
+
+        `origin` is the id of the connection that it is from, which has set the fields `echo` itself.
+        """
+        topic = self._topics.get(commit.new._committed.identifier.key)
+        if topic is None:
+            return 0
+        followers = len(topic.connections)
+        self.on_loop(partial(self._publish, topic, commit, origin, echo))
+        return followers
+
+    def _publish(self, topic: Topic, commit: CommitLike, origin: str | None, echo: Mapping[str, Any] | None) -> None:
+        typing = self.connections.get(origin) if origin is not None and echo else None
+        if typing is not None and typing in topic.connections:
+            topic.hand_over(typing)
+            if is_newer(commit.new, topic.ahead.get(typing, commit.old)):
+                topic.ahead[typing] = commit.new
+                typing.notify(topic.key, Changes(commit.old, commit.new, commit.delta), echo)
+        if topic.add(commit):
+            self._coalesced += len(topic.connections)
+        self._changed[topic] = None
+        self.flush_soon()
+
+    def flush_soon(self, connection: SSEConnection | None = None) -> None:
+        """Flushes at the end of the loop's turn; `connection` is one in whose outbox something waits."""
+        if connection is not None:
+            self._alone[connection] = None
+        loop = running_loop()
+        if loop is not None and self._scheduled is not loop:  # without a loop nothing streams
+            self._scheduled = loop
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Writes to all connections what they have to be sent by now. Called by the loop, outside of any task."""
+        topics = list(self._changed)
+        for connection in list(self._alone):
+            connection.take_commits()
+        for topic in topics:
+            for connection in list(topic.ahead):
+                topic.hand_over(connection)
+        alone = list(self._alone)
+        self._changed.clear()
+        self._alone.clear()
+        self._scheduled = None
+        position = self.position_line()
+        if len(topics) == 1:
+            self._write_to_all(topics[0], position)
+        elif topics:
+            self._write_several(topics, position)
+        for topic in topics:
+            topic.settle()
+        for connection in alone:
+            self._write_alone(connection, position)
+
+    def position_line(self) -> bytes:
+        """The event (bytes) that tells a page how far it has been told."""
+        # An event of its own behind all others: the client takes an id when it reads the line, so one that stood
+        # before the data would be believed even when the data was cut off.
+        return f"id: {self.position()}\n\n".encode()
+
+    def _frame(self, topic: Topic, audience: Audience) -> bytes:
+        try:
+            return topic.changes.frame(audience) if topic.changes is not None else b""
+        except Exception:
+            logger.exception("what has changed of %s could not be sent", topic.key)
+            return b""
+
+    def _write_to_all(self, topic: Topic, position: bytes) -> None:
+        ahead, chunks = topic.ahead, dict[Audience, Chunk | None]()
+        known: Audience | None = None
+        chunk: Chunk | None = None
+        refused: list[SSEConnection] = []
+        for connection, audience in topic.connections.items():
+            if ahead and connection in ahead:
+                continue
+            if audience is not known:
+                known = audience
+                if audience not in chunks:
+                    frame = self._frame(topic, audience)
+                    chunks[audience] = Chunk(frame + position) if frame else None
+                chunk = chunks[audience]
+            if chunk is None:
+                continue
+            writer = connection.writer
+            if writer is not None and writer.write(chunk):
+                self.sent_bytes += len(chunk.body)
+            else:
+                refused.append(connection)
+        for connection in refused:
+            connection.notify(topic.key, topic.changes)
+
+    def _write_several(self, topics: list[Topic], position: bytes) -> None:
+        """As `_write_to_all`; who follows several of the states gets their changes in one write."""
+        nothing = _Joined()
+        joined: dict[SSEConnection, _Joined] = {}
+        for topic in topics:
+            frames: dict[Audience, bytes] = {}
+            for connection, audience in topic.connections.items():
+                if connection in topic.ahead:
+                    continue
+                if audience not in frames:
+                    frames[audience] = self._frame(topic, audience)
+                if frame := frames[audience]:
+                    joined[connection] = joined.get(connection, nothing).then(frame)
+        for connection, parts in joined.items():
+            chunk, writer = parts.chunk(position), connection.writer
+            if writer is not None and writer.write(chunk):
+                self.sent_bytes += len(chunk.body)
+                continue
+            for topic in topics:
+                if connection in topic.connections and connection not in topic.ahead:
+                    connection.notify(topic.key, topic.changes)
+
+    def _write_alone(self, connection: SSEConnection, position: bytes) -> None:
+        writer = connection.writer
+        if writer is None or connection.closed:
+            return
+        if not writer.ready:
+            writer.wake()
+        elif waiting := connection.drain():
+            chunk = Chunk(waiting + position)
+            writer.write(chunk)
+            self.sent_bytes += len(chunk.body)
+
+    def drain_for(self, connection: SSEConnection) -> bytes:
+        """All that waits for one connection, with the stream's position behind it; empty where nothing does."""
+        waiting = connection.drain()
+        if not waiting:
+            return b""
+        waiting += self.position_line()
+        self.sent_bytes += len(waiting)
+        return waiting
+
+    def broadcast_to_state(self, state_key: str, data: Mapping[str, Any], exclude_user: Id | None = None) -> Done:
+        """Sends signals (a dict of field to value) of the state `state_key` to all that follow it; returns how many.
+
+        The values are sent, not kept: the state does not change. `exclude_user` leaves out that user's connections; a
+        field that a viewer may not see is left out for that viewer. Queued when the call returns, behind the commits
+        that viewers are just being asked about; the result may be awaited, and need not be. Raises `IdentifierError`
+        for a text that is no key.
+        """
+        path = StateIdentifier.parse(state_key).namespace
+        data = dict(data)
+        reached = [
+            connection
+            for connection in self.watchers(state_key)
+            if not connection.closed and (exclude_user is None or str(connection.user_id) != str(exclude_user))
+        ]
+
+        def send() -> None:
+            state = self._latest(state_key)
+            never = type(state)._fs_schema().hidden if state is not None else frozenset()
+            for connection in reached:
+                if connection.closed or state_key not in connection.follows:
+                    continue
+                hidden = connection.audience(state_key).hidden
+                values = {name: value for name, value in data.items() if name not in hidden and name not in never}
+                connection.send_event(nest(path, values))
+
+        def send_in_turn() -> None:
+            for connection in self.watchers(state_key):
+                if connection.closed and connection.writer is None:
+                    self.remove_connection(connection.id)
+            if not self.postpone(state_key, send):
+                send()
+
+        self.on_loop(send_in_turn)
+        return Done(len(reached))
+
+    # -- heartbeats, the stale, the end ----------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Sends the next group of connections a sign of life, and has those whose time is over begin anew."""
+        loop = asyncio.get_running_loop()
+        self._beats = loop.call_later(self._tick, self._beat)
+        slot = self._slots[self._beating]
+        self._beating = (self._beating + 1) % len(self._slots)
+        now, at = datetime.now(UTC), loop.time()
+        for connection in list(slot):
+            writer = connection.writer
+            if connection.closed or writer is None:
+                continue
+            if connection.ends_at <= at:
+                self.dismiss(connection, self._reopen)  # a sign-in may have run out since it was opened
+            elif writer.write(_BEAT):
+                self.sent_bytes += len(_BEAT.body)
+                connection.last_ping = now
+            else:
+                writer.wake()  # whose reader has stopped taking what was written, and gets its last time to go on
+
+    def cleanup_stale_connections(self, older_than: float = STALE_AFTER) -> Done:
+        """Removes connections that have ended, or took nothing for `older_than` seconds; returns how many.
+
+        Those that a stream writes to are none of these: a write has its time, and a sign of life follows the next.
+        """
+        cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
+        stale = [
+            connection.id
+            for connection in self.connections.values()
+            if connection.writer is None and (connection.closed or connection.last_ping < cutoff)
+        ]
+        for connection_id in stale:
+            self.remove_connection(connection_id)
+        return Done(len(stale))
+
+    def drain(self) -> None:
+        """Ends all streams, for good: those that come back are answered 503 until the process is gone."""
+        self.draining = True
+        for connection in list(self.connections.values()):
+            connection.close()
+            if connection.writer is not None:
+                connection.writer.hurry(LAST_WRITE)
+
+    async def stop(self, within: float = 5.0) -> None:
+        """Drains, and waits up to `within` seconds until the streams have ended."""
+        self.drain()
+        for connection in list(self.connections.values()):
+            if not connection.streaming:
+                self.remove_connection(connection.id)
+        if self.connections:
+            self._emptied = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await self._emptied.wait()
+
+
+class StateEventHandler:
+    """Routes a change to those whom the scope of its key makes see it. Lifetime: the provider.
+
+    A key of any scope names exactly the states of those who share it (all sessions of a user have one key), so routing
+    by scope is following the key.
+    """
+
+    def __init__(self, sse_manager: SSEManager, state_provider: Any = None) -> None:
+        self.sse_manager = sse_manager
+        self.state_provider = state_provider
+
+    def handle_state_change(
+        self, state_key: str, changed_data: Mapping[str, Any], user_id: Id | None = None
+    ) -> Awaitable[int]:
+        """Sends changed fields of `state_key` to all that follow it; returns how many connections (int).
+
+        `user_id` names whose change it was; everybody sees it, that user's other tabs too. May be awaited, and need not
+        be. Raises `IdentifierError` for a text that is no key.
+        """
+        if not state_key:
+            raise IdentifierError("the state key is empty")
+        return self.sse_manager.broadcast_to_state(state_key, changed_data)

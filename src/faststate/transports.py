@@ -1,0 +1,359 @@
+"""Transports: how a stream's bytes reach the server. Through ASGI's `send` everywhere, past it where that is known.
+
+The direct one writes to the transport of uvicorn's HTTP/1.1 protocols. It is chosen by what is there, and by what a
+first message has really put on the wire, never by a version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextvars import copy_context
+from typing import Any, Protocol
+
+from starlette.types import Message, Receive, Scope, Send
+
+from .sse import LAST_WRITE, Chunk, SSEConnection, SSEManager
+
+__all__ = ["AsgiWriter", "DirectWriter", "Probe", "StreamWriter", "servers_protocol"]
+
+logger = logging.getLogger("faststate")
+
+
+def _body(data: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+class Transport(Protocol):
+    """What is used of asyncio's `Transport`."""
+
+    def write(self, data: bytes) -> None:
+        """Writes."""
+
+    def abort(self) -> None:
+        """Ends the connection, and drops what its reader has not taken."""
+
+
+class StreamWriter:
+    """Writes one stream until one side ends it. Lifetime: from where the response has begun to its end.
+
+    `timeout` is how many seconds a reader may take nothing. Readers that do not keep up are sent what waits in their
+    connection's outbox when they take something again, by a task of their own.
+    """
+
+    __slots__ = ("_busy", "_connection", "_limit", "_manager", "_over", "_send", "_timeout", "abort")
+
+    def __init__(
+        self,
+        manager: SSEManager,
+        connection: SSEConnection,
+        send: Send,
+        timeout: float,
+        abort: Callable[[], None] | None = None,
+    ) -> None:
+        self._manager = manager
+        self._connection = connection
+        self._send = send
+        self._timeout = timeout
+        self._busy = False
+        self._over = False
+        self._limit: asyncio.Timeout | None = None
+        self.abort = abort
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that was written before has been taken."""
+        return not self._busy
+
+    def write(self, chunk: Chunk) -> bool:
+        """Writes a chunk; False, with nothing written, where the reader has not taken what came before."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Something waits in the connection's outbox, or the connection has been closed: sees to it in time."""
+        raise NotImplementedError
+
+    async def hold(self, receive: Receive) -> None:
+        """Keeps the response open, until one side ends it."""
+        raise NotImplementedError
+
+    def hurry(self, seconds: float) -> None:
+        """Gives a write that is under way no more than `seconds`: who takes nothing must not hold the end up."""
+        if self._limit is not None:
+            with contextlib.suppress(RuntimeError):  # it is running out just now
+                self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    def _fall_behind(self) -> None:
+        self._busy = True
+        self._manager.behind.setdefault(self._connection, asyncio.get_running_loop().time())
+
+    async def _catch_up(self, first: Awaitable[None] | None = None) -> bool:
+        """Sends what waits, the newest each time that the reader has taken all; True when that was the end.
+
+        `first` is a message that is being sent already. An empty message writes nothing, and `send` returns when the
+        reader has taken what came before.
+        """
+        manager, connection = self._manager, self._connection
+        try:
+            await self._within_time(first if first is not None else self._send(_body(b"")))
+            while not connection.closed:
+                waiting = manager.drain_for(connection)
+                if not waiting:
+                    self._busy = False
+                    manager.behind.pop(connection, None)
+                    return False
+                await self._within_time(self._send(_body(waiting)))
+                await self._within_time(self._send(_body(b"")))
+            if not self._over:
+                await self._within_time(self._send(_body(connection.last_frame, more=False)))
+        except TimeoutError:
+            if not self._over:
+                manager.cut += 1
+                logger.info("a reader took nothing for %g s and was cut", self._timeout)
+                if self.abort is not None:
+                    self.abort()
+        except OSError:
+            pass  # gone while it was written to
+        return True
+
+    async def _within_time(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(LAST_WRITE if self._connection.closed else self._timeout) as self._limit:
+                await sending
+        finally:
+            self._limit = None
+
+
+class AsgiWriter(StreamWriter):
+    """Writes through ASGI's `send`, on any server and through any middleware.
+
+    A message is handed to `send` by the loop over all followers itself, as if the stream's own task did it: while the
+    reader keeps up that returns at once, and no task has to be woken (2.2 times the floor's cost, where that is 1.5).
+    Where it would wait, the stream's task goes on with it.
+    """
+
+    __slots__ = ("_begun", "_context", "_loop", "_task", "_woken")
+
+    def __init__(
+        self,
+        manager: SSEManager,
+        connection: SSEConnection,
+        send: Send,
+        timeout: float,
+        abort: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(manager, connection, send, timeout, abort)
+        self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a response is written in a task
+        self._task = task
+        self._context = copy_context()
+        self._begun: tuple[Any, Any] | None = None
+        self._woken = asyncio.Event()
+
+    def write(self, chunk: Chunk) -> bool:
+        """As `StreamWriter.write`; called by the loop, where no task is running."""
+        if self._busy:
+            return False
+        # A wrapper of `send` may ask which task it runs in, and what its context variables are.
+        asyncio._enter_task(self._loop, self._task)
+        try:
+            sending, waits_for = self._context.run(_begin, self._send, _body(chunk.body))
+        except Exception as error:
+            sending, waits_for = _failing(error), None
+        finally:
+            asyncio._leave_task(self._loop, self._task)
+        if sending is not None:
+            self._fall_behind()
+            self._begun = sending, waits_for
+            self._woken.set()
+        return True
+
+    def wake(self) -> None:
+        """As `StreamWriter.wake`; the stream's own task does it."""
+        if not self._over:
+            self._fall_behind()
+            self._woken.set()
+
+    async def hold(self, receive: Receive) -> None:
+        """Keeps the response open, in the task that made this writer, until one side ends it."""
+        leaving = asyncio.create_task(self._leave(receive), name="faststate-leave")
+        try:
+            while True:
+                await self._woken.wait()
+                self._woken.clear()
+                begun, self._begun = self._begun, None
+                if self._over or await self._catch_up(_go_on(*begun) if begun is not None else None):
+                    return
+        finally:
+            self._over = True
+            leaving.cancel()
+            self._manager.remove_connection(self._connection.id)
+
+    async def _leave(self, receive: Receive) -> None:
+        await _until_gone(receive)
+        self._over = True
+        self._manager.remove_connection(self._connection.id)
+        self._woken.set()
+        if self._busy:  # it may wait, for its whole time, for somebody who has gone
+            self.hurry(0)
+
+
+def _begin(send: Send, message: Message) -> tuple[Any, Any]:
+    """Begins to send; what is left to do and what that waits for, or None twice where it is done."""
+    steps = send(message).__await__()
+    try:
+        return steps, next(steps)
+    except StopIteration:
+        return None, None
+
+
+@types.coroutine
+def _go_on(steps: Any, waits_for: Any) -> Generator[Any, Any, None]:
+    """Goes on with what was begun by hand, and waits for `waits_for`."""
+    while True:
+        try:
+            try:
+                value = yield waits_for
+            except BaseException as error:
+                waits_for = steps.throw(error)
+            else:
+                waits_for = steps.send(value)
+        except StopIteration:
+            return
+
+
+def _failing(error: Exception) -> Any:
+    """What is left to do of a message that could not be sent: to say so in the stream's own task."""
+
+    def fail() -> Generator[Any, Any, None]:
+        raise error
+        yield
+
+    steps = fail()
+    return steps
+
+
+class DirectWriter(StreamWriter):
+    """Writes to the transport of uvicorn's HTTP/1.1 protocol, framed once for all followers.
+
+    Measured with `benchmarks.delivery`: see `benchmarks/RESULTS.md`. `cycle` is uvicorn's object for the one response,
+    whose `send` this goes past; the response has begun and ends through `send`, and so does what waits in an outbox.
+    """
+
+    __slots__ = ("_flow", "_transport", "_worker")
+
+    def __init__(self, manager: SSEManager, connection: SSEConnection, send: Send, timeout: float, cycle: Any) -> None:
+        super().__init__(manager, connection, send, timeout, cycle.transport.abort)
+        self._transport: Transport = cycle.transport
+        self._flow = cycle.flow
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that was written before has been taken, but for what the transport's buffer may hold."""
+        return not (self._busy or self._flow.write_paused)
+
+    def write(self, chunk: Chunk) -> bool:
+        """As `StreamWriter.write`."""
+        if self._busy or self._flow.write_paused:
+            return False
+        self._transport.write(chunk.framed)
+        return True
+
+    def wake(self) -> None:
+        """As `StreamWriter.wake`; a task that lives as long as the reader is behind does it."""
+        if self._worker is None and not self._over:
+            self._fall_behind()
+            self._worker = asyncio.create_task(self._work(), name="faststate-catch-up")
+
+    async def _work(self) -> None:
+        try:
+            await self._catch_up()
+        finally:
+            self._worker = None
+
+    async def hold(self, receive: Receive) -> None:
+        """Keeps the response open until it has ended; nothing but `receive` is waited for."""
+        try:
+            await _until_gone(receive)
+        finally:
+            self._over = True
+            if self._worker is not None:
+                self._worker.cancel()
+            self._manager.remove_connection(self._connection.id)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+# -- what is there -----------------------------------------------------------------------------------------------------
+
+
+class Probe:
+    """Looks at what a server's `send` writes for a message. Lifetime: the beginning of one response.
+
+    Only where that is the very chunk that would be written past it, it may be gone past.
+    """
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._cycle: Any = None
+        self._written: list[bytes] = []
+        cycle = getattr(send, "__self__", None)
+        transport, flow = getattr(cycle, "transport", None), getattr(cycle, "flow", None)
+        if (
+            scope.get("http_version") == "1.1"
+            and callable(getattr(transport, "write", None))
+            and callable(getattr(transport, "abort", None))
+            and isinstance(getattr(flow, "write_paused", None), bool)
+        ):
+            self._cycle = cycle
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """In its block it is noted what is written."""
+        if self._cycle is None:
+            yield
+            return
+        transport = self._cycle.transport
+        try:
+            self._cycle.transport = _Watched(transport, self._written)
+        except AttributeError:
+            self._cycle = None
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._cycle.transport = transport
+
+    def found(self, body: bytes) -> Any:
+        """The server's object for this response, when `body` was written as one chunk; None else."""
+        if self._cycle is None or b"".join(self._written) != Chunk(body).framed:
+            return None
+        return self._cycle
+
+
+class _Watched:
+    """A transport that notes what is written to it. Lifetime: one message."""
+
+    def __init__(self, transport: Any, written: list[bytes]) -> None:
+        self._transport = transport
+        self._written = written
+
+    def write(self, data: bytes) -> None:
+        self._written.append(bytes(data))
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def servers_protocol(send: Send) -> Any:
+    """uvicorn's protocol of the connection that `send` writes to, which knows its server; None for any other server."""
+    return getattr(getattr(getattr(send, "__self__", None), "on_response", None), "__self__", None)
