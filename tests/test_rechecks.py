@@ -425,7 +425,9 @@ async def run(site, name, event, live=None, **arguments):
     call = Call(
         "Doc", event, arguments, (), (), {}, {}, "1", [site.token(name, DOC_AND_BOARD)], False, None, None, None
     )
-    return b"".join([effect.frames async for effect in dispatch(site.context(name), call, live)])
+    effects = []
+    await dispatch(site.context(name), call, live, effects.append)
+    return b"".join(effect.frames for effect in effects)
 
 
 async def test_the_answer_to_the_event_by_which_one_leaves_holds_nothing_of_the_new_version(site):
@@ -746,7 +748,9 @@ async def test_what_was_typed_is_not_sent_back_to_where_it_was_typed(site):
         "Doc", "write", {"text": "v2"}, (), (), {}, {"note": "typed"}, "1",
         [site.token("ann", DOC_AND_BOARD)], False, None, 1, None,
     )  # fmt: skip
-    assert [effect.frames async for effect in dispatch(site.context("ann"), call, typing.connection)] == [b""]
+    effects = []
+    await dispatch(site.context("ann"), call, typing.connection, effects.append)
+    assert [effect.frames for effect in effects] == [b""]
     await site.settle()
     assert b"typed" in other.take() and b"typed" not in typing.take()
     assert typing.text == other.text == "v2"
@@ -811,8 +815,7 @@ class Play:
         tokens = [site.token(tab.name, BOTH)]
         call = Call("Doc", "change", arguments, (), (), {}, {}, record, tokens, False, None, None, None)
         with contextlib.suppress(AccessError):
-            async for effect in dispatch(site.context(tab.name), call, live):
-                self.check(tab, effect.frames)
+            await dispatch(site.context(tab.name), call, live, lambda effect: self.check(tab, effect.frames))
 
     def check(self, tab, frames):
         """That `frames` hold nothing of a version that the tab's user might not read."""

@@ -93,7 +93,7 @@ async def no_run(*_):
 def commit(state, version=1):
     """`state` as the registry keeps it: a committed snapshot."""
     identifier = StateIdentifier(StateScope.GLOBAL, type(state).__name__)
-    return state._commit(state._frozen_values(), Committed(identifier, version, version, state._wire(), no_run))
+    return state._loose()._commit(Committed(identifier, version, version, state._wire(), no_run))
 
 
 def apply(snapshot, change):
@@ -101,9 +101,7 @@ def apply(snapshot, change):
     if change is None:
         return snapshot
     old = snapshot._committed
-    return snapshot._commit(
-        change.values, Committed(old.identifier, old.version + 1, old.commit + 1, change.encoded, no_run)
-    )
+    return change.made._commit(Committed(old.identifier, old.version + 1, old.commit + 1, change.encoded, no_run))
 
 
 def changed(snapshot, edit):

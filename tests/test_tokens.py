@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 
 import pytest
@@ -122,3 +123,36 @@ def test_a_binding_gives_neither_session_nor_user_away():
     assert binding("session-id", "ada") == binding("session-id", "ada")
     assert "session" not in binding("session-id", "ada") and len(binding("s" * 99, "u" * 99)) == 16
     assert binding("s", None) != binding("s", 0) != binding("s", 1) and binding("s", 1) == binding("s", "1")
+
+
+def test_a_token_that_was_verified_before_still_grows_old(monkeypatch):
+    signer, signed_at = TokenSigner(["key"], max_age=60), 1_700_000_000
+    clock = {"now": signed_at}
+    monkeypatch.setattr("time.time", lambda: clock["now"])
+    token = signer.sign(BOUND, SHOWN)
+    for clock["now"] in (signed_at, signed_at, signed_at + 60):
+        assert signer.verify(token) == WatchToken(BOUND, SHOWN)
+    for clock["now"] in (signed_at + 61, signed_at + 61, signed_at - 1):  # the last: a clock that was set back
+        assert signer.verify(token) == WatchToken("", (), expired=True)
+
+
+def test_a_token_that_was_verified_before_is_known_by_all_of_it_and_to_its_own_keys_alone():
+    signer, other = TokenSigner(["key"]), TokenSigner(["another key"])
+    token = signer.sign(BOUND, SHOWN)
+    assert signer.verify(token) == signer.verify(token) == WatchToken(BOUND, SHOWN)
+    assert other.verify(token) is None
+    for forged in (token + "A", token[:-2], token.swapcase(), token.replace(".", "..")):
+        assert signer.verify(forged) is None
+    assert signer.verify(token).binding == BOUND != binding("another session", 7)  # whose it is stays to be compared
+
+
+def test_tokens_that_were_verified_are_remembered_within_bounds(monkeypatch):
+    monkeypatch.setattr("faststate.tokens.TOKENS_KEPT", 10)
+    signer = TokenSigner(["key"])
+    tokens = [signer.sign(BOUND, [Shown("Product", str(n), ())]) for n in range(50)]
+    for token in tokens * 2:
+        assert signer.verify(token) is not None and signer.verify("x" + token) is None
+    assert len(signer._genuine) == 10
+    long = signer.sign(BOUND, [Shown("Product", hashlib.sha256(b"%d" % n).hexdigest(), ()) for n in range(100)])
+    for _ in range(2):
+        assert len(signer.verify(long).shown) == 100 and long not in signer._genuine

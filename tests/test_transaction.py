@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
@@ -615,11 +616,28 @@ def jobs():
 
 
 async def steps_of(provider, name):
-    return run_event(provider.registry, await entry_of(provider, Job), Job._fs_schema().events[name], {}, {})
+    """The steps of an event one by one: it goes on when the next one is asked for, and is left when none is."""
+    entry, event = await entry_of(provider, Job), Job._fs_schema().events[name]
+    steps, go_on = asyncio.Queue(), asyncio.Queue()
+
+    async def take(step):
+        steps.put_nowait(step)
+        await go_on.get()
+
+    task = asyncio.create_task(run_event(provider.registry, entry, event, {}, {}, take))
+    task.add_done_callback(lambda task: steps.put_nowait(None))
+    try:
+        while (step := await steps.get()) is not None:
+            yield step
+            go_on.put_nowait(None)
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def test_a_generator_commits_at_each_yield_and_frees_the_lock_between(jobs):
-    steps = await steps_of(jobs, "work")
+    steps = steps_of(jobs, "work")
     assert (await anext(steps)).result == "a"
     assert ((await get(jobs, Job)).step, (await get(jobs, Job)).log) == (1, ["one"])
     async with asyncio.timeout(5), jobs.modify(Job) as job:  # the lock is free
@@ -652,7 +670,7 @@ async def test_a_generator_that_fails_later_keeps_the_steps_it_committed(jobs):
 
 
 async def test_a_generator_that_is_left_between_steps_holds_nothing(jobs):
-    steps = await steps_of(jobs, "work")
+    steps = steps_of(jobs, "work")
     await anext(steps)
     await steps.aclose()
     assert (await get(jobs, Job)).step == 1
@@ -754,6 +772,77 @@ async def test_many_sync_events_on_one_state_do_not_starve_each_other():
     state = await get(provider, Slow)
     await asyncio.gather(*(state.add.run() for _ in range(500)))  # more than there are places
     assert (await get(provider, Slow)).count == 500
+    await provider.stop()
+
+
+async def test_sync_events_that_wait_for_one_busy_state_do_not_keep_other_states_waiting():
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Busy(ReactiveState):
+        count: int = 0
+
+        @event
+        def work(self):
+            self.count += 1
+            inside.set()
+            assert go_on.wait(20)
+
+    class Free(ReactiveState):
+        count: int = 0
+
+        @event
+        def add(self):
+            self.count += 1
+
+    provider = StateProvider(lock_timeout=LONG)
+    for cls in (Busy, Free):
+        provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+    busy, free = await get(provider, Busy), await get(provider, Free)
+    waiting = [asyncio.create_task(busy.work.run()) for _ in range(EVENT_THREADS * 4)]
+    assert await asyncio.to_thread(inside.wait, 20)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(free.add.run() for _ in range(10)))
+    assert (await get(provider, Free)).count == 10 and (await get(provider, Busy)).count == 0
+    for task in waiting[1::2]:
+        task.cancel()
+    go_on.set()
+    await asyncio.wait(waiting)
+    assert (await get(provider, Busy)).count == EVENT_THREADS * 2
+    assert not any(provider.registry.locks._turns.values())  # nothing is left of those that waited
+    assert_free(provider, Busy)
+    await provider.stop()
+
+
+async def test_a_sync_event_that_waits_for_its_turn_gives_up_when_one_other_keeps_it_for_too_long():
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Stuck(ReactiveState):
+        count: int = 0
+
+        @event
+        def work(self):
+            self.count += 1
+            inside.set()
+            assert go_on.wait(20)
+
+        @event
+        def slow(self):
+            time.sleep(0.05)
+            self.count += 1
+
+    provider = StateProvider(lock_timeout=0.2)
+    provider.register_state(Stuck, StateConfig(scope=StateScope.GLOBAL))
+    stuck = await get(provider, Stuck)
+    first = asyncio.create_task(stuck.work.run())
+    assert await asyncio.to_thread(inside.wait, 20)
+    with pytest.raises(LockTimeoutError, match="global:Stuck"):
+        await stuck.work.run()
+    go_on.set()
+    await first
+    # Many who wait long, since they are many, are not kept waiting by one.
+    await asyncio.gather(*(stuck.slow.run() for _ in range(20)))
+    assert (await get(provider, Stuck)).count == 21
+    assert not any(provider.registry.locks._turns.values())
     await provider.stop()
 
 

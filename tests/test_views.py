@@ -85,7 +85,7 @@ def test_a_view_says_which_of_several_states_it_shows():
             return P("x")
 
     identifier = StateIdentifier(StateScope.COMPONENT, "Page", session_id="s", component_id='a."b')
-    state = Page()._commit({}, Committed(identifier, 1, 1, {}, None))
+    state = Page()._commit(Committed(identifier, 1, 1, {}, None))
     assert to_xml(state.shown(), indent=False) == '<p data-fs-view="Page.a_2e__22_b.shown">x</p>'
 
 

@@ -6,7 +6,7 @@ import inspect
 import types
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, overload
 
 from starlette.requests import HTTPConnection
@@ -103,7 +103,7 @@ async def get_current_user(request: HTTPConnection) -> UserContext | None:
     context: Any = request.scope.get("faststate")
     if context is None:
         raise NotStartedError("the app of this request has no StateProvider: use faststate.fast_app or setup(app)")
-    user: UserContext | None = await context.user()
+    user: UserContext | None = await context.provider.context(request).user()
     return user
 
 
@@ -121,17 +121,16 @@ class AccessRule:
     roles: tuple[str, ...] = ()
     owner_only: bool = False
     check: Authorizer | None = None
+    restricts: bool = field(init=False, repr=False, compare=False)
+    """True when the rule turns anybody away."""
 
     def __post_init__(self) -> None:
         for what in ("permissions", "roles"):
             given = getattr(self, what)
             if not isinstance(given, tuple) or not all(isinstance(name, str) and name for name in given):
                 raise EventDefinitionError(f"{what} is a list of names, not {given!r}")
-
-    @property
-    def restricts(self) -> bool:
-        """True when the rule turns anybody away."""
-        return bool(self.requires_auth or self.permissions or self.roles or self.owner_only or self.check is not None)
+        asks = self.requires_auth or self.permissions or self.roles or self.owner_only or self.check is not None
+        object.__setattr__(self, "restricts", bool(asks))
 
     def __or__(self, other: AccessRule) -> AccessRule:
         """The rule that asks all that both ask."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
-from .entries import Commit, Entry, Prepared, digest_of, finite, next_version
+from .entries import Commit, Entry, Nonce, Prepared, finite, next_version
 from .events import VERSION_SIGNAL, Event
 from .exceptions import FastStateError, StateNotFoundError
 from .locks import SessionGates
@@ -93,7 +93,7 @@ class Committer:
         self,
         changes: Iterable[tuple[Entry, Change]],
         *,
-        nonce: tuple[Entry, str] | None = None,
+        nonce: Nonce | None = None,
         also: Sequence[Write] = (),
         still_current: Callable[[], None] = lambda: None,
     ) -> list[Commit]:
@@ -108,28 +108,32 @@ class Committer:
         and `PersistenceError`.
         """
         changes = list(changes)
-        own = nonce[0] if nonce is not None else None
+        own = nonce.entry if nonce is not None else None
         if not self.gates.all_open:
             await self._pass_gates(
                 [*(entry for entry, _ in changes), *([own] if own is not None else [])], still_current
             )
-        prepared = [Prepared(entry, change) for entry, change in changes if not entry.takes_no_more]
-        for entry, _ in prepared:
+        prepared, is_kept, is_apart = [], bool(also), own is not None
+        for entry, change in changes:
+            if entry.takes_no_more:
+                continue
             if entry.removed is not None:
                 raise StateNotFoundError(entry.removed)
-        digest = digest_of(nonce[1]) if nonce is not None else None
+            prepared.append(Prepared(entry, change))
+            is_kept = is_kept or entry.persistence is not None
+            is_apart = is_apart and entry is not own
         # An event that changed only other states than its own leaves its nonce with its own.
-        is_apart = own is not None and own not in (entry for entry, _ in prepared)
         if own is not None and is_apart and prepared and not own.takes_no_more:
             prepared.append(Prepared(own, None))
-        if also or any(entry.persistence is not None for entry, _ in prepared):
+            is_kept = is_kept or own.persistence is not None
+        if is_kept:
             # From here to where the gates are held nothing is awaited: the task holds them when it begins.
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
             passed.__enter__()
-            return await self.finish(self._save_and_swap(prepared, nonce, digest, also), passed)
+            return await self.finish(self._save_and_swap(prepared, nonce, also), passed)
         done = self._swap(prepared, [next_version(entry) for entry, _ in prepared])
-        if nonce is not None and digest is not None:
-            nonce[0].remember(digest, self._clock())
+        if nonce is not None:
+            nonce.entry.remember(nonce.digest, self._clock())
         return done
 
     async def _pass_gates(self, entries: Sequence[Entry], still_current: Callable[[], None]) -> None:
@@ -166,8 +170,7 @@ class Committer:
     async def _save_and_swap(
         self,
         prepared: Sequence[Prepared],
-        nonce: tuple[Entry, str] | None,
-        digest: str | None,
+        nonce: Nonce | None,
         also: Sequence[Write],
     ) -> list[Commit]:
         now = self._clock()
@@ -180,7 +183,7 @@ class Committer:
                 # With its first save the state takes over what was kept beside it.
                 for beside in await entry.persistence.nonces_beside(entry.identifier):
                     entry.remember(beside, now)
-            new = digest if nonce is not None and nonce[0] is entry else None
+            new = nonce.digest if nonce is not None and nonce.entry is entry else None
             nonces = entry.recent_nonces(now) + ([new] if new is not None else [])
             values = change.values if change is not None else entry.state._frozen_values()
             places.append(place)
@@ -191,10 +194,10 @@ class Committer:
                 )
             )  # fmt: skip
         concerned = [prepared[place].entry for place in places]
-        is_kept = nonce is not None and any(save.identifier == nonce[0].identifier for save in saves)
-        if nonce is not None and digest is not None and saves and not is_kept and self.store is not None:
+        is_kept = nonce is not None and any(save.identifier == nonce.entry.identifier for save in saves)
+        if nonce is not None and saves and not is_kept and self.store is not None:
             # With none of the states that it changed: the event's own one is in memory alone, or no more.
-            also = [*also, nonce_beside(nonce[0].identifier, digest)]
+            also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest)]
         try:
             saved = await self.save(saves, also)
         except BaseException as error:
@@ -211,23 +214,24 @@ class Committer:
             entry = prepared[place].entry
             entry.stored, entry.touched = version, now
             versions[place] = version or versions[place]
-        if nonce is not None and digest is not None:
-            nonce[0].remember(digest, now)
+        if nonce is not None:
+            nonce.entry.remember(nonce.digest, now)
         return self._swap(prepared, versions)
 
-    async def has_seen(self, entry: Entry, nonce: str, others: Iterable[Entry] = ()) -> bool:
+    async def has_seen(self, nonce: Nonce, others: Iterable[Entry] = ()) -> bool:
         """Whether the event with this nonce has been committed, by this process or one before it.
 
         `others` are the further states that it takes. Raises `PersistenceError`.
         """
-        if entry.has_seen(nonce):
+        entry = nonce.entry
+        if entry.has_seen(nonce.digest):
             return True
         # With a state that is stored its nonces were loaded; others have them beside it.
         is_beside = not isinstance(entry.persistence, StorePersistence) or entry.stored is None
         if self.store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
             return False
         async with reported(f"the nonces of {entry.identifier.key} could not be loaded", self.store_timeout):
-            return await self.store.load(nonce_key(entry.identifier, digest_of(nonce))) is not None
+            return await self.store.load(nonce_key(entry.identifier, nonce.digest)) is not None
 
     async def save(self, saves: Sequence[Save], also: Sequence[Write]) -> list[Version | None]:
         """Saves parts of commits and makes further changes of the store; as `save_all`."""
@@ -236,19 +240,22 @@ class Committer:
 
     def snapshot(
         self,
-        base: ReactiveState,
-        values: dict[str, Any],
+        made: ReactiveState,
         identifier: StateIdentifier,
         version: Version,
         encoded: dict[str, Any],
+        *,
+        versioned: bool,
     ) -> ReactiveState:
-        """A committed snapshot of `base`'s class with frozen `values`, under the process's next commit number."""
+        """Makes a committed snapshot of `made`, which holds frozen values, under the process's next commit number.
+
+        `versioned` says whether pages are told its version.
+        """
         self.number += 1
-        if type(base)._fs_schema().versioned:
+        if versioned:
             encoded = {**encoded, VERSION_SIGNAL: str(version)}
-        run = self._hooks.run
-        return base._commit(
-            values, Committed(identifier, version.number, self.number, encoded, run, epoch=version.epoch)
+        return made._commit(
+            Committed(identifier, version.number, self.number, encoded, self._hooks.run, epoch=version.epoch)
         )
 
     def _swap(self, prepared: Iterable[Prepared], versions: Iterable[Version]) -> list[Commit]:
@@ -257,9 +264,10 @@ class Committer:
             if change is None:
                 continue
             old, delta = entry.state, change.delta
-            if type(old)._fs_schema().versioned:
+            versioned = VERSION_SIGNAL in old._committed.encoded
+            if versioned:
                 delta = {**delta, VERSION_SIGNAL: str(version)}
-            entry.state = self.snapshot(change.base, change.values, entry.identifier, version, change.encoded)
+            entry.state = self.snapshot(change.made, entry.identifier, version, change.encoded, versioned=versioned)
             done.append(Commit(old, entry.state, change.changed, delta, self.number))
         for commit in done:
             self._hooks.committed(commit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from .auth import AccessRule, Authorizer, rule_of
@@ -153,14 +154,17 @@ class StateConfig:
         scope = self.scope
         if self.on_login == "to_user" and user_id is not None:
             scope = StateScope.USER
-        return StateIdentifier(
-            scope,
-            self.state_name,
-            user_id=user_id,
-            session_id=session_id,
-            component_id=component_id,
-            record_id=record_id,
-        )
+        try:
+            return _identifier(scope, self.state_name, user_id, session_id, component_id, record_id)
+        except TypeError:  # an id of a type that cannot be one
+            return StateIdentifier(
+                scope,
+                self.state_name,
+                user_id=user_id,
+                session_id=session_id,
+                component_id=component_id,
+                record_id=record_id,
+            )
 
     def owner_field(self, cls: type[ReactiveState]) -> str | None:
         """The field (its name) that holds the id of a state's owner, or None."""
@@ -176,3 +180,18 @@ class StateConfig:
         name = self.owner_field(type(state))
         found = getattr(state, name) if name is not None else None
         return found if found is not None else state._committed.identifier.user_id
+
+
+@lru_cache(maxsize=4_096, typed=True)  # typed, since True is no id and equals 1
+def _identifier(
+    scope: StateScope,
+    name: str,
+    user_id: Id | None,
+    session_id: Id | None,
+    component_id: Id | None,
+    record_id: Id | None,
+) -> StateIdentifier:
+    """An identifier made before: it cannot be changed, and building its key is what costs."""
+    return StateIdentifier(
+        scope, name, user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
+    )

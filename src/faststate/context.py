@@ -19,13 +19,26 @@ from .tokens import binding
 if TYPE_CHECKING:
     from .provider import StateProvider
 
-__all__ = ["SESSION_ID", "USER_ID", "RequestContext"]
+__all__ = ["SESSION_ID", "USER_ID", "Answered", "RequestContext"]
 
 SESSION_ID: Final = "session_id"
 """Where the session (a signed cookie) holds the id that SESSION states are keyed by."""
 
 USER_ID: Final = "user_id"
 """Where the session holds the id of the user that `login` was called with."""
+
+
+class Answered:
+    """What stands in the scope of a request that is over, for its context: a late task's question makes a new one.
+
+    The context holds the scope. Were it in there for good, each request would wait for the cyclic collector, and the
+    next ones be made of memory that no cache knows. Lifetime: the app.
+    """
+
+    __slots__ = ("provider",)
+
+    def __init__(self, provider: StateProvider) -> None:
+        self.provider = provider
 
 
 class RequestContext:
@@ -43,7 +56,7 @@ class RequestContext:
         # Of the app that has the routes: an app mounted below it may share its states.
         self.page.url = connection.scope.get("root_path", "") + provider.prefix + "/"
         self.temporary_id: str | None = None
-        self.add_late: Callable[[Any], None] | None = None
+        self.add_late: Callable[[RequestContext, Any], None] | None = None
         self.fresh_session = False
         """True when the session began with this request: nobody has shown yet that cookies come back."""
         self.ended_session: str | None = None
@@ -95,10 +108,12 @@ class RequestContext:
     @property
     def session(self) -> Any:
         """The session (a dict). Raises `ConfigurationError` without a session middleware."""
-        if "session" not in self.connection.scope:
+        found = self.connection.scope.get("session")
+        if found is None:
             raise ConfigurationError("states need sessions: the app has no SessionMiddleware (sess_cls)")
-        self._follow_session()
-        return self.connection.scope["session"]
+        if found is not self._session:
+            self._follow_session()
+        return found
 
     def session_id(self, *, make: bool = False) -> str | None:
         """The session's id (str), or None; with `make` a missing one is minted and stored in the session.
@@ -192,5 +207,5 @@ class RequestContext:
             # An app without a provider, mounted below one that has it, knows this kind of error alone.
             raise HTTPException(error.status, str(error)) from error
         if self.add_late is not None:
-            self.add_late(request)
+            self.add_late(self, request)
         return state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -30,10 +30,10 @@ from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
 from .sse import SSEConnection, snapshot_frame, vanish_frame
 from .state import ReactiveState
-from .tokens import Shown
-from .transaction import Guard, run_event
+from .tokens import Shown, binding
+from .transaction import Guard, Step, run_event
 from .views import render_ft
-from .wire import depth_of, elements_frame, nest, signals_frame, to_wire
+from .wire import elements_frame, nest, signals_frame, to_wire
 
 __all__ = [
     "Call",
@@ -51,6 +51,7 @@ __all__ = [
 logger = logging.getLogger("faststate")
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
+_PARTS: Final = frozenset("afsbiqvw")
 MAX_TOKENS: Final = 200
 """Tokens that one request may carry; each fragment of a page brings at most one."""
 
@@ -66,8 +67,7 @@ class ForgedTokens(AccessError):
     """A token that this app has not made, or an id that no token names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One event as a client sent it, parsed and bounded, and not trusted. Lifetime: one request."""
 
     state: str
@@ -92,16 +92,13 @@ class Call:
         event: str,
         body: Any,
         query: Sequence[tuple[str, Any]],
-        headers: Mapping[str, str],
-        max_depth: int,
+        nonce: str | None,
+        connection_id: str | None,
     ) -> Call:
         """A call, from the parsed JSON `body`. Raises `EventArgumentError` for anything that is not of its form."""
         if not isinstance(body, dict):
             raise EventArgumentError(f"the payload must be an object, not {type(body).__name__}")
-        if depth_of(body) > max_depth:
-            raise EventArgumentError(f"the payload is nested more than {max_depth} levels deep")
-        unknown = set(body) - {"a", "f", "s", "b", "i", "q", "v", "w"}
-        if unknown:
+        if unknown := body.keys() - _PARTS:
             raise EventArgumentError(f"the payload has an unknown part {min(unknown)[:40]!r}")
         instance_id = body.get("i")
         if instance_id is not None and not isinstance(instance_id, str):
@@ -111,7 +108,6 @@ class Call:
             isinstance(form, list) and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in form)
         ):
             raise EventArgumentError("the payload's form must be a list of names and values")
-        nonce = headers.get("faststate-nonce")
         if nonce is not None and not _NONCE.match(nonce):
             raise EventArgumentError("the nonce must be 8 to 64 letters, digits, hyphens or underscores")
         version = body.get("v")
@@ -124,16 +120,16 @@ class Call:
             state=state,
             event=event,
             explicit=_mapping(body, "a"),
-            form=[(name, value) for name, value in form or ()],
-            query=[(name, value) for name, value in query if name != "_id"],
+            form=[(name, value) for name, value in form] if form else (),
+            query=[(name, value) for name, value in query if name != "_id"] if query else (),
             signals=_mapping(body, "s"),
             bound=_mapping(body, "b"),
-            instance_id=instance_id if instance_id is not None else dict(query).get("_id"),
+            instance_id=instance_id if instance_id is not None or not query else dict(query).get("_id"),
             tokens=tokens_of(body),
             is_form=form is not None,
             nonce=nonce,
             sequence=sequence,
-            connection_id=headers.get("faststate-connection"),
+            connection_id=connection_id,
             version=version,
         )
 
@@ -173,9 +169,13 @@ async def verify_tokens(context: RequestContext, tokens: Sequence[Any]) -> list[
 
     Raises `StaleTokens` for one of another session or user, or too old, and `ForgedTokens` for one that is not genuine.
     """
+    return _genuine(context.provider, tokens, await context.binding()) if tokens else []
+
+
+def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str) -> list[Shown]:
+    """What genuine tokens show that were made for the session and user `expected`; as `verify_tokens`."""
     shown: list[Shown] = []
-    signer = context.provider.signer
-    expected = await context.binding() if tokens else ""
+    signer = provider.signer
     stale = False
     for token in tokens:
         verified = signer.verify(token)
@@ -192,8 +192,10 @@ def _ids(scope: StateScope, instance_id: str | None) -> dict[str, Any]:
     return {"record_id" if scope is StateScope.RECORD else "component_id": instance_id}
 
 
-async def dispatch(context: RequestContext, call: Call, live: SSEConnection | None) -> AsyncIterator[Effect]:
-    """Runs the event and yields what its own page sees of each committed step.
+async def dispatch(
+    context: RequestContext, call: Call, live: SSEConnection | None, take: Callable[[Effect], None]
+) -> None:
+    """Runs the event and gives to `take`, behind each committed step, what its own page sees of it.
 
     With a `live` connection the states' changes go down its stream, and the effects hold only what the event itself
     returned or yielded; without one they hold snapshots of the changed states too.
@@ -209,38 +211,47 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
     event = schema.events.get(call.event)
     if event is None:
         raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
-    shown = await verify_tokens(context, call.tokens)
+    # Loaded once: nobody signs in any more before the event itself runs.
+    user = await context.user()
+    session_id = context.session_id()
+    shown = _genuine(provider, call.tokens, binding(session_id, user.id if user else None)) if call.tokens else []
     config = provider.config_of(cls)
-    if config.has_ids and not any(s.name == call.state and s.instance_id == call.instance_id for s in shown):
-        raise ForgedTokens(f"no page of this session shows that {call.state}")
-    if not config.has_ids and call.instance_id is not None:
+    ids: dict[str, Any] = {}
+    if cls._has_ids:
+        if not any(s.name == call.state and s.instance_id == call.instance_id for s in shown):
+            raise ForgedTokens(f"no page of this session shows that {call.state}")
+        ids = _ids(config.scope, call.instance_id)
+    elif call.instance_id is not None:
         raise EventArgumentError(f"{call.state} has no ids")
-    request = context.connection
     if config.scope is StateScope.TEMPORARY:
         await _refuse_to_remake(context, call.state, call.instance_id)
     try:
-        entry, guard = await provider.resolve_for(
-            event.name, cls, request, rule=event.rule, **_ids(config.scope, call.instance_id)
-        )
+        entry, guard = await provider.resolve_as(user, context, event.name, cls, rule=event.rule, **ids)
     except StateNotFoundError:
         if live is None:  # else its stream has told the page
             views = {
                 view for s in shown if (s.name, s.instance_id) == (call.state, call.instance_id) for view in s.views
             }
-            yield Effect(vanish_frame(schema, namespace_of(call.state, call.instance_id), views), repeated=False)
+            take(Effect(vanish_frame(schema, namespace_of(call.state, call.instance_id), views), repeated=False))
         raise
     if event.expect_version and not call.version:
         raise EventArgumentError(
             f"{call.state}.{event.name} expects the version that the page shows: send it with .on(...) or .post(...)"
         )
-    arguments = event.arguments.validate(
+    typed_arguments = event.arguments
+    arguments = typed_arguments.validate(
         RawArguments(call.explicit, call.form, call.query, {**call.bound, **call.signals}, call.is_form)
     )
-    arguments = {**event.arguments.defaults, **arguments}
-    others, guards = await _others(provider, context, f"{call.state}.{event.name}", event, arguments)
-    user = await context.user()
-    bound = _bound_values(cls, call.bound, schema.hidden_from(user))
-    followed = {} if live is not None else (await _followed(context, shown)).states
+    if typed_arguments.defaults:
+        arguments = {**typed_arguments.defaults, **arguments}
+    others: Mapping[str, Entry] = {}
+    guards: list[Guard] = []
+    if typed_arguments.states:
+        others, guards = await _others(user, context, f"{call.state}.{event.name}", event, arguments)
+    if guard is not None:
+        guards.append(guard)
+    bound = _bound_values(cls, call.bound, schema.hidden_from(user)) if call.bound else {}
+    followed = {} if live is not None or not shown else (await _followed(context, shown)).states
     key = entry.identifier.key
     origin = Origin(live.id if live is not None else None, key, {})
 
@@ -256,42 +267,47 @@ async def dispatch(context: RequestContext, call: Call, live: SSEConnection | No
 
     def still_current() -> None:
         _refuse_ended(context)  # signed out while this waited for its turn
-        if provider.sessions.rights_changed(user, context.since):
+        if user is not None and provider.sessions.rights_changed(user, context.since):
             raise AuthorizationError("your rights have changed just now: please try again")
 
-    token = origin_of_commits.set(origin)
-    try:
-        steps = run_event(
-            provider.registry,
-            entry,
-            event,
-            arguments,
-            others,
-            bound=take_bound,
-            nonce=f"{context.session_id()}:{call.nonce}" if call.nonce else None,
-            expected=call.version if event.expect_version else None,
-            guards=[*guards, guard] if guard is not None else guards,
-            still_current=still_current,
-            render=lambda result: _frames_of(event, result),
-        )
-        ran = False
-        async for step in steps:
-            provider.events += not (step.repeated or ran)
-            ran = True
-            provider.repeated += step.repeated
+    ran = False
+
+    async def told(step: Step) -> None:
+        nonlocal ran
+        provider.events += not (step.repeated or ran)
+        ran = True
+        provider.repeated += step.repeated
+        frames = b""
+        if followed:
             if step.repeated:  # the first answer was lost, and with it what had changed
                 changed = list(followed)
             else:
                 changed = [commit.new._committed.identifier.key for commit in origin.commits]
             frames = await _snapshots(provider, user, changed, followed)
-            frames += _corrections(provider, key, typed, origin.commits)
-            origin.commits.clear()
-            now = provider.registry.find(key) or entry
-            version = str(now.version) if event.expect_version else None
-            yield Effect(frames + (step.result or b""), step.repeated, version)
+        frames += _corrections(provider, key, typed, origin.commits)
+        origin.commits.clear()
+        version = str((provider.registry.find(key) or entry).version) if event.expect_version else None
+        take(Effect(frames + (step.result or b""), step.repeated, version))
+
+    token = origin_of_commits.set(origin)
+    try:
+        await run_event(
+            provider.registry,
+            entry,
+            event,
+            arguments,
+            others,
+            told,
+            bound=take_bound,
+            nonce=f"{session_id or context.session_id()}:{call.nonce}" if call.nonce else None,
+            expected=call.version if event.expect_version else None,
+            guards=guards,
+            still_current=still_current,
+            render=lambda result: _frames_of(event, result),
+        )
     except EventConflictError:
         if live is None:
-            yield Effect(await _snapshots(provider, user, [key], followed), repeated=False)
+            take(Effect(await _snapshots(provider, user, [key], followed), repeated=False))
         elif key in live.follows:
             live.notify(key, None)
         raise
@@ -308,7 +324,7 @@ def _refuse_ended(context: RequestContext) -> None:
 
 
 async def _others(
-    provider: StateProvider, context: RequestContext, action: str, event: Event[Any, Any], arguments: Mapping[str, Any]
+    user: UserContext | None, context: RequestContext, action: str, event: Event[Any, Any], arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Entry], list[Guard]]:
     found, guards = {}, []
     for parameter in event.arguments.states:
@@ -321,8 +337,8 @@ async def _others(
                     f"{event.name}: {parameter.name} is the record whose id is the argument "
                     f"{parameter.record.argument!r}, which it has not"
                 )
-        found[parameter.name], guard = await provider.resolve_for(
-            action, parameter.cls, context.connection, component_id=component, record_id=record
+        found[parameter.name], guard = await context.provider.resolve_as(
+            user, context, action, parameter.cls, component_id=component, record_id=record
         )
         if guard is not None:
             guards.append(guard)
@@ -351,9 +367,9 @@ class _Typed:
 
 def _corrections(provider: StateProvider, key: str, typed: _Typed, commits: Sequence[Commit]) -> bytes:
     """What the page typed, and the event has set back to what was committed before: no change, and news to the page."""
-    state = provider.registry.peek(key)
     values, typed.values = typed.values, {}
-    if state is None or not values:
+    state = provider.registry.peek(key) if values else None
+    if state is None:
         return b""
     committed = state._committed
     told = {name for c in commits if c.new._committed.identifier == committed.identifier for name in c.delta}

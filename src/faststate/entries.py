@@ -23,6 +23,7 @@ __all__ = [
     "NONCES_KEPT",
     "Commit",
     "Entry",
+    "Nonce",
     "Prepared",
     "digest_of",
     "finite",
@@ -66,8 +67,7 @@ class Entry:
 
     __slots__ = (
         "doubtful", "identifier", "is_over", "is_own_end", "lock", "loop", "nonces", "order", "owner", "persistence",
-        "removed",
-        "state", "stored", "touched", "ttl", "used", "users",
+        "removed", "state", "stored", "touched", "ttl", "used", "users", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +84,7 @@ class Entry:
         self.lock = asyncio.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.owner: object | None = None
+        self.waiters = 0  # for the lock
         self.users = 0  # open transactions on this state; it is not dropped while there are any
         self.used = 0.0
         self.removed: str | None = None  # why what is committed here from now on would be lost
@@ -115,9 +116,9 @@ class Entry:
         while len(self.nonces) > NONCES_KEPT:
             self.nonces.popitem(last=False)
 
-    def has_seen(self, nonce: str) -> bool:
-        """Whether the event with this nonce has been committed."""
-        return self.nonces is not None and digest_of(nonce) in self.nonces
+    def has_seen(self, digest: str) -> bool:
+        """Whether the event with this nonce (its digest) has been committed."""
+        return self.nonces is not None and digest in self.nonces
 
     def recent_nonces(self, now: float) -> list[str]:
         """The digests of the nonces that are to be saved with the state."""
@@ -127,6 +128,13 @@ class Entry:
 def digest_of(nonce: str) -> str:
     """What is kept of a nonce: 72 bits, of which two equal ones do not come about by chance."""
     return urlsafe_b64encode(hashlib.sha256(nonce.encode()).digest()[:9]).decode()
+
+
+class Nonce(NamedTuple):
+    """An event's nonce (its digest), and the state that remembers it."""
+
+    entry: Entry
+    digest: str
 
 
 class Prepared(NamedTuple):

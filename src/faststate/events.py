@@ -6,12 +6,12 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import (
     Any,
     Concatenate,
     Generic,
     Literal,
+    NamedTuple,
     NotRequired,
     ParamSpec,
     Required,
@@ -50,8 +50,7 @@ VERSION_SIGNAL = "_version"
 """The signal that holds a state's version, where one of its events expects it; no field begins with an underscore."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawArguments:
+class RawArguments(NamedTuple):
     """What one call gives, by source: explicit arguments win over form fields, the URL's and signals, in this order."""
 
     explicit: Mapping[str, Any]
@@ -296,6 +295,7 @@ class _Arguments:
         self.adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(model)
         if not self.adapter.pydantic_complete:
             raise EventDefinitionError(f"the arguments of {self.where} have a type that is unknown there: {self.types}")
+        self._validate: Callable[[Any], dict[str, Any]] = self.adapter.validator.validate_python
 
     def validate(self, raw: RawArguments) -> dict[str, Any]:
         """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one."""
@@ -303,15 +303,17 @@ class _Arguments:
         for name, value in (raw.signals or {}).items():
             if name in self.types:
                 values[name] = self._blank(name, value)
-        values |= self._collect(raw.query)
-        values |= self._collect(raw.form)
+        if raw.query:
+            values |= self._collect(raw.query)
+        if raw.form:
+            values |= self._collect(raw.form)
         if raw.is_form:
             for name, kind in self.types.items():
                 if kind is bool and name not in values and name not in self.defaults:
                     values[name] = False  # HTML sends nothing for a box that is not ticked
         values |= raw.explicit
         try:
-            return self.adapter.validate_python(values)
+            return self._validate(values)
         except ValidationError as error:
             raise EventArgumentError(self._explain(error)) from error
 

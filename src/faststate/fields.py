@@ -58,6 +58,10 @@ class Visible:
             raise EventDefinitionError(f"Visible takes the name of a permission, not {self.permission!r}")
 
 
+PLAIN: Final = frozenset({str, int, bool, float, type(None)})
+"""Types of values that are on the wire what they are in Python, but for what `to_wire` does."""
+
+
 EVERYTHING_SHOWN: Final[frozenset[str]] = frozenset()
 """What is hidden from a viewer from whom nothing is."""
 
@@ -167,6 +171,8 @@ class Schema:
         self.signals = tuple(signals)
         self.bound = tuple(bound)
         self._all_signals = frozenset(signals)
+        self.plain = frozenset(name for name in signals if _is_plain(cls, name))
+        """The signals whose values pydantic would serialise as they are, when they are of the types `PLAIN`."""
         self.shown = tuple(n for n in (*cls.model_fields, *cls.model_computed_fields) if n not in self.hidden)
         self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
         self.versioned = any(event.expect_version for event in self.events.values())
@@ -194,6 +200,24 @@ class Schema:
         return frozenset(
             name for name, permission in self.restricted.items() if user is None or not user.has_permission(permission)
         )
+
+
+def _is_plain(cls: type[BaseModel], name: str) -> bool:
+    decorators = cls.__pydantic_decorators__
+    if decorators.field_serializers or decorators.model_serializers or cls.model_config.get("json_encoders"):
+        return False
+    own_schema: Any = cls.__get_pydantic_core_schema__
+    if own_schema.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__:  # type: ignore[attr-defined]  # a classmethod
+        return False
+    field = cls.model_fields.get(name)
+    if field is None or getattr(field, "exclude_if", None) is not None:
+        return False
+    annotation = field.annotation
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    # Besides our own marks and plain constraints there may be a serialiser among the metadata.
+    return all(kind in PLAIN for kind in kinds) and all(
+        isinstance(mark, _Marker | Visible) or type(mark).__module__ == "annotated_types" for mark in field.metadata
+    )
 
 
 def _has_no_post_init(cls: type[BaseModel]) -> bool:

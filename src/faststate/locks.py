@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from .entries import Entry
 from .exceptions import LockTimeoutError
@@ -39,12 +41,41 @@ def identity_here() -> object | None:
     return holder.identity if is_holder else None
 
 
+class _Turn:
+    """Who is next at a state, in the order of coming. Lifetime: while anybody has it or waits for it."""
+
+    __slots__ = ("passed", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.passed = 0
+        """How often it was given on."""
+
+    async def wait(self, given: asyncio.Future[None], seconds: float) -> None:
+        """Waits until it is `given`. Raises `TimeoutError` when one other has had it for `seconds`."""
+        self.waiting.append(given)
+        while not given.done():
+            before = self.passed
+            await asyncio.wait([given], timeout=seconds)
+            if not given.done() and self.passed == before:
+                raise TimeoutError
+
+    def give_on(self) -> bool:
+        """Gives it to the next; False when there is none."""
+        self.passed += 1
+        if self.waiting:
+            self.waiting.popleft().set_result(None)
+            return True
+        return False
+
+
 class Locks:
     """The locks of all states of a process. Lifetime: the registry. `timeout` is in seconds."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.waiting: dict[object, Entry] = {}
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = WeakKeyDictionary()
 
     async def acquire(self, entry: Entry, owner: object) -> None:
         """Takes the state's lock for `owner`.
@@ -52,12 +83,17 @@ class Locks:
         Raises `LockTimeoutError` after `timeout` seconds, and at once where waiting could never end: `owner`
         holds the lock already, or whoever holds it waits for one of `owner`'s.
         """
-        self._refuse_deadlock(entry, owner)
         loop = asyncio.get_running_loop()
         if entry.loop is not loop and not entry.lock.locked():
             # asyncio's locks belong to the loop that first waited on them; a script's loop may have come before.
             entry.lock, entry.loop = asyncio.Lock(), loop
+        if entry.owner is None and not entry.waiters and not entry.lock.locked():
+            await entry.lock.acquire()  # which is free, with nobody in front: this does not wait
+            entry.owner = owner
+            return
+        self._refuse_deadlock(entry, owner)
         self.waiting[owner] = entry
+        entry.waiters += 1
         try:
             async with asyncio.timeout(self.timeout):
                 await entry.lock.acquire()
@@ -66,6 +102,7 @@ class Locks:
                 f"{entry.identifier.key} was locked by another event for {self.timeout:g} s"
             ) from error
         finally:
+            entry.waiters -= 1
             self.waiting.pop(owner, None)
         entry.owner = owner
 
@@ -90,6 +127,36 @@ class Locks:
         """Gives the lock back."""
         entry.owner = None
         entry.lock.release()
+
+    async def take_turn(self, entries: Iterable[Entry], until: contextlib.ExitStack) -> None:
+        """Waits until nobody else has the turn at one of these states, and has it until `until` is closed.
+
+        A turn is no lock: it only keeps those who wait for one from taking, meanwhile, what all states share. Raises
+        `LockTimeoutError` when one other has kept it for `timeout` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        turns = self._turns.setdefault(loop, {})
+
+        def end(key: str) -> None:
+            if not turns[key].give_on():
+                del turns[key]
+
+        for key in sorted({entry.identifier.key for entry in entries}):
+            if (turn := turns.get(key)) is None:
+                turns[key] = _Turn()
+            else:
+                given = loop.create_future()
+                try:
+                    await turn.wait(given, self.timeout)
+                except BaseException as error:
+                    if given.done():  # and cancelled in the same moment
+                        end(key)
+                    else:
+                        turn.waiting.remove(given)
+                    if isinstance(error, TimeoutError):
+                        raise LockTimeoutError(f"{key} was kept by another event for {self.timeout:g} s") from error
+                    raise
+            until.callback(end, key)
 
     @contextlib.asynccontextmanager
     async def answer_in_time(self, what: str) -> AsyncIterator[None]:

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 
 from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_request, current_user
 from .config import StateConfig
-from .context import RequestContext
+from .context import Answered, RequestContext
 from .events import DEFAULT_PREFIX, Event, RawArguments
 from .exceptions import (
     AuthenticationError,
@@ -41,7 +41,7 @@ from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
 from .stores import StateStore, store_from_url
 from .tokens import TOKEN_MAX_AGE, TokenSigner
-from .transaction import Guard, run_event
+from .transaction import Guard, Step, run_event
 from .users import LoadUserById, UserLoader, Users
 
 __all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits"]
@@ -385,7 +385,7 @@ class StateProvider:
         found = connection.scope.get("faststate")
         if isinstance(found, RequestContext) and found.provider is self:
             return found
-        if found is None:
+        if found is None or (isinstance(found, Answered) and found.provider is self):
             context = connection.scope["faststate"] = RequestContext(self, connection)
             return context
         others: dict[StateProvider, RequestContext] = connection.scope.setdefault("faststate_others", {})
@@ -450,16 +450,36 @@ class StateProvider:
         The guard asks again, where the answer depends on the state, which may be another one when its lock is had.
         Raises as `get_state`.
         """
-        config = self.config_of(cls)
         context = self.context(request)
-        user = await context.user()
+        return await self.resolve_as(
+            await context.user(), context, action, cls,
+            rule=rule, component_id=component_id, record_id=record_id, initial=initial,
+        )  # fmt: skip
+
+    async def resolve_as(
+        self,
+        user: UserContext | None,
+        context: RequestContext,
+        action: str,
+        cls: type[ReactiveState],
+        *,
+        rule: AccessRule = OPEN,
+        component_id: Id | None = None,
+        record_id: Id | None = None,
+        initial: Mapping[str, Any] | None = None,
+    ) -> tuple[Entry, Guard | None]:
+        """As `resolve_for`, for the request's `user`, who has been loaded."""
+        config = self.config_of(cls)
         current_user.set(user)
-        await authorize(user, config.gate | replace(rule, owner_only=False))  # before a state is made for nothing
+        if config.gate.restricts or rule.restricts:  # before a state is made for nothing
+            await authorize(user, config.gate | replace(rule, owner_only=False))
         if config.scope is StateScope.USER and user is None:
             raise AuthenticationError(f"{config.state_name} belongs to a user: sign in")
         identifier = self._identify(cls, config, context, user, component_id, record_id)
         entry = await self._entry(identifier, config, initial, fresh=context.fresh_session)
-        whole = config.rule | rule
+        whole = config.rule | rule if rule.restricts else config.rule
+        if not whole.restricts:
+            return entry, None
         guard = Guard(entry, entry.state, lambda state: self._ask(user, config, whole, state, action))
         if action == READ and context.asked.get(identifier.key) is entry.state:
             return entry, guard
@@ -509,7 +529,9 @@ class StateProvider:
         if fresh and identifier.session_id is not None:
             ttl = min(FRESH_TTL, FRESH_TTL if ttl is None else ttl)
         cls = self._names[identifier.cls_name]
-        entry = await self.registry.entry(identifier, cls, ttl=ttl, create=config.create, initial=initial)
+        entry = self.registry.in_memory(identifier, cls) or await self.registry.entry(
+            identifier, cls, ttl=ttl, create=config.create, initial=initial
+        )
         if identifier.session_id is not None:
             self.registry.keep_for(entry, ttl)
         return entry
@@ -703,9 +725,12 @@ class StateProvider:
                 other,
             )
         results = []
-        async for step in run_event(self.registry, entry, event, values, others):
+
+        async def take(step: Step) -> None:
             if not step.closing:
                 results.append(step.result)
+
+        await run_event(self.registry, entry, event, values, others, take)
         self.events += 1
         return results if event.kind == "generator" else results[0]
 

@@ -125,21 +125,30 @@ class StateRegistry:
         and so does the `PersistenceError` of one that cannot be loaded.
         """
         key, persistence = identifier.key, self.persistence.get(cls)
-        while (found := self._entries.get(key)) is None:
-            if create is None and persistence is None:
-                # Nothing is awaited here: creation is single-flight by being atomic on the loop.
-                return self._add(identifier, cls(**(initial or {})), ttl, by_class=not initial)
-            loading = self._loading.get(key)
-            if loading is None or loading.get_loop() is not asyncio.get_running_loop():
-                loading = asyncio.ensure_future(
-                    self._load_or_create(identifier, cls, ttl, create, initial or {}, persistence)
-                )
-                self._loading[key] = loading
-                loading.add_done_callback(partial(self._loaded, key))
-            # Shielded: one reader that goes away must not take the state from the others.
-            return await asyncio.shield(loading)
-        if not isinstance(found.state, cls):
-            raise ConfigurationError(f"the state {key} is a {type(found.state).__name__}, not a {cls.__name__}")
+        if (found := self.in_memory(identifier, cls)) is not None:
+            return found
+        if create is None and persistence is None:
+            # Nothing is awaited here: creation is single-flight by being atomic on the loop.
+            return self._add(identifier, cls(**(initial or {})), ttl, by_class=not initial)
+        loading = self._loading.get(key)
+        if loading is None or loading.get_loop() is not asyncio.get_running_loop():
+            loading = asyncio.ensure_future(
+                self._load_or_create(identifier, cls, ttl, create, initial or {}, persistence)
+            )
+            self._loading[key] = loading
+            loading.add_done_callback(partial(self._loaded, key))
+        # Shielded: one reader that goes away must not take the state from the others.
+        return await asyncio.shield(loading)
+
+    def in_memory(self, identifier: StateIdentifier, cls: type[ReactiveState]) -> Entry | None:
+        """The entry of a state that is in memory, or None. Raises `ConfigurationError` as `get_state`."""
+        found = self._entries.get(identifier.key)
+        if found is None:
+            return None
+        if type(found.state) is not cls and not isinstance(found.state, cls):
+            raise ConfigurationError(
+                f"the state {identifier.key} is a {type(found.state).__name__}, not a {cls.__name__}"
+            )
         self.touch(found)
         return found
 
@@ -235,7 +244,8 @@ class StateRegistry:
             version = Version(initial_epoch(type(fresh), fresh), 1)
         else:
             version = Version(secrets.token_hex(6), 1)
-        state = self.committer.snapshot(fresh, fresh._frozen_values(), identifier, version, fresh._wire())
+        schema = type(fresh)._fs_schema()
+        state = self.committer.snapshot(fresh._loose(), identifier, version, fresh._wire(), versioned=schema.versioned)
         entry = Entry(identifier, idle_time(identifier, ttl), state, persistence)
         if loaded is not None:
             entry.stored = version
@@ -307,9 +317,9 @@ class StateRegistry:
         self._used.pop(key, None)
         entry.identifier, entry.ttl = identifier, idle_time(identifier, ttl)
         # The version stays: it tells a state that nobody has changed yet.
-        encoded = entry.state._committed.encoded
+        encoded, schema = entry.state._committed.encoded, type(entry.state)._fs_schema()
         entry.state = self.committer.snapshot(
-            entry.state, entry.state._frozen_values(), identifier, entry.version, encoded
+            entry.state._loose(), identifier, entry.version, encoded, versioned=schema.versioned
         )
         self._enter(entry)
 
@@ -344,7 +354,9 @@ class StateRegistry:
         if entry.order != order:
             self._leave_order(entry)
             entry.order = order
-        keys = self._idle.setdefault(order, OrderedDict())
+        keys = self._idle.get(order)
+        if keys is None:
+            keys = self._idle[order] = OrderedDict()
         keys[key] = None
         keys.move_to_end(key)
         if entry.stored is not None and now - entry.touched > touch_after(entry.ttl):
@@ -370,8 +382,7 @@ class StateRegistry:
             self._make_space()
             self._enter(entry)
         entry = known or entry
-        entry.users += 1
-        self.touch(entry)
+        entry.users += 1  # which keeps it here; when its lock is given back that counts as use
         return entry
 
     def evict(self, key: str) -> bool:

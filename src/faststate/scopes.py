@@ -68,7 +68,9 @@ class StateIdentifier:
     `MAX_ID_LENGTH` or of another type, or when `cls_name` is not of the form `[A-Za-z][A-Za-z0-9_]*`.
     """
 
-    __slots__ = ("cls_name", "component_id", "key", "record_id", "scope", "session_id", "user_id")
+    __slots__ = (
+        "cls_name", "component_id", "instance_id", "key", "namespace", "record_id", "scope", "session_id", "user_id",
+    )  # fmt: skip
 
     scope: StateScope
     cls_name: str
@@ -77,6 +79,10 @@ class StateIdentifier:
     component_id: str | None
     record_id: str | None
     key: str
+    instance_id: str | None
+    """The id (str) which tells the states of one class apart on a page, or None where a page can have but one."""
+    namespace: tuple[str, ...]
+    """Path of this state's signals on a page, one or two segments of `[A-Za-z0-9_]`: `("Counter", "left")`."""
 
     def __init__(
         self,
@@ -109,6 +115,8 @@ class StateIdentifier:
             else:
                 put(self, name, _clean_id(name, value))
         put(self, "key", self._build())
+        put(self, "instance_id", self.record_id if scope is StateScope.RECORD else self.component_id)
+        put(self, "namespace", namespace_of(cls_name, self.instance_id))
 
     def _build(self) -> str:
         parts = [self.scope.value, self.cls_name]
@@ -169,16 +177,6 @@ class StateIdentifier:
         if found.key != key:  # another spelling of an id would be a second key for one state
             raise IdentifierError(f"{key!r} is not a state key; it would be written {found.key!r}")
         return found
-
-    @property
-    def instance_id(self) -> str | None:
-        """The id (str) which tells the states of one class apart on a page, or None where a page can have but one."""
-        return self.record_id if self.scope is StateScope.RECORD else self.component_id
-
-    @property
-    def namespace(self) -> tuple[str, ...]:
-        """Path of this state's signals on a page, one or two segments of `[A-Za-z0-9_]`: `("Counter", "left")`."""
-        return namespace_of(self.cls_name, self.instance_id)
 
     def __reduce__(self) -> tuple[Any, ...]:  # how copy and pickle make another one of what cannot be assigned to
         return StateIdentifier.parse, (self.key,)

@@ -21,10 +21,10 @@ from starlette.requests import HTTPConnection
 from .auth import UserContext, current_request, current_user
 from .events import DEFAULT_PREFIX, Event
 from .exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
-from .fields import EVERYTHING_SHOWN, Schema
+from .fields import EVERYTHING_SHOWN, PLAIN, Schema
 from .scopes import StateIdentifier
 from .stores import Version
-from .values import REMEDY, Thaw, equal, freeze, is_container
+from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container
 from .views import View, ViewFragment
 from .wire import display, merge_patch, same, to_wire
 
@@ -98,32 +98,33 @@ class Committed:
 class Working:
     """What a working copy knows of itself. Lifetime: one transaction, or one step of a generator."""
 
-    __slots__ = ("base", "frozen", "thaw")
+    __slots__ = ("base", "frozen", "schema", "thaw")
 
     def __init__(self, base: ReactiveState) -> None:
         self.base = base
+        self.schema = type(base)._fs_schema()
         self.thaw = Thaw()
         self.frozen: dict[str, Any] = {}
 
 
 class Change:
-    """A checked change of one state that waits to be committed: its new values and what they are on the wire."""
+    """A checked change of one state that waits to be committed: its new values and what they are on the wire.
 
-    __slots__ = ("base", "changed", "delta", "encoded", "values")
+    `made` holds the values, and is what becomes the committed snapshot.
+    """
 
-    def __init__(
-        self,
-        base: ReactiveState,
-        values: dict[str, Any],
-        changed: list[str],
-        encoded: dict[str, Any],
-        delta: dict[str, Any],
-    ) -> None:
-        self.base = base
-        self.values = values
+    __slots__ = ("changed", "delta", "encoded", "made")
+
+    def __init__(self, made: ReactiveState, changed: list[str], encoded: dict[str, Any], delta: dict[str, Any]) -> None:
+        self.made = made
         self.changed = changed
         self.encoded = encoded
         self.delta = delta
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The new values, frozen, by field."""
+        return self.made.__dict__
 
 
 class SignalRef(str):
@@ -239,13 +240,13 @@ class ReactiveState(BaseModel):
 
     @classmethod
     def _fs_schema(cls) -> Schema:
-        schema = cls.__dict__.get("_fs_schema_")
+        schema: Schema | None = cls.__dict__.get("_fs_schema_")
         if schema is None:
             cls.model_rebuild()
             schema = Schema(cls)
             type.__setattr__(cls, "_fs_schema_", schema)
             cls._bound_fields = schema.bound
-        return cast(Schema, schema)
+        return schema
 
     @classmethod
     def _registered_name(cls) -> str:
@@ -320,7 +321,7 @@ class ReactiveState(BaseModel):
         values, committed = {}, base.__dict__
         for name in type(base).__pydantic_fields__:
             value = committed[name]
-            if is_container(value):
+            if type(value) not in SCALARS and is_container(value):
                 fs.frozen[name] = value
             else:
                 values[name] = value
@@ -348,50 +349,55 @@ class ReactiveState(BaseModel):
             for name, value in self.__dict__.items():
                 if name not in fields or value is old[name]:
                     continue
-                frozen = fs.thaw.refreeze(value)
+                frozen = value if type(value) in SCALARS else fs.thaw.refreeze(value)
                 if frozen is not old[name]:
                     values[name] = frozen
                     changed.append(name)
             if not changed:
                 return None
-            snapshot, changed = cls._validated(values, changed, old, self.__pydantic_private__)
+            made, changed = cls._validated(fs.schema, values, changed, old, base.__pydantic_private__)
             if not changed:  # equal to what was there, in other objects
                 return None
         except ValidationError as error:
             raise EventError(_explain(cls, error)) from error
-        return base._as_change(snapshot, changed)
+        return base._as_change(fs.schema, made, changed)
 
-    def _as_change(self, snapshot: ReactiveState, changed: list[str]) -> Change:
-        """The change from this committed snapshot to the values of `snapshot`; those of `changed` are others."""
-        cls, committed = type(self), self._committed
+    def _as_change(self, schema: Schema, made: ReactiveState, changed: list[str]) -> Change:
+        """The change from this committed snapshot to the values of `made`; those of `changed` are others."""
         try:
-            fresh = snapshot._encode(cls._fs_schema().affected(changed))
+            fresh = made._encode(schema.affected(changed), schema)
         except ValueError as error:  # Python writes no number of more than 4,300 digits
-            raise EventError(f"{cls.__name__}: a value is too long to be shown") from error
-        delta = {
-            name: merge_patch(committed.encoded.get(name), value)
-            for name, value in fresh.items()
-            if name not in committed.encoded or not same(committed.encoded[name], value)
-        }
-        return Change(self, snapshot.__dict__, changed, {**committed.encoded, **fresh}, delta)
+            raise EventError(f"{type(self).__name__}: a value is too long to be shown") from error
+        known, delta = self._committed.encoded, {}
+        for name, value in fresh.items():
+            if name not in known:
+                delta[name] = value
+            elif not same(known[name], value):
+                delta[name] = merge_patch(known[name], value)
+        return Change(made, changed, {**known, **fresh}, delta)
 
     def _change_to(self, other: ReactiveState) -> Change | None:
         """What makes this committed snapshot have the field values of `other`; None when it has them."""
         old, fresh = self.__dict__, other._frozen_values()
         values = {name: old[name] if equal(value, old[name]) else value for name, value in fresh.items()}
         changed = [name for name, value in values.items() if value is not old[name]]
-        return self._as_change(self._blank(values, self.__pydantic_private__), changed) if changed else None
+        made = self._blank(values, self.__pydantic_private__)
+        return self._as_change(type(self)._fs_schema(), made, changed) if changed else None
 
     def _no_change(self) -> Change:
         """A change of this committed snapshot that leaves all values as they are."""
-        return Change(self, self._frozen_values(), [], self._committed.encoded, {})
+        return Change(self._loose(), [], self._committed.encoded, {})
+
+    def _loose(self) -> Self:
+        """What has the frozen values of this instance, and is to become a committed snapshot."""
+        return self._blank(self._frozen_values(), self.__pydantic_private__)
 
     @classmethod
     def _validated(
-        cls, values: dict[str, Any], changed: list[str], old: Mapping[str, Any], private: Any
+        cls, schema: Schema, values: dict[str, Any], changed: list[str], old: Mapping[str, Any], private: Any
     ) -> tuple[Self, list[str]]:
         validator = cls.__pydantic_validator__
-        if cls._fs_schema().checks_whole:
+        if schema.checks_whole:
             whole = validator.validate_python(values, by_alias=False, by_name=True)
             checked, touched = cls._blank(whole._frozen_values(), private), list(values)
         else:
@@ -400,7 +406,9 @@ class ReactiveState(BaseModel):
                 validator.validate_assignment(checked, name, values[name])
         result = checked.__dict__
         for name in touched:
-            value = freeze(result[name])
+            value = result[name]
+            if type(value) not in SCALARS:
+                value = freeze(value)
             result[name] = old[name] if equal(value, old[name]) else value
         return checked, [name for name in touched if result[name] is not old[name]]
 
@@ -408,10 +416,10 @@ class ReactiveState(BaseModel):
     def _is_committed(self) -> bool:
         return type(self._fs) is Committed
 
-    def _commit(self, values: dict[str, Any], committed: Committed) -> Self:
-        made = self._blank(values, self.__pydantic_private__)
-        object.__setattr__(made, "_fs", committed)
-        return made
+    def _commit(self, committed: Committed) -> Self:
+        """Makes of this instance, which holds frozen values and belongs to nobody yet, a committed snapshot."""
+        object.__setattr__(self, "_fs", committed)
+        return self
 
     @property
     def _committed(self) -> Committed:
@@ -538,10 +546,15 @@ class ReactiveState(BaseModel):
             return fs.base._instance_id
         return fs.identifier.instance_id if type(fs) is Committed else None
 
-    def _encode(self, names: set[str]) -> dict[str, Any]:
-        """The wire values of the signals `names`."""
+    def _encode(self, names: set[str], schema: Schema | None = None) -> dict[str, Any]:
+        """The wire values of the signals `names`. `schema` is the class's, for who has it at hand."""
         if not names:
             return {}
+        if names <= (schema or type(self)._fs_schema()).plain:
+            held = self.__dict__  # where every scalar of a working copy is, too
+            values = {name: held[name] for name in names}
+            if PLAIN.issuperset(map(type, values.values())):
+                return {name: to_wire(value) for name, value in values.items()}
         with _unseen():
             encoded = self.__pydantic_serializer__.to_python(
                 self._whole(), mode="json", include=names, by_alias=False, warnings=False
@@ -615,7 +628,7 @@ class ReactiveState(BaseModel):
         context = req.scope.get("faststate")
         if context is None:
             raise NotStartedError(f"{cls.__name__} is a parameter, but its app has no StateProvider: call setup(app)")
-        return await context.resolve_for_fasthtml(cls, req)
+        return await context.provider.context(req).resolve_for_fasthtml(cls, req)
 
 
 def _check_schema_version(cls: type[ReactiveState]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
@@ -13,6 +15,12 @@ __all__ = ["TOKEN_MAX_AGE", "Shown", "TokenSigner", "WatchToken", "binding"]
 
 TOKEN_MAX_AGE: Final = 7 * 86_400
 """Seconds that a page's token is good for; an older page is told to reload."""
+
+TOKENS_KEPT: Final = 4_096
+"""Tokens whose signature was found genuine and is not computed again; the longest known gives way."""
+
+LONGEST_KEPT: Final = 2_048
+"""Characters of a token that is kept; one that shows a great many states is verified each time."""
 
 
 class Shown(NamedTuple):
@@ -31,6 +39,7 @@ class WatchToken(NamedTuple):
     expired: bool = False
 
 
+@lru_cache(maxsize=4_096, typed=True)  # typed, since True and 1 are equal and two users
 def binding(session_id: str | None, user_id: object) -> str:
     """A digest (str) of session and user. A session id has 128 random bits, so the digest gives neither away."""
     text = f"{session_id}\0{'' if user_id is None else user_id}"
@@ -47,6 +56,8 @@ class TokenSigner:
     def __init__(self, secret_keys: Sequence[str], max_age: int = TOKEN_MAX_AGE, purpose: str = "") -> None:
         self._serializer = URLSafeTimedSerializer(list(secret_keys), salt=f"faststate.watch{purpose}")
         self.max_age = max_age
+        # By the whole token: what it says, and when it was signed (seconds). Of these keys alone, as the signer is.
+        self._genuine: dict[str, tuple[WatchToken, int]] = {}
 
     def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:
         """A URL-safe token (str) for a page that shows `shown`, of the session and user in `bound_to`."""
@@ -57,10 +68,20 @@ class TokenSigner:
         """What `token` says, or None when it is forged, cut or no token at all. An expired one says so."""
         if not isinstance(token, str):
             return None
+        if (kept := self._genuine.get(token)) is not None:
+            found, signed_at = kept
+            if 0 <= int(time.time()) - signed_at <= self.max_age:
+                return found
+            del self._genuine[token]  # a token's age counts each time, as itsdangerous counts it
         try:
-            bound_to, entries = self._serializer.loads(token, max_age=self.max_age)
-            return WatchToken(bound_to, tuple(Shown(name, own, tuple(views)) for name, own, views in entries))
+            (bound_to, entries), signed = self._serializer.loads(token, max_age=self.max_age, return_timestamp=True)
+            found = WatchToken(bound_to, tuple(Shown(name, own, tuple(views)) for name, own, views in entries))
         except SignatureExpired:
             return WatchToken("", (), expired=True)
         except (BadData, ValueError, TypeError):
             return None
+        if len(token) <= LONGEST_KEPT:
+            if len(self._genuine) >= TOKENS_KEPT:
+                del self._genuine[next(iter(self._genuine))]
+            self._genuine[token] = found, int(signed.timestamp())
+        return found

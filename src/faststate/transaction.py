@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 
-from .entries import Entry
+from .entries import Entry, Nonce, digest_of
 from .events import Event
 from .exceptions import EventConflictError, StateNotFoundError
 from .locks import Holder, current_holder, identity_here
@@ -41,6 +41,17 @@ class Guard(NamedTuple):
     ask: Callable[[ReactiveState], Awaitable[None]]
 
 
+class Step(NamedTuple):
+    """One committed step of an event: what it returned or yielded, as `render` made it; or that it was a repeat.
+
+    `closing` is the step of a generator behind its last `yield`.
+    """
+
+    result: Any
+    repeated: bool = False
+    closing: bool = False
+
+
 class Transaction:
     """Working copies of some states. Lifetime: one event, `run()` or `modify()`."""
 
@@ -54,15 +65,17 @@ class Transaction:
         self._registry = registry
         self._guards = guards
         self._still_current = still_current
-        unique = {entry.identifier.key: entry for entry in entries}
+        self._given = {entry.identifier.key: entry for entry in entries}  # ids are of use while their objects live
         # By the key of the beginning: a sign-in may give a state another one while this runs.
-        self._keys = {id(entry): entry.identifier.key for entry in unique.values()}
-        self._entries = {key: registry.pin(unique[key]) for key in sorted(unique)}
-        self._keys |= {id(entry): key for key, entry in self._entries.items()}
-        self._given = list(unique.values())  # ids are of use while their objects live
+        self._keys: dict[int, str] = {}
+        self._entries: dict[str, Entry] = {}
+        for key in sorted(self._given):
+            given = self._given[key]
+            entry = self._entries[key] = registry.pin(given)
+            self._keys[id(given)] = self._keys[id(entry)] = key
         self._copies: dict[str, ReactiveState] = {}
         self._locked: list[Entry] = []
-        self.owner: object = self
+        self.owner: object = None
         """Whose the locks are: this transaction's, or that of the one whose body it is in."""
 
     async def begin(self) -> None:
@@ -72,7 +85,7 @@ class Transaction:
         state is another by now than the one they were asked about, and `still_current` whether the caller is still who
         it was. Raises `LockTimeoutError`, and what these raise.
         """
-        self.owner = identity_here() or self
+        self.owner = identity_here() or object()
         for entry in self._entries.values():
             await self._registry.locks.acquire(entry, self.owner)
             self._locked.append(entry)
@@ -82,8 +95,9 @@ class Transaction:
                 await committer.reload(entry)  # what is in memory need not be what is stored
             if entry.removed is not None and not entry.is_over:
                 raise StateNotFoundError(entry.removed)
-        changed = [guard for guard in self._guards if self.entry(guard.entry).state is not guard.asked]
-        if changed:
+        if self._guards and (
+            changed := [guard for guard in self._guards if self.entry(guard.entry).state is not guard.asked]
+        ):
             async with self._registry.locks.answer_in_time("a rule that was asked with the lock held"):
                 for guard in changed:
                     await guard.ask(self.entry(guard.entry).state)
@@ -104,18 +118,37 @@ class Transaction:
 
     def prepare(self) -> list[tuple[Entry, Change]]:
         """What there is to commit, validated. Raises `EventError` when new values do not validate."""
-        changes = ((self._entries[key], copy._change()) for key, copy in self._copies.items())
-        return [(entry, change) for entry, change in changes if change is not None]
+        prepared = []
+        for key, copy in self._copies.items():
+            if (change := copy._change()) is not None:
+                prepared.append((self._entries[key], change))
+        return prepared
 
     async def commit(
         self,
         prepared: list[tuple[Entry, Change]],
         *,
-        nonce: tuple[Entry, str] | None = None,
+        nonce: Nonce | None = None,
         also: Sequence[Write] = (),
     ) -> None:
         """Saves and commits what `prepare` returned; as `Committer.commit`."""
         await self._registry.committer.commit(prepared, nonce=nonce, also=also, still_current=self._still_current)
+
+    async def finish(
+        self,
+        result: Any,
+        nonce: Nonce | None,
+        render: Callable[[Any], Any],
+        take: Callable[[Step], Awaitable[None]],
+        *,
+        closing: bool = False,
+    ) -> None:
+        """Commits one step of an event, which gave `result`, unlocks, and gives it to `take` as it was rendered."""
+        rendered = render(result)
+        self._still_current()  # it may have taken its time
+        await self._registry.committer.commit(self.prepare(), nonce=nonce, still_current=self._still_current)
+        self.unlock()
+        await take(Step(rendered, closing=closing))
 
     def unlock(self) -> None:
         """Drops what was not committed and gives the locks back."""
@@ -126,21 +159,11 @@ class Transaction:
 
     def end(self) -> None:
         """Unlocks, and lets go of the states."""
-        self.unlock()
+        if self._locked:
+            self.unlock()
         for entry in self._entries.values():
             entry.users -= 1
         self._entries = {}
-
-
-class Step(NamedTuple):
-    """One committed step of an event: what it returned or yielded, as `render` made it; or that it was a repeat.
-
-    `closing` is the step of a generator behind its last `yield`.
-    """
-
-    result: Any
-    repeated: bool = False
-    closing: bool = False
 
 
 async def run_event(
@@ -149,6 +172,7 @@ async def run_event(
     event: Event[Any, Any],
     arguments: Mapping[str, Any],
     states: Mapping[str, Entry],
+    take: Callable[[Step], Awaitable[None]],
     *,
     bound: Callable[[], Mapping[str, Any]] = dict,
     nonce: str | None = None,
@@ -156,23 +180,26 @@ async def run_event(
     guards: Sequence[Guard] = (),
     still_current: Callable[[], None] = lambda: None,
     render: Callable[[Any], Any] = lambda result: result,
-) -> AsyncIterator[Step]:
-    """Runs an event and yields its steps, each of them committed: one, or one per `yield` of a generator.
+) -> None:
+    """Runs an event and gives its steps to `take`, each of them committed: one, or one per `yield` of a generator.
 
     `states` are the further states that the event takes, by parameter; `bound` gives the fields to set before it runs,
     and is called with the locks held; `guards` are asked again where a state changed before that, and
     `still_current` before each step and each commit. An event whose
     `nonce` the state has seen is not run again, one that `expected` another version than the state's (as the signal has
-    it) not at all: `EventConflictError`. What `render` or the event raises leaves no trace of the step.
+    it) not at all: `EventConflictError`. What `render` or the event raises leaves no trace of the step; what `take`
+    raises ends the event behind it.
     """
-    # A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock.
-    async with _places() if event.kind == "sync" else contextlib.nullcontext():
-        transaction = Transaction(registry, [entry, *states.values()], guards, still_current)
+    entries = [entry, *states.values()]
+    thread = await _enter_thread(registry, entries) if event.kind == "sync" else None
+    try:
+        transaction = Transaction(registry, entries, guards, still_current)
         try:
             await transaction.begin()
             entry = transaction.entry(entry)
-            if nonce is not None and await registry.committer.has_seen(entry, nonce, states.values()):
-                yield Step(None, repeated=True)
+            own = Nonce(entry, digest_of(nonce)) if nonce is not None else None
+            if own is not None and await registry.committer.has_seen(own, states.values()):
+                await take(Step(None, repeated=True))
                 return
             if expected is not None and expected != str(entry.version):
                 raise EventConflictError(
@@ -181,55 +208,76 @@ async def run_event(
             state = transaction.copy(entry)
             for name, value in bound().items():
                 setattr(state, name, value)
-            given = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
-            steps = _steps(event, state, given, Holder(transaction.owner, asyncio.current_task()))
-            try:
-                first = True
-                async for last, result in steps:
-                    rendered = render(result)
-                    still_current()  # it may have taken its time
-                    own = (entry, nonce) if first and nonce is not None else None
-                    await transaction.commit(transaction.prepare(), nonce=own)
-                    first = False
-                    transaction.unlock()
-                    yield Step(rendered, closing=last and event.kind == "generator")
-                    if not last:
-                        await transaction.begin()
-            finally:
-                await steps.aclose()  # type: ignore[attr-defined]  # _steps is an async generator
+            if states:
+                arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
+            holder = Holder(transaction.owner, asyncio.current_task())
+            if event.kind == "generator":
+                await _run_generator(event.function(state, **arguments), transaction, holder, own, render, take)
+                return
+            result = await _call(event, state, arguments, holder)
+            if thread is not None:
+                thread.close()
+            await transaction.finish(result, own, render, take)
         finally:
             transaction.end()
+    finally:
+        if thread is not None:
+            thread.close()
 
 
-async def _steps(
-    event: Event[Any, Any], state: ReactiveState, arguments: Mapping[str, Any], holder: Holder
-) -> AsyncIterator[tuple[bool, Any]]:
-    """What the event returns or yields, each with whether it was the last; its own code runs as the locks' holder."""
-    if event.kind == "generator":
-        generator = event.function(state, **arguments)
-        try:
-            while True:
-                token = current_holder.set(holder)
-                try:
-                    result = await anext(generator)
-                except StopAsyncIteration:
-                    break
-                finally:
-                    current_holder.reset(token)
-                yield False, result
-            yield True, None
-        finally:
-            await generator.aclose()
-        return
+async def _enter_thread(registry: StateRegistry, entries: Sequence[Entry]) -> contextlib.ExitStack:
+    """Takes what a sync event needs to have a thread; it is given back when the result is closed.
+
+    A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock. And a
+    turn at its states comes before the place: of those that wait for one busy state, one alone may keep a place from
+    other states' events. An event inside another one's body, which has locks already, waits for no turn.
+    """
+    with contextlib.ExitStack() as taken:
+        if identity_here() is None:
+            await registry.locks.take_turn(entries, taken)
+        places = _places()
+        await places.acquire()
+        taken.callback(places.release)
+        return taken.pop_all()
+
+
+async def _call(event: Event[Any, Any], state: ReactiveState, arguments: Mapping[str, Any], holder: Holder) -> Any:
+    """What the event returns; its own code runs as the locks' holder."""
     token = current_holder.set(holder)
     try:
         if event.kind == "async":
-            result = await event.function(state, **arguments)
-        else:
-            # Not of the handlers' threads: those that wait for a lock would take the one its holder needs to go on.
-            result = await to_thread.run_sync(partial(event.function, state, **arguments), limiter=CapacityLimiter(1))
-            if inspect.isawaitable(result):  # an async method under a decorator that hides it
-                result = await result
+            return await event.function(state, **arguments)
+        # Not of the handlers' threads: those that wait for a lock would take the one its holder needs to go on.
+        result = await to_thread.run_sync(partial(event.function, state, **arguments), limiter=CapacityLimiter(1))
+        # An async method under a decorator that hides it gives something to be awaited.
+        return await result if inspect.isawaitable(result) else result
     finally:
         current_holder.reset(token)
-    yield True, result
+
+
+async def _run_generator(
+    generator: Any,
+    transaction: Transaction,
+    holder: Holder,
+    nonce: Nonce | None,
+    render: Callable[[Any], Any],
+    take: Callable[[Step], Awaitable[None]],
+) -> None:
+    """Runs an async generator: each `yield` ends a step, and so does its end."""
+    last = False
+    try:
+        while not last:
+            token = current_holder.set(holder)
+            result = None
+            try:
+                result = await anext(generator)
+            except StopAsyncIteration:
+                last = True
+            finally:
+                current_holder.reset(token)
+            await transaction.finish(result, nonce, render, take, closing=last)
+            nonce = None
+            if not last:
+                await transaction.begin()
+    finally:
+        await generator.aclose()

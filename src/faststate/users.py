@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from starlette.exceptions import HTTPException
@@ -42,7 +42,9 @@ class Users:
         raises as its answer: an error of this library, or Starlette's `HTTPException`.
         """
         try:
-            found = await self._find(connection)
+            found = self._find(connection)
+            if found is not None and not isinstance(found, UserContext) and inspect.isawaitable(found):
+                found = await found
         except (FastStateError, HTTPException):
             raise
         except Exception as error:
@@ -51,9 +53,10 @@ class Users:
             raise BackendError(f"the app's user loader returned {type(found).__name__}, not a UserContext or None")
         return found
 
-    async def _find(self, connection: HTTPConnection) -> UserContext | None:
+    def _find(self, connection: HTTPConnection) -> Any:
+        """The user or None, or what is to be awaited for that."""
         if self.user_loader is not None:
-            return cast("UserContext | None", await _settled(self.user_loader(connection)))
+            return self.user_loader(connection)
         scope = connection.scope
         for place in ("auth", "user"):
             if isinstance(scope.get(place), UserContext):
@@ -74,14 +77,10 @@ class Users:
         if not _is_id(user_id):
             return None
         if self.load_user_by_id is not None:
-            return cast("UserContext | None", await _settled(self.load_user_by_id(user_id)))
+            return self.load_user_by_id(user_id)
         return UserContext(user_id, str(user_id), permissions=permissions)
 
 
 def _is_id(value: Any) -> bool:
     """Whether `value` can be a user's id. False is none: apps write it where nobody is signed in any more."""
     return isinstance(value, str | int | UUID) and not isinstance(value, bool) and value != ""
-
-
-async def _settled(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value

@@ -18,13 +18,13 @@ import uuid
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter
 
 from .exceptions import ConfigurationError, ReadOnlyStateError
 
-__all__ = ["Guard", "StateDict", "StateList", "StateSet", "Thaw", "equal", "freeze", "is_container"]
+__all__ = ["SCALARS", "Guard", "StateDict", "StateList", "StateSet", "Thaw", "equal", "freeze", "is_container"]
 
 REMEDY = "change it in an @event, with `await state.<event>.run(...)`, or in `async with provider.modify(...)`"
 
@@ -146,7 +146,7 @@ class StateSet(set[Any]):
 
 _GUARDED = frozenset({StateList, StateDict, StateSet})
 
-_SCALARS = frozenset(
+SCALARS: Final = frozenset(
     {
         type(None),
         bool,
@@ -170,7 +170,7 @@ _CONTAINERS = (list, dict, set, frozenset, tuple, BaseModel)
 
 def is_container(value: object) -> bool:
     """True for values that need thawing before they may be changed."""
-    if type(value) in _SCALARS:
+    if type(value) in SCALARS:
         return False
     return isinstance(value, _CONTAINERS) or dataclasses.is_dataclass(value)
 
@@ -273,7 +273,7 @@ def _twin(source: Any, shape: _Shape, cls: type, convert: Callable[[Any], Any], 
     """A new `cls` with `source`'s field values passed through `convert`."""
     fields = shape.read(source)
     for name, value in fields.items():
-        if type(value) not in _SCALARS:
+        if type(value) not in SCALARS:
             fields[name] = convert(value)
     return shape.make(cls, fields, source, guard)
 
@@ -290,7 +290,7 @@ def freeze(value: Any) -> Any:
 
     Raises `ConfigurationError` for types that cannot be made unchangeable.
     """
-    return value if type(value) in _SCALARS else Thaw().refreeze(value)
+    return value if type(value) in SCALARS else Thaw().refreeze(value)
 
 
 class Thaw:
@@ -314,7 +314,7 @@ class Thaw:
     def thaw(self, value: Any) -> Any:
         """A changeable twin of the frozen `value`; scalars and frozensets are their own."""
         kind = type(value)
-        if kind in _SCALARS:
+        if kind in SCALARS:
             return value
         twin: Any
         if kind is StateList:
@@ -341,7 +341,7 @@ class Thaw:
     def refreeze(self, value: Any) -> Any:
         """The frozen form of a working value: its origin where nothing changed, else a new frozen twin."""
         kind = type(value)
-        if kind in _SCALARS:
+        if kind in SCALARS:
             return value
         twin, origin = self._origins.get(id(value), (None, None))
         if twin is not value:
@@ -378,12 +378,12 @@ class Thaw:
             return value
         if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
             return self._refreeze_model(value, _shapes[_guarded_class(kind)], None)
-        if isinstance(value, tuple(_SCALARS - {type})) or type(value).__module__.startswith(("pydantic", "zoneinfo")):
+        if isinstance(value, tuple(SCALARS - {type})) or type(value).__module__.startswith(("pydantic", "zoneinfo")):
             return value  # subclasses of scalars, and pydantic's own value types (URLs, secrets): immutable
         raise _unsupported(value)
 
     def _refreeze_all(self, values: Iterable[Any]) -> list[Any]:
-        return [value if type(value) in _SCALARS else self.refreeze(value) for value in values]
+        return [value if type(value) in SCALARS else self.refreeze(value) for value in values]
 
     def _refreeze_model(self, value: Any, shape: _Shape, origin: Any) -> Any:
         fields = shape.read(value)
@@ -444,7 +444,7 @@ def equal(new: Any, old: Any) -> bool:
 
 def _same(new: Any, old: Any) -> bool:
     """Equal for certain: the same object, or equal scalars of one type (1, 1.0 and True are three values)."""
-    return new is old or (type(new) is type(old) and type(new) in _SCALARS and bool(new == old))
+    return new is old or (type(new) is type(old) and type(new) in SCALARS and bool(new == old))
 
 
 def _all_same(new: Sequence[Any], old: Sequence[Any]) -> bool:

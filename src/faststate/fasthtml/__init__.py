@@ -68,9 +68,9 @@ def setup(provider: StateProvider, app: Any) -> None:
         app._add_ws = add_websocket
     if original is None:
         raise ConfigurationError("this version of FastHTML is not supported: app._endp is missing")
-    Routes(provider, app, original)
+    routes = Routes(provider, app, original)
     app.hdrs.append(DatastarScript(provider))
-    app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app))
+    app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app, routes=routes))
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: StreamKeeper(build(), provider)
     app.add_exception_handler(FastStateError, partial(_error_response, provider))

@@ -7,19 +7,20 @@ import logging
 from typing import Any
 
 from fasthtml.core import Beforeware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from ..auth import current_request, current_user
-from ..context import RequestContext
+from ..context import Answered, RequestContext
 from ..exceptions import ConfigurationError, FastStateError
 from ..provider import StateProvider
 from ..scopes import StateScope
 from ..state import current_page
 from .injection import add_late, inject
-from .routes import BUSY
+from .routes import BUSY, Routes
 
 __all__ = ["FastStateMiddleware", "check_routes"]
 
@@ -29,11 +30,15 @@ logger = logging.getLogger("faststate")
 class FastStateMiddleware:
     """Gives each request its context. The innermost middleware: the session is there already. Lifetime: the app."""
 
-    def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any) -> None:
+    def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any, routes: Routes) -> None:
         self.app = app
         self.provider = provider
         self.owner = owner
         self._checked = False
+        self._routes = routes
+        self._answered = Answered(provider)
+        # Between here and the routes there is Starlette's alone, which an event has no need to pass.
+        self._is_innermost = isinstance(app, ExceptionMiddleware) and app.app is owner.router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -42,7 +47,8 @@ class FastStateMiddleware:
         if not self._checked:
             check_routes(self.provider, self.owner)
             self._checked = True
-        _wrap_before(self.provider, self.owner)
+        if self.owner.before:
+            _wrap_before(self.provider, self.owner)
         self.provider._loop = asyncio.get_running_loop()  # a plain `with modify` in a thread works on this one
         if not self.provider.is_started:  # a mounted app, or a server without the lifespan protocol
             try:
@@ -54,7 +60,7 @@ class FastStateMiddleware:
                 return
         connection = HTTPConnection(scope)
         context = RequestContext(self.provider, connection)
-        context.add_late = lambda request: add_late(context, request)
+        context.add_late = add_late
         context.will_answer = scope["type"] == "http"
         scope["faststate"] = context
 
@@ -65,12 +71,15 @@ class FastStateMiddleware:
 
         tokens = (current_request.set(connection), current_page.set(context.page), current_user.set(None))
         try:
-            await self.app(scope, receive, answer)
+            response = await self._routes.answer_event(context, scope, receive) if self._is_innermost else None
+            await (response or self.app)(scope, receive, answer)
         finally:
             current_request.reset(tokens[0])
             current_page.reset(tokens[1])
             current_user.reset(tokens[2])
             context.answered()
+            scope["faststate"] = self._answered
+            scope.pop("faststate_others", None)
 
 
 def _wrap_before(provider: StateProvider, app: Any) -> None:

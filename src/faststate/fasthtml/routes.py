@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import cached_property
 from math import ceil
 from typing import Any, Final
 
+from fastcore.utils import listify
 from fasthtml.core import HTTPException, noop_body
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope
 
+from ..context import RequestContext
 from ..dispatch import (
     Call,
+    Effect,
     ForgedTokens,
     StaleTokens,
     dispatch,
@@ -30,7 +35,9 @@ from ..exceptions import EventArgumentError, EventConflictError, FastStateError,
 from ..page import message_frame, reload_frame
 from ..provider import StateProvider
 from ..sse import SSEConnection
-from ..wire import signals_frame
+from ..waits import in_time
+from ..wire import depth_of, signals_frame
+from .beforeware import run_before
 from .script import datastar_url
 from .streams import SSE_HEADERS, StreamResponse, drain_on_signal
 
@@ -41,6 +48,8 @@ logger = logging.getLogger("faststate")
 BUSY: Final = "The server is restarting. Please try again."
 UNREAD: Final = "What this page shows cannot be had just now. Please try again later."
 _UNSAVED: Final = "This could not be saved. Please try again."
+_FAILED: Final = "faststate_failed"
+"""Where an event's error waits in the request's scope for the event's route."""
 _BROKEN: Final = "Something went wrong on the server. Nothing was changed."
 
 
@@ -48,6 +57,11 @@ class EventResponse(Response):
     """The answer to an event: 204, or SSE that says what happened; `FastState-Status` holds the status meant."""
 
     def __init__(self, frames: bytes = b"", status: int | None = None) -> None:
+        if status is None and not frames:
+            # Nearly all events end so, and its one header is always the same.
+            self.status_code, self.body, self.background = 204, b"", None
+            self.raw_headers = [(b"cache-control", b"no-store")]
+            return
         headers = {"cache-control": "no-store"}
         if status is not None:
             headers["faststate-status"] = str(status)
@@ -56,12 +70,22 @@ class EventResponse(Response):
         super().__init__(frames or None, status_code=200 if frames else 204, headers=headers)
 
 
-def _is_cross_site(request: Request) -> bool:
-    site = request.headers.get("sec-fetch-site")
+def _headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """The request's headers by their lower-case names; of those that came twice the first, as Starlette has it."""
+    return dict(reversed(list(scope["headers"])))
+
+
+def _is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
+    site = headers.get(b"sec-fetch-site")
     if site is not None:
-        return site not in ("same-origin", "none")  # another subdomain or port is another app
-    origin = request.headers.get("origin")
-    return origin is not None and origin.partition("://")[2] != request.headers.get("host")
+        return site not in (b"same-origin", b"none")  # another subdomain or port is another app
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return value.decode("latin-1") if value is not None else None
 
 
 async def _no_body() -> Message:
@@ -72,45 +96,83 @@ class _TooSlow(Exception):
     """The body did not arrive in time."""
 
 
-async def _read_body(request: Request, limit: int, seconds: float) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise EventArgumentError(f"the payload has {declared} bytes; the most is {limit}")
-    body = bytearray()
+async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, seconds: float) -> bytes:
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit:
+        raise EventArgumentError(f"the payload has {int(declared)} bytes; the most is {limit}")
     try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise EventArgumentError(f"the payload is larger than {limit} bytes")
+        return await in_time(seconds, _receive_body(receive, limit))
     except TimeoutError:
         raise _TooSlow from None
-    except ClientDisconnect:
-        raise EventArgumentError("the payload ended too early") from None
-    return bytes(body)
 
 
-def _replayed(request: Request, body: bytes) -> Request:
-    """The same request, of which the body has been read, for FastHTML to read it again."""
+async def _receive_body(receive: Receive, limit: int) -> bytes:
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise EventArgumentError("the payload ended too early")
+        chunk: bytes = message.get("body", b"")
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise EventArgumentError(f"the payload is larger than {limit} bytes")
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def replay() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
 
-    return Request(request.scope, replay)
+class _Replayed(Request):
+    """A request whose body has been read, for a Beforeware to read it again. Lifetime: one event.
+
+    FastHTML gives a Beforeware copies of what the app's pages begin and end with, which an event hardly ever needs:
+    they are made when somebody asks.
+    """
+
+    def __init__(self, app: Any, scope: Scope, body: bytes) -> None:
+        async def replay() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        super().__init__(scope, replay)
+        self._app = app
+        self.injects: list[Any] = []
+        self.max_part_size = app.max_part_size
+
+    @cached_property
+    def hdrs(self) -> list[Any]:
+        return list(listify(deepcopy(self._app.hdrs)))
+
+    @cached_property
+    def ftrs(self) -> list[Any]:
+        return list(listify(deepcopy(self._app.ftrs)))
+
+    @cached_property
+    def htmlkw(self) -> Any:
+        return deepcopy(self._app.htmlkw)
+
+    @cached_property
+    def bodykw(self) -> Any:
+        return deepcopy(self._app.bodykw)
 
 
-def _parse(body: bytes) -> Any:
+def _parse(body: bytes, max_depth: int | None = None) -> Any:
+    """The JSON in `body`, nested no deeper than `max_depth` levels. Raises `EventArgumentError`."""
     try:
-        payload = json.loads(body or b"{}")
-        # JSON can write half of a character (a lone surrogate), which no page could be sent.
-        json.dumps(payload, ensure_ascii=False).encode()
-        return payload
+        if body.isascii() and b"\\u" not in body and b"\0" not in body:
+            payload = json.loads(body.decode("ascii") or "{}")
+        else:
+            payload = json.loads(body or b"{}")
+            # JSON can write half of a character (a lone surrogate), which no page could be sent.
+            json.dumps(payload, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise EventArgumentError("the payload holds text that is not Unicode (a lone surrogate)") from None
     except RecursionError:
         raise EventArgumentError("the payload is nested too deep") from None
     except ValueError:
         raise EventArgumentError("the payload is not JSON") from None
+    # There are no more levels than brackets.
+    if max_depth is not None and body.count(b"[") + body.count(b"{") > max_depth and depth_of(payload) > max_depth:
+        raise EventArgumentError(f"the payload is nested more than {max_depth} levels deep")
+    return payload
 
 
 class Routes:
@@ -118,36 +180,75 @@ class Routes:
 
     def __init__(self, provider: StateProvider, app: Any, endpoint: Callable[..., Any]) -> None:
         self.provider = provider
+        self._app = app
         # FastHTML's own wrapper runs the app's Beforeware for the library's routes, as for any other.
         self._event = endpoint(self._dispatch, noop_body)
         self._stream = endpoint(self._open, noop_body)
         self._leave = endpoint(self._left, noop_body)
         prefix = provider.prefix
+        self._event_path = re.compile(f"{re.escape(prefix)}/event/([^/]*)/([^/]*)")
+        self._event_route = Route(
+            f"{prefix}/event/{{state}}/{{event}}", self.event, methods=["POST"], name="faststate-event"
+        )
+        self._parameters: dict[Any, Any] = {}  # of the app's Beforeware functions, as FastHTML reads them
         app.router.routes[:0] = [
-            Route(f"{prefix}/event/{{state}}/{{event}}", self.event, methods=["POST"], name="faststate-event"),
+            self._event_route,
             Route(f"{prefix}/leave", self.leave, methods=["POST"], name="faststate-leave"),
             Route(f"{prefix}/stream", self.stream, methods=["GET"], name="faststate-stream"),
             Route(f"{prefix}/datastar", self.datastar, methods=["GET"], name="faststate-datastar"),
         ]
 
+    async def answer_event(self, context: RequestContext, scope: Scope, receive: Receive) -> Response | None:
+        """The answer to a request that is an event's, None for any other: what the app's router would have found.
+
+        What this raises the event's route raises again, where the app's own exception handlers are.
+        """
+        router = self._app.router
+        if scope["type"] != "http" or scope["method"] != "POST" or router.routes[0] is not self._event_route:
+            return None
+        path, root = scope["path"], scope.get("root_path", "")
+        if root and path.startswith(root + "/"):
+            path = path[len(root) :]
+        found = self._event_path.fullmatch(path)
+        if found is None:
+            return None
+        scope.setdefault("router", router)
+        scope["endpoint"] = self.event
+        scope["path_params"] = {"state": found[1], "event": found[2]}
+        try:
+            return await self._answer(context, found[1], found[2], scope, receive)
+        except Exception as error:
+            scope[_FAILED] = error
+            return None
+
     async def event(self, request: Request) -> Response:
         """POST: runs an event. Attacks get a plain status; what a person may run into is shown in the page."""
-        if "datastar-request" not in request.headers or _is_cross_site(request):
-            return PlainTextResponse("Events are sent by the app's own pages alone.", 403)
+        if (failed := request.scope.pop(_FAILED, None)) is not None:
+            raise failed
+        names = request.path_params
         context = self.provider.context(request)
-        if wait := self.provider.event_buckets.take(context.session_id() or f"address {context.address}"):
+        return await self._answer(context, names["state"], names["event"], request.scope, request.receive)
+
+    async def _answer(
+        self, context: RequestContext, state: str, event: str, scope: Scope, receive: Receive
+    ) -> Response:
+        headers = _headers_of(scope)
+        if b"datastar-request" not in headers or _is_cross_site(headers):
+            return PlainTextResponse("Events are sent by the app's own pages alone.", 403)
+        provider = self.provider
+        if wait := provider.event_buckets.take(context.session_id() or f"address {context.address}"):
             refused = self._refused(LimitError("Too many actions at once. Please wait a moment."))
             refused.headers["retry-after"] = str(ceil(wait))
             return refused
         try:
-            body = await _read_body(request, self.provider.max_payload, self.provider.body_timeout)
+            body = await _read_body(receive, headers, provider.max_payload, provider.body_timeout)
             call = Call.parse(
-                request.path_params["state"],
-                request.path_params["event"],
-                _parse(body),
-                request.query_params.multi_items(),
-                request.headers,
-                self.provider.max_depth,
+                state,
+                event,
+                _parse(body, provider.max_depth),
+                Request(scope).query_params.multi_items() if scope["query_string"] else (),
+                _text(headers, b"faststate-nonce"),
+                _text(headers, b"faststate-connection"),
             )
         except _TooSlow:
             return PlainTextResponse("The event took too long to arrive.", 408, {"connection": "close"})
@@ -156,12 +257,15 @@ class Routes:
         except FastStateError as error:
             return self._refused(error)
 
-        again = _replayed(request, body)
-        again.state.faststate_call = call
-        response = await self._event(again)
-        if isinstance(response, EventResponse):
-            return response
-        return self._before_answered(response)
+        if not self._app.before and not self._app.after:
+            return await self._run(context, call)
+        again = _Replayed(self._app, scope, body)
+        if self._app.after or run_before is None:  # FastHTML's own machinery, made for pages, runs all there is
+            again.state.faststate_call = call
+            response = await self._event(again)
+        else:
+            response = await run_before(self._app, again, self._parameters) or await self._run(context, call)
+        return response if isinstance(response, EventResponse) else self._before_answered(response)
 
     def _before_answered(self, response: Response) -> Response:
         """A Beforeware's own answer, in a form that Datastar does not drop."""
@@ -190,31 +294,33 @@ class Routes:
         return EventResponse(frames + message_frame(message, error.status), error.status)
 
     async def _dispatch(self, request: Request) -> Response:
-        context = self.provider.context(request)
         call: Call = request.state.faststate_call
-        manager = self.provider.sse_manager
-        live = manager.connections.get(call.connection_id or "")
-        if live is not None and (live.closed or live.silent or live.session_id != context.session_id()):
+        return await self._run(self.provider.context(request), call)
+
+    async def _run(self, context: RequestContext, call: Call) -> Response:
+        """Runs an event that all Beforeware has let through."""
+        session_id = context.session_id()
+        live = self.provider.sse_manager.connections.get(call.connection_id or "")
+        if live is not None and (live.closed or live.silent or live.session_id != session_id):
             live = None
-        if call.tokens and context.session_id() is None:
+        if call.tokens and session_id is None:
             # The session was cleared by another tab, which a reload settles; or cookies are off, which is then told.
             frames = reload_frame()
             if context.ended_session is None:
                 frames += message_frame("This page needs cookies to work.", 403)
             return EventResponse(frames, 403)
         frames, version = b"", None
+
+        def take(effect: Effect) -> None:
+            nonlocal frames, version
+            version = effect.version
+            if live is None or live.closed or live.silent:
+                frames += effect.frames
+            elif effect.frames:
+                live.send_frame(effect.frames)
+
         try:
-            effects = dispatch(context, call, live)
-            try:
-                async for effect in effects:
-                    version = effect.version
-                    if live is not None and not (live.closed or live.silent):
-                        if effect.frames:
-                            live.send_frame(effect.frames)
-                    else:
-                        frames += effect.frames
-            finally:
-                await effects.aclose()  # type: ignore[attr-defined]  # dispatch is an async generator
+            await dispatch(context, call, live, take)
         except StaleTokens:
             self.provider.refused += 1
             return EventResponse(reload_frame(), 403)
@@ -252,10 +358,11 @@ class Routes:
         """POST: a page was left for good. A beacon, which can have no header of ours and whose answer nobody reads."""
         context = self.provider.context(request)
         client = context.session_id() or f"address {context.address}"
-        if not _is_cross_site(request) and not self.provider.event_buckets.take(client):
+        headers = _headers_of(request.scope)
+        if not _is_cross_site(headers) and not self.provider.event_buckets.take(client):
             try:
-                body = await _read_body(request, self.provider.max_payload, self.provider.body_timeout)
-                again = _replayed(request, body)
+                body = await _read_body(request.receive, headers, self.provider.max_payload, self.provider.body_timeout)
+                again = _Replayed(self._app, request.scope, body)
                 again.state.faststate_left = tokens_of(_parse(body))
                 await self._leave(again)
             except _TooSlow:
@@ -296,7 +403,8 @@ class Routes:
             return Response(status_code=204)
         if self.provider.sse_manager.draining:
             return PlainTextResponse(BUSY, 503, {"retry-after": "1"})
-        if "datastar-request" not in request.headers or _is_cross_site(request):
+        headers = _headers_of(request.scope)
+        if b"datastar-request" not in headers or _is_cross_site(headers):
             return Response(status_code=204)
         # FastHTML reads the body of every request, however long and slow: a stream's has none.
         response: Response = await self._stream(Request(request.scope, _no_body))

@@ -1,0 +1,181 @@
+"""The way to an event: past Starlette's router and FastHTML's page machinery, past nothing that an app put there."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+
+import pytest
+from fasthtml import common as fh
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from faststate import ReactiveState, StateProvider, event, fast_app, get_current_request
+from tests.client import Page, message, patched_signals, status
+
+
+class Counter(ReactiveState):
+    count: int = 0
+    asked: str = ""
+
+    @event
+    def add(self, by: int = 1):
+        self.count += by
+        self.asked = str(get_current_request().url_for("faststate-stream").path)
+
+
+@pytest.fixture(params=["own", "FastHTML's", "FastHTML's, since names are missing"])
+def way(request, monkeypatch):
+    """Each of the ways on which Beforeware may run for an event; gives further options of the app."""
+    if request.param.endswith("missing"):
+        monkeypatch.setattr("faststate.fasthtml.routes.run_before", None)
+    return {"after": [lambda resp: None]} if request.param == "FastHTML's" else {}
+
+
+def make(before=(), after=()):
+    provider = StateProvider()
+    provider.register_state(Counter)
+    app, rt = fast_app(state_provider=provider, pico=False, secret_key="for tests", hdrs=[fh.Meta(name="mine")])
+    app.before.extend(before)
+    app.after.extend(after)
+
+    @rt("/")
+    def index(counter: Counter):
+        return fh.P(counter.signal.count)
+
+    return app, provider
+
+
+def count(provider):
+    (entry,) = provider.registry._entries.values()
+    return entry.state.count
+
+
+def test_an_event_needs_no_router_and_knows_its_own_url():
+    app, provider = make()
+    client = TestClient(app)
+    page = Page(client)
+    assert status(page.send("Counter", "add", by=2)) == 200 and count(provider) == 2
+    (entry,) = provider.registry._entries.values()
+    assert entry.state.asked == "/_faststate/stream"
+    for path in ("event/Counter", "event/Counter/add/more"):
+        assert status(client.post(page.url + path, headers={"datastar-request": "true"})) == 404
+    assert client.get(page.url + "event/Counter/add").status_code == 405
+
+
+def test_beforeware_of_an_event_is_given_what_fasthtml_gives_it(way):
+    seen = []
+
+    async def first(req, sess, data: dict, hdrs, auth, counter: Counter):
+        req.scope["auth"] = "ann"
+        sess["seen"] = True
+        own = [getattr(part, "attrs", {}).get("name") for part in hdrs].count("mine")
+        hdrs.append(fh.Meta(name="mine"))  # of this request's copy alone
+        seen.append((sorted(data), own, hdrs is req.hdrs, len(req.ftrs), req.bodykw, req.htmlkw, counter.count))
+
+    def second(auth, req: Request):
+        seen.append((auth, req.url.path))
+
+    skipped = fh.Beforeware(lambda: pytest.fail("skipped"), skip=[r"/_faststate/event/.*", "/"])
+    app, provider = make([first, second, skipped], **way)
+    client = TestClient(app)
+    page = Page(client)
+    for n in range(2):
+        seen.clear()
+        assert status(page.send("Counter", "add")) == 200
+        assert seen == [(["w"], 1, True, 0, {}, {}, n), ("ann", "/_faststate/event/Counter/add")]
+    assert count(provider) == 2
+    assert json.loads(b64decode(client.cookies["session_"].split(".")[0]))["seen"] is True
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_a_beforeware_that_answers_an_event_stops_it(way, kind):
+    ran = []
+
+    def stop(sess):
+        sess["stopped"] = True
+        return fh.RedirectResponse("/login", 303) if "logged" not in sess else PlainTextResponse("no", 403)
+
+    async def stop_async(sess):
+        return stop(sess)
+
+    app, provider = make(**way)
+    client = TestClient(app)
+    page = Page(client)
+    app.before += [stop_async if kind == "async" else stop, lambda: ran.append(True)]
+    response = page.send("Counter", "add")
+    assert status(response) == 303 and patched_signals(response.text)["_fs"]["go"] == "/login"
+    assert json.loads(b64decode(client.cookies["session_"].split(".")[0]))["stopped"] is True
+    app.before[0] = lambda: PlainTextResponse("no", 403)
+    response = page.send("Counter", "add")
+    assert status(response) == 403 and message(response) == "You may not do this."
+    assert not ran and count(provider) == 0
+
+
+def test_what_a_beforeware_of_an_event_raises_is_the_apps_own_to_answer(way):
+    class Closed(Exception):
+        pass
+
+    def guard():
+        raise Closed
+
+    app, provider = make(**way)
+    client = TestClient(app)
+    page = Page(client)
+    app.add_exception_handler(Closed, lambda request, error: PlainTextResponse("closed", 418))
+    app.middleware_stack = None  # built by the first request; the handler came later
+    app.before.append(guard)
+    assert page.send("Counter", "add").status_code == 418
+    app.before[0] = lambda: (_ for _ in ()).throw(fh.HTTPException(409, "not now"))
+    response = page.send("Counter", "add")
+    assert (response.status_code, response.text) == (409, "not now")
+    app.before[0] = lambda: (_ for _ in ()).throw(RuntimeError("broken"))
+    with pytest.raises(RuntimeError, match="broken"):
+        page.send("Counter", "add")
+    assert count(provider) == 0
+
+
+def test_after_functions_see_the_answer_to_an_event():
+    seen = []
+    app, _ = make(after=[lambda resp: seen.append(type(resp).__name__)])
+    page = Page(TestClient(app))
+    seen.clear()
+    assert status(page.send("Counter", "add")) == 200 and seen == ["EventResponse"]
+
+
+def test_a_route_that_the_app_put_in_front_comes_first():
+    app, provider = make()
+    page = Page(TestClient(app))
+
+    async def own(request):
+        return PlainTextResponse(request.path_params["rest"])
+
+    app.router.routes.insert(0, Route("/_faststate/event/{rest:path}", own, methods=["POST"]))
+    assert page.send("Counter", "add").text == "Counter/add" and count(provider) == 0
+
+
+def test_a_middleware_that_the_app_put_inside_sees_events():
+    class Inside:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            seen.append(scope["path"])
+            await self.app(scope, receive, send)
+
+    seen = []
+    app, provider = make()
+    app.user_middleware.append(Middleware(Inside))
+    page = Page(TestClient(app))
+    assert status(page.send("Counter", "add")) == 200 and count(provider) == 1
+    assert seen == ["/", "/_faststate/event/Counter/add"]
+
+
+def test_an_event_below_a_root_path_is_found():
+    app, provider = make()
+    page = Page(TestClient(app, root_path="/below"))
+    assert page.url == "/below/_faststate/"
+    assert status(page.send("Counter", "add")) == 200 and count(provider) == 1
