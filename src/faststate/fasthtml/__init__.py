@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from fasthtml import common as fh
 from fasthtml.core import noop_body
 from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
@@ -24,6 +25,7 @@ from ..exceptions import AuthenticationError, BackendError, ConfigurationError, 
 from ..provider import StateProvider
 from ..sessions import SESSION_MAX_AGE
 from ..wire import signals_frame
+from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
 from .injection import inject
 from .middleware import FastStateMiddleware, check_routes
 from .routes import BUSY, UNREAD, EventResponse, Routes
@@ -70,6 +72,11 @@ def setup(provider: StateProvider, app: Any) -> None:
         raise ConfigurationError("this version of FastHTML is not supported: app._endp is missing")
     routes = Routes(provider, app, original)
     app.hdrs.append(DatastarScript(provider))
+    for place, middleware in enumerate(app.user_middleware):
+        if middleware.cls is SessionMiddleware and remembers_sessions():
+            app.user_middleware[place] = Middleware(
+                SessionMiddlewareThatRemembers, *middleware.args, **middleware.kwargs
+            )
     app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app, routes=routes))
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: StreamKeeper(build(), provider)

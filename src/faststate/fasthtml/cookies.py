@@ -1,0 +1,117 @@
+"""Session cookies: one that was found genuine a moment ago is not verified and read anew with each click."""
+
+from __future__ import annotations
+
+import json
+import time
+from base64 import b64decode
+from typing import Any, Final, NamedTuple
+
+from itsdangerous import BadSignature
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import sessions
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["SessionMiddlewareThatRemembers", "remembers_sessions"]
+
+COOKIES_KEPT: Final = 4_096
+"""Cookies whose signature was found genuine; the longest known gives way."""
+
+LONGEST_KEPT: Final = 2_048
+"""Bytes of what a browser sends as its cookies that is kept; more is read each time."""
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+_MESSAGE: Final = "faststate_session_message"
+_SESSION: Final = "faststate_session"
+
+_Session: Any = getattr(sessions, "Session", None)
+
+
+def remembers_sessions() -> bool:
+    """Whether this Starlette has the kind of session that is known here: it notes when it is changed or looked at."""
+    return hasattr(_Session, "accessed") and hasattr(_Session, "modified")
+
+
+class _Read(NamedTuple):
+    """What a genuine cookie holds: its JSON, the same as a dict where no value in it can change, and when it was
+    signed (seconds)."""
+
+    text: bytes
+    values: dict[str, Any] | None
+    signed_at: int
+
+
+class SessionMiddlewareThatRemembers(SessionMiddleware):
+    """Starlette's own, which reads the same cookies once. Lifetime: the app.
+
+    Only the very same bytes, found genuine with the app's own key, are known again; their age counts each time, as
+    itsdangerous counts it. Whether the session was ended is for others to refuse. All other cookies are read, and all
+    cookies written, by Starlette itself.
+    """
+
+    def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
+        super().__init__(app, *args, **options)
+        self._writer = SessionMiddleware(_send_again, *args, **options)
+        self._genuine: dict[bytes, _Read] = {}  # by all cookies of a request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        session = self._session(scope) if scope["type"] == "http" else None
+        if session is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["session"] = session
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                now = scope["session"]  # an app may have put another one there
+                if now is not session or now.modified:
+                    await self._writer({**scope, _SESSION: now, _MESSAGE: message}, receive, send)
+                    return
+                if now.accessed:
+                    message.setdefault("headers", [])
+                    MutableHeaders(scope=message).add_vary_header("Cookie")
+            await send(message)
+
+        await self.app(scope, receive, answer)
+
+    def _session(self, scope: Scope) -> Any:
+        """The session of a request with a genuine cookie; None where Starlette has to say."""
+        headers = scope["headers"]
+        if not isinstance(headers, list):
+            return None
+        cookies = [value for name, value in headers if name == b"cookie"]
+        if len(cookies) != 1:
+            return None
+        read = self._genuine.get(cookies[0])
+        if read is None:
+            read = self._read(scope, cookies[0])
+            if read is None:
+                return None
+        elif self.max_age is not None and not 0 <= int(time.time()) - read.signed_at <= self.max_age:
+            del self._genuine[cookies[0]]
+            return None
+        return _Session(json.loads(read.text) if read.values is None else read.values)
+
+    def _read(self, scope: Scope, cookies: bytes) -> _Read | None:
+        signed = HTTPConnection(scope).cookies.get(self.session_cookie)
+        if signed is None or len(cookies) > LONGEST_KEPT:
+            return None
+        try:
+            data, when = self.signer.unsign(signed.encode(), max_age=self.max_age, return_timestamp=True)
+        except BadSignature:
+            return None
+        text = b64decode(data)
+        values = json.loads(text)
+        is_plain = isinstance(values, dict) and _PLAIN.issuperset(map(type, values.values()))
+        if len(self._genuine) >= COOKIES_KEPT:
+            del self._genuine[next(iter(self._genuine))]
+        read = self._genuine[cookies] = _Read(text, values if is_plain else None, int(when.timestamp()))
+        return read
+
+
+async def _send_again(scope: Scope, receive: Receive, send: Send) -> None:
+    """The app of the middleware that writes: its whole answer is the message that was held back."""
+    scope["session"] = scope[_SESSION]
+    await send(scope[_MESSAGE])
