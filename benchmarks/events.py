@@ -1,0 +1,234 @@
+"""What an event's round trip costs: FastState, FastHTML, Starlette and bare ASGI, each reading one session and body.
+
+All are called in this process through ASGI, without a network, so that the numbers are the server's CPU alone. They
+take turns, and the medians are compared; `python -m benchmarks.events` prints the table. Each reads the same number out
+of the same JSON and adds it to a count of the same session; the session is a signed cookie as Starlette writes it, but
+for the last row, which has none. FastState does it as a transaction of a state, with a nonce, with the page's token,
+and with the change queued for the page's own stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import math
+import re
+import statistics
+import time
+from base64 import b64decode
+from collections.abc import Awaitable, Callable
+from html import unescape
+from typing import Any, NamedTuple
+
+import itsdangerous
+from fasthtml import common as fh
+from starlette.requests import Request
+from starlette.routing import Route
+
+from faststate import ReactiveState, StateProvider, event, fast_app
+from faststate.sse import SSEConnection
+
+ROUNDS = 15
+CALLS = 100
+
+SECRET = "benchmark"
+MAX_AGE = 365 * 86_400
+STREAM = "the-pages-own-stream"
+
+# What a browser sends along; the rows differ in nothing but the URL, the cookie and the library's own headers.
+HEADERS = {
+    "host": "bench", "connection": "keep-alive", "content-type": "application/json", "datastar-request": "true",
+    "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36",
+    "accept": "text/event-stream, text/html, application/json", "accept-language": "en-US,en;q=0.9",
+    "accept-encoding": "gzip, deflate, br", "origin": "http://bench", "referer": "http://bench/",
+    "sec-fetch-site": "same-origin", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty",
+}  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One way to serve an event: CPU microseconds of one, and how many times those of FastHTML and of bare ASGI."""
+
+    name: str
+    microseconds: float
+    of_fasthtml: float
+    of_asgi: float
+
+
+class Counter(ReactiveState):
+    count: int = 0
+
+    @event
+    async def add(self, by: int = 1) -> None:
+        self.count += by
+
+
+counts: dict[str, int] = {}
+
+
+def add(session_id: str, by: int) -> None:
+    """What the handlers without a state do."""
+    counts[session_id] = counts.get(session_id, 0) + by
+
+
+async def starlette_add(request: Request) -> fh.Response:
+    add(request.session["id"], int((await request.json())["by"]))
+    return fh.Response(status_code=204)
+
+
+async def asgi_add(scope: Any, receive: Any, send: Any) -> None:
+    """The same without a framework: reads the body, verifies the cookie where there is one, answers 204."""
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    session_id = "nobody"
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            signed = value.partition(b"session_=")[2]
+            session_id = json.loads(b64decode(asgi_signer.unsign(signed, max_age=MAX_AGE)))["id"]
+    add(session_id, int(json.loads(body)["by"]))
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+asgi_signer = itsdangerous.TimestampSigner(SECRET)
+
+
+def make_plain() -> Any:
+    """A FastHTML app with the same handler in FastHTML's way and as a route of Starlette's."""
+    app, rt = fh.fast_app(secret_key=SECRET)
+
+    @rt("/")
+    async def page(sess):
+        sess["id"] = "0123456789abcdef012345"
+        return fh.Titled("Counter")
+
+    @rt("/add", methods=["post"])
+    async def fasthtml_add(sess, data: dict):
+        add(sess["id"], int(data["by"]))
+        return fh.Response(status_code=204)
+
+    @rt("/write", methods=["post"])
+    async def fasthtml_write(sess, data: dict):
+        sess["count"] = sess.get("count", 0) + int(data["by"])
+        return fh.Response(status_code=204)
+
+    app.router.routes.insert(0, Route("/starlette", starlette_add, methods=["POST"]))
+    return app
+
+
+def make_live() -> tuple[Any, StateProvider]:
+    """A FastState app with one page."""
+    provider = StateProvider(event_rate=math.inf)
+    provider.register_state(Counter)
+    app, rt = fast_app(state_provider=provider, secret_key=SECRET)
+
+    @rt("/")
+    async def page(counter: Counter):
+        return fh.Titled("Counter", fh.P(counter.signal.count), fh.Button("+1", counter.add.on("click", by=1)))
+
+    return app, provider
+
+
+async def call(app: Any, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> list[Any]:
+    """One request through ASGI; the messages of its answer."""
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "server": ("bench", 80),
+        "client": ("127.0.0.1", 1), "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
+
+
+def cookie_of(sent: list[Any]) -> dict[str, str]:
+    """The session cookie that an answer sets, as the header that brings it back."""
+    found = next(value.decode() for name, value in sent[0]["headers"] if name == b"set-cookie")
+    return {"cookie": found.partition(";")[0]}
+
+
+Work = Callable[[], Awaitable[None]]
+
+
+def plain_work(app: Any, path: str, headers: dict[str, str]) -> Work:
+    async def work() -> None:
+        sent = await call(app, "POST", path, HEADERS | headers, b'{"by": 1}')
+        assert sent[0]["status"] == 204, sent
+
+    return work
+
+
+async def live_work(app: Any, provider: StateProvider, *, followed: bool) -> Work:
+    """An event of a page: with its stream open, or (not `followed`) without one, when the answer holds the change."""
+    opened = await call(app, "GET", "/", HEADERS)
+    cookie = cookie_of(opened)
+    page = b"".join(message.get("body", b"") for message in opened).decode()
+    tokens = re.findall(r'"p[0-9a-f]{8}":"([^"]+)"', unescape(page))
+    body = json.dumps({"a": {"by": 1}, "w": tokens, "q": 1}).encode()
+    session_id = json.loads(b64decode(cookie["cookie"].partition("=")[2].split(".")[0] + "=="))["session_id"]
+    connection = SSEConnection(STREAM, session_id=session_id)
+    if followed:
+        provider.sse_manager.add_connection(connection, [f"session:Counter:{session_id}"])
+        cookie["faststate-connection"] = STREAM
+    number = itertools.count()
+
+    async def work() -> None:
+        nonce = {"faststate-nonce": f"benchmark{next(number)}"}
+        sent = await call(app, "POST", "/_faststate/event/Counter/add", HEADERS | cookie | nonce, body)
+        assert sent[0]["status"] == (204 if followed else 200), sent
+        connection.forget()  # delivering it is another matter
+
+    return work
+
+
+async def microseconds(work: Work) -> float:
+    """CPU microseconds of one call, averaged over `CALLS`."""
+    start = time.process_time()
+    for _ in range(CALLS):
+        await work()
+    return (time.process_time() - start) / CALLS * 1e6
+
+
+async def rows(rounds: int = ROUNDS) -> list[Row]:
+    """The medians of so many interleaved rounds."""
+    plain = make_plain()
+    live, provider = make_live()
+    cookie = cookie_of(await call(plain, "GET", "/", HEADERS))
+    works = {
+        "FastState event": await live_work(live, provider, followed=True),
+        "FastState event of a tab without a stream": await live_work(live, provider, followed=False),
+        "FastHTML handler that reads session and body": plain_work(plain, "/add", cookie),
+        "FastHTML handler that writes the session too": plain_work(plain, "/write", cookie),
+        "Starlette route in a FastHTML app": plain_work(plain, "/starlette", cookie),
+        "bare ASGI": plain_work(asgi_add, "/", cookie),
+        "bare ASGI without a session": plain_work(asgi_add, "/", {}),
+    }
+    measured: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            measured[name].append(await microseconds(work))
+    await provider.stop()
+    medians = {name: statistics.median(values) for name, values in measured.items()}
+    fasthtml, asgi = medians["FastHTML handler that reads session and body"], medians["bare ASGI"]
+    return [Row(name, median, median / fasthtml, median / asgi) for name, median in medians.items()]
+
+
+async def main() -> None:
+    print("| event | server CPU, µs | of the FastHTML handler | of bare ASGI |\n|---|---|---|---|")
+    for row in await rows():
+        print(f"| {row.name} | {row.microseconds:.0f} | {row.of_fasthtml:.2f} | {row.of_asgi:.2f} |")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
