@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import datetime
 import enum
+import math
 import pickle
 from decimal import Decimal
 from functools import cached_property
@@ -17,9 +18,19 @@ import typing_extensions
 from fastcore.xml import Li, P, Ul, to_xml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, PrivateAttr, computed_field, create_model, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    computed_field,
+    create_model,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from faststate import AsSignal, Bound, ReactiveState, ServerOnly, StateIdentifier, StateScope, event, view
+from faststate import AsSignal, Bound, ReactiveState, ServerOnly, StateIdentifier, StateScope, Visible, event, view
 from faststate.exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
 from faststate.state import Committed, SignalRef
 
@@ -742,3 +753,45 @@ def test_server_only_where_it_would_hide_nothing_is_refused():
     for kind in (Pins, HoldsPin, NamedPin, ComputedPin, alias):
         with pytest.raises(EventDefinitionError, match="ServerOnly"):
             create_model("Holder", __base__=ReactiveState, held=(kind, ...))
+
+
+def twice(value):
+    return value * 2
+
+
+class Scalars(ReactiveState):
+    whole: int = 1
+    bounded: int = Field(default=2, ge=0)
+    real: float = math.nan
+    large: int = 2**60
+    text: str = "a"
+    maybe: int | None = None
+    yes: bool = True
+    hidden_by_name: Annotated[int, Visible("hr")] = 5
+    typed: Bound[str] = ""
+    either: Annotated[int, PlainSerializer(twice)] | None = 4
+    doubled: Annotated[int, PlainSerializer(twice)] = 3
+    price: Decimal = Decimal("1.50")
+    rows: AsSignal[list[int]] = [1]
+
+
+def test_plain_scalars_are_on_the_wire_what_pydantic_makes_of_them(monkeypatch):
+    names = set(Scalars._fs_schema().signals)
+    plain = {"whole", "bounded", "real", "large", "text", "maybe", "yes", "hidden_by_name", "typed"}
+    assert Scalars._fs_schema().plain == plain
+    state = Scalars()
+    quick = state._encode(set(plain)) | state._encode(names - plain)
+    monkeypatch.setattr(Scalars._fs_schema(), "plain", frozenset())
+    assert state._encode(names) == quick
+    assert quick["either"] == 8 and quick["doubled"] == 6 and quick["real"] == "NaN" and quick["maybe"] == ""
+
+
+def test_a_class_that_serialises_in_its_own_way_has_no_plain_scalars():
+    class Own(ReactiveState):
+        count: int = 1
+
+        @field_serializer("count")
+        def one_more(self, value: int) -> int:
+            return value + 1
+
+    assert not Own._fs_schema().plain and Own()._encode({"count"}) == {"count": 2}

@@ -215,7 +215,7 @@ def _is_plain(cls: type[BaseModel], name: str) -> bool:
     annotation = field.annotation
     kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     # Besides our own marks and plain constraints there may be a serialiser among the metadata.
-    return all(kind in PLAIN for kind in kinds) and all(
+    return all(isinstance(kind, type) and kind in PLAIN for kind in kinds) and all(
         isinstance(mark, _Marker | Visible) or type(mark).__module__ == "annotated_types" for mark in field.metadata
     )
 
