@@ -35,9 +35,7 @@ class Page:
         self.html: str = self.response.text
         self.signals: dict[str, Any] = {}
         self.url = self.position = ""
-        elements = _Elements()
-        elements.feed(self.html)
-        self.attributes = elements.found
+        self.attributes = elements_of(self.html)
         for _, attributes in self.attributes:
             _merge(self.signals, json.loads(attributes.get("data-signals", "{}")))
             if own := attributes.get("data-signals__ifmissing"):
@@ -91,6 +89,13 @@ class _Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, {name: value or "" for name, value in attrs}))
+
+
+def elements_of(html: str) -> list[tuple[str, dict[str, str]]]:
+    """The elements of `html`, a (tag, attributes) pair each."""
+    elements = _Elements()
+    elements.feed(html)
+    return elements.found
 
 
 def _merge(into: dict[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

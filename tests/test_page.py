@@ -15,7 +15,7 @@ from faststate import Component, ReactiveState, StateConfig, StateProvider, Stat
 from faststate.context import RequestContext
 from faststate.page import LiveElement, SeedElement
 
-from .client import Page
+from .client import Page, elements_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -102,8 +102,8 @@ async def test_the_same_fragment_has_the_same_name_for_its_token_and_another_one
         context = request_of(provider)
         context.connection.scope["faststate"] = context
         await show(context, Side, **ids)
-        element = LiveElement(context.page, with_signals=True).__ft__()
-        names.append(next(iter(json.loads(element.attrs["data-signals"])["_fs"]["w"])))
+        ((_, live), _) = elements_of(str(LiveElement(context.page, with_signals=True)))
+        names.append(next(iter(json.loads(live["data-signals"])["_fs"]["w"])))
     assert names[0] == names[1] != names[2]
 
 
@@ -132,7 +132,8 @@ def test_no_text_breaks_the_attribute_that_seeds_it(text):
         def signals(self):
             return {"A": {"text": text}}
 
-    found = re.fullmatch(r"\{.*\}", SeedElement(Content()).__ft__().attrs["data-signals"])
+    ((_, seed),) = elements_of(str(SeedElement(Content())))
+    found = re.fullmatch(r"\{.*\}", seed["data-signals"])
     assert json.loads(found[0]) == {"A": {"text": text}}
     assert not set(found[0]) & set("@;`$/") and "\\\\" not in found[0]
 

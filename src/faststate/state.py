@@ -10,11 +10,12 @@ from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, cast, get_origin
 
 from datastar_py.attributes import BindAttr
 from datastar_py.attributes import attribute_generator as data
-from fastcore.xml import FT, Dd, Dl, Dt, Span
+from fastcore.xml import Dd, Dl, Dt, Safe
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import HTTPConnection
 
@@ -25,7 +26,7 @@ from .fields import EVERYTHING_SHOWN, PLAIN, Schema
 from .scopes import StateIdentifier
 from .stores import Version
 from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container
-from .views import View, ViewFragment
+from .views import View, ViewFragment, attribute
 from .wire import display, merge_patch, same, to_wire
 
 __all__ = ["INITIAL", "Change", "Committed", "ReactiveState", "SignalRef", "current_page"]
@@ -143,8 +144,9 @@ class SignalRef(str):
         """The attribute that ties an input to this signal in both ways: `Input(state.signal.draft.bind())`."""
         return cast(BindAttr, data.bind(self[1:]))
 
-    def __ft__(self) -> FT:
-        return cast(FT, Span(display(self._value), **data.text(str(self))))
+    def __ft__(self) -> Safe:
+        text = escape(display(self._value), quote=False)
+        return Safe(f"<span {attribute('data-text', self)}>{text}</span>")
 
 
 class _Signals:

@@ -11,9 +11,18 @@ from fastcore.xml import FT, NotStr, Safe, to_xml
 
 from .exceptions import EventDefinitionError
 
-__all__ = ["View", "ViewFragment", "render_ft", "view"]
+__all__ = ["View", "ViewFragment", "attribute", "render_ft", "view"]
 
 ATTRIBUTE = "data-fs-view"
+
+
+def attribute(name: str, value: str) -> str:
+    """One attribute of an element, as FT writes it (str): no text in `value` ends it."""
+    value = escape(value, quote=False)
+    if '"' not in value:
+        return f'{name}="{value}"'
+    value = value.replace("'", "&#39;")
+    return f"{name}='{value}'"
 
 
 def render_ft(value: Any) -> str:

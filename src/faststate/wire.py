@@ -132,10 +132,14 @@ def nest(path: tuple[str, ...], leaf: Any) -> dict[str, Any]:
 _HOSTILE: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "@;/`$"})
 
 
+# Made once: json.dumps makes one per call, which costs more than it takes to encode a few values.
+_COMPACT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def attribute_json(value: Any) -> str:
     """JSON of a wire value for a `data-*` expression: no string in it can end or change the expression."""
     # Each backslash of the JSON text starts an escape; a literal backslash is the pair "\\\\".
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("\\\\", "\\u005c").translate(_HOSTILE)
+    return _COMPACT.encode(value).replace("\\\\", "\\u005c").translate(_HOSTILE)
 
 
 def js(value: Any) -> str:

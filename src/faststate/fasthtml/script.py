@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastcore.xml import FT
+from fastcore.xml import Safe
 from starlette.requests import HTTPConnection
 
 from ..auth import current_request
@@ -38,5 +38,5 @@ class DatastarScript:
     def __deepcopy__(self, memo: Any) -> DatastarScript:
         return self
 
-    def __ft__(self) -> FT:
+    def __ft__(self) -> Safe:
         return script_element(script_source(self._provider, current_request.get()))
