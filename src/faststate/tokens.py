@@ -7,9 +7,11 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Any
 
 from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
+from itsdangerous.encoding import base64_encode
+from itsdangerous.url_safe import URLSafeSerializerMixin
 
 __all__ = ["TOKEN_MAX_AGE", "Shown", "TokenSigner", "WatchToken", "binding"]
 
@@ -46,6 +48,21 @@ def binding(session_id: str | None, user_id: object) -> str:
     return urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:12]).decode()
 
 
+WORTH_COMPRESSING: Final = 256
+"""Bytes from which on a token's content is tried to be compressed, which makes that of a few states no shorter."""
+
+
+class _Serializer(URLSafeTimedSerializer):
+    """itsdangerous' own, but that it compresses what is long alone.
+
+    For each try zlib is given 256 KB of fresh memory: more than all the rest of a small token costs.
+    """
+
+    def dump_payload(self, obj: Any) -> bytes:
+        payload = super(URLSafeSerializerMixin, self).dump_payload(obj)
+        return base64_encode(payload) if len(payload) < WORTH_COMPRESSING else super().dump_payload(obj)
+
+
 class TokenSigner:
     """Signs and verifies watch tokens. Lifetime: the provider.
 
@@ -54,7 +71,7 @@ class TokenSigner:
     """
 
     def __init__(self, secret_keys: Sequence[str], max_age: int = TOKEN_MAX_AGE, purpose: str = "") -> None:
-        self._serializer = URLSafeTimedSerializer(list(secret_keys), salt=f"faststate.watch{purpose}")
+        self._serializer = _Serializer(list(secret_keys), salt=f"faststate.watch{purpose}")
         self.max_age = max_age
         # By the whole token: what it says, and when it was signed (seconds). Of these keys alone, as the signer is.
         self._genuine: dict[str, tuple[WatchToken, int]] = {}
