@@ -179,10 +179,10 @@ class RequestContext:
         client = self.connection.client
         return client.host if client is not None else ""
 
-    async def binding(self, *, make: bool = False) -> str:
+    async def binding(self) -> str:
         """The digest (str) that ties tokens to this session and user."""
         user = await self.user()
-        return binding(self.session_id(make=make), user.id if user else None)
+        return binding(self.session_id(), user.id if user else None)
 
     def after_answer(self, call: Callable[[], None]) -> None:
         """Calls `call` when the response has been sent, or now where nobody would tell."""

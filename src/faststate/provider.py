@@ -40,7 +40,7 @@ from .sessions import Sessions
 from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
 from .stores import StateStore, store_from_url
-from .tokens import TOKEN_MAX_AGE, TokenSigner
+from .tokens import TOKEN_MAX_AGE, TokenSigner, binding
 from .transaction import Guard, Step, run_event
 from .users import LoadUserById, UserLoader, Users
 
@@ -429,9 +429,9 @@ class StateProvider:
             READ, cls, request, component_id=component_id, record_id=record_id, initial=initial
         )
         if show and request.scope["type"] == "http":
-            user = context.page.viewer = await context.user()
+            user = context.page.viewer = current_user.get()  # for whom it was just resolved
             context.page.show(context.readable(entry)._seen_by(user))
-            context.page.bound_to = await context.binding(make=True)
+            context.page.bound_to = binding(context.session_id(make=True), user.id if user else None)
         return entry
 
     async def resolve_for(

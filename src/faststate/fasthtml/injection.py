@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Sequence
-from functools import update_wrapper
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial, update_wrapper
 from typing import Any, Final, Literal
 
 from fastcore.xml import FT
@@ -31,10 +31,9 @@ def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if _is_async(function):
-        return await function(*args, **kwargs)
-    return await run_in_threadpool(function, *args, **kwargs)
+def _awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """`function` as one to be awaited: in a worker thread, as FastHTML calls what is not async."""
+    return function if _is_async(function) else partial(run_in_threadpool, function)
 
 
 class _Injection:
@@ -48,7 +47,9 @@ class _Injection:
             )
         self.provider = provider
         self.states: list[tuple[StateParameter, StateProvider]] = []
-        self.dependencies: list[tuple[str, Callable[..., Any]]] = []
+        self.dependencies: list[tuple[str, Callable[..., Awaitable[Any]], bool]] = []
+        """By name: what fills the parameter, and whether it takes the request."""
+        self.call = _awaitable(function)
         self.signature = signature = signature_of(function, fallback=provider.class_names())
         kept: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
@@ -62,7 +63,8 @@ class _Injection:
                     f"{parameter.name} of {function.__qualname__} depends on get_state: annotate it with a state class"
                 )
             elif dependency is not None:
-                self.dependencies.append((parameter.name, dependency))
+                wants_request = bool(inspect.signature(dependency).parameters)
+                self.dependencies.append((parameter.name, _awaitable(dependency), wants_request))
             elif mentions_state(parameter.annotation):
                 raise ConfigurationError(
                     f"{parameter.name} of {function.__qualname__} asks for states in a form that is not known: write "
@@ -87,9 +89,8 @@ class _Injection:
                 if not wanted.optional:
                     raise
                 filled[wanted.name] = None
-        for name, dependency in self.dependencies:
-            wanted_by_it = (connection,) if inspect.signature(dependency).parameters else ()
-            filled[name] = await _call(dependency, *wanted_by_it)
+        for name, dependency, wants_request in self.dependencies:
+            filled[name] = await (dependency(connection) if wants_request else dependency())
         context = self.provider.context(connection)
         owners = dict.fromkeys(owner for _, owner in self.states)
         contexts = {owner: owner.context(connection) for owner in owners}
@@ -139,7 +140,7 @@ def inject(provider: StateProvider, function: Any, kind: Literal["page", "before
         if kind != "before" and is_apps_own:
             current_user.set(await context.user())
         arguments |= await injection.fill(connection)
-        result = await _call(function, **arguments)
+        result = await injection.call(**arguments)
         return _make_live(context, connection, result) if kind == "page" else result
 
     update_wrapper(handler, function)
