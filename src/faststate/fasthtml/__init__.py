@@ -26,6 +26,7 @@ from ..provider import StateProvider
 from ..sessions import SESSION_MAX_AGE
 from ..wire import signals_frame
 from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
+from .headers import with_quick_copies
 from .injection import inject
 from .middleware import FastStateMiddleware, check_routes
 from .routes import BUSY, UNREAD, EventResponse, Routes
@@ -71,7 +72,8 @@ def setup(provider: StateProvider, app: Any) -> None:
     if original is None:
         raise ConfigurationError("this version of FastHTML is not supported: app._endp is missing")
     routes = Routes(provider, app, original)
-    app.hdrs.append(DatastarScript(provider))
+    app.hdrs[:] = [*map(with_quick_copies, app.hdrs), DatastarScript(provider)]
+    app.ftrs[:] = map(with_quick_copies, app.ftrs)
     for place, middleware in enumerate(app.user_middleware):
         if middleware.cls is SessionMiddleware and remembers_sessions():
             app.user_middleware[place] = Middleware(
