@@ -30,6 +30,12 @@ def test_what_was_signed_comes_back_as_it_was(bound_to, shown):
     assert token.isascii() and not set(token) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
+def test_a_long_token_is_compressed_and_comes_back_as_a_short_one_does():
+    shown = tuple(Shown("Product", str(number), ("stock",)) for number in range(200))
+    token = SIGNER.sign(BOUND, shown)
+    assert len(token) < 3_000 and SIGNER.verify(token) == WatchToken(BOUND, shown)
+
+
 @given(st.integers(0, len(TOKEN) - 2), st.characters(codec="ascii"))
 @settings(max_examples=400, deadline=None)
 def test_a_token_with_any_one_character_changed_is_refused(position, character):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import json
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -11,7 +12,6 @@ from typing import Final, NamedTuple, Any
 
 from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
-from itsdangerous.url_safe import URLSafeSerializerMixin
 
 __all__ = ["TOKEN_MAX_AGE", "Shown", "TokenSigner", "WatchToken", "binding"]
 
@@ -59,8 +59,11 @@ class _Serializer(URLSafeTimedSerializer):
     """
 
     def dump_payload(self, obj: Any) -> bytes:
-        payload = super(URLSafeSerializerMixin, self).dump_payload(obj)
+        payload = _COMPACT.encode(obj).encode()
         return base64_encode(payload) if len(payload) < WORTH_COMPRESSING else super().dump_payload(obj)
+
+
+_COMPACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # itsdangerous makes one per token
 
 
 class TokenSigner:
@@ -72,14 +75,14 @@ class TokenSigner:
 
     def __init__(self, secret_keys: Sequence[str], max_age: int = TOKEN_MAX_AGE, purpose: str = "") -> None:
         self._serializer = _Serializer(list(secret_keys), salt=f"faststate.watch{purpose}")
+        self._signing = self._serializer.make_signer(self._serializer.salt)
         self.max_age = max_age
         # By the whole token: what it says, and when it was signed (seconds). Of these keys alone, as the signer is.
         self._genuine: dict[str, tuple[WatchToken, int]] = {}
 
     def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:
         """A URL-safe token (str) for a page that shows `shown`, of the session and user in `bound_to`."""
-        token = self._serializer.dumps([bound_to, [list(entry) for entry in shown]])
-        return token if isinstance(token, str) else token.decode()
+        return self._signing.sign(self._serializer.dump_payload([bound_to, list(shown)])).decode()
 
     def verify(self, token: object) -> WatchToken | None:
         """What `token` says, or None when it is forged, cut or no token at all. An expired one says so."""
