@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 from fasthtml.common import Div, Li, NotStr, P, Safe, Span, Table, Tr, Ul, to_xml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from faststate import ReactiveState, StateIdentifier, StateScope, UserContext, current_request, current_user, view
 from faststate.exceptions import EventDefinitionError
 from faststate.state import Committed
-from faststate.views import ViewFragment, render_ft
+from faststate.views import ViewFragment, attribute, quoted, render_ft
 
+from .client import elements_of
 from .test_state import commit
 
 BOX = '<slot data-fs-view="Page.shown">{}</slot>'
@@ -185,3 +186,16 @@ def test_a_view_keeps_its_name_and_docstring():
             """Shows it."""
 
     assert (Page.shown.__name__, Page.shown.__doc__, repr(Page.shown)) == ("shown", "Shows it.", "<view shown>")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("""&<>"'`=""")
+@example("'")
+@example('"')
+def test_an_attribute_written_as_text_is_the_one_that_an_element_has(value):
+    html = f"<p {attribute('data-x', value)}></p>"
+    assert html == to_xml(P(**{"data-x": value}), indent=False)
+    ((_, attributes),) = elements_of(html)
+    assert attributes == {"data-x": value}
+    ((_, attributes),) = elements_of(f"<p data-x='{quoted(value)}' data-y></p>")
+    assert attributes == {"data-x": value, "data-y": ""}

@@ -6,6 +6,8 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import (
     Any,
     Concatenate,
@@ -247,7 +249,7 @@ class EventRef(Generic[P, R]):
             fields.append(f"v:el.fsv?.[0]==={base}?el.fsv[1]:{base}" if base is not None else f"v:{shown}")
         if missing := [name for name in self.event.arguments.types if name not in arguments]:
             fields.append(f"s:{js(missing)}")
-        url = f"$_fs.u+{js(f'event/{name}/{self.event.name}')}"
+        url = _url(name, self.event.name)
         if not form:
             return f"@post({url},$_fs.o({{{','.join(fields)}}}))"
         # A button without a value says nothing, but FastHTML names it after its id.
@@ -263,6 +265,12 @@ class EventRef(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<{self._owner.__name__}.{self.event.name}>"
+
+
+@lru_cache(maxsize=1_024)
+def _url(state: str, event: str) -> str:
+    """The expression (str) for the URL of an event, by the names of its state and its own."""
+    return f"$_fs.u+{js(f'event/{state}/{event}')}"
 
 
 class _Arguments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from fastcore.xml import Safe
@@ -14,7 +15,7 @@ from .registry import StateRegistry
 from .scopes import StateScope
 from .state import ReactiveState
 from .tokens import Shown, TokenSigner
-from .views import attribute
+from .views import attribute, quoted
 from .wire import attribute_json, nest, signals_frame
 
 __all__ = [
@@ -48,7 +49,6 @@ _OPTIONS: Final = (
 )
 # crypto.randomUUID is there on secure origins alone, and apps are tried out over plain HTTP.
 _NONCE: Final = "()=>[...crypto.getRandomValues(new Uint8Array(12))].map(b=>b.toString(16).padStart(2,'0')).join('')"
-_OWN: Final = f"c:'',err:'',status:0,ok:'',v:'',go:'',q:0,k:{_NONCE},o:{_OPTIONS}"
 _OPEN: Final = (
     "@get($_fs.u+'stream',{payload:{w:Object.values($_fs.w),n:$_fs.n},"
     "retry:'always',retryMaxWait:5000,retryMaxCount:1000000000})"
@@ -73,6 +73,7 @@ _FAILED: Final = (
 )
 # What is the same on every page is text, made when this module is loaded: as FT elements, made and rendered anew, the
 # live element and the seeded signals were a fifth of the time that a small page takes, now they are a twentieth.
+_OWN: Final = quoted(f"c:'',err:'',status:0,ok:'',v:'',go:'',q:0,k:{_NONCE},o:{_OPTIONS}")
 _FOLLOWS: Final = " ".join(
     (attribute("data-effect", _GO), attribute("data-on:datastar-fetch", _FAILED), attribute("data-init", _OPEN))
 )
@@ -175,20 +176,26 @@ class LiveElement:
 
     def __html__(self) -> str:
         page = self._page
-        token = page.token()
-        # Named by what it shows: the same fragment fetched again replaces its token instead of adding one.
-        name = hashlib.sha256(json.dumps(list(page.shown())).encode()).hexdigest()[:8]
-        own = f"{{_fs:{{u:{attribute_json(page.url)},n:{attribute_json(page.position())},{_OWN}}}}}"
-        signals = {**(page.signals() if self._with_signals else {}), "_fs": {"w": {f"p{name}": token}}}
-        seeds = f"{attribute('data-signals__ifmissing', own)} {attribute('data-signals', attribute_json(signals))}"
+        own = f"{{_fs:{{u:{attribute_json(page.url)},n:{attribute_json(page.position())},"
+        watched = {"_fs": {"w": {_name(tuple(page.shown())): page.token()}}}
+        signals = attribute_json({**page.signals(), **watched} if self._with_signals else watched)
         is_temporary = any(s._committed.identifier.scope is StateScope.TEMPORARY for s in page.states.values())
-        live = f"<div data-fs-live {seeds} {_FOLLOWS}{_LEAVES if is_temporary else ''}>{_TOAST}</div>"
+        live = (
+            f"<div data-fs-live data-signals__ifmissing='{quoted(own)}{_OWN}}}}}' data-signals='{quoted(signals)}' "
+            f"{_FOLLOWS}{_LEAVES if is_temporary else ''}>{_TOAST}</div>"
+        )
         return f"<div>{script_element(self._script)}{live}</div>" if self._script else live
 
     def __ft__(self) -> Safe:
         return Safe(self.__html__())
 
     __str__ = __html__
+
+
+@lru_cache(maxsize=1_024)
+def _name(shown: tuple[Shown, ...]) -> str:
+    """What a page calls its token: the same fragment fetched again replaces its token instead of adding one."""
+    return f"p{hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:8]}"
 
 
 class SeedElement:

@@ -11,18 +11,19 @@ from fastcore.xml import FT, NotStr, Safe, to_xml
 
 from .exceptions import EventDefinitionError
 
-__all__ = ["View", "ViewFragment", "attribute", "render_ft", "view"]
+__all__ = ["View", "ViewFragment", "attribute", "quoted", "render_ft", "view"]
 
 ATTRIBUTE = "data-fs-view"
 
 
+def quoted(value: str) -> str:
+    """`value` as it stands in an attribute between single quotes, which JSON has the fewest of (str)."""
+    return escape(value, quote=False).replace("'", "&#39;")
+
+
 def attribute(name: str, value: str) -> str:
     """One attribute of an element, as FT writes it (str): no text in `value` ends it."""
-    value = escape(value, quote=False)
-    if '"' not in value:
-        return f'{name}="{value}"'
-    value = value.replace("'", "&#39;")
-    return f"{name}='{value}'"
+    return f"{name}='{quoted(value)}'" if '"' in value else f'{name}="{escape(value, quote=False)}"'
 
 
 def render_ft(value: Any) -> str:

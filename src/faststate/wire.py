@@ -144,6 +144,8 @@ def attribute_json(value: Any) -> str:
 
 def js(value: Any) -> str:
     """A Python value as JavaScript source for an expression. `expr(...)` passes as it is; None is `null`."""
+    if isinstance(value, str):
+        return attribute_json(value)
     if isinstance(value, JSExpression):
         return f"({value.value})"
     if value is None:
