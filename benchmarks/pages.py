@@ -16,8 +16,8 @@ from fasthtml import common as fh
 
 from faststate import ReactiveState, StateProvider, event, fast_app, view
 
-ROUNDS = 60
-CALLS = 20
+ROUNDS = 200
+CALLS = 5
 
 
 class Counter(ReactiveState):

@@ -17,7 +17,7 @@ ATTRIBUTE = "data-fs-view"
 
 
 def quoted(value: str) -> str:
-    """`value` as it stands in an attribute between single quotes, which JSON has the fewest of (str)."""
+    """`value` as it stands in an attribute between single quotes, of which JSON has few (str)."""
     return escape(value, quote=False).replace("'", "&#39;")
 
 
