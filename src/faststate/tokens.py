@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import json
+import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple, Any
+from typing import Any, Final, NamedTuple
 
 from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
