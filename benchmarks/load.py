@@ -1,0 +1,276 @@
+"""The load: thousands of open streams in one process, read by hand with epoll, so that it is never what is waited for.
+
+What arrives is not parsed: a change is a mark in the bytes, and a stream has the change when its mark has been seen
+there. It wants a core of its own, see `servers.core`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+import re
+import resource
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from html import unescape
+from http.client import HTTPConnection
+from typing import NamedTuple
+from urllib.parse import quote
+
+__all__ = ["Crowd", "Page", "door", "mark", "open_files", "undisturbed", "visit"]
+
+MARK_SIZE = 10
+PATIENCE = 60.0
+"""Seconds that anything may take before the run has failed."""
+
+EDGE = select.EPOLLIN | select.EPOLLET
+HELLO = b"\ndata: "
+"""What the body of every stream begins with, at the latest."""
+
+Address = tuple[str, int]
+
+
+def mark(number: int) -> str:
+    """What tells the change `number` from all others, wherever it stands in a frame."""
+    return f"~{number:0{MARK_SIZE - 2}}~"
+
+
+def open_files(wanted: int) -> int:
+    """Raises the limit of open files as far as is allowed; how many of `wanted` streams there can be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(wanted, hard - 200)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keeps this process's cyclic collector out of what is measured."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class Page(NamedTuple):
+    """What a browser has after it has loaded a page: its cookie, and what it opens the page's stream with."""
+
+    cookie: str
+    payload: str
+
+    def door(self, path: str) -> bytes:
+        """The request that opens the page's stream."""
+        return door(f"{path}?datastar={quote(self.payload)}" if self.payload else path, self.cookie)
+
+
+def door(path: str, cookie: str = "") -> bytes:
+    """The request (bytes) that opens a stream, as a browser with Datastar sends it."""
+    own = f"cookie: {cookie}\r\n" if cookie else ""
+    return (
+        f"GET {path} HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\ndatastar-request: true\r\n{own}\r\n"
+    ).encode()
+
+
+def visit(address: Address, path: str, count: int) -> list[Page]:
+    """Loads a page as `count` new browsers do: their cookies, and what they watch."""
+    pages = []
+    connection = HTTPConnection(*address, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        for _ in range(count):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            text = unescape(response.read().decode())
+            if response.status != 200:
+                raise RuntimeError(f"GET {path} was answered {response.status}: {text[:500]}")
+            cookie = response.headers.get("set-cookie", "").partition(";")[0]
+            tokens = re.findall(r'"p[0-9a-f]{8}":"([^"]+)"', text)
+            position = re.search(r"""[,{]n:"([^"]*)\"""", text)
+            payload = json.dumps({"w": tokens, "n": position[1] if position else ""}) if tokens else ""
+            pages.append(Page(cookie, payload))
+    return pages
+
+
+class _Reading:
+    """What is looked for, who has not had it yet, and where their bytes have ended. Lifetime: one change."""
+
+    def __init__(self, text: str, waiting: set[int]) -> None:
+        self.wanted = text.encode()
+        self.waiting = waiting
+        self.tails: dict[int, bytes] = {}
+
+
+class Crowd:
+    """Open streams of one server. Lifetime: a `with` block, which closes them."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._epoll = select.epoll()
+        self._buffer = bytearray(1 << 18)
+        self._sockets: dict[int, socket.socket] = {}
+        self._receive: dict[int, Callable[[bytearray], int]] = {}
+        self._frozen: list[socket.socket] = []
+
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._epoll.close()
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def open(
+        self, doors: Sequence[bytes], until: bytes = HELLO, *, at_once: int = 64, rate: float = math.inf
+    ) -> list[float]:
+        """Opens a stream by each door, and waits until each has received `until`; the seconds that each has waited.
+
+        At most `at_once` are being opened at a time, and at most `rate` begin a second: those that could not begin in
+        time have waited all the same.
+        """
+        begun: dict[int, float] = {}
+        heads: dict[int, bytes] = {}
+        waited: list[float] = []
+        start = time.perf_counter()
+        for number, request in enumerate(doors):
+            due = start + number / rate
+            while len(begun) >= at_once or time.perf_counter() < due:
+                self._greeted(begun, heads, until, waited, due)
+            sock = self._connect(request)
+            begun[sock.fileno()] = time.perf_counter() if rate == math.inf else due
+            self._register(sock)
+        while begun:
+            self._greeted(begun, heads, until, waited)
+        return waited
+
+    def open_frozen(self, doors: Sequence[bytes]) -> None:
+        """Opens streams that are never read from again once they have said hello."""
+        for request in doors:
+            sock = self._connect(request, is_small=True)
+            head = b""
+            while HELLO not in head:
+                piece = sock.recv(4_096)
+                if not piece:
+                    raise RuntimeError(f"a stream was refused: {head[:500]!r}")
+                head += piece
+            self._frozen.append(sock)
+
+    def deliver(self, trigger: Callable[[], object], text: str, watchers: Iterable[int] | None = None) -> float:
+        """Has `trigger` change something, and waits until every watcher has received `text`; the seconds it took.
+
+        `watchers` are the streams (as `newest` names them) that are to receive it: by default all. Something has come
+        to all of them before anything is read, so that reading is not what is measured; where `text` is missing in it,
+        reading is what is waited for.
+        """
+        waiting = set(self._receive if watchers is None else watchers)
+        untouched, touched = set(waiting), []
+        poll, came = self._epoll.poll, untouched.discard
+        reading = _Reading(text, waiting)
+        deadline = time.monotonic() + PATIENCE
+        start = time.perf_counter()
+        trigger()
+        while untouched:
+            events = poll(0)  # it does not sleep: to wake it would be work of the server's
+            for fd, _ in events:
+                came(fd)
+                touched.append(fd)
+            if not events and time.monotonic() > deadline:
+                raise TimeoutError(f"nothing has come to {len(untouched)} of {len(self)} streams")
+        taken = time.perf_counter() - start
+        self._read(reading, touched)
+        while waiting:
+            events = poll(1)
+            self._read(reading, [fd for fd, _ in events])
+            taken = time.perf_counter() - start
+            if not events and time.monotonic() > deadline:
+                raise TimeoutError(f"{len(waiting)} of {len(self)} streams have not received {text}")
+        return taken
+
+    def _read(self, reading: _Reading, touched: Iterable[int]) -> None:
+        receive, buffer, room = self._receive, self._buffer, len(self._buffer)
+        find, wanted, waiting, tails = buffer.find, reading.wanted, reading.waiting, reading.tails
+        have, overlap = waiting.discard, len(reading.wanted) - 1
+        for fd in touched:
+            size = room
+            while size == room:
+                try:
+                    size = receive[fd](buffer)
+                except BlockingIOError:
+                    break
+                if not size:
+                    raise ConnectionError(f"the server has ended a stream; {len(waiting)} waited for {wanted!r}")
+                if find(wanted, 0, size) >= 0:
+                    have(fd)
+                elif fd in waiting:  # a large frame comes in pieces, and may be cut in the middle of the mark
+                    seen = tails.pop(fd, b"") + buffer[: min(size, overlap)]
+                    if wanted in seen:
+                        have(fd)
+                    else:
+                        tails[fd] = bytes(buffer[size - overlap : size] if size >= overlap else seen[-overlap:])
+
+    def newest(self, count: int) -> list[int]:
+        """The names of the streams that were opened last."""
+        return list(self._sockets)[-count:] if count else []
+
+    def close(self, names: Iterable[int] | None = None) -> None:
+        """Closes streams: those named, or all."""
+        for fd in list(self._sockets if names is None else names):
+            self._receive.pop(fd)
+            self._sockets.pop(fd).close()
+        if names is None:
+            for sock in self._frozen:
+                sock.close()
+            self._frozen = []
+
+    def _connect(self, request: bytes, is_small: bool = False) -> socket.socket:
+        sock = socket.socket()
+        try:
+            sock.settimeout(PATIENCE)
+            if is_small:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                # Segments as on a real network: with those of the loopback, the kernel takes megabytes for the server.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1_460)
+            sock.connect(self.address)
+            sock.sendall(request)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _register(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        fd = sock.fileno()
+        self._sockets[fd] = sock
+        self._receive[fd] = sock.recv_into
+        self._epoll.register(fd, EDGE)
+
+    def _greeted(
+        self, begun: dict[int, float], heads: dict[int, bytes], until: bytes, waited: list[float], due: float = math.inf
+    ) -> None:
+        """Reads what has come within a second, or until `due`, and notes which of the streams have been greeted."""
+        now = time.perf_counter()
+        events = self._epoll.poll(max(0.0, min(1.0, due - now)))
+        now = time.perf_counter()
+        if not events and begun and now - min(begun.values()) > PATIENCE:
+            raise TimeoutError(
+                f"{len(begun)} streams were not greeted; the last head was {next(iter(heads.values()), b'')!r}"
+            )
+        for fd, _ in events:
+            try:
+                size = self._receive[fd](self._buffer)
+            except BlockingIOError:
+                continue
+            head = heads.pop(fd, b"") + self._buffer[:size]
+            if not size or (fd in begun and not b"HTTP/1.1 200".startswith(head[:12])):
+                raise ConnectionError(f"a stream was refused: {head[:500]!r}")
+            if fd in begun:
+                if until in head:
+                    waited.append(now - begun.pop(fd))
+                else:
+                    heads[fd] = head

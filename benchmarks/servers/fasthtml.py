@@ -1,0 +1,32 @@
+"""FastHTML as one writes it by hand: a frame encoded once, a queue for each stream, and FastHTML's EventStream."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from fasthtml import common as fh
+
+from .app import App
+from .streaming import Streaming
+
+
+class ByHand(Streaming):
+    """Lifetime: its process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asgi, rt = fh.fast_app(secret_key="benchmark")
+
+        @rt("/")
+        async def index(sess) -> Any:
+            sess.setdefault("id", secrets.token_urlsafe(12))
+            return fh.Titled("Board", fh.P("Text: ", fh.Span(id="text")))
+
+        @rt("/stream")
+        async def stream(sess) -> Any:
+            return fh.EventStream(self.frames())
+
+
+def make() -> App:
+    return ByHand()

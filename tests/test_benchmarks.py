@@ -1,0 +1,50 @@
+"""The benchmarks run, from the servers to the table: small, since the numbers are none of a test's business."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from benchmarks.delivery import Bench, Scale, deliver, delivered, unconcerned
+from benchmarks.servers import SERVERS
+from benchmarks.table import DIRECT, FLOOR, PORTABLE, Row, table
+
+TINY = Scale(repeat=1, small=20, large=20, many=20, updates=40, burst=20, record_watchers=5)
+
+
+def test_a_delivery_is_measured_from_the_servers_to_the_table():
+    cores = os.sched_getaffinity(0)
+    bench = Bench(("floor", "faststate"), progress=False)
+    with bench.load():
+        rows = [*delivered(bench, 20, TINY, bursts=True), *unconcerned(bench, TINY)]
+    assert os.sched_getaffinity(0) == cores
+    assert {DIRECT, FLOOR} <= rows[0].values.keys()
+    for row in rows:
+        assert all(math.isfinite(row.value(who)) for who in row.values)
+    assert rows[0].value(DIRECT) > 0 < rows[0].value(FLOOR)
+    assert table(rows).count("\n") == len(rows) + 1
+
+
+def test_a_stream_that_never_has_what_changed_is_reported(monkeypatch):
+    monkeypatch.setattr("benchmarks.load.PATIENCE", 0.2)
+    bench = Bench(("floor",), progress=False)
+    with bench.life(SERVERS["floor"]) as (server, crowd):
+        crowd.open(bench.doors(SERVERS["floor"], 3))
+        deliver(server, crowd, 1)
+        trigger, _ = server.change()
+        try:
+            crowd.deliver(trigger, "~another~")
+        except TimeoutError as error:
+            assert "3 of 3" in str(error)
+        else:
+            raise AssertionError("it was not noticed")
+
+
+def test_a_row_says_the_median_of_the_ratios_and_what_misses_its_aim():
+    row = Row(
+        "work: µs", {FLOOR: [1, 10, 2], DIRECT: [2, 11, 2], PORTABLE: [3, 30, 6]}, FLOOR, {DIRECT: 1.15, PORTABLE: 2}
+    )
+    assert (row.value(DIRECT), row.ratio(DIRECT), row.misses(DIRECT)) == (2, 1.1, False)
+    assert row.misses(PORTABLE)
+    line = table([row]).splitlines()[-1]
+    assert line == "| work: µs | 2.00 (1.00) | **6.00 (3.00)** | 2.00 (1.10) | ratio ≤ 1.15, ratio ≤ 2 portable |"
