@@ -15,6 +15,7 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from signal import SIGTERM
@@ -94,6 +95,7 @@ class Bench:
     def __init__(self, names: Sequence[str] = tuple(SERVERS), *, progress: bool = True) -> None:
         self.contenders = [SERVERS[name] for name in available(names)]
         self.progress = progress
+        self.failed: list[Exception] = []
         self._server_core, self.load_core = cores()
         self._pages: dict[str, dict[str, list[Page]]] = defaultdict(lambda: defaultdict(list))
 
@@ -364,7 +366,7 @@ def reconnects(bench: Bench, scale: Scale) -> Iterator[Row]:
 
 
 def rows(scale: Scale, bench: Bench | None = None) -> Iterator[Row]:
-    """All that there is to say of delivery."""
+    """All that there is to say of delivery. What fails is said and noted in `bench.failed`; the rest is measured."""
     bench = bench or Bench()
     measurements: list[Callable[[], Iterator[Row]]] = [
         lambda: itertools.islice(delivered(bench, scale.small, scale, bursts=True), 3),
@@ -378,7 +380,11 @@ def rows(scale: Scale, bench: Bench | None = None) -> Iterator[Row]:
     ]
     with bench.load():
         for measurement in measurements:
-            yield from measurement()
+            try:
+                yield from measurement()
+            except Exception as error:
+                bench.failed.append(error)
+                traceback.print_exception(error)
 
 
 def main() -> None:

@@ -46,19 +46,21 @@ Measured by `make bench` on {machine}.
   what it does on uvicorn by itself. All run on the same uvicorn, with uvloop and httptools.
 - In a burst the others send every value, as they are written; whoever coalesces sends the newest. All streams are
   checked to end on the last value.
-- The pages and events below are called in one process through ASGI, without a network; FastHTML is the same page, and
-  the same event, without FastState.
+- Pages and events, the last lines, are called in one process through ASGI, without a network; FastHTML is the same
+  page, and the same event, without FastState.
 """
 
 
 def scale(quick: bool) -> delivery.Scale:
+    """How much is measured."""
     if not quick:
         return delivery.Scale()
     return delivery.Scale().at(1_000, 1)._replace(small=200, many=2_000, updates=20_000, opened=100, reconnects=500)
 
 
-def rows(names: list[str], quick: bool) -> Iterator[Row]:
-    yield from delivery.rows(scale(quick), delivery.Bench(names))
+def rows(bench: delivery.Bench, quick: bool) -> Iterator[Row]:
+    """All rows; those of each module as soon as they are measured."""
+    yield from delivery.rows(scale(quick), bench)
     for name in IN_PROCESS:
         yield from asyncio.run(importlib.import_module(f"benchmarks.{name}").rows())
 
@@ -70,9 +72,12 @@ def main() -> None:
     arguments = parser.parse_args()
     names = arguments.servers.split(",")
     begun = time.monotonic()
-    measured = table(rows(names, arguments.quick))
+    bench = delivery.Bench(names)
+    measured = table(rows(bench, arguments.quick))
     print(measured)
     print(f"Measured in {time.monotonic() - begun:.0f} s.", file=sys.stderr)
+    if bench.failed:
+        sys.exit(f"{len(bench.failed)} of the measurements have failed, see above.")
     if not arguments.quick and names == list(SERVERS):
         RESULTS.write_text(READING.format(machine=machine(), table=measured))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -72,6 +74,7 @@ class NchanServer(Server):
             ["nginx", "-c", str(path / "nginx.conf"), "-p", str(path), "-e", str(path / "error.log")],
             stdout=self._log,
             stderr=self._log,
+            preexec_fn=_end_with_parent,
         )
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -128,6 +131,10 @@ class NchanServer(Server):
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: however the one who measures ends
 
 
 def _request(text: str) -> bytes:
