@@ -227,7 +227,8 @@ def _percentile(values: Sequence[float], percent: int) -> float:
 def memory(bench: Bench, scale: Scale) -> Iterator[Row]:
     """KB of the server's own memory for each idle stream; FastState's with a state of each session's own."""
     each: Values = defaultdict(list)
-    bench.visit(bench.contenders, board=scale.large, own=scale.large)
+    bench.visit(bench.only(FASTHTML), board=scale.large)
+    bench.visit(bench.only(DIRECT, PORTABLE), own=scale.large)
     for contender in bench.turns(bench.contenders, min(scale.repeat, 3), "memory"):
         with bench.life(contender) as (server, crowd):
             shows = "own" if contender.is_faststate else "board"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 
+import pytest
+
 from benchmarks.delivery import Bench, Scale, deliver, delivered, unconcerned
 from benchmarks.servers import SERVERS
 from benchmarks.table import DIRECT, FLOOR, PORTABLE, Row, table
@@ -12,6 +14,7 @@ from benchmarks.table import DIRECT, FLOOR, PORTABLE, Row, table
 TINY = Scale(repeat=1, small=20, large=20, many=20, updates=40, burst=20, record_watchers=5)
 
 
+@pytest.mark.timeout(180)  # servers are started, maybe on a machine that has other things to do
 def test_a_delivery_is_measured_from_the_servers_to_the_table():
     cores = os.sched_getaffinity(0)
     bench = Bench(("floor", "faststate"), progress=False)
