@@ -103,10 +103,14 @@ class Bench:
     def load(self) -> Iterator[None]:
         """Has this process be the load: on its own core, with as many open files as there may be."""
         open_files(0)
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(SIGTERM) is signal.SIG_DFL:
-            signal.signal(SIGTERM, lambda *_: sys.exit(143))  # so that the servers end as well
-        with core(self.load_core):
-            yield
+        in_charge = threading.current_thread() is threading.main_thread()
+        before = signal.signal(SIGTERM, lambda *_: sys.exit(143)) if in_charge else None  # the servers end as well
+        try:
+            with core(self.load_core):
+                yield
+        finally:
+            if in_charge:
+                signal.signal(SIGTERM, before)
 
     def only(self, *titles: str) -> list[Contender]:
         return [contender for contender in self.contenders if contender.title in titles]
