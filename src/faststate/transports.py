@@ -68,6 +68,11 @@ class StreamWriter:
         """Whether all that was written before has been taken."""
         return not self._busy
 
+    @property
+    def quick(self) -> Callable[[bytes], object] | None:
+        """What takes a framed chunk (bytes) of a reader who keeps up, and nothing else; None where there is no such."""
+        return None
+
     def write(self, chunk: Chunk) -> bool:
         """Writes a chunk; False, with nothing written, where the reader has not taken what came before."""
         raise NotImplementedError
@@ -88,6 +93,7 @@ class StreamWriter:
 
     def _fall_behind(self) -> None:
         self._busy = True
+        self._connection.slow_down()
         self._manager.behind.setdefault(self._connection, asyncio.get_running_loop().time())
 
     async def _catch_up(self, first: Awaitable[None] | None = None) -> bool:
@@ -135,7 +141,7 @@ class AsgiWriter(StreamWriter):
     Where it would wait, the stream's task goes on with it.
     """
 
-    __slots__ = ("_begun", "_context", "_loop", "_task", "_woken")
+    __slots__ = ("_begun", "_context", "_is_servers", "_loop", "_task", "_woken")
 
     def __init__(
         self,
@@ -151,6 +157,7 @@ class AsgiWriter(StreamWriter):
         assert task is not None  # noqa: S101  # a response is written in a task
         self._task = task
         self._context = copy_context()
+        self._is_servers = is_uvicorns(send)
         self._begun: tuple[Any, Any] | None = None
         self._woken = asyncio.Event()
 
@@ -158,14 +165,18 @@ class AsgiWriter(StreamWriter):
         """As `StreamWriter.write`; called by the loop, where no task is running."""
         if self._busy:
             return False
-        # A wrapper of `send` may ask which task it runs in, and what its context variables are.
-        asyncio._enter_task(self._loop, self._task)
         try:
-            sending, waits_for = self._context.run(_begin, self._send, _body(chunk.body))
+            if self._is_servers:
+                sending, waits_for = _begin(self._send, _body(chunk.body))
+            else:
+                # A wrapper of `send` may ask which task it runs in, and what its context variables are.
+                asyncio._enter_task(self._loop, self._task)
+                try:
+                    sending, waits_for = self._context.run(_begin, self._send, _body(chunk.body))
+                finally:
+                    asyncio._leave_task(self._loop, self._task)
         except Exception as error:
             sending, waits_for = _failing(error), None
-        finally:
-            asyncio._leave_task(self._loop, self._task)
         if sending is not None:
             self._fall_behind()
             self._begun = sending, waits_for
@@ -257,11 +268,19 @@ class DirectWriter(StreamWriter):
         """Whether all that was written before has been taken, but for what the transport's buffer may hold."""
         return not (self._busy or self._flow.write_paused)
 
+    @property
+    def quick(self) -> Callable[[bytes], object]:
+        """As `StreamWriter.quick`."""
+        return self._transport.write
+
     def write(self, chunk: Chunk) -> bool:
         """As `StreamWriter.write`."""
         if self._busy or self._flow.write_paused:
             return False
-        self._transport.write(chunk.framed)
+        try:
+            self._transport.write(chunk.framed)
+        except RuntimeError:  # a transport that is closed, of which `receive` tells in the loop's next turn
+            logger.debug("a reader has just gone", exc_info=True)
         return True
 
     def wake(self) -> None:
@@ -352,6 +371,11 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+def is_uvicorns(send: Send) -> bool:
+    """Whether this is uvicorn's own `send`, which asks for no task and no context, and not a wrapper's around it."""
+    return hasattr(getattr(send, "__self__", None), "flow") and servers_protocol(send) is not None
 
 
 def servers_protocol(send: Send) -> Any:

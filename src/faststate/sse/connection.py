@@ -54,6 +54,10 @@ class Writer(Protocol):
     def ready(self) -> bool:
         """Whether all that was written before has been taken."""
 
+    @property
+    def quick(self) -> Callable[[bytes], object] | None:
+        """What takes a framed chunk (bytes) of a reader who keeps up, and nothing else; None where there is no such."""
+
     def write(self, chunk: Chunk) -> bool:
         """Writes a chunk; False, with nothing written, where the reader has not taken what came before."""
 
@@ -264,6 +268,11 @@ class SSEConnection:
         self._has_something()
 
     # -- what waits ------------------------------------------------------------------------------------------------
+
+    def slow_down(self) -> None:
+        """Has it be asked, before something is written, whether it may be."""
+        for topic in self.follows.values():
+            topic.slow_down(self)
 
     def take_commits(self) -> None:
         """Queues here what has been committed of the states that it follows, and all others are about to be sent."""

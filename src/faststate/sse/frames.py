@@ -40,20 +40,16 @@ def audience_of(views: frozenset[str] = frozenset(), hidden: frozenset[str] = EV
 
 
 class Chunk:
-    """What is written to many connections: the `body` (bytes) of a message, and the same framed for HTTP/1.1."""
+    """What is written to many connections: the `body` (bytes) of a message, and the same `framed` for HTTP/1.1.
 
-    __slots__ = ("_framed", "body")
+    That is one chunk of the chunked transfer coding (RFC 9112, 7.1).
+    """
+
+    __slots__ = ("body", "framed")
 
     def __init__(self, body: bytes) -> None:
         self.body = body
-        self._framed: bytes | None = None
-
-    @property
-    def framed(self) -> bytes:
-        """The body as one chunk of the chunked transfer coding (RFC 9112, 7.1)."""
-        if self._framed is None:
-            self._framed = b"%x\r\n%b\r\n" % (len(self.body), self.body)
-        return self._framed
+        self.framed = b"%x\r\n%b\r\n" % (len(body), body)
 
 
 class Changes:
