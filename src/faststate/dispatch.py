@@ -578,9 +578,9 @@ async def leave_page(context: RequestContext, tokens: Sequence[Any]) -> None:
 
 def _refuse_too_many(provider: StateProvider, context: RequestContext) -> None:
     manager = provider.sse_manager
-    if len(manager.of_session.get(context.session_id() or "", ())) >= provider.max_streams_per_session:
+    if manager.of_session.count(context.session_id() or "") >= provider.max_streams_per_session:
         raise LimitError(f"a session has at most {provider.max_streams_per_session} streams")
-    if len(manager.of_address.get(context.address, ())) >= provider.max_streams_per_address:
+    if manager.of_address.count(context.address) >= provider.max_streams_per_address:
         logger.warning(
             "%s has %d streams, the most that max_streams_per_address allows; behind a proxy the server must be told "
             "the clients' own addresses",

@@ -205,7 +205,8 @@ class AsgiWriter(StreamWriter):
             self._manager.remove_connection(self._connection.id)
 
     async def _leave(self, receive: Receive) -> None:
-        await _until_gone(receive)
+        while (await receive())["type"] != "http.disconnect":
+            pass
         self._over = True
         self._manager.remove_connection(self._connection.id)
         self._woken.set()
@@ -298,17 +299,13 @@ class DirectWriter(StreamWriter):
     async def hold(self, receive: Receive) -> None:
         """Keeps the response open until it has ended; nothing but `receive` is waited for."""
         try:
-            await _until_gone(receive)
+            while (await receive())["type"] != "http.disconnect":
+                pass
         finally:
             self._over = True
             if self._worker is not None:
                 self._worker.cancel()
             self._manager.remove_connection(self._connection.id)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 # -- what is there -----------------------------------------------------------------------------------------------------

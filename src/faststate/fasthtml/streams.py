@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -42,24 +42,28 @@ class StreamKeeper:
         self.provider = provider
         self._path = provider.prefix + "/stream"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or not scope["path"].endswith(self._path):
-            await self.app(scope, receive, send)
-            return
-        known = frozenset(scope)
-        beginning = scope[_BEGINNING] = _Beginning(scope, send)
+            return self.app(scope, receive, send)
+        return self._keep(scope, receive, send)
+
+    async def _keep(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writer = await self._begin(scope, receive, send)
+        if writer is not None:
+            await writer.hold(receive)
+
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> StreamWriter | None:
+        beginning = _Beginning(scope, send)
         try:
-            await self.app(scope, receive, beginning.send)
+            # A copy, since what is put into it would stay as long as the server's scope does.
+            await self.app({**scope, _BEGINNING: beginning}, receive, beginning.send)
         except BaseException:
             if beginning.begun is not None:
                 self.provider.sse_manager.remove_connection(beginning.begun.id)
             raise
-        connection, cycle = beginning.begun, beginning.cycle
-        for name in scope.keys() - known:
-            del scope[name]
-        del beginning, known
-        if connection is not None:
-            await _writer(self.provider, connection, send, cycle).hold(receive)
+        if beginning.begun is None:
+            return None
+        return _writer(self.provider, beginning.begun, send, beginning.cycle)
 
 
 class _Beginning:

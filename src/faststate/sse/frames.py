@@ -131,7 +131,8 @@ def snapshot_frame(state: ReactiveState, views: frozenset[str]) -> bytes:
         frame = signals_frame(nest(path, stale)) if stale else b""
         if committed.encoded:
             frame += signals_frame(nest(path, committed.encoded))
-        frame = committed.frames[views] = frame + _all_view_frames(state, views)
+        frame += _all_view_frames(state, views)
+        committed.frames = {**committed.frames, views: frame}
     return frame
 
 

@@ -176,6 +176,46 @@ def is_newer(state: ReactiveState, other: ReactiveState) -> bool:
     return state._committed.commit > other._committed.commit
 
 
+class _Index:
+    """Connections by a name that most have for themselves: there is a set for several alone. Lifetime: the manager."""
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: dict[str, SSEConnection | set[SSEConnection]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, name: str, connection: SSEConnection) -> None:
+        """Adds a connection, which may be there already."""
+        found = self._found.setdefault(name, connection)
+        if isinstance(found, set):
+            found.add(connection)
+        elif found is not connection:
+            self._found[name] = {found, connection}
+
+    def discard(self, name: str, connection: SSEConnection) -> None:
+        """Takes a connection out, if it is there."""
+        found = self._found.get(name)
+        if found is connection:
+            del self._found[name]
+        elif isinstance(found, set):
+            found.discard(connection)
+            if not found:
+                del self._found[name]
+
+    def count(self, name: str) -> int:
+        """How many (int) there are under a name."""
+        found = self._found.get(name)
+        return len(found) if isinstance(found, set) else int(found is not None)
+
+    def named(self, name: str) -> list[SSEConnection]:
+        """The connections under a name."""
+        found = self._found.get(name)
+        return list(found) if isinstance(found, set) else [found] if found is not None else []
+
+
 class _Joined:
     """Frames of several states that some connections get in one chunk. Lifetime: one flush."""
 
@@ -223,9 +263,9 @@ class SSEManager:
         reopen: bytes = b"",
     ) -> None:
         self.connections: dict[str, SSEConnection] = {}
-        self.of_user: dict[str, set[SSEConnection]] = {}
-        self.of_session: dict[str, set[SSEConnection]] = {}
-        self.of_address: dict[str, set[SSEConnection]] = {}
+        self.of_user = _Index()
+        self.of_session = _Index()
+        self.of_address = _Index()
         self.behind: dict[SSEConnection, float] = {}
         """Connections that have not taken what was written, and since when (the loop's time)."""
         self.draining = False
@@ -265,7 +305,7 @@ class SSEManager:
         """
         self.connections[connection.id] = connection
         for index, name in self._indexes(connection):
-            index.setdefault(name, set()).add(connection)
+            index.add(name, connection)
 
     def add_connection(
         self,
@@ -316,11 +356,7 @@ class SSEManager:
         for key in list(connection.follows):
             self._leave(connection, key)
         for index, name in self._indexes(connection):
-            followers = index.get(name)
-            if followers is not None:
-                followers.discard(connection)
-                if not followers:
-                    del index[name]
+            index.discard(name, connection)
         if connection.slot >= 0:
             self._slots[connection.slot].pop(connection, None)
         self._alone.pop(connection, None)
@@ -345,7 +381,7 @@ class SSEManager:
             self._changed.pop(topic, None)
             self.unwatched(key)
 
-    def _indexes(self, connection: SSEConnection) -> Iterator[tuple[dict[str, set[SSEConnection]], str]]:
+    def _indexes(self, connection: SSEConnection) -> Iterator[tuple[_Index, str]]:
         if connection.user_id is not None:
             yield self.of_user, str(connection.user_id)
         if connection.session_id is not None:
@@ -355,8 +391,7 @@ class SSEManager:
 
     def connections_of(self, *, user_id: Id | None = None, session_id: str | None = None) -> list[SSEConnection]:
         """The open connections of a user, or of a session."""
-        found = self.of_user.get(str(user_id), ()) if user_id is not None else self.of_session.get(session_id or "", ())
-        return list(found)
+        return self.of_user.named(str(user_id)) if user_id is not None else self.of_session.named(session_id or "")
 
     def unfollow(self, connection: SSEConnection, key: str) -> None:
         """Has a connection no more be told of a state; what waited of it is dropped."""
