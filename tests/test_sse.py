@@ -3,13 +3,9 @@
 import asyncio
 import contextlib
 import json
-import socket
-import threading
 from datetime import UTC, datetime, timedelta
 
-import httpx
 import pytest
-import uvicorn
 from fasthtml import common as fh
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,11 +34,12 @@ from faststate.context import RequestContext
 from faststate.dispatch import open_connection
 from faststate.sse.connection import MAX_MESSAGES
 from faststate.tokens import Shown, binding
+from faststate.transports import AsgiWriter, DirectWriter
 
-from .client import BROWSER, Page
+from .client import BROWSER
+from .live import Model, Site, Tab, eventually, frozen_reader, serving
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
-PATIENCE = 10  # seconds for something to arrive that should take milliseconds
 
 
 class Counter(ReactiveState):
@@ -93,51 +90,6 @@ class Draft(ReactiveState):
     def save(self):
         self.saves += 1
         self.other = self.other.strip()
-
-
-def merge(into, patch):
-    """What Datastar does with a patch of signals: null deletes, objects merge, all else replaces."""
-    for name, value in patch.items():
-        if value is None:
-            into.pop(name, None)
-        elif isinstance(value, dict):
-            if not isinstance(into.get(name), dict):
-                into[name] = {}
-            merge(into[name], value)
-        else:
-            into[name] = value
-
-
-class Model:
-    """What a page knows: signals, elements in the order in which they came, and its position in the stream."""
-
-    def __init__(self):
-        self.signals = {}
-        self.elements = []
-        self.position = None
-        self.beats = 0
-        self.patched = []
-
-    def feed(self, block):
-        """Takes one whole SSE block, without its empty line."""
-        fields = [line.partition(": ")[::2] for line in block.splitlines()]
-        data = [value for name, value in fields if name == "data"]
-        for name, value in fields:
-            if name == "id":
-                self.position = value
-            elif name == "event" and value == "datastar-patch-signals":
-                patch = json.loads("\n".join(line.removeprefix("signals ") for line in data))
-                self.patched.append(patch)
-                merge(self.signals, patch)
-            elif name == "event":
-                self.elements.append("\n".join(data))
-        self.beats += not any(name in ("id", "event") for name, _ in fields)
-
-    def feed_bytes(self, frames):
-        """Takes what arrived: a block that was cut off is not seen, as in a browser."""
-        *whole, _ = frames.decode(errors="replace").split("\n\n")
-        for block in whole:
-            self.feed(block)
 
 
 # -- called directly, as the seed does ---------------------------------------------------------------------------------
@@ -512,32 +464,6 @@ def test_whatever_is_cut_and_when_the_page_ends_with_the_server_s_state(steps, s
 # -- over a real server ------------------------------------------------------------------------------------------------
 
 
-async def eventually(condition):
-    """Returns once `condition()` holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # the condition is another thread's, which sets no event of ours
-            await asyncio.sleep(0.005)
-
-
-@contextlib.contextmanager
-def serving(app):
-    """`app` under uvicorn in a thread of this process, on a port of its own."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        provider = app.state.faststate
-        if provider._loop is not None:
-            provider._loop.call_soon_threadsafe(provider.sse_manager.drain)
-        server.should_exit = True
-        thread.join(PATIENCE)
-        listener.close()
-        assert not thread.is_alive(), "the server did not end"
-
-
 def make_app(middleware=(), **options):
     provider = StateProvider(**options)
     provider.register_state(Counter)
@@ -562,91 +488,23 @@ def make_app(middleware=(), **options):
     return app, provider
 
 
+TRANSPORTS = [("auto", "httptools", DirectWriter), ("portable", "httptools", AsgiWriter), ("auto", "h11", DirectWriter)]
+
+
+@pytest.fixture(params=TRANSPORTS, ids=lambda it: f"{it[0]} over {it[1]}")
+def transport(request, monkeypatch):
+    """How the streams' bytes are written, by which of uvicorn's protocols, and the writer that this has to give."""
+    monkeypatch.delenv("FASTSTATE_TRANSPORT", raising=False)
+    return request.param
+
+
 @pytest.fixture
-async def served(request):
-    app, provider = make_app(**getattr(request, "param", {}))
-    with serving(app) as url:
+async def served(request, transport):
+    name, http, writer = transport
+    app, provider = make_app(transport=name, **getattr(request, "param", {}))
+    with serving(app, http=http) as url:
         async with contextlib.AsyncExitStack() as stack:
-            yield Site(url, provider, stack)
-
-
-class Site:
-    """The served app, and the browsers that visit it."""
-
-    def __init__(self, url, provider, stack):
-        self.url = url
-        self.provider = provider
-        self.stack = stack
-
-    async def browser(self, user=None):
-        client = await self.stack.enter_async_context(httpx.AsyncClient(base_url=self.url, timeout=PATIENCE))
-        if user is not None:
-            assert (await client.get(f"/login/{user}")).text == "in"
-        return client
-
-    async def tab(self, client, path="/", *, streaming=True):
-        tab = Tab(self, client)
-        await tab.load(path)
-        if streaming:
-            await tab.open()
-        return tab
-
-
-class Tab(Model):
-    """A loaded page, its stream, and what it has been told."""
-
-    def __init__(self, site, client):
-        super().__init__()
-        self.site = site
-        self.client = client
-        self.response = None
-
-    async def load(self, path):
-        page = await Page.open(self.client, path)
-        self.tokens, self.position = page.tokens, page.position
-        self.signals = {**page.signals, "_fs": {"c": ""}}
-
-    def request(self, method="GET", *, last_event_id=None, headers=None, tokens=None):
-        payload = {"w": self.tokens if tokens is None else tokens, "n": self.position}
-        sent = {**BROWSER, **(headers or {})}
-        if last_event_id is not None:
-            sent["last-event-id"] = last_event_id
-        return self.client.stream(method, "/_faststate/stream", params={"datastar": json.dumps(payload)}, headers=sent)
-
-    async def open(self, **request):
-        """Opens the stream and reads up to its first position."""
-        self.closing = contextlib.AsyncExitStack()
-        self.response = await self.closing.enter_async_context(self.request(**request))
-        assert self.response.status_code == 200
-        self.site.stack.push_async_exit(self.closing)
-        self.lines = self.response.aiter_lines()
-        self.patched, self.elements, self.position = [], [], None
-        await self.until(lambda: self.position is not None)
-
-    async def until(self, condition):
-        """Reads the stream until `condition()` holds."""
-        block = []
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                line = await anext(self.lines)
-                if line:
-                    block.append(line)
-                elif block:
-                    self.feed("\n".join(block))
-                    block = []
-
-    async def ends(self):
-        """Reads the stream to its end."""
-        async with asyncio.timeout(PATIENCE):
-            async for line in self.lines:
-                self.feed(line)
-
-    async def close(self):
-        await self.closing.aclose()
-
-    async def post(self, name, **payload):
-        headers = {**BROWSER, "faststate-connection": self.signals["_fs"]["c"]}
-        return await self.client.post(f"/_faststate/event/{name}", json={"w": self.tokens, **payload}, headers=headers)
+            yield Site(url, provider, stack, writer)
 
 
 async def test_a_fresh_stream_says_its_id_and_nothing_that_the_page_knows(served):
@@ -892,23 +750,6 @@ async def test_a_stream_that_is_stopped_ends_and_comes_back_to_503(served):
     await asyncio.wrap_future(done)
     async with tab.request() as response:
         assert response.status_code == 503 and response.headers["retry-after"]
-
-
-def frozen_reader(tab):
-    """A client that asks for the stream and never reads: its socket."""
-    request = tab.client.build_request(
-        "GET",
-        "/_faststate/stream",
-        params={"datastar": json.dumps({"w": tab.tokens, "n": tab.position})},
-        headers=BROWSER,
-    )
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect((request.url.host, request.url.port))
-    head = f"GET {request.url.raw_path.decode()} HTTP/1.1\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in request.headers.items()) + "\r\n"
-    sock.sendall(head.encode())
-    return sock
 
 
 @pytest.mark.parametrize("served", [{"write_timeout": 0.3, "heartbeat": 0.1}], indirect=True)

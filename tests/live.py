@@ -1,0 +1,205 @@
+"""An app that is really served, and the pages that follow it: for tests of what goes over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+
+import httpx
+import uvicorn
+
+from .client import BROWSER, Page
+
+PATIENCE = 10  # seconds for something to arrive that should take milliseconds
+
+
+def merge(into, patch):
+    """What Datastar does with a patch of signals: null deletes, objects merge, all else replaces."""
+    for name, value in patch.items():
+        if value is None:
+            into.pop(name, None)
+        elif isinstance(value, dict):
+            if not isinstance(into.get(name), dict):
+                into[name] = {}
+            merge(into[name], value)
+        else:
+            into[name] = value
+
+
+class Model:
+    """What a page knows: signals, elements in the order in which they came, and its position in the stream."""
+
+    def __init__(self):
+        self.signals = {}
+        self.elements = []
+        self.position = None
+        self.beats = 0
+        self.patched = []
+
+    def feed(self, block):
+        """Takes one whole SSE block, without its empty line."""
+        fields = [line.partition(": ")[::2] for line in block.splitlines()]
+        data = [value for name, value in fields if name == "data"]
+        for name, value in fields:
+            if name == "id":
+                self.position = value
+            elif name == "event" and value == "datastar-patch-signals":
+                patch = json.loads("\n".join(line.removeprefix("signals ") for line in data))
+                self.patched.append(patch)
+                merge(self.signals, patch)
+            elif name == "event":
+                self.elements.append("\n".join(data))
+        self.beats += not any(name in ("id", "event") for name, _ in fields)
+
+    def feed_bytes(self, frames):
+        """Takes what arrived: a block that was cut off is not seen, as in a browser."""
+        *whole, _ = frames.decode(errors="replace").split("\n\n")
+        for block in whole:
+            self.feed(block)
+
+
+async def eventually(condition):
+    """Returns once `condition()` holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # the condition is another thread's, which sets no event of ours
+            await asyncio.sleep(0.005)
+
+
+def assert_nothing_is_left(manager):
+    """Of no stream anything is kept: not in an index, not in a list of who has to be written to, not in a timer."""
+    left = {
+        name: value
+        for name in ("connections", "of_user", "of_session", "of_address", "behind", "_topics", "_changed", "_alone")
+        if (value := getattr(manager, name))
+    }
+    assert not left
+    assert not any(manager._slots) and manager._beats is None, "signs of life go to nobody"
+    assert manager.lag == 0 and manager.subscriptions == 0
+
+
+@contextlib.contextmanager
+def serving(app, **config):
+    """`app` under uvicorn in a thread of this process, on a port of its own: a server that gets no signal to end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", **config))
+    thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+        ended = not thread.is_alive()
+        server.force_exit = True
+        thread.join(PATIENCE)
+        listener.close()
+        assert ended, "the server did not end"
+    assert_nothing_is_left(app.state.faststate.sse_manager)
+
+
+class Site:
+    """The served app, and the browsers that visit it. `writer` is the kind that its streams must have (None: any)."""
+
+    def __init__(self, url, provider, stack, writer=None):
+        self.url = url
+        self.provider = provider
+        self.stack = stack
+        self.writer = writer
+
+    async def browser(self, user=None):
+        client = await self.stack.enter_async_context(httpx.AsyncClient(base_url=self.url, timeout=PATIENCE))
+        if user is not None:
+            assert (await client.get(f"/login/{user}")).text == "in"
+        return client
+
+    async def tab(self, client, path="/", *, streaming=True):
+        tab = Tab(self, client)
+        await tab.load(path)
+        if streaming:
+            await tab.open()
+        return tab
+
+
+class Tab(Model):
+    """A loaded page, its stream, and what it has been told."""
+
+    def __init__(self, site, client):
+        super().__init__()
+        self.site = site
+        self.client = client
+        self.response = None
+
+    async def load(self, path):
+        page = await Page.open(self.client, path)
+        self.tokens, self.position = page.tokens, page.position
+        self.signals = {**page.signals, "_fs": {"c": ""}}
+
+    def request(self, method="GET", *, last_event_id=None, headers=None, tokens=None):
+        payload = {"w": self.tokens if tokens is None else tokens, "n": self.position}
+        sent = {**BROWSER, **(headers or {})}
+        if last_event_id is not None:
+            sent["last-event-id"] = last_event_id
+        return self.client.stream(method, "/_faststate/stream", params={"datastar": json.dumps(payload)}, headers=sent)
+
+    async def open(self, **request):
+        """Opens the stream and reads up to its first position."""
+        self.closing = contextlib.AsyncExitStack()
+        self.response = await self.closing.enter_async_context(self.request(**request))
+        assert self.response.status_code == 200
+        self.site.stack.push_async_exit(self.closing)
+        self.lines = self.response.aiter_lines()
+        self.patched, self.elements, self.position = [], [], None
+        await self.until(lambda: self.position is not None)
+        await eventually(lambda: self.connection is None or self.connection.streaming)
+        if self.site.writer is not None and self.connection is not None:
+            assert type(self.connection.writer) is self.site.writer, "another transport than the one under test"
+
+    @property
+    def connection(self):
+        """The server's side of its stream."""
+        return self.site.provider.sse_manager.connections.get(self.signals["_fs"]["c"])
+
+    async def until(self, condition):
+        """Reads the stream until `condition()` holds."""
+        block = []
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                line = await anext(self.lines)
+                if line:
+                    block.append(line)
+                elif block:
+                    self.feed("\n".join(block))
+                    block = []
+
+    async def ends(self):
+        """Reads the stream to its end."""
+        async with asyncio.timeout(PATIENCE):
+            async for line in self.lines:
+                self.feed(line)
+
+    async def close(self):
+        await self.closing.aclose()
+
+    async def post(self, name, **payload):
+        headers = {**BROWSER, "faststate-connection": self.signals["_fs"]["c"]}
+        return await self.client.post(f"/_faststate/event/{name}", json={"w": self.tokens, **payload}, headers=headers)
+
+
+def frozen_reader(tab):
+    """A client that asks for the stream and never reads: its socket."""
+    request = tab.client.build_request(
+        "GET",
+        "/_faststate/stream",
+        params={"datastar": json.dumps({"w": tab.tokens, "n": tab.position})},
+        headers=BROWSER,
+    )
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((request.url.host, request.url.port))
+    head = f"GET {request.url.raw_path.decode()} HTTP/1.1\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in request.headers.items()) + "\r\n"
+    sock.sendall(head.encode())
+    return sock
