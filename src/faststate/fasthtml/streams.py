@@ -77,28 +77,37 @@ class _Beginning:
     def __init__(self, scope: Scope, send: Send) -> None:
         self._outer = send
         self._left: list[Message] = []
-        self._probe = Probe(scope, send)
+        self._probe: Probe | None = Probe(scope, send)
         self.begun: SSEConnection | None = None
         self.cycle: Any = None
 
     async def send(self, message: Message) -> None:
         """ASGI's `send`, for all layers within."""
+        probe = self._probe
+        if probe is None:
+            await self._outer(message)
+            return
         if len(self._left) < 2:
             self._left.append(message)
-        if message["type"] == "http.response.body" and self.begun is None:
-            with self._probe.watching():
+        if message["type"] == "http.response.body":
+            with probe.watching():
                 await self._outer(message)
         else:
             await self._outer(message)
 
-    def take_over(self, connection: SSEConnection, start: Message, opening: Message) -> bool:
+    def take_over(self, connection: SSEConnection, start: Message, opening: Message, body: bytes) -> bool:
         """Keeps the stream open from here on, its handler may return; False where that is not possible.
 
-        It is where these very messages have left the app: no middleware has made others of them, or holds them back.
+        It is where these very messages have left the app, the `opening` with this very `body`: no middleware has made
+        others of them, or holds them back.
         """
-        if len(self._left) != 2 or self._left[0] is not start or self._left[1] is not opening:
+        left, probe = self._left, self._probe
+        self._left, self._probe = [], None  # what is sent from now on would be kept as long as the stream is open
+        if probe is None or len(left) != 2 or left[0] is not start or left[1] is not opening:
             return False
-        self.begun, self.cycle = connection, self._probe.found(opening["body"])
+        if opening["body"] is not body:
+            return False
+        self.begun, self.cycle = connection, probe.found(body)
         return True
 
 
@@ -117,14 +126,10 @@ class StreamResponse(Response):
             async with asyncio.timeout(self.provider.write_timeout):
                 start: Message = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 await send(start)
-                waiting = connection.drain() + manager.position_line()
-                opening: Message = {
-                    "type": "http.response.body",
-                    "body": signals_frame({"_fs": {"c": connection.id}}) + waiting,
-                    "more_body": True,
-                }
+                body = signals_frame({"_fs": {"c": connection.id}}) + connection.drain() + manager.position_line()
+                opening: Message = {"type": "http.response.body", "body": body, "more_body": True}
                 await send(opening)
-                manager.sent_bytes += len(opening["body"])
+                manager.sent_bytes += len(body)
         except (OSError, TimeoutError) as error:
             logger.info("a stream could not be begun: %r", error)
             manager.remove_connection(connection.id)
@@ -133,7 +138,7 @@ class StreamResponse(Response):
             manager.remove_connection(connection.id)
             raise
         beginning: _Beginning | None = scope.get(_BEGINNING)
-        if beginning is None or not beginning.take_over(connection, start, opening):
+        if beginning is None or not beginning.take_over(connection, start, opening, body):
             _say_once(logging.WARNING, "a middleware makes other messages of the app's answers: streams stay inside it")
             await _writer(self.provider, connection, send, None).hold(receive)
 

@@ -1,0 +1,497 @@
+"""Transports: which writer a stream gets and where it is kept open, and what a writer promises to all other readers."""
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import json
+import logging
+import math
+import re
+import socket
+import threading
+
+import anyio
+import pytest
+from fasthtml import common as fh
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Mount
+
+from faststate import (
+    ConfigurationError,
+    ReactiveState,
+    SSEConnection,
+    SSEManager,
+    StateConfig,
+    StateProvider,
+    StateScope,
+    event,
+    fast_app,
+)
+from faststate.fasthtml import streams
+from faststate.fasthtml.streams import StreamKeeper, StreamResponse
+from faststate.sse import frames
+from faststate.transports import AsgiWriter, DirectWriter, Probe
+
+from .client import BROWSER, Page
+from .live import Model, Site, Tab, assert_nothing_is_left, eventually, serving
+
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
+LIMIT = 10  # seconds for what should take milliseconds
+
+
+class Counter(ReactiveState):
+    count: int = 0
+
+    @event
+    def add(self, by: int = 1):
+        self.count += by
+
+
+class Board(ReactiveState):
+    text: str = ""
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch):
+    """What has been logged once is so for the process; here it is for the test. And no environment decides."""
+    monkeypatch.setattr(streams, "_said", set())
+    monkeypatch.delenv("FASTSTATE_TRANSPORT", raising=False)
+
+
+def make_app(middleware=(), **options):
+    provider = StateProvider(**options)
+    provider.register_state(Counter)
+    provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
+    app, rt = fast_app(state_provider=provider, middleware=list(middleware), pico=False, secret_key="for tests")
+
+    @rt("/")
+    def index(counter: Counter, board: Board):
+        return fh.Titled("All", counter.signal.count, board.signal.text)
+
+    return app, provider
+
+
+# -- which writer, and where -------------------------------------------------------------------------------------------
+
+
+class Around:
+    """A middleware of the plainest kind. `inside` counts the requests for streams that have not come back to it."""
+
+    inside = 0
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or not scope["path"].endswith("/stream"):
+            await self.app(scope, receive, send)
+            return
+        Around.inside += 1
+        try:
+            await self.app(scope, receive, self.wrapped(send))
+        finally:
+            Around.inside -= 1
+
+    def wrapped(self, send):
+        return send
+
+
+class PassesOn(Around):
+    def wrapped(self, send):
+        async def passing_on(message):
+            await send(message)
+
+        return passing_on
+
+
+class SetsAHeader(Around):
+    def wrapped(self, send):
+        async def setting(message):
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-own", b"1"))
+            await send(message)
+
+        return setting
+
+
+class HoldsTheStartBack(Around):
+    def wrapped(self, send):
+        held = []
+
+        async def holding(message):
+            if message["type"] == "http.response.start":
+                held.append(message)
+                return
+            while held:
+                await send(held.pop())
+            await send(message)
+
+        return holding
+
+
+class Copies(Around):
+    def wrapped(self, send):
+        async def copying(message):
+            await send(dict(message))
+
+        return copying
+
+
+class CopiesStarts(Around):
+    def wrapped(self, send):
+        async def copying(message):
+            await send(dict(message) if message["type"] == "http.response.start" else message)
+
+        return copying
+
+
+class StampsBodies(Around):
+    def wrapped(self, send):
+        async def stamping(message):
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b": stamp\n\n" + message["body"]}
+            await send(message)
+
+        return stamping
+
+
+class StampsBodiesInPlace(Around):
+    def wrapped(self, send):
+        async def stamping(message):
+            if message["type"] == "http.response.body":
+                message["body"] = b": stamp\n\n" + message["body"]
+            await send(message)
+
+        return stamping
+
+
+class SendsOneMore(Around):
+    def wrapped(self, send):
+        async def sending(message):
+            await send(message)
+            if message["type"] == "http.response.start":
+                await send({"type": "http.response.body", "body": b": stamp\n\n", "more_body": True})
+
+        return sending
+
+
+async def passed_on(request, call_next):
+    return await call_next(request)
+
+
+OUTERMOST = {
+    "none": [],
+    "pure": [Middleware(Around)],
+    "one that passes on": [Middleware(PassesOn)],
+    "one that sets a header": [Middleware(SetsAHeader)],
+    "one that holds the start back": [Middleware(HoldsTheStartBack)],
+    "TrustedHost": [Middleware(Around), Middleware(TrustedHostMiddleware, allowed_hosts=["*"])],
+    "GZip, which lets streams alone": [Middleware(Around), Middleware(GZipMiddleware, minimum_size=1)],
+    "many": [Middleware(PassesOn), Middleware(SetsAHeader), Middleware(HoldsTheStartBack)],
+}
+INSIDE = {
+    "BaseHTTPMiddleware": [Middleware(Around), Middleware(BaseHTTPMiddleware, dispatch=passed_on)],
+    "one that copies messages": [Middleware(Copies)],
+    "one that copies starts": [Middleware(CopiesStarts)],
+    "one that stamps bodies": [Middleware(StampsBodies)],
+    "one that stamps bodies in place": [Middleware(StampsBodiesInPlace)],
+    "one that sends one more": [Middleware(SendsOneMore)],
+    "BaseHTTPMiddleware within others": [
+        Middleware(PassesOn),
+        Middleware(GZipMiddleware),
+        Middleware(BaseHTTPMiddleware, dispatch=passed_on),
+    ],
+}
+HTTP = ["httptools", "h11"]
+
+
+@contextlib.asynccontextmanager
+async def site(middleware=(), *, http="httptools", writer=None, **options):
+    app, provider = make_app(middleware, **options)
+    with serving(app, http=http) as url:
+        async with contextlib.AsyncExitStack() as stack:
+            yield Site(url, provider, stack, writer)
+
+
+async def two_tabs_follow(visited):
+    client = await visited.browser()
+    tabs = [await visited.tab(client), await visited.tab(client)]
+    for number in (1, 2):
+        assert (await tabs[0].post("Counter/add", a={"by": 1})).status_code == 204
+        for tab in tabs:
+            await tab.until(lambda tab=tab, number=number: tab.signals["Counter"]["count"] == number)
+    return tabs
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("middleware", OUTERMOST.values(), ids=OUTERMOST.keys())
+async def test_a_stream_whose_messages_leave_the_app_as_they_are_outlives_its_request(middleware, http, caplog):
+    caplog.set_level(logging.INFO, "faststate")
+    async with site(middleware, http=http, writer=DirectWriter) as visited:
+        tabs = await two_tabs_follow(visited)
+        await eventually(lambda: Around.inside == 0)
+        assert len(visited.provider.sse_manager.connections) == 2
+        await tabs[0].close()
+        await eventually(lambda: len(visited.provider.sse_manager.connections) == 1)
+    assert not [record for record in caplog.records if "stream" in record.message]
+
+
+@pytest.mark.parametrize("http", HTTP)
+@pytest.mark.parametrize("middleware", INSIDE.values(), ids=INSIDE.keys())
+async def test_a_stream_whose_messages_a_middleware_makes_anew_stays_inside_it(middleware, http, caplog):
+    async with site(middleware, http=http, writer=AsgiWriter) as visited:
+        tabs = await two_tabs_follow(visited)
+        assert Around.inside == 2
+        await tabs[0].close()
+        await eventually(lambda: len(visited.provider.sse_manager.connections) == Around.inside == 1)
+    said = [record.message for record in caplog.records if "stay inside" in record.message]
+    assert len(said) == 1, "once, for all streams"
+    assert Around.inside == 0
+
+
+@pytest.mark.parametrize("middleware", [StampsBodies, StampsBodiesInPlace])
+async def test_a_middleware_that_alters_bodies_alters_all_of_them(middleware):
+    async with site([Middleware(middleware)]) as visited:
+        tabs = await two_tabs_follow(visited)
+        assert tabs[0].beats == 3, "the opening and both changes carry the middleware's stamp"
+
+
+async def test_a_stream_that_stays_inside_keeps_nothing_of_what_it_has_sent():
+    async with site([Middleware(Copies)]) as visited:
+        tabs = await two_tabs_follow(visited)
+        gc.collect()
+        assert not [each for each in gc.get_objects() if isinstance(each, Probe)], "what was written would wait in it"
+        assert len(tabs) == Around.inside == 2
+
+
+@pytest.mark.parametrize("middleware", [[], [Middleware(Copies)]], ids=["outermost", "inside"])
+async def test_portable_means_portable_and_says_nothing(middleware, caplog):
+    caplog.set_level(logging.INFO, "faststate")
+    async with site(middleware, writer=AsgiWriter, transport="portable") as visited:
+        await two_tabs_follow(visited)
+    assert not [record for record in caplog.records if "ASGI" in record.message]
+
+
+async def test_the_environment_chooses_over_the_code(monkeypatch):
+    monkeypatch.setenv("FASTSTATE_TRANSPORT", "portable")
+    async with site(writer=AsgiWriter, transport="auto") as visited:
+        await two_tabs_follow(visited)
+    monkeypatch.setenv("FASTSTATE_TRANSPORT", "direct")
+    with pytest.raises(ConfigurationError, match="'direct'"):
+        StateProvider()
+
+
+class RaisesLater(Around):
+    """Lets the beginning of a stream pass, and then breaks."""
+
+    async def __call__(self, scope, receive, send):
+        sent = []
+
+        async def counting(message):
+            await send(message)
+            sent.append(message)
+            if len(sent) == 2 and message["type"] == "http.response.body" and scope["path"].endswith("/stream"):
+                raise RuntimeError("broken on purpose")
+
+        await self.app(scope, receive, counting)
+
+
+class RaisesAtTheEnd(Around):
+    """Lets the app answer, and then breaks."""
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+        if scope.get("path", "").endswith("/stream"):
+            raise RuntimeError("broken on purpose")
+
+
+@pytest.mark.parametrize("middleware", [RaisesLater, RaisesAtTheEnd])
+async def test_a_middleware_that_breaks_a_response_that_has_begun_leaves_no_connection(middleware):
+    async with site([Middleware(middleware)]) as visited:
+        tab = await visited.tab(await visited.browser(), streaming=False)
+        with contextlib.suppress(Exception):
+            async with tab.request() as response:
+                async for _ in response.aiter_bytes():
+                    pass
+        assert visited.provider.stats().connections_total == 1
+        await eventually(lambda: not visited.provider.sse_manager.connections)
+
+
+@pytest.mark.parametrize("outer", [[], [Middleware(PassesOn)], [Middleware(Copies)]], ids=["plain", "passes", "copies"])
+async def test_an_app_mounted_in_another_streams_through_it_and_ends_with_its_server(outer):
+    app, provider = make_app()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_):
+        async with app.router.lifespan_context(app):
+            yield
+
+    whole = Starlette(routes=[Mount("/sub", app)], middleware=outer, lifespan=lifespan)
+    whole.state.faststate = provider
+    with serving(whole) as url:
+        async with contextlib.AsyncExitStack() as stack:
+            visited = Site(url + "/sub", provider, stack, AsgiWriter)
+            await two_tabs_follow(visited)
+
+
+# -- HTTP, byte by byte ------------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """A TCP connection to a served app: what is sent and received over it, byte by byte."""
+
+    def __init__(self, reader, writer):
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def to(cls, tab):
+        """A connection that speaks for a tab, with its cookies and its tokens."""
+        host, port = tab.client.base_url.host, tab.client.base_url.port
+        wire = cls(*await asyncio.open_connection(host, port))
+        wire.tab = tab
+        try:
+            yield wire
+        finally:
+            wire.writer.close()
+
+    def ask(self, path="/", version="1.1", stream=False):
+        params = {"datastar": json.dumps({"w": self.tab.tokens, "n": self.tab.position})} if stream else None
+        request = self.tab.client.build_request("GET", path, params=params, headers=BROWSER)
+        head = f"GET {request.url.raw_path.decode()} HTTP/{version}\r\n"
+        lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name != "connection"]
+        self.writer.write((head + "".join(lines) + "\r\n").encode())
+
+    def ask_for_the_stream(self, version="1.1"):
+        self.ask("/_faststate/stream", version, stream=True)
+
+    async def head(self):
+        """The status and the headers (a dict of bytes) of the next response."""
+        async with asyncio.timeout(LIMIT):
+            first, *lines = (await self.reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        named = (line.split(b": ", 1) for line in lines if line)
+        return int(first.split()[1]), {name.lower(): value for name, value in named}
+
+    async def chunk(self):
+        """The next chunk of the chunked transfer coding; b"" for the last."""
+        async with asyncio.timeout(LIMIT):
+            size = int(await self.reader.readuntil(b"\r\n"), 16)
+            data = await self.reader.readexactly(size + 2)
+        assert data.endswith(b"\r\n")
+        return data[:-2]
+
+    async def chunks(self):
+        """The rest of a response."""
+        whole = b""
+        while data := await self.chunk():
+            whole += data
+        return whole
+
+    async def until(self, text):
+        """Reads chunks until one has `text`."""
+        while text not in (data := await self.chunk()):
+            assert data, "the stream has ended"
+
+    async def page(self):
+        """The next response, which has to be the page."""
+        status, headers = await self.head()
+        assert status == 200
+        if b"content-length" in headers:
+            body = await self.reader.readexactly(int(headers[b"content-length"]))
+        else:
+            body = await self.chunks()
+        assert b"<title>All" in body
+
+
+WRITERS = [("auto", DirectWriter), ("portable", AsgiWriter)]
+both_writers = pytest.mark.parametrize(("transport", "writer"), WRITERS, ids=["direct", "portable"])
+
+
+@pytest.mark.parametrize("http", HTTP)
+async def test_an_old_client_is_sent_what_the_server_makes_of_it_and_no_framing_of_ours(http, monkeypatch):
+    framed = []
+    monkeypatch.setattr(DirectWriter, "write", lambda self, chunk: framed.append(chunk) or True)
+    async with site(http=http) as visited:
+        tab = await visited.tab(await visited.browser(), streaming=False)
+        async with Wire.to(tab) as wire:
+            wire.ask_for_the_stream(version="1.0")
+            status, headers = await wire.head()
+            assert status == 200
+            (connection,) = visited.provider.sse_manager.connections.values()
+            await eventually(lambda: connection.streaming)
+            assert type(connection.writer) is AsgiWriter
+            await tab.post("Counter/add", a={"by": 5})
+            if headers.get(b"transfer-encoding") == b"chunked":  # httptools' protocol does so for whoever asks
+                await wire.until(b'"count":5')
+            else:
+                async with asyncio.timeout(LIMIT):
+                    body = await wire.reader.readuntil(b'"count":5}}\n\n')
+                assert not re.search(rb"(?m)^[0-9a-f]+\r$", body), "no chunks where none are announced"
+    assert not framed
+
+
+@pytest.mark.parametrize("http", HTTP)
+@both_writers
+async def test_a_connection_whose_stream_was_ended_serves_the_next_request(transport, writer, http):
+    async with site(http=http, transport=transport) as visited:
+        tab = await visited.tab(await visited.browser(), streaming=False)
+        manager = visited.provider.sse_manager
+        async with Wire.to(tab) as wire:
+            for number in (1, 2):
+                wire.ask_for_the_stream()
+                assert (await wire.head())[1][b"transfer-encoding"] == b"chunked"
+                await wire.until(b"id: ")
+                await eventually(lambda: any(each.streaming for each in manager.connections.values()))
+                (connection,) = manager.connections.values()
+                assert type(connection.writer) is writer
+                await tab.post("Counter/add", a={"by": 1})
+                await wire.until(b'"count":%d' % number)
+                manager.on_loop(lambda each=connection: manager.dismiss(each, b": the last\n\n"))
+                assert (await wire.chunks()).endswith(b": the last\n\n")
+                await eventually(lambda: not manager.connections)
+                wire.ask()
+                await wire.page()
+
+
+@pytest.mark.parametrize("http", HTTP)
+@both_writers
+async def test_a_request_behind_a_stream_on_its_connection_is_served_when_that_has_ended(transport, writer, http):
+    async with site(http=http, transport=transport) as visited:
+        tab = await visited.tab(await visited.browser(), streaming=False)
+        manager = visited.provider.sse_manager
+        async with Wire.to(tab) as wire:
+            wire.ask_for_the_stream()
+            wire.ask()
+            await wire.head()
+            await wire.until(b"id: ")
+            await eventually(lambda: any(each.streaming for each in manager.connections.values()))
+            (connection,) = manager.connections.values()
+            assert type(connection.writer) is writer
+            await tab.post("Counter/add", a={"by": 1})
+            await wire.until(b'"count":1')
+            manager.on_loop(lambda: manager.dismiss(connection, b": the last\n\n"))
+            assert (await wire.chunks()).endswith(b": the last\n\n")
+            await wire.page()
+
+
+@pytest.mark.parametrize("http", HTTP)
+@both_writers
+async def test_a_client_that_leaves_with_a_request_behind_its_stream_is_found(transport, writer, http):
+    async with site(http=http, transport=transport, heartbeat=0.25) as visited:
+        tab = await visited.tab(await visited.browser(), streaming=False)
+        manager = visited.provider.sse_manager
+        async with Wire.to(tab) as wire:
+            wire.ask_for_the_stream()
+            await wire.head()
+            await wire.until(b"id: ")
+            await eventually(lambda: any(each.streaming for each in manager.connections.values()))
+            wire.ask()
+            await wire.until(b": \n\n")
+            wire.writer.transport.abort()
+        await eventually(lambda: not manager.connections)
