@@ -211,9 +211,9 @@ HTTP = ["httptools", "h11"]
 
 
 @contextlib.asynccontextmanager
-async def site(middleware=(), *, http="httptools", writer=None, **options):
+async def site(middleware=(), *, http="httptools", loop="auto", writer=None, **options):
     app, provider = make_app(middleware, **options)
-    with serving(app, http=http) as url:
+    with serving(app, http=http, loop=loop) as url:
         async with contextlib.AsyncExitStack() as stack:
             yield Site(url, provider, stack, writer)
 
@@ -480,10 +480,11 @@ async def test_a_request_behind_a_stream_on_its_connection_is_served_when_that_h
             await wire.page()
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("http", HTTP)
 @both_writers
-async def test_a_client_that_leaves_with_a_request_behind_its_stream_is_found(transport, writer, http):
-    async with site(http=http, transport=transport, heartbeat=0.25) as visited:
+async def test_a_client_that_leaves_with_a_request_behind_its_stream_is_found(transport, writer, http, loop):
+    async with site(http=http, loop=loop, transport=transport, heartbeat=0.25) as visited:
         tab = await visited.tab(await visited.browser(), streaming=False)
         manager = visited.provider.sse_manager
         async with Wire.to(tab) as wire:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import types
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Generator, Iterator
 from contextvars import copy_context
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .sse import LAST_WRITE, Chunk, SSEConnection, SSEManager
 
-__all__ = ["AsgiWriter", "DirectWriter", "Probe", "StreamWriter", "servers_protocol"]
+__all__ = ["AsgiWriter", "DirectWriter", "Probe", "StreamWriter", "servers_protocol", "servers_transport"]
 
 logger = logging.getLogger("faststate")
 
@@ -36,6 +36,9 @@ class Transport(Protocol):
     def abort(self) -> None:
         """Ends the connection, and drops what its reader has not taken."""
 
+    def is_closing(self) -> bool:
+        """Whether it has ended, or is about to."""
+
 
 class StreamWriter:
     """Writes one stream until one side ends it. Lifetime: from where the response has begun to its end.
@@ -44,7 +47,7 @@ class StreamWriter:
     connection's outbox when they take something again, by a task of their own.
     """
 
-    __slots__ = ("_busy", "_connection", "_limit", "_manager", "_over", "_send", "_timeout", "abort")
+    __slots__ = ("_busy", "_connection", "_limit", "_manager", "_over", "_send", "_timeout", "_transport")
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class StreamWriter:
         connection: SSEConnection,
         send: Send,
         timeout: float,
-        abort: Callable[[], None] | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._manager = manager
         self._connection = connection
@@ -61,7 +64,7 @@ class StreamWriter:
         self._busy = False
         self._over = False
         self._limit: asyncio.Timeout | None = None
-        self.abort = abort
+        self._transport = transport
 
     @property
     def ready(self) -> bool:
@@ -83,6 +86,15 @@ class StreamWriter:
 
     async def hold(self, receive: Receive) -> None:
         """Keeps the response open, until one side ends it."""
+        raise NotImplementedError
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection to the reader has ended, as far as is known: `receive` may not have said so."""
+        return self._transport is not None and self._transport.is_closing()
+
+    def leave(self) -> None:
+        """Ends the stream without another word to its reader."""
         raise NotImplementedError
 
     def hurry(self, seconds: float) -> None:
@@ -119,10 +131,12 @@ class StreamWriter:
             if not self._over:
                 manager.cut += 1
                 logger.info("a reader took nothing for %g s and was cut", self._timeout)
-                if self.abort is not None:
-                    self.abort()
-        except OSError:
-            pass  # gone while it was written to
+                if self._transport is not None:
+                    self._transport.abort()
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not self.lost:
+                raise
+            # Gone while it was written to; uvloop's transports say it with a RuntimeError.
         return True
 
     async def _within_time(self, sending: Awaitable[None]) -> None:
@@ -149,9 +163,9 @@ class AsgiWriter(StreamWriter):
         connection: SSEConnection,
         send: Send,
         timeout: float,
-        abort: Callable[[], None] | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        super().__init__(manager, connection, send, timeout, abort)
+        super().__init__(manager, connection, send, timeout, transport)
         self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # a response is written in a task
@@ -207,6 +221,10 @@ class AsgiWriter(StreamWriter):
     async def _leave(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        self.leave()
+
+    def leave(self) -> None:
+        """As `StreamWriter.leave`."""
         self._over = True
         self._manager.remove_connection(self._connection.id)
         self._woken.set()
@@ -256,12 +274,13 @@ class DirectWriter(StreamWriter):
     whose `send` this goes past; the response has begun and ends through `send`, and so does what waits in an outbox.
     """
 
-    __slots__ = ("_flow", "_transport", "_worker")
+    __slots__ = ("_flow", "_holder", "_worker")
+    _transport: Transport
 
     def __init__(self, manager: SSEManager, connection: SSEConnection, send: Send, timeout: float, cycle: Any) -> None:
-        super().__init__(manager, connection, send, timeout, cycle.transport.abort)
-        self._transport: Transport = cycle.transport
+        super().__init__(manager, connection, send, timeout, cycle.transport)
         self._flow = cycle.flow
+        self._holder: asyncio.Task[None] | None = None
         self._worker: asyncio.Task[None] | None = None
 
     @property
@@ -293,19 +312,32 @@ class DirectWriter(StreamWriter):
     async def _work(self) -> None:
         try:
             await self._catch_up()
+        except Exception:
+            logger.exception("a stream could not be written")
+            self._transport.abort()
         finally:
             self._worker = None
 
     async def hold(self, receive: Receive) -> None:
         """Keeps the response open until it has ended; nothing but `receive` is waited for."""
+        task = self._holder = asyncio.current_task()
         try:
             while (await receive())["type"] != "http.disconnect":
                 pass
+        except asyncio.CancelledError:
+            if not self._over or task is None or task.uncancel():  # by somebody else than `leave`
+                raise
         finally:
             self._over = True
             if self._worker is not None:
                 self._worker.cancel()
             self._manager.remove_connection(self._connection.id)
+
+    def leave(self) -> None:
+        """As `StreamWriter.leave`."""
+        if not self._over and self._holder is not None:
+            self._over = True
+            self._holder.cancel()
 
 
 # -- what is there -----------------------------------------------------------------------------------------------------
@@ -325,7 +357,7 @@ class Probe:
         if (
             scope.get("http_version") == "1.1"
             and callable(getattr(transport, "write", None))
-            and callable(getattr(transport, "abort", None))
+            and _is_transport(transport)
             and isinstance(getattr(flow, "write_paused", None), bool)
         ):
             self._cycle = cycle
@@ -373,6 +405,16 @@ class _Watched:
 def is_uvicorns(send: Send) -> bool:
     """Whether this is uvicorn's own `send`, which asks for no task and no context, and not a wrapper's around it."""
     return hasattr(getattr(send, "__self__", None), "flow") and servers_protocol(send) is not None
+
+
+def _is_transport(found: Any) -> bool:
+    return callable(getattr(found, "abort", None)) and callable(getattr(found, "is_closing", None))
+
+
+def servers_transport(send: Send) -> Transport | None:
+    """The transport of the connection that `send` writes to; None for a server that is not known here."""
+    transport: Transport | None = getattr(getattr(send, "__self__", None), "transport", None)
+    return transport if _is_transport(transport) else None
 
 
 def servers_protocol(send: Send) -> Any:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..provider import StateProvider
 from ..sse import LAST_WRITE, SSEConnection
-from ..transports import AsgiWriter, DirectWriter, Probe, StreamWriter, servers_protocol
+from ..transports import AsgiWriter, DirectWriter, Probe, StreamWriter, servers_protocol, servers_transport
 from ..wire import signals_frame
 
 __all__ = ["SSE_HEADERS", "StreamKeeper", "StreamResponse", "drain_on_signal"]
@@ -153,8 +153,7 @@ def _writer(provider: StateProvider, connection: SSEConnection, send: Send, cycl
     else:
         if provider.transport == "auto":
             _say_once(logging.INFO, "streams go through ASGI's send: this server's HTTP/1.1 protocol is not known here")
-        transport = getattr(getattr(send, "__self__", None), "transport", None)
-        writer = AsgiWriter(manager, connection, send, provider.write_timeout, getattr(transport, "abort", None))
+        writer = AsgiWriter(manager, connection, send, provider.write_timeout, servers_transport(send))
     manager.attach(connection, writer)
     return writer
 

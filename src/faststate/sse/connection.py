@@ -67,6 +67,13 @@ class Writer(Protocol):
     def hurry(self, seconds: float) -> None:
         """Gives a write that is under way no more than `seconds`: who takes nothing must not hold the end up."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection to the reader has ended, as far as is known."""
+
+    def leave(self) -> None:
+        """Ends the stream without another word to its reader."""
+
 
 class _Outbox:
     """What waits for one connection that cannot be sent what all are sent just now. Lifetime: until it is drained."""

@@ -665,6 +665,9 @@ class SSEManager:
         now, at = datetime.now(UTC), loop.time()
         for connection in list(slot):
             writer = connection.writer
+            if writer is not None and writer.lost:
+                writer.leave()  # its server tells another request of it, one that waits behind the stream
+                continue
             if connection.closed or writer is None:
                 continue
             if connection.ends_at <= at:
