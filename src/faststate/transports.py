@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 import types
-from collections.abc import Awaitable, Generator, Iterator
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
@@ -141,7 +141,8 @@ class StreamWriter:
 
     async def _within_time(self, sending: Awaitable[None]) -> None:
         try:
-            async with asyncio.timeout(LAST_WRITE if self._connection.closed else self._timeout) as self._limit:
+            seconds = 0 if self._over else LAST_WRITE if self._connection.closed else self._timeout
+            async with asyncio.timeout(seconds) as self._limit:
                 await sending
         finally:
             self._limit = None
@@ -189,7 +190,7 @@ class AsgiWriter(StreamWriter):
                     sending, waits_for = self._context.run(_begin, self._send, _body(chunk.body))
                 finally:
                     asyncio._leave_task(self._loop, self._task)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             sending, waits_for = _failing(error), None
         if sending is not None:
             self._fall_behind()
@@ -208,10 +209,20 @@ class AsgiWriter(StreamWriter):
         leaving = asyncio.create_task(self._leave(receive), name="faststate-leave")
         try:
             while True:
-                await self._woken.wait()
+                cancelled = None
+                try:
+                    await self._woken.wait()
+                except asyncio.CancelledError as error:
+                    if self._begun is None:
+                        raise
+                    cancelled = error  # by a time limit within a `send` that has begun, and is this task's by now
                 self._woken.clear()
                 begun, self._begun = self._begun, None
-                if self._over or await self._catch_up(_go_on(*begun) if begun is not None else None):
+                if begun is not None:
+                    ended = await self._catch_up(_go_on(self._context, *begun, cancelled))
+                else:
+                    ended = self._over or await self._catch_up()
+                if ended:
                     return
         finally:
             self._over = True
@@ -242,21 +253,30 @@ def _begin(send: Send, message: Message) -> tuple[Any, Any]:
 
 
 @types.coroutine
-def _go_on(steps: Any, waits_for: Any) -> Generator[Any, Any, None]:
-    """Goes on with what was begun by hand, and waits for `waits_for`."""
-    while True:
-        try:
-            try:
-                value = yield waits_for
-            except BaseException as error:
-                waits_for = steps.throw(error)
+def _go_on(context: Context, steps: Any, waits_for: Any, error: BaseException | None) -> Generator[Any, Any, None]:
+    """Goes on with what was begun by hand: when `waits_for` is done, or with an `error`, and in its own context.
+
+    What was set there is reset there, as tokens of context variables demand.
+    """
+    with contextlib.suppress(StopIteration):
+        while True:
+            if error is None:
+                try:
+                    yield waits_for
+                except BaseException as reason:
+                    error = reason
+            elif hasattr(waits_for, "cancel"):
+                waits_for.cancel()  # nobody has waited for it yet, who would have been cancelled with it
+            if error is None:
+                waits_for = context.run(next, steps)
+            elif hasattr(steps, "throw"):
+                thrown, error = error, None
+                waits_for = context.run(steps.throw, thrown)
             else:
-                waits_for = steps.send(value)
-        except StopIteration:
-            return
+                raise error
 
 
-def _failing(error: Exception) -> Any:
+def _failing(error: BaseException) -> Any:
     """What is left to do of a message that could not be sent: to say so in the stream's own task."""
 
     def fail() -> Generator[Any, Any, None]:
