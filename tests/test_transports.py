@@ -6,10 +6,7 @@ import contextvars
 import gc
 import json
 import logging
-import math
 import re
-import socket
-import threading
 
 import anyio
 import pytest
@@ -25,7 +22,6 @@ from faststate import (
     ConfigurationError,
     ReactiveState,
     SSEConnection,
-    SSEManager,
     StateConfig,
     StateProvider,
     StateScope,
@@ -34,11 +30,10 @@ from faststate import (
 )
 from faststate.fasthtml import streams
 from faststate.fasthtml.streams import StreamKeeper, StreamResponse
-from faststate.sse import frames
 from faststate.transports import AsgiWriter, DirectWriter, Probe
 
-from .client import BROWSER, Page
-from .live import Model, Site, Tab, assert_nothing_is_left, eventually, serving
+from .client import BROWSER
+from .live import Model, Site, assert_nothing_is_left, eventually, serving
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 LIMIT = 10  # seconds for what should take milliseconds
@@ -496,3 +491,308 @@ async def test_a_client_that_leaves_with_a_request_behind_its_stream_is_found(tr
             await wire.until(b": \n\n")
             wire.writer.transport.abort()
         await eventually(lambda: not manager.connections)
+
+
+# -- a server driven by hand -------------------------------------------------------------------------------------------
+
+KEY = "session:Counter:abc"
+BOARD = "global:Board"
+
+
+@pytest.fixture
+async def provider():
+    made = StateProvider(secret_key="for tests", write_timeout=5)
+    made.register_state(Counter)
+    made.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
+    async with made.modify(Counter, session_id="abc"), made.modify(Board):
+        pass
+    yield made
+    async with asyncio.timeout(LIMIT):
+        await made.stop()
+    assert_nothing_is_left(made.sse_manager)
+
+
+async def until(condition):
+    """Returns once `condition()` holds, which needs nothing but turns of this loop."""
+    async with asyncio.timeout(LIMIT):
+        while not condition():  # noqa: ASYNC110  # what it waits for is the loop itself
+            await asyncio.sleep(0)
+
+
+async def count_to(provider, number):
+    async with provider.modify(Counter, session_id="abc") as counter:
+        counter.count = number
+
+
+class ByHand:
+    """A stream whose server is the test, on any transport but uvicorn's.
+
+    `bodies` is what it was given, `wrap` what a middleware makes of its `send`. While `free` is cleared it takes
+    nothing, and `waiting` are the bodies that are waited with; `error` is raised in place of taking something.
+    """
+
+    def __init__(self, provider, wrap=lambda send: send, keys=(KEY,)):
+        self.provider = provider
+        self.connection = SSEConnection(session_id="abc", user_id=7, address="10.0.0.1")
+        self.bodies, self.waiting, self.error = [], [], None
+        self.free, self.gone = asyncio.Event(), asyncio.Event()
+        self.free.set()
+
+        async def app(scope, receive, send):
+            provider.sse_manager.add_connection(self.connection, keys)
+            await StreamResponse(provider, self.connection)(scope, receive, send)
+
+        scope = {"type": "http", "path": "/_faststate/stream", "http_version": "2"}
+        self.task = asyncio.create_task(StreamKeeper(app, provider)(scope, self.receive, wrap(self.send)))
+
+    async def send(self, message):
+        if not self.free.is_set():
+            self.waiting.append(message.get("body"))
+            await self.free.wait()
+            self.waiting.pop()
+        if self.error is not None:
+            raise self.error
+        if message.get("body"):
+            self.bodies.append(message["body"])
+
+    async def receive(self):
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def opened(self):
+        await until(lambda: self.connection.streaming)
+        assert type(self.connection.writer) is AsgiWriter
+        return self
+
+    @property
+    def signals(self):
+        """What its page shows by now."""
+        model = Model()
+        model.feed_bytes(b"".join(self.bodies))
+        return model.signals
+
+    async def leaves(self):
+        self.gone.set()
+        async with asyncio.timeout(LIMIT):
+            await self.task
+
+
+async def test_while_its_reader_keeps_up_a_stream_is_written_without_its_task(provider):
+    tasks = []
+
+    def wrap(send):
+        async def noting(message):
+            tasks.append(asyncio.current_task())
+            await send(message)
+
+        return noting
+
+    stream = await ByHand(provider, wrap).opened()
+    tasks.clear()
+    waits_for = stream.task._fut_waiter
+    for number in range(1, 4):
+        await count_to(provider, number)
+        await until(lambda number=number: stream.signals.get("Counter") == {"count": number})
+    assert tasks == [stream.task] * 3, "each `send` runs as if in the stream's own task"
+    assert stream.task._fut_waiter is waits_for is not None, "which was not woken"
+    await stream.leaves()
+
+
+LABEL = contextvars.ContextVar("label", default="none")
+
+
+async def test_a_send_that_waits_goes_on_in_the_stream_s_task_with_its_context(provider):
+    seen = []
+
+    def wrap(send):
+        async def noting(message):
+            seen.append((asyncio.current_task(), LABEL.get()))
+            token = LABEL.set("inner")
+            try:
+                await send(message)
+            finally:
+                seen.append((asyncio.current_task(), LABEL.get()))
+                LABEL.reset(token)
+
+        return noting
+
+    LABEL.set("the request's")
+    stream = await ByHand(provider, wrap).opened()
+    LABEL.set("the committer's")
+    for number in (1, 2):
+        stream.free.clear()
+        await count_to(provider, number)
+        await until(lambda: stream.waiting)
+        stream.free.set()
+        await until(lambda number=number: stream.signals.get("Counter") == {"count": number})
+        await until(lambda: not stream.waiting and stream.connection.writer.ready)
+    await stream.leaves()
+    assert {task for task, _ in seen} == {stream.task}
+    assert {label for _, label in seen[::2]} == {"the request's"} and {label for _, label in seen[1::2]} == {"inner"}
+
+
+def asyncio_s(seconds):
+    return asyncio.timeout(seconds)
+
+
+@contextlib.asynccontextmanager
+async def anyio_s(seconds):
+    with anyio.fail_after(seconds):
+        yield
+
+
+@pytest.mark.parametrize("seconds", [0, 0.02])
+@pytest.mark.parametrize("limit", [asyncio_s, anyio_s])
+async def test_a_time_limit_in_a_middleware_s_send_ends_that_send_and_not_the_stream(provider, limit, seconds):
+    dropped = []
+
+    def wrap(send):
+        async def limited(message):
+            try:
+                async with limit(seconds if message.get("body") and dropping else LIMIT):
+                    await send(message)
+            except TimeoutError:
+                dropped.append(message["body"])
+
+        return limited
+
+    dropping = False
+    stream, other = await ByHand(provider, wrap).opened(), await ByHand(provider).opened()
+    stream.free.clear()
+    dropping = True
+    await count_to(provider, 1)
+    await until(lambda: dropped)
+    assert b'"count":1' in dropped[0]
+    dropping = False
+    stream.free.set()
+    await count_to(provider, 2)
+    for each in (stream, other):
+        await until(lambda each=each: each.signals.get("Counter") == {"count": 2})
+    await stream.leaves()
+    await other.leaves()
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after waiting"])
+@pytest.mark.parametrize("error", [RuntimeError, OSError, asyncio.CancelledError, StopAsyncIteration])
+async def test_a_send_that_raises_ends_its_own_stream_and_no_other(provider, error, waits):
+    before, broken, after = [await ByHand(provider).opened() for _ in range(3)]
+    if waits:
+        broken.free.clear()
+    broken.error = error("broken on purpose")
+    await count_to(provider, 1)
+    if waits:
+        await until(lambda: broken.waiting)
+        broken.free.set()
+    await until(broken.task.done)
+    if error is asyncio.CancelledError:
+        assert broken.task.cancelled()
+    elif error is not OSError:  # which says that the reader has gone
+        assert type(broken.task.exception()) is error, "its server is told"
+    assert broken.connection.id not in provider.sse_manager.connections
+    await count_to(provider, 2)
+    for stream in (before, after):
+        await until(lambda stream=stream: stream.signals.get("Counter") == {"count": 2})
+        assert len(stream.bodies) == 3
+        await stream.leaves()
+    assert provider.stats().cut == 0
+
+
+class Steps:
+    """Awaited as a coroutine is, by an iterator that has nothing else."""
+
+    def __init__(self, coroutine):
+        self.coroutine = coroutine
+
+    def __await__(self):
+        return iter(self)
+
+    def __iter__(self):
+        steps = self.coroutine.__await__()
+        return map(lambda step: step, steps)
+
+
+@pytest.mark.parametrize("kind", [asyncio.ensure_future, Steps], ids=["a future", "an iterator"])
+async def test_a_send_need_not_be_a_coroutine(provider, kind):
+    stream = await ByHand(provider, lambda send: lambda message: kind(send(message))).opened()
+    for number in (1, 2):
+        stream.free.clear()
+        await count_to(provider, number)
+        await until(lambda: stream.waiting)
+        stream.free.set()
+        await until(lambda number=number: stream.signals.get("Counter") == {"count": number})
+    await stream.leaves()
+
+
+async def test_who_is_behind_is_sent_the_newest_alone_and_counted(provider):
+    stream = await ByHand(provider).opened()
+    stream.free.clear()
+    for number in range(1, 51):
+        await count_to(provider, number)
+        await until(lambda: stream.waiting)
+    stats = provider.stats()
+    assert (stats.behind, stats.cut) == (1, 0) and 0 < stats.lag < LIMIT
+    stream.free.set()
+    await until(lambda: stream.signals.get("Counter") == {"count": 50})
+    await until(lambda: provider.stats().behind == 0)
+    assert len(stream.bodies) == 3, "the opening, what was begun with, and one for all the others"
+    assert provider.stats().coalesced == 48 and provider.stats().lag == 0
+    assert provider.stats().bytes_sent == sum(map(len, stream.bodies))
+    await stream.leaves()
+
+
+async def test_who_leaves_while_behind_is_not_counted_as_cut_and_leaves_nothing(provider):
+    streams = [await ByHand(provider, keys=(KEY, BOARD)).opened() for _ in range(3)]
+    for stream in streams:
+        stream.free.clear()
+    for number in range(1, 4):
+        await count_to(provider, number)
+        await until(lambda: all(stream.waiting for stream in streams))
+    streams[0].connection.send_event({"x": 1})
+    for stream in streams:
+        await stream.leaves()
+    assert provider.stats().cut == 0
+    assert_nothing_is_left(provider.sse_manager)
+
+
+@pytest.mark.parametrize("kind", ["dismissed", "removed", "stopped"])
+async def test_a_stream_that_is_ended_while_it_begins_leaves_nothing(provider, kind):
+    manager = provider.sse_manager
+    stream = ByHand(provider)
+    stream.free.clear()
+    await until(lambda: stream.waiting)
+    if kind == "dismissed":
+        manager.dismiss(stream.connection, b": the last\n\n")
+    elif kind == "removed":
+        manager.remove_connection(stream.connection.id)
+    else:
+        stopping = asyncio.create_task(manager.stop())
+    stream.free.set()
+    await until(stream.task.done)
+    if kind == "stopped":
+        async with asyncio.timeout(LIMIT):
+            await stopping
+    assert stream.task.exception() is None
+    if kind == "dismissed":
+        assert b"".join(stream.bodies).endswith(b": the last\n\n")
+    assert provider.stats().behind == 0
+    assert_nothing_is_left(manager)
+
+
+async def test_a_send_that_ends_another_stream_does_not_disturb_the_rest(provider):
+    streams = []
+
+    def wrap(send):
+        async def ending(message):
+            await send(message)
+            if b'"count":1' in message.get("body", b""):
+                provider.sse_manager.remove_connection(streams[3].connection.id)
+
+        return ending
+
+    for number in range(5):
+        streams.append(await ByHand(provider, wrap if number == 1 else lambda send: send).opened())
+    await count_to(provider, 1)
+    await until(streams[3].task.done)
+    for number in (0, 1, 2, 4):
+        await until(lambda number=number: streams[number].signals.get("Counter") == {"count": 1})
+        await streams[number].leaves()

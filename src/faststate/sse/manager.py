@@ -339,6 +339,8 @@ class SSEManager:
     def attach(self, connection: SSEConnection, writer: Writer) -> None:
         """Has `writer` write what the connection has to be sent, from here to its end."""
         self.loop = asyncio.get_running_loop()
+        if connection.id not in self.connections:
+            self.announce(connection)  # removed while its response began: it is there until that has ended
         connection.writer = writer
         connection.ends_at = self.loop.time() + self._max_age * uniform(0.9, 1)  # noqa: S311  # spread, not secret
         connection.slot = next(self._next_slot) % len(self._slots)
@@ -579,10 +581,10 @@ class SSEManager:
         chunk = None
         refused: list[SSEConnection] = []
         connections = topic.connections
-        for connection in connections if topic.rest is None else topic.rest:
-            if connection in ahead or connection in others:
-                continue
-            audience = connections[connection]
+        for connection in list(connections if topic.rest is None else topic.rest):
+            audience = connections.get(connection)
+            if audience is None or connection in ahead or connection in others:
+                continue  # a middleware's `send` may end other streams
             if audience is not known:
                 known, chunk = audience, chunk_for(audience)
             if chunk is not None:
@@ -592,7 +594,8 @@ class SSEManager:
                 else:
                     refused.append(connection)
         for connection in refused:
-            connection.notify(topic.key, topic.changes)
+            if connection in connections:
+                connection.notify(topic.key, topic.changes)
         if len(connections) >= QUICK_FROM:
             topic.unchecked += max((len(chunk.framed) for chunk in chunks.values() if chunk is not None), default=0)
             if topic.quick is None or topic.unchecked > UNCHECKED:
