@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .manager import SSEManager, Topic
 
 __all__ = ["Done", "SSEConnection", "Writer"]
+
+logger = logging.getLogger("faststate")
 
 MAX_MESSAGES: Final = 256
 """Frames (events' own fragments) that may wait for one connection; with one more, snapshots take the place of all."""
@@ -307,10 +310,13 @@ class SSEConnection:
             if topic is None:
                 continue
             audience = topic.connections[self]
-            if changes is not None:
-                frames.append(changes.frame(audience, box.echoes.get(key)))
-            elif (state := topic.snapshot_for(self)) is not None:
-                frames.append(snapshot_frame(state._seen(audience.hidden), audience.views))
+            try:
+                if changes is not None:
+                    frames.append(changes.frame(audience, box.echoes.get(key)))
+                elif (state := topic.snapshot_for(self)) is not None:
+                    frames.append(snapshot_frame(state._seen(audience.hidden), audience.views))
+            except Exception:  # it must not keep the other states from the page, nor the others from their pages
+                logger.exception("what has changed of %s could not be sent", key)
         box.states, box.echoes = {}, {}
         return frames
 
