@@ -6,7 +6,9 @@ import contextvars
 import gc
 import json
 import logging
+import math
 import re
+import threading
 
 import anyio
 import pytest
@@ -22,6 +24,7 @@ from faststate import (
     ConfigurationError,
     ReactiveState,
     SSEConnection,
+    SSEManager,
     StateConfig,
     StateProvider,
     StateScope,
@@ -30,6 +33,7 @@ from faststate import (
 )
 from faststate.fasthtml import streams
 from faststate.fasthtml.streams import StreamKeeper, StreamResponse
+from faststate.sse import frames
 from faststate.transports import AsgiWriter, DirectWriter, Probe
 
 from .client import BROWSER
@@ -708,7 +712,7 @@ class Steps:
 
     def __iter__(self):
         steps = self.coroutine.__await__()
-        return map(lambda step: step, steps)
+        return filter(lambda step: True, steps)
 
 
 @pytest.mark.parametrize("kind", [asyncio.ensure_future, Steps], ids=["a future", "an iterator"])
@@ -796,3 +800,228 @@ async def test_a_send_that_ends_another_stream_does_not_disturb_the_rest(provide
     for number in (0, 1, 2, 4):
         await until(lambda number=number: streams[number].signals.get("Counter") == {"count": 1})
         await streams[number].leaves()
+
+
+# -- one flush for all -------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A writer that takes all, and notes how often it was asked for anything."""
+
+    def __init__(self):
+        self.bodies, self.touches, self.times = [], 0, []
+        self.takes = True
+
+    @property
+    def ready(self):
+        self.touches += 1
+        return self.takes
+
+    @property
+    def lost(self):
+        return False
+
+    def write(self, chunk):
+        self.touches += 1
+        if self.takes:
+            self.bodies.append(chunk.body)
+            self.times.append(asyncio.get_running_loop().time())
+        return self.takes
+
+    def wake(self):
+        self.touches += 1
+
+    def hurry(self, seconds):
+        self.touches += 1
+
+    def leave(self):
+        self.touches += 1
+
+
+def follower(manager, keys, **about):
+    """A connection that follows `keys`, with a `Recorder` for a writer."""
+    connection = SSEConnection(**about)
+    manager.add_connection(connection, keys)
+    manager.attach(connection, Recorder())
+    return connection
+
+
+@pytest.fixture
+async def followers(provider):
+    """Makes followers, who are gone when the test is."""
+    made = []
+
+    def make(*keys, count=1):
+        new = [follower(provider.sse_manager, keys) for _ in range(count)]
+        made.extend(new)
+        return new if count > 1 else new[0]
+
+    yield make
+    for connection in made:
+        provider.sse_manager.remove_connection(connection.id)
+
+
+def shown(connection):
+    model = Model()
+    model.feed_bytes(b"".join(connection.writer.bodies))
+    return model
+
+
+async def test_many_commits_in_one_turn_are_one_write_for_each_watcher(provider, followers):
+    watching = followers(KEY, count=20)
+    for number in range(1, 201):
+        task = count_to(provider, number)
+        with pytest.raises(StopIteration):
+            task.send(None)  # to its end, within this turn of the loop
+    assert not any(connection.writer.bodies for connection in watching)
+    await until(lambda: all(connection.writer.bodies for connection in watching))
+    for connection in watching:
+        (body,) = connection.writer.bodies
+        assert shown(connection).signals == {"Counter": {"count": 200}} and body.count(b"id: ") == 1
+    assert body is watching[0].writer.bodies[0], "the same bytes"
+    assert provider.stats().coalesced == 199 * len(watching)
+
+
+async def test_what_one_event_changes_arrives_in_one_write_with_the_position_behind_it(provider, followers):
+    class Left(ReactiveState):
+        count: int = 0
+
+    class Right(ReactiveState):
+        count: int = 0
+
+        @event
+        def take(self, left: Left):
+            left.count -= 1
+            self.count += 1
+
+    for cls in (Left, Right):
+        provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+        async with provider.modify(cls):
+            pass
+    both, one = followers("global:Left", "global:Right"), followers("global:Right")
+    await provider.registry.peek("global:Right").take.run()
+    await until(lambda: both.writer.bodies and one.writer.bodies)
+    (body,) = both.writer.bodies
+    assert shown(both).signals == {"Left": {"count": -1}, "Right": {"count": 1}}
+    assert body.endswith(f"id: {provider.sse_manager.position()}\n\n".encode()) and body.count(b"id: ") == 1
+    assert shown(one).signals == {"Right": {"count": 1}} and len(one.writer.bodies) == 1
+
+
+async def test_a_change_costs_those_who_do_not_watch_it_nothing(provider, followers):
+    others = followers(BOARD, count=500)
+    watching = followers(KEY)
+    touches = [connection.writer.touches for connection in others]
+    for number in range(1, 4):
+        await count_to(provider, number)
+        await until(lambda number=number: len(watching.writer.bodies) == number)
+    assert [connection.writer.touches for connection in others] == touches
+    assert watching.writer.touches == 3, "and those who do one write each"
+
+
+class Untouchable:
+    """Of another state: whoever looks at it fails."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"{name} was asked for")
+
+
+async def test_opening_and_closing_a_stream_touches_nothing_but_its_own_states(provider):
+    manager = provider.sse_manager
+    untouchable = {f"session:Counter:{number}": Untouchable() for number in range(100)}
+    manager._topics.update(untouchable)
+    try:
+        connection = follower(manager, [KEY, BOARD])
+        assert set(connection.follows) == {KEY, BOARD}
+        manager.remove_connection(connection.id)
+    finally:
+        for key in untouchable:
+            del manager._topics[key]
+    assert_nothing_is_left(manager)
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["all keep up", "all were behind"])
+async def test_a_state_that_cannot_be_written_does_not_hurt_the_others(
+    provider, followers, monkeypatch, caplog, behind
+):
+    real = frames.Changes.frame
+
+    def frame(self, *args):
+        if isinstance(self.new, Board):
+            raise RuntimeError("broken on purpose")
+        return real(self, *args)
+
+    monkeypatch.setattr(frames.Changes, "frame", frame)
+    boards, counters = followers(BOARD, count=2), followers(KEY, count=2)
+    for connection in (*boards, *counters):
+        connection.writer.takes = not behind
+
+    async def change(number):
+        async with provider.modify(Board) as board, provider.modify(Counter, session_id="abc") as counter:
+            board.text, counter.count = str(number), number
+
+    await change(1)
+    if behind:
+        await until(lambda: all(connection.waits for connection in (*boards, *counters)))
+        for connection in (*boards, *counters):
+            connection.writer.takes = True
+            provider.sse_manager.flush_soon(connection)
+    for connection in counters:
+        await until(lambda connection=connection: shown(connection).signals.get("Counter") == {"count": 1})
+    assert "broken on purpose" in caplog.text
+    monkeypatch.undo()
+    await change(2)
+    for connection in boards:
+        await until(lambda connection=connection: shown(connection).signals.get("Board") == {"text": "2"})
+
+
+async def test_what_other_threads_send_arrives_in_their_order(provider, followers):
+    manager, one = provider.sse_manager, followers(KEY, BOARD)
+
+    def work():
+        for number in range(1, 301):
+            manager.broadcast_to_state(KEY, {"count": number})
+            one.send_frame(b"event: datastar-patch-elements\ndata: elements <b>%d</b>\n\n" % number)
+            one.send_event({"sent": number})
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    await until(lambda: not thread.is_alive())
+    thread.join()
+    await until(lambda: shown(one).signals.get("sent") == 300)
+    counts = [int(found) for found in re.findall(rb'"count":(\d+)', b"".join(one.writer.bodies))]
+    assert counts == sorted(counts) and counts[-1] == 300
+    fragments = [int(found) for found in re.findall(rb"<b>(\d+)", b"".join(one.writer.bodies))]
+    assert fragments == list(range(1, 301)) or one.dropped, "each once, and in order"
+    assert fragments == sorted(fragments)
+
+
+async def test_commits_of_other_threads_arrive_and_the_last_one_last(provider, followers):
+    one = followers(KEY)
+    provider._loop = provider._loop or asyncio.get_running_loop()
+
+    def work():
+        for number in range(1, 51):
+            asyncio.run_coroutine_threadsafe(count_to(provider, number), provider._loop).result(LIMIT)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    await until(lambda: not thread.is_alive())
+    await until(lambda: shown(one).signals.get("Counter") == {"count": 50})
+    counts = [patch["Counter"]["count"] for patch in shown(one).patched]
+    assert counts == sorted(counts)
+
+
+async def test_signs_of_life_are_spread_over_the_period_and_end_with_the_last_stream():
+    manager = SSEManager(heartbeat=1.0)
+    opened = [follower(manager, [KEY]) for _ in range(1_000)]
+    await asyncio.wait_for(until(lambda: all(connection.writer.bodies for connection in opened)), LIMIT)
+    first = sorted(connection.writer.times[0] for connection in opened)
+    share = math.ceil(1_000 / (1.0 / manager._tick))
+    assert share <= 250
+    herds = [sum(at <= time < at + manager._tick / 2 for time in first) for at in first]
+    assert max(herds) <= share, "no tick has more than its share"
+    assert manager._beats is not None
+    for connection in opened:
+        assert set(connection.writer.bodies) == {b": \n\n"}
+        manager.remove_connection(connection.id)
+    assert_nothing_is_left(manager)
