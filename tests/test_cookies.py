@@ -33,7 +33,7 @@ def middleware(app, cls=SessionMiddlewareThatRemembers, key="key", max_age=60):
     return cls(app, secret_key=key, session_cookie="session_", max_age=max_age)
 
 
-async def ask(app, *cookies, then=lambda request: None):
+async def ask(app, *cookies, then=lambda request: None, method="POST"):
     """What the app finds in the session of a request with these cookie headers, and the headers of its answer."""
     found, sent = [], []
 
@@ -47,7 +47,7 @@ async def ask(app, *cookies, then=lambda request: None):
         sent.append(message)
 
     app.app = handler
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"cookie", cookie) for cookie in cookies]}
+    scope = {"type": "http", "method": method, "path": "/", "headers": [(b"cookie", cookie) for cookie in cookies]}
     await app(scope, None, send)
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     return found[0], [pair for pair in sent[0]["headers"] if pair[0] in (b"vary", b"set-cookie")]
@@ -126,6 +126,8 @@ async def test_cookies_are_remembered_within_bounds(clock, monkeypatch):
         assert (await ask(app, b"session_=" + signed({"n": n})))[0] == {"n": n}
         assert (await ask(app, b"session_=x" + signed({"n": n})))[0] == {}
     assert len(app._genuine) == 10
+    await ask(app, only := b"session_=" + signed({"n": "a page"}), method="GET")
+    assert only not in app._genuine
     long = b"session_=" + signed({"n": "x" * 5_000})
     assert (await ask(app, long))[0] == {"n": "x" * 5_000} and long not in app._genuine
 

@@ -182,7 +182,7 @@ class StateConfig:
         return found if found is not None else state._committed.identifier.user_id
 
 
-@lru_cache(maxsize=4_096, typed=True)  # typed, since True is no id and equals 1
+@lru_cache(maxsize=1_024, typed=True)  # typed, since True is no id and equals 1
 def _identifier(
     scope: StateScope,
     name: str,

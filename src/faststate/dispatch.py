@@ -169,16 +169,19 @@ async def verify_tokens(context: RequestContext, tokens: Sequence[Any]) -> list[
 
     Raises `StaleTokens` for one of another session or user, or too old, and `ForgedTokens` for one that is not genuine.
     """
-    return _genuine(context.provider, tokens, await context.binding()) if tokens else []
+    return _genuine(context.provider, tokens, await context.binding(), again=False) if tokens else []
 
 
-def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str) -> list[Shown]:
-    """What genuine tokens show that were made for the session and user `expected`; as `verify_tokens`."""
+def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str, *, again: bool = True) -> list[Shown]:
+    """What genuine tokens show that were made for the session and user `expected`; as `verify_tokens`.
+
+    They are remembered where they will come `again` soon.
+    """
     shown: list[Shown] = []
     signer = provider.signer
     stale = False
     for token in tokens:
-        verified = signer.verify(token)
+        verified = signer.verify(token, again=again)
         if verified is None:
             raise ForgedTokens("the page's token is not genuine")
         stale = stale or verified.expired or verified.binding != expected

@@ -41,7 +41,7 @@ class WatchToken(NamedTuple):
     expired: bool = False
 
 
-@lru_cache(maxsize=4_096, typed=True)  # typed, since True and 1 are equal and two users
+@lru_cache(maxsize=1_024, typed=True)  # typed, since True and 1 are equal and two users
 def binding(session_id: str | None, user_id: object) -> str:
     """A digest (str) of session and user. A session id has 128 random bits, so the digest gives neither away."""
     text = f"{session_id}\0{'' if user_id is None else user_id}"
@@ -84,8 +84,11 @@ class TokenSigner:
         """A URL-safe token (str) for a page that shows `shown`, of the session and user in `bound_to`."""
         return self._signing.sign(self._serializer.dump_payload([bound_to, list(shown)])).decode()
 
-    def verify(self, token: object) -> WatchToken | None:
-        """What `token` says, or None when it is forged, cut or no token at all. An expired one says so."""
+    def verify(self, token: object, *, again: bool = True) -> WatchToken | None:
+        """What `token` says, or None when it is forged, cut or no token at all. An expired one says so.
+
+        It is remembered where it will come `again`, as it does with each event of its page.
+        """
         if not isinstance(token, str):
             return None
         if (kept := self._genuine.get(token)) is not None:
@@ -100,7 +103,7 @@ class TokenSigner:
             return WatchToken("", (), expired=True)
         except (BadData, ValueError, TypeError):
             return None
-        if len(token) <= LONGEST_KEPT:
+        if again and len(token) <= LONGEST_KEPT:
             if len(self._genuine) >= TOKENS_KEPT:
                 del self._genuine[next(iter(self._genuine))]
             self._genuine[token] = found, int(signed.timestamp())

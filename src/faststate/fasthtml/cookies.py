@@ -89,6 +89,10 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
             read = self._read(scope, cookies[0])
             if read is None:
                 return None
+            if scope["method"] == "POST":  # who clicks does so again; most who open a page and its stream wait
+                if len(self._genuine) >= COOKIES_KEPT:
+                    del self._genuine[next(iter(self._genuine))]
+                self._genuine[cookies[0]] = read
         elif self.max_age is not None and not 0 <= int(time.time()) - read.signed_at <= self.max_age:
             del self._genuine[cookies[0]]
             return None
@@ -105,10 +109,7 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
         text = b64decode(data)
         values = json.loads(text)
         is_plain = isinstance(values, dict) and _PLAIN.issuperset(map(type, values.values()))
-        if len(self._genuine) >= COOKIES_KEPT:
-            del self._genuine[next(iter(self._genuine))]
-        read = self._genuine[cookies] = _Read(text, values if is_plain else None, int(when.timestamp()))
-        return read
+        return _Read(text, values if is_plain else None, int(when.timestamp()))
 
 
 async def _send_again(scope: Scope, receive: Receive, send: Send) -> None:

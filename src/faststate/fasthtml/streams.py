@@ -63,7 +63,24 @@ class StreamKeeper:
             raise
         if beginning.begun is None:
             return None
-        return _writer(self.provider, beginning.begun, send, beginning.cycle)
+        writer = _writer(self.provider, beginning.begun, send, beginning.cycle)
+        if isinstance(writer, DirectWriter):
+            _let_go_of_request(scope, send)
+        return writer
+
+
+def _let_go_of_request(scope: Scope, send: Send) -> None:
+    """Drops what uvicorn holds of a request that has been answered: tokens, cookies and headers take 2 KB and more.
+
+    Only where nothing but uvicorn is around the app, which reads none of it behind the beginning of the answer.
+    """
+    scope["query_string"] = b""
+    if isinstance(headers := scope["headers"], list):
+        headers.clear()
+    protocol = servers_protocol(send)
+    # Another request may have begun to arrive behind this one.
+    if getattr(protocol, "scope", None) is scope and isinstance(getattr(protocol, "url", None), bytes):
+        protocol.url = b""
 
 
 class _Beginning:

@@ -582,11 +582,11 @@ class SSEManager:
         refused: list[SSEConnection] = []
         connections = topic.connections
         for connection in list(connections if topic.rest is None else topic.rest):
-            audience = connections.get(connection)
-            if audience is None or connection in ahead or connection in others:
+            shows = connections.get(connection)
+            if shows is None or connection in ahead or connection in others:
                 continue  # a middleware's `send` may end other streams
-            if audience is not known:
-                known, chunk = audience, chunk_for(audience)
+            if shows is not known:
+                known, chunk = shows, chunk_for(shows)
             if chunk is not None:
                 writer = connection.writer
                 if writer is not None and writer.write(chunk):
