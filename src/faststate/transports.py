@@ -338,20 +338,25 @@ class DirectWriter(StreamWriter):
         finally:
             self._worker = None
 
+    def __enter__(self) -> None:
+        """Begins the block in which the stream's task waits for its end, which `receive` tells."""
+        self._holder = asyncio.current_task()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        """Ends the stream; True where `leave` has ended the block."""
+        is_own = kind is asyncio.CancelledError and self._over
+        self._over = True
+        if self._worker is not None:
+            self._worker.cancel()
+        self._manager.remove_connection(self._connection.id)
+        # Somebody else may have cancelled the task as well.
+        return is_own and self._holder is not None and not self._holder.uncancel()
+
     async def hold(self, receive: Receive) -> None:
-        """Keeps the response open until it has ended; nothing but `receive` is waited for."""
-        task = self._holder = asyncio.current_task()
-        try:
+        """As `StreamWriter.hold`."""
+        with self:
             while (await receive())["type"] != "http.disconnect":
                 pass
-        except asyncio.CancelledError:
-            if not self._over or task is None or task.uncancel():  # by somebody else than `leave`
-                raise
-        finally:
-            self._over = True
-            if self._worker is not None:
-                self._worker.cancel()
-            self._manager.remove_connection(self._connection.id)
 
     def leave(self) -> None:
         """As `StreamWriter.leave`."""

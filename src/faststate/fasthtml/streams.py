@@ -49,14 +49,19 @@ class StreamKeeper:
 
     async def _keep(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = await self._begin(scope, receive, send)
-        if writer is not None:
+        if isinstance(writer, DirectWriter):
+            with writer:  # here, since another coroutine's frame would take 230 bytes for each stream
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+        elif writer is not None:
             await writer.hold(receive)
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> StreamWriter | None:
         beginning = _Beginning(scope, send)
         try:
-            # A copy, since what is put into it would stay as long as the server's scope does.
-            await self.app({**scope, _BEGINNING: beginning}, receive, beginning.send)
+            # Both would stay as long as the stream: what is put into the scope, and into this task's context.
+            copied = {**scope, _BEGINNING: beginning}
+            await asyncio.ensure_future(self.app(copied, receive, beginning.send))
         except BaseException:
             if beginning.begun is not None:
                 self.provider.sse_manager.remove_connection(beginning.begun.id)
