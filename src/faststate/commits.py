@@ -91,7 +91,7 @@ class Committer:
 
     async def commit(
         self,
-        changes: Iterable[tuple[Entry, Change]],
+        changes: Sequence[tuple[Entry, Change]],
         *,
         nonce: Nonce | None = None,
         also: Sequence[Write] = (),
@@ -107,24 +107,24 @@ class Committer:
         for those whose session is over or which the event itself has deleted: these are passed over; `VersionConflict`
         and `PersistenceError`.
         """
-        changes = list(changes)
         own = nonce.entry if nonce is not None else None
         if not self.gates.all_open:
             await self._pass_gates(
                 [*(entry for entry, _ in changes), *([own] if own is not None else [])], still_current
             )
-        prepared, is_kept, is_apart = [], bool(also), own is not None
+        prepared: list[Prepared] = []
+        is_kept, is_apart = bool(also), own is not None
         for entry, change in changes:
-            if entry.takes_no_more:
-                continue
             if entry.removed is not None:
+                if entry.takes_no_more:
+                    continue
                 raise StateNotFoundError(entry.removed)
-            prepared.append(Prepared(entry, change))
+            prepared.append((entry, change))
             is_kept = is_kept or entry.persistence is not None
             is_apart = is_apart and entry is not own
         # An event that changed only other states than its own leaves its nonce with its own.
         if own is not None and is_apart and prepared and not own.takes_no_more:
-            prepared.append(Prepared(own, None))
+            prepared.append((own, None))
             is_kept = is_kept or own.persistence is not None
         if is_kept:
             # From here to where the gates are held nothing is awaited: the task holds them when it begins.
@@ -193,7 +193,7 @@ class Committer:
                     change.changed if change is not None else (), nonces, new, finite(entry.ttl),
                 )
             )  # fmt: skip
-        concerned = [prepared[place].entry for place in places]
+        concerned = [prepared[place][0] for place in places]
         is_kept = nonce is not None and any(save.identifier == nonce.entry.identifier for save in saves)
         if nonce is not None and saves and not is_kept and self.store is not None:
             # With none of the states that it changed: the event's own one is in memory alone, or no more.
@@ -211,7 +211,7 @@ class Committer:
                 raise StateNotFoundError(gone) from error
             raise
         for place, version in zip(places, saved, strict=True):
-            entry = prepared[place].entry
+            entry = prepared[place][0]
             entry.stored, entry.touched = version, now
             versions[place] = version or versions[place]
         if nonce is not None:
@@ -307,7 +307,7 @@ class Committer:
             else:
                 version = next_version(entry)
         entry.stored = version
-        self._swap([Prepared(entry, change or entry.state._no_change())], [version])
+        self._swap([(entry, change or entry.state._no_change())], [version])
         return change is not None
 
     async def commits_under_way(self) -> None:

@@ -45,16 +45,17 @@ class RequestContext:
     """What one request is: its session, its user, the states resolved for it. Lifetime: the request."""
 
     __slots__ = (
-        "_after", "_became", "_session", "_user", "_user_known", "add_late", "asked", "connection", "ended_session",
-        "fresh_session", "page", "provider", "since", "temporary_id", "will_answer",
+        "_after", "_became", "_scope", "_session", "_user", "_user_known", "add_late", "asked", "connection",
+        "ended_session", "fresh_session", "page", "provider", "since", "temporary_id", "will_answer",
     )  # fmt: skip
 
     def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
         self.provider = provider
         self.connection = connection
+        self._scope = connection.scope
         self.page = PageContent(provider.registry, lambda: provider.signer)
         # Of the app that has the routes: an app mounted below it may share its states.
-        self.page.url = connection.scope.get("root_path", "") + provider.prefix + "/"
+        self.page.url = self._scope.get("root_path", "") + provider.prefix + "/"
         self.temporary_id: str | None = None
         self.add_late: Callable[[RequestContext, Any], None] | None = None
         self.fresh_session = False
@@ -75,7 +76,7 @@ class RequestContext:
 
     def refuse_revoked(self) -> None:
         """Empties the session when it was ended on the server: an old cookie signs nobody in."""
-        session = self._session = self.connection.scope.get("session")
+        session = self._session = self._scope.get("session")
         if not session:
             return
         found = session.get(SESSION_ID)
@@ -90,15 +91,14 @@ class RequestContext:
 
     def _follow_session(self) -> None:
         """An app mounted below, with a session middleware of its own, puts another session there of the same cookie."""
-        if self.connection.scope.get("session") is not self._session:
-            self.refuse_revoked()
-            if not self._became:
-                self._user, self._user_known = None, False
+        self.refuse_revoked()
+        if not self._became:
+            self._user, self._user_known = None, False
 
     def keep_newer_cookie(self) -> None:
         """Has the answer set no cookie when the session has ended since the request came: it would be the ended one's,
         and replace that of whoever has signed in meanwhile."""
-        session = self.connection.scope.get("session")
+        session = self._scope.get("session")
         if not session or not hasattr(session, "modified"):
             return
         found = session.get(SESSION_ID)
@@ -108,7 +108,7 @@ class RequestContext:
     @property
     def session(self) -> Any:
         """The session (a dict). Raises `ConfigurationError` without a session middleware."""
-        found = self.connection.scope.get("session")
+        found = self._scope.get("session")
         if found is None:
             raise ConfigurationError("states need sessions: the app has no SessionMiddleware (sess_cls)")
         if found is not self._session:
@@ -120,9 +120,11 @@ class RequestContext:
 
         Raises `ConfigurationError` without a session middleware, `IdentifierError` where a cookie cannot be set.
         """
-        session = self.session
+        session = self._scope.get("session")
+        if session is None or session is not self._session:
+            session = self.session
         found = session.get(SESSION_ID)
-        if isinstance(found, str) and found:
+        if found and isinstance(found, str):
             return found
         if not make:
             return None
@@ -137,14 +139,19 @@ class RequestContext:
 
     def refuse_without_cookies(self) -> None:
         """Raises `IdentifierError` where the answer can carry no cookie."""
-        if self.connection.scope["type"] != "http":
+        if self._scope["type"] != "http":
             raise IdentifierError("a websocket cannot start a session: open a page first")
 
     async def user(self) -> UserContext | None:
         """The user of the request, or None; asked of the app's loader once. Raises `BackendError` when that fails."""
-        self._follow_session()
+        if self._scope.get("session") is not self._session:
+            self._follow_session()
         if not self._user_known:
-            self._user = await self.provider.users.load(self.connection)
+            users = self.provider.users
+            if users.sees_nobody(self._scope):
+                self._user = None
+                return None
+            self._user = await users.load(self.connection)
             # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
             self._user_known = self._user is not None
         return self._user
@@ -161,7 +168,7 @@ class RequestContext:
 
     def refuse_outdated(self) -> None:
         """Raises `AuthorizationError` when the session has ended since the request came, or the rights changed."""
-        session_id = self.session_id() if "session" in self.connection.scope else None
+        session_id = self.session_id() if "session" in self._scope else None
         ended = session_id is not None and self.provider.is_revoked(session_id)
         if ended or self.provider.sessions.rights_changed(self._user, self.since):
             raise AuthorizationError("you were signed in or out, or your rights have changed just now: try again")

@@ -67,7 +67,8 @@ class ForgedTokens(AccessError):
     """A token that this app has not made, or an id that no token names."""
 
 
-class Call(NamedTuple):
+@dataclass(slots=True)
+class Call:
     """One event as a client sent it, parsed and bounded, and not trusted. Lifetime: one request."""
 
     state: str
@@ -98,8 +99,8 @@ class Call(NamedTuple):
         """A call, from the parsed JSON `body`. Raises `EventArgumentError` for anything that is not of its form."""
         if not isinstance(body, dict):
             raise EventArgumentError(f"the payload must be an object, not {type(body).__name__}")
-        if unknown := body.keys() - _PARTS:
-            raise EventArgumentError(f"the payload has an unknown part {min(unknown)[:40]!r}")
+        if not _PARTS.issuperset(body):
+            raise EventArgumentError(f"the payload has an unknown part {min(body.keys() - _PARTS)[:40]!r}")
         instance_id = body.get("i")
         if instance_id is not None and not isinstance(instance_id, str):
             raise EventArgumentError("the payload's state id must be a string")
@@ -117,20 +118,20 @@ class Call(NamedTuple):
         if sequence is not None and (isinstance(sequence, bool) or not isinstance(sequence, int)):
             raise EventArgumentError("the payload's sequence must be a number")
         return cls(
-            state=state,
-            event=event,
-            explicit=_mapping(body, "a"),
-            form=[(name, value) for name, value in form] if form else (),
-            query=[(name, value) for name, value in query if name != "_id"] if query else (),
-            signals=_mapping(body, "s"),
-            bound=_mapping(body, "b"),
-            instance_id=instance_id if instance_id is not None or not query else dict(query).get("_id"),
-            tokens=tokens_of(body),
-            is_form=form is not None,
-            nonce=nonce,
-            sequence=sequence,
-            connection_id=connection_id,
-            version=version,
+            state,
+            event,
+            _mapping(body, "a"),
+            [(name, value) for name, value in form] if form else (),
+            [(name, value) for name, value in query if name != "_id"] if query else (),
+            _mapping(body, "s"),
+            _mapping(body, "b"),
+            instance_id if instance_id is not None or not query else dict(query).get("_id"),
+            tokens_of(body),
+            form is not None,
+            nonce,
+            sequence,
+            connection_id,
+            version,
         )
 
 
@@ -242,9 +243,8 @@ async def dispatch(
             f"{call.state}.{event.name} expects the version that the page shows: send it with .on(...) or .post(...)"
         )
     typed_arguments = event.arguments
-    arguments = typed_arguments.validate(
-        RawArguments(call.explicit, call.form, call.query, {**call.bound, **call.signals}, call.is_form)
-    )
+    signals = {**call.bound, **call.signals} if call.bound else call.signals
+    arguments = typed_arguments.validate(RawArguments(call.explicit, call.form, call.query, signals, call.is_form))
     if typed_arguments.defaults:
         arguments = {**typed_arguments.defaults, **arguments}
     others: Mapping[str, Entry] = {}
@@ -257,15 +257,16 @@ async def dispatch(
     followed = {} if live is not None or not shown else (await _followed(context, shown)).states
     key = entry.identifier.key
     origin = Origin(live.id if live is not None else None, key, {})
-
-    typed = _Typed({})
+    typed: Mapping[str, Any] = {}  # the bound fields as the page showed them when it sent its event, as wire values
 
     def take_bound() -> Mapping[str, Any]:
+        nonlocal typed
         if live is not None and call.sequence is not None:
             if call.sequence < live.sequences.get(key, call.sequence):
                 return {}  # overtaken on the way: what the page has sent since is newer than what it had typed then
             live.sequences[key] = call.sequence
-        origin.echo = typed.values = _echo(bound)
+        if bound:
+            origin.echo = typed = {name: to_wire(value) for name, value in bound.items()}
         return bound
 
     def still_current() -> None:
@@ -276,7 +277,7 @@ async def dispatch(
     ran = False
 
     async def told(step: Step) -> None:
-        nonlocal ran
+        nonlocal ran, typed
         provider.events += not (step.repeated or ran)
         ran = True
         provider.repeated += step.repeated
@@ -287,7 +288,9 @@ async def dispatch(
             else:
                 changed = [commit.new._committed.identifier.key for commit in origin.commits]
             frames = await _snapshots(provider, user, changed, followed)
-        frames += _corrections(provider, key, typed, origin.commits)
+        if typed:
+            frames += _corrections(provider, key, typed, origin.commits)
+            typed = {}
         origin.commits.clear()
         version = str((provider.registry.find(key) or entry).version) if event.expect_version else None
         take(Effect(frames + (step.result or b""), step.repeated, version))
@@ -322,7 +325,7 @@ async def dispatch(
 def _refuse_ended(context: RequestContext) -> None:
     """Raises `StaleTokens` when the session has ended since the request came: its states are another one's by now."""
     session_id = context.session_id()
-    if session_id is not None and context.provider.is_revoked(session_id):
+    if session_id is not None and context.provider.sessions.is_ended(session_id):
         raise StaleTokens
 
 
@@ -361,31 +364,19 @@ def _bound_values(cls: type[ReactiveState], given: Mapping[str, Any], hidden: fr
     }
 
 
-@dataclass(slots=True)
-class _Typed:
-    """The bound fields as the page showed them when it sent its event, as wire values. Lifetime: one event."""
-
-    values: Mapping[str, Any]
-
-
-def _corrections(provider: StateProvider, key: str, typed: _Typed, commits: Sequence[Commit]) -> bytes:
+def _corrections(provider: StateProvider, key: str, typed: Mapping[str, Any], commits: Sequence[Commit]) -> bytes:
     """What the page typed, and the event has set back to what was committed before: no change, and news to the page."""
-    values, typed.values = typed.values, {}
-    state = provider.registry.peek(key) if values else None
+    state = provider.registry.peek(key)
     if state is None:
         return b""
     committed = state._committed
     told = {name for c in commits if c.new._committed.identifier == committed.identifier for name in c.delta}
     wrong = {
         name: committed.encoded[name]
-        for name, value in values.items()
+        for name, value in typed.items()
         if name not in told and str(committed.encoded[name]) != str(value)
     }
     return signals_frame(nest(committed.namespace, wrong)) if wrong else b""
-
-
-def _echo(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: to_wire(value) for name, value in given.items()}
 
 
 class Followed(NamedTuple):

@@ -8,6 +8,7 @@ import math
 import secrets
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -90,7 +91,7 @@ class Entry:
         self.removed: str | None = None  # why what is committed here from now on would be lost
         self.is_over = False  # so is its session: what comes late is dropped silently
         self.is_own_end = False  # by the very event that holds its lock, whose own changes of it are dropped
-        self.nonces: OrderedDict[str, float] | None = None  # digests, and when the event was committed
+        self.nonces: OrderedDict[str, float] | None = None  # or their digests, and when the event was committed
 
     @property
     def version(self) -> Version:
@@ -113,7 +114,7 @@ class Entry:
         if self.nonces is None:
             self.nonces = OrderedDict()
         self.nonces[digest] = now
-        while len(self.nonces) > NONCES_KEPT:
+        if len(self.nonces) > NONCES_KEPT:
             self.nonces.popitem(last=False)
 
     def has_seen(self, digest: str) -> bool:
@@ -131,17 +132,21 @@ def digest_of(nonce: str) -> str:
 
 
 class Nonce(NamedTuple):
-    """An event's nonce (its digest), and the state that remembers it."""
+    """An event's nonce, as what is kept of it, and the state that remembers it."""
 
     entry: Entry
     digest: str
 
+    @classmethod
+    def of(cls, entry: Entry, nonce: str, others: Mapping[str, Entry]) -> Nonce:
+        """The nonce of an event of `entry` that takes `others` as well: itself where it is kept in memory alone."""
+        if entry.persistence is None and not any(other.persistence is not None for other in others.values()):
+            return cls(entry, nonce)
+        return cls(entry, digest_of(nonce))
 
-class Prepared(NamedTuple):
-    """What a transaction commits of one state. `change` is None where only the nonce of its event is new."""
 
-    entry: Entry
-    change: Change | None
+Prepared = tuple[Entry, Change | None]
+"""What a transaction commits of one state. The change is None where only the nonce of its event is new."""
 
 
 def idle_time(identifier: StateIdentifier, ttl: float | None) -> float:

@@ -350,15 +350,12 @@ class StateRegistry:
         key = entry.identifier.key
         if self._entries.get(key) is not entry:
             return
-        order = (entry.ttl, entry.recoverable)
-        if entry.order != order:
+        order = entry.order
+        if order is None or order[0] != entry.ttl or order[1] is not entry.recoverable:
             self._leave_order(entry)
-            entry.order = order
-        keys = self._idle.get(order)
-        if keys is None:
-            keys = self._idle[order] = OrderedDict()
-        keys[key] = None
-        keys.move_to_end(key)
+            order = entry.order = entry.ttl, entry.recoverable
+            self._idle.setdefault(order, OrderedDict())[key] = None
+        self._idle[order].move_to_end(key)
         if entry.stored is not None and now - entry.touched > touch_after(entry.ttl):
             self._note_use(entry)
 

@@ -32,6 +32,8 @@ class StateScope(Enum):
     RECORD = "record"
     TEMPORARY = "temporary"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each look-up by scope asks for it
+
 
 _NEEDS: Final[dict[StateScope, tuple[str, ...]]] = {
     StateScope.GLOBAL: (),

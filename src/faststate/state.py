@@ -359,8 +359,9 @@ class ReactiveState(BaseModel):
         fs.thaw.guard.check()
         old = base.__dict__
         try:
-            fields = cls.__pydantic_fields__
-            values, changed = {name: old[name] for name in fields}, []
+            fields, changed = cls.__pydantic_fields__, []
+            # Besides the fields there may be what functools.cached_property remembers of the old values.
+            values = old.copy() if len(old) == len(fields) else {name: old[name] for name in fields}
             for name, value in self.__dict__.items():
                 if name not in fields or value is old[name]:
                     continue

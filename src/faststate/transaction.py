@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 
-from .entries import Entry, Nonce, digest_of
+from .entries import Entry, Nonce
 from .events import Event
 from .exceptions import EventConflictError, StateNotFoundError
 from .locks import Holder, current_holder, identity_here
@@ -69,7 +69,7 @@ class Transaction:
         # By the key of the beginning: a sign-in may give a state another one while this runs.
         self._keys: dict[int, str] = {}
         self._entries: dict[str, Entry] = {}
-        for key in sorted(self._given):
+        for key in sorted(self._given) if len(self._given) > 1 else self._given:
             given = self._given[key]
             entry = self._entries[key] = registry.pin(given)
             self._keys[id(given)] = self._keys[id(entry)] = key
@@ -197,7 +197,7 @@ async def run_event(
         try:
             await transaction.begin()
             entry = transaction.entry(entry)
-            own = Nonce(entry, digest_of(nonce)) if nonce is not None else None
+            own = Nonce.of(entry, nonce, states) if nonce is not None else None
             if own is not None and await registry.committer.has_seen(own, states.values()):
                 await take(Step(None, repeated=True))
                 return

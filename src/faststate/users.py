@@ -10,6 +10,7 @@ from uuid import UUID
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from .auth import UserContext
 from .exceptions import BackendError, FastStateError
@@ -53,8 +54,17 @@ class Users:
             raise BackendError(f"the app's user loader returned {type(found).__name__}, not a UserContext or None")
         return found
 
+    def sees_nobody(self, scope: Scope) -> bool:
+        """True where no place is filled that a user is looked for in: most visitors of most apps."""
+        if self.user_loader is not None or scope.get("auth") is not None or scope.get("user") is not None:
+            return False
+        session = scope.get("session")
+        return not session or session.get("user_id") is None
+
     def _find(self, connection: HTTPConnection) -> Any:
         """The user or None, or what is to be awaited for that."""
+        if self.sees_nobody(connection.scope):
+            return None
         if self.user_loader is not None:
             return self.user_loader(connection)
         scope = connection.scope

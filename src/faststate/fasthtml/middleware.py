@@ -72,7 +72,11 @@ class FastStateMiddleware:
         tokens = (current_request.set(connection), current_page.set(context.page), current_user.set(None))
         try:
             response = await self._routes.answer_event(context, scope, receive) if self._is_innermost else None
-            await (response or self.app)(scope, receive, answer)
+            if response is None:
+                await self.app(scope, receive, answer)
+            else:
+                context.keep_newer_cookie()
+                await response(scope, receive, send)
         finally:
             current_request.reset(tokens[0])
             current_page.reset(tokens[1])

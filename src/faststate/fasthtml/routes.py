@@ -97,8 +97,8 @@ class _TooSlow(Exception):
 
 
 async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, seconds: float) -> bytes:
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit:
+    declared = headers.get(b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
         raise EventArgumentError(f"the payload has {int(declared)} bytes; the most is {limit}")
     try:
         return await in_time(seconds, _receive_body(receive, limit))
@@ -154,11 +154,26 @@ class _Replayed(Request):
         return deepcopy(self._app.bodykw)
 
 
+_decode = json.JSONDecoder().raw_decode
+
+
+def _plain_text(body: bytes) -> str:
+    """`body` as text where it is of the usual form; empty where it may be no UTF-8, or have half of a character."""
+    if body[:1] != b"{" or b"\0" in body or b"\\ud" in body or b"\\uD" in body:
+        return ""
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
 def _parse(body: bytes, max_depth: int | None = None) -> Any:
     """The JSON in `body`, nested no deeper than `max_depth` levels. Raises `EventArgumentError`."""
     try:
-        if body.isascii() and b"\\u" not in body and b"\0" not in body:
-            payload = json.loads(body.decode("ascii") or "{}")
+        if text := _plain_text(body):
+            payload, end = _decode(text)
+            if end != len(text):
+                payload = json.loads(text)  # which allows white space there, and nothing else
         else:
             payload = json.loads(body or b"{}")
             # JSON can write half of a character (a lone surrogate), which no page could be sent.
