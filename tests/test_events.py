@@ -452,3 +452,13 @@ def test_an_event_of_one_of_several_states_needs_that_state():
 
     with pytest.raises(EventDefinitionError, match=r"state\.buy\.on"):
         Product.buy.on("click")
+
+
+def test_arguments_of_the_very_type_are_taken_and_all_others_validated():
+    assert arguments("scalars", explicit={"number": 2, "done": True})["number"] == 2
+    assert arguments("scalars", explicit={"number": "2", "done": "true"})["done"] is True
+    assert type(arguments("scalars", explicit={"number": True, "done": 0})["number"]) is int
+    for wrong in ({"number": "x"}, {"number": 1.5}, {"number": 1, "more": 1}, {}):
+        with pytest.raises(EventArgumentError):
+            arguments("scalars", explicit=wrong)
+    assert arguments("text", explicit={"text": "é"}) == {"text": "é"}

@@ -14,7 +14,7 @@ import pytest
 from fasthtml import common as fh
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, computed_field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 from typing_extensions import TypedDict
@@ -23,6 +23,7 @@ from faststate import (
     AsSignal,
     Bound,
     EventDefinitionError,
+    EventError,
     ReactiveState,
     ReadOnlyStateError,
     ServerOnly,
@@ -559,3 +560,57 @@ def test_a_visible_that_would_hide_nothing_is_an_error_at_once(kind, annotation,
 def test_visible_takes_the_name_of_one_permission(permission):
     with pytest.raises(EventDefinitionError, match="name of a permission"):
         Visible(permission)
+
+
+def test_only_fields_of_which_pydantic_asks_nothing_more_are_taken_as_they_are():
+    class Plain(ReactiveState):
+        number: int = 0
+        flag: bool = False
+        text: Seen = ""
+        ratio: float = 0.0
+        positive: Annotated[int, Field(gt=0)] = 1
+        fixed: int = Field(0, frozen=True)
+        maybe: int | None = None
+
+    assert Plain._fs_schema().exact == {"number": int, "flag": bool, "text": str}
+
+    class Stripped(Plain):
+        model_config = ConfigDict(str_strip_whitespace=True)
+
+    class Frozen(Plain):
+        model_config = ConfigDict(frozen=True)
+
+    class Checked(Plain):
+        @field_validator("*")
+        @classmethod
+        def check(cls, value):
+            return value
+
+    assert [cls._fs_schema().exact for cls in (Stripped, Frozen, Checked)] == [{}, {}, {}]
+
+
+Seen = Annotated[str, Visible("look")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "held"),
+    [("number", 2, 2), ("number", "3", 3), ("number", True, 1), ("flag", 1, True), ("text", "é", "é")],
+)
+async def test_what_an_event_sets_is_validated_by_the_type_of_its_field(name, value, held):
+    class Plain(ReactiveState):
+        number: int = 0
+        flag: bool = False
+        text: str = ""
+
+    provider = StateProvider()
+    provider.register_state(Plain, StateConfig(scope=StateScope.GLOBAL))
+    async with provider.modify(Plain) as plain:
+        setattr(plain, name, value)
+    found = getattr(provider.registry.peek("global:Plain"), name)
+    assert found == held and type(found) is type(held)
+    for wrong in ({"number": "x"}, {"flag": 2}, {"text": 1}):
+        with pytest.raises(EventError):
+            async with provider.modify(Plain) as plain:
+                for field, given in wrong.items():
+                    setattr(plain, field, given)
+    await provider.stop()

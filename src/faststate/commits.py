@@ -131,7 +131,7 @@ class Committer:
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
             passed.__enter__()
             return await self.finish(self._save_and_swap(prepared, nonce, also), passed)
-        done = self._swap(prepared, [next_version(entry) for entry, _ in prepared])
+        done = self._swap(prepared, [next_version(entry) for entry, _ in prepared]) if prepared else []
         if nonce is not None:
             nonce.entry.remember(nonce.digest, self._clock())
         return done
@@ -218,14 +218,12 @@ class Committer:
             nonce.entry.remember(nonce.digest, now)
         return self._swap(prepared, versions)
 
-    async def has_seen(self, nonce: Nonce, others: Iterable[Entry] = ()) -> bool:
-        """Whether the event with this nonce has been committed, by this process or one before it.
+    async def has_stored(self, nonce: Nonce, others: Iterable[Entry] = ()) -> bool:
+        """Whether the event with this nonce, which its state in memory has not seen, has been committed all the same.
 
         `others` are the further states that it takes. Raises `PersistenceError`.
         """
         entry = nonce.entry
-        if entry.has_seen(nonce.digest):
-            return True
         # With a state that is stored its nonces were loaded; others have them beside it.
         is_beside = not isinstance(entry.persistence, StorePersistence) or entry.stored is None
         if self.store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
@@ -264,11 +262,13 @@ class Committer:
             if change is None:
                 continue
             old, delta = entry.state, change.delta
-            versioned = VERSION_SIGNAL in old._committed.encoded
+            versioned = VERSION_SIGNAL in change.encoded
             if versioned:
                 delta = {**delta, VERSION_SIGNAL: str(version)}
-            entry.state = self.snapshot(change.made, entry.identifier, version, change.encoded, versioned=versioned)
-            done.append(Commit(old, entry.state, change.changed, delta, self.number))
+            new = entry.state = self.snapshot(
+                change.made, entry.identifier, version, change.encoded, versioned=versioned
+            )
+            done.append(Commit(old, new, change.changed, delta, self.number))
         for commit in done:
             self._hooks.committed(commit)
         return done

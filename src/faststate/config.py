@@ -15,7 +15,7 @@ from .registry import Create
 from .scopes import Id, StateIdentifier, StateScope
 from .state import ReactiveState
 
-__all__ = ["Merge", "OnLogin", "StateConfig"]
+__all__ = ["Merge", "OnLogin", "StateConfig", "session_identifier"]
 
 OnLogin = Literal["keep", "drop", "to_user"]
 Merge = Callable[[Any, Any], Awaitable[None] | None]
@@ -180,6 +180,12 @@ class StateConfig:
         name = self.owner_field(type(state))
         found = getattr(state, name) if name is not None else None
         return found if found is not None else state._committed.identifier.user_id
+
+
+@lru_cache(maxsize=1_024)
+def session_identifier(name: str, session_id: str) -> StateIdentifier:
+    """The identifier of a SESSION state, by the name of its class: the most frequent one, with few ids to compare."""
+    return StateIdentifier(StateScope.SESSION, name, session_id=session_id)
 
 
 @lru_cache(maxsize=1_024, typed=True)  # typed, since True is no id and equals 1

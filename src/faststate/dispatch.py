@@ -179,13 +179,13 @@ def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str, *, a
     They are remembered where they will come `again` soon.
     """
     shown: list[Shown] = []
-    signer = provider.signer
-    stale = False
+    verify, stale = provider.signer.verify, False
     for token in tokens:
-        verified = signer.verify(token, again=again)
+        verified = verify(token, again=again)
         if verified is None:
             raise ForgedTokens("the page's token is not genuine")
-        stale = stale or verified.expired or verified.binding != expected
+        if verified.expired or verified.binding != expected:
+            stale = True
         shown += verified.shown
     if stale:
         raise StaleTokens

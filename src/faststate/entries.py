@@ -140,9 +140,8 @@ class Nonce(NamedTuple):
     @classmethod
     def of(cls, entry: Entry, nonce: str, others: Mapping[str, Entry]) -> Nonce:
         """The nonce of an event of `entry` that takes `others` as well: itself where it is kept in memory alone."""
-        if entry.persistence is None and not any(other.persistence is not None for other in others.values()):
-            return cls(entry, nonce)
-        return cls(entry, digest_of(nonce))
+        stored = entry.persistence is not None or (others and any(other.persistence for other in others.values()))
+        return cls(entry, digest_of(nonce) if stored else nonce)
 
 
 Prepared = tuple[Entry, Change | None]

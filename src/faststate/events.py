@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import (
     Any,
     Concatenate,
+    Final,
     Generic,
     Literal,
     NamedTuple,
@@ -272,6 +273,15 @@ def _url(state: str, event: str) -> str:
     return f"$_fs.u+{js(f'event/{state}/{event}')}"
 
 
+EXACT: Final = (int, bool, str)
+"""Types whose very own values pydantic takes as they are, where nothing more is asked of them; see `is_exact`."""
+
+
+def is_exact(value: Any, kind: Any) -> bool:
+    """Whether `value` is valid as it is for what is of the type `kind`: one of `EXACT`, or None for "not known"."""
+    return type(value) is kind and (kind is not str or value.isascii())  # other text may hold half of a character
+
+
 class _Arguments:
     """The typed arguments of one event: validates what a client sent."""
 
@@ -299,6 +309,8 @@ class _Arguments:
         make: Any = TypedDict  # type checkers know it as a class statement alone
         model = make(f"{function.__name__}_arguments", fields)
         model.__pydantic_config__ = ConfigDict(extra="forbid")
+        self._exact = {name: kind for name, kind in self.types.items() if any(kind is own for own in EXACT)}
+        self._required = self.types.keys() - self.defaults.keys()
         self.adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(model)
         if not self.adapter.pydantic_complete:
             raise EventDefinitionError(f"the arguments of {self.where} have a type that is unknown there: {self.types}")
@@ -307,9 +319,10 @@ class _Arguments:
     def validate(self, raw: RawArguments) -> dict[str, Any]:
         """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one."""
         values: dict[str, Any] = {}
-        for name, value in (raw.signals or {}).items():
-            if name in self.types:
-                values[name] = self._blank(name, value)
+        if raw.signals:
+            for name, value in raw.signals.items():
+                if name in self.types:
+                    values[name] = self._blank(name, value)
         if raw.query:
             values |= self._collect(raw.query)
         if raw.form:
@@ -319,6 +332,12 @@ class _Arguments:
                 if kind is bool and name not in values and name not in self.defaults:
                     values[name] = False  # HTML sends nothing for a box that is not ticked
         values |= raw.explicit
+        for name, value in values.items():
+            if not is_exact(value, self._exact.get(name)):
+                break
+        else:
+            if self._required <= values.keys():
+                return values
         try:
             return self._validate(values)
         except ValidationError as error:

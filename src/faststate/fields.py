@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
 
 from .auth import UserContext
-from .events import Event, accepts_none
+from .events import EXACT, Event, accepts_none
 from .exceptions import EventDefinitionError
 from .views import View
 
@@ -174,6 +174,8 @@ class Schema:
         self.plain = frozenset(name for name in signals if _is_plain(cls, name))
         """The signals whose values pydantic would serialise as they are, when they are of the types `PLAIN`."""
         self.shown = tuple(n for n in (*cls.model_fields, *cls.model_computed_fields) if n not in self.hidden)
+        self.exact = {name: cls.model_fields[name].annotation for name in cls.model_fields if _is_exact(cls, name)}
+        """By field: the type whose very own values pydantic takes as they are, so that nothing of them is checked."""
         self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
         self.versioned = any(event.expect_version for event in self.events.values())
         # Whether every new instance is the same: no code of the class has a word in it, but what makes an empty
@@ -189,9 +191,10 @@ class Schema:
             )
         )
 
-    def affected(self, changed: Iterable[str]) -> set[str]:
+    def affected(self, changed: Iterable[str]) -> frozenset[str]:
         """The signals that may be others when the fields `changed` are."""
-        return {*self.computed, *self._all_signals.intersection(changed)}
+        signals = self._all_signals.intersection(changed)
+        return signals.union(self.computed) if self.computed else signals
 
     def hidden_from(self, user: UserContext | None) -> frozenset[str]:
         """The fields and computed values that `user` may not see; with this, viewers fall into a few classes."""
@@ -218,6 +221,25 @@ def _is_plain(cls: type[BaseModel], name: str) -> bool:
     return all(isinstance(kind, type) and kind in PLAIN for kind in kinds) and all(
         isinstance(mark, _Marker | Visible) or type(mark).__module__ == "annotated_types" for mark in field.metadata
     )
+
+
+def _is_exact(cls: type[BaseModel], name: str) -> bool:
+    own, config, field = cls.__pydantic_decorators__, cls.model_config, cls.model_fields[name]
+    if own.field_validators or own.validators or own.model_validators or own.root_validators:
+        return False
+    own_schema: Any = cls.__get_pydantic_core_schema__
+    if own_schema.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__:  # type: ignore[attr-defined]  # a classmethod
+        return False
+    if config.get("frozen") or field.frozen or config.keys() - _CHECKS_NO_FIELDS:
+        return False
+    is_known = any(field.annotation is kind for kind in EXACT)
+    return is_known and all(isinstance(mark, _Marker | Visible) for mark in field.metadata)
+
+
+_CHECKS_NO_FIELDS: Final = frozenset(
+    {"extra", "ignored_types", "ser_json_bytes", "ser_json_inf_nan", "title", "arbitrary_types_allowed", "frozen"}
+)
+"""Settings of a model that ask nothing more of a field of the types `EXACT`; of all others nothing is assumed."""
 
 
 def _has_no_post_init(cls: type[BaseModel]) -> bool:

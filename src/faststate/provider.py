@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar, cast
 from starlette.requests import HTTPConnection
 
 from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_request, current_user
-from .config import StateConfig
+from .config import StateConfig, session_identifier
 from .context import Answered, RequestContext
 from .events import DEFAULT_PREFIX, Event, RawArguments
 from .exceptions import (
@@ -523,17 +523,17 @@ class StateProvider:
         fresh: bool = False,
     ) -> Entry:
         loop = asyncio.get_running_loop()
-        if not is_for_scripts(loop):
+        if loop is not self._loop and not is_for_scripts(loop):
             self._loop = loop
         ttl = config.ttl
         if fresh and identifier.session_id is not None:
             ttl = min(FRESH_TTL, FRESH_TTL if ttl is None else ttl)
-        cls = self._names[identifier.cls_name]
-        entry = self.registry.in_memory(identifier, cls) or await self.registry.entry(
+        cls, registry = self._names[identifier.cls_name], self.registry
+        entry = registry.in_memory(identifier, cls) or await registry.entry(
             identifier, cls, ttl=ttl, create=config.create, initial=initial
         )
         if identifier.session_id is not None:
-            self.registry.keep_for(entry, ttl)
+            registry.keep_for(entry, ttl)
         return entry
 
     async def is_kept(self, identifier: StateIdentifier) -> bool:
@@ -553,6 +553,9 @@ class StateProvider:
         record_id: Id | None,
     ) -> StateIdentifier:
         scope = config.scope
+        is_users = config.on_login == "to_user" and user is not None
+        if scope is StateScope.SESSION and not is_users:
+            return session_identifier(config.state_name, cast(str, context.session_id(make=True)))
         if scope is StateScope.COMPONENT and component_id is None:
             raise IdentifierError(
                 f"{config.state_name} is a component state; say which one: Annotated[{cls.__name__}, "
@@ -563,8 +566,7 @@ class StateProvider:
             component_id = context.temporary_id
         if scope is StateScope.RECORD and record_id is None:
             record_id = self._record_id(cls, config, context.connection.path_params)
-        is_users = config.on_login == "to_user" and user is not None
-        needs_session = not is_users and scope in (StateScope.SESSION, StateScope.COMPONENT, StateScope.TEMPORARY)
+        needs_session = scope in (StateScope.COMPONENT, StateScope.TEMPORARY)
         return config.identifier(
             user_id=user.id if user is not None else None,
             session_id=context.session_id(make=True) if needs_session else None,

@@ -8,6 +8,7 @@ import json
 import types
 from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from functools import partial
 from html import escape
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import HTTPConnection
 
 from .auth import UserContext, current_request, current_user
-from .events import DEFAULT_PREFIX, Event
+from .events import DEFAULT_PREFIX, Event, is_exact
 from .exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
 from .fields import EVERYTHING_SHOWN, PLAIN, Schema
 from .scopes import StateIdentifier
@@ -110,6 +111,18 @@ class Working:
         self.schema = type(base)._fs_schema()
         self.thaw = Thaw()
         self.frozen: dict[str, Any] = {}
+
+    def start(self) -> dict[str, Any]:
+        """The values that the copy begins with; all other ones it thaws when they are asked for."""
+        base = self.base
+        values, committed = {}, base.__dict__
+        for name in type(base).__pydantic_fields__:
+            value = committed[name]
+            if type(value) not in SCALARS and is_container(value):
+                self.frozen[name] = value
+            else:
+                values[name] = value
+        return values
 
 
 class Change:
@@ -322,25 +335,16 @@ class ReactiveState(BaseModel):
 
     def _working(self) -> Self:
         """A working copy of this committed snapshot; it thaws a container when it is first touched."""
-        made = self._blank({}, self.__pydantic_private__)
-        made._start(self)
+        fs = Working(self)
+        made = self._blank(fs.start(), self.__pydantic_private__)
+        object.__setattr__(made, "_fs", fs)
         return made
 
     def _rebase(self, base: ReactiveState) -> None:
         """Starts this working copy anew from `base`; values read before raise when they are changed."""
         self._close()
-        self._start(base)
-
-    def _start(self, base: ReactiveState) -> None:
         fs = Working(base)
-        values, committed = {}, base.__dict__
-        for name in type(base).__pydantic_fields__:
-            value = committed[name]
-            if type(value) not in SCALARS and is_container(value):
-                fs.frozen[name] = value
-            else:
-                values[name] = value
-        object.__setattr__(self, "__dict__", values)
+        object.__setattr__(self, "__dict__", fs.start())
         object.__setattr__(self, "_fs", fs)
 
     def _close(self) -> None:
@@ -388,8 +392,8 @@ class ReactiveState(BaseModel):
         for name, value in fresh.items():
             if name not in known:
                 delta[name] = value
-            elif not same(known[name], value):
-                delta[name] = merge_patch(known[name], value)
+            elif not same(before := known[name], value):
+                delta[name] = merge_patch(before, value)
         return Change(made, changed, {**known, **fresh}, delta)
 
     def _change_to(self, other: ReactiveState) -> Change | None:
@@ -419,14 +423,18 @@ class ReactiveState(BaseModel):
         else:
             checked, touched = cls._blank(values, private), changed
             for name in changed:
-                validator.validate_assignment(checked, name, values[name])
-        result = checked.__dict__
+                if not is_exact(value := values[name], schema.exact.get(name)):
+                    validator.validate_assignment(checked, name, value)
+        result, others = checked.__dict__, []
         for name in touched:
-            value = result[name]
+            value, before = result[name], old[name]
             if type(value) not in SCALARS:
-                value = freeze(value)
-            result[name] = old[name] if equal(value, old[name]) else value
-        return checked, [name for name in touched if result[name] is not old[name]]
+                result[name] = value = freeze(value)
+            if equal(value, before):
+                result[name] = before
+            else:
+                others.append(name)
+        return checked, others
 
     @property
     def _is_committed(self) -> bool:
@@ -563,18 +571,22 @@ class ReactiveState(BaseModel):
             return fs.base._instance_id
         return fs.identifier.instance_id if type(fs) is Committed else None
 
-    def _encode(self, names: set[str], schema: Schema | None = None) -> dict[str, Any]:
+    def _encode(self, names: AbstractSet[str], schema: Schema | None = None) -> dict[str, Any]:
         """The wire values of the signals `names`. `schema` is the class's, for who has it at hand."""
         if not names:
             return {}
         if names <= (schema or type(self)._fs_schema()).plain:
-            held = self.__dict__  # where every scalar of a working copy is, too
-            values = {name: held[name] for name in names}
-            if PLAIN.issuperset(map(type, values.values())):
-                return {name: to_wire(value) for name, value in values.items()}
+            held, plain = self.__dict__, {}  # where every scalar of a working copy is, too
+            for name in names:
+                value = held[name]
+                if type(value) not in PLAIN:
+                    break
+                plain[name] = to_wire(value)
+            else:
+                return plain
         with _unseen():
             encoded = self.__pydantic_serializer__.to_python(
-                self._whole(), mode="json", include=names, by_alias=False, warnings=False
+                self._whole(), mode="json", include=set(names), by_alias=False, warnings=False
             )
         return {name: to_wire(value) for name, value in encoded.items()}
 

@@ -90,7 +90,7 @@ class Transaction:
             await self._registry.locks.acquire(entry, self.owner)
             self._locked.append(entry)
         committer = self._registry.committer
-        for entry in self._entries.values():
+        for entry in self._locked:
             if entry.doubtful or (entry.persistence is not None and not committer.owned):
                 await committer.reload(entry)  # what is in memory need not be what is stored
             if entry.removed is not None and not entry.is_over:
@@ -102,11 +102,12 @@ class Transaction:
                 for guard in changed:
                     await guard.ask(self.entry(guard.entry).state)
         self._still_current()
+        copies = self._copies
         for key, entry in self._entries.items():
-            if key in self._copies:
-                self._copies[key]._rebase(entry.state)
+            if key in copies:
+                copies[key]._rebase(entry.state)
             else:
-                self._copies[key] = entry.state._working()
+                copies[key] = entry.state._working()
 
     def entry(self, entry: Entry) -> Entry:
         """The entry that is locked for a state; another one where the state was dropped and made anew meanwhile."""
@@ -198,7 +199,11 @@ async def run_event(
             await transaction.begin()
             entry = transaction.entry(entry)
             own = Nonce.of(entry, nonce, states) if nonce is not None else None
-            if own is not None and await registry.committer.has_seen(own, states.values()):
+            committer = registry.committer
+            if own is not None and (
+                entry.has_seen(own.digest)
+                or (committer.store is not None and await committer.has_stored(own, states.values()))
+            ):
                 await take(Step(None, repeated=True))
                 return
             if expected is not None and expected != str(entry.version):

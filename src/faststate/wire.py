@@ -42,6 +42,9 @@ def to_wire(value: Any) -> Any:
     None becomes "" (a null would delete the signal and freeze its bindings), integers beyond 2**53 and NaN or infinite
     floats become strings; lists and dicts are converted throughout, and a dot in a key becomes `_2e_`.
     """
+    kind = type(value)
+    if kind is str or kind is bool or (kind is int and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER):
+        return value  # most are, and the patterns below take their time
     match value:
         case None:
             return ""
@@ -93,6 +96,9 @@ def merge_patch(old: Any, new: Any) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two wire values are one to JavaScript, which tells 1 from true (Python does not) and 1 not from 1.0."""
+    kind = type(a)
+    if kind is type(b) and (kind is int or kind is str or kind is bool):
+        return bool(a == b)
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(item, b[key]) for key, item in a.items())
     if isinstance(a, list) and isinstance(b, list):
