@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateProvider, event, fast_app, get_current_request
-from tests.client import Page, message, patched_signals, status
+from tests.client import BROWSER, Page, message, patched_signals, status
 
 
 class Counter(ReactiveState):
@@ -179,3 +179,24 @@ def test_an_event_below_a_root_path_is_found():
     page = Page(TestClient(app, root_path="/below"))
     assert page.url == "/below/_faststate/"
     assert status(page.send("Counter", "add")) == 200 and count(provider) == 1
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_beforeware_of_a_stream_and_of_a_beacon_runs_once_and_may_refuse(way, allowed):
+    seen = []
+
+    def first(req, hdrs, data: dict):
+        seen.append((req.url.path, sorted(data), len(hdrs) > 0))
+        return None if allowed or req.url.path == "/" else PlainTextResponse("no", 403)
+
+    app, provider = make([first], **way)
+    client = TestClient(app)
+    page = Page(client)
+    provider.max_streams_per_session = 0  # so that a stream which was let through is told to try again
+    seen.clear()
+    asked = {"datastar": json.dumps({"w": page.tokens, "n": ""})}
+    assert client.get(f"{page.url}stream", params=asked, headers=BROWSER).status_code == (429 if allowed else 204)
+    beacon = json.dumps({"w": page.tokens})
+    assert client.post(f"{page.url}leave", content=beacon, headers={"content-type": "text/plain"}).status_code == 204
+    assert seen == [("/_faststate/stream", ["datastar"], True), ("/_faststate/leave", [], True)]
+    assert not provider.sse_manager.connections

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from functools import cached_property
 from math import ceil
@@ -88,10 +88,6 @@ def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
     return value.decode("latin-1") if value is not None else None
 
 
-async def _no_body() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
-
-
 class _TooSlow(Exception):
     """The body did not arrive in time."""
 
@@ -107,25 +103,27 @@ async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: in
 
 
 async def _receive_body(receive: Receive, limit: int) -> bytes:
-    chunks, size, more = [], 0, True
-    while more:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise EventArgumentError("the payload ended too early")
         chunk: bytes = message.get("body", b"")
-        chunks.append(chunk)
         size += len(chunk)
         if size > limit:
             raise EventArgumentError(f"the payload is larger than {limit} bytes")
-        more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if message.get("more_body", False):
+            chunks.append(chunk)
+        else:
+            return b"".join((*chunks, chunk)) if chunks else chunk
 
 
 class _Replayed(Request):
-    """A request whose body has been read, for a Beforeware to read it again. Lifetime: one event.
+    """A request whose body has been read, for a Beforeware to read it again. Lifetime: the request.
 
-    FastHTML gives a Beforeware copies of what the app's pages begin and end with, which an event hardly ever needs:
-    they are made when somebody asks.
+    FastHTML gives a Beforeware copies of what the app's pages begin and end with, which what is no page hardly ever
+    needs: they are made when somebody asks.
     """
 
     def __init__(self, app: Any, scope: Scope, body: bytes) -> None:
@@ -188,6 +186,9 @@ def _parse(body: bytes, max_depth: int | None = None) -> Any:
     if max_depth is not None and body.count(b"[") + body.count(b"{") > max_depth and depth_of(payload) > max_depth:
         raise EventArgumentError(f"the payload is nested more than {max_depth} levels deep")
     return payload
+
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Routes:
@@ -275,12 +276,18 @@ class Routes:
         if not self._app.before and not self._app.after:
             return await self._run(context, call)
         again = _Replayed(self._app, scope, body)
-        if self._app.after or run_before is None:  # FastHTML's own machinery, made for pages, runs all there is
-            again.state.faststate_call = call
-            response = await self._event(again)
-        else:
-            response = await run_before(self._app, again, self._parameters) or await self._run(context, call)
+        again.state.faststate_call = call
+        response = await self._let_through(again, self._event, self._dispatch)
         return response if isinstance(response, EventResponse) else self._before_answered(response)
+
+    async def _let_through(self, request: _Replayed, page: _Endpoint, own: _Endpoint) -> Response:
+        """What `own` answers to a request that all Beforeware lets through, or what the first answers that does not.
+
+        `page` is the same endpoint in FastHTML's own machinery, which is made for pages: it runs all there is.
+        """
+        if self._app.after or run_before is None:
+            return await page(request)
+        return (self._app.before and await run_before(self._app, request, self._parameters)) or await own(request)
 
     def _before_answered(self, response: Response) -> Response:
         """A Beforeware's own answer, in a form that Datastar does not drop."""
@@ -379,7 +386,7 @@ class Routes:
                 body = await _read_body(request.receive, headers, self.provider.max_payload, self.provider.body_timeout)
                 again = _Replayed(self._app, request.scope, body)
                 again.state.faststate_left = tokens_of(_parse(body))
-                await self._leave(again)
+                await self._let_through(again, self._leave, self._left)
             except _TooSlow:
                 return PlainTextResponse("The beacon took too long to arrive.", 408, {"connection": "close"})
             except (FastStateError, StaleTokens) as error:
@@ -422,7 +429,7 @@ class Routes:
         if b"datastar-request" not in headers or _is_cross_site(headers):
             return Response(status_code=204)
         # FastHTML reads the body of every request, however long and slow: a stream's has none.
-        response: Response = await self._stream(Request(request.scope, _no_body))
+        response = await self._let_through(_Replayed(self._app, request.scope, b""), self._stream, self._open)
         if isinstance(response, StreamResponse):
             drain_on_signal(self.provider)
             return response
