@@ -392,7 +392,7 @@ class Stream:
 
     def waits(self):
         return any(
-            connection.waits or any(topic.changes for topic in connection.follows.values())
+            connection.waits or any(topic.changes for topic in connection.topics)
             for connection in self.site.provider.sse_manager.connections.values()
         )
 
@@ -478,7 +478,7 @@ async def test_a_thousand_streams_of_two_classes_of_viewers_share_two_frames_and
             staff.pay += "!"
             staff.grade += "!"
         now = site.staff
-        changes = opened[0].follows["global:Staff"].changes
+        changes = opened[0].topic("global:Staff").changes
         drained = [connection.drain() for connection in opened]
         assert len(changes._frames) == 2 and len(set(drained)) == 2
         assert set(drained) == set(changes._frames.values())

@@ -931,7 +931,7 @@ async def test_opening_and_closing_a_stream_touches_nothing_but_its_own_states(p
     manager._topics.update(untouchable)
     try:
         connection = follower(manager, [KEY, BOARD])
-        assert set(connection.follows) == {KEY, BOARD}
+        assert connection.subscribed_states == {KEY, BOARD}
         manager.remove_connection(connection.id)
     finally:
         for key in untouchable:

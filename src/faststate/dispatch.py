@@ -314,7 +314,7 @@ async def dispatch(
     except EventConflictError:
         if live is None:
             take(Effect(await _snapshots(provider, user, [key], followed), repeated=False))
-        elif key in live.follows:
+        elif live.topic(key) is not None:
             live.notify(key, None)
         raise
     finally:

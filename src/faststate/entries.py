@@ -30,6 +30,7 @@ __all__ = [
     "finite",
     "idle_time",
     "initial_epoch",
+    "initial_wire",
     "is_initial",
     "next_version",
 ]
@@ -46,6 +47,10 @@ DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
 
 NONCES_KEPT: Final = 512
 """Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
+
+
+NEVER_TAKEN: Final = asyncio.Lock()
+"""The lock of a state that nobody has ever wanted to change: most of them, in many apps. `Locks` gives it its own."""
 
 
 class Commit:
@@ -82,7 +87,7 @@ class Entry:
         self.stored: Version | None = None  # what was loaded or saved last
         self.doubtful = False  # what is stored may be another version: to be loaded before the next change
         self.touched = 0.0  # when the store was told last that this is in use
-        self.lock = asyncio.Lock()
+        self.lock = NEVER_TAKEN
         self.loop: asyncio.AbstractEventLoop | None = None
         self.owner: object | None = None
         self.waiters = 0  # for the lock
@@ -178,6 +183,15 @@ def initial_epoch(cls: type[ReactiveState], made: ReactiveState) -> str:
     return epoch
 
 
+def initial_wire(cls: type[ReactiveState], made: ReactiveState) -> dict[str, Any]:
+    """The wire values of all states that are as their class makes them (`made` is one): one dict for all of them."""
+    encoded = _initial_wires.get(cls)
+    if encoded is None:
+        encoded = _initial_wires[cls] = made._wire()
+    return encoded
+
+
+_initial_wires: WeakKeyDictionary[type[ReactiveState], dict[str, Any]] = WeakKeyDictionary()
 _initial_epochs: WeakKeyDictionary[type[ReactiveState], str] = WeakKeyDictionary()
 
 

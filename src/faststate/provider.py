@@ -829,7 +829,7 @@ class StateProvider:
         key = committed.identifier.key
         frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.audience(key).views)
         self.sse_manager.unfollow(connection, key)
-        if connection.follows:
+        if connection.topics:
             connection.send_frame(frame)
         else:
             self.sse_manager.dismiss(connection, frame + reload_frame())

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from .commits import Committer, RegistryHooks
-from .entries import DEFAULT_TTL, Commit, Entry, finite, idle_time, initial_epoch
+from .entries import DEFAULT_TTL, Commit, Entry, finite, idle_time, initial_epoch, initial_wire, is_initial
 from .exceptions import ConfigurationError, FastStateError, LimitError, StateNotFoundError, VersionConflict
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
@@ -79,7 +79,7 @@ class StateRegistry:
         self.evicted = 0
         self._entries: dict[str, Entry] = {}
         self._loading: dict[str, asyncio.Future[Entry]] = {}
-        self._sessions: dict[str, dict[str, None]] = {}  # per session: its states' keys, the oldest first
+        self._sessions: dict[str, tuple[str, ...]] = {}  # per session: its states' keys, the oldest first
         # Per idle time, and whether they can be had again: keys, the longest unused first.
         self._idle: dict[tuple[float, bool], OrderedDict[str, None]] = {}
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
@@ -245,7 +245,8 @@ class StateRegistry:
         else:
             version = Version(secrets.token_hex(6), 1)
         schema = type(fresh)._fs_schema()
-        state = self.committer.snapshot(fresh._loose(), identifier, version, fresh._wire(), versioned=schema.versioned)
+        encoded = initial_wire(type(fresh), fresh) if is_initial(version) and not schema.computed else fresh._wire()
+        state = self.committer.snapshot(fresh._loose(), identifier, version, encoded, versioned=schema.versioned)
         entry = Entry(identifier, idle_time(identifier, ttl), state, persistence)
         if loaded is not None:
             entry.stored = version
@@ -262,7 +263,9 @@ class StateRegistry:
         key, session_id = entry.identifier.key, entry.identifier.session_id
         self._entries[key] = entry
         if session_id is not None:
-            self._sessions.setdefault(session_id, {})[key] = None
+            keys = self._sessions.get(session_id, ())  # mostly very few
+            if key not in keys:
+                self._sessions[session_id] = (*keys, key)
         self.touch(entry)
 
     def _remove(self, entry: Entry) -> None:
@@ -270,8 +273,9 @@ class StateRegistry:
         del self._entries[key]
         self._leave_order(entry)
         if session_id is not None and (keys := self._sessions.get(session_id)) is not None:
-            keys.pop(key, None)
-            if not keys:
+            if left := tuple(other for other in keys if other != key):
+                self._sessions[session_id] = left
+            else:
                 del self._sessions[session_id]
 
     def _leave_order(self, entry: Entry) -> None:
@@ -280,10 +284,10 @@ class StateRegistry:
             entry.order = None
 
     def _make_room(self, session_id: str, *, is_new: bool) -> None:
-        keys = self._sessions.get(session_id, {})
+        keys = self._sessions.get(session_id, ())
         if len(keys) < self.max_states_per_session:
             return
-        for key in list(keys):
+        for key in keys:
             entry = self._entries[key]
             if is_new and entry.identifier.scope is StateScope.TEMPORARY and self.evict(key):
                 if entry.stored is not None:

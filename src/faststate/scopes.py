@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
+from sys import intern
 from typing import Any, Final, cast
 from urllib.parse import quote, unquote
 from uuid import UUID
@@ -115,7 +117,7 @@ class StateIdentifier:
             elif value is None:
                 raise IdentifierError(f"a {scope.value} state of {cls_name} needs a {name}; it got None")
             else:
-                put(self, name, _clean_id(name, value))
+                put(self, name, intern(_clean_id(name, value)))  # a stream and several states have the same session
         put(self, "key", self._build())
         put(self, "instance_id", self.record_id if scope is StateScope.RECORD else self.component_id)
         put(self, "namespace", namespace_of(cls_name, self.instance_id))
@@ -197,6 +199,7 @@ def _quote(text: str | None) -> str:
     return quote(cast(str, text), safe="")  # __init__ raised for a missing id
 
 
+@lru_cache(maxsize=1_024)
 def namespace_of(cls_name: str, instance_id: str | None) -> tuple[str, ...]:
     """Path of a state's signals on a page, by the name of its class and its own id there."""
     return (cls_name,) if instance_id is None else (cls_name, signal_segment(instance_id))

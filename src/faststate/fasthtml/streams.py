@@ -74,12 +74,17 @@ class StreamKeeper:
         return writer
 
 
+_versions: dict[str, Any] = {}
+
+
 def _let_go_of_request(scope: Scope, send: Send) -> None:
     """Drops what uvicorn holds of a request that has been answered: tokens, cookies and headers take 2 KB and more.
 
     Only where nothing but uvicorn is around the app, which reads none of it behind the beginning of the answer.
     """
     scope["query_string"] = b""
+    if isinstance(asgi := scope.get("asgi"), dict):
+        scope["asgi"] = _versions.setdefault(repr(asgi), asgi)  # the same words for each request, in a dict of its own
     if isinstance(headers := scope["headers"], list):
         headers.clear()
     protocol = servers_protocol(send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -103,8 +104,8 @@ class SSEConnection:
     """
 
     __slots__ = (
-        "_outbox", "_sequences", "address", "coalesced", "connected_at", "dropped", "ends_at", "follows", "id",
-        "last_frame", "last_ping", "manager", "rights", "session_id", "silent", "slot", "stream", "user", "user_id",
+        "_outbox", "_sequences", "address", "coalesced", "connected_at", "dropped", "ends_at", "id", "last_frame",
+        "last_ping", "manager", "rights", "session_id", "silent", "slot", "stream", "topics", "user", "user_id",
         "writer",
     )  # fmt: skip
 
@@ -123,13 +124,13 @@ class SSEConnection:
         self.user = user
         self.user_id = user_id if user is None else user.id
         self.rights = _rights_of(user)
-        self.session_id = session_id
+        self.session_id = sys.intern(session_id) if type(session_id) is str else session_id  # as its states have it
         self.address = address
         self.connected_at = datetime.now(UTC)
         self.last_ping = self.connected_at
         self.manager: SSEManager | None = None
         self.writer: Writer | None = None
-        self.follows: dict[str, Topic] = {}
+        self.topics: tuple[Topic, ...] = ()  # a dict would take 176 bytes more, and most pages show few states
         self.slot = -1
         self.ends_at = 0.0
         self.last_frame = b""
@@ -152,7 +153,7 @@ class SSEConnection:
     @property
     def subscribed_states(self) -> set[str]:
         """The keys of the states that it follows."""
-        return set(self.follows)
+        return {topic.key for topic in self.topics}
 
     @property
     def sequences(self) -> dict[str, int]:
@@ -168,7 +169,14 @@ class SSEConnection:
 
     def audience(self, key: str) -> Audience:
         """What it shows of the state `key`, and may not see of it."""
-        return self.follows[key].connections[self]
+        topic = self.topic(key)
+        if topic is None:
+            raise KeyError(key)
+        return topic.connections[self]
+
+    def topic(self, key: str) -> Topic | None:
+        """The topic of the state `key`, where it follows that."""
+        return next((topic for topic in self.topics if topic.key == key), None)
 
     def close(self, last_frame: bytes = b"") -> None:
         """Ends the connection; `last_frame` (bytes) is written before it does, and nothing else that waits."""
@@ -246,7 +254,7 @@ class SSEConnection:
         if count > MAX_MESSAGES or (count > 1 and sum(map(len, box.messages)) > MAX_WAITING):
             self.dropped += count
             box.messages.clear()
-            box.states = dict.fromkeys(self.follows)
+            box.states = dict.fromkeys(topic.key for topic in self.topics)
             box.echoes.clear()
 
     def _has_something(self) -> None:
@@ -281,12 +289,12 @@ class SSEConnection:
 
     def slow_down(self) -> None:
         """Has it be asked, before something is written, whether it may be."""
-        for topic in self.follows.values():
+        for topic in self.topics:
             topic.slow_down(self)
 
     def take_commits(self) -> None:
         """Queues here what has been committed of the states that it follows, and all others are about to be sent."""
-        for topic in self.follows.values():
+        for topic in self.topics:
             if topic.changes is not None:
                 topic.hand_over(self)
 
@@ -306,7 +314,7 @@ class SSEConnection:
         box = self._box()
         frames = []
         for key, changes in box.states.items():
-            topic = self.follows.get(key)
+            topic = self.topic(key)
             if topic is None:
                 continue
             audience = topic.connections[self]
@@ -321,7 +329,7 @@ class SSEConnection:
         return frames
 
     def __repr__(self) -> str:
-        return f"<SSEConnection {self.id} on {len(self.follows)} states>"
+        return f"<SSEConnection {self.id} on {len(self.topics)} states>"
 
 
 def _rights_of(user: UserContext | None) -> Any:

@@ -330,7 +330,7 @@ class SSEManager:
                 topic = self._topics[key] = Topic(key, self._latest)
             shows, misses = frozenset((views or {}).get(key, ())), (hidden or {}).get(key, EVERYTHING_SHOWN)
             topic.join(connection, audience_of(shows, misses))
-            connection.follows[key] = topic
+            connection.topics += (topic,)
             if topic.changes is not None or self.is_undecided(key):
                 begun_with = (begins or {}).get(key) or self._latest(key)
                 if begun_with is not None:
@@ -355,8 +355,8 @@ class SSEManager:
         connection = self.connections.pop(connection_id, None)
         if connection is None:
             return False
-        for key in list(connection.follows):
-            self._leave(connection, key)
+        for topic in connection.topics:
+            self._leave(connection, topic)
         for index, name in self._indexes(connection):
             index.discard(name, connection)
         if connection.slot >= 0:
@@ -373,15 +373,13 @@ class SSEManager:
                 self._emptied.set()
         return True
 
-    def _leave(self, connection: SSEConnection, key: str) -> None:
-        topic = connection.follows.pop(key, None)
-        if topic is None:
-            return
+    def _leave(self, connection: SSEConnection, topic: Topic) -> None:
+        connection.topics = tuple(left for left in connection.topics if left is not topic)
         topic.leave(connection)
-        if not topic.connections and self._topics.get(key) is topic:
-            del self._topics[key]
+        if not topic.connections and self._topics.get(topic.key) is topic:
+            del self._topics[topic.key]
             self._changed.pop(topic, None)
-            self.unwatched(key)
+            self.unwatched(topic.key)
 
     def _indexes(self, connection: SSEConnection) -> Iterator[tuple[_Index, str]]:
         if connection.user_id is not None:
@@ -397,13 +395,14 @@ class SSEManager:
 
     def unfollow(self, connection: SSEConnection, key: str) -> None:
         """Has a connection no more be told of a state; what waited of it is dropped."""
-        self._leave(connection, key)
+        if (topic := connection.topic(key)) is not None:
+            self._leave(connection, topic)
         connection.forget(key)
 
     def silence(self, connection: SSEConnection) -> None:
         """Has a connection be told nothing more, at once; it stays open to be closed with a last frame."""
-        for key in list(connection.follows):
-            self._leave(connection, key)
+        for topic in connection.topics:
+            self._leave(connection, topic)
         connection.forget()
         connection.silent = True
 
@@ -641,9 +640,10 @@ class SSEManager:
             state = self._latest(state_key)
             never = type(state)._fs_schema().hidden if state is not None else frozenset()
             for connection in reached:
-                if connection.closed or state_key not in connection.follows:
+                topic = connection.topic(state_key)
+                if connection.closed or topic is None:
                     continue
-                hidden = connection.audience(state_key).hidden
+                hidden = topic.connections[connection].hidden
                 values = {name: value for name, value in data.items() if name not in hidden and name not in never}
                 connection.send_event(nest(path, values))
 
