@@ -13,11 +13,16 @@ import httpx
 import pytest
 import uvicorn
 from fasthtml import common as fh
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.routing import Mount
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, fast_app
 
 from .client import BROWSER, Page
 from .helpers import Process
+from .live import assert_nothing_is_left
 
 LIMIT = 5  # seconds from the signal to the end: what the library promises
 PATIENCE = 20  # seconds for a process to start
@@ -82,13 +87,13 @@ def stream_of(page):
 
 
 @contextlib.contextmanager
-def open_streams(url, count=1):
-    """`count` streams, each read up to its first bytes; gives functions that read them to their end."""
+def open_streams(url, count=1, path="/"):
+    """`count` streams of the page under `path`, read up to their first bytes; gives what reads them to their end."""
     with contextlib.ExitStack() as stack:
         readers = []
         for _ in range(count):
             client = stack.enter_context(httpx.Client(base_url=url, timeout=PATIENCE))
-            response = stack.enter_context(stream_of(Page(client)))
+            response = stack.enter_context(stream_of(Page(client, path)))
             assert response.status_code == 200
             lines = response.iter_lines()
             while not next(lines).startswith("id: "):
@@ -148,18 +153,31 @@ def test_a_changed_file_reloads_while_streams_are_open(start, arguments):
     assert server.ended() == 2
 
 
+def freeze(frozen, client, page):
+    """Has a socket (`frozen`) ask for the page's stream, and take nothing but the beginning of its first line."""
+    payload = {"datastar": json.dumps({"w": page.tokens, "n": ""})}
+    request = client.build_request("GET", f"{page.url}stream", params=payload, headers=BROWSER)
+    frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    frozen.connect((request.url.host, request.url.port))
+    head = f"GET {request.url.raw_path.decode()} HTTP/1.1\r\n"
+    frozen.sendall((head + "".join(f"{k}: {v}\r\n" for k, v in request.headers.items()) + "\r\n").encode())
+    assert frozen.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def wait_for(condition):
+    """Returns once `condition()` holds, which is another thread's doing."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @contextlib.contextmanager
 def frozen_stream(server):
     """A stream with more to send than its reader takes, who takes nothing."""
     with httpx.Client(base_url=server.url) as client, socket.socket() as frozen:
         page = Page(client)
-        payload = {"datastar": json.dumps({"w": page.tokens, "n": ""})}
-        request = client.build_request("GET", f"{page.url}stream", params=payload, headers=BROWSER)
-        frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        frozen.connect(("127.0.0.1", server.port))
-        head = f"GET {request.url.raw_path.decode()} HTTP/1.1\r\n"
-        frozen.sendall((head + "".join(f"{k}: {v}\r\n" for k, v in request.headers.items()) + "\r\n").encode())
-        assert frozen.recv(15) == b"HTTP/1.1 200 OK"
+        freeze(frozen, client, page)
         assert page.send("Board", "grow").status_code == 200
         yield
 
@@ -169,48 +187,143 @@ def frozen_stream(server):
 )
 def test_a_reader_that_is_frozen_does_not_hold_up_the_end(start, arguments):
     server = start(arguments)
-    with open_streams(server.url), frozen_stream(server):
+    with open_streams(server.url), frozen_stream(server), frozen_stream(server), frozen_stream(server):
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(LIMIT)
     assert server.ended() == 1
 
 
-def test_a_server_that_ends_by_its_count_of_requests_ends_with_a_time_limit(start):
-    server = start(["--limit-max-requests", "6", "--timeout-graceful-shutdown", "1"])
-    with open_streams(server.url) as readers:
+def test_a_reader_that_is_frozen_does_not_hold_up_the_end_of_the_portable_transport(start, monkeypatch):
+    monkeypatch.setenv("FASTSTATE_TRANSPORT", "portable")
+    test_a_reader_that_is_frozen_does_not_hold_up_the_end(start, [])
+
+
+@pytest.mark.parametrize("arguments", [[], ["--http", "h11"], ["--loop", "asyncio"]], ids=" ".join)
+def test_a_server_that_ends_by_its_count_of_requests_ends_its_streams(start, arguments):
+    server = start(["--limit-max-requests", "8", *arguments])
+    with open_streams(server.url, 2) as readers:
         server.until(lambda: not server.serves(), LIMIT)
-        read_to_the_end(readers)
-        server.process.wait(LIMIT)
+        for lines in readers:
+            list(lines)  # to the end that HTTP has for it: one that is cut off raises
+        assert server.process.wait(LIMIT) == 0
     assert server.ended() == 1
+    assert "Traceback" not in server.output()
 
 
 class Board(ReactiveState):
     text: str = ""
 
 
-def test_stop_ends_the_streams_of_a_server_that_gets_no_signal(in_tmp_path):
+async def passed_on(request, call_next):
+    return await call_next(request)
+
+
+class Passing:
+    """A middleware that wraps `send`, and alters nothing."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        async def passing_on(message):
+            await send(message)
+
+        await self.app(scope, receive, passing_on)
+
+
+def plain(app):
+    return app
+
+
+def mounted(app):
+    return Starlette(
+        routes=[Mount("/sub", app)],
+        middleware=[Middleware(Passing)],
+        lifespan=lambda _: app.router.lifespan_context(app),
+    )
+
+
+@contextlib.contextmanager
+def server_in_a_thread(middleware=(), within=plain, **options):
+    """A server that gets no signal: itself, its URL, its thread, the provider, and a list that says that it ended."""
     ended = []
-    provider = StateProvider()
+    provider = StateProvider(**options)
     provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
-    app, rt = fast_app(state_provider=provider, on_shutdown=[lambda: ended.append(True)])
+    app, rt = fast_app(
+        state_provider=provider, middleware=list(middleware), on_shutdown=[lambda: ended.append(True)], secret_key="x"
+    )
 
     @rt("/")
     def index(board: Board):
         return fh.Titled("Board", board.signal.text)
 
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(within(app), log_level="warning"))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        with open_streams(f"http://127.0.0.1:{listener.getsockname()[1]}", 3) as readers:
-            asyncio.run_coroutine_threadsafe(provider.stop(), provider._loop).result(LIMIT)
-            assert provider.stats().connections == 0
-            read_to_the_end(readers)
-            server.should_exit = True
-            thread.join(LIMIT)
+        yield server, url, thread, provider
     finally:
         server.force_exit = server.should_exit = True
         thread.join(LIMIT)
         listener.close()
     assert not thread.is_alive() and ended == [True]
+
+
+BASE = Middleware(BaseHTTPMiddleware, dispatch=passed_on)
+
+
+@pytest.mark.parametrize("within", [plain, mounted])
+@pytest.mark.parametrize("middleware", [[], [BASE]], ids=["outermost", "inside a middleware"])
+@pytest.mark.parametrize("transport", ["auto", "portable"])
+def test_a_server_in_a_thread_that_is_told_to_end_ends_its_streams(in_tmp_path, middleware, within, transport):
+    with server_in_a_thread(middleware, within, transport=transport) as (server, url, thread, provider):  # noqa: SIM117
+        with open_streams(url, 3, "/sub/" if within is mounted else "/") as readers:
+            assert provider.stats().connections == 3
+            server.should_exit = True
+            thread.join(LIMIT)
+            assert not thread.is_alive(), "the server waits for its streams"
+            for lines in readers:
+                list(lines)
+    assert_nothing_is_left(provider.sse_manager)
+
+
+def test_a_server_that_ends_ends_the_streams_of_its_own_app_alone(in_tmp_path):
+    first, second = server_in_a_thread(), server_in_a_thread()
+    with first as (server, url, thread, provider), second as (_, other_url, _, other):  # noqa: SIM117
+        with open_streams(url) as readers, open_streams(other_url) as others:
+            server.should_exit = True
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+            read_to_the_end(readers)
+            assert (provider.stats().connections, other.stats().connections) == (0, 1)
+            asyncio.run_coroutine_threadsafe(other.stop(), other._loop).result(LIMIT)
+            read_to_the_end(others)
+
+
+@pytest.mark.parametrize("middleware", [[], [BASE]], ids=["outermost", "inside a middleware"])
+@pytest.mark.parametrize("transport", ["auto", "portable"])
+def test_a_frozen_reader_is_cut_wherever_its_stream_is_kept(in_tmp_path, middleware, transport):
+    times = {"write_timeout": 0.3, "heartbeat": 0.2}
+    with server_in_a_thread(middleware, transport=transport, **times) as (server, url, _, provider):  # noqa: SIM117
+        with httpx.Client(base_url=url) as client, socket.socket() as frozen:
+            freeze(frozen, client, Page(client))
+            wait_for(lambda: provider.stats().connections == 1)
+
+            async def grow():
+                async with provider.modify(Board) as board:
+                    board.text = "x" * 8_000_000
+
+            asyncio.run_coroutine_threadsafe(grow(), provider._loop).result(LIMIT)
+            wait_for(lambda: provider.stats().cut == 1)
+            wait_for(lambda: provider.stats().connections == 0)
+            wait_for(lambda: not server.server_state.tasks)  # nothing waits for it any more, ...
+            assert len(server.server_state.connections) <= 2  # ... but for the page's connection and what ends streams
+
+
+def test_stop_ends_the_streams_of_a_server_that_goes_on(in_tmp_path):
+    with server_in_a_thread() as (_, url, _, provider), open_streams(url, 3) as readers:
+        asyncio.run_coroutine_threadsafe(provider.stop(), provider._loop).result(LIMIT)
+        assert provider.stats().connections == 0
+        read_to_the_end(readers)

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .sse import LAST_WRITE, Chunk, SSEConnection, SSEManager
 
-__all__ = ["AsgiWriter", "DirectWriter", "Probe", "StreamWriter", "servers_protocol", "servers_transport"]
+__all__ = ["AsgiWriter", "DirectWriter", "Probe", "StreamWriter", "Transport", "servers_protocol", "servers_transport"]
 
 logger = logging.getLogger("faststate")
 
@@ -429,19 +429,29 @@ class _Watched:
 
 def is_uvicorns(send: Send) -> bool:
     """Whether this is uvicorn's own `send`, which asks for no task and no context, and not a wrapper's around it."""
-    return hasattr(getattr(send, "__self__", None), "flow") and servers_protocol(send) is not None
+    return hasattr(getattr(send, "__self__", None), "flow") and servers_protocol(send, send) is not None
 
 
 def _is_transport(found: Any) -> bool:
     return callable(getattr(found, "abort", None)) and callable(getattr(found, "is_closing", None))
 
 
-def servers_transport(send: Send) -> Transport | None:
-    """The transport of the connection that `send` writes to; None for a server that is not known here."""
-    transport: Transport | None = getattr(getattr(send, "__self__", None), "transport", None)
-    return transport if _is_transport(transport) else None
+def servers_transport(send: Send, receive: Receive) -> Transport | None:
+    """The transport of the connection that these are for; None for a server that is not known here."""
+    for call in (send, receive):
+        transport: Transport | None = getattr(getattr(call, "__self__", None), "transport", None)
+        if _is_transport(transport):
+            return transport
+    return None
 
 
-def servers_protocol(send: Send) -> Any:
-    """uvicorn's protocol of the connection that `send` writes to, which knows its server; None for any other server."""
-    return getattr(getattr(getattr(send, "__self__", None), "on_response", None), "__self__", None)
+def servers_protocol(send: Send, receive: Receive) -> Any:
+    """uvicorn's protocol of the connection that these are for, which knows its server; None for any other server.
+
+    A middleware wraps `send` more often than `receive`, so either will do.
+    """
+    for call in (send, receive):
+        protocol = getattr(getattr(getattr(call, "__self__", None), "on_response", None), "__self__", None)
+        if protocol is not None:
+            return protocol
+    return None

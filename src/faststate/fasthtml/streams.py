@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..provider import StateProvider
 from ..sse import LAST_WRITE, SSEConnection
-from ..transports import AsgiWriter, DirectWriter, Probe, StreamWriter, servers_protocol, servers_transport
+from ..transports import AsgiWriter, DirectWriter, Probe, StreamWriter, Transport, servers_protocol, servers_transport
 from ..wire import signals_frame
 
 __all__ = ["SSE_HEADERS", "StreamKeeper", "StreamResponse", "drain_on_signal"]
@@ -57,7 +57,10 @@ class StreamKeeper:
             await writer.hold(receive)
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> StreamWriter | None:
-        beginning = _Beginning(scope, send)
+        protocol = servers_protocol(send, receive)
+        _watch_server(self.provider, protocol)
+        transport = servers_transport(send, receive)
+        beginning = _Beginning(scope, send, transport)
         try:
             # Both would stay as long as the stream: what is put into the scope, and into this task's context.
             copied = {**scope, _BEGINNING: beginning}
@@ -68,16 +71,16 @@ class StreamKeeper:
             raise
         if beginning.begun is None:
             return None
-        writer = _writer(self.provider, beginning.begun, send, beginning.cycle)
+        writer = _writer(self.provider, beginning.begun, send, transport, beginning.cycle)
         if isinstance(writer, DirectWriter):
-            _let_go_of_request(scope, send)
+            _let_go_of_request(scope, protocol)
         return writer
 
 
 _versions: dict[str, Any] = {}
 
 
-def _let_go_of_request(scope: Scope, send: Send) -> None:
+def _let_go_of_request(scope: Scope, protocol: Any) -> None:
     """Drops what uvicorn holds of a request that has been answered: tokens, cookies and headers take 2 KB and more.
 
     Only where nothing but uvicorn is around the app, which reads none of it behind the beginning of the answer.
@@ -87,7 +90,6 @@ def _let_go_of_request(scope: Scope, send: Send) -> None:
         scope["asgi"] = _versions.setdefault(repr(asgi), asgi)  # the same words for each request, in a dict of its own
     if isinstance(headers := scope["headers"], list):
         headers.clear()
-    protocol = servers_protocol(send)
     # Another request may have begun to arrive behind this one.
     if getattr(protocol, "scope", None) is scope and isinstance(getattr(protocol, "url", None), bytes):
         protocol.url = b""
@@ -97,12 +99,14 @@ class _Beginning:
     """What the outermost layer sees of a stream's first two messages. Lifetime: the request.
 
     `begun` is the connection whose stream is to be kept open there, `cycle` the server's object for its response.
+    `transport` is the server's, wherever the stream is kept.
     """
 
-    __slots__ = ("_left", "_outer", "_probe", "begun", "cycle")
+    __slots__ = ("_left", "_outer", "_probe", "begun", "cycle", "transport")
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, transport: Transport | None) -> None:
         self._outer = send
+        self.transport = transport
         self._left: list[Message] = []
         self._probe: Probe | None = Probe(scope, send)
         self.begun: SSEConnection | None = None
@@ -167,20 +171,22 @@ class StreamResponse(Response):
         beginning: _Beginning | None = scope.get(_BEGINNING)
         if beginning is None or not beginning.take_over(connection, start, opening, body):
             _say_once(logging.WARNING, "a middleware makes other messages of the app's answers: streams stay inside it")
-            await _writer(self.provider, connection, send, None).hold(receive)
+            transport = beginning.transport if beginning is not None else None
+            await _writer(self.provider, connection, send, transport).hold(receive)
 
 
-def _writer(provider: StateProvider, connection: SSEConnection, send: Send, cycle: Any) -> StreamWriter:
+def _writer(
+    provider: StateProvider, connection: SSEConnection, send: Send, transport: Transport | None, cycle: Any = None
+) -> StreamWriter:
     """What writes a stream that has begun, in this task."""
     manager = provider.sse_manager
-    _watch_server(provider, send)
     writer: StreamWriter
     if cycle is not None and provider.transport == "auto":
         writer = DirectWriter(manager, connection, send, provider.write_timeout, cycle)
     else:
         if provider.transport == "auto":
             _say_once(logging.INFO, "streams go through ASGI's send: this server's HTTP/1.1 protocol is not known here")
-        writer = AsgiWriter(manager, connection, send, provider.write_timeout, servers_transport(send))
+        writer = AsgiWriter(manager, connection, send, provider.write_timeout, transport)
     manager.attach(connection, writer)
     return writer
 
@@ -222,8 +228,8 @@ class _ServerWatch:
         _drain(asyncio.get_running_loop(), self._provider, self._connections)
 
 
-def _watch_server(provider: StateProvider, send: Send) -> None:
-    connections = getattr(getattr(servers_protocol(send), "server_state", None), "connections", None)
+def _watch_server(provider: StateProvider, protocol: Any) -> None:
+    connections = getattr(getattr(protocol, "server_state", None), "connections", None)
     if isinstance(connections, set):
         connections.add(_ServerWatch(provider, connections))
 
