@@ -81,9 +81,14 @@ def assert_nothing_is_left(manager):
 
 
 @contextlib.contextmanager
-def serving(app, **config):
-    """`app` under uvicorn in a thread of this process, on a port of its own: a server that gets no signal to end."""
+def serving(app, *, sent=None, **config):
+    """`app` under uvicorn in a thread of this process, on a port of its own: a server that gets no signal to end.
+
+    `sent` is how many bytes its kernel takes that a reader has not; else it is some megabytes.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
+    if sent is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sent)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", **config))
     thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn")
     thread.start()
@@ -177,8 +182,8 @@ class Tab(Model):
     async def ends(self):
         """Reads the stream to its end."""
         async with asyncio.timeout(PATIENCE):
-            async for line in self.lines:
-                self.feed(line)
+            lines = [line async for line in self.lines]
+        self.feed_bytes("\n".join([*lines, ""]).encode())
 
     async def close(self):
         await self.closing.aclose()

@@ -178,7 +178,7 @@ def frozen_stream(server):
     with httpx.Client(base_url=server.url) as client, socket.socket() as frozen:
         page = Page(client)
         freeze(frozen, client, page)
-        assert page.send("Board", "grow").status_code == 200
+        assert page.send("Board", "grow").status_code in (200, 204)  # 204 when it has grown before
         yield
 
 

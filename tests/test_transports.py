@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import re
+import socket
 import threading
 
 import anyio
@@ -212,7 +213,7 @@ HTTP = ["httptools", "h11"]
 @contextlib.asynccontextmanager
 async def site(middleware=(), *, http="httptools", loop="auto", writer=None, **options):
     app, provider = make_app(middleware, **options)
-    with serving(app, http=http, loop=loop) as url:
+    with serving(app, http=http, loop=loop, sent=16_384) as url:
         async with contextlib.AsyncExitStack() as stack:
             yield Site(url, provider, stack, writer)
 
@@ -350,10 +351,14 @@ class Wire:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def to(cls, tab):
-        """A connection that speaks for a tab, with its cookies and its tokens."""
-        host, port = tab.client.base_url.host, tab.client.base_url.port
-        wire = cls(*await asyncio.open_connection(host, port))
+    async def to(cls, tab, *, frozen=False):
+        """A connection that speaks for a tab, with its cookies and its tokens; `frozen` is one that takes little."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        if frozen:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await asyncio.get_running_loop().sock_connect(sock, (tab.client.base_url.host, tab.client.base_url.port))
+        wire = cls(*await asyncio.open_connection(sock=sock, limit=4096 if frozen else 1 << 20))
         wire.tab = tab
         try:
             yield wire
@@ -1021,3 +1026,65 @@ async def test_signs_of_life_are_spread_over_the_period_and_end_with_the_last_st
         assert set(connection.writer.bodies) == {b": \n\n"}
         manager.remove_connection(connection.id)
     assert_nothing_is_left(manager)
+
+
+@both_writers
+async def test_a_stream_ends_with_its_age_and_its_page_opens_another(transport, writer):
+    async with site(transport=transport, writer=writer, stream_max_age=0.5) as visited:
+        tab = await visited.tab(await visited.browser())
+        await tab.ends()
+        assert tab.signals["_fs"]["n"] == "" and tab.signals["_fs"]["go"], "it was told to"
+        await eventually(lambda: not visited.provider.sse_manager.connections)
+        assert visited.provider.stats().cut == 0
+        await tab.open()
+        await tab.post("Counter/add", a={"by": 1})
+        await tab.until(lambda: tab.signals["Counter"]["count"] == 1)
+
+
+# -- many readers, some of them frozen ---------------------------------------------------------------------------------
+
+
+@both_writers
+async def test_frozen_readers_cost_bounded_memory_and_nobody_else_anything(transport, writer):
+    count, frozen, size, last = 300, 30, 50_000, 40
+    options = {"write_timeout": 3.0, "heartbeat": 0.5, "max_streams_per_session": count}
+    async with site(transport=transport, **options) as visited:
+        provider, manager = visited.provider, visited.provider.sse_manager
+        tab = await visited.tab(await visited.browser(), streaming=False)
+        async with contextlib.AsyncExitStack() as stack:
+            wires = [await stack.enter_async_context(Wire.to(tab, frozen=n < frozen)) for n in range(count)]
+            for wire in wires:
+                wire.ask_for_the_stream()
+            for wire in wires:
+                await wire.head()
+            await eventually(lambda: sum(each.streaming for each in manager.connections.values()) == count)
+            assert all(type(each.writer) is writer for each in manager.connections.values())
+            for wire in wires[:frozen]:
+                wire.writer.transport.pause_reading()
+            reading = [asyncio.create_task(wire.until(b"%d." % last)) for wire in wires[frozen:]]
+
+            kept = []
+
+            def look():
+                for each in list(manager.connections.values()):
+                    box = each._outbox
+                    kept.append(each.writer._transport.get_write_buffer_size())
+                    assert box is None or (not box.messages and set(box.states) <= {BOARD})
+
+            async def burst():
+                for number in range(1, last + 1):
+                    async with provider.modify(Board) as board:
+                        board.text = f"{number}." + "x" * size
+                    await asyncio.sleep(0)
+                    look()
+
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(burst(), provider._loop))
+            assert max(kept) < 65_536 + 2 * (size + 1_000), "asyncio's limit, and one frame"
+            async with asyncio.timeout(LIMIT):
+                await asyncio.gather(*reading)
+            stats = provider.stats()
+            assert stats.behind == frozen and stats.lag > 0 and stats.coalesced >= (last - 10) * frozen
+            assert stats.connections == count
+            await eventually(lambda: manager.cut == frozen)
+            await eventually(lambda: len(manager.connections) == count - frozen and not manager.behind)
+            assert provider.stats().lag == 0
