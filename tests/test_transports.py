@@ -1029,6 +1029,22 @@ async def test_signs_of_life_are_spread_over_the_period_and_end_with_the_last_st
 
 
 @both_writers
+@pytest.mark.parametrize("how", ["drain", "dismiss", "close"])
+async def test_another_thread_may_end_streams(transport, writer, how):
+    async with site(transport=transport, writer=writer) as visited:
+        tab, manager = await visited.tab(await visited.browser()), visited.provider.sse_manager
+        ends = {
+            "drain": manager.drain,  # this test's thread is not the server's
+            "dismiss": lambda: manager.dismiss(tab.connection, b": the last\n\n"),
+            "close": lambda: tab.connection.close(),
+        }
+        ends[how]()
+        await tab.ends()
+        await eventually(lambda: not manager.connections)
+        assert visited.provider.stats().cut == 0
+
+
+@both_writers
 async def test_a_stream_ends_with_its_age_and_its_page_opens_another(transport, writer):
     async with site(transport=transport, writer=writer, stream_max_age=0.5) as visited:
         tab = await visited.tab(await visited.browser())

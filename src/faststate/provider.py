@@ -240,6 +240,7 @@ class StateProvider:
         if self.transport not in ("auto", "portable"):
             raise ConfigurationError(f"transport is 'auto' or 'portable', not {self.transport!r}")
         self.token_max_age = token_max_age
+        self.stream_max_age = stream_max_age
         self.state_configs: dict[type[ReactiveState], StateConfig] = {}
         if not store_timeout > 0 or not max_states > 0:
             raise ConfigurationError("store_timeout is in seconds, above 0, and max_states at least 1")

@@ -183,7 +183,7 @@ class SSEConnection:
         self.last_frame = self.last_frame or last_frame
         self.stream = None
         if self.writer is not None:
-            self.writer.wake()
+            self._on_loop(self.writer.wake)
 
     def forget(self, key: str | None = None) -> None:
         """Drops what waits of the state `key`, or all that waits."""

@@ -411,7 +411,7 @@ class SSEManager:
         self.silence(connection)
         connection.close(last_frame)
         if connection.writer is not None:
-            connection.writer.hurry(LAST_WRITE)
+            self.on_loop(partial(connection.writer.hurry, LAST_WRITE))
         else:
             self.remove_connection(connection.id)
 
@@ -702,7 +702,7 @@ class SSEManager:
         for connection in list(self.connections.values()):
             connection.close()
             if connection.writer is not None:
-                connection.writer.hurry(LAST_WRITE)
+                self.on_loop(partial(connection.writer.hurry, LAST_WRITE))
 
     async def stop(self, within: float = 5.0) -> None:
         """Drains, and waits up to `within` seconds until the streams have ended."""
