@@ -737,7 +737,8 @@ async def test_who_is_behind_is_sent_the_newest_alone_and_counted(provider):
     stream.free.clear()
     for number in range(1, 51):
         await count_to(provider, number)
-        await until(lambda: stream.waiting)
+        await until(lambda: not provider.sse_manager._changed)  # each has been flushed
+    assert len(stream.waiting) == 1, "nothing more is begun"
     stats = provider.stats()
     assert (stats.behind, stats.cut) == (1, 0) and 0 < stats.lag < LIMIT
     stream.free.set()
@@ -755,7 +756,8 @@ async def test_who_leaves_while_behind_is_not_counted_as_cut_and_leaves_nothing(
         stream.free.clear()
     for number in range(1, 4):
         await count_to(provider, number)
-        await until(lambda: all(stream.waiting for stream in streams))
+        await until(lambda: not provider.sse_manager._changed)
+    assert all(stream.waiting for stream in streams) and provider.stats().behind == 3
     streams[0].connection.send_event({"x": 1})
     for stream in streams:
         await stream.leaves()
