@@ -429,7 +429,8 @@ class _Watched:
 
 def is_uvicorns(send: Send) -> bool:
     """Whether this is uvicorn's own `send`, which asks for no task and no context, and not a wrapper's around it."""
-    return hasattr(getattr(send, "__self__", None), "flow") and servers_protocol(send, send) is not None
+    cycle = getattr(send, "__self__", None)
+    return hasattr(cycle, "flow") and hasattr(cycle, "on_response")
 
 
 def _is_transport(found: Any) -> bool:
