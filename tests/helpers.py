@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from .servers import Certificate, Command, uvicorn
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -29,24 +31,37 @@ def free_port() -> int:
 
 
 class Server:
-    """One app under uvicorn in a process of its own; lives from `start()` to `stop()`, on the same port throughout.
+    """One app on a server in a process of its own; lives from `start()` to `stop()`, on the same port throughout.
 
     `target` is a Python source file, whose `app` is served, or "module:attribute", found from `cwd`. The working
-    directory is where the app leaves its session key and its databases, so a restart finds them again.
+    directory is where the app leaves its session key and its databases, so a restart finds them again. `command` says
+    which server it is (see `tests.servers`), `certificate` has it speak TLS.
     """
 
-    def __init__(self, target: Path | str, *, cwd: Path, log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        target: Path | str,
+        *,
+        cwd: Path,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        command: Command | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         if isinstance(target, Path):
-            self._target, self._app_dir = f"{target.stem}:app", target.resolve().parent
+            self._target, app_dir = f"{target.stem}:app", target.resolve().parent
         else:
-            self._target, self._app_dir = target, cwd
+            self._target, app_dir = target, cwd
         self.cwd = cwd
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        self.certificate = certificate
+        self._command = command or uvicorn("--log-level", "info")
         self._log = log
         # The store that a test uses is the test's word, never that of the machine it runs on.
         inherited = {name: value for name, value in os.environ.items() if name != "FASTSTATE_STORE"}
         self._env = {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(app_dir), self._env.get("PYTHONPATH")]))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,12 +70,15 @@ class Server:
             raise RuntimeError(f"{self._target} was not started")
         return self._process
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self, timeout: float = 20) -> None:
         """Start the process and return once it accepts connections."""
-        if self._process is not None and self._process.poll() is None:
-            raise RuntimeError(f"{self._target} is running already, as process {self._process.pid}")
-        command = [sys.executable, "-m", "uvicorn", self._target, "--app-dir", str(self._app_dir)]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), "--log-level", "info"]
+        if self.running:
+            raise RuntimeError(f"{self._target} is running already, as process {self.process.pid}")
+        command = self._command(self._target, self.port, self.certificate)
         # A file and not a pipe: nobody reads while the test runs, and a full pipe would stop the server. A session of
         # its own makes what the server itself starts go down with it.
         with self._log.open("ab") as log:

@@ -1,0 +1,309 @@
+"""Each server that runs ASGI apps runs ours: over real sockets, each in a process of its own.
+
+A server's tests share its process; what they count they count from where they find it.
+"""
+
+import contextlib
+import json
+import re
+import socket
+import textwrap
+import time
+
+import h2.exceptions
+import httpx
+import pytest
+
+from .client import BROWSER, Page, merge, patched_signals
+from .helpers import Server
+from .servers import KINDS, Certificate
+
+LIMIT = 5  # seconds from SIGTERM to the end: what the library promises
+PATIENCE = 5  # seconds for an effect, of which none takes a tenth where all is well: no heartbeat is as quick
+
+APP = """
+    import os
+    from fasthtml.common import *
+    from faststate import ReactiveState, StateConfig, StateProvider, StateScope, UserContext, event, fast_app
+
+    class Counter(ReactiveState):
+        count: int = 0
+
+        @event
+        def add(self, by: int = 1):
+            self.count += by
+
+    class Board(ReactiveState):
+        count: int = 0
+        text: str = ""
+
+        @event
+        async def add(self):
+            self.count += 1
+
+        @event
+        async def fill(self, text: str):
+            self.count += 1
+            self.text = text * 100_000
+
+    provider = StateProvider(heartbeat=60, write_timeout=0.5, body_timeout=0.2)
+    provider.register_state(Counter)
+    provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
+    app, rt = fast_app(
+        state_provider=provider, secret_key="for tests", sess_https_only="TLS" in os.environ, pico=False,
+        on_shutdown=[lambda: open("ended", "a").close()],
+    )
+
+    @rt
+    def index(counter: Counter, board: Board):
+        return Titled("Counters", counter.signal.count, board.signal.count, board.signal.text)
+
+    @rt
+    async def enter(request):
+        await provider.login(request, UserContext("ada"))
+        return "in"
+
+    @rt
+    async def leave(request):
+        await provider.logout(request)
+        return "out"
+
+    @rt
+    def stats():
+        return {**provider.stats()._asdict(), "cut": provider.sse_manager.cut}
+"""
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def _server(kind, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("server")
+    source = directory / "shop.py"
+    source.write_text(textwrap.dedent(APP))
+    certificate = Certificate(directory) if kind.tls else None
+    server = Server(
+        source,
+        cwd=directory,
+        log=directory / "log",
+        env={"TLS": "1"} if kind.tls else None,
+        command=kind.command,
+        certificate=certificate,
+    )
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(_server):
+    if not _server.running:
+        _server.start()
+    return _server
+
+
+@pytest.fixture
+def visit(server):
+    """Make a client: a browser of its own, which speaks the newest that the server does."""
+    with contextlib.ExitStack() as opened:
+
+        def visit(**options):
+            options["verify"] = server.certificate.trusted() if server.certificate else False
+            transport = httpx.HTTPTransport(http2=True, **options)
+            return opened.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE, transport=transport))
+
+        yield visit
+
+
+def stream_request(page):
+    """The request with which a page opens its stream."""
+    payload = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
+    return page.client.build_request("GET", f"{page.url}stream", params=payload, headers=BROWSER)
+
+
+class Tab(Page):
+    """A page and its stream, read up to where it waits for changes. Lifetime: from its making to `close`."""
+
+    def __init__(self, client):
+        super().__init__(client)
+        assert self.response.status_code == 200
+        self.stream = client.send(stream_request(self), stream=True)
+        assert self.stream.status_code == 200
+        self._lines = self.stream.iter_lines()
+        self.shown = {}
+        while "c" not in self.shown.get("_fs", {}):
+            self.read()
+
+    def click(self, state, event, **arguments):
+        """Sends an event; its effect comes down the stream."""
+        assert self.send(state, event, connection=self.shown["_fs"]["c"], **arguments).status_code == 204
+
+    def read(self):
+        """Reads one frame and has it shown, or says that there is none."""
+        frame = ""
+        for line in self._lines:
+            frame += line + "\n"
+            if not line:
+                merge(self.shown, patched_signals(frame))
+                return True
+        return False
+
+    def read_count(self, state, count):
+        while self.shown.get(state, {}).get("count") != count:
+            assert self.read(), f"the stream ended at {self.shown}"
+
+    def read_to_the_end(self):
+        # Cut off: httpx says so, a browser opens a new one. A ping behind the end is more than h2 expects.
+        with contextlib.suppress(httpx.RemoteProtocolError, h2.exceptions.ProtocolError):
+            while self.read():
+                pass
+
+    def close(self):
+        self.stream.close()
+
+
+def raw_connection(server):
+    """A socket to the server, with TLS if it is to be, that has HTTP/1 spoken."""
+    connection = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+    if server.certificate:
+        connection = server.certificate.trusted().wrap_socket(connection, server_hostname="127.0.0.1")
+    return connection
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "nothing of it happened"
+        time.sleep(0.01)
+    return found
+
+
+def stats(client):
+    return client.get("/stats").json()
+
+
+def test_a_page_is_served_by_the_protocol_of_the_server(kind, visit):
+    page = Page(visit())
+    assert page.response.status_code == 200
+    assert page.response.http_version == kind.protocol
+    assert page.signals["Counter"]["count"] == 0
+    assert ("secure" in page.response.headers["set-cookie"].lower()) == kind.tls
+
+
+def test_an_event_comes_down_the_stream_of_its_session_and_of_no_other(visit):
+    tab, other = Tab(visit()), Tab(visit())
+    assert tab.stream.headers["content-type"].startswith("text/event-stream")
+    tab.click("Counter", "add", by=3)
+    tab.read_count("Counter", 3)
+    count = other.signals["Board"]["count"] + 1
+    other.click("Board", "add")
+    other.read_count("Board", count)
+    assert "Counter" not in other.shown
+
+
+def test_what_is_global_comes_down_the_stream_of_another_session(visit):
+    tab, other = Tab(visit()), Tab(visit())
+    count = tab.signals["Board"]["count"]
+    for step in (1, 2):
+        tab.click("Board", "add")
+        for each in (tab, other):
+            each.read_count("Board", count + step)
+
+
+def test_a_client_of_http_1_0_gets_a_stream_without_chunks(kind, server, visit, request):
+    if kind.chunks_for_http_1_0:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=kind.chunks_for_http_1_0))
+    page = Page(visit())
+    opening = stream_request(page)
+    head = f"GET {opening.url.raw_path.decode()} HTTP/1.0\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in opening.headers.items() if name != "connection")
+    with raw_connection(server) as connection:
+        connection.sendall(f"{head}\r\n".encode())
+        answer = b""
+        while b"id: " not in answer:
+            answer += (more := connection.recv(65536))
+            assert more, answer
+        assert page.send("Counter", "add").status_code == 200  # with what it changed, as it names no stream
+        while b'"count"' not in answer:
+            answer += (more := connection.recv(65536))
+            assert more, answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1\.[01] 200 ", head)
+    assert b"transfer-encoding" not in head.lower()
+    assert patched_signals(body)["Counter"]["count"] == 1
+    assert [line for line in body.decode().split("\n") if not re.match(r"$|: |(event|data|id): ", line)] == []
+
+
+def test_a_tab_that_goes_away_is_noticed(visit):
+    watcher, tabs = visit(), [Tab(visit()) for _ in range(2)]
+    until(lambda: stats(watcher)["connections"] == 2)
+    for left in (1, 0):
+        tabs.pop().client.close()
+        until(lambda left=left: stats(watcher)["connections"] == left)
+
+
+@pytest.mark.parametrize("change", ["/enter", "/leave"])
+def test_signing_in_or_out_ends_the_streams_of_before(visit, change):
+    browser = visit()
+    if change == "/leave":
+        browser.get("/enter")
+    tabs = [Tab(browser), Tab(browser)] if browser.get("/stats").http_version == "HTTP/2" else [Tab(browser)]
+    stranger = Tab(visit())
+    assert browser.get(change).status_code == 200
+    for tab in tabs:
+        tab.read_to_the_end()
+        assert tab.shown["_fs"]["go"] == "#reload"
+    count = stranger.signals["Board"]["count"] + 1
+    stranger.click("Board", "add")
+    stranger.read_count("Board", count)
+
+
+def test_a_stream_that_is_not_to_be_is_answered_204(visit):
+    page = Page(visit())
+    assert page.client.get(f"{page.url}stream").status_code == 204
+    assert page.client.head(f"{page.url}stream", headers=BROWSER).status_code == 204
+
+
+def test_an_event_that_takes_too_long_to_arrive_is_answered(visit):
+    page = Page(visit())
+
+    def dawdle():
+        yield b'{"a":'
+        time.sleep(0.4)
+        yield b"{}}"
+
+    headers = {**BROWSER, "content-type": "application/json", "faststate-nonce": "0" * 24}
+    answer = page.client.post(f"{page.url}event/Counter/add", content=dawdle(), headers=headers)
+    assert answer.status_code == 408
+
+
+def test_a_reader_that_takes_nothing_is_cut_and_holds_up_nobody(visit):
+    writer, before = Tab(visit()), stats(visit())["cut"]
+    frozen = Tab(visit(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]))
+    count = writer.signals["Board"]["count"]
+
+    def has_cut():
+        nonlocal count
+        count += 1
+        writer.click("Board", "fill", text=chr(ord("a") + count % 26) * 8)  # what it was is not sent again
+        writer.read_count("Board", count)
+        return stats(writer.client)["cut"] > before
+
+    until(has_cut)
+    frozen.close()
+    writer.click("Board", "fill", text="")
+
+
+def test_sigterm_ends_open_streams_and_runs_the_app_s_shutdown_handlers(kind, server, visit):
+    tabs = [Tab(visit()) for _ in range(3)]
+    before = time.monotonic()
+    server.process.terminate()
+    for tab in tabs:
+        tab.read_to_the_end()
+        tab.client.close()  # as a browser does when it is told so: TLS and HTTP/2 have both sides agree on the end
+    assert server.process.wait(LIMIT) == kind.code, server.output()
+    assert time.monotonic() - before < LIMIT
+    assert (server.cwd / "ended").exists()
+    assert kind.cuts_streams or "Traceback" not in server.output()
