@@ -79,10 +79,11 @@ class Kind:
     """What it exits with after SIGTERM."""
     chunks_for_http_1_0: str = ""
     """Why a client of HTTP/1.0 gets chunks all the same, where it does."""
-    cuts_streams: bool = False
-    """Whether it gives nobody word of its end, but cuts off what is open when its patience is over, not silently."""
+    is_not_told: str = ""
+    """Why streams do not end by themselves at SIGTERM, where they do not."""
 
 
+NOT_TOLD = "hypercorn's worker gets no signal, but an event of its parent's; from Python 3.12 on it waits for ever"
 CHUNKS = "uvicorn with httptools sends chunks whatever the version"
 
 KINDS = {
@@ -91,9 +92,9 @@ KINDS = {
     "uvicorn with h11": Kind(uvicorn("--http", "h11"), code=-15),
     "uvicorn on asyncio's loop": Kind(uvicorn("--loop", "asyncio"), code=-15, chunks_for_http_1_0=CHUNKS),
     "uvicorn with TLS": Kind(uvicorn(), tls=True, code=-15, chunks_for_http_1_0=CHUNKS),
-    "hypercorn": Kind(hypercorn("--graceful-timeout", "1"), cuts_streams=True),
+    "hypercorn": Kind(hypercorn(), is_not_told=NOT_TOLD),
     "hypercorn in one process": Kind(hypercorn("--workers", "0")),
-    "hypercorn with HTTP/2": Kind(hypercorn("--graceful-timeout", "1"), cuts_streams=True, tls=True, protocol="HTTP/2"),
+    "hypercorn with HTTP/2": Kind(hypercorn(), is_not_told=NOT_TOLD, tls=True, protocol="HTTP/2"),
     "granian": Kind(granian()),
     "granian with HTTP/2": Kind(granian(), tls=True, protocol="HTTP/2"),
     "gunicorn": Kind(gunicorn("--worker-class", "uvicorn.workers.UvicornWorker"), chunks_for_http_1_0=CHUNKS),

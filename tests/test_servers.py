@@ -296,7 +296,9 @@ def test_a_reader_that_takes_nothing_is_cut_and_holds_up_nobody(visit):
     writer.click("Board", "fill", text="")
 
 
-def test_sigterm_ends_open_streams_and_runs_the_app_s_shutdown_handlers(kind, server, visit):
+def test_sigterm_ends_open_streams_and_runs_the_app_s_shutdown_handlers(kind, server, visit, request):
+    if kind.is_not_told:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=kind.is_not_told))
     tabs = [Tab(visit()) for _ in range(3)]
     before = time.monotonic()
     server.process.terminate()
@@ -306,4 +308,4 @@ def test_sigterm_ends_open_streams_and_runs_the_app_s_shutdown_handlers(kind, se
     assert server.process.wait(LIMIT) == kind.code, server.output()
     assert time.monotonic() - before < LIMIT
     assert (server.cwd / "ended").exists()
-    assert kind.cuts_streams or "Traceback" not in server.output()
+    assert "Traceback" not in server.output()

@@ -97,12 +97,12 @@ def browser(chromium: tuple[BrowserType, dict[str, Any]]) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def new_context(browser: Browser) -> Iterator[Callable[[], BrowserContext]]:
+def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
     """Make as many isolated browsers as a test has people: each has cookies of its own. Closed after the test."""
     contexts: list[BrowserContext] = []
 
-    def make() -> BrowserContext:
-        context = offline(browser.new_context())
+    def make(**options: Any) -> BrowserContext:
+        context = offline(browser.new_context(**options))
         contexts.append(context)
         return context
 
@@ -112,7 +112,7 @@ def new_context(browser: Browser) -> Iterator[Callable[[], BrowserContext]]:
 
 
 @pytest.fixture
-def context(new_context: Callable[[], BrowserContext]) -> BrowserContext:
+def context(new_context: Callable[..., BrowserContext]) -> BrowserContext:
     """One isolated browser: all its pages share a session, nothing is shared with another test."""
     return new_context()
 
@@ -125,22 +125,25 @@ def offline(context: BrowserContext) -> BrowserContext:
 
 
 @contextlib.contextmanager
-def _servers(datastar_js: Path, directory: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
+def servers(datastar_js: Path, directory: Path) -> Iterator[Callable[..., Server]]:
+    """What `serve_app` is, for as long as its user likes."""
+    started: list[Server] = []
 
-    def start(target: Path | str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Server:
-        number = len(servers)
+    def start(
+        target: Path | str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+    ) -> Server:
+        number = len(started)
         if cwd is None:
             cwd = directory / f"app{number}"
             cwd.mkdir()
         environment = {"FASTSTATE_DATASTAR_SRC": str(datastar_js), **(env or {})}
-        server = Server(target, cwd=cwd, log=directory / f"server{number}.log", env=environment)
-        servers.append(server)
+        server = Server(target, cwd=cwd, log=directory / f"server{number}.log", env=environment, **options)
+        started.append(server)
         server.start()
         return server
 
     yield start
-    for server in servers:
+    for server in started:
         server.kill()
 
 
@@ -148,10 +151,10 @@ def _servers(datastar_js: Path, directory: Path) -> Iterator[Callable[..., Serve
 def serve_app(datastar_js: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start an app in a process of its own: `serve_app(Path("app.py"))` or `serve_app("module:app", cwd=...)`.
 
-    It runs in an empty directory unless `cwd` says otherwise; `env` adds to the environment. All are killed after the
-    test, whatever has become of them.
+    It runs in an empty directory unless `cwd` says otherwise; `env` adds to the environment, and the rest is said to
+    `Server`. All are killed after the test, whatever has become of them.
     """
-    with _servers(datastar_js, tmp_path) as start:
+    with servers(datastar_js, tmp_path) as start:
         yield start
 
 
@@ -160,7 +163,7 @@ def server(
     request: pytest.FixtureRequest, datastar_js: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """The module's `APP`, a file below `apps/`, started once for all its tests."""
-    with _servers(datastar_js, tmp_path_factory.mktemp("server")) as start:
+    with servers(datastar_js, tmp_path_factory.mktemp("server")) as start:
         yield start(APPS / request.module.APP)
 
 

@@ -1,6 +1,7 @@
 """Counters of every scope, and what tests ask of the server: one app for many tests."""
 
 import asyncio
+import os
 from collections import defaultdict
 from typing import Annotated
 
@@ -34,7 +35,9 @@ provider.register_state(Counter)
 provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
 provider.register_state(Side, StateConfig(scope=StateScope.COMPONENT))
 provider.register_state(Product, StateConfig(scope=StateScope.RECORD))
-app, rt = fast_app(state_provider=provider, secret_key="the same after a restart")
+app, rt = fast_app(
+    state_provider=provider, secret_key="the same after a restart", sess_https_only="HTTPS_ONLY" in os.environ
+)
 arrived: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 released: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
