@@ -11,12 +11,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 
-from .servers import Certificate, Command, uvicorn
+from .forks import Fork
+from .servers import Certificate, Command, serve_with_uvicorn
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -35,7 +37,8 @@ class Server:
 
     `target` is a Python source file, whose `app` is served, or "module:attribute", found from `cwd`. The working
     directory is where the app leaves its session key and its databases, so a restart finds them again. `command` says
-    which server it is (see `tests.servers`), `certificate` has it speak TLS.
+    which server it is (see `tests.servers`), `certificate` has it speak TLS; by default it is uvicorn, started as it is
+    by its command but for the time that imports take.
     """
 
     def __init__(
@@ -56,16 +59,16 @@ class Server:
         self.port = free_port()
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
         self.certificate = certificate
-        self._command = command or uvicorn("--log-level", "info")
+        self._command = command
         self._log = log
         # The store that a test uses is the test's word, never that of the machine it runs on.
         inherited = {name: value for name, value in os.environ.items() if name != "FASTSTATE_STORE"}
         self._env = {**inherited, "PYTHONUNBUFFERED": "1", **(env or {})}
         self._env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(app_dir), self._env.get("PYTHONPATH")]))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Fork | None = None
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> subprocess.Popen[bytes] | Fork:
         if self._process is None:
             raise RuntimeError(f"{self._target} was not started")
         return self._process
@@ -78,13 +81,17 @@ class Server:
         """Start the process and return once it accepts connections."""
         if self.running:
             raise RuntimeError(f"{self._target} is running already, as process {self.process.pid}")
-        command = self._command(self._target, self.port, self.certificate)
-        # A file and not a pipe: nobody reads while the test runs, and a full pipe would stop the server. A session of
-        # its own makes what the server itself starts go down with it.
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=self.cwd, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        if self._command is None:
+            served = partial(serve_with_uvicorn, self._target, self.port)
+            self._process = Fork(served, cwd=self.cwd, env=self._env, log=self._log)
+        else:
+            command = self._command(self._target, self.port, self.certificate)
+            # A file and not a pipe: nobody reads while the test runs, and a full pipe would stop the server. A session
+            # of its own makes what the server itself starts go down with it.
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command, cwd=self.cwd, env=self._env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
         deadline = time.monotonic() + timeout
         while True:
             if (code := self._process.poll()) is not None:
@@ -115,11 +122,12 @@ class Server:
 
     def kill(self) -> None:
         """End it at once, with all that it started: a crash, and what teardown does. Harmless when it is gone."""
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):  # neither the server nor any child of it is left
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if isinstance(self._process, Fork):
+            self._process.kill_all()
+        elif self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # neither the server nor any child of it is left
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def restart(self, *, crash: bool = False) -> None:
         """Stop (or, with `crash`, kill) and start again on the same port, so that open tabs find their way back."""

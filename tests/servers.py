@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import trustme
-
 HOST = "127.0.0.1"
 
 Command = Callable[[str, int, "Certificate | None"], Sequence[str]]
@@ -20,6 +18,8 @@ class Certificate:
     """A certificate for 127.0.0.1 in two files, and who trusts it. Lifetime: the directory's."""
 
     def __init__(self, directory: Path) -> None:
+        import trustme  # here: it takes its time, and few need it
+
         authority = trustme.CA()
         issued = authority.issue_cert(HOST)
         self.file, self.key = directory / "cert.pem", directory / "key.pem"
@@ -32,6 +32,13 @@ class Certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._authority.configure_trust(context)
         return context
+
+
+def serve_with_uvicorn(target: str, port: int) -> None:
+    """Serves until a signal comes, in a process that has nothing else to do."""
+    import uvicorn
+
+    uvicorn.run(target, host=HOST, port=port, log_level="info")
 
 
 def uvicorn(*arguments: str) -> Command:

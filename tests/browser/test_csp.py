@@ -34,6 +34,11 @@ class Violations(list):
         return found
 
 
+@pytest.fixture
+def context(new_context):
+    return new_context(own=True)  # with a script in each page
+
+
 @pytest.fixture(autouse=True)
 def violations(context):
     found = Violations()

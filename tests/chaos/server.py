@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import sys
 import time
@@ -11,19 +10,10 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tests.forks import processes
 from tests.helpers import free_port
 
 PATIENCE = 20  # seconds for a process to start
-
-# Each server is a fork of a process that has all of this imported.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
-    [
-        "anyio._backends._asyncio", "apsw", "faststate", "faststate.stores.sqlite", "fasthtml.common", "fastlite",
-        "httptools", "pytest", "uvicorn", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
-        "uvicorn.protocols.websockets.auto",
-    ]
-)  # fmt: skip
 
 Flaw = Callable[[], None]
 """What spoils the server: called in its process, before the app is made."""
@@ -42,7 +32,7 @@ class FastServer:
 
     def start(self) -> None:
         """Begins a life; the server listens soon, see `listening`."""
-        self._process = _processes.Process(
+        self._process = processes.Process(
             target=_serve, args=(self._directory, self._log, self.port, self._flaw), daemon=True
         )
         self._process.start()
