@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     [
         "anyio._backends._asyncio", "apsw", "faststate", "faststate.stores.sqlite", "fasthtml.common", "fastlite",
-        "httptools", "httpx", "pytest", "tests.chaos.server", "uvicorn", "uvicorn.lifespan.on", "uvicorn.loops.auto",
-        "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto", "uvloop",
+        "httptools", "httpx", "pytest", "starlette.testclient", "tests.chaos.server", "uvicorn",
+        "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
+        "uvicorn.protocols.websockets.auto", "uvloop",
     ]
 )  # fmt: skip
 
@@ -59,14 +64,39 @@ class Fork:
         self._process.join()
 
 
+def run_module(
+    module: str, *arguments: str, cwd: Path, env: Mapping[str, str], timeout: float = 30
+) -> subprocess.CompletedProcess[str]:
+    """What `python -m module arguments…` gives, run in `cwd` with the environment `env`."""
+    with tempfile.TemporaryDirectory() as directory:
+        out, err = Path(directory) / "out", Path(directory) / "err"
+        fork = Fork(partial(_run_module, module, arguments, out), cwd=cwd, env=env, log=err)
+        try:
+            code = fork.wait(timeout)
+        finally:
+            fork.kill_all()
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
+
+
 def _run(target: Callable[[], None], cwd: Path, env: dict[str, str], log: Path) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(env)
     sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     os.chdir(cwd)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (sys.stdout, sys.stderr):
+    _print_to(log, sys.stdout, sys.stderr)
+    target()
+
+
+def _run_module(module: str, arguments: Sequence[str], out: Path) -> None:
+    _print_to(out, sys.stdout)
+    sys.path.insert(0, os.getcwd())
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _print_to(file: Path, *streams: Any) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in streams:
         os.dup2(descriptor, stream.fileno())
         stream.reconfigure(line_buffering=True)
-    target()

@@ -58,6 +58,8 @@ from faststate.audit import (
 )
 from faststate.cli import main
 
+from .forks import run_module
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 
@@ -85,15 +87,11 @@ WARNED = OPEN.replace("@event", "@event(owner_only=True)")
 def run(
     *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, command: tuple[str, ...] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command as a shell does, in `cwd`."""
-    return subprocess.run(
-        [*(command or (sys.executable, "-m", "faststate")), *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    """Runs the command as a shell does, in `cwd`; without a `command`, `python -m faststate` in a fork."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})}
+    if command is None:
+        return run_module("faststate", *arguments, cwd=cwd, env=environment)
+    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=30)
 
 
 def write(directory: Path, **sources: str) -> Path:
@@ -398,7 +396,8 @@ def test_a_reader_that_leaves_early_gets_no_traceback_and_the_exit_code_stands(t
 
 def test_names_that_the_terminal_cannot_write_do_not_stop_the_report(tmp_path):
     source = OPEN.replace("@event", "@event(roles=['r\N{LATIN SMALL LETTER E WITH ACUTE}dacteur'])")
-    done = run("audit", "shop:app", cwd=write(tmp_path, shop=source), env={"PYTHONIOENCODING": "ascii"})
+    command, env = (sys.executable, "-m", "faststate"), {"PYTHONIOENCODING": "ascii"}
+    done = run("audit", "shop:app", cwd=write(tmp_path, shop=source), env=env, command=command)
     assert (done.returncode, done.stderr) == (0, "") and "r\\xe9dacteur" in done.stdout
 
 

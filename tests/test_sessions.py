@@ -1027,7 +1027,7 @@ async def test_a_merge_that_never_comes_to_an_end_of_changes_still_loses_nothing
         users.items.extend(guests.items)
 
     acknowledged = []
-    site = Site(cart={"merge": merge})
+    site = Site(cart={"merge": merge}, lock_timeout=1)
     async with browser(site.app) as client:
         async with site.provider.modify(Cart, user_id="ada") as cart:
             cart.items.append("plum")

@@ -92,7 +92,7 @@ def open_streams(url, count=1, path="/"):
     with contextlib.ExitStack() as stack:
         readers = []
         for _ in range(count):
-            client = stack.enter_context(httpx.Client(base_url=url, timeout=PATIENCE))
+            client = stack.enter_context(httpx.Client(base_url=url, verify=False, timeout=PATIENCE))
             response = stack.enter_context(stream_of(Page(client, path)))
             assert response.status_code == 200
             lines = response.iter_lines()
@@ -175,7 +175,7 @@ def wait_for(condition):
 @contextlib.contextmanager
 def frozen_stream(server):
     """A stream with more to send than its reader takes, who takes nothing."""
-    with httpx.Client(base_url=server.url) as client, socket.socket() as frozen:
+    with httpx.Client(base_url=server.url, verify=False) as client, socket.socket() as frozen:
         page = Page(client)
         freeze(frozen, client, page)
         assert page.send("Board", "grow").status_code in (200, 204)  # 204 when it has grown before

@@ -108,8 +108,8 @@ def ask(visitor: Visitor) -> str:
 
 def agree(link: str, who: str) -> str:
     """Says at the provider who is there; the URL that it sends the browser back to."""
-    assert "form" in httpx.get(link).text
-    answer = httpx.post(link, data={"who": who})
+    assert "form" in httpx.get(link, verify=False).text
+    answer = httpx.post(link, verify=False, data={"who": who})
     assert answer.status_code == 303, answer.text
     return answer.headers["location"]
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.soak import ARRIVALS, TTL, Memory, Soak
 
 ALIVE = (TTL + 60) * ARRIVALS  # sessions at a time: those of the last minutes
-LEFT = 2_000  # blocks that Python's own caches may have grown by: of one state in a hundred there would be far more
+LEFT = 700  # blocks that Python's own caches may have grown by: of one state in a hundred there would be twice as many
 
 
 @pytest.fixture
@@ -36,34 +36,34 @@ def assert_it_is_as_before(soak, sizes, before):
     assert after.blocks - before.blocks < LEFT
 
 
-@pytest.mark.timeout(180)
-async def test_200_000_sessions_come_and_go_and_memory_is_what_it_was(soaks):
+@pytest.mark.timeout(120)
+async def test_50_000_sessions_come_and_go_and_memory_is_what_it_was(soaks):
     soak = await soaks()
     sizes, before = soak.sizes(), Memory.now(soak.provider)
-    for kind, number in ((soak.browse, 300), (soak.modify, 9_700), (soak.make, 190_000)):
+    for kind, number in ((soak.browse, 300), (soak.modify, 4_700), (soak.make, 45_000)):
         await soak.visits(number, kind)
-    assert soak.provider.stats().expired > 200_000 - ALIVE
+    assert soak.provider.stats().expired > 50_000 - ALIVE
     assert ALIVE / 2 < soak.peak.states < ALIVE
-    assert soak.peak.blocks - before.blocks > 10 * LEFT
+    assert soak.peak.blocks - before.blocks > 100 * LEFT
     await soak.quiet()
     assert_it_is_as_before(soak, sizes, before)
 
 
-@pytest.mark.timeout(180)
-async def test_20_000_stored_sessions_come_and_go_and_neither_memory_nor_the_file_keeps_them(soaks, tmp_path):
+@pytest.mark.timeout(120)
+async def test_8_000_stored_sessions_come_and_go_and_neither_memory_nor_the_file_keeps_them(soaks, tmp_path):
     path = tmp_path / "state.db"
     soak = await soaks(path)
     sizes, before = soak.sizes(), Memory.now(soak.provider)
     filled = []
     for _ in range(2):
-        await soak.visits(200, soak.browse)
-        await soak.visits(9_800, soak.modify)
-        assert rows(path) > 9_800
+        await soak.visits(100, soak.browse)
+        await soak.visits(3_900, soak.modify)
+        assert rows(path) > 3_900
         filled.append(pages(path))
         await soak.quiet()
         await emptied(soak, path)
     assert_it_is_as_before(soak, sizes, before)
-    assert filled[1] < 1.5 * filled[0], filled  # the second ten thousand are where the first were
+    assert filled[1] < 1.5 * filled[0], filled  # the second four thousand are where the first were
 
 
 def rows(path):

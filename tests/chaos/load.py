@@ -52,7 +52,8 @@ class Visitor:
     """One browser: its cookies and one page, which it keeps over all restarts. Lifetime: the test."""
 
     def __init__(self, url: str, name: str, user: str) -> None:
-        self.http = httpx.AsyncClient(base_url=url, timeout=20)
+        # No certificates, here as in other tests: they take longer to load than most tests to run.
+        self.http = httpx.AsyncClient(base_url=url, verify=False, timeout=20)
         self.user = user
         self._journal = f"Journal of {name}"
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 APP = """
     from fasthtml.common import *
     from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
+    from faststate.stores.sqlite import SQLiteStore
 
     class Cart(ReactiveState):
         count: int = 0
@@ -51,6 +52,8 @@ SEED = """
         if not board.count:
             board.count = 100
 """
+
+IMPATIENT = 'store=SQLiteStore("state.db", handover=1)'  # a second instead of five until a file is another's
 
 ONLY_LOCAL = 'host="127.0.0.1"'
 
@@ -100,7 +103,7 @@ def start(tmp_path):
 @contextlib.contextmanager
 def visit(server):
     """A browser with the page open."""
-    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=server.url, verify=False, timeout=PATIENCE) as client:
         yield Page(client)
 
 
@@ -148,10 +151,10 @@ async def test_sigterm_under_load_loses_nothing_and_the_next_process_has_it(star
 
 
 def test_a_second_process_on_the_same_file_is_refused_and_the_first_goes_on(start):
-    first = start([], app())
+    first = start([], app(IMPATIENT))
     with visit(first) as page:
         add(page, "Cart", "Board")
-        second = start([], app(), path=None)
+        second = start([], app(IMPATIENT), path=None)
         assert second.process.wait(PATIENCE) > 0
         assert "Redis" in second.output() and str(first.directory / "state.db") in second.output()
         add(page, "Cart", "Board")
@@ -159,7 +162,7 @@ def test_a_second_process_on_the_same_file_is_refused_and_the_first_goes_on(star
 
 
 def test_workers_cannot_share_a_file(start):
-    workers = start(["--workers", "2"], app(), path=None)
+    workers = start(["--workers", "2"], app(IMPATIENT), path=None)
     workers.process.wait(PATIENCE)
     assert "Redis" in workers.output() and "failed to start" in workers.output()
 

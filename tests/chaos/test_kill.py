@@ -12,7 +12,7 @@ from . import flaws
 from .load import Book, Broken, Event, Found, Storm, Visitor
 from .server import FastServer
 
-KILLS = int(os.environ.get("FASTSTATE_KILLS", "200"))
+KILLS = int(os.environ.get("FASTSTATE_KILLS", "100"))
 SLOWEST = 1.5  # seconds per kill that a machine may need; two idle cores need a tenth of it
 
 ENOUGH_TO_FIND_A_FLAW = 60  # kills; few of them do

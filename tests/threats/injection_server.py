@@ -39,7 +39,7 @@ def running(name: str, directory: Path, **env: str) -> Iterator[Server]:
 
 def client(server: Server, **options: Any) -> httpx.Client:
     """A browser's cookie jar and its requests."""
-    return httpx.Client(base_url=server.url, timeout=20, **options)
+    return httpx.Client(base_url=server.url, verify=False, timeout=20, **options)
 
 
 # -- bytes on the wire -------------------------------------------------------------------------------------------------

@@ -200,7 +200,9 @@ class Site:
         self.stack = stack
 
     async def client(self, name):
-        made = await self.stack.enter_async_context(httpx.AsyncClient(base_url=self.server.url, timeout=20))
+        made = await self.stack.enter_async_context(
+            httpx.AsyncClient(base_url=self.server.url, verify=False, timeout=20)
+        )
         assert (await made.get(f"/enter/{name}")).text == "in"
         return made
 
@@ -215,7 +217,7 @@ class Site:
 async def site(server):
     async with contextlib.AsyncExitStack() as stack:
         site = Site(server, stack)
-        site.admin = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, timeout=20))
+        site.admin = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, verify=False, timeout=20))
         assert (await site.admin.get("/shut-gate")).text == "shut"
         assert (await site.admin.get("/write/start")).text == "written"  # what the test before wrote would be no change
         yield site
@@ -295,7 +297,7 @@ async def test_a_new_stream_of_an_old_page_is_told_to_reload_and_nothing_else(si
     await tab.until(lambda tab: tab.ended)
     query = {"datastar": json.dumps({"w": tab.page.tokens, "n": ""})}
     for cookies in (old, {}):
-        async with httpx.AsyncClient(base_url=site.server.url, cookies=cookies, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=site.server.url, verify=False, cookies=cookies, timeout=20) as client:
             response = await client.get(f"{tab.page.url}stream", params=query, headers=BROWSER)
             assert "gone" not in response.text
             assert set(patched_signals(response.text).get("_fs", {})) <= {"go"}
