@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -84,25 +84,25 @@ class Kind:
     """What a client that can do all of them gets."""
     code: int = 0
     """What it exits with after SIGTERM."""
-    chunks_for_http_1_0: str = ""
-    """Why a client of HTTP/1.0 gets chunks all the same, where it does."""
-    is_not_told: str = ""
-    """Why streams do not end by themselves at SIGTERM, where they do not."""
+    flaws: Mapping[str, str] = field(default_factory=dict)
+    """What is not as it should be on it, and why: an expected failure of the tests that say so."""
 
 
-NOT_TOLD = "hypercorn's worker gets no signal, but an event of its parent's; from Python 3.12 on it waits for ever"
-CHUNKS = "uvicorn with httptools sends chunks whatever the version"
+CHUNKS = {"HTTP/1.0": "uvicorn with httptools sends chunks whatever the version"}
+NOT_TOLD = {
+    "end": "hypercorn's worker gets no signal but an event of its parent's; from Python 3.12 on it waits for ever"
+}
 
 KINDS = {
     # uvicorn hands the signal on when it is done with it
-    "uvicorn": Kind(uvicorn("--http", "httptools"), code=-15, chunks_for_http_1_0=CHUNKS),
+    "uvicorn": Kind(uvicorn("--http", "httptools"), code=-15, flaws=CHUNKS),
     "uvicorn with h11": Kind(uvicorn("--http", "h11"), code=-15),
-    "uvicorn on asyncio's loop": Kind(uvicorn("--loop", "asyncio"), code=-15, chunks_for_http_1_0=CHUNKS),
-    "uvicorn with TLS": Kind(uvicorn(), tls=True, code=-15, chunks_for_http_1_0=CHUNKS),
-    "hypercorn": Kind(hypercorn(), is_not_told=NOT_TOLD),
+    "uvicorn on asyncio's loop": Kind(uvicorn("--loop", "asyncio"), code=-15, flaws=CHUNKS),
+    "uvicorn with TLS": Kind(uvicorn(), tls=True, code=-15, flaws=CHUNKS),
+    "hypercorn": Kind(hypercorn(), flaws=NOT_TOLD),
     "hypercorn in one process": Kind(hypercorn("--workers", "0")),
-    "hypercorn with HTTP/2": Kind(hypercorn(), is_not_told=NOT_TOLD, tls=True, protocol="HTTP/2"),
+    "hypercorn with HTTP/2": Kind(hypercorn(), flaws=NOT_TOLD, tls=True, protocol="HTTP/2"),
     "granian": Kind(granian()),
     "granian with HTTP/2": Kind(granian(), tls=True, protocol="HTTP/2"),
-    "gunicorn": Kind(gunicorn("--worker-class", "uvicorn.workers.UvicornWorker"), chunks_for_http_1_0=CHUNKS),
+    "gunicorn": Kind(gunicorn("--worker-class", "uvicorn.workers.UvicornWorker"), flaws=CHUNKS),
 }
