@@ -32,6 +32,7 @@ from faststate import (
 )
 from faststate.context import RequestContext
 from faststate.dispatch import open_connection
+from faststate.fasthtml.streams import StreamResponse
 from faststate.sse.connection import MAX_MESSAGES
 from faststate.tokens import Shown, binding
 from faststate.transports import AsgiWriter, DirectWriter
@@ -359,6 +360,23 @@ async def test_a_view_that_fails_leaves_the_pages_as_they_are(provider, caplog):
     model = received(connection)
     assert model.signals == {"Fragile": {"size": 0}} and model.elements == []
     assert "inverse" in caplog.text
+
+
+@pytest.mark.parametrize("ended", [lambda manager, one: manager.remove_connection(one.id), SSEManager.silence])
+async def test_a_stream_that_was_ended_before_it_began_promises_nothing(provider, ended):
+    one = await follow(provider)
+    one.notify(KEY, None)
+    ended(provider.sse_manager, one)
+    written = []
+
+    async def send(message):
+        written.append(message.get("body", b""))
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    await StreamResponse(provider, one)({"type": "http"}, receive, send)
+    assert b"id: " not in b"".join(written), "what waited was dropped, so that its id must not be told"
 
 
 # -- a model client ----------------------------------------------------------------------------------------------------

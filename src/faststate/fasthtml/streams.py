@@ -157,7 +157,9 @@ class StreamResponse(Response):
             async with asyncio.timeout(self.provider.write_timeout):
                 start: Message = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 await send(start)
-                body = signals_frame({"_fs": {"c": connection.id}}) + connection.drain() + manager.position_line()
+                body = signals_frame({"_fs": {"c": connection.id}}) + connection.drain()
+                if not (connection.closed or connection.silent):
+                    body += manager.position_line()  # else what there was to be told has been dropped meanwhile
                 opening: Message = {"type": "http.response.body", "body": body, "more_body": True}
                 await send(opening)
                 manager.sent_bytes += len(body)
