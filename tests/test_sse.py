@@ -379,6 +379,28 @@ async def test_a_stream_that_was_ended_before_it_began_promises_nothing(provider
     assert b"id: " not in b"".join(written), "what waited was dropped, so that its id must not be told"
 
 
+async def test_nothing_stays_of_a_stream_that_was_ended_before_it_was_first_written_to(provider):
+    manager, ended = provider.sse_manager, asyncio.Event()
+    one = await follow(provider)
+    manager.remove_connection(one.id)
+    written = []
+
+    async def send(message):
+        written.append(message)
+        ended.set()
+
+    async def receive():
+        await ended.wait()
+        return {"type": "http.disconnect"}
+
+    writer = AsgiWriter(manager, one, send, PATIENCE)
+    manager.attach(one, writer)
+    async with asyncio.timeout(PATIENCE):
+        await writer.hold(receive)
+    assert provider.stats().behind == 0 and provider.stats().lag == 0
+    assert not any(manager._slots) and manager._beats is None, "no sign of life is ever due to it"
+
+
 # -- a model client ----------------------------------------------------------------------------------------------------
 
 
