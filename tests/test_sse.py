@@ -401,6 +401,26 @@ async def test_nothing_stays_of_a_stream_that_was_ended_before_it_was_first_writ
     assert not any(manager._slots) and manager._beats is None, "no sign of life is ever due to it"
 
 
+async def test_a_state_that_leaves_memory_while_others_are_asked_about_is_there_when_the_stream_opens(provider):
+    class Guarded(ReactiveState):
+        pass
+
+    evicted = []
+
+    def rule(user, state, action):
+        evicted.append(provider.registry.evict("global:Board"))
+        return True
+
+    provider.register_state(Guarded, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
+    scope = {"type": "http", "session": {"session_id": "abc"}, "headers": [], "path_params": {}, "root_path": ""}
+    context = RequestContext(provider, HTTPConnection(scope))
+    token = provider.signer.sign(binding("abc", None), [Shown("Board", None, ()), Shown("Guarded", None, ())])
+    connection = await open_connection(context, [token], None)
+    assert evicted[0] is True
+    board = provider.registry.peek("global:Board")
+    assert received(connection).signals["Board"] == board._wire()
+
+
 # -- a model client ----------------------------------------------------------------------------------------------------
 
 

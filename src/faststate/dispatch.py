@@ -422,15 +422,19 @@ async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed
 async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> Followed:
     """As `_followed`; when it returns nothing has changed since the user was found to be allowed to see it."""
     provider = context.provider
-    while True:
-        found = await _followed(context, shown)
-        if any(entry.removed is not None for entry, _ in found.states.values()):
-            continue  # deleted while the others were asked about
-        try:
-            await provider.still_readable(context, [entry for entry, _ in found.states.values()])
-        except AccessError:
-            continue  # lost while the others were asked about
-        return found
+    with provider.registry.holding() as held:
+        while True:
+            found = await _followed(context, shown)
+            entries = [entry for entry, _ in found.states.values()]
+            held.update(entry.identifier.key for entry in entries)
+            if any(provider.registry.find(entry.identifier.key) is not entry for entry in entries):
+                continue  # deleted, or evicted, while the others were asked about
+            try:
+                await provider.still_readable(context, entries)
+            except AccessError:
+                continue  # lost while the others were asked about
+            if not any(entry.removed is not None for entry in entries):
+                return found
 
 
 async def _refuse_to_remake(context: RequestContext, name: str, instance_id: str | None) -> None:

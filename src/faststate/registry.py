@@ -10,8 +10,8 @@ import secrets
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -83,6 +83,7 @@ class StateRegistry:
         # Per idle time, and whether they can be had again: keys, the longest unused first.
         self._idle: dict[tuple[float, bool], OrderedDict[str, None]] = {}
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
+        self._held: list[set[str]] = []  # keys of states that are not to be evicted
         self._full_since: float | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -386,10 +387,23 @@ class StateRegistry:
         entry.users += 1  # which keeps it here; when its lock is given back that counts as use
         return entry
 
+    @contextmanager
+    def holding(self) -> Iterator[set[str]]:
+        """A set of keys, whose states stay in memory until the block ends: somebody is about to watch them."""
+        held: set[str] = set()
+        self._held.append(held)
+        try:
+            yield held
+        finally:
+            self._held = [other for other in self._held if other is not held]
+
+    def _is_needed(self, key: str) -> bool:
+        return self.hooks.is_watched(key) or any(key in held for held in self._held)
+
     def evict(self, key: str) -> bool:
         """Drops the state under `key` from memory; False when there is none, or somebody uses or watches it."""
         entry = self._entries.get(key)
-        if entry is None or entry.users or self.hooks.is_watched(key):
+        if entry is None or entry.users or self._is_needed(key):
             return False
         if entry.stored is not None:
             # Somebody who has the entry may still begin a transaction with it, when it has been loaded and changed
@@ -437,7 +451,7 @@ class StateRegistry:
                 entry = self._entries[key]
                 if entry.used + ttl > now:
                     break
-                if entry.users or self.hooks.is_watched(key):
+                if entry.users or self._is_needed(key):
                     self.touch(entry)
                 else:
                     self.evict(key)
