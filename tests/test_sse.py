@@ -401,6 +401,34 @@ async def test_nothing_stays_of_a_stream_that_was_ended_before_it_was_first_writ
     assert not any(manager._slots) and manager._beats is None, "no sign of life is ever due to it"
 
 
+async def test_an_id_stands_behind_all_that_it_promises_to_who_began_between_two_commits(provider):
+    manager, written = provider.sse_manager, []
+
+    class Writer:
+        ready = True
+
+        def write(self, chunk):
+            written.append(chunk.body)
+            return True
+
+        def wake(self):
+            pass
+
+    await follow(provider)
+    manager._scheduled = asyncio.get_running_loop()  # one turn of the loop, which ends with the flush below
+    await count_to(provider, 1)
+    two = SSEConnection("two")
+    manager.add_connection(two, [KEY, "global:Board"])
+    two.writer = Writer()
+    await count_to(provider, 2)
+    async with provider.modify(Board) as board:
+        board.text = "new"
+    manager.flush()
+    manager.remove_connection("two")
+    told = b"".join(written)
+    assert told.index(b'"count":2') < told.index(b"id: ") and told.index(b'"text":"new"') < told.index(b"id: ")
+
+
 async def test_a_state_that_leaves_memory_while_others_are_asked_about_is_there_when_the_stream_opens(provider):
     class Guarded(ReactiveState):
         pass

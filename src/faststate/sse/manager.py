@@ -496,11 +496,13 @@ class SSEManager:
     def flush(self) -> None:
         """Writes to all connections what they have to be sent by now. Called by the loop, outside of any task."""
         topics = list(self._changed)
-        for connection in list(self._alone):
-            connection.take_commits()
         for topic in topics:
             for connection in list(topic.ahead or ()):
                 topic.hand_over(connection)
+        # Behind that, since it may have put something into an outbox: nobody is told a part by the loop over all
+        # followers, and with it the position, who is to be told the rest alone.
+        for connection in list(self._alone):
+            connection.take_commits()
         alone = list(self._alone)
         self._changed.clear()
         self._alone.clear()
