@@ -48,7 +48,7 @@ from faststate.sse import manager as sse_manager
 from faststate.transports import AsgiWriter, DirectWriter
 
 from .client import BROWSER, elements_of
-from .test_sse import merge
+from .live import merge
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -38,7 +38,7 @@ from faststate.tokens import Shown, binding
 from faststate.transports import AsgiWriter, DirectWriter
 
 from .client import BROWSER
-from .live import Model, Site, Tab, eventually, frozen_reader, serving
+from .live import PATIENCE, Model, Site, Tab, eventually, frozen_reader, serving
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
