@@ -85,6 +85,7 @@ class Committer:
         self.owned = False
         self.gates = SessionGates(store_timeout + GATE_PATIENCE)
         self._hooks = hooks
+        self._run = hooks.run  # one bound method for all snapshots, each of which would keep its own
         self._clock = clock
         self._remove = remove
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -253,7 +254,7 @@ class Committer:
         if versioned:
             encoded = {**encoded, VERSION_SIGNAL: str(version)}
         return made._commit(
-            Committed(identifier, version.number, self.number, encoded, self._hooks.run, epoch=version.epoch)
+            Committed(identifier, version.number, self.number, encoded, self._run, epoch=version.epoch)
         )
 
     def _swap(self, prepared: Iterable[Prepared], versions: Iterable[Version]) -> list[Commit]:

@@ -17,7 +17,8 @@ from ..wire import signals_frame, to_wire
 from .frames import Audience, Changes, Chunk, snapshot_frame
 
 if TYPE_CHECKING:
-    from .manager import SSEManager, Topic
+    from .manager import SSEManager
+    from .topics import Topic
 
 __all__ = ["Done", "SSEConnection", "Writer"]
 
