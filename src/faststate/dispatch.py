@@ -428,6 +428,7 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
             entries = [entry for entry, _ in found.states.values()]
             held.update(entry.identifier.key for entry in entries)
             if any(provider.registry.find(entry.identifier.key) is not entry for entry in entries):
+                await asyncio.sleep(0)  # who has loaded it and was told of its end must be heard first
                 continue  # deleted, or evicted, while the others were asked about
             try:
                 await provider.still_readable(context, entries)
