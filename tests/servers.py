@@ -89,9 +89,6 @@ class Kind:
 
 
 CHUNKS = {"HTTP/1.0": "uvicorn with httptools sends chunks whatever the version"}
-NOT_TOLD = {
-    "end": "hypercorn's worker gets no signal but an event of its parent's; from Python 3.12 on it waits for ever"
-}
 
 KINDS = {
     # uvicorn hands the signal on when it is done with it
@@ -99,9 +96,9 @@ KINDS = {
     "uvicorn with h11": Kind(uvicorn("--http", "h11"), code=-15),
     "uvicorn on asyncio's loop": Kind(uvicorn("--loop", "asyncio"), code=-15, flaws=CHUNKS),
     "uvicorn with TLS": Kind(uvicorn(), tls=True, code=-15, flaws=CHUNKS),
-    "hypercorn": Kind(hypercorn(), flaws=NOT_TOLD),
+    "hypercorn": Kind(hypercorn()),
     "hypercorn in one process": Kind(hypercorn("--workers", "0")),
-    "hypercorn with HTTP/2": Kind(hypercorn(), flaws=NOT_TOLD, tls=True, protocol="HTTP/2"),
+    "hypercorn with HTTP/2": Kind(hypercorn(), tls=True, protocol="HTTP/2"),
     "granian": Kind(granian()),
     "granian with HTTP/2": Kind(granian(), tls=True, protocol="HTTP/2"),
     "gunicorn": Kind(gunicorn("--worker-class", "uvicorn.workers.UvicornWorker"), flaws=CHUNKS),

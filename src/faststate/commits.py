@@ -253,9 +253,7 @@ class Committer:
         self.number += 1
         if versioned:
             encoded = {**encoded, VERSION_SIGNAL: str(version)}
-        return made._commit(
-            Committed(identifier, version.number, self.number, encoded, self._run, epoch=version.epoch)
-        )
+        return made._commit(Committed(identifier, version.number, self.number, encoded, self._run, epoch=version.epoch))
 
     def _swap(self, prepared: Iterable[Prepared], versions: Iterable[Version]) -> list[Commit]:
         done = []

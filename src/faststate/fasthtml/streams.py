@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,7 +60,7 @@ class StreamKeeper:
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> StreamWriter | None:
         protocol = servers_protocol(send, receive)
-        _watch_server(self.provider, protocol)
+        _watch_server(self.provider, protocol, send)
         transport = servers_transport(send, receive)
         beginning = _Beginning(scope, send, transport)
         try:
@@ -230,10 +232,28 @@ class _ServerWatch:
         _drain(asyncio.get_running_loop(), self._provider, self._connections)
 
 
-def _watch_server(provider: StateProvider, protocol: Any) -> None:
+def _watch_server(provider: StateProvider, protocol: Any, send: Send) -> None:
     connections = getattr(getattr(protocol, "server_state", None), "connections", None)
     if isinstance(connections, set):
         connections.add(_ServerWatch(provider, connections))
+        return
+    # hypercorn's workers get no signal but this event; from Python 3.12 on they wait for open streams for ever.
+    terminated = getattr(getattr(getattr(send, "__self__", None), "context", None), "terminated", None)
+    if inspect.iscoroutinefunction(getattr(terminated, "wait", None)):
+        loop = asyncio.get_running_loop()
+        watches = _watched_workers.setdefault(loop, {})
+        if provider not in watches:
+            watches[provider] = loop.create_task(_drain_when(terminated, provider), name="faststate-server-watch")
+
+
+_watched_workers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[StateProvider, asyncio.Task[None]]] = (
+    WeakKeyDictionary()
+)
+
+
+async def _drain_when(terminated: Any, provider: StateProvider) -> None:
+    await terminated.wait()
+    provider.sse_manager.drain()
 
 
 _watched_signals: dict[StateProvider, bool] = {}
