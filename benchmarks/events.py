@@ -5,6 +5,9 @@ take turns, and the medians are compared; `python -m benchmarks.events` prints t
 of the same JSON and adds it to a count of the same session; the session is a signed cookie as Starlette writes it, but
 for the last row, which has none. FastState does it as a transaction of a state, with a nonce, with the page's token,
 and with the change queued for the page's own stream.
+
+`rows` has the same over HTTP, from servers with a process and a core of their own: `python -m benchmarks.events http`.
+There the change is brought to the page's stream, too.
 """
 
 from __future__ import annotations
@@ -14,10 +17,14 @@ import itertools
 import json
 import math
 import re
+import socket
 import statistics
+import sys
 import time
 from base64 import b64decode
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from html import unescape
 from typing import Any, NamedTuple
 
@@ -28,6 +35,11 @@ from starlette.routing import Route
 
 from faststate import ReactiveState, StateProvider, event, fast_app
 from faststate.sse import SSEConnection
+
+from .delivery import Bench
+from .load import PATIENCE, Crowd, Page, post, visit
+from .servers import SERVERS, Contender, Server
+from .table import DIRECT, FASTHTML, FLOOR, Row, table
 
 ROUNDS = 15
 CALLS = 100
@@ -46,7 +58,7 @@ HEADERS = {
 }  # fmt: skip
 
 
-class Row(NamedTuple):
+class Cost(NamedTuple):
     """One way to serve an event: CPU microseconds of one, and how many times those of FastHTML and of bare ASGI."""
 
     name: str
@@ -200,7 +212,7 @@ async def microseconds(work: Work) -> float:
     return (time.process_time() - start) / CALLS * 1e6
 
 
-async def rows(rounds: int = ROUNDS) -> list[Row]:
+async def costs(rounds: int = ROUNDS) -> list[Cost]:
     """The medians of so many interleaved rounds."""
     plain = make_plain()
     live, provider = make_live()
@@ -221,12 +233,100 @@ async def rows(rounds: int = ROUNDS) -> list[Row]:
     await provider.stop()
     medians = {name: statistics.median(values) for name, values in measured.items()}
     fasthtml, asgi = medians["FastHTML handler that reads session and body"], medians["bare ASGI"]
-    return [Row(name, median, median / fasthtml, median / asgi) for name, median in medians.items()]
+    return [Cost(name, median, median / fasthtml, median / asgi) for name, median in medians.items()]
+
+
+# -- over HTTP ---------------------------------------------------------------------------------------------------------
+
+TABS = 8
+"""Browsers, each with a session and a connection of its own, which is kept open."""
+
+EVENTS = 2_400
+"""Events of one measurement, of all tabs together."""
+
+
+def request(path: str, page: Page, own: dict[str, str], body: bytes) -> bytes:
+    """A POST, as a browser sends it."""
+    headers = HEADERS | {"cookie": page.cookie} | own | {"content-length": str(len(body))}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def click(server: Server, crowd: Crowd, pages: list[Page], events: int = EVENTS) -> float:
+    """CPU microseconds of the server for each of so many events; all of them have counted, in the end."""
+    is_live = server.contender.is_faststate
+    ids = [""] * len(pages)
+    if is_live:
+        for n, page in enumerate(pages):
+            ids[n] = crowd.enter(page.door(server.contender.stream))
+
+    def requests(number: int) -> list[bytes]:
+        if not is_live:
+            return [request("/add", page, {}, b'{"by": 1}') for page in pages]
+        found = []
+        for page, own in zip(pages, ids, strict=True):
+            body = json.dumps({"a": {"by": 1}, "w": json.loads(page.payload)["w"], "q": number}).encode()
+            headers = {"faststate-nonce": f"benchmark{number}", "faststate-connection": own}
+            found.append(request("/_faststate/event/Counter/add", page, headers, body))
+        return found
+
+    rounds = events // len(pages)
+    warm = max(1, rounds // 10)
+    prepared = [requests(number) for number in range(warm + rounds + 1)]
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(socket.create_connection(server.address, PATIENCE)) for _ in pages]
+
+        def send(which: list[list[bytes]]) -> None:
+            for each in which:
+                post(sockets, each)
+                crowd.read()
+
+        send(prepared[:warm])
+        before = server.quiet()
+        send(prepared[warm:-1])
+        taken = server.quiet() - before
+        if is_live:
+            crowd.deliver(lambda: post(sockets, prepared[-1]), f'"count":{len(prepared)}')
+        return taken / (rounds * len(pages))
+
+
+def over_http(bench: Bench, repeat: int = 4, events: int = EVENTS) -> list[Row]:
+    """An event's round trip, by the kernel's account of the server: the same handler in FastHTML and in bare ASGI."""
+    cpu: dict[str, list[float]] = defaultdict(list)
+    pages = {FASTHTML: "/", DIRECT: "/counter"}
+    contenders = [contender for contender in SERVERS.values() if contender.title in (FLOOR, *pages)]
+    loaded: dict[str, list[Page]] = {}
+
+    def load(contender: Contender) -> list[Page]:
+        title = contender.title if contender.title in pages else FASTHTML  # bare ASGI has the cookie of FastHTML's page
+        if title not in loaded:
+            (maker,) = (other for other in contenders if other.title == title)
+            with bench.life(maker) as (server, _):
+                loaded[title] = [visit(server.address, pages[title], 1)[0] for _ in range(TABS)]
+        return loaded[title]
+
+    with bench.load():
+        for contender in bench.turns(contenders, repeat, "events over HTTP"):
+            browsers = load(contender)
+            with bench.life(contender) as (server, crowd):
+                cpu[contender.title].append(click(server, crowd, browsers, events))
+    return [
+        Row("event over HTTP, session cookie, validation, transaction: µs", cpu, FASTHTML, {DIRECT: 0.5}),
+        Row("the same (ratio to bare ASGI): µs", cpu, FLOOR, {DIRECT: 4}),
+    ]
+
+
+async def rows(repeat: int = 4) -> list[Row]:
+    """For the table of all: an event's round trip over HTTP."""
+    return over_http(Bench(), repeat)
 
 
 async def main() -> None:
+    if sys.argv[1:] == ["http"]:
+        print(table(await rows()))
+        return
     print("| event | server CPU, µs | of the FastHTML handler | of bare ASGI |\n|---|---|---|---|")
-    for row in await rows():
+    for row in await costs():
         print(f"| {row.name} | {row.microseconds:.0f} | {row.of_fasthtml:.2f} | {row.of_asgi:.2f} |")
 
 

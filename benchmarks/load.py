@@ -21,7 +21,7 @@ from http.client import HTTPConnection
 from typing import NamedTuple
 from urllib.parse import quote
 
-__all__ = ["Crowd", "Page", "door", "mark", "open_files", "undisturbed", "visit"]
+__all__ = ["Crowd", "Page", "door", "mark", "open_files", "post", "undisturbed", "visit"]
 
 MARK_SIZE = 10
 PATIENCE = 60.0
@@ -75,6 +75,25 @@ def door(path: str, cookie: str = "") -> bytes:
     return (
         f"GET {path} HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\ndatastar-request: true\r\n{own}\r\n"
     ).encode()
+
+
+def post(sockets: Sequence[socket.socket], requests: Sequence[bytes]) -> None:
+    """Sends one request on each of these connections, and waits until each was answered 204; they stay open."""
+    for sock, request in zip(sockets, requests, strict=True):
+        sock.sendall(request)
+    deadline = time.monotonic() + PATIENCE
+    for sock in sockets:
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            with contextlib.suppress(BlockingIOError):  # it does not sleep: to wake it would be work of the server's
+                piece = sock.recv(4_096, socket.MSG_DONTWAIT)
+                if not piece:
+                    raise ConnectionError(f"the server has closed a connection behind {answer!r}")
+                answer += piece
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a request was not answered; so far there is {answer!r}")
+        if not answer.startswith(b"HTTP/1.1 204") or not answer.endswith(b"\r\n\r\n"):
+            raise RuntimeError(f"a request was answered {answer[:500]!r}")
 
 
 def visit(address: Address, path: str, count: int) -> list[Page]:
@@ -149,6 +168,18 @@ class Crowd:
             self._greeted(begun, heads, until, waited)
         return waited
 
+    def enter(self, request: bytes) -> str:
+        """Opens a stream of FastState's, and waits until it has said its connection's id (str)."""
+        sock = self._connect(request)
+        head = b""
+        while (found := re.search(rb'"c":"([^"]+)"', head)) is None or HELLO not in head:
+            piece = sock.recv(4_096)
+            if not piece:
+                raise RuntimeError(f"a stream was refused: {head[:500]!r}")
+            head += piece
+        self._register(sock)
+        return found[1].decode()
+
     def open_frozen(self, doors: Sequence[bytes]) -> None:
         """Opens streams that are never read from again once they have said hello."""
         for request in doors:
@@ -213,6 +244,10 @@ class Crowd:
                         have(fd)
                     else:
                         tails[fd] = bytes(buffer[size - overlap : size] if size >= overlap else seen[-overlap:])
+
+    def read(self) -> None:
+        """Reads what has come to the streams by now, whatever it is."""
+        self._read(_Reading("", set()), [fd for fd, _ in self._epoll.poll(0)])
 
     def newest(self, count: int) -> list[int]:
         """The names of the streams that were opened last."""

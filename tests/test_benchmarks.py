@@ -8,8 +8,9 @@ import os
 import pytest
 
 from benchmarks.delivery import Bench, Scale, deliver, delivered, unconcerned
+from benchmarks.events import over_http
 from benchmarks.servers import SERVERS
-from benchmarks.table import DIRECT, FLOOR, PORTABLE, Row, table
+from benchmarks.table import DIRECT, FASTHTML, FLOOR, PORTABLE, Row, table
 
 TINY = Scale(repeat=1, small=20, large=20, many=20, updates=40, burst=20, record_watchers=5)
 
@@ -26,6 +27,14 @@ def test_a_delivery_is_measured_from_the_servers_to_the_table():
         assert all(math.isfinite(row.value(who)) for who in row.values)
     assert rows[0].value(DIRECT) > 0 < rows[0].value(FLOOR)
     assert table(rows).count("\n") == len(rows) + 1
+
+
+@pytest.mark.timeout(180)
+def test_an_event_is_measured_over_http_and_reaches_its_stream():
+    rows = over_http(Bench(progress=False), repeat=1, events=40)
+    for row in rows:
+        assert {DIRECT, FASTHTML, FLOOR} == row.values.keys()
+        assert all(row.value(who) > 0 for who in row.values)
 
 
 def test_a_stream_that_never_has_what_changed_is_reported(monkeypatch):

@@ -22,9 +22,18 @@ def frame_of(text: str) -> bytes:
 
 
 class App(ABC):
-    """One server's app, `asgi`, and how it is made to change. Lifetime: its process."""
+    """One server's app, `asgi`, and how it is made to change. Lifetime: its process.
+
+    `added` is what was added up for each session by POSTs to "/add", where there is no state to hold it.
+    """
 
     asgi: Any
+
+    def __init__(self) -> None:
+        self.added: dict[str, int] = {}
+
+    def add(self, session_id: str, by: int) -> None:
+        self.added[session_id] = self.added.get(session_id, 0) + by
 
     @abstractmethod
     async def change(self, text: str, target: str = "board") -> None:

@@ -27,6 +27,11 @@ class ByHand(Streaming):
         async def stream(sess) -> Any:
             return fh.EventStream(self.frames())
 
+        @rt("/add", methods=["post"])
+        async def add(sess, data: dict) -> Any:
+            self.add(sess["id"], int(data["by"]))
+            return fh.Response(status_code=204)
+
 
 def make() -> App:
     return ByHand()

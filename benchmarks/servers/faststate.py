@@ -7,7 +7,7 @@ from typing import Any
 
 from fasthtml import common as fh
 
-from faststate import ReactiveState, StateConfig, StateProvider, StateScope, fast_app
+from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
 
 from .app import App
 
@@ -32,15 +32,27 @@ class Item(ReactiveState):
     text: str = ""
 
 
+class Counter(ReactiveState):
+    """One of each session, with an event."""
+
+    count: int = 0
+
+    @event
+    async def add(self, by: int = 1) -> None:
+        self.count += by
+
+
 class Live(App):
     """Lifetime: its process."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.provider = StateProvider(
             event_rate=math.inf, max_streams_per_address=MANY, max_streams_per_session=MANY, max_states=MANY
         )
         self.provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL, public=True))
         self.provider.register_state(Own, StateConfig(scope=StateScope.SESSION))
+        self.provider.register_state(Counter, StateConfig(scope=StateScope.SESSION))
         self.provider.register_state(Item, StateConfig(scope=StateScope.RECORD, record_param="item_id", public=True))
         self.asgi, rt = fast_app(state_provider=self.provider, secret_key="benchmark")
 
@@ -55,6 +67,10 @@ class Live(App):
         @rt("/item/{item_id}")
         async def item(item: Item) -> Any:
             return fh.Titled("Item", fh.P("Text: ", item.signal.text))
+
+        @rt("/counter")
+        async def counter(counter: Counter) -> Any:
+            return fh.Titled("Counter", fh.P(counter.signal.count), fh.Button("+1", counter.add.on("click", by=1)))
 
     async def change(self, text: str, target: str = "board") -> None:
         if target == "item":

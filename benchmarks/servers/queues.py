@@ -12,6 +12,7 @@ class Queues(App):
     """Lifetime: its process."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asgi = self._stream
         self._frame = frame_of("")
         self._queues: set[asyncio.Queue[bytes]] = set()

@@ -17,6 +17,7 @@ class Streaming(App):
     """Lifetime: its process."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asgi = Starlette(routes=[Route("/stream", self._stream)])
         self._frame = frame_of("")
         self._queues: set[asyncio.Queue[bytes]] = set()
