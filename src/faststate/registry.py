@@ -355,10 +355,10 @@ class StateRegistry:
         key = entry.identifier.key
         if self._entries.get(key) is not entry:
             return
-        order = entry.order
-        if order is None or order[0] != entry.ttl or order[1] is not entry.recoverable:
+        order, recoverable = entry.order, entry.recoverable
+        if order is None or order[0] != entry.ttl or order[1] is not recoverable:
             self._leave_order(entry)
-            order = entry.order = entry.ttl, entry.recoverable
+            order = entry.order = entry.ttl, recoverable
             self._idle.setdefault(order, OrderedDict())[key] = None
         self._idle[order].move_to_end(key)
         if entry.stored is not None and now - entry.touched > touch_after(entry.ttl):

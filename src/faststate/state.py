@@ -321,10 +321,9 @@ class ReactiveState(BaseModel):
 
     @classmethod
     def _blank(cls, values: dict[str, Any], private: Any) -> Self:
-        made = cls.__new__(cls)
-        put = object.__setattr__
+        made, put = object.__new__(cls), object.__setattr__
         put(made, "__dict__", values)
-        put(made, "__pydantic_fields_set__", cls._all_fields())
+        put(made, "__pydantic_fields_set__", cls.__dict__.get("_all_fields_") or cls._all_fields())
         put(made, "__pydantic_extra__", None)
         put(made, "__pydantic_private__", private)
         return made
@@ -393,7 +392,7 @@ class ReactiveState(BaseModel):
             if name not in known:
                 delta[name] = value
             elif not same(before := known[name], value):
-                delta[name] = merge_patch(before, value)
+                delta[name] = merge_patch(before, value) if type(value) is dict else value
         return Change(made, changed, {**known, **fresh}, delta)
 
     def _change_to(self, other: ReactiveState) -> Change | None:
@@ -416,15 +415,14 @@ class ReactiveState(BaseModel):
     def _validated(
         cls, schema: Schema, values: dict[str, Any], changed: list[str], old: Mapping[str, Any], private: Any
     ) -> tuple[Self, list[str]]:
-        validator = cls.__pydantic_validator__
         if schema.checks_whole:
-            whole = validator.validate_python(values, by_alias=False, by_name=True)
+            whole = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
             checked, touched = cls._blank(whole._frozen_values(), private), list(values)
         else:
             checked, touched = cls._blank(values, private), changed
             for name in changed:
                 if not is_exact(value := values[name], schema.exact.get(name)):
-                    validator.validate_assignment(checked, name, value)
+                    cls.__pydantic_validator__.validate_assignment(checked, name, value)
         result, others = checked.__dict__, []
         for name in touched:
             value, before = result[name], old[name]

@@ -72,7 +72,9 @@ class Transaction:
         for key in sorted(self._given) if len(self._given) > 1 else self._given:
             given = self._given[key]
             entry = self._entries[key] = registry.pin(given)
-            self._keys[id(given)] = self._keys[id(entry)] = key
+            self._keys[id(given)] = key
+            if entry is not given:
+                self._keys[id(entry)] = key
         self._copies: dict[str, ReactiveState] = {}
         self._locked: list[Entry] = []
         self.owner: object = None

@@ -163,9 +163,13 @@ def js(value: Any) -> str:
     return attribute_json(to_wire(value))
 
 
+# As datastar-py writes it. JSON of ours is one line of ASCII, which takes its place.
+_MERGE, _MERGED = SSE.patch_signals("{}").encode().split(b"{}")
+
+
 def signals_frame(signals: Mapping[str, Any]) -> bytes:
     """One SSE event (bytes) that merges `signals`, a nested dict of wire values."""
-    return SSE.patch_signals(json.dumps(signals, separators=(",", ":"), allow_nan=False)).encode()
+    return b"".join((_MERGE, _COMPACT.encode(signals).encode(), _MERGED))
 
 
 _LINE_ENDS: Final = re.compile("\r\n|\r|\n")

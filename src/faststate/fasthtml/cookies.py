@@ -70,8 +70,11 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
                     await self._writer({**scope, _SESSION: now, _MESSAGE: message}, receive, send)
                     return
                 if now.accessed:
-                    message.setdefault("headers", [])
-                    MutableHeaders(scope=message).add_vary_header("Cookie")
+                    headers = message.setdefault("headers", [])
+                    if type(headers) is list and all(name != b"vary" for name, _ in headers):
+                        message["headers"] = [*headers, _VARY]  # as below, and in a tenth of the time
+                    else:
+                        MutableHeaders(scope=message).add_vary_header("Cookie")
             await send(message)
 
         await self.app(scope, receive, answer)
@@ -110,6 +113,9 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
         values = json.loads(text)
         is_plain = isinstance(values, dict) and _PLAIN.issuperset(map(type, values.values()))
         return _Read(text, values if is_plain else None, int(when.timestamp()))
+
+
+_VARY: Final = (b"vary", b"Cookie")
 
 
 async def _send_again(scope: Scope, receive: Receive, send: Send) -> None:

@@ -64,19 +64,20 @@ class FastStateMiddleware:
         context.will_answer = scope["type"] == "http"
         scope["faststate"] = context
 
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                context.keep_newer_cookie()
-            await send(message)
-
         tokens = (current_request.set(connection), current_page.set(context.page), current_user.set(None))
         try:
             response = await self._routes.answer_event(context, scope, receive) if self._is_innermost else None
-            if response is None:
-                await self.app(scope, receive, answer)
-            else:
+            if response is not None:
                 context.keep_newer_cookie()
                 await response(scope, receive, send)
+                return
+
+            async def answer(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    context.keep_newer_cookie()
+                await send(message)
+
+            await self.app(scope, receive, answer)
         finally:
             current_request.reset(tokens[0])
             current_page.reset(tokens[1])

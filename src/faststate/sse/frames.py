@@ -87,12 +87,14 @@ class Changes:
         if frame is None:
             views, hidden = audience
             new = self.new._committed
-            delta = {name: value for name, value in self.delta.items() if name not in hidden}
+            delta: Mapping[str, Any] = self.delta
+            if hidden:
+                delta = {name: value for name, value in delta.items() if name not in hidden}
             if echo:
                 # The page set these itself: sending them back would overwrite what is being typed by now.
                 delta = {name: value for name, value in delta.items() if name not in echo or echo[name] != value}
             steps = patch_steps(self.old._committed.encoded, delta, new.encoded)
-            frame = b"".join(signals_frame(nest(new.namespace, step)) for step in steps)
+            frame = b"".join([signals_frame(nest(new.namespace, step)) for step in steps])
             frame += self._view_frames(views, hidden) if views else b""
             if not echo:
                 self._frames[audience] = frame

@@ -276,8 +276,11 @@ class SSEManager:
         topic = self._topics.get(commit.new._committed.identifier.key)
         if topic is None:
             return 0
-        followers = len(topic.connections)
-        self.on_loop(partial(self._publish, topic, commit, origin, echo))
+        followers, loop = len(topic.connections), self.loop
+        if loop is None or running_loop() is loop:
+            self._publish(topic, commit, origin, echo)
+        else:
+            self.on_loop(partial(self._publish, topic, commit, origin, echo))
         return followers
 
     def _publish(self, topic: Topic, commit: CommitLike, origin: str | None, echo: Mapping[str, Any] | None) -> None:
