@@ -493,6 +493,7 @@ class StateProvider:
         self, user: UserContext | None, config: StateConfig, rule: AccessRule, state: ReactiveState, action: str
     ) -> None:
         await authorize(user, rule, state, action, config.owner_of(state) if rule.owner_only else None)
+        current_user.set(user)  # the rule may have asked another provider, which knows this request's user by another
 
     async def still_readable(self, context: RequestContext, entries: Iterable[Entry]) -> None:
         """Asks again about those states that have changed since the request's user was found to be allowed to read.
@@ -828,6 +829,8 @@ class StateProvider:
         """Has a state vanish from a page, and never be told to it again."""
         committed = state._committed
         key = committed.identifier.key
+        if connection.topic(key) is None:
+            return  # silenced, or told that the state is no more, while its user was being asked about
         frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.audience(key).views)
         self.sse_manager.unfollow(connection, key)
         if connection.topics:
@@ -853,7 +856,7 @@ class StateProvider:
         return self.rechecks.cleared(key) or self.registry.peek(key)
 
     def _position(self) -> str:
-        return f"{self.registry.epoch}.{self.rechecks.decided(self.registry.commits)}"
+        return f"{self.registry.epoch}.{self.sse_manager.handed_over(self.rechecks.decided(self.registry.commits))}"
 
     # -- the beginning and the end ---------------------------------------------------------------------------------
 

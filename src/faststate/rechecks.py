@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, cast
@@ -53,7 +54,8 @@ class Rechecks:
         self._waiting: dict[str, list[_Waiting]] = {}
         self._cleared: dict[str, ReactiveState] = {}
         self._decided: dict[str, int] = {}  # the number of the last commit before the first that is being asked about
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None] | None] = {}  # None where one is about to begin
+        self._lock = threading.Lock()  # a thread may commit on a loop of its own
 
     def cleared(self, key: str) -> ReactiveState | None:
         """The newest snapshot of a state that its watchers may see, while a newer one is being asked about."""
@@ -72,23 +74,30 @@ class Rechecks:
         key = commit.new._committed.identifier.key
         if not self._manager.is_watched(key):
             return
-        self._cleared.setdefault(key, commit.old)
-        self._decided.setdefault(key, commit.number - 1)
         send = partial(self._manager.publish, commit, connection_id, echo)
-        self._waiting.setdefault(key, []).append(_Waiting(send, commit))
-        if key not in self._tasks:
-            task = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
-            self._tasks[key] = task
+        with self._lock:
+            self._cleared.setdefault(key, commit.old)
+            self._decided.setdefault(key, commit.number - 1)
+            self._waiting.setdefault(key, []).append(_Waiting(send, commit))
+            is_first = key not in self._tasks
+            if is_first:
+                self._tasks[key] = None
+        if is_first:
+            self._manager.on_loop(partial(self._begin, key))
+
+    def _begin(self, key: str) -> None:
+        self._tasks[key] = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
 
     def postpone(self, key: str, send: Callable[[], object]) -> bool:
         """Calls `send`, a broadcast, behind the commits that are being asked about; False, and no call, without any.
 
         Those who are about to lose the state must not get what was broadcast after the commit that takes it from them.
         """
-        if key not in self._tasks:
-            return False
-        self._waiting.setdefault(key, []).append(_Waiting(send))
-        return True
+        with self._lock:
+            if key not in self._tasks:
+                return False
+            self._waiting.setdefault(key, []).append(_Waiting(send))
+            return True
 
     async def _work_off(self, key: str) -> None:
         try:
@@ -113,13 +122,16 @@ class Rechecks:
                     # what was broadcast between them is overwritten by it.
                     if waiting.commit is not None or place > last:
                         _send(waiting)
-        finally:
-            self._forget(key)
+        except BaseException:
+            with self._lock:
+                self._forget(key)
+            raise
 
     def _next(self, key: str) -> list[_Waiting] | None:
-        batch = self._waiting.pop(key, None)
-        if batch is None:
-            self._forget(key)  # from here on a broadcast goes out at once
+        with self._lock:
+            batch = self._waiting.pop(key, None)
+            if batch is None:
+                self._forget(key)  # from here on a broadcast goes out at once
         return batch
 
     def _forget(self, key: str) -> None:

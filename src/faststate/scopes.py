@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from enum import Enum
 from functools import lru_cache
-from sys import intern
 from typing import Any, Final, cast
 from urllib.parse import quote, unquote
 from uuid import UUID
@@ -117,7 +116,7 @@ class StateIdentifier:
             elif value is None:
                 raise IdentifierError(f"a {scope.value} state of {cls_name} needs a {name}; it got None")
             else:
-                put(self, name, intern(_clean_id(name, value)))  # a stream and several states have the same session
+                put(self, name, _clean_id(name, value))
         put(self, "key", self._build())
         put(self, "instance_id", self.record_id if scope is StateScope.RECORD else self.component_id)
         put(self, "namespace", namespace_of(cls_name, self.instance_id))

@@ -89,7 +89,7 @@ class TokenSigner:
 
         It is remembered where it will come `again`, as it does with each event of its page.
         """
-        if not isinstance(token, str):
+        if not isinstance(token, str) or "+" in token or "/" in token:  # which base64 would read as - and _
             return None
         if (kept := self._genuine.get(token)) is not None:
             found, signed_at = kept

@@ -81,7 +81,7 @@ def setup(provider: StateProvider, app: Any) -> None:
             )
     app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app, routes=routes))
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: StreamKeeper(build(), provider)
+    app.build_middleware_stack = lambda: StreamKeeper(build(), provider, app)
     app.add_exception_handler(FastStateError, partial(_error_response, provider))
     provider.sessions.max_age = _session_max_age(app)
 

@@ -39,9 +39,10 @@ class StreamKeeper:
     open: 9.4 KB a connection instead of 31.
     """
 
-    def __init__(self, app: ASGIApp, provider: StateProvider) -> None:
+    def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any = None) -> None:
         self.app = app
         self.provider = provider
+        self.owner = owner
         self._path = provider.prefix + "/stream"
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -74,9 +75,17 @@ class StreamKeeper:
         if beginning.begun is None:
             return None
         writer = _writer(self.provider, beginning.begun, send, transport, beginning.cycle)
-        if isinstance(writer, DirectWriter):
+        if isinstance(writer, DirectWriter) and _is_all_there_is(self.owner, protocol):
             _let_go_of_request(scope, protocol)
         return writer
+
+
+def _is_all_there_is(owner: Any, protocol: Any) -> bool:
+    """Whether uvicorn serves this very app: with another around it, somebody might still look at the request."""
+    served = getattr(protocol, "app", None)
+    if type(served).__module__.partition(".")[0] == "uvicorn":  # its own layer, for the headers of proxies
+        served = getattr(served, "app", None)
+    return served is not None and served is owner
 
 
 _versions: dict[str, Any] = {}
@@ -85,7 +94,7 @@ _versions: dict[str, Any] = {}
 def _let_go_of_request(scope: Scope, protocol: Any) -> None:
     """Drops what uvicorn holds of a request that has been answered: tokens, cookies and headers take 2 KB and more.
 
-    Only where nothing but uvicorn is around the app, which reads none of it behind the beginning of the answer.
+    uvicorn itself reads none of it behind the beginning of the answer.
     """
     scope["query_string"] = b""
     if isinstance(asgi := scope.get("asgi"), dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -125,7 +124,7 @@ class SSEConnection:
         self.user = user
         self.user_id = user_id if user is None else user.id
         self.rights = _rights_of(user)
-        self.session_id = sys.intern(session_id) if type(session_id) is str else session_id  # as its states have it
+        self.session_id = session_id
         self.address = address
         self.connected_at = datetime.now(UTC)
         self.last_ping = self.connected_at

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from random import uniform
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from ..exceptions import IdentifierError
 from ..fields import EVERYTHING_SHOWN
@@ -19,7 +19,7 @@ from ..state import ReactiveState
 from ..wire import nest
 from .connection import Done, SSEConnection, Writer, running_loop
 from .frames import Audience, Changes, Chunk, CommitLike, audience_of
-from .topics import Index, Joined, Topic, is_newer
+from .topics import Index, Joined, Sending, Topic, is_newer
 
 __all__ = ["LAST_WRITE", "SSEManager", "StateEventHandler"]
 
@@ -95,6 +95,7 @@ class SSEManager:
         self._changed: dict[Topic, None] = {}
         self._alone: dict[SSEConnection, None] = {}  # who has something in an outbox, and may be sent it
         self._scheduled: asyncio.AbstractEventLoop | None = None
+        self._handed: dict[int, None] = {}  # commits (their numbers) that another thread has handed to the loop
         self._coalesced = 0
         self._emptied: asyncio.Event | None = None
         period = min(heartbeat, max_age / 4)
@@ -146,20 +147,26 @@ class SSEManager:
 
     def attach(self, connection: SSEConnection, writer: Writer) -> None:
         """Has `writer` write what the connection has to be sent, from here to its end."""
-        self.loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            self.loop, self._handed = loop, {}  # what was handed to one that has ended is nobody's any more
         if connection.id not in self.connections:
             self.announce(connection)  # removed while its response began: it is there until that has ended
         connection.writer = writer
-        connection.ends_at = self.loop.time() + self._max_age * uniform(0.9, 1)  # noqa: S311  # spread, not secret
+        connection.ends_at = loop.time() + self._max_age * uniform(0.9, 1)  # noqa: S311  # spread, not secret
         connection.slot = next(self._next_slot) % len(self._slots)
         self._slots[connection.slot][connection] = None
         if self._beats is None:
-            self._beats = self.loop.call_later(self._tick, self._beat)
+            self._beats = loop.call_later(self._tick, self._beat)
         if connection.waits or connection.closed:
             writer.wake()
 
     def remove_connection(self, connection_id: str) -> bool:
         """Forgets a connection and ends its stream; False when it is not known. Costs what it follows, no more."""
+        if not self._is_here():
+            is_known = connection_id in self.connections
+            self.on_loop(partial(self.remove_connection, connection_id))
+            return is_known
         connection = self.connections.pop(connection_id, None)
         if connection is None:
             return False
@@ -216,10 +223,13 @@ class SSEManager:
 
     def dismiss(self, connection: SSEConnection, last_frame: bytes = b"") -> None:
         """Ends a connection with `last_frame` and nothing else that waited."""
+        self.on_loop(partial(self._dismiss, connection, last_frame))
+
+    def _dismiss(self, connection: SSEConnection, last_frame: bytes) -> None:
         self.silence(connection)
         connection.close(last_frame)
         if connection.writer is not None:
-            self.on_loop(partial(connection.writer.hurry, LAST_WRITE))
+            connection.writer.hurry(LAST_WRITE)
         else:
             self.remove_connection(connection.id)
 
@@ -262,11 +272,14 @@ class SSEManager:
 
     def on_loop(self, call: Callable[[], object]) -> None:
         """Calls `call` on the loop that writes the streams: now where that is this one, or there is none."""
-        loop = self.loop
-        if loop is None or running_loop() is loop or loop.is_closed() or not loop.is_running():
+        if self._is_here():
             call()
-        else:
-            loop.call_soon_threadsafe(call)
+        elif self.loop is not None:
+            self.loop.call_soon_threadsafe(call)
+
+    def _is_here(self) -> bool:
+        loop = self.loop
+        return loop is None or running_loop() is loop or loop.is_closed() or not loop.is_running()
 
     def publish(self, commit: CommitLike, origin: str | None = None, echo: Mapping[str, Any] | None = None) -> int:
         """Has a commit be sent to all that follow its state, says how many (int) these are.
@@ -276,12 +289,24 @@ class SSEManager:
         topic = self._topics.get(commit.new._committed.identifier.key)
         if topic is None:
             return 0
-        followers, loop = len(topic.connections), self.loop
-        if loop is None or running_loop() is loop:
+        if not self._handed and self._is_here():
             self._publish(topic, commit, origin, echo)
         else:
-            self.on_loop(partial(self._publish, topic, commit, origin, echo))
-        return followers
+            # In the order of the commits: the loop's own come behind those that other threads have handed to it.
+            number = commit.new._committed.commit
+            self._handed[number] = None
+            cast(asyncio.AbstractEventLoop, self.loop).call_soon_threadsafe(
+                self._publish_handed, number, topic, commit, origin, echo
+            )
+        return len(topic.connections)
+
+    def _publish_handed(self, number: int, *handed: Any) -> None:
+        self._handed.pop(number, None)
+        self._publish(*handed)
+
+    def handed_over(self, number: int) -> int:
+        """Up to which commit (its number) all have been handed to the streams' loop, when `number` is the last."""
+        return min(number, min(tuple(self._handed), default=number + 1) - 1)
 
     def _publish(self, topic: Topic, commit: CommitLike, origin: str | None, echo: Mapping[str, Any] | None) -> None:
         typing = self.connections.get(origin) if origin is not None and echo else None
@@ -319,20 +344,19 @@ class SSEManager:
         self._alone.clear()
         self._scheduled = None
         position = self.position_line()
-        if topics:
-            most = max(topics, key=lambda topic: len(topic.connections)) if len(topics) > 1 else topics[0]
-            joined = self._join([topic for topic in topics if topic is not most], most) if len(topics) > 1 else {}
+        sendings = [topic.take() for topic in topics]
+        if sendings:
+            most = max(sendings, key=lambda sending: len(sending.topic.connections))
+            joined = self._join([sending for sending in sendings if sending is not most], most)
             self._write_to_all(most, position, joined)
             for connection, parts in joined.items():
                 chunk, writer = parts.chunk(position), connection.writer
                 if writer is not None and writer.write(chunk):
                     self.sent_bytes += len(chunk.body)
                 else:
-                    for topic in topics:
-                        if connection in topic.connections and topic.shown_by(connection) is None:
-                            connection.notify(topic.key, topic.changes)
-        for topic in topics:
-            topic.settle()
+                    for topic, changes, ahead in sendings:
+                        if connection in topic.connections and connection not in ahead:
+                            connection.notify(topic.key, changes)
         for connection in alone:
             self._write_alone(connection, position)
 
@@ -342,52 +366,45 @@ class SSEManager:
         # before the data would be believed even when the data was cut off.
         return f"id: {self.position()}\n\n".encode()
 
-    def _frame(self, topic: Topic, audience: Audience) -> bytes:
-        try:
-            return topic.changes.frame(audience) if topic.changes is not None else b""
-        except Exception:
-            logger.exception("what has changed of %s could not be sent", topic.key)
-            return b""
-
-    def _join(self, topics: list[Topic], most: Topic) -> dict[SSEConnection, Joined]:
-        """What is written to each follower of these topics, with what it gets of the one that has the most followers.
+    def _join(self, sendings: list[Sending], most: Sending) -> dict[SSEConnection, Joined]:
+        """What is written to each follower of these states, with what it gets of the one that has the most followers.
 
         One write for each connection: half of an event over two states is never shown, and no position is told that
         goes for one of them alone.
         """
         nothing = Joined()
         joined: dict[SSEConnection, Joined] = {}
-        for topic in topics:
+        for sending in sendings:
             frames: dict[Audience, bytes] = {}
-            for connection, audience in topic.connections.items():
-                if topic.ahead is not None and connection in topic.ahead:
+            for connection, audience in sending.topic.connections.items():
+                if connection in sending.ahead:
                     continue
                 if audience not in frames:
-                    frames[audience] = self._frame(topic, audience)
+                    frames[audience] = sending.frame(audience)
                 if frame := frames[audience]:
                     joined[connection] = joined.get(connection, nothing).then(frame)
         for connection in joined:
-            if connection in most.connections and most.shown_by(connection) is None:
-                most.slow_down(connection)
-                if frame := self._frame(most, most.connections[connection]):
+            if connection in most.topic.connections and connection not in most.ahead:
+                most.topic.slow_down(connection)
+                if frame := most.frame(most.topic.connections[connection]):
                     joined[connection] = joined[connection].then(frame)
         return joined
 
-    def _write_to_all(self, topic: Topic, position: bytes, others: Mapping[SSEConnection, object]) -> None:
+    def _write_to_all(self, sending: Sending, position: bytes, others: Mapping[SSEConnection, object]) -> None:
         """Writes what has changed of a state to its followers, but for those who are ahead, and the `others`."""
-        ahead: Mapping[SSEConnection, object] = topic.ahead or {}
+        topic, changes, ahead = sending
         chunks: dict[Audience, Chunk | None] = {}
 
         def chunk_for(audience: Audience) -> Chunk | None:
             if audience not in chunks:
-                frame = self._frame(topic, audience)
+                frame = sending.frame(audience)
                 chunks[audience] = Chunk(frame + position) if frame else None
             return chunks[audience]
 
         if topic.quick is not None:
             for audience, writes in topic.quick.items():
                 if writes and (chunk := chunk_for(audience)) is not None:
-                    _write_quickly(chunk.framed, writes.values())
+                    _write_quickly(chunk.framed, tuple(writes.values()))
                     self.sent_bytes += len(chunk.body) * len(writes)
         known: Audience | None = None
         chunk = None
@@ -407,8 +424,8 @@ class SSEManager:
                     refused.append(connection)
         for connection in refused:
             if connection in connections:
-                connection.notify(topic.key, topic.changes)
-        if len(connections) >= QUICK_FROM:
+                connection.notify(topic.key, changes)
+        if topic.quick is not None or len(connections) >= QUICK_FROM:
             topic.unchecked += max((len(chunk.framed) for chunk in chunks.values() if chunk is not None), default=0)
             if topic.quick is None or topic.unchecked > UNCHECKED:
                 topic.sort()
@@ -530,7 +547,7 @@ class SSEManager:
                     await self._emptied.wait()
 
 
-def _write_quickly(framed: bytes, writes: Iterable[Callable[[bytes], object]]) -> None:
+def _write_quickly(framed: bytes, writes: tuple[Callable[[bytes], object], ...]) -> None:
     left = iter(writes)
     while True:
         try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ..state import ReactiveState
 from .connection import SSEConnection
 from .frames import Audience, Changes, Chunk, CommitLike
 
-__all__ = ["Index", "Joined", "Topic", "is_newer"]
+__all__ = ["Index", "Joined", "Sending", "Topic", "is_newer"]
+
+logger = logging.getLogger("faststate")
 
 
 class Topic:
@@ -113,14 +117,30 @@ class Topic:
         state, shown = self._latest(self.key), self.shown_by(connection)
         return shown if shown is not None and (state is None or is_newer(shown, state)) else state
 
-    def settle(self) -> None:
-        """Notes that what has changed was sent."""
-        if self.changes is not None:
-            if self.ahead is not None:
-                # Who began with more than was decided yet still must not be sent what is older.
-                new = self.changes.new
-                self.ahead = {c: shown for c, shown in self.ahead.items() if is_newer(shown, new)} or None
-            self.changes = self._since = None
+    def take(self) -> Sending:
+        """What is to be sent now; what is committed from here on is sent with the next flush."""
+        changes, ahead = self.changes, self.ahead
+        self.changes = self._since = None
+        if changes is not None and ahead is not None:
+            # Who began with more than was decided yet still must not be sent what is older.
+            self.ahead = {c: shown for c, shown in ahead.items() if is_newer(shown, changes.new)} or None
+        return Sending(self, changes, frozenset(ahead or ()))
+
+
+class Sending(NamedTuple):
+    """What one flush sends of a state, and to whom it does not, since they are sent it alone or have it already."""
+
+    topic: Topic
+    changes: Changes | None
+    ahead: frozenset[SSEConnection]
+
+    def frame(self, audience: Audience) -> bytes:
+        """The frames (bytes) for an audience; empty where there is nothing new, or it cannot be made."""
+        try:
+            return self.changes.frame(audience) if self.changes is not None else b""
+        except Exception:
+            logger.exception("what has changed of %s could not be sent", self.topic.key)
+            return b""
 
 
 def is_newer(state: ReactiveState, other: ReactiveState) -> bool:

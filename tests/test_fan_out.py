@@ -1,0 +1,263 @@
+"""Fan-out where several things happen at once: other threads and loops, ends while it writes, rules that ask others."""
+
+import asyncio
+import threading
+from typing import Annotated
+
+import pytest
+from fasthtml import common as fh
+from starlette.testclient import TestClient
+
+from faststate import (
+    ReactiveState,
+    SSEConnection,
+    StateConfig,
+    StateProvider,
+    StateScope,
+    UserContext,
+    Visible,
+    current_request,
+    fast_app,
+)
+from faststate.sse.manager import QUICK_FROM, UNCHECKED
+from faststate.transports import AsgiWriter
+
+from .live import Model
+
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
+
+
+class Board(ReactiveState):
+    text: str = ""
+
+
+class Meter(ReactiveState):
+    sent: int = 0
+    alarms: int = 0
+
+
+class Writer:
+    """Notes what is written; one that does not keep up takes what is written `quick` alone."""
+
+    lost = False
+
+    def __init__(self):
+        self.ready = True
+        self.bodies = []
+        self.unasked = 0
+
+    @property
+    def quick(self):
+        return self.take
+
+    def take(self, framed):
+        if not self.ready:
+            self.unasked += len(framed)
+        self.bodies.append(framed.partition(b"\r\n")[2].removesuffix(b"\r\n"))
+
+    def write(self, chunk):
+        if self.ready:
+            self.bodies.append(chunk.body)
+        return self.ready
+
+    def wake(self):
+        pass
+
+    def hurry(self, seconds):
+        pass
+
+    def leave(self):
+        pass
+
+    @property
+    def model(self):
+        model = Model()
+        model.feed_bytes(b"".join(self.bodies))
+        return model
+
+
+@pytest.fixture
+async def provider():
+    made = StateProvider(secret_key="for tests")
+    for cls in (Board, Meter):
+        made.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+        async with made.modify(cls):
+            pass
+    yield made
+    for connection_id in list(made.sse_manager.connections):
+        made.sse_manager.remove_connection(connection_id)
+    await made.stop()
+
+
+def follow(provider, *keys, **about):
+    connection = SSEConnection(**about)
+    provider.sse_manager.add_connection(connection, keys)
+    provider.sse_manager.attach(connection, Writer())
+    return connection
+
+
+async def write(provider, text):
+    async with provider.modify(Board) as board:
+        board.text = text
+    await asyncio.sleep(0)  # the end of the loop's turn
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # what is waited for sets no event of ours
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("left", [QUICK_FROM, QUICK_FROM - 1, 1])
+async def test_a_reader_who_takes_nothing_is_soon_asked_however_many_are_left(provider, left):
+    connections = [follow(provider, "global:Board") for _ in range(2 * QUICK_FROM)]
+    for text in ("a", "b"):
+        await write(provider, text)
+    for connection in connections[left:]:
+        provider.sse_manager.remove_connection(connection.id)
+    frozen = connections[0].writer
+    frozen.ready = False
+    for number in range(50):
+        await write(provider, f"{number} " + "x" * 1_000)
+    assert frozen.unasked <= UNCHECKED + 1_200
+
+
+async def test_streams_that_other_threads_end_do_not_hold_up_the_loop_that_writes(provider):
+    connections = [follow(provider, "global:Board") for _ in range(500)]
+    await write(provider, "begun")
+    assert provider.sse_manager._topics["global:Board"].quick
+
+    def end_some():
+        for connection in connections[:400]:
+            assert provider.sse_manager.remove_connection(connection.id)
+
+    thread = threading.Thread(target=end_some)
+    thread.start()
+    number = 0
+    while thread.is_alive() or len(provider.sse_manager.connections) > 100:
+        number += 1
+        await write(provider, str(number))
+    thread.join()
+    await write(provider, "last")
+    assert all(b'"text":"last"' in connection.writer.bodies[-1] for connection in connections[400:])
+
+
+async def test_commits_of_two_loops_arrive_in_their_order_and_no_position_comes_too_early(provider):
+    both = follow(provider, "global:Board", "global:Meter")
+
+    def in_a_thread():
+        async def change():
+            async with provider.modify(Board) as board:
+                board.text = "of the thread"
+
+        asyncio.run(change())
+
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    thread.join()  # so that the loop has heard nothing of it yet
+    number = provider.registry.commits
+    async with provider.modify(Meter) as meter:
+        meter.alarms = 1
+    provider.sse_manager.flush()
+    seen = both.writer.model
+    assert seen.position is None or int(seen.position.partition(".")[2]) < number
+    await write(provider, "of the loop")
+    await until(lambda: both.writer.model.signals.get("Board") == {"text": "of the loop"})
+    model = both.writer.model
+    assert model.signals["Meter"] == {"alarms": 1}
+    assert model.position == f"{provider.registry.epoch}.{provider.registry.commits}"
+
+
+async def test_a_commit_that_is_made_while_all_are_written_to_is_sent_with_the_next_flush(provider):
+    dashboard = follow(provider, "global:Meter")
+    page = SSEConnection()
+    provider.sse_manager.add_connection(page, ["global:Board"])
+
+    async def counting(message):
+        if b'"Board"' in message["body"]:
+            async with provider.modify(Meter) as meter:
+                meter.sent += 1
+
+    async def serve():
+        writer = AsgiWriter(provider.sse_manager, page, counting, 10)
+        provider.sse_manager.attach(page, writer)
+        await writer.hold(asyncio.Queue().get)
+
+    serving = asyncio.create_task(serve())
+    await until(lambda: page.writer is not None)
+    async with provider.modify(Board) as board, provider.modify(Meter) as meter:
+        board.text, meter.alarms = "one", 1
+    await until(lambda: dashboard.writer.model.signals.get("Meter") == {"alarms": 1, "sent": 1})
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_who_is_signed_out_while_a_rule_is_asked_ends_nobody_elses_stream():
+    provider = StateProvider(secret_key="for tests")
+
+    async def rule(user, state, action):
+        await asyncio.sleep(0)
+        if user.id == "mallory" and state.text == "new":
+            provider.sse_manager.silence(streams["mallory"])
+            return False
+        return True
+
+    provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
+    async with provider.modify(Board) as board:
+        board.text = "old"
+    streams = {name: follow(provider, "global:Board", user=UserContext(name)) for name in ("ann", "bob", "mallory")}
+    await write(provider, "new")
+    await until(lambda: all(streams[name].writer.bodies for name in ("ann", "bob")))
+    assert not streams["ann"].closed and not streams["bob"].closed and not streams["mallory"].writer.bodies
+    for connection in streams.values():
+        provider.sse_manager.remove_connection(connection.id)
+    await provider.stop()
+
+
+async def test_a_class_with_a_rule_that_a_thread_changes_on_a_loop_of_its_own_is_told(provider):
+    class Guarded(ReactiveState):
+        text: str = ""
+
+    async def rule(user, state, action):
+        await asyncio.sleep(0)
+        return True
+
+    provider.register_state(Guarded, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
+    async with provider.modify(Guarded):
+        pass
+    watching = follow(provider, "global:Guarded")
+
+    def in_a_thread():
+        async def change():
+            async with provider.modify(Guarded) as guarded:
+                guarded.text = "told"
+
+        asyncio.run(change())
+
+    await asyncio.to_thread(in_a_thread)
+    await until(lambda: watching.writer.model.signals.get("Guarded") == {"text": "told"})
+
+
+def test_a_rule_that_asks_another_provider_does_not_make_the_page_for_its_user():
+    own = StateProvider(user_loader=lambda request: UserContext("guest"), secret_key="for tests")
+    other = StateProvider(
+        user_loader=lambda request: UserContext("machine", permissions=["pay"]), secret_key="other", prefix="/_other"
+    )
+
+    class Person(ReactiveState):
+        pay: Annotated[str, Visible("pay")] = "4711"
+
+    async def rule(user, state, action):
+        return (await other.get_state(Board, current_request.get())).text == ""
+
+    other.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
+    own.register_state(Person, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
+    app, rt = fast_app(state_provider=own, secret_key="for tests")
+
+    @rt("/")
+    def index(person: Person):
+        return fh.Titled("Person", fh.P(person.signal.pay))
+
+    with TestClient(app) as client:
+        page = client.get("/")
+        assert page.status_code == 200 and "4711" not in page.text
