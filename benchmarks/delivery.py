@@ -38,18 +38,18 @@ KB = 1_024
 class Scale(NamedTuple):
     """How much is measured: numbers of streams, of changes, and of repetitions."""
 
-    repeat: int = 5
+    repeat: int = 3
     small: int = 1_000
     large: int = 5_000
     many: int = 10_000
-    updates: int = 60_000
+    updates: int = 30_000
     """Delivered updates of one measurement, at least: the changes are this over the watchers, and 20 at least."""
     burst: int = 200
     burst_per_tick: int = 10
     record_watchers: int = 100
     opened: int = 400
     """Streams that are opened and closed to see what that costs."""
-    reconnects: int = 3_000
+    reconnects: int = 2_000
     reconnects_per_second: float = 1_000
     frozen_share: float = 0.1
     large_state: int = 16_000

@@ -8,13 +8,13 @@ take turns, and the medians are compared. Run it with `python -m benchmarks.page
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
-from typing import NamedTuple
 
 from fasthtml import common as fh
 
 from faststate import ReactiveState, StateProvider, event, fast_app, view
+
+from .table import DIRECT, FASTHTML, Row, table
 
 ROUNDS = 200
 CALLS = 5
@@ -101,18 +101,6 @@ CASES = {
 }
 
 
-class Row(NamedTuple):
-    """One case: its title, and the CPU microseconds of the page with FastState and in plain FastHTML."""
-
-    title: str
-    ours: float
-    plain: float
-
-    @property
-    def ratio(self) -> float:
-        return self.ours / self.plain
-
-
 async def get(app, path: str, cookie: str = "") -> tuple[str, str]:
     """Asks for a page as a browser does: the cookie it sets, else the one sent, and its HTML."""
     sent: list[dict] = []
@@ -152,17 +140,11 @@ async def rows() -> list[Row]:
             (await microseconds(live_app, path, cookies[0]), await microseconds(plain_app, path, cookies[1]))
             for _ in range(ROUNDS)
         ]
-        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-        found.append(Row(title, ours, theirs))
+        ours, theirs = map(list, zip(*pairs, strict=True))
+        found.append(Row(f"{title}: µs", {DIRECT: ours, FASTHTML: theirs}, FASTHTML, {DIRECT: 1.15}))
     await provider.stop()
     return found
 
 
-async def main() -> None:
-    print("| what | FastState, µs | plain FastHTML, µs | ratio |\n|---|---|---|---|")
-    for row in await rows():
-        print(f"| {row.title} | {row.ours:.0f} | {row.plain:.0f} | {row.ratio:.2f} |")
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    print(table(asyncio.run(rows())))

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
-import importlib.util
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import delivery
+from . import delivery, events, pages
 from .servers import SERVERS
 from .table import Row, machine, table
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
-IN_PROCESS = [name for name in ("pages", "events") if importlib.util.find_spec(f"benchmarks.{name}")] or ["requests"]
-"""Modules that measure through ASGI, within this process: each has `async def rows()`."""
+OTHERS = (pages, events)
+"""Modules that measure requests: each has `async def rows()`."""
 
 READING = """\
 # What FastState costs
@@ -63,8 +61,8 @@ def scale(quick: bool) -> delivery.Scale:
 def rows(bench: delivery.Bench, quick: bool) -> Iterator[Row]:
     """All rows; those of each module as soon as they are measured."""
     yield from delivery.rows(scale(quick), bench)
-    for name in IN_PROCESS:
-        yield from asyncio.run(importlib.import_module(f"benchmarks.{name}").rows())
+    for module in OTHERS:
+        yield from asyncio.run(module.rows())
 
 
 def main() -> None:
