@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import types
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextvars import Context, copy_context
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import copy_context
 from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from .sse import LAST_WRITE, Chunk, SSEConnection, SSEManager
+from .waits import Begun, begin, go_on
 
 __all__ = ["AsgiWriter", "DirectWriter", "Probe", "StreamWriter", "Transport", "servers_protocol", "servers_transport"]
 
@@ -40,7 +41,7 @@ class Transport(Protocol):
         """Whether it has ended, or is about to."""
 
 
-class StreamWriter:
+class StreamWriter(ABC):
     """Writes one stream until one side ends it. Lifetime: from where the response has begun to its end.
 
     `timeout` is how many seconds a reader may take nothing. Readers that do not keep up are sent what waits in their
@@ -76,26 +77,22 @@ class StreamWriter:
         """What takes a framed chunk (bytes) of a reader who keeps up, and nothing else; None where there is no such."""
         return None
 
+    @abstractmethod
     def write(self, chunk: Chunk) -> bool:
         """Writes a chunk; False, with nothing written, where the reader has not taken what came before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wake(self) -> None:
         """Something waits in the connection's outbox, or the connection has been closed: sees to it in time."""
-        raise NotImplementedError
-
-    async def hold(self, receive: Receive) -> None:
-        """Keeps the response open, until one side ends it."""
-        raise NotImplementedError
 
     @property
     def lost(self) -> bool:
         """Whether the connection to the reader has ended, as far as is known: `receive` may not have said so."""
         return self._transport is not None and self._transport.is_closing()
 
+    @abstractmethod
     def leave(self) -> None:
         """Ends the stream without another word to its reader."""
-        raise NotImplementedError
 
     def hurry(self, seconds: float) -> None:
         """Gives a write that is under way no more than `seconds`: who takes nothing must not hold the end up."""
@@ -173,7 +170,7 @@ class AsgiWriter(StreamWriter):
         self._task = task
         self._context = copy_context()
         self._is_servers = is_uvicorns(send)
-        self._begun: tuple[Any, Any] | None = None
+        self._begun: Begun | None = None
         self._woken = asyncio.Event()
 
     def write(self, chunk: Chunk) -> bool:
@@ -182,19 +179,19 @@ class AsgiWriter(StreamWriter):
             return False
         try:
             if self._is_servers:
-                sending, waits_for = _begin(self._send, _body(chunk.body))
+                begun = begin(self._send(_body(chunk.body)))
             else:
                 # A wrapper of `send` may ask which task it runs in, and what its context variables are.
                 asyncio._enter_task(self._loop, self._task)
                 try:
-                    sending, waits_for = self._context.run(_begin, self._send, _body(chunk.body))
+                    begun = self._context.run(lambda: begin(self._send(_body(chunk.body))))
                 finally:
                     asyncio._leave_task(self._loop, self._task)
         except (Exception, asyncio.CancelledError) as error:
-            sending, waits_for = _failing(error), None
-        if sending is not None:
+            begun = Begun(_failing(error), None)
+        if not begun.is_done:
             self._fall_behind()
-            self._begun = sending, waits_for
+            self._begun = begun
             self._woken.set()
         return True
 
@@ -219,7 +216,7 @@ class AsgiWriter(StreamWriter):
                 self._woken.clear()
                 begun, self._begun = self._begun, None
                 if begun is not None:
-                    ended = await self._catch_up(_go_on(self._context, *begun, cancelled))
+                    ended = await self._catch_up(go_on(begun, run=self._context.run, error=cancelled))
                 else:
                     ended = self._over or await self._catch_up()
                 if ended:
@@ -243,48 +240,10 @@ class AsgiWriter(StreamWriter):
             self.hurry(0)
 
 
-def _begin(send: Send, message: Message) -> tuple[Any, Any]:
-    """Begins to send; what is left to do and what that waits for, or None twice where it is done."""
-    steps = send(message).__await__()
-    try:
-        return steps, next(steps)
-    except StopIteration:
-        return None, None
-
-
-@types.coroutine
-def _go_on(context: Context, steps: Any, waits_for: Any, error: BaseException | None) -> Generator[Any, Any, None]:
-    """Goes on with what was begun by hand: when `waits_for` is done, or with an `error`, and in its own context.
-
-    What was set there is reset there, as tokens of context variables demand.
-    """
-    with contextlib.suppress(StopIteration):
-        while True:
-            if error is None:
-                try:
-                    yield waits_for
-                except BaseException as reason:
-                    error = reason
-            elif hasattr(waits_for, "cancel"):
-                waits_for.cancel()  # nobody has waited for it yet, who would have been cancelled with it
-            if error is None:
-                waits_for = context.run(next, steps)
-            elif hasattr(steps, "throw"):
-                thrown, error = error, None
-                waits_for = context.run(steps.throw, thrown)
-            else:
-                raise error
-
-
-def _failing(error: BaseException) -> Any:
+def _failing(error: BaseException) -> Iterator[None]:
     """What is left to do of a message that could not be sent: to say so in the stream's own task."""
-
-    def fail() -> Generator[Any, Any, None]:
-        raise error
-        yield
-
-    steps = fail()
-    return steps
+    raise error
+    yield
 
 
 class DirectWriter(StreamWriter):
@@ -351,12 +310,6 @@ class DirectWriter(StreamWriter):
         self._manager.remove_connection(self._connection.id)
         # Somebody else may have cancelled the task as well.
         return is_own and self._holder is not None and not self._holder.uncancel()
-
-    async def hold(self, receive: Receive) -> None:
-        """As `StreamWriter.hold`."""
-        with self:
-            while (await receive())["type"] != "http.disconnect":
-                pass
 
     def leave(self) -> None:
         """As `StreamWriter.leave`."""

@@ -1,49 +1,85 @@
-"""Waiting with a limit, at no cost where nothing has to be waited for."""
+"""Coroutines that are begun by hand, at no cost where nothing has to be waited for, and gone on with in a task."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
-from typing import Any, TypeVar
+import types
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Final, NamedTuple, TypeVar
 
-__all__ = ["in_time"]
+__all__ = ["Begun", "begin", "go_on", "in_time"]
 
 T = TypeVar("T")
 
 
-class _Rest:
-    """What is left of a coroutine that has begun, and waits for `first`."""
+class Begun(NamedTuple):
+    """What has been begun: its `steps`, what the first of them `waits_for`; or, where it is done, its `result`."""
 
-    __slots__ = ("_coroutine", "_first")
+    steps: Any
+    waits_for: Any
+    result: Any = None
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], first: Any) -> None:
-        self._coroutine = coroutine
-        self._first = first
+    @property
+    def is_done(self) -> bool:
+        """Whether it had nothing to wait for."""
+        return self.steps is None
 
-    def __await__(self) -> Generator[Any, Any, Any]:
-        waits_for = self._first
-        try:
-            while True:
+
+def begin(awaitable: Awaitable[Any]) -> Begun:
+    """Runs something up to where it would wait."""
+    steps = awaitable.__await__()
+    try:
+        return Begun(steps, next(steps))
+    except StopIteration as done:
+        return Begun(None, None, done.value) if done.value is not None else _DONE
+
+
+_DONE: Final = Begun(None, None)
+
+
+def _plainly(step: Callable[..., Any], *arguments: Any) -> Any:
+    return step(*arguments)
+
+
+@types.coroutine
+def go_on(
+    begun: Begun, *, run: Callable[..., Any] = _plainly, error: BaseException | None = None
+) -> Generator[Any, Any, Any]:
+    """Goes on with what has been begun, when what it waits for is done or with an `error`; returns what it returns.
+
+    `run` makes each step, as `Context.run` does: what was set in a context is reset there, as tokens of context
+    variables demand. A cancellation is thrown into it: that is its own to answer.
+    """
+    steps, waits_for, _ = begun
+    try:
+        while True:
+            if error is None:
                 try:
-                    sent = yield waits_for
-                except BaseException as error:  # a cancellation, above all: it is the coroutine's own to answer
-                    waits_for = self._coroutine.throw(error)
-                else:
-                    waits_for = self._coroutine.send(sent)
-        except StopIteration as done:
-            return done.value
+                    yield waits_for
+                except BaseException as reason:
+                    error = reason
+            elif hasattr(waits_for, "cancel"):
+                waits_for.cancel()  # nobody has waited for it yet, who would have been cancelled with it
+            if error is None:
+                waits_for = run(next, steps)
+            elif hasattr(steps, "throw"):
+                thrown, error = error, None
+                waits_for = run(steps.throw, thrown)
+            else:
+                raise error
+    except StopIteration as done:
+        return done.value
 
 
-async def in_time(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns. Raises `TimeoutError`, and cancels it, when it waits for longer than `seconds`.
+async def in_time(seconds: float, awaitable: Awaitable[T]) -> T:
+    """What is awaited. Raises `TimeoutError`, and cancels it, when it waits for longer than `seconds`.
 
     It is begun without a timer, which is set where it has to wait: a request's body, say, is mostly there already.
     """
-    try:
-        first = coroutine.send(None)
-    except StopIteration as done:
-        result: T = done.value
+    begun = begin(awaitable)
+    if begun.is_done:
+        result: T = begun.result
         return result
     async with asyncio.timeout(seconds):
-        rest: T = await _Rest(coroutine, first)
+        rest: T = await go_on(begun)
     return rest

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..provider import StateProvider
 from ..sse import LAST_WRITE, SSEConnection
-from ..transports import AsgiWriter, DirectWriter, Probe, StreamWriter, Transport, servers_protocol, servers_transport
+from ..transports import AsgiWriter, DirectWriter, Probe, Transport, servers_protocol, servers_transport
 from ..wire import signals_frame
 
 __all__ = ["SSE_HEADERS", "StreamKeeper", "StreamResponse", "drain_on_signal"]
@@ -59,7 +59,7 @@ class StreamKeeper:
         elif writer is not None:
             await writer.hold(receive)
 
-    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> StreamWriter | None:
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> AsgiWriter | DirectWriter | None:
         protocol = servers_protocol(send, receive)
         _watch_server(self.provider, protocol, send)
         transport = servers_transport(send, receive)
@@ -72,10 +72,15 @@ class StreamKeeper:
             if beginning.begun is not None:
                 self.provider.sse_manager.remove_connection(beginning.begun.id)
             raise
-        if beginning.begun is None:
+        connection, cycle = beginning.begun, beginning.cycle
+        if connection is None:
             return None
-        writer = _writer(self.provider, beginning.begun, send, transport, beginning.cycle)
-        if isinstance(writer, DirectWriter) and _is_all_there_is(self.owner, protocol):
+        if cycle is None or self.provider.transport != "auto":
+            return _asgi_writer(self.provider, connection, send, transport)
+        manager = self.provider.sse_manager
+        writer = DirectWriter(manager, connection, send, self.provider.write_timeout, cycle)
+        manager.attach(connection, writer)
+        if _is_all_there_is(self.owner, protocol):
             _let_go_of_request(scope, protocol)
         return writer
 
@@ -185,22 +190,17 @@ class StreamResponse(Response):
         if beginning is None or not beginning.take_over(connection, start, opening, body):
             _say_once(logging.WARNING, "a middleware makes other messages of the app's answers: streams stay inside it")
             transport = beginning.transport if beginning is not None else None
-            await _writer(self.provider, connection, send, transport).hold(receive)
+            await _asgi_writer(self.provider, connection, send, transport).hold(receive)
 
 
-def _writer(
-    provider: StateProvider, connection: SSEConnection, send: Send, transport: Transport | None, cycle: Any = None
-) -> StreamWriter:
-    """What writes a stream that has begun, in this task."""
-    manager = provider.sse_manager
-    writer: StreamWriter
-    if cycle is not None and provider.transport == "auto":
-        writer = DirectWriter(manager, connection, send, provider.write_timeout, cycle)
-    else:
-        if provider.transport == "auto":
-            _say_once(logging.INFO, "streams go through ASGI's send: this server's HTTP/1.1 protocol is not known here")
-        writer = AsgiWriter(manager, connection, send, provider.write_timeout, transport)
-    manager.attach(connection, writer)
+def _asgi_writer(
+    provider: StateProvider, connection: SSEConnection, send: Send, transport: Transport | None
+) -> AsgiWriter:
+    """What writes a stream that has begun, in this task and through ASGI alone."""
+    if provider.transport == "auto":
+        _say_once(logging.INFO, "streams go through ASGI's send: this server's HTTP/1.1 protocol is not known here")
+    writer = AsgiWriter(provider.sse_manager, connection, send, provider.write_timeout, transport)
+    provider.sse_manager.attach(connection, writer)
     return writer
 
 
