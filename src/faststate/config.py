@@ -154,17 +154,11 @@ class StateConfig:
         scope = self.scope
         if self.on_login == "to_user" and user_id is not None:
             scope = StateScope.USER
+        ids = user_id, session_id, component_id, record_id
         try:
-            return _identifier(scope, self.state_name, user_id, session_id, component_id, record_id)
-        except TypeError:  # an id of a type that cannot be one
-            return StateIdentifier(
-                scope,
-                self.state_name,
-                user_id=user_id,
-                session_id=session_id,
-                component_id=component_id,
-                record_id=record_id,
-            )
+            return _identifier(scope, self.state_name, *ids)
+        except TypeError:  # an id of a type that cannot be one, nor be looked up
+            return _identifier.__wrapped__(scope, self.state_name, *ids)
 
     def owner_field(self, cls: type[ReactiveState]) -> str | None:
         """The field (its name) that holds the id of a state's owner, or None."""

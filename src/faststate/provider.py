@@ -827,12 +827,9 @@ class StateProvider:
 
     def take_away(self, connection: SSEConnection, state: ReactiveState) -> None:
         """Has a state vanish from a page, and never be told to it again."""
-        committed = state._committed
-        key = committed.identifier.key
-        if connection.topic(key) is None:
+        if connection.topic(state._committed.identifier.key) is None:
             return  # silenced, or told that the state is no more, while its user was being asked about
-        frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.audience(key).views)
-        self.sse_manager.unfollow(connection, key)
+        frame = self._unfollow(connection, state)
         if connection.topics:
             connection.send_frame(frame)
         else:
@@ -840,17 +837,23 @@ class StateProvider:
 
     def tell_removed(self, state: ReactiveState, reason: str) -> None:
         """Has a state vanish from all pages that show it; of a record that was there they say so, others load anew."""
-        committed = state._committed
-        key = committed.identifier.key
-        for connection in self.sse_manager.watchers(key):
+        identifier = state._committed.identifier
+        for connection in self.sse_manager.watchers(identifier.key):
             if connection.closed:
                 continue
-            frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.audience(key).views)
-            self.sse_manager.unfollow(connection, key)
-            if committed.identifier.scope is StateScope.RECORD:
+            frame = self._unfollow(connection, state)
+            if identifier.scope is StateScope.RECORD:
                 connection.send_frame(frame + message_frame(GONE, 404))
             else:
                 self.sse_manager.dismiss(connection, frame + reload_frame())
+
+    def _unfollow(self, connection: SSEConnection, state: ReactiveState) -> bytes:
+        """Has a page be told nothing more of a state that it follows; the frames (bytes) that take it off the page."""
+        committed = state._committed
+        key = committed.identifier.key
+        frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.audience(key).views)
+        self.sse_manager.unfollow(connection, key)
+        return frame
 
     def _shown(self, key: str) -> ReactiveState | None:
         return self.rechecks.cleared(key) or self.registry.peek(key)

@@ -8,21 +8,24 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
 
-__all__ = ["TOKEN_MAX_AGE", "Shown", "TokenSigner", "WatchToken", "binding"]
+__all__ = ["TOKEN_MAX_AGE", "Genuine", "Shown", "TokenSigner", "WatchToken", "binding"]
 
 TOKEN_MAX_AGE: Final = 7 * 86_400
 """Seconds that a page's token is good for; an older page is told to reload."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 TOKENS_KEPT: Final = 4_096
 """Tokens whose signature was found genuine and is not computed again; the longest known gives way."""
 
 LONGEST_KEPT: Final = 2_048
-"""Characters of a token that is kept; one that shows a great many states is verified each time."""
+"""Characters of a token, or bytes of a request's cookies, that are kept; what is longer is verified each time."""
 
 
 class Shown(NamedTuple):
@@ -66,6 +69,43 @@ class _Serializer(URLSafeTimedSerializer):
         return base64_encode(payload) if len(payload) < WORTH_COMPRESSING else super().dump_payload(obj)
 
 
+class Genuine(Generic[K, V]):
+    """What signed texts say that were found genuine, by all of their characters or bytes. Lifetime: that of their keys.
+
+    There are `most` at most; the longest known gives way. Each time it counts how old one is, as itsdangerous counts
+    it: older than `max_age` seconds (None for any age) it is known no more.
+    """
+
+    __slots__ = ("_kept", "_max_age", "_most")
+
+    def __init__(self, most: int, max_age: float | None) -> None:
+        self._most = most
+        self._max_age = max_age
+        self._kept: dict[K, tuple[V, int]] = {}  # and when it was signed, in seconds
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, text: object) -> bool:
+        return text in self._kept
+
+    def get(self, text: K) -> V | None:
+        """What it says; None where it is not known, or too old by now."""
+        kept = self._kept.get(text)
+        if kept is None:
+            return None
+        if self._max_age is None or 0 <= int(time.time()) - kept[1] <= self._max_age:
+            return kept[0]
+        del self._kept[text]
+        return None
+
+    def keep(self, text: K, says: V, signed_at: int) -> None:
+        """Remembers what a genuine text says, and when it was signed (seconds)."""
+        if len(self._kept) >= self._most:
+            del self._kept[next(iter(self._kept))]
+        self._kept[text] = says, signed_at
+
+
 class TokenSigner:
     """Signs and verifies watch tokens. Lifetime: the provider.
 
@@ -77,8 +117,7 @@ class TokenSigner:
         self._serializer = _Serializer(list(secret_keys), salt=f"faststate.watch{purpose}")
         self._signing = self._serializer.make_signer(self._serializer.salt)
         self.max_age = max_age
-        # By the whole token: what it says, and when it was signed (seconds). Of these keys alone, as the signer is.
-        self._genuine: dict[str, tuple[WatchToken, int]] = {}
+        self._genuine: Genuine[str, WatchToken] = Genuine(TOKENS_KEPT, max_age)
 
     def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:
         """A URL-safe token (str) for a page that shows `shown`, of the session and user in `bound_to`."""
@@ -92,10 +131,7 @@ class TokenSigner:
         if not isinstance(token, str) or "+" in token or "/" in token:  # which base64 would read as - and _
             return None
         if (kept := self._genuine.get(token)) is not None:
-            found, signed_at = kept
-            if 0 <= int(time.time()) - signed_at <= self.max_age:
-                return found
-            del self._genuine[token]  # a token's age counts each time, as itsdangerous counts it
+            return kept
         try:
             (bound_to, entries), signed = self._serializer.loads(token, max_age=self.max_age, return_timestamp=True)
             found = WatchToken(bound_to, tuple(Shown(name, own, tuple(views)) for name, own, views in entries))
@@ -104,7 +140,5 @@ class TokenSigner:
         except (BadData, ValueError, TypeError):
             return None
         if again and len(token) <= LONGEST_KEPT:
-            if len(self._genuine) >= TOKENS_KEPT:
-                del self._genuine[next(iter(self._genuine))]
-            self._genuine[token] = found, int(signed.timestamp())
+            self._genuine.keep(token, found, int(signed.timestamp()))
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from base64 import b64decode
 from typing import Any, Final, NamedTuple
 
@@ -14,13 +13,12 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..tokens import LONGEST_KEPT, Genuine
+
 __all__ = ["SessionMiddlewareThatRemembers", "remembers_sessions"]
 
 COOKIES_KEPT: Final = 4_096
 """Cookies whose signature was found genuine; the longest known gives way."""
-
-LONGEST_KEPT: Final = 2_048
-"""Bytes of what a browser sends as its cookies that is kept; more is read each time."""
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _MESSAGE: Final = "faststate_session_message"
@@ -35,12 +33,10 @@ def remembers_sessions() -> bool:
 
 
 class _Read(NamedTuple):
-    """What a genuine cookie holds: its JSON, the same as a dict where no value in it can change, and when it was
-    signed (seconds)."""
+    """What a genuine cookie holds: its JSON, and the same as a dict where no value in it can change."""
 
     text: bytes
     values: dict[str, Any] | None
-    signed_at: int
 
 
 class SessionMiddlewareThatRemembers(SessionMiddleware):
@@ -54,7 +50,7 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
         super().__init__(app, *args, **options)
         self._writer = SessionMiddleware(_send_again, *args, **options)
-        self._genuine: dict[bytes, _Read] = {}  # by all cookies of a request
+        self._genuine: Genuine[bytes, _Read] = Genuine(COOKIES_KEPT, self.max_age)  # by all cookies of a request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = self._session(scope) if scope["type"] == "http" else None
@@ -88,16 +84,7 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
         if len(cookies) != 1:
             return None
         read = self._genuine.get(cookies[0])
-        if read is None:
-            read = self._read(scope, cookies[0])
-            if read is None:
-                return None
-            if scope["method"] == "POST":  # who clicks does so again; most who open a page and its stream wait
-                if len(self._genuine) >= COOKIES_KEPT:
-                    del self._genuine[next(iter(self._genuine))]
-                self._genuine[cookies[0]] = read
-        elif self.max_age is not None and not 0 <= int(time.time()) - read.signed_at <= self.max_age:
-            del self._genuine[cookies[0]]
+        if read is None and (read := self._read(scope, cookies[0])) is None:
             return None
         return _Session(json.loads(read.text) if read.values is None else read.values)
 
@@ -112,7 +99,10 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
         text = b64decode(data)
         values = json.loads(text)
         is_plain = isinstance(values, dict) and _PLAIN.issuperset(map(type, values.values()))
-        return _Read(text, values if is_plain else None, int(when.timestamp()))
+        read = _Read(text, values if is_plain else None)
+        if scope["method"] == "POST":  # who clicks does so again; most who open a page and its stream wait
+            self._genuine.keep(cookies, read, int(when.timestamp()))
+        return read
 
 
 _VARY: Final = (b"vary", b"Cookie")

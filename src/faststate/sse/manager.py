@@ -350,15 +350,20 @@ class SSEManager:
             joined = self._join([sending for sending in sendings if sending is not most], most)
             self._write_to_all(most, position, joined)
             for connection, parts in joined.items():
-                chunk, writer = parts.chunk(position), connection.writer
-                if writer is not None and writer.write(chunk):
-                    self.sent_bytes += len(chunk.body)
-                else:
+                if not self._write(connection, parts.chunk(position)):
                     for topic, changes, ahead in sendings:
                         if connection in topic.connections and connection not in ahead:
                             connection.notify(topic.key, changes)
         for connection in alone:
-            self._write_alone(connection, position)
+            self._write_alone(connection)
+
+    def _write(self, connection: SSEConnection, chunk: Chunk) -> bool:
+        """Writes a chunk to one connection; False where its reader has not taken what came before, or none writes."""
+        writer = connection.writer
+        if writer is None or not writer.write(chunk):
+            return False
+        self.sent_bytes += len(chunk.body)
+        return True
 
     def position_line(self) -> bytes:
         """The event (bytes) that tells a page how far it has been told."""
@@ -416,12 +421,8 @@ class SSEManager:
                 continue  # a middleware's `send` may end other streams
             if shows is not known:
                 known, chunk = shows, chunk_for(shows)
-            if chunk is not None:
-                writer = connection.writer
-                if writer is not None and writer.write(chunk):
-                    self.sent_bytes += len(chunk.body)
-                else:
-                    refused.append(connection)
+            if chunk is not None and not self._write(connection, chunk):
+                refused.append(connection)
         for connection in refused:
             if connection in connections:
                 connection.notify(topic.key, changes)
@@ -430,16 +431,14 @@ class SSEManager:
             if topic.quick is None or topic.unchecked > UNCHECKED:
                 topic.sort()
 
-    def _write_alone(self, connection: SSEConnection, position: bytes) -> None:
+    def _write_alone(self, connection: SSEConnection) -> None:
         writer = connection.writer
         if writer is None or connection.closed:
             return
         if not writer.ready:
             writer.wake()
-        elif waiting := connection.drain():
-            chunk = Chunk(waiting + position)
-            writer.write(chunk)
-            self.sent_bytes += len(chunk.body)
+        elif waiting := self.drain_for(connection):
+            writer.write(Chunk(waiting))
 
     def drain_for(self, connection: SSEConnection) -> bytes:
         """All that waits for one connection, with the stream's position behind it; empty where nothing does."""
@@ -505,8 +504,7 @@ class SSEManager:
                 continue
             if connection.ends_at <= at:
                 self.dismiss(connection, self._reopen)  # a sign-in may have run out since it was opened
-            elif writer.write(_BEAT):
-                self.sent_bytes += len(_BEAT.body)
+            elif self._write(connection, _BEAT):
                 connection.last_ping = now
             else:
                 writer.wake()  # whose reader has stopped taking what was written, and gets its last time to go on
