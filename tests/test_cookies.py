@@ -119,6 +119,14 @@ async def test_two_cookie_headers_are_read_as_starlette_reads_them(clock):
             assert await ask(app, *pair) == expected
 
 
+async def test_a_cookie_that_comes_again_is_not_verified_again(clock, monkeypatch):
+    app = middleware(None)
+    cookie = b"session_=" + signed({"n": 1})
+    await ask(app, cookie)
+    monkeypatch.setattr(app, "signer", None)
+    assert (await ask(app, cookie))[0] == {"n": 1}
+
+
 async def test_cookies_are_remembered_within_bounds(clock, monkeypatch):
     monkeypatch.setattr("faststate.fasthtml.cookies.COOKIES_KEPT", 10)
     app = middleware(None)

@@ -152,6 +152,14 @@ def test_a_token_that_was_verified_before_is_known_by_all_of_it_and_to_its_own_k
     assert signer.verify(token).binding == BOUND != binding("another session", 7)  # whose it is stays to be compared
 
 
+def test_a_token_that_comes_again_is_not_computed_again(monkeypatch):
+    signer = TokenSigner(["key"])
+    token = signer.sign(BOUND, SHOWN)
+    found = signer.verify(token)
+    monkeypatch.setattr(signer, "_serializer", None)
+    assert signer.verify(token) == found == WatchToken(BOUND, SHOWN)
+
+
 def test_tokens_that_were_verified_are_remembered_within_bounds(monkeypatch):
     monkeypatch.setattr("faststate.tokens.TOKENS_KEPT", 10)
     signer = TokenSigner(["key"])

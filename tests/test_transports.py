@@ -342,6 +342,44 @@ async def test_an_app_mounted_in_another_streams_through_it_and_ends_with_its_se
             await two_tabs_follow(visited)
 
 
+def scopes_of(visited):
+    """What uvicorn holds of the requests of the streams that are open."""
+    return [each.writer._send.__self__.scope for each in visited.provider.sse_manager.connections.values()]
+
+
+@pytest.mark.parametrize("http", HTTP)
+async def test_what_uvicorn_holds_of_a_stream_s_request_is_let_go(http):
+    async with site(http=http, writer=DirectWriter) as visited:
+        await two_tabs_follow(visited)
+        for scope in scopes_of(visited):
+            assert scope["headers"] == [] and scope["query_string"] == b""
+            assert scope["path"] == "/_faststate/stream" and scope["method"] == "GET"
+
+
+async def test_who_is_around_the_app_still_finds_the_request_when_its_stream_has_ended():
+    app, provider = make_app()
+    seen = []
+
+    class AccessLog:
+        def __init__(self):
+            self.state = app.state
+
+        async def __call__(self, scope, receive, send):
+            await app(scope, receive, send)
+            if scope["type"] == "http":
+                seen.append((scope["path"], scope["query_string"], dict(scope["headers"])))
+
+    with serving(AccessLog()) as url:
+        async with contextlib.AsyncExitStack() as stack:
+            visited = Site(url, provider, stack, DirectWriter)
+            for tab in await two_tabs_follow(visited):
+                await tab.close()
+            await eventually(lambda: sum(path.endswith("/stream") for path, _, _ in seen) == 2)
+    for path, query, headers in seen:
+        if path.endswith("/stream"):
+            assert query.startswith(b"datastar=") and headers[b"datastar-request"] == b"true"
+
+
 # -- HTTP, byte by byte ------------------------------------------------------------------------------------------------
 
 
