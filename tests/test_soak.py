@@ -14,6 +14,7 @@ import apsw
 import pytest
 
 from benchmarks.soak import ARRIVALS, TTL, Memory, Soak
+from faststate.tokens import Genuine
 
 from .forks import Fork
 
@@ -56,8 +57,8 @@ async def without_caches(soak):
         if isinstance(each, functools._lru_cache_wrapper) and str(each.__module__).startswith("faststate"):
             assert each.cache_info().maxsize is not None, each
             each.cache_clear()
-        elif str(type(each).__module__).startswith("faststate") and getattr(each, "_genuine", None):
-            each._genuine.clear()
+        elif isinstance(each, Genuine):
+            each._kept.clear()
     if soak.provider.store is not None:
         await soak.provider.store.load("anything")  # its thread holds on to its last requests
     for _ in range(1_000):  # the loop holds on to timers that were not needed, until they are more than half of all

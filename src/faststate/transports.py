@@ -189,7 +189,7 @@ class AsgiWriter(StreamWriter):
                     asyncio._leave_task(self._loop, self._task)
         except (Exception, asyncio.CancelledError) as error:
             begun = Begun(_failing(error), None)
-        if not begun.is_done:
+        if begun.steps is not None:
             self._fall_behind()
             self._begun = begun
             self._woken.set()

@@ -13,16 +13,12 @@ T = TypeVar("T")
 
 
 class Begun(NamedTuple):
-    """What has been begun: its `steps`, what the first of them `waits_for`; or, where it is done, its `result`."""
+    """What has been begun: its `steps`, and what the first of them `waits_for`; None twice, and its `result`, where it
+    had nothing to wait for."""
 
     steps: Any
     waits_for: Any
     result: Any = None
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it had nothing to wait for."""
-        return self.steps is None
 
 
 def begin(awaitable: Awaitable[Any]) -> Begun:
@@ -77,7 +73,7 @@ async def in_time(seconds: float, awaitable: Awaitable[T]) -> T:
     It is begun without a timer, which is set where it has to wait: a request's body, say, is mostly there already.
     """
     begun = begin(awaitable)
-    if begun.is_done:
+    if begun.steps is None:
         result: T = begun.result
         return result
     async with asyncio.timeout(seconds):
