@@ -492,7 +492,7 @@ async def test_a_thousand_streams_of_two_classes_of_viewers_share_two_frames_and
 async def test_a_thousand_snapshots_of_two_classes_of_viewers_are_encoded_twice(site):
     full = await site.provider.registry.get_state(StateIdentifier(StateScope.GLOBAL, "Staff"), Staff)
     hidden = [Staff._fs_schema().hidden_from(user) for user in (ANN, BEN)]
-    frames = {id(snapshot_frame(full._seen(hidden[n % 2]), frozenset({"card"}))) for n in range(1_000)}
+    frames = {id(snapshot_frame(full._seen(hidden[n % 2]), frozenset({"card"}), keep=True)) for n in range(1_000)}
     assert len(frames) == 2
     await site.provider.stop()
 

@@ -290,6 +290,16 @@ async def test_what_a_slow_reader_has_missed_is_one_snapshot_per_state(provider)
     assert len(model.elements) == 1 and model.elements[0].count("<li>") == 100
 
 
+async def test_a_snapshot_s_bytes_are_kept_where_several_pages_show_the_state_and_for_one_alone_not(provider):
+    sent = []
+    for name in ("one", "two", "three"):
+        connection = await follow(provider, name)
+        connection.notify("global:Board", None)
+        sent.append(connection.drain())
+        assert len(provider.registry.peek("global:Board")._committed.frames) == (len(sent) > 1)
+    assert sent[0] == sent[1] == sent[2] and sent[1] is sent[2]
+
+
 async def test_a_fragment_never_overtakes_what_was_committed_before_it(provider):
     one = await follow(provider)
     await count_to(provider, 1)

@@ -322,7 +322,8 @@ class SSEConnection:
                 if changes is not None:
                     frames.append(changes.frame(audience, box.echoes.get(key)))
                 elif (state := topic.snapshot_for(self)) is not None:
-                    frames.append(snapshot_frame(state._seen(audience.hidden), audience.views))
+                    shown, is_shared = state._seen(audience.hidden), len(topic.connections) > 1
+                    frames.append(snapshot_frame(shown, audience.views, keep=is_shared))
             except Exception:  # it must not keep the other states from the page, nor the others from their pages
                 logger.exception("what has changed of %s could not be sent", key)
         box.states, box.echoes = {}, {}

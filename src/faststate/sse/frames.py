@@ -122,8 +122,12 @@ def _view_frame(state: ReactiveState, name: str, html: str) -> bytes:
     return elements_frame(html, f'[{ATTRIBUTE}="{".".join((*state._committed.namespace, name))}"]')
 
 
-def snapshot_frame(state: ReactiveState, views: frozenset[str]) -> bytes:
-    """The frames (bytes) that bring a page to `state`, whatever it shows; made once per commit and set of views."""
+def snapshot_frame(state: ReactiveState, views: frozenset[str], *, keep: bool = False) -> bytes:
+    """The frames (bytes) that bring a page to `state`, whatever it shows.
+
+    With `keep` others will want the same: they are made once per commit and set of views. Most states have one page,
+    which opens its stream once, and would have 300 bytes kept for it and more.
+    """
     committed = state._committed
     frame = committed.frames.get(views)
     if frame is None:
@@ -134,7 +138,8 @@ def snapshot_frame(state: ReactiveState, views: frozenset[str]) -> bytes:
         if committed.encoded:
             frame += signals_frame(nest(path, committed.encoded))
         frame += _all_view_frames(state, views)
-        committed.frames = {**committed.frames, views: frame}
+        if keep:
+            committed.frames = {**committed.frames, views: frame}
     return frame
 
 
