@@ -6,6 +6,8 @@ from typing import Annotated
 
 import pytest
 from fasthtml import common as fh
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from faststate import (
@@ -19,7 +21,9 @@ from faststate import (
     current_request,
     fast_app,
 )
+from faststate.sse.frames import audience_of
 from faststate.sse.manager import QUICK_FROM, UNCHECKED
+from faststate.sse.topics import Topic
 from faststate.transports import AsgiWriter
 
 from .live import Model
@@ -120,6 +124,33 @@ async def test_a_reader_who_takes_nothing_is_soon_asked_however_many_are_left(pr
     for number in range(50):
         await write(provider, f"{number} " + "x" * 1_000)
     assert frozen.unasked <= UNCHECKED + 1_200
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.sampled_from(["a", "b"])), max_size=12))
+def test_a_state_s_followers_are_those_who_have_joined_and_not_left(steps):
+    topic, connections, expected = Topic("global:Board", lambda key: None), [SSEConnection() for _ in range(3)], {}
+    for joins, number, view in steps:
+        connection = connections[number]
+        if joins:
+            expected[connection] = audience_of(frozenset([view]))
+            topic.join(connection, expected[connection])
+        else:
+            expected.pop(connection, None)
+            topic.leave(connection)
+        assert dict(topic.connections) == expected and len(topic.connections) == len(expected)
+        assert [each in topic.connections for each in connections] == [each in expected for each in connections]
+
+
+async def test_who_is_removed_by_being_written_to_is_kept_nothing_for(provider):
+    connection = follow(provider, "global:Board")
+
+    def write_and_end(chunk):
+        provider.sse_manager.remove_connection(connection.id)
+        return False
+
+    connection.writer.write = write_and_end
+    await write(provider, "gone")
+    assert not connection.waits and not provider.sse_manager.is_watched("global:Board")
 
 
 async def test_streams_that_other_threads_end_do_not_hold_up_the_loop_that_writes(provider):

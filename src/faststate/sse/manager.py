@@ -414,9 +414,8 @@ class SSEManager:
         known: Audience | None = None
         chunk = None
         refused: list[SSEConnection] = []
-        connections = topic.connections
-        for connection in list(connections if topic.rest is None else topic.rest):
-            shows = connections.get(connection)
+        for connection in list(topic.connections if topic.rest is None else topic.rest):
+            shows = topic.connections.get(connection)
             if shows is None or connection in ahead or connection in others:
                 continue  # a middleware's `send` may end other streams
             if shows is not known:
@@ -424,9 +423,9 @@ class SSEManager:
             if chunk is not None and not self._write(connection, chunk):
                 refused.append(connection)
         for connection in refused:
-            if connection in connections:
+            if connection in topic.connections:
                 connection.notify(topic.key, changes)
-        if topic.quick is not None or len(connections) >= QUICK_FROM:
+        if topic.quick is not None or len(topic.connections) >= QUICK_FROM:
             topic.unchecked += max((len(chunk.framed) for chunk in chunks.values() if chunk is not None), default=0)
             if topic.quick is None or topic.unchecked > UNCHECKED:
                 topic.sort()
