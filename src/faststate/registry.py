@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar, cast
 
 from .commits import Committer, RegistryHooks
@@ -358,7 +358,7 @@ class StateRegistry:
         order, recoverable = entry.order, entry.recoverable
         if order is None or order[0] != entry.ttl or order[1] is not recoverable:
             self._leave_order(entry)
-            order = entry.order = entry.ttl, recoverable
+            order = entry.order = _order(entry.ttl, recoverable)
             self._idle.setdefault(order, OrderedDict())[key] = None
         self._idle[order].move_to_end(key)
         if entry.stored is not None and now - entry.touched > touch_after(entry.ttl):
@@ -570,6 +570,12 @@ class StateRegistry:
         Sent when the call returns; awaiting the result, the number of connections (int), is possible and not needed.
         """
         return self.hooks.broadcast(state_key, event_data)
+
+
+@lru_cache(maxsize=256)
+def _order(ttl: float, recoverable: bool) -> tuple[float, bool]:
+    """Among which others a state waits to be idle for long enough: one object for all of them."""
+    return ttl, recoverable
 
 
 def touch_after(ttl: float) -> float:
