@@ -342,9 +342,13 @@ async def test_an_app_mounted_in_another_streams_through_it_and_ends_with_its_se
             await two_tabs_follow(visited)
 
 
+def connections_of(visited):
+    return list(visited.provider.sse_manager.connections.values())
+
+
 def scopes_of(visited):
     """What uvicorn holds of the requests of the streams that are open."""
-    return [each.writer._send.__self__.scope for each in visited.provider.sse_manager.connections.values()]
+    return [each.writer._send.__self__.scope for each in connections_of(visited)]
 
 
 @pytest.mark.parametrize("http", HTTP)
@@ -352,8 +356,13 @@ async def test_what_uvicorn_holds_of_a_stream_s_request_is_let_go(http):
     async with site(http=http, writer=DirectWriter) as visited:
         await two_tabs_follow(visited)
         for scope in scopes_of(visited):
-            assert scope["headers"] == [] and scope["query_string"] == b""
+            assert scope["headers"] == [] and scope["query_string"] == scope["raw_path"] == b"" and scope["state"] == {}
             assert scope["path"] == "/_faststate/stream" and scope["method"] == "GET"
+        one, other = scopes_of(visited)
+        for alike in ("path", "method", "asgi", "server"):
+            assert one[alike] is other[alike]
+        protocols = [each.writer._send.__self__.on_response.__self__ for each in connections_of(visited)]
+        assert all(protocol.server is one["server"] for protocol in protocols)
 
 
 async def test_who_is_around_the_app_still_finds_the_request_when_its_stream_has_ended():
@@ -406,12 +415,12 @@ class Wire:
         finally:
             wire.writer.close()
 
-    def ask(self, path="/", version="1.1", stream=False):
+    def ask(self, path="/", version="1.1", stream=False, also=()):
         params = {"datastar": json.dumps({"w": self.tab.tokens, "n": self.tab.position})} if stream else None
         request = self.tab.client.build_request("GET", path, params=params, headers=BROWSER)
         head = f"GET {request.url.raw_path.decode()} HTTP/{version}\r\n"
         lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name != "connection"]
-        self.writer.write((head + "".join(lines) + "\r\n").encode())
+        self.writer.write((head + "".join([*lines, *also]) + "\r\n").encode())
 
     def ask_for_the_stream(self, version="1.1"):
         self.ask("/_faststate/stream", version, stream=True)
@@ -452,6 +461,49 @@ class Wire:
         else:
             body = await self.chunks()
         assert b"<title>All" in body
+
+
+@pytest.mark.parametrize("http", HTTP)
+async def test_a_stream_whose_request_has_a_body_takes_it_as_it_comes_and_finds_its_end(http):
+    async with site(http=http, writer=DirectWriter) as visited:
+        tab = await visited.tab(await visited.browser(), streaming=False)
+        async with Wire.to(tab) as wire:
+            wire.ask("/_faststate/stream", stream=True, also=["transfer-encoding: chunked\r\n"])
+            assert (await wire.head())[0] == 200
+            await wire.until(b"id: ")
+            for number in range(1, 4):
+                wire.writer.write(b"5\r\nabcde\r\n")
+                await tab.post("Counter/add", a={"by": 1})
+                await wire.until(b'"count":%d' % number)
+            wire.writer.transport.abort()
+        await eventually(lambda: not visited.provider.sse_manager.connections)
+
+
+async def test_an_end_that_a_layer_around_the_app_tells_of_alone_is_heard():
+    app, provider = make_app()
+    over = threading.Event()
+
+    class TimeIsOver:
+        state = app.state
+
+        async def __call__(self, scope, receive, send):
+            asked = 0
+
+            async def receive_in_time():
+                nonlocal asked
+                asked += 1
+                while asked > 1 and not over.is_set():  # noqa: ASYNC110  # which another thread's loop sets
+                    await asyncio.sleep(0.01)
+                return await receive() if asked == 1 else {"type": "http.disconnect"}
+
+            await app(scope, receive_in_time if scope.get("path", "").endswith("/stream") else receive, send)
+
+    with serving(TimeIsOver()) as url:
+        async with contextlib.AsyncExitStack() as stack:
+            visited = Site(url, provider, stack, DirectWriter)
+            await two_tabs_follow(visited)
+            over.set()
+            await eventually(lambda: not provider.sse_manager.connections)
 
 
 WRITERS = [("auto", DirectWriter), ("portable", AsgiWriter)]

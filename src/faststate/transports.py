@@ -19,7 +19,16 @@ from starlette.types import Message, Receive, Scope, Send
 from .sse import LAST_WRITE, Chunk, SSEConnection, SSEManager
 from .waits import Begun, begin, go_on
 
-__all__ = ["AsgiWriter", "DirectWriter", "Probe", "StreamWriter", "Transport", "servers_protocol", "servers_transport"]
+__all__ = [
+    "AsgiWriter",
+    "DirectWriter",
+    "Probe",
+    "StreamWriter",
+    "Transport",
+    "servers_arrival",
+    "servers_protocol",
+    "servers_transport",
+]
 
 logger = logging.getLogger("faststate")
 
@@ -297,19 +306,21 @@ class DirectWriter(StreamWriter):
         finally:
             self._worker = None
 
-    def __enter__(self) -> None:
-        """Begins the block in which the stream's task waits for its end, which `receive` tells."""
+    def begin(self) -> None:
+        """From here on the stream's task waits for the end, which `receive` tells."""
         self._holder = asyncio.current_task()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
-        """Ends the stream; True where `leave` has ended the block."""
-        is_own = kind is asyncio.CancelledError and self._over
+    def has_left(self) -> bool:
+        """Whether it was `leave` alone that has cancelled the stream's task, which goes on then."""
+        # Somebody else may have cancelled the task as well.
+        return self._over and self._holder is not None and not self._holder.uncancel()
+
+    def end(self) -> None:
+        """Ends the stream."""
         self._over = True
         if self._worker is not None:
             self._worker.cancel()
         self._manager.remove_connection(self._connection.id)
-        # Somebody else may have cancelled the task as well.
-        return is_own and self._holder is not None and not self._holder.uncancel()
 
     def leave(self) -> None:
         """As `StreamWriter.leave`."""
@@ -409,3 +420,11 @@ def servers_protocol(send: Send, receive: Receive) -> Any:
         if protocol is not None:
             return protocol
     return None
+
+
+def servers_arrival(send: Send, receive: Receive) -> asyncio.Event | None:
+    """What uvicorn sets when its `receive` has something to tell; None where another's may have more to tell."""
+    cycle = getattr(receive, "__self__", None)
+    arrival = getattr(cycle, "message_event", None)
+    is_its_own = is_uvicorns(send) and cycle is getattr(send, "__self__", None)
+    return arrival if is_its_own and isinstance(arrival, asyncio.Event) else None

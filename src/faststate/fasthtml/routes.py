@@ -50,6 +50,8 @@ UNREAD: Final = "What this page shows cannot be had just now. Please try again l
 _UNSAVED: Final = "This could not be saved. Please try again."
 _FAILED: Final = "faststate_failed"
 """Where an event's error waits in the request's scope for the event's route."""
+_OPENED: Final = "faststate_opened"
+"""Where the connection that was opened for a stream's request waits in its scope until it is answered."""
 _BROKEN: Final = "Something went wrong on the server. Nothing was changed."
 
 
@@ -411,7 +413,7 @@ class Routes:
             else:
                 raise
         finally:
-            opened = getattr(request.state, "faststate_opened", None)
+            opened = request.scope.pop(_OPENED, None)
             if opened is not None and not isinstance(response, StreamResponse):
                 self.provider.sse_manager.remove_connection(opened.id)  # nobody will ever write to it
             session: Any = request.scope.get("session")
@@ -458,7 +460,7 @@ class Routes:
         except LimitError as error:
             return PlainTextResponse(str(error), 429, {"retry-after": "5"})
         if isinstance(opened, SSEConnection):
-            request.state.faststate_opened = opened
+            request.scope[_OPENED] = opened  # and not into its state, which uvicorn has as long as the stream is open
             return StreamResponse(self.provider, opened)
         return EventResponse(opened or b"")
 

@@ -8,6 +8,7 @@ import logging
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from sys import intern
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..provider import StateProvider
 from ..sse import LAST_WRITE, SSEConnection
-from ..transports import AsgiWriter, DirectWriter, Probe, Transport, servers_protocol, servers_transport
+from ..transports import (
+    AsgiWriter,
+    DirectWriter,
+    Probe,
+    Transport,
+    servers_arrival,
+    servers_protocol,
+    servers_transport,
+)
 from ..wire import signals_frame
 
 __all__ = ["SSE_HEADERS", "StreamKeeper", "StreamResponse", "drain_on_signal"]
@@ -53,9 +62,19 @@ class StreamKeeper:
     async def _keep(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = await self._begin(scope, receive, send)
         if isinstance(writer, DirectWriter):
-            with writer:  # here, since another coroutine's frame would take 230 bytes for each stream
+            # Here, since another coroutine's frame would take 230 bytes for each stream. One of `receive`'s would, too:
+            # it is asked when it has something to tell.
+            arrival = servers_arrival(send, receive)
+            writer.begin()
+            try:
                 while (await receive())["type"] != "http.disconnect":
-                    pass
+                    if arrival is not None:
+                        await arrival.wait()
+            except asyncio.CancelledError:
+                if not writer.has_left():
+                    raise
+            finally:
+                writer.end()
         elif writer is not None:
             await writer.hold(receive)
 
@@ -93,17 +112,22 @@ def _is_all_there_is(owner: Any, protocol: Any) -> bool:
     return served is not None and served is owner
 
 
-_versions: dict[str, Any] = {}
+_shared: dict[str, Any] = {}
+"""What is the same for all requests to a server, and each comes with anew: ASGI's versions, the server's address."""
 
 
 def _let_go_of_request(scope: Scope, protocol: Any) -> None:
     """Drops what uvicorn holds of a request that has been answered: tokens, cookies and headers take 2 KB and more.
 
-    uvicorn itself reads none of it behind the beginning of the answer.
+    uvicorn itself reads none of it behind the beginning of the answer. What others may read, and many requests have
+    alike, they have together from here on.
     """
-    scope["query_string"] = b""
+    scope["query_string"] = scope["raw_path"] = b""
+    scope["path"], scope["method"] = intern(scope["path"]), intern(scope["method"])
     if isinstance(asgi := scope.get("asgi"), dict):
-        scope["asgi"] = _versions.setdefault(repr(asgi), asgi)  # the same words for each request, in a dict of its own
+        scope["asgi"] = _shared.setdefault(repr(asgi), asgi)
+    if isinstance(server := scope.get("server"), tuple) and server == getattr(protocol, "server", None):
+        scope["server"] = protocol.server = _shared.setdefault(repr(server), server)
     if isinstance(headers := scope["headers"], list):
         headers.clear()
     # Another request may have begun to arrive behind this one.
