@@ -180,7 +180,7 @@ class AsgiWriter(StreamWriter):
         self._context = copy_context()
         self._is_servers = is_uvicorns(send)
         self._begun: Begun | None = None
-        self._woken = asyncio.Event()
+        self._woken = self._loop.create_future()  # an event, and a coroutine that waits for it, would take 1 KB
 
     def write(self, chunk: Chunk) -> bool:
         """As `StreamWriter.write`; called by the loop, where no task is running."""
@@ -201,14 +201,18 @@ class AsgiWriter(StreamWriter):
         if begun.steps is not None:
             self._fall_behind()
             self._begun = begun
-            self._woken.set()
+            self._wake_task()
         return True
 
     def wake(self) -> None:
         """As `StreamWriter.wake`; the stream's own task does it."""
         if not self._over:
             self._fall_behind()
-            self._woken.set()
+            self._wake_task()
+
+    def _wake_task(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)
 
     async def hold(self, receive: Receive) -> None:
         """Keeps the response open, in the task that made this writer, until one side ends it."""
@@ -217,12 +221,12 @@ class AsgiWriter(StreamWriter):
             while True:
                 cancelled = None
                 try:
-                    await self._woken.wait()
+                    await self._woken
                 except asyncio.CancelledError as error:
                     if self._begun is None:
                         raise
                     cancelled = error  # by a time limit within a `send` that has begun, and is this task's by now
-                self._woken.clear()
+                self._woken = self._loop.create_future()
                 begun, self._begun = self._begun, None
                 if begun is not None:
                     ended = await self._catch_up(go_on(begun, run=self._context.run, error=cancelled))
@@ -244,7 +248,7 @@ class AsgiWriter(StreamWriter):
         """As `StreamWriter.leave`."""
         self._over = True
         self._manager.remove_connection(self._connection.id)
-        self._woken.set()
+        self._wake_task()
         if self._busy:  # it may wait, for its whole time, for somebody who has gone
             self.hurry(0)
 
