@@ -78,6 +78,13 @@ def cart_of(session_id="s"):
 # -- creation ----------------------------------------------------------------------------------------------------------
 
 
+async def test_states_of_one_idle_time_share_what_says_so(registry):
+    for session_id in ("s", "t"):
+        await registry.get_state(cart_of(session_id), Cart)
+    one, other = (registry.find(cart_of(session_id).key) for session_id in ("s", "t"))
+    assert one.order == (DEFAULT_TTL[StateScope.SESSION], True) and one.order is other.order
+
+
 async def test_a_thousand_first_readers_make_one_state_with_one_call(registry):
     calls, started, go = [], asyncio.Event(), asyncio.Event()
 

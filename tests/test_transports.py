@@ -365,6 +365,23 @@ async def test_what_uvicorn_holds_of_a_stream_s_request_is_let_go(http):
         assert all(protocol.server is one["server"] for protocol in protocols)
 
 
+def coroutines_of(task):
+    """The names of those that wait for one another in a task, the innermost last."""
+    names, coroutine = [], task.get_coro()
+    while hasattr(coroutine, "cr_await"):
+        names.append(coroutine.__qualname__)
+        coroutine = coroutine.cr_await
+    return names
+
+
+@pytest.mark.parametrize("http", HTTP)
+async def test_nothing_of_an_idle_stream_waits_in_receive(http):
+    async with site(http=http, writer=DirectWriter) as visited:
+        await two_tabs_follow(visited)
+        for connection in connections_of(visited):
+            assert coroutines_of(connection.writer._holder)[-2:] == ["StreamKeeper._keep", "Event.wait"]
+
+
 async def test_who_is_around_the_app_still_finds_the_request_when_its_stream_has_ended():
     app, provider = make_app()
     seen = []

@@ -31,7 +31,7 @@ class _One(Mapping[SSEConnection, Audience]):
         return self._audience
 
     def __iter__(self) -> Iterator[SSEConnection]:
-        yield self._connection
+        return iter((self._connection,))
 
     def __len__(self) -> int:
         return 1
