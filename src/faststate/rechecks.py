@@ -67,7 +67,7 @@ class Rechecks:
 
     def decided(self, number: int) -> int:
         """Up to which commit (its number) a stream has been told of all that it may see, when `number` is the last."""
-        return min(self._decided.values(), default=number)
+        return min(tuple(self._decided.values()), default=number) if self._decided else number
 
     def committed(self, commit: Commit, connection_id: str | None, echo: Mapping[str, Any] | None) -> None:
         """Sends `commit` to those who may still see it, when they have been asked about."""

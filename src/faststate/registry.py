@@ -355,10 +355,11 @@ class StateRegistry:
         key = entry.identifier.key
         if self._entries.get(key) is not entry:
             return
-        order, recoverable = entry.order, entry.recoverable
-        if order is None or order[0] != entry.ttl or order[1] is not recoverable:
+        order = entry.order
+        # What was recoverable may have been changed since, and what cannot be had again never can.
+        if order is None or order[0] != entry.ttl or (order[1] and not entry.recoverable):
             self._leave_order(entry)
-            order = entry.order = _order(entry.ttl, recoverable)
+            order = entry.order = _order(entry.ttl, entry.recoverable)
             self._idle.setdefault(order, OrderedDict())[key] = None
         self._idle[order].move_to_end(key)
         if entry.stored is not None and now - entry.touched > touch_after(entry.ttl):

@@ -101,28 +101,32 @@ class Committed:
         self.run = run
 
 
-class Working:
+class Working(Thaw):
     """What a working copy knows of itself. Lifetime: one transaction, or one step of a generator."""
 
-    __slots__ = ("base", "frozen", "schema", "thaw")
+    __slots__ = ("base", "frozen", "schema")
 
     def __init__(self, base: ReactiveState) -> None:
+        super().__init__()
         self.base = base
         self.schema = type(base)._fs_schema()
-        self.thaw = Thaw()
         self.frozen: dict[str, Any] = {}
 
     def start(self) -> dict[str, Any]:
         """The values that the copy begins with; all other ones it thaws when they are asked for."""
-        base = self.base
-        values, committed = {}, base.__dict__
-        for name in type(base).__pydantic_fields__:
-            value = committed[name]
+        values = _fields_of(self.base)
+        for name, value in values.items():
             if type(value) not in SCALARS and is_container(value):
                 self.frozen[name] = value
-            else:
-                values[name] = value
+        for name in self.frozen:
+            del values[name]
         return values
+
+
+def _fields_of(state: ReactiveState) -> dict[str, Any]:
+    """The field values of a snapshot; besides them it may hold what functools.cached_property remembers of these."""
+    held, fields = state.__dict__, type(state).__pydantic_fields__
+    return held.copy() if len(held) == len(fields) else {name: held[name] for name in fields}
 
 
 class Change:
@@ -290,7 +294,7 @@ class ReactiveState(BaseModel):
                 return None
             fs = self._fs
             if type(fs) is Working and name in fs.frozen:
-                value = fs.thaw.thaw(fs.frozen.pop(name))
+                value = fs.thaw(fs.frozen.pop(name))
                 self.__dict__[name] = value
                 return value
             return super().__getattr__(name)
@@ -301,7 +305,7 @@ class ReactiveState(BaseModel):
             if type(fs) is Committed:
                 raise ReadOnlyStateError(f"{type(self).__name__}.{name}: this state is a committed snapshot; {REMEDY}")
             if type(fs) is Working:
-                fs.thaw.guard.check()
+                fs.guard.check()
                 fs.frozen.pop(name, None)
         super().__setattr__(name, value)
 
@@ -347,8 +351,9 @@ class ReactiveState(BaseModel):
         object.__setattr__(self, "_fs", fs)
 
     def _close(self) -> None:
-        if type(self._fs) is Working:
-            self._fs.thaw.close()
+        fs = self._fs
+        if type(fs) is Working:
+            fs.close()
 
     def _change(self) -> Change | None:
         """What this working copy would commit, validated; None when nothing changed.
@@ -359,16 +364,14 @@ class ReactiveState(BaseModel):
         if type(fs) is not Working:
             raise NotStartedError(f"this {type(self).__name__} is no working copy")
         base, cls = fs.base, type(self)
-        fs.thaw.guard.check()
-        old = base.__dict__
+        fs.guard.check()
+        old, changed = base.__dict__, []
         try:
-            fields, changed = cls.__pydantic_fields__, []
-            # Besides the fields there may be what functools.cached_property remembers of the old values.
-            values = old.copy() if len(old) == len(fields) else {name: old[name] for name in fields}
+            values = _fields_of(base)
             for name, value in self.__dict__.items():
-                if name not in fields or value is old[name]:
+                if name not in values or value is old[name]:
                     continue
-                frozen = value if type(value) in SCALARS else fs.thaw.refreeze(value)
+                frozen = value if type(value) in SCALARS else fs.refreeze(value)
                 if frozen is not old[name]:
                     values[name] = frozen
                     changed.append(name)

@@ -65,16 +65,9 @@ class Transaction:
         self._registry = registry
         self._guards = guards
         self._still_current = still_current
-        self._given = {entry.identifier.key: entry for entry in entries}  # ids are of use while their objects live
         # By the key of the beginning: a sign-in may give a state another one while this runs.
-        self._keys: dict[int, str] = {}
-        self._entries: dict[str, Entry] = {}
-        for key in sorted(self._given) if len(self._given) > 1 else self._given:
-            given = self._given[key]
-            entry = self._entries[key] = registry.pin(given)
-            self._keys[id(given)] = key
-            if entry is not given:
-                self._keys[id(entry)] = key
+        given = self._given = {entry.identifier.key: entry for entry in entries}
+        self._entries = {key: registry.pin(given[key]) for key in (sorted(given) if len(given) > 1 else given)}
         self._copies: dict[str, ReactiveState] = {}
         self._locked: list[Entry] = []
         self.owner: object = None
@@ -111,13 +104,19 @@ class Transaction:
             else:
                 copies[key] = entry.state._working()
 
+    def _key(self, entry: Entry) -> str:
+        for key, own in self._entries.items():
+            if own is entry or self._given[key] is entry:
+                return key
+        return entry.identifier.key
+
     def entry(self, entry: Entry) -> Entry:
         """The entry that is locked for a state; another one where the state was dropped and made anew meanwhile."""
-        return self._entries[self._keys.get(id(entry)) or entry.identifier.key]
+        return self._entries[self._key(entry)]
 
     def copy(self, entry: Entry) -> Any:
         """The working copy of a state."""
-        return self._copies[self._keys.get(id(entry)) or entry.identifier.key]
+        return self._copies[self._key(entry)]
 
     def prepare(self) -> list[tuple[Entry, Change]]:
         """What there is to commit, validated. Raises `EventError` when new values do not validate."""

@@ -431,13 +431,16 @@ def equal(new: Any, old: Any) -> bool:
     """Equal in value and type, so that 1 and True, or keys in another order, count as a change."""
     if new is old:
         return True
-    if type(new) is not type(old):
+    kind = type(new)
+    if kind is not type(old):
         return False
+    if kind in SCALARS:
+        return bool(new == old)
     if isinstance(new, list | tuple):
         return len(new) == len(old) and all(map(equal, new, old))
     if isinstance(new, dict):
         return list(new) == list(old) and all(map(equal, new.values(), old.values()))
-    if (shape := _shapes.get(type(new))) is not None:
+    if (shape := _shapes.get(kind)) is not None:
         return equal(shape.read(new), shape.read(old))
     return bool(new == old)
 

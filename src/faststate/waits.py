@@ -13,12 +13,11 @@ T = TypeVar("T")
 
 
 class Begun(NamedTuple):
-    """What has been begun: its `steps`, and what the first of them `waits_for`; None twice, and its `result`, where it
-    had nothing to wait for."""
+    """What has been begun: its `steps`, and what the first of them `waits_for`; None twice where there was nothing to
+    wait for."""
 
     steps: Any
     waits_for: Any
-    result: Any = None
 
 
 def begin(awaitable: Awaitable[Any]) -> Begun:
@@ -26,8 +25,8 @@ def begin(awaitable: Awaitable[Any]) -> Begun:
     steps = awaitable.__await__()
     try:
         return Begun(steps, next(steps))
-    except StopIteration as done:
-        return Begun(None, None, done.value) if done.value is not None else _DONE
+    except StopIteration:
+        return _DONE
 
 
 _DONE: Final = Begun(None, None)
@@ -46,7 +45,7 @@ def go_on(
     `run` makes each step, as `Context.run` does: what was set in a context is reset there, as tokens of context
     variables demand. A cancellation is thrown into it: that is its own to answer.
     """
-    steps, waits_for, _ = begun
+    steps, waits_for = begun
     try:
         while True:
             if error is None:
@@ -72,10 +71,12 @@ async def in_time(seconds: float, awaitable: Awaitable[T]) -> T:
 
     It is begun without a timer, which is set where it has to wait: a request's body, say, is mostly there already.
     """
-    begun = begin(awaitable)
-    if begun.steps is None:
-        result: T = begun.result
+    steps = awaitable.__await__()
+    try:
+        waits_for = next(steps)
+    except StopIteration as done:
+        result: T = done.value
         return result
     async with asyncio.timeout(seconds):
-        rest: T = await go_on(begun)
+        rest: T = await go_on(Begun(steps, waits_for))
     return rest

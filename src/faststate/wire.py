@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -112,7 +112,11 @@ def patch_steps(old: Mapping[str, Any], delta: Mapping[str, Any], new: Mapping[s
     One, the `delta`; but two where a list has become a dict: Datastar would keep the array and give it properties, so
     such a field is cleared first.
     """
-    cleared = {name: "" for name in delta if name in old and _list_became_dict(old[name], new[name])}
+    cleared = {
+        name: ""
+        for name, value in delta.items()
+        if isinstance(value, dict) and name in old and _list_became_dict(old[name], new[name])
+    }
     if not cleared:
         return [dict(delta)] if delta else []
     return [cleared, {name: new[name] if name in cleared else value for name, value in delta.items()}]
@@ -142,6 +146,19 @@ _HOSTILE: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "@;/`$"})
 _COMPACT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
+def _quick_encoder() -> Callable[[Any], str]:
+    """As `_COMPACT.encode`, which makes the C encoder anew for each call: that is most of what a small patch costs."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _COMPACT.encode
+    # Without a list of what it is in: wire values are trees.
+    encode = make(None, _COMPACT.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
+    return lambda value: "".join(encode(value, 0))
+
+
+_encode: Final = _quick_encoder()
+
+
 def attribute_json(value: Any) -> str:
     """JSON of a wire value for a `data-*` expression: no string in it can end or change the expression."""
     # Each backslash of the JSON text starts an escape; a literal backslash is the pair "\\\\".
@@ -169,7 +186,7 @@ _MERGE, _MERGED = SSE.patch_signals("{}").encode().split(b"{}")
 
 def signals_frame(signals: Mapping[str, Any]) -> bytes:
     """One SSE event (bytes) that merges `signals`, a nested dict of wire values."""
-    return b"".join((_MERGE, _COMPACT.encode(signals).encode(), _MERGED))
+    return b"".join((_MERGE, _encode(signals).encode(), _MERGED))
 
 
 _LINE_ENDS: Final = re.compile("\r\n|\r|\n")

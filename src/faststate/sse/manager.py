@@ -306,7 +306,8 @@ class SSEManager:
 
     def handed_over(self, number: int) -> int:
         """Up to which commit (its number) all have been handed to the streams' loop, when `number` is the last."""
-        return min(number, min(tuple(self._handed), default=number + 1) - 1)
+        handed = tuple(self._handed) if self._handed else ()
+        return min(number, min(handed) - 1) if handed else number
 
     def _publish(self, topic: Topic, commit: CommitLike, origin: str | None, echo: Mapping[str, Any] | None) -> None:
         typing = self.connections.get(origin) if origin is not None and echo else None
@@ -333,8 +334,9 @@ class SSEManager:
         """Writes to all connections what they have to be sent by now. Called by the loop, outside of any task."""
         topics = list(self._changed)
         for topic in topics:
-            for connection in list(topic.ahead or ()):
-                topic.hand_over(connection)
+            if topic.ahead is not None:
+                for connection in list(topic.ahead):
+                    topic.hand_over(connection)
         # Behind that, since it may have put something into an outbox: nobody is told a part by the loop over all
         # followers, and with it the position, who is to be told the rest alone.
         for connection in list(self._alone):
@@ -345,7 +347,9 @@ class SSEManager:
         self._scheduled = None
         position = self.position_line()
         sendings = [topic.take() for topic in topics]
-        if sendings:
+        if len(sendings) == 1:
+            self._write_to_all(sendings[0], position, {})
+        elif sendings:
             most = max(sendings, key=lambda sending: len(sending.topic.connections))
             joined = self._join([sending for sending in sendings if sending is not most], most)
             self._write_to_all(most, position, joined)
