@@ -14,6 +14,7 @@ from typing import Any, Final
 from fastcore.utils import listify
 from fasthtml.core import HTTPException, noop_body
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -154,39 +155,31 @@ class _Replayed(Request):
         return deepcopy(self._app.bodykw)
 
 
-_decode = json.JSONDecoder().raw_decode
-
-
-def _plain_text(body: bytes) -> str:
-    """`body` as text where it is of the usual form; empty where it may be no UTF-8, or have half of a character."""
-    if body[:1] != b"{" or b"\0" in body or b"\\ud" in body or b"\\uD" in body:
-        return ""
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return ""
-
-
 def _parse(body: bytes, max_depth: int | None = None) -> Any:
     """The JSON in `body`, nested no deeper than `max_depth` levels. Raises `EventArgumentError`."""
     try:
-        if text := _plain_text(body):
-            payload, end = _decode(text)
-            if end != len(text):
-                payload = json.loads(text)  # which allows white space there, and nothing else
-        else:
-            payload = json.loads(body or b"{}")
-            # JSON can write half of a character (a lone surrogate), which no page could be sent.
-            json.dumps(payload, ensure_ascii=False).encode()
+        # Of a fifth of the cost. It takes no more than Python's own does, which says what is wrong with the rest of it,
+        # and takes other encodings.
+        payload = from_json(body, cache_strings=False)
+    except ValueError:
+        payload = _parse_unusual(body)
+    # There are no more levels than brackets.
+    if max_depth is not None and body.count(b"[") + body.count(b"{") > max_depth and depth_of(payload) > max_depth:
+        raise EventArgumentError(f"the payload is nested more than {max_depth} levels deep")
+    return payload
+
+
+def _parse_unusual(body: bytes) -> Any:
+    try:
+        payload = json.loads(body or b"{}")
+        # JSON can write half of a character (a lone surrogate), which no page could be sent.
+        json.dumps(payload, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise EventArgumentError("the payload holds text that is not Unicode (a lone surrogate)") from None
     except RecursionError:
         raise EventArgumentError("the payload is nested too deep") from None
     except ValueError:
         raise EventArgumentError("the payload is not JSON") from None
-    # There are no more levels than brackets.
-    if max_depth is not None and body.count(b"[") + body.count(b"{") > max_depth and depth_of(payload) > max_depth:
-        raise EventArgumentError(f"the payload is nested more than {max_depth} levels deep")
     return payload
 
 
