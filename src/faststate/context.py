@@ -80,7 +80,7 @@ class RequestContext:
         if not session:
             return
         found = session.get(SESSION_ID)
-        if isinstance(found, str) and self.provider.is_revoked(found):
+        if isinstance(found, str) and self.provider.sessions.is_ended(found):
             # Unnoticed by the session middleware, which would delete the cookie: this request may have been under way
             # while another one signed in, and its answer must not take that one's new cookie away.
             self.ended_session = found
@@ -102,7 +102,7 @@ class RequestContext:
         if not session or not hasattr(session, "modified"):
             return
         found = session.get(SESSION_ID)
-        if isinstance(found, str) and self.provider.is_revoked(found):
+        if isinstance(found, str) and self.provider.sessions.is_ended(found):
             session.modified = False
 
     @property

@@ -128,10 +128,12 @@ class TokenSigner:
 
         It is remembered where it will come `again`, as it does with each event of its page.
         """
-        if not isinstance(token, str) or "+" in token or "/" in token:  # which base64 would read as - and _
+        if not isinstance(token, str):
             return None
         if (kept := self._genuine.get(token)) is not None:
             return kept
+        if "+" in token or "/" in token:  # which base64 would read as - and _
+            return None
         try:
             (bound_to, entries), signed = self._serializer.loads(token, max_age=self.max_age, return_timestamp=True)
             found = WatchToken(bound_to, tuple(Shown(name, own, tuple(views)) for name, own, views in entries))

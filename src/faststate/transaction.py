@@ -104,19 +104,24 @@ class Transaction:
             else:
                 copies[key] = entry.state._working()
 
-    def _key(self, entry: Entry) -> str:
-        for key, own in self._entries.items():
-            if own is entry or self._given[key] is entry:
-                return key
-        return entry.identifier.key
+    def own(self, entry: Entry) -> tuple[Entry, Any]:
+        """The entry that is locked for a state, and its working copy.
+
+        The entry is another one where the state was dropped and made anew meanwhile.
+        """
+        for key, locked in self._entries.items():
+            if locked is entry or self._given[key] is entry:
+                return locked, self._copies.get(key)
+        key = entry.identifier.key
+        return self._entries[key], self._copies.get(key)
 
     def entry(self, entry: Entry) -> Entry:
-        """The entry that is locked for a state; another one where the state was dropped and made anew meanwhile."""
-        return self._entries[self._key(entry)]
+        """The entry that is locked for a state."""
+        return self.own(entry)[0]
 
     def copy(self, entry: Entry) -> Any:
         """The working copy of a state."""
-        return self._copies[self._key(entry)]
+        return self.own(entry)[1]
 
     def prepare(self) -> list[tuple[Entry, Change]]:
         """What there is to commit, validated. Raises `EventError` when new values do not validate."""
@@ -176,7 +181,7 @@ async def run_event(
     states: Mapping[str, Entry],
     take: Callable[[Step], Awaitable[None]],
     *,
-    bound: Callable[[], Mapping[str, Any]] = dict,
+    bound: Callable[[], Mapping[str, Any]] | None = None,
     nonce: str | None = None,
     expected: str | None = None,
     guards: Sequence[Guard] = (),
@@ -198,7 +203,7 @@ async def run_event(
         transaction = Transaction(registry, entries, guards, still_current)
         try:
             await transaction.begin()
-            entry = transaction.entry(entry)
+            entry, state = transaction.own(entry)
             own = Nonce.of(entry, nonce, states) if nonce is not None else None
             committer = registry.committer
             if own is not None and (
@@ -211,9 +216,9 @@ async def run_event(
                 raise EventConflictError(
                     f"{entry.identifier.cls_name} has changed meanwhile: please look at it again", str(entry.version)
                 )
-            state = transaction.copy(entry)
-            for name, value in bound().items():
-                setattr(state, name, value)
+            if bound is not None:
+                for name, value in bound().items():
+                    setattr(state, name, value)
             if states:
                 arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
             holder = Holder(transaction.owner, asyncio.current_task())
