@@ -7,7 +7,8 @@ for the last row, which has none. FastState does it as a transaction of a state,
 and with the change queued for the page's own stream.
 
 `rows` has the same over HTTP, from servers with a process and a core of their own: `python -m benchmarks.events http`.
-There the change is brought to the page's stream, too.
+There the change is brought to the page's stream, too; a further row compares it with a handler of FastHTML's that does
+the same.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from faststate import ReactiveState, StateProvider, event, fast_app
 from faststate.sse import SSEConnection
 
 from .delivery import Bench
-from .load import PATIENCE, Crowd, Page, post, visit
+from .load import PATIENCE, Crowd, Page, door, post, visit
 from .servers import SERVERS, Contender, Server
 from .table import DIRECT, FASTHTML, FLOOR, Row, table
 
@@ -252,17 +253,22 @@ def request(path: str, page: Page, own: dict[str, str], body: bytes) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-def click(server: Server, crowd: Crowd, pages: list[Page], events: int = EVENTS) -> float:
-    """CPU microseconds of the server for each of so many events; all of them have counted, in the end."""
+def click(server: Server, crowd: Crowd, pages: list[Page], events: int = EVENTS, *, is_brought: bool = False) -> float:
+    """CPU microseconds of the server for each of so many events; all of them have counted, in the end.
+
+    FastState brings each to the page's stream, and FastHTML by hand where it `is_brought`.
+    """
     is_live = server.contender.is_faststate
     ids = [""] * len(pages)
     if is_live:
         for n, page in enumerate(pages):
             ids[n] = crowd.enter(page.door(server.contender.stream))
+    elif is_brought:
+        crowd.open([door("/own", page.cookie) for page in pages])
 
     def requests(number: int) -> list[bytes]:
         if not is_live:
-            return [request("/add", page, {}, b'{"by": 1}') for page in pages]
+            return [request("/bring" if is_brought else "/add", page, {}, b'{"by": 1}') for page in pages]
         found = []
         for page, own in zip(pages, ids, strict=True):
             body = json.dumps({"a": {"by": 1}, "w": json.loads(page.payload)["w"], "q": number}).encode()
@@ -285,7 +291,7 @@ def click(server: Server, crowd: Crowd, pages: list[Page], events: int = EVENTS)
         before = server.quiet()
         send(prepared[warm:-1])
         taken = server.quiet() - before
-        if is_live:
+        if is_live or is_brought:
             crowd.deliver(lambda: post(sockets, prepared[-1]), f'"count":{len(prepared)}')
         return taken / (rounds * len(pages))
 
@@ -293,6 +299,7 @@ def click(server: Server, crowd: Crowd, pages: list[Page], events: int = EVENTS)
 def over_http(bench: Bench, repeat: int = 4, events: int = EVENTS) -> list[Row]:
     """An event's round trip, by the kernel's account of the server: the same handler in FastHTML and in bare ASGI."""
     cpu: dict[str, list[float]] = defaultdict(list)
+    brought: dict[str, list[float]] = defaultdict(list)
     pages = {FASTHTML: "/", DIRECT: "/counter"}
     contenders = [contender for contender in SERVERS.values() if contender.title in (FLOOR, *pages)]
     loaded: dict[str, list[Page]] = {}
@@ -310,9 +317,14 @@ def over_http(bench: Bench, repeat: int = 4, events: int = EVENTS) -> list[Row]:
             browsers = load(contender)
             with bench.life(contender) as (server, crowd):
                 cpu[contender.title].append(click(server, crowd, browsers, events))
+            if contender.title == FASTHTML:
+                with bench.life(contender) as (server, crowd):
+                    brought[FASTHTML].append(click(server, crowd, browsers, events, is_brought=True))
+    brought[DIRECT] = cpu[DIRECT]
     return [
         Row("event over HTTP, session cookie, validation, transaction: µs", cpu, FASTHTML, {DIRECT: 0.5}),
         Row("the same (ratio to bare ASGI): µs", cpu, FLOOR, {DIRECT: 4}),
+        Row("the same, brought to the page's own stream by hand, too: µs", brought, FASTHTML, {}),
     ]
 
 
