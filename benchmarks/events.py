@@ -324,7 +324,7 @@ def over_http(bench: Bench, repeat: int = 4, events: int = EVENTS) -> list[Row]:
     return [
         Row("event over HTTP, session cookie, validation, transaction: µs", cpu, FASTHTML, {DIRECT: 0.5}),
         Row("the same (ratio to bare ASGI): µs", cpu, FLOOR, {DIRECT: 4}),
-        Row("the same, brought to the page's own stream by hand, too: µs", brought, FASTHTML, {}),
+        Row("the same, FastHTML's brought to the page's stream as well: µs", brought, FASTHTML, {}),
     ]
 
 

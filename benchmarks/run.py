@@ -46,7 +46,8 @@ Measured by `make bench` on {machine}.
   checked to end on the last value.
 - *Event*: POSTs of eight browsers on connections that are kept open, to servers as above: CPU of the server for each.
   FastState's brings the change to the browser's stream, too. *FastHTML* and *floor*, bare ASGI, are a handler that
-  verifies the same cookie, reads the same number out of the body, and adds it up.
+  verifies the same cookie, reads the same number out of the body, and adds it up; where it says so, FastHTML's puts the
+  sum into a queue of its session's stream as well.
 - Pages are called in one process through ASGI, without a network; FastHTML is the same page without FastState.
 """
 
