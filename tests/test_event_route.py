@@ -14,6 +14,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateProvider, event, fast_app, get_current_request
+from faststate.exceptions import EventArgumentError
+from faststate.fasthtml.routes import _parse
 from tests.client import BROWSER, Page, message, patched_signals, status
 
 
@@ -200,3 +202,32 @@ def test_beforeware_of_a_stream_and_of_a_beacon_runs_once_and_may_refuse(way, al
     assert client.post(f"{page.url}leave", content=beacon, headers={"content-type": "text/plain"}).status_code == 204
     assert seen == [("/_faststate/stream", ["datastar"], True), ("/_faststate/leave", [], True)]
     assert not provider.sse_manager.connections
+
+
+BODIES = [
+    b'{"a": {"by": 1}, "w": ["token"], "q": 12}', b'{"a": 1} \r\n', b'\t[1, 2.5, -0, 1e3, true, null, "\\u00e9"]', b"7",
+    b'{"a": NaN, "b": -Infinity, "c": 1e999}', b'{"a": "\\ud83d\\ude00", "b": "\xc3\xa9"}', b'{"a": 1, "a": 2}',
+    b'{"a": ' + b"9" * 4_300 + b"}", b'{"a": 0.1, "b": 123456789012345678901234567890}', b'{"a": "\\u0000\x7f"}',
+    '{"a": "é"}'.encode("utf-16"), b'\xef\xbb\xbf{"a": 1}', b"[" * 300 + b"]" * 300,
+]  # fmt: skip
+
+BROKEN = [
+    b'{"a": "\\ud800"}', b'{"a": "\xed\xa0\x80"}', b'{"a": "\xff"}', b'{"a": 1}x', b"{'a': 1}", b'{"a": 1,}',
+    b'{"a": 01}', b'{"a": 1.}', b'{"a": +1}', b'{"a": "\t"}', b'{"a": "\\x"}', b'{"a": 1}\0', b" ",
+    b'{"a": ' + b"9" * 4_301 + b"}", b"[" * 100_000 + b"]" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_payload_is_what_pythons_own_parser_makes_of_it(body):
+    assert repr(_parse(body)) == repr(json.loads(body))
+
+
+def test_no_payload_is_an_empty_one():
+    assert _parse(b"") == {}
+
+
+@pytest.mark.parametrize("body", BROKEN)
+def test_a_payload_that_python_does_not_take_is_refused(body):
+    with pytest.raises(EventArgumentError):
+        _parse(body)

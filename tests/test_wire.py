@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from faststate.wire import (
     MAX_SAFE_INTEGER,
+    _quick_encoder,
     attribute_json,
     depth_of,
     display,
@@ -310,3 +311,22 @@ def test_nesting_puts_a_leaf_under_its_path(path, leaf):
         assert list(found) == [segment]
         found = found[segment]
     assert found == leaf
+
+
+@given(st.dictionaries(KEYS, WIRE, max_size=4))
+def test_a_frame_holds_the_json_that_python_writes(signals):
+    written = json.dumps(signals, separators=(",", ":"))
+    assert signals_frame(signals) == f"event: datastar-patch-signals\ndata: signals {written}\n\n".encode()
+
+
+def test_without_the_encoder_in_c_frames_are_the_same(monkeypatch):
+    signals = {"Counter": {"count": 1, "text": "é\u2028", "more": [1.5, {"a": False}]}}
+    quick = _quick_encoder()(signals)
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    assert _quick_encoder()(signals) == quick == json.dumps(signals, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, object()])
+def test_what_is_no_wire_value_is_no_frame(value):
+    with pytest.raises((ValueError, TypeError)):
+        signals_frame({"Counter": {"count": value}})

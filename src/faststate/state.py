@@ -65,6 +65,13 @@ class _unseen:
 
 _NONE: Final[Mapping[Any, Any]] = types.MappingProxyType({})
 
+# What a model has in slots is set through these: object.__setattr__ would look each up by its name, which is a third of
+# what it takes to make one.
+_put_values, _put_fields_set, _put_extra, _put_private = (
+    vars(BaseModel)[name].__set__
+    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
+
 
 class Committed:
     """What a committed snapshot knows of itself. Lifetime: until the state's next commit and its last reader.
@@ -325,11 +332,11 @@ class ReactiveState(BaseModel):
 
     @classmethod
     def _blank(cls, values: dict[str, Any], private: Any) -> Self:
-        made, put = object.__new__(cls), object.__setattr__
-        put(made, "__dict__", values)
-        put(made, "__pydantic_fields_set__", cls.__dict__.get("_all_fields_") or cls._all_fields())
-        put(made, "__pydantic_extra__", None)
-        put(made, "__pydantic_private__", private)
+        made = object.__new__(cls)
+        _put_values(made, values)
+        _put_fields_set(made, cls.__dict__.get("_all_fields_") or cls._all_fields())
+        _put_extra(made, None)
+        _put_private(made, private)
         return made
 
     def _frozen_values(self) -> dict[str, Any]:
