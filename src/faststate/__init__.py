@@ -1,6 +1,7 @@
 """FastState: scoped, authorised, live server state for FastHTML."""
 
 from .auth import UserContext, current_request, current_user, get_current_request, get_current_user, requires_auth
+from .backplane import Backplane
 from .config import StateConfig
 from .events import event, expr
 from .exceptions import (
@@ -8,6 +9,7 @@ from .exceptions import (
     AuthenticationError,
     AuthorizationError,
     BackendError,
+    BackplaneError,
     ConfigurationError,
     ConnectionClosedError,
     EventArgumentError,
@@ -17,6 +19,7 @@ from .exceptions import (
     FastStateError,
     IdentifierError,
     LimitError,
+    LockLostError,
     LockTimeoutError,
     MissingDependencyError,
     NotStartedError,
@@ -36,7 +39,7 @@ from .registry import StateRegistry
 from .scopes import StateIdentifier, StateScope
 from .sse import SSEConnection, SSEManager, StateEventHandler
 from .state import ReactiveState
-from .stores import StateStore
+from .stores import SharedStore, StateStore
 from .views import view
 
 __version__ = "0.1.0"
@@ -47,6 +50,8 @@ __all__ = [
     "AuthenticationError",
     "AuthorizationError",
     "BackendError",
+    "Backplane",
+    "BackplaneError",
     "Bound",
     "Component",
     "ConfigurationError",
@@ -59,6 +64,7 @@ __all__ = [
     "FastStateError",
     "IdentifierError",
     "LimitError",
+    "LockLostError",
     "LockTimeoutError",
     "MissingDependencyError",
     "NotStartedError",
@@ -70,6 +76,7 @@ __all__ = [
     "SSEConnection",
     "SSEManager",
     "ServerOnly",
+    "SharedStore",
     "StateConfig",
     "StateEventHandler",
     "StateIdentifier",

@@ -7,6 +7,7 @@ __all__ = [
     "AuthenticationError",
     "AuthorizationError",
     "BackendError",
+    "BackplaneError",
     "ConfigurationError",
     "ConnectionClosedError",
     "EventArgumentError",
@@ -16,6 +17,7 @@ __all__ = [
     "FastStateError",
     "IdentifierError",
     "LimitError",
+    "LockLostError",
     "LockTimeoutError",
     "MissingDependencyError",
     "NotStartedError",
@@ -153,3 +155,11 @@ class PersistenceError(BackendError):
 
 class VersionConflict(PersistenceError):
     """A store or a row holds another version than the one that a change was made from; nothing was changed."""
+
+
+class LockLostError(PersistenceError):
+    """This process was taken for dead while it had a lock, and another one has it by now; nothing was changed."""
+
+
+class BackplaneError(BackendError):
+    """The backplane failed: other processes may not have been told, or this one may not be told by them."""

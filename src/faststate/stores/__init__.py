@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+from ..backplane import Backplane, Message
 from ..exceptions import ConfigurationError
 
-__all__ = ["EXPIRED_KEPT", "StateStore", "Stored", "Version", "Write", "store_from_url"]
+__all__ = [
+    "EXPIRED_KEPT",
+    "Committed",
+    "Hold",
+    "Locked",
+    "SharedStore",
+    "StateStore",
+    "Stored",
+    "Version",
+    "Write",
+    "store_from_url",
+]
 
 EXPIRED_KEPT: Final = 3_600.0
 """Seconds that a store keeps what has expired, at least: a watched state is not idle, and its process tells the store
@@ -92,6 +104,80 @@ class StateStore(Protocol):
 
     async def close(self) -> None:
         """Waits for what was asked before, and lets go of everything; closing a closed store does nothing."""
+
+
+class Hold(NamedTuple):
+    """A lock that this process has on `key`: with the `fence` (str) that no other holder ever had or will have."""
+
+    key: str
+    fence: str
+
+
+class Locked(NamedTuple):
+    """What came with locks: the `holds`, by key, and what the store knew of them.
+
+    `news` are those keys whose stored version is another than the one that was known, with what is stored (None for
+    nothing); the former holder of those in `unclean` has died, or was given up, with the lock in its hand. `present`
+    are those of the keys that were looked for under which there is something. On `wanted` keys another process waits.
+    """
+
+    holds: Mapping[str, Hold]
+    news: Mapping[str, Stored | None]
+    unclean: frozenset[str] = frozenset()
+    present: frozenset[str] = frozenset()
+    wanted: frozenset[str] = frozenset()
+
+
+class Committed(NamedTuple):
+    """A commit that was made: its number among all processes' commits, and on which kept keys others wait."""
+
+    sequence: int
+    wanted: frozenset[str]
+
+
+@runtime_checkable
+class SharedStore(StateStore, Backplane, Protocol):
+    """A store for many processes: it has their locks as well, and is their backplane.
+
+    A lock is had by one process at a time, and ends with that process: when the others have had no sign of life of it
+    for some seconds it is free, and what its former holder does under it is refused. No clock of any machine decides.
+    """
+
+    async def lock(self, known: Mapping[str, Version | None], within: float, look_for: Sequence[str] = ()) -> Locked:
+        """Locks the keys of `known`, in their order as texts, and waits for those that others have.
+
+        By key, `known` is the version that the caller has of what is stored there, None for nothing: what is another by
+        now comes along. One round trip where nobody has the locks. Raises `LockTimeoutError`, naming the keys, when
+        they cannot be had `within` so many seconds; nothing is locked then.
+        """
+
+    async def commit(
+        self,
+        writes: Sequence[Write],
+        messages: Sequence[Message] = (),
+        holds: Iterable[Hold] = (),
+        keep: Container[str] = (),
+    ) -> Committed:
+        """Makes all changes, publishes the messages and gives the locks back but those of the keys to `keep`: or none
+        of it, in one round trip.
+
+        Raises `VersionConflict` as `save_many`, and `LockLostError` when one of the locks is another's by now, or was.
+        """
+
+    def unlock(self, holds: Iterable[Hold], *, unclean: bool = False) -> None:
+        """Gives locks back, soon, and even where the engine is away just now: as soon as it is there again.
+
+        `unclean` says that what they guard may have changed in a way that the store does not know.
+        """
+
+    async def fresh(self, known: Mapping[str, Version | None]) -> Mapping[str, Stored | None]:
+        """Of those keys whose stored version is another than the `known` one (None for nothing): what is stored."""
+
+    async def sequences(self, keys: Sequence[str]) -> Mapping[str, int]:
+        """By key, the number of the commit that changed it last; keys that hold nothing are left out."""
+
+    async def group_since(self, name: str, after: int) -> Mapping[str, Stored]:
+        """As `group`, without what was written with the commit number `after` or before."""
 
 
 def store_from_url(url: str, clock: Callable[[], float] | None = None) -> StateStore:
