@@ -9,12 +9,23 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
-from .entries import Commit, Entry, Nonce, Prepared, finite, next_version
+from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
 from .events import VERSION_SIGNAL, Event
-from .exceptions import FastStateError, StateNotFoundError
+from .exceptions import FastStateError, StateNotFoundError, VersionConflict
 from .locks import SessionGates
-from .persistence import RecordPersistence, Save, StorePersistence, nonce_beside, nonce_key, reported, save_all
+from .persistence import (
+    Found,
+    RecordPersistence,
+    Save,
+    StorePersistence,
+    nonce_beside,
+    nonce_key,
+    reported,
+    save_rows,
+    write_all,
+)
 from .scopes import StateIdentifier
+from .sharing import Sharing
 from .state import Change, Committed, ReactiveState
 from .stores import StateStore, Version, Write
 
@@ -41,6 +52,9 @@ class RegistryHooks:
     def watched_keys(self) -> Iterable[str]:
         """The keys of all states that any connection follows."""
         return ()
+
+    async def look_up_session(self, session_id: str) -> None:
+        """A session may have ended in another process."""
 
     def swept(self) -> None:
         """Idle states were dropped; others may tidy up too."""
@@ -83,6 +97,7 @@ class Committer:
         self.store: StateStore | None = None
         self.store_timeout = store_timeout
         self.owned = False
+        self.sharing: Sharing | None = None
         self.gates = SessionGates(store_timeout + GATE_PATIENCE)
         self._hooks = hooks
         self._run = hooks.run  # one bound method for all snapshots, each of which would keep its own
@@ -131,7 +146,7 @@ class Committer:
             # From here to where the gates are held nothing is awaited: the task holds them when it begins.
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
             passed.__enter__()
-            return await self.finish(self._save_and_swap(prepared, nonce, also), passed)
+            return await self.finish(self._save_and_swap(prepared, nonce, also, still_current), passed)
         done = self._swap(prepared, [next_version(entry) for entry, _ in prepared]) if prepared else []
         if nonce is not None:
             nonce.entry.remember(nonce.digest, self._clock())
@@ -173,6 +188,7 @@ class Committer:
         prepared: Sequence[Prepared],
         nonce: Nonce | None,
         also: Sequence[Write],
+        still_current: Callable[[], None],
     ) -> list[Commit]:
         now = self._clock()
         versions = [next_version(entry) if change is not None else entry.version for entry, change in prepared]
@@ -180,7 +196,12 @@ class Committer:
         for place, (entry, change) in enumerate(prepared):
             if entry.persistence is None:
                 continue
-            if isinstance(entry.persistence, StorePersistence) and entry.stored is None and change is not None:
+            if (
+                isinstance(entry.persistence, StorePersistence)
+                and entry.stored is None
+                and change is not None
+                and not self.sharing
+            ):
                 # With its first save the state takes over what was kept beside it.
                 for beside in await entry.persistence.nonces_beside(entry.identifier):
                     entry.remember(beside, now)
@@ -200,13 +221,21 @@ class Committer:
             # With none of the states that it changed: the event's own one is in memory alone, or no more.
             also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest)]
         try:
-            saved = await self.save(saves, also)
+            saved, writes = await save_rows(saves, also, self.store_timeout, shared=self.sharing is not None)
+            for place, version in zip(places, saved, strict=True):
+                versions[place] = version or versions[place]
+            frames = await self._write(prepared, versions, writes)
         except BaseException as error:
             # It may have been saved all the same, or some of it: what is stored now counts.
             for entry in concerned:
                 entry.doubtful = True
+                if self.sharing is not None:
+                    self.sharing.give_up(entry)
                 with contextlib.suppress(FastStateError):
                     await self.reload(entry)
+            if self.sharing is not None and isinstance(error, VersionConflict):
+                await self._learn_of_ends(concerned)
+                still_current()
             gone = next((entry.removed for entry in concerned if entry.removed is not None), None)
             if isinstance(error, StateNotFoundError) and gone is not None:
                 raise StateNotFoundError(gone) from error
@@ -214,28 +243,53 @@ class Committer:
         for place, version in zip(places, saved, strict=True):
             entry = prepared[place][0]
             entry.stored, entry.touched = version, now
-            versions[place] = version or versions[place]
         if nonce is not None:
             nonce.entry.remember(nonce.digest, now)
-        return self._swap(prepared, versions)
+        return self._swap(prepared, versions, frames)
 
-    async def has_stored(self, nonce: Nonce, others: Iterable[Entry] = ()) -> bool:
+    async def _write(
+        self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]
+    ) -> list[bytes] | None:
+        """Makes a commit's `writes`; the frames of its changes, where these were published with it."""
+        self.saves += 1
+        if self.sharing is not None:
+            names = ", ".join(entry.identifier.key for entry, _ in prepared)
+            async with reported(f"{names} could not be saved", self.store_timeout):
+                return await self.sharing.save(prepared, versions, writes)
+        if writes and self.store is not None:
+            await write_all(writes, self.store, self.store_timeout)
+        return None
+
+    async def _learn_of_ends(self, entries: Iterable[Entry]) -> None:
+        """Looks whether the session of one of these states has ended in another process."""
+        for session_id in dict.fromkeys(_sessions(entries)):
+            with contextlib.suppress(FastStateError):
+                await self._hooks.look_up_session(session_id)
+
+    async def has_stored(
+        self, nonce: Nonce, others: Iterable[Entry] = (), present: frozenset[str] | None = None
+    ) -> bool:
         """Whether the event with this nonce, which its state in memory has not seen, has been committed all the same.
 
-        `others` are the further states that it takes. Raises `PersistenceError`.
+        `others` are the further states that it takes; `present` is what was found of it (`look_for`) with the locks of
+        a store of many processes. Raises `PersistenceError`.
         """
         entry = nonce.entry
+        if present is not None:
+            return nonce_key(entry.identifier, nonce.digest) in present
         # With a state that is stored its nonces were loaded; others have them beside it.
         is_beside = not isinstance(entry.persistence, StorePersistence) or entry.stored is None
+        is_beside = is_beside or (self.sharing is not None and any(True for _ in others))
         if self.store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
             return False
         async with reported(f"the nonces of {entry.identifier.key} could not be loaded", self.store_timeout):
             return await self.store.load(nonce_key(entry.identifier, nonce.digest)) is not None
 
-    async def save(self, saves: Sequence[Save], also: Sequence[Write]) -> list[Version | None]:
-        """Saves parts of commits and makes further changes of the store; as `save_all`."""
+    async def write(self, writes: Sequence[Write]) -> None:
+        """Makes changes of the store, all or none. Raises `VersionConflict` and `PersistenceError`."""
         self.saves += 1
-        return await save_all(saves, also, self.store, self.store_timeout)
+        if self.store is not None:
+            await write_all(writes, self.store, self.store_timeout)
 
     def snapshot(
         self,
@@ -255,19 +309,20 @@ class Committer:
             encoded = {**encoded, VERSION_SIGNAL: str(version)}
         return made._commit(Committed(identifier, version.number, self.number, encoded, self._run, epoch=version.epoch))
 
-    def _swap(self, prepared: Iterable[Prepared], versions: Iterable[Version]) -> list[Commit]:
+    def _swap(
+        self, prepared: Iterable[Prepared], versions: Sequence[Version], frames: Sequence[bytes] | None = None
+    ) -> list[Commit]:
         done = []
-        for (entry, change), version in zip(prepared, versions, strict=True):
+        for place, (entry, change) in enumerate(prepared):
             if change is None:
                 continue
-            old, delta = entry.state, change.delta
-            versioned = VERSION_SIGNAL in change.encoded
-            if versioned:
-                delta = {**delta, VERSION_SIGNAL: str(version)}
+            old, version = entry.state, versions[place]
             new = entry.state = self.snapshot(
-                change.made, entry.identifier, version, change.encoded, versioned=versioned
+                change.made, entry.identifier, version, change.encoded, versioned=VERSION_SIGNAL in change.encoded
             )
-            done.append(Commit(old, new, change.changed, delta, self.number))
+            delta = with_version(change.delta, change.encoded, version)
+            frame = frames[place] if frames is not None else None
+            done.append(Commit(old, new, change.changed, delta, self.number, frame or None))
         for commit in done:
             self._hooks.committed(commit)
         return done
@@ -282,31 +337,40 @@ class Committer:
         persistence = entry.persistence
         if persistence is None or entry.removed is not None:
             return False
-        found = await persistence.load(entry.identifier)
+        return self.take_in(entry, await persistence.load(entry.identifier))
+
+    def take_in(self, entry: Entry, found: Found | None, frame: bytes | None = None) -> bool:
+        """Makes a state in memory the one that was found where it is kept; as `reload`.
+
+        `frame` is what brings pages there from the signals of the state in memory, where that is known.
+        """
         if found is None:
+            entry.doubtful = False
             if entry.stored is None:
-                entry.doubtful = False  # its first save has failed
-                return False
+                return False  # its first save has failed, or it is as its class makes it
             self._remove(entry, "it is not there any more")
             raise StateNotFoundError(entry.removed)
         entry.doubtful = False
         for digest in found.nonces:
             entry.remember(digest, self._clock())
-        if isinstance(persistence, StorePersistence) and found.version == entry.version:
+        if found.mark is not None:
+            entry.shared = entry.shared or Shared()
+            entry.shared.mark = found.mark
+        if isinstance(entry.persistence, StorePersistence) and found.version == entry.version:
             entry.stored = found.version
             return False
         change = entry.state._change_to(found.state)
         version = found.version
-        if isinstance(persistence, RecordPersistence) and entry.stored is not None:
+        if isinstance(entry.persistence, RecordPersistence) and entry.stored is not None:
             if entry.stored.epoch == version.epoch:  # the row counts its versions
                 if change is None and version == entry.stored:
                     return False
-            elif change is None:
-                return False
-            else:
+            elif found.mark is None:
+                if change is None:
+                    return False
                 version = next_version(entry)
         entry.stored = version
-        self._swap([(entry, change or entry.state._no_change())], [version])
+        self._swap([(entry, change or entry.state._no_change())], [version], [frame] if frame is not None else None)
         return change is not None
 
     async def commits_under_way(self) -> None:

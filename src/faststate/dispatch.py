@@ -25,7 +25,7 @@ from .exceptions import (
     UnknownEventError,
 )
 from .page import message_frame, reload_frame, reopen_frame
-from .provider import GONE, Origin, StateProvider, origin_of_commits
+from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits
 from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
 from .sse import SSEConnection, snapshot_frame, vanish_frame
@@ -197,12 +197,19 @@ def _ids(scope: StateScope, instance_id: str | None) -> dict[str, Any]:
 
 
 async def dispatch(
-    context: RequestContext, call: Call, live: SSEConnection | None, take: Callable[[Effect], None]
+    context: RequestContext,
+    call: Call,
+    live: SSEConnection | None,
+    take: Callable[[Effect], None],
+    *,
+    elsewhere: bool = False,
+    again: bool = True,
 ) -> None:
     """Runs the event and gives to `take`, behind each committed step, what its own page sees of it.
 
-    With a `live` connection the states' changes go down its stream, and the effects hold only what the event itself
-    returned or yielded; without one they hold snapshots of the changed states too.
+    With a `live` connection, or one that another process has (`elsewhere`), the states' changes go down its stream, and
+    the effects hold only what the event itself returned or yielded; without one they hold snapshots of the changed
+    states too. One that began with a state which another process has ended meanwhile is begun `again`.
 
     Raises `UnknownEventError`, `EventArgumentError`, `AccessError`s, `StaleTokens`, `ForgedTokens`, `LockTimeoutError`,
     and what the event raises; an `EventConflictError` behind an effect with the state as it is.
@@ -228,11 +235,11 @@ async def dispatch(
     elif call.instance_id is not None:
         raise EventArgumentError(f"{call.state} has no ids")
     if config.scope is StateScope.TEMPORARY:
-        await _refuse_to_remake(context, call.state, call.instance_id)
+        await _refuse_to_remake(context, call.state, call.instance_id, lookup="with lock")
     try:
         entry, guard = await provider.resolve_as(user, context, event.name, cls, rule=event.rule, **ids)
     except StateNotFoundError:
-        if live is None:  # else its stream has told the page
+        if live is None and not elsewhere:  # else its stream has told the page
             views = {
                 view for s in shown if (s.name, s.instance_id) == (call.state, call.instance_id) for view in s.views
             }
@@ -254,9 +261,10 @@ async def dispatch(
     if guard is not None:
         guards.append(guard)
     bound = _bound_values(cls, call.bound, schema.hidden_from(user)) if call.bound else {}
-    followed = {} if live is not None or not shown else (await _followed(context, shown)).states
+    followed = {} if live is not None or elsewhere or not shown else (await _followed(context, shown)).states
     key = entry.identifier.key
-    origin = Origin(live.id if live is not None else None, key, {})
+    page = live.id if live is not None else call.connection_id if elsewhere else None
+    origin = Origin(page, key, {}, session_id, elsewhere)
     typed: Mapping[str, Any] = {}  # the bound fields as the page showed them when it sent its event, as wire values
 
     def take_bound() -> Mapping[str, Any]:
@@ -278,7 +286,7 @@ async def dispatch(
         if user is not None and provider.sessions.rights_changed(user, context.since):
             raise AuthorizationError("your rights have changed just now: please try again")
 
-    ran = False
+    ran = is_outdated = False
 
     async def told(step: Step) -> None:
         nonlocal ran, typed
@@ -316,14 +324,24 @@ async def dispatch(
             render=lambda result: _frames_of(event, result),
         )
     except EventConflictError:
-        if live is None:
+        if elsewhere and provider.sharing is not None:
+            await provider.sharing.publish(key, {"kind": "show", "page": page, "session": session_id})
+        elif live is None:
             take(Effect(await _snapshots(provider, user, [key], followed), repeated=False))
         elif live.topic(key) is not None:
             live.notify(key, None)
         raise
+    except StateNotFoundError as error:
+        if ran or not again or provider.sharing is None or entry.removed is None:
+            raise
+        if config.scope is StateScope.TEMPORARY:
+            raise StaleTokens from error
+        is_outdated = True  # it was looked up with its lock, and was another process's by then, or nobody's
     finally:
         origin.open = False
         origin_of_commits.reset(token)
+    if is_outdated:
+        await dispatch(context, call, live, take, elsewhere=elsewhere, again=False)
 
 
 def _refuse_ended(context: RequestContext) -> None:
@@ -423,8 +441,11 @@ async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed
     return Followed(followed, vanish, gone)
 
 
-async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> Followed:
-    """As `_followed`; when it returns nothing has changed since the user was found to be allowed to see it."""
+async def _followed_by_now(context: RequestContext, shown: Sequence[Shown], topics: dict[str, None]) -> Followed:
+    """As `_followed`; when it returns nothing has changed since the user was found to be allowed to see it.
+
+    And other processes tell of each change from then on, as long as the `topics` are held.
+    """
     provider = context.provider
     with provider.registry.holding() as held:
         while True:
@@ -434,6 +455,8 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
             if any(provider.registry.find(entry.identifier.key) is not entry for entry in entries):
                 await asyncio.sleep(0)  # who has loaded it and was told of its end must be heard first
                 continue  # deleted, or evicted, while the others were asked about
+            if provider.following is not None and not await provider.following.follow(entries, topics):
+                continue  # another process has changed it
             try:
                 await provider.still_readable(context, entries)
             except AccessError:
@@ -442,8 +465,10 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown]) -> F
                 return found
 
 
-async def _refuse_to_remake(context: RequestContext, name: str, instance_id: str | None) -> None:
-    if not await context.provider.is_kept(_temporary(context, name, instance_id)):
+async def _refuse_to_remake(
+    context: RequestContext, name: str, instance_id: str | None, lookup: Lookup = "now"
+) -> None:
+    if not await context.provider.is_kept(_temporary(context, name, instance_id), lookup=lookup):
         raise StaleTokens
 
 
@@ -531,15 +556,27 @@ async def open_connection(
     user = await context.user()
     _refuse_ended(context)  # it may have ended while the user was being loaded
     _refuse_too_many(provider, context)  # again, since many may have come this far at once
-    connection = SSEConnection(user=user, session_id=context.session_id(), address=context.address)
+    connection = SSEConnection(
+        provider.new_connection_id(), user=user, session_id=context.session_id(), address=context.address
+    )
     manager = provider.sse_manager
     manager.announce(connection)  # rights that change while they are asked about end it, as any other
-    try:
-        # Behind it nothing is awaited: what is committed from now on is told to this connection.
-        followed, vanish, gone = await _followed_by_now(context, shown)
-    except BaseException:
-        manager.remove_connection(connection.id)
-        raise
+    with provider.holding_topics() as topics:
+        try:
+            # Behind it nothing is awaited: what is committed from now on is told to this connection.
+            found = await _followed_by_now(context, shown, topics)
+        except BaseException:
+            manager.remove_connection(connection.id)
+            raise
+        return _opened(context, connection, found, position, is_first=is_first)
+
+
+def _opened(
+    context: RequestContext, connection: SSEConnection, found: Followed, position: str | None, *, is_first: bool
+) -> SSEConnection | bytes | None:
+    """What `open_connection` gives, when it is known what is `found` for the page to follow."""
+    provider, manager, user = context.provider, context.provider.sse_manager, connection.user
+    followed, vanish, gone = found
     if provider.sessions.rights_changed(user, context.since):
         manager.dismiss(connection, reopen_frame())  # while the user was being loaded
     if connection.closed or connection.silent:

@@ -13,11 +13,12 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from .codec import encode
+from .events import VERSION_SIGNAL
 from .exceptions import ConfigurationError
 from .persistence import NONCE_AGE, Persistence
 from .scopes import StateIdentifier, StateScope
 from .state import INITIAL, Change, ReactiveState
-from .stores import Version
+from .stores import Hold, Version
 
 __all__ = [
     "DEFAULT_TTL",
@@ -26,6 +27,7 @@ __all__ = [
     "Entry",
     "Nonce",
     "Prepared",
+    "Shared",
     "digest_of",
     "finite",
     "idle_time",
@@ -33,6 +35,7 @@ __all__ = [
     "initial_wire",
     "is_initial",
     "next_version",
+    "with_version",
 ]
 
 DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
@@ -56,16 +59,40 @@ NEVER_TAKEN: Final = asyncio.Lock()
 class Commit:
     """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
 
-    __slots__ = ("changed", "delta", "new", "number", "old")
+    __slots__ = ("changed", "delta", "frame", "new", "number", "old")
 
     def __init__(
-        self, old: ReactiveState, new: ReactiveState, changed: list[str], delta: dict[str, Any], number: int
+        self,
+        old: ReactiveState,
+        new: ReactiveState,
+        changed: list[str],
+        delta: dict[str, Any],
+        number: int,
+        frame: bytes | None = None,
     ) -> None:
         self.old = old
         self.new = new
         self.changed = changed
         self.delta = delta
         self.number = number
+        self.frame = frame
+        """What brings pages from the old signals to the new ones, where it was encoded for other processes already."""
+
+
+class Shared:
+    """What other processes have to do with a state. Lifetime: the entry.
+
+    `hold` is its lock among the processes, had since `handed` local transactions; `wanted` says that others wait for
+    it. `mark` is what the store has of a row's version, to tell whether another process has changed it since.
+    """
+
+    __slots__ = ("handed", "hold", "mark", "wanted")
+
+    def __init__(self) -> None:
+        self.hold: Hold | None = None
+        self.handed = 0
+        self.wanted = False
+        self.mark: Version | None = None
 
 
 class Entry:
@@ -73,7 +100,7 @@ class Entry:
 
     __slots__ = (
         "doubtful", "identifier", "is_over", "is_own_end", "lock", "loop", "nonces", "order", "owner", "persistence",
-        "removed", "state", "stored", "touched", "ttl", "used", "users", "waiters",
+        "removed", "shared", "state", "stored", "touched", "ttl", "used", "users", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +112,7 @@ class Entry:
         self.order: tuple[float, bool] | None = None  # among which others it waits to be idle for long enough
         self.persistence = persistence
         self.stored: Version | None = None  # what was loaded or saved last
+        self.shared: Shared | None = None  # what other processes have to do with it
         self.doubtful = False  # what is stored may be another version: to be loaded before the next change
         self.touched = 0.0  # when the store was told last that this is in use
         self.lock = NEVER_TAKEN
@@ -161,6 +189,11 @@ def idle_time(identifier: StateIdentifier, ttl: float | None) -> float:
 
 def finite(seconds: float) -> float | None:
     return None if seconds == math.inf else seconds
+
+
+def with_version(delta: dict[str, Any], encoded: Mapping[str, Any], version: Version) -> dict[str, Any]:
+    """The signals that a commit changes: with the version, where pages are told it with all the others (`encoded`)."""
+    return {**delta, VERSION_SIGNAL: str(version)} if VERSION_SIGNAL in encoded else delta
 
 
 def next_version(entry: Entry) -> Version:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -75,6 +75,8 @@ class Locks:
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.waiting: dict[object, Entry] = {}
+        self.let_go: Callable[[Entry], None] = lambda entry: None
+        """Told of a state whose lock is about to be given back: the one among the processes is with it."""
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = WeakKeyDictionary()
 
     async def acquire(self, entry: Entry, owner: object) -> None:
@@ -125,6 +127,8 @@ class Locks:
 
     def release(self, entry: Entry) -> None:
         """Gives the lock back."""
+        if entry.shared is not None:
+            self.let_go(entry)
         entry.owner = None
         entry.lock.release()
 

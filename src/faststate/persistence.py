@@ -17,24 +17,27 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 
 from . import codec
 from .codec import Codec, dump, from_tree, load
-from .exceptions import ConfigurationError, FastStateError, PersistenceError
+from .exceptions import ConfigurationError, FastStateError, PersistenceError, VersionConflict
 from .records import RecordSource, RowChange
 from .records.table import columns_to_fields
 from .scopes import StateIdentifier
 from .state import ReactiveState
-from .stores import StateStore, Version, Write
+from .stores import SharedStore, StateStore, Stored, Version, Write
 
 __all__ = [
+    "MARK_TTL",
     "NONCE_AGE",
     "Found",
     "Persistence",
     "RecordPersistence",
     "Save",
     "StorePersistence",
+    "mark_key",
     "nonce_beside",
     "nonce_key",
     "reported",
-    "save_all",
+    "save_rows",
+    "write_all",
 ]
 
 logger = logging.getLogger("faststate")
@@ -51,6 +54,15 @@ NONCE: Final = "nonce"
 NONCE_AGE: Final = 300.0
 """Seconds that a nonce is kept in a store: a browser that found no server tries again when there is one."""
 
+MARK: Final = "row"
+"""First part of the key under which a store of many processes has a row's version. No scope has this name."""
+
+MARK_TTL: Final = 7 * 86_400.0
+"""Seconds that it is kept: who still has the row in memory then loads it again."""
+
+MARK_TRIES: Final = 10
+"""How often a row is loaded again that changes while it is loaded."""
+
 COUNTED: Final = "row"
 """The epoch of rows that count their own version: they have one life."""
 
@@ -59,12 +71,16 @@ REMEDY: Final = "name the fields as the columns, or give to_state and to_row"
 
 
 class Found(NamedTuple):
-    """A state as it was loaded: a plain instance, its version, the nonces of its last events, seconds left to live."""
+    """A state as it was loaded: a plain instance, its version, the nonces of its last events, seconds left to live.
+
+    `mark` is what a store of many processes has of a row's version.
+    """
 
     state: ReactiveState
     version: Version
     nonces: Sequence[str] = ()
     ttl: float | None = None
+    mark: Version | None = None
 
 
 @dataclass(slots=True)
@@ -101,6 +117,10 @@ async def reported(what: str, seconds: float) -> AsyncIterator[None]:
         raise PersistenceError(f"{what}: {_without_values(error)}") from None
     except Exception as error:
         raise PersistenceError(f"{what}: {type(error).__name__}") from error
+
+
+class _Newer(ValueError):
+    """What is stored was stored by a newer version of the class."""
 
 
 class Persistence(ABC):
@@ -140,14 +160,26 @@ class StorePersistence(Persistence):
         key = identifier.key
         async with reported(f"{key} could not be loaded", self.timeout):
             stored = await self.store.load(key)
-            if stored is None:
-                return None
-            try:
-                state, nonces = self._restore(stored.data)
-            except Exception as error:
-                await self._put_aside(key, stored.version, stored.data, error)
-                return None
-            return Found(state, stored.version, nonces, stored.ttl)
+            return await self.restore(identifier, stored) if stored is not None else None
+
+    async def restore(self, identifier: StateIdentifier, stored: Stored) -> Found | None:
+        """What is stored as a state; None for what no longer fits, as `load`."""
+        try:
+            return self.decode(stored)
+        except _Newer as error:
+            if isinstance(self.store, SharedStore):
+                # A process of the newer version stores it just now, and goes on with it.
+                raise PersistenceError(f"{identifier.key} is {error}") from None
+            await self._put_aside(identifier.key, stored.version, stored.data, error)
+            return None
+        except Exception as error:
+            await self._put_aside(identifier.key, stored.version, stored.data, error)
+            return None
+
+    def decode(self, stored: Stored) -> Found:
+        """What is stored as a state. Raises anything for what does not fit the class."""
+        state, nonces = self._restore(stored.data)
+        return Found(state, stored.version, nonces, stored.ttl)
 
     def _restore(self, data: bytes) -> tuple[ReactiveState, list[str]]:
         cls = self._cls
@@ -158,7 +190,7 @@ class StorePersistence(Persistence):
             raise ValueError("the stored values are no object")
         fields = cls.__pydantic_fields__
         if schema_version > cls.schema_version and not _migrates(cls):
-            raise ValueError("stored by a newer version of the class, and there is no migrate that knows it")
+            raise _Newer("stored by a newer version of the class, and there is no migrate that knows it")
         if schema_version != cls.schema_version or values.keys() != fields.keys():
             migrated = cls.migrate(values, schema_version)
             values = {name: value for name, value in migrated.items() if name in fields}
@@ -235,6 +267,29 @@ class RecordPersistence(Persistence):
 
     async def load(self, identifier: StateIdentifier) -> Found | None:
         """The row as a state, or None. Raises `PersistenceError` for a row that does not fit the class, too."""
+        if not isinstance(self.store, SharedStore):
+            return await self._load_row(identifier)
+        key = mark_key(identifier)
+        for _ in range(MARK_TRIES):
+            # Before the row: one that is saved meanwhile is newer than what this says, and never older.
+            async with reported(f"the version of {identifier.key} could not be loaded", self.timeout):
+                marked = await self.store.load(key)
+            found = await self._load_row(identifier)
+            if found is None:
+                return None
+            counted = found.version.epoch == COUNTED
+            if marked is not None:
+                # All processes call one version of a row by one name, though it counts none itself.
+                return found._replace(version=found.version if counted else marked.version, mark=marked.version)
+            async with reported(f"the version of {identifier.key} could not be stored", self.timeout):
+                try:
+                    await self.store.save(Write(key, None, found.version, b"", MARK_TTL))
+                except VersionConflict:
+                    continue
+            return found._replace(mark=found.version)
+        raise PersistenceError(f"{identifier.key} keeps changing while it is loaded")
+
+    async def _load_row(self, identifier: StateIdentifier) -> Found | None:
         cls, record_id = self._cls, str(identifier.record_id)
         async with reported(f"the row of {identifier.key} could not be loaded", self.timeout):
             row = await self.source.load(record_id)
@@ -316,14 +371,14 @@ def _refuse_other_columns(cls: type[ReactiveState], columns: Sequence[str] | Non
             )
 
 
-async def save_all(
-    saves: Iterable[Save], also: Sequence[Write], store: StateStore | None, seconds: float
-) -> list[Version | None]:
-    """Saves what a commit changed, the rows first; returns which versions are stored then, in the order of `saves`.
+async def save_rows(
+    saves: Iterable[Save], also: Sequence[Write], seconds: float, *, shared: bool
+) -> tuple[list[Version | None], list[Write]]:
+    """Saves the rows of what a commit changed, and gives what is to be written to the store behind them.
 
-    All of one store, and all rows of one database, together or not at all; each has so many `seconds`. `also` are
-    further changes of the store. Raises `VersionConflict`, `StateNotFoundError` for a row that is gone, and
-    `PersistenceError`.
+    Gives also which versions are stored then, in the order of `saves`. All rows of one database are saved together or
+    not at all; each database has so many `seconds`. `also` are further changes of the store, which is `shared` with
+    other processes or not. Raises `VersionConflict`, `StateNotFoundError` for a row that is gone, `PersistenceError`.
     """
     saves = list(saves)
     writes = list(also)
@@ -331,9 +386,10 @@ async def save_all(
     versions: list[Version | None] = [save.version for save in saves]
     for place, save in enumerate(saves):
         if isinstance(save.persistence, StorePersistence):
-            if not save.changed and save.stored is None:
+            if not save.changed and (shared or save.stored is None):
                 # As its class makes it, and stored with its first change: till then its nonces are kept beside it.
-                versions[place] = None
+                # Other processes would not load what has no other version.
+                versions[place] = save.stored
                 writes += _nonce_writes(save)
                 continue
             writes.append(
@@ -355,10 +411,18 @@ async def save_all(
         for (place, _), number in zip(group, counted, strict=True):
             if number is not None:
                 versions[place] = Version(COUNTED, number)
-    if writes and store is not None:
-        async with reported(f"{', '.join(write.key for write in writes)} could not be saved", seconds):
-            await (store.save(writes[0]) if len(writes) == 1 else store.save_many(writes))
-    return versions
+    return versions, writes
+
+
+async def write_all(writes: Sequence[Write], store: StateStore, seconds: float) -> None:
+    """Makes all changes of the store, or none, within so many `seconds`. Raises as the store does."""
+    async with reported(f"{', '.join(write.key for write in writes)} could not be saved", seconds):
+        await (store.save(writes[0]) if len(writes) == 1 else store.save_many(writes))
+
+
+def mark_key(identifier: StateIdentifier) -> str:
+    """Where a store of many processes has a row's version."""
+    return f"{MARK}:{identifier.key}"
 
 
 def _nonce_group(identifier: StateIdentifier) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar, cast
 
 from starlette.requests import HTTPConnection
@@ -20,6 +23,7 @@ from .config import StateConfig, session_identifier
 from .context import Answered, RequestContext
 from .events import DEFAULT_PREFIX, Event, RawArguments
 from .exceptions import (
+    AccessError,
     AuthenticationError,
     ConfigurationError,
     IdentifierError,
@@ -28,6 +32,7 @@ from .exceptions import (
     StateNotFoundError,
     StateNotRegisteredError,
 )
+from .following import Following
 from .limits import TokenBuckets
 from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
@@ -37,9 +42,10 @@ from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
 from .sessions import Sessions
+from .sharing import DELETED, Sharing
 from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
-from .stores import StateStore, store_from_url
+from .stores import SharedStore, StateStore, store_from_url
 from .tokens import TOKEN_MAX_AGE, TokenSigner, binding
 from .transaction import Guard, Step, run_event
 from .users import LoadUserById, UserLoader, Users
@@ -68,6 +74,10 @@ DEFAULT_STORE: Final = "sqlite:///faststate.db"
 """Where `auto_persist=True` keeps states when no store was named: beside FastHTML's `.sesskey`, where the app runs."""
 
 OPEN: Final = AccessRule()
+
+Lookup = Literal["now", "if new", "with lock"]
+"""When a state is looked up in a store of many processes: in any case, only when it is not in memory, or not until it
+is locked."""
 
 
 class Stats(NamedTuple):
@@ -135,6 +145,9 @@ class _Hooks(RegistryHooks):
     def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
         return self.provider.sse_manager.broadcast_to_state(key, data)
 
+    async def look_up_session(self, session_id: str) -> None:
+        await self.provider.sessions.look_up(session_id)
+
     async def run(
         self,
         identifier: StateIdentifier,
@@ -152,12 +165,62 @@ class Origin:
     connection_id: str | None
     key: str
     echo: Mapping[str, Any]
+    session_id: str | None = None
+    elsewhere: bool = False
+    """Whether another process has the page's stream."""
     open: bool = True
     commits: list[Commit] = field(default_factory=list)
 
 
 origin_of_commits: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("faststate_origin", default=None)
 """Set while an event of a page runs."""
+
+
+def _typed_elsewhere(key: str) -> Mapping[str, Any] | None:
+    """What the page whose event is running has typed into a state, where another process has its stream."""
+    origin = origin_of_commits.get()
+    if origin is None or not origin.open or not origin.elsewhere or origin.key != key or not origin.echo:
+        return None
+    return {"page": origin.connection_id, "session": origin.session_id, "echo": origin.echo}
+
+
+class _News:
+    """What a provider does with what other processes tell. Lifetime: the provider."""
+
+    def __init__(self, provider: StateProvider) -> None:
+        self.provider = provider
+
+    def removed(self, entry: Entry, reason: str) -> None:
+        self.provider.registry.remove(entry, reason)
+
+    def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
+        self.provider.sse_manager.broadcast_here(key, values, but_user)
+
+    @contextlib.contextmanager
+    def typed(self, key: str, typed: Mapping[str, Any]) -> Iterator[None]:
+        page = self.provider.sse_manager.connections.get(typed.get("page", ""))
+        if page is None or page.session_id != typed["session"]:
+            yield
+            return
+        token = origin_of_commits.set(Origin(page.id, key, typed["echo"]))
+        try:
+            yield
+        finally:
+            origin_of_commits.reset(token)
+
+    def show(self, key: str, page: str, session_id: str | None) -> None:
+        connection = self.provider.sse_manager.connections.get(page)
+        if connection is not None and connection.session_id == session_id and connection.topic(key) is not None:
+            connection.notify(key, None)
+
+    def told(self, head: Mapping[str, Any]) -> None:
+        self.provider.sessions.told(head)
+
+    async def caught_up(self, after: int, away: float) -> None:
+        await self.provider.sessions.catch_up(after, away)
+
+    def about(self) -> Mapping[str, Any]:
+        return {"process": self.provider.registry.epoch, "stats": self.provider.stats()._asdict()}
 
 
 class StateProvider:
@@ -259,6 +322,7 @@ class StateProvider:
         self.sse_manager.postpone = self.rechecks.postpone
         self.sse_manager.is_undecided = self.rechecks.is_asking
         self.sse_manager.unwatched = self.registry.unwatched
+        self.following: Following | None = None
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0
@@ -276,10 +340,35 @@ class StateProvider:
     def _use_store(self, store: str | StateStore) -> None:
         if not isinstance(store, str | StateStore):
             raise ConfigurationError(f"store is a URL like 'sqlite:///state.db' or a StateStore, not {store!r}")
-        self.registry.committer.store = store_from_url(store) if isinstance(store, str) else store
+        opened = self.registry.committer.store = store_from_url(store) if isinstance(store, str) else store
+        if isinstance(opened, SharedStore):
+            committer, locks = self.registry.committer, self.registry.locks
+            sharing = committer.sharing = Sharing(opened, locks.timeout, committer)
+            sharing.typed = _typed_elsewhere
+            locks.let_go = sharing.let_go
+            self.following = Following(opened, sharing, self.registry, _News(self), self.sse_manager.on_loop)
+            self.sse_manager.unwatched = self._unwatched
+            self.sse_manager.spread = self._spread
+            self.sessions.following = self.following
         for persistence in self.registry.persistence.values():
             if isinstance(persistence, RecordPersistence):
                 persistence.store = self.store
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """The states that other processes change as well; None where the store is this process's alone."""
+        return self.registry.committer.sharing
+
+    def _unwatched(self, key: str) -> None:
+        self.registry.unwatched(key)
+        if self.following is not None:
+            self.following.unwatched(key)
+
+    def _spread(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
+        """Has the followers of a state in other processes be sent values that were broadcast here."""
+        if self.following is not None and self.sharing is not None:
+            head = {"kind": "broadcast", "values": dict(values), "but": None if but_user is None else str(but_user)}
+            self.following.tell_soon(partial(self.sharing.publish, key, head))
 
     @property
     def store(self) -> StateStore | None:
@@ -477,17 +566,26 @@ class StateProvider:
         if config.scope is StateScope.USER and user is None:
             raise AuthenticationError(f"{config.state_name} belongs to a user: sign in")
         identifier = self._identify(cls, config, context, user, component_id, record_id)
-        entry = await self._entry(identifier, config, initial, fresh=context.fresh_session)
         whole = config.rule | rule if rule.restricts else config.rule
+        is_guarded = whole.check is not None or whole.owner_only
+        # What an event or `modify` changes comes with its lock as it is stored: it need not be looked up before.
+        lookup: Lookup = "now" if action == READ else "if new" if is_guarded else "with lock"
+        entry = await self._entry(identifier, config, initial, fresh=context.fresh_session, lookup=lookup)
         if not whole.restricts:
             return entry, None
         guard = Guard(entry, entry.state, lambda state: self._ask(user, config, whole, state, action))
         if action == READ and context.asked.get(identifier.key) is entry.state:
             return entry, guard
-        await guard.ask(guard.asked)
+        try:
+            await guard.ask(guard.asked)
+        except AccessError:
+            if lookup != "if new" or (entry := await self._entry(identifier, config)).state is guard.asked:
+                raise
+            guard = Guard(entry, entry.state, guard.ask)  # what was asked about was older than what is stored
+            await guard.ask(guard.asked)
         if action == READ and config.authorize is not None:
             context.asked[identifier.key] = guard.asked
-        return entry, guard if whole.check is not None or whole.owner_only else None
+        return entry, guard if is_guarded else None
 
     async def _ask(
         self, user: UserContext | None, config: StateConfig, rule: AccessRule, state: ReactiveState, action: str
@@ -507,7 +605,7 @@ class StateProvider:
                 return
             await self._ask_to_read(context, changed)
         # Commits come faster than the rule answers: they wait for once.
-        async with self.registry.locks.locked(checked), self.registry.locks.answer_in_time("the rule of a state"):
+        async with self.registry.locked(checked), self.registry.locks.answer_in_time("the rule of a state"):
             await self._ask_to_read(context, checked)
 
     async def _ask_to_read(self, context: RequestContext, entries: Iterable[Entry]) -> None:
@@ -523,6 +621,7 @@ class StateProvider:
         initial: Mapping[str, Any] | None = None,
         *,
         fresh: bool = False,
+        lookup: Lookup = "now",
     ) -> Entry:
         loop = asyncio.get_running_loop()
         if loop is not self._loop and not is_for_scripts(loop):
@@ -531,16 +630,31 @@ class StateProvider:
         if fresh and identifier.session_id is not None:
             ttl = min(FRESH_TTL, FRESH_TTL if ttl is None else ttl)
         cls, registry = self._names[identifier.cls_name], self.registry
-        entry = registry.in_memory(identifier, cls) or await registry.entry(
-            identifier, cls, ttl=ttl, create=config.create, initial=initial
-        )
+        entry = registry.in_memory(identifier, cls)
+        if self.following is not None:
+            if entry is None and lookup == "with lock" and config.create is None and not initial:
+                entry = registry.unseen(identifier, cls, ttl)
+            elif entry is not None and lookup == "now":
+                entry = await self._up_to_date(entry)
+        if entry is None:
+            entry = await registry.entry(identifier, cls, ttl=ttl, create=config.create, initial=initial)
         if identifier.session_id is not None:
             registry.keep_for(entry, ttl)
         return entry
 
-    async def is_kept(self, identifier: StateIdentifier) -> bool:
+    def _is_current(self, entry: Entry) -> bool:
+        return self.following is not None and self.following.is_current(entry.identifier.key)
+
+    async def _up_to_date(self, entry: Entry) -> Entry | None:
+        """A state in memory with what other processes have changed of it; None when it is no more."""
+        if self.sharing is not None and entry.persistence is not None and not self._is_current(entry):
+            await self.sharing.freshen([entry])
+        return entry if entry.removed is None else None
+
+    async def is_kept(self, identifier: StateIdentifier, *, lookup: Lookup = "now") -> bool:
         """Whether there is a state of this identifier, in memory or where its class is kept; none is made."""
-        if identifier.key in self.registry:
+        entry = self.registry.find(identifier.key)
+        if entry is not None and (lookup != "now" or await self._up_to_date(entry) is not None):
             return True
         persistence = self.registry.persistence.get(self._names[identifier.cls_name])
         return persistence is not None and await persistence.load(identifier) is not None
@@ -628,7 +742,7 @@ class StateProvider:
             identifier = config.identifier(
                 user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
             )
-            return await self._entry(identifier, config), None
+            return await self._entry(identifier, config, lookup="with lock"), None
 
         still_current = (lambda: self.context(request).refuse_outdated()) if request is not None else lambda: None
         return Modify(self.registry, lambda: self._loop, find, still_current)
@@ -660,11 +774,19 @@ class StateProvider:
                 return False  # it will be loaded as it is when somebody asks for it
             if caller is not None and entry.owner is caller:
                 raise LockTimeoutError(f"{identifier.key} is being changed by this event itself: refresh it afterwards")
-            async with self.registry.locks.locked([entry]):
-                try:
-                    return await self.registry.committer.reload(entry)
-                except StateNotFoundError:
-                    return True
+            before = entry.state
+            try:
+                async with self.registry.locked([entry]):
+                    if self.sharing is None:
+                        return await self.registry.committer.reload(entry)
+                    await self.registry.committer.reload(entry)
+                    if entry.state is not before and isinstance(entry.persistence, RecordPersistence):
+                        await self.sharing.tell_reloaded(entry)
+                    return entry.state is not before
+            except StateNotFoundError:
+                if self.sharing is not None:
+                    await self.sharing.deleted(identifier, entry.persistence)
+                return True
 
         return call_from_anywhere(lambda: self._loop, refresh())
 
@@ -692,15 +814,20 @@ class StateProvider:
 
         async def delete() -> None:
             entry = await self.registry.known(identifier)
+            if entry is not None and self.sharing is not None:
+                await self.sharing.freshen([entry])
+                entry = await self.registry.known(identifier)
             is_own = entry is not None and caller is not None and entry.owner is caller
-            async with self.registry.locks.locked([entry] if entry is not None else [], caller):
+            async with self.registry.locked([entry] if entry is not None else [], caller):
                 if persistence is not None:
                     await persistence.delete(identifier)
+                    if self.sharing is not None:
+                        await self.sharing.deleted(identifier, persistence)
                 # Somebody may have begun to load it before it was deleted.
                 for found in (entry, await self.registry.known(identifier)):
                     if found is not None and found.removed is None:
                         found.is_own_end = is_own
-                        self.registry.remove(found, "it was deleted")
+                        self.registry.remove(found, DELETED)
 
         return call_from_anywhere(lambda: self._loop, delete())
 
@@ -713,7 +840,7 @@ class StateProvider:
     ) -> Any:
         """Runs an event from server code; `state.<event>.run(...)` calls it."""
         config = self.config_of(cls)
-        entry = await self._entry(identifier, config)
+        entry = await self._entry(identifier, config, lookup="with lock")
         values = event.arguments.validate(RawArguments(explicit=arguments))
         values = {**event.arguments.defaults, **values}
         others = {}
@@ -727,6 +854,7 @@ class StateProvider:
                     record_id=values.get(parameter.record.argument) if parameter.record else identifier.record_id,
                 ),
                 other,
+                lookup="with lock",
             )
         results = []
 
@@ -781,26 +909,31 @@ class StateProvider:
         return done
 
     def disconnect_user(self, user_id: Id) -> Awaitable[int]:
-        """Ends all streams of a user, whose pages load themselves again; gives how many (int).
+        """Ends all streams of a user, whose pages load themselves again; gives how many (int) in this process.
 
         To be awaited; in sync code a plain call. Sessions stay: whether the user may come back is for the app's loader
         to say.
         """
 
         async def disconnect() -> int:
-            return self._told(self.sessions.disconnect(user_id))
+            streams = self._told(self.sessions.disconnect(user_id))
+            await self.sessions.tell_rights(user_id, "disconnect")
+            return streams
 
         return call_from_anywhere(lambda: self._loop, disconnect())
 
     def refresh_user(self, user_id: Id) -> Awaitable[int]:
-        """Has all rights of a user be asked again, since they changed; gives the number (int) of streams concerned.
+        """Has all rights of a user be asked again, since they changed; gives the number (int) of streams in this
+        process.
 
         To be awaited; in sync code a plain call. The streams fall silent at once and are opened anew, where the app's
         loader is asked; a state that the user may no longer see vanishes from the page.
         """
 
         async def refresh() -> int:
-            return self._told(self.sessions.refresh(user_id))
+            streams = self._told(self.sessions.refresh(user_id))
+            await self.sessions.tell_rights(user_id, "refresh")
+            return streams
 
         return call_from_anywhere(lambda: self._loop, refresh())
 
@@ -861,6 +994,19 @@ class StateProvider:
     def _position(self) -> str:
         return f"{self.registry.epoch}.{self.sse_manager.handed_over(self.rechecks.decided(self.registry.commits))}"
 
+    def new_connection_id(self) -> str | None:
+        """The id (str) of a new stream, which names its process; None where any will do."""
+        return f"{self.registry.epoch}.{secrets.token_urlsafe(12)}" if self.following is not None else None
+
+    def holding_topics(self) -> AbstractContextManager[dict[str, None]]:
+        """Keys whose states other processes tell of, until the block ends: somebody is about to follow them."""
+        return self.following.holding() if self.following is not None else contextlib.nullcontext({})
+
+    def is_elsewhere(self, connection_id: str) -> bool:
+        """Whether a stream of this id is, or was just now, in another process that lives."""
+        process = connection_id.partition(".")[0]
+        return self.following is not None and process != self.registry.epoch and process in self.following.processes()
+
     # -- the beginning and the end ---------------------------------------------------------------------------------
 
     @property
@@ -879,9 +1025,12 @@ class StateProvider:
         if self.store is not None:
             await self.store.open()
             self.registry.forget_stored()  # as it was before somebody else may have had the store
+            if self.following is not None:
+                await self.following.start()
             async with self.registry.in_store_time("the ended sessions could not be loaded"):
                 await self.sessions.load_ended()
-        self.registry.committer.owned = self._started = True
+        self.registry.committer.owned = self.sharing is None
+        self._started = True
         self.registry.start()
 
     async def stop(self) -> None:
@@ -892,6 +1041,8 @@ class StateProvider:
         await self.sse_manager.stop()
         await self.registry.stop()
         self.registry.committer.owned = self._started = False
+        if self.following is not None:
+            await self.following.stop()
         if self.store is not None:
             await self.store.close()
 

@@ -10,9 +10,9 @@ import secrets
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from functools import lru_cache, partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from .commits import Committer, RegistryHooks
@@ -86,6 +86,7 @@ class StateRegistry:
         self._held: list[set[str]] = []  # keys of states that are not to be evicted
         self._full_since: float | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self.is_started = False
 
     @property
     def commits(self) -> int:
@@ -153,6 +154,18 @@ class StateRegistry:
         self.touch(found)
         return found
 
+    def unseen(self, identifier: StateIdentifier, cls: type[ReactiveState], ttl: float | None) -> Entry | None:
+        """The entry of a state that nobody has looked up yet, as its class makes it; None for one that must be.
+
+        What is stored comes with its lock; who only wants to read it has to look it up.
+        """
+        persistence = self.persistence.get(cls)
+        if not isinstance(persistence, StorePersistence) or not cls._fs_schema().reproducible:
+            return None
+        if identifier.key in self._loading or identifier.key in self._used:
+            return None
+        return self._add(identifier, cls(**{}), ttl, persistence=persistence, by_class=True)
+
     def _loaded(self, key: str, loading: asyncio.Future[Entry]) -> None:
         if self._loading.get(key) is loading:
             del self._loading[key]
@@ -195,7 +208,10 @@ class StateRegistry:
             values = first
         fresh = cls(**{**values, **initial})
         by_class = create is None and not initial
-        if not isinstance(persistence, StorePersistence) or (by_class and cls._fs_schema().reproducible):
+        is_reproducible = by_class and cls._fs_schema().reproducible
+        if identifier.scope is StateScope.TEMPORARY and self.committer.sharing is not None:
+            is_reproducible = False  # or another process could not tell a new one from one that has ended
+        if not isinstance(persistence, StorePersistence) or is_reproducible:
             # What the class itself makes again is stored with its first change: a robot's visits leave nothing behind.
             found = self._entries.get(identifier.key)
             return found or self._add(identifier, fresh, ttl, persistence=persistence, by_class=by_class)
@@ -216,7 +232,7 @@ class StateRegistry:
             await self.committer.gates.opened(session_id)
         try:
             with self.committer.gates.inside(sessions):
-                await self.committer.save((), [write])
+                await self.committer.write([write])
         except VersionConflict:  # another process was first
             found_there = await persistence.load(identifier)
             if found_there is None:
@@ -493,6 +509,7 @@ class StateRegistry:
 
     def start(self) -> None:
         """Has the sweeper run on this event loop, which is the app's: a script's may have been the first to need it."""
+        self.is_started = True
         self._end_sweeper()
         self._start_sweeper()
 
@@ -523,13 +540,14 @@ class StateRegistry:
             try:
                 self.sweep()
                 self.hooks.swept()
-                if self.committer.owned:  # a script has the store for its own changes alone
+                if self.is_started:  # a script has the store for its own changes alone
                     await self.tell_store()
             except Exception:
                 logger.exception("the sweep of idle states failed; it is tried again")
 
     async def stop(self) -> None:
         """Ends the sweeper, and waits for commits under way. States stay."""
+        self.is_started = False
         await self.committer.commits_under_way()
         for entry in self._entries.values():
             if entry.stored is not None and entry.used > entry.touched:
@@ -540,6 +558,18 @@ class StateRegistry:
             logger.exception("the store could not be told which states were used")
         if (sweeper := self._end_sweeper()) is not None:
             await asyncio.gather(sweeper, return_exceptions=True)
+
+    @asynccontextmanager
+    async def locked(self, entries: Iterable[Entry], owner: object | None = None) -> AsyncIterator[None]:
+        """Holds the locks of some states, so that nobody commits to them, in no process.
+
+        Raises `LockTimeoutError`, `PersistenceError`, and `StateNotFoundError` for one that is no more.
+        """
+        taken = [entry for entry in entries if entry.removed is None]
+        async with self.locks.locked(taken, owner):
+            if self.committer.sharing is not None:
+                await self.committer.sharing.lock(taken)
+            yield
 
     def release(self, entry: Entry) -> None:
         """Gives a state's lock back, which was its use."""

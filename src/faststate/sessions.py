@@ -9,21 +9,24 @@ import json
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from .auth import UserContext
+from .backplane import Message
 from .config import StateConfig
 from .context import SESSION_ID, USER_ID, RequestContext
 from .entries import is_initial
 from .exceptions import PersistenceError, StateNotFoundError, VersionConflict
+from .following import Following
 from .locks import Holder, current_holder, identity_here
 from .page import reload_frame, reopen_frame
 from .persistence import StorePersistence
 from .registry import Entry, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
+from .sharing import APP, ENDED, Sharing, pack
 from .sse import SSEConnection, SSEManager
 from .state import Change, ReactiveState
 from .stores import Stored, Version, Write
@@ -48,11 +51,19 @@ SIGN_IN_TRIES: Final = 20
 NOBODYS_END: Final = 600.0
 """Seconds that the end of a session is remembered which never was anybody's: until nothing of it is under way."""
 
-ENDED: Final = "ended"
-"""Group, and first part of the key, of what a store keeps of ended sessions. No scope has this name."""
+RIGHTS: Final = "rights"
+"""Group, and first part of the key, of what a store of many processes keeps of changed rights. No scope has this name.
+"""
+
+RIGHTS_KEPT: Final = 3_600.0
+"""Seconds that it does: a process that has heard nothing of the others for longer asks for all rights again."""
 
 CHANGES_KEPT: Final = 10_000
 """Users whose last change of rights is remembered; only requests that are under way ask for it."""
+
+
+_MARK: Final = Version("", 1)
+"""The version of notes, which are written once."""
 
 
 class _Ended(NamedTuple):
@@ -97,6 +108,11 @@ class Sessions:
         self.changes = 0
         self._changed: OrderedDict[str, int] = OrderedDict()  # per user: the number of the last change of rights
         self._forgotten = 0
+        self.following: Following | None = None
+
+    @property
+    def _sharing(self) -> Sharing | None:
+        return self._registry.committer.sharing
 
     def is_ended(self, session_id: str) -> bool:
         """Whether the session has ended here."""
@@ -114,9 +130,7 @@ class Sessions:
         if store is None:
             return
         for key, stored in (await store.group(ENDED)).items():
-            session_id = key.removeprefix(f"{ENDED}:")
-            if session_id not in self._ended:
-                self._ended[session_id] = self._read_mark(stored)
+            self._ended.setdefault(key.removeprefix(f"{ENDED}:"), self._read_mark(stored))
         # The oldest first, as they are forgotten.
         self._ended = OrderedDict(sorted(self._ended.items(), key=lambda item: item[1].until))
 
@@ -209,10 +223,15 @@ class Sessions:
         # Behind the commits that are just being saved.
         async with self._registry.in_store_time(what), committer.gates.closed(session_id):
             self._drop_states(session_id)
-            stored = await store.group(session_id)
-            if stored or is_lasting:
+            stored, mark = await store.group(session_id), self._mark(session_id, noted)
+            is_noted = bool(stored) or is_lasting
+            if self._sharing is not None:
+                await self._sharing.end(mark, stored=is_noted)
+                # What others have committed meanwhile; behind the mark they cannot.
+                stored = await store.group(session_id)
+            elif is_noted:
                 with contextlib.suppress(VersionConflict):  # it has been there
-                    await store.save(self._mark(session_id, noted))
+                    await store.save(mark)
             await store.delete(list(stored))
         return bool(stored)
 
@@ -243,6 +262,10 @@ class Sessions:
             for connection in pages:
                 self._manager.dismiss(connection, reload_frame())
 
+            if self.following is not None:
+                following, head = self.following, {"kind": "reload", "session": session_id}
+                following.tell_soon(lambda: following.tell_app(head))
+
         # Behind the answer: a page that loads itself again before the new cookie is there would get another session,
         # and its cookie.
         context.after_answer(reload)
@@ -251,7 +274,69 @@ class Sessions:
         """What a store keeps of an ended session, as long as a cookie with its id is accepted."""
         ttl = None if ended.until == math.inf else ended.until - self._clock()
         data = json.dumps([ended.successor, ended.user_id]).encode()
-        return Write(f"{ENDED}:{session_id}", None, Version("", 1), data, ttl, ENDED)
+        return Write(f"{ENDED}:{session_id}", None, _MARK, data, ttl, ENDED)
+
+    # -- other processes -------------------------------------------------------------------------------------------
+
+    def told(self, head: Mapping[str, Any]) -> None:
+        """Another process has ended a session, or was told of changed rights."""
+        if head["kind"] == "ended":
+            self._learn_end(head["session"], self._read_mark(Stored(_MARK, head["mark"].encode(), head["ttl"])))
+        elif head["kind"] == "reload":
+            self._dismiss(self._manager.connections_of(session_id=head["session"]), reload_frame())
+        elif head["kind"] == "rights":
+            self._change_rights(head["user"], head["how"])
+
+    def _learn_end(self, session_id: str, ended: _Ended) -> None:
+        if session_id in self._ended:
+            return
+        self._ended[session_id] = ended
+        for connection in self._manager.connections_of(session_id=session_id):
+            self._manager.silence(connection)
+        self._drop_states(session_id)
+
+    async def look_up(self, session_id: str) -> None:
+        """Learns of the session's end where another process has noted it. Raises `PersistenceError`."""
+        if (mark := await self._look_up(session_id)) is not None:
+            self._learn_end(session_id, mark)
+
+    async def catch_up(self, after: int, away: float) -> None:
+        """Learns what other processes have told behind the commit `after`, when nothing was heard for `away` seconds.
+
+        Raises `PersistenceError`.
+        """
+        if self._sharing is None:
+            return
+        store = self._sharing.store
+        for key, stored in (await store.group_since(ENDED, after)).items():
+            session_id = key.removeprefix(f"{ENDED}:")
+            is_news = session_id not in self._ended
+            self._learn_end(session_id, self._read_mark(stored))
+            if is_news:
+                self._dismiss(self._manager.connections_of(session_id=session_id), reload_frame())
+        if away > RIGHTS_KEPT:
+            self.changes += 1
+            self._changed.clear()
+            self._forgotten = self.changes
+            self._dismiss(list(self._manager.connections.values()), reopen_frame())
+            return
+        for stored in (await store.group_since(RIGHTS, after)).values():
+            user_id, how = json.loads(stored.data)
+            self._change_rights(user_id, how)
+
+    async def tell_rights(self, user_id: Id, how: Literal["disconnect", "refresh"]) -> None:
+        """Tells the other processes of changed rights. Raises `PersistenceError`."""
+        if self._sharing is not None:
+            data = json.dumps([str(user_id), how]).encode()
+            note = Write(f"{RIGHTS}:{secrets.token_hex(8)}", None, _MARK, data, RIGHTS_KEPT, RIGHTS)
+            head = {"kind": "rights", "user": str(user_id), "how": how}
+            await self._sharing.store.commit([note], [Message(APP, pack(head))])
+
+    def _change_rights(self, user_id: str, how: str) -> None:
+        if how == "disconnect":
+            self.disconnect(user_id)
+        else:
+            self.refresh(user_id)
 
     # -- states ----------------------------------------------------------------------------------------------------
 
@@ -324,7 +409,8 @@ class Sessions:
             entry = self._registry.find(key)
             if entry is None or entry.stored is None:
                 continue
-            if not entry.doubtful and isinstance(entry.persistence, StorePersistence):
+            is_truth = self._sharing is None and not entry.doubtful
+            if is_truth and isinstance(entry.persistence, StorePersistence):
                 # Of what is in memory this is the truth; in the store it may have expired already.
                 nonces = entry.recent_nonces(self._clock())
                 data = entry.persistence.encode(entry.state._frozen_values(), nonces)
@@ -391,7 +477,9 @@ class Sessions:
             self._registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
         else:
             self._registry.rename(key, target, config.ttl)
-            entry.stored = moved.get(target.key)
+            # In a store of many processes it may be a newer version, which is seen by the one that is had here.
+            if self._sharing is None or target.key not in moved:
+                entry.stored = moved.get(target.key)
 
     async def _bring_back(self, session_id: str, user: UserContext) -> None:
         """Brings into memory the guest's states that would become the user's, and the user's own, kept or new."""
@@ -407,6 +495,9 @@ class Sessions:
             if target is None or config is None or config.state_cls is None or target.scope is not StateScope.USER:
                 continue
             guest, is_kept = registry.find(key), registry.persistence.get(config.state_cls) is not None
+            if self._sharing is not None:
+                await self._sharing.freshen([e for e in (guest, registry.find(target.key)) if e is not None])
+                guest = registry.find(key)
             if guest is None and is_kept:
                 guest = await registry.entry(identifier, config.state_cls, ttl=config.ttl, create=config.create)
             may_exist = is_kept or config.create is not None

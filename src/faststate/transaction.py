@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter, to_thread
 
-from .entries import Entry, Nonce
+from .entries import Entry, Nonce, digest_of
 from .events import Event
 from .exceptions import EventConflictError, StateNotFoundError
 from .locks import Holder, current_holder, identity_here
+from .persistence import nonce_key
 from .registry import StateRegistry
 from .state import Change, ReactiveState
 from .stores import Write
@@ -73,8 +74,11 @@ class Transaction:
         self.owner: object = None
         """Whose the locks are: this transaction's, or that of the one whose body it is in."""
 
-    async def begin(self) -> None:
+    async def begin(self, look_for: Sequence[str] = ()) -> frozenset[str] | None:
         """Locks the states, in the order of their keys, and makes working copies of them.
+
+        Where the store is one of many processes, gives those of the keys to `look_for` that it has; None where it was
+        not asked.
 
         After an earlier step it rebases the same copies on what is committed by now. Guards are asked again where the
         state is another by now than the one they were asked about, and `still_current` whether the caller is still who
@@ -85,8 +89,10 @@ class Transaction:
             await self._registry.locks.acquire(entry, self.owner)
             self._locked.append(entry)
         committer = self._registry.committer
+        present = await committer.sharing.lock(self._locked, look_for) if committer.sharing is not None else None
         for entry in self._locked:
-            if entry.doubtful or (entry.persistence is not None and not committer.owned):
+            is_stale = entry.persistence is not None and not committer.owned and committer.sharing is None
+            if entry.doubtful or is_stale:
                 await committer.reload(entry)  # what is in memory need not be what is stored
             if entry.removed is not None and not entry.is_over:
                 raise StateNotFoundError(entry.removed)
@@ -103,6 +109,7 @@ class Transaction:
                 copies[key]._rebase(entry.state)
             else:
                 copies[key] = entry.state._working()
+        return present
 
     def own(self, entry: Entry) -> tuple[Entry, Any]:
         """The entry that is locked for a state, and its working copy.
@@ -202,13 +209,16 @@ async def run_event(
     try:
         transaction = Transaction(registry, entries, guards, still_current)
         try:
-            await transaction.begin()
-            entry, state = transaction.own(entry)
-            own = Nonce.of(entry, nonce, states) if nonce is not None else None
             committer = registry.committer
+            look_for = (
+                () if nonce is None or committer.sharing is None else (nonce_key(entry.identifier, digest_of(nonce)),)
+            )
+            present = await transaction.begin(look_for)
+            entry = transaction.entry(entry)
+            own = Nonce.of(entry, nonce, states) if nonce is not None else None
             if own is not None and (
                 entry.has_seen(own.digest)
-                or (committer.store is not None and await committer.has_stored(own, states.values()))
+                or (committer.store is not None and await committer.has_stored(own, states.values(), present))
             ):
                 await take(Step(None, repeated=True))
                 return

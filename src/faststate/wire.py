@@ -26,6 +26,7 @@ __all__ = [
     "js",
     "merge_patch",
     "nest",
+    "patch_frame",
     "patch_steps",
     "same",
     "signals_frame",
@@ -128,6 +129,13 @@ def _list_became_dict(old: Any, new: Any) -> bool:
     if isinstance(old, list):
         return True
     return isinstance(old, dict) and any(_list_became_dict(old[key], new[key]) for key in old.keys() & new.keys())
+
+
+def patch_frame(
+    path: tuple[str, ...], old: Mapping[str, Any], delta: Mapping[str, Any], new: Mapping[str, Any]
+) -> bytes:
+    """The frames (bytes) that bring the signals under `path` from `old` to `new`; the `delta` between them."""
+    return b"".join([signals_frame(nest(path, step)) for step in patch_steps(old, delta, new)])
 
 
 def nest(path: tuple[str, ...], leaf: Any) -> dict[str, Any]:

@@ -320,6 +320,7 @@ class Routes:
         live = self.provider.sse_manager.connections.get(call.connection_id or "")
         if live is not None and (live.closed or live.silent or live.session_id != session_id):
             live = None
+        elsewhere = live is None and call.connection_id is not None and self.provider.is_elsewhere(call.connection_id)
         if call.tokens and session_id is None:
             # The session was cleared by another tab, which a reload settles; or cookies are off, which is then told.
             frames = reload_frame()
@@ -337,7 +338,7 @@ class Routes:
                 live.send_frame(effect.frames)
 
         try:
-            await dispatch(context, call, live, take)
+            await dispatch(context, call, live, take, elsewhere=elsewhere)
         except StaleTokens:
             self.provider.refused += 1
             return EventResponse(reload_frame(), 403)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from ..fields import EVERYTHING_SHOWN, Schema
 from ..state import ReactiveState
 from ..views import ATTRIBUTE
-from ..wire import elements_frame, merge_patch, nest, patch_steps, same, signals_frame
+from ..wire import elements_frame, merge_patch, nest, patch_frame, same, signals_frame
 
 __all__ = ["Audience", "Changes", "Chunk", "CommitLike", "audience_of", "snapshot_frame", "vanish_frame"]
 
@@ -18,11 +18,15 @@ logger = logging.getLogger("faststate")
 
 
 class CommitLike(Protocol):
-    """What the fan-out needs of a commit: the snapshots around it, and the signals that changed."""
+    """What the fan-out needs of a commit: the snapshots around it, and the signals that changed.
+
+    `frame` is what says so (bytes), where that was encoded already.
+    """
 
     old: ReactiveState
     new: ReactiveState
     delta: dict[str, Any]
+    frame: bytes | None
 
 
 class Audience(NamedTuple):
@@ -58,12 +62,19 @@ class Changes:
     `old` is the snapshot before the first of them, `new` the one after the last.
     """
 
-    __slots__ = ("_delta", "_frames", "new", "old")
+    __slots__ = ("_delta", "_frames", "_whole", "new", "old")
 
-    def __init__(self, old: ReactiveState, new: ReactiveState, delta: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        old: ReactiveState,
+        new: ReactiveState,
+        delta: Mapping[str, Any] | None = None,
+        whole: bytes | None = None,
+    ) -> None:
         self.old = old
         self.new = new
         self._delta = delta
+        self._whole = whole  # all that differs, as a frame, where it was encoded before
         self._frames: dict[Audience, bytes] = {}
 
     @property
@@ -87,14 +98,16 @@ class Changes:
         if frame is None:
             views, hidden = audience
             new = self.new._committed
-            delta: Mapping[str, Any] = self.delta
-            if hidden:
-                delta = {name: value for name, value in delta.items() if name not in hidden}
-            if echo:
-                # The page set these itself: sending them back would overwrite what is being typed by now.
-                delta = {name: value for name, value in delta.items() if name not in echo or echo[name] != value}
-            steps = patch_steps(self.old._committed.encoded, delta, new.encoded)
-            frame = b"".join([signals_frame(nest(new.namespace, step)) for step in steps])
+            if self._whole is not None and not hidden and not echo:
+                frame = self._whole
+            else:
+                delta: Mapping[str, Any] = self.delta
+                if hidden:
+                    delta = {name: value for name, value in delta.items() if name not in hidden}
+                if echo:
+                    # The page set these itself: sending them back would overwrite what is being typed by now.
+                    delta = {name: value for name, value in delta.items() if name not in echo or echo[name] != value}
+                frame = patch_frame(new.namespace, self.old._committed.encoded, delta, new.encoded)
             frame += self._view_frames(views, hidden) if views else b""
             if not echo:
                 self._frames[audience] = frame

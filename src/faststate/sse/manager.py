@@ -88,6 +88,8 @@ class SSEManager:
         """Whether commits of a state (its key) are still to be published, which somebody may have begun with."""
         self.unwatched: Callable[[str], None] = lambda key: None
         """Told of a state (its key) whose last follower has gone."""
+        self.spread: Callable[[str, Mapping[str, Any], Id | None], None] = lambda key, values, but_user: None
+        """Told of values that were broadcast to a state's followers, but to those of one user."""
         self._latest = latest
         self._reopen = reopen
         self._max_age = max_age
@@ -460,6 +462,12 @@ class SSEManager:
         that viewers are just being asked about; the result may be awaited, and need not be. Raises `IdentifierError`
         for a text that is no key.
         """
+        StateIdentifier.parse(state_key)
+        self.spread(state_key, data, exclude_user)
+        return self.broadcast_here(state_key, data, exclude_user)
+
+    def broadcast_here(self, state_key: str, data: Mapping[str, Any], exclude_user: Id | None = None) -> Done:
+        """As `broadcast_to_state`, to the connections of this process alone."""
         path = StateIdentifier.parse(state_key).namespace
         data = dict(data)
         reached = [

@@ -122,7 +122,7 @@ class Topic:
         before = self.changes
         self._since = None
         if before is None:
-            self.changes = Changes(commit.old, commit.new, commit.delta)
+            self.changes = Changes(commit.old, commit.new, commit.delta, commit.frame)
             return False
         self.changes = Changes(before.old, commit.new)
         return True

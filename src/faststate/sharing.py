@@ -1,0 +1,307 @@
+"""Sharing: states that other processes change as well. Their locks, what is loaded with them, what the others are told.
+
+A copy in memory is current while nobody else can have changed it: with the lock in hand, or (see `following`) while its
+topic is subscribed to. Else the store is asked for what is newer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from .backplane import Message
+from .entries import Entry, Prepared, Shared, with_version
+from .exceptions import StateNotFoundError, VersionConflict
+from .persistence import MARK_TTL, Found, Persistence, RecordPersistence, StorePersistence, mark_key
+from .scopes import StateIdentifier
+from .stores import Hold, SharedStore, Stored, Version, Write
+from .wire import patch_frame
+
+__all__ = ["APP", "ENDED", "HANDED_ON", "Sharing", "Told", "pack", "shared_key", "unpack"]
+
+HANDED_ON: Final = 16
+"""Local transactions, one after the other, that share one lock while another process waits for it. Each one more saves
+a round trip, and keeps the others waiting for so long."""
+
+APP: Final = "app"
+"""The topic of what concerns the whole app: ended sessions, changed rights. No scope has this name."""
+
+ENDED: Final = "ended"
+"""Group, and first part of the key, of what a store keeps of ended sessions. No scope has this name."""
+
+DELETED: Final = "it was deleted"
+"""Why a state is no more that `delete` was called for."""
+
+CURRENT_TRIES: Final = 5
+"""How often a state is loaded again that changes while it is loaded."""
+
+
+class Told(NamedTuple):
+    """What a process was told by another: the `head` (a dict), and what goes with it (bytes)."""
+
+    head: dict[str, Any]
+    parts: Sequence[bytes]
+
+
+def pack(head: Mapping[str, Any], *parts: bytes) -> bytes:
+    """A message's body (bytes); `unpack` gives it back."""
+    return b"\n".join((json.dumps({**head, "l": [len(part) for part in parts]}).encode(), b"".join(parts)))
+
+
+def unpack(body: bytes) -> Told:
+    """What `pack` was given. Raises `ValueError` for what it has not made."""
+    first, _, rest = body.partition(b"\n")
+    head = json.loads(first)
+    if not isinstance(head, dict):
+        raise ValueError("a message begins with an object")
+    parts, at = [], 0
+    for length in head.pop("l"):
+        parts.append(rest[at : at + length])
+        at += length
+    return Told(head, parts)
+
+
+def shared_key(entry: Entry) -> str:
+    """Under which key the store has the state, or what it knows of its row: what is locked, too."""
+    key = entry.identifier.key
+    return mark_key(entry.identifier) if isinstance(entry.persistence, RecordPersistence) else key
+
+
+class TakesIn(Protocol):
+    """What has the states: the committer."""
+
+    def take_in(self, entry: Entry, found: Found | None) -> bool:
+        """Makes a state in memory the one that was found where it is kept, and tells its followers."""
+
+
+class Sharing:
+    """The states of a process that others change as well. Lifetime: the committer. `timeout` is in seconds."""
+
+    def __init__(self, store: SharedStore, timeout: float, states: TakesIn) -> None:
+        self.store = store
+        self.timeout = timeout
+        self._states = states
+        self.typed: Callable[[str], Mapping[str, Any] | None] = lambda key: None
+        """What the page whose event is running has typed into the state with this key, for the others to know."""
+
+    # -- locks -----------------------------------------------------------------------------------------------------
+
+    async def lock(self, entries: Iterable[Entry], look_for: Sequence[str] = ()) -> frozenset[str] | None:
+        """Locks states among the processes, whose local locks the caller has, and takes in what is newer of them.
+
+        Gives those of the keys to `look_for` that the store has; None where it had not to be asked, since the locks
+        were kept. Raises `LockTimeoutError`, `PersistenceError`, and `StateNotFoundError` for one that is no more.
+        """
+        wanted: dict[str, Entry] = {}
+        for entry in entries:
+            if entry.persistence is None:
+                continue
+            if entry.shared is None:
+                entry.shared = Shared()
+            if entry.shared.hold is None:
+                wanted[shared_key(entry)] = entry
+        if not wanted:
+            return None
+        known = {key: _NEVER if entry.doubtful else _known(entry) for key, entry in wanted.items()}
+        locked = await self.store.lock(known, self.timeout, look_for)
+        for key, entry in wanted.items():
+            shared = _shared(entry)
+            shared.hold, shared.handed, shared.wanted = locked.holds[key], 0, key in locked.wanted
+        for key, entry in wanted.items():
+            is_unclean = key in locked.unclean
+            if key in locked.news:
+                await self._take_news(entry, locked.news[key])
+            elif isinstance(entry.persistence, RecordPersistence) and (is_unclean or _shared(entry).mark is None):
+                await self._take_news(entry, None)
+            if is_unclean and isinstance(entry.persistence, RecordPersistence):
+                # Who held it has died, perhaps behind the row's save: what became of it nobody has told the others.
+                await self.tell_reloaded(entry)
+        return locked.present
+
+    async def _take_news(self, entry: Entry, stored: Stored | None) -> bool:
+        """Takes in what is stored now of a state; True when it had changed."""
+        persistence = entry.persistence
+        if isinstance(persistence, StorePersistence):
+            found = await persistence.restore(entry.identifier, stored) if stored is not None else None
+        else:
+            found = await persistence.load(entry.identifier) if persistence is not None else None
+        return self._states.take_in(entry, found)
+
+    async def tell_reloaded(self, entry: Entry) -> None:
+        """Tells the other processes of a row that was changed by other code. The caller has its lock."""
+        shared = _shared(entry)
+        await self.store.commit(
+            [_mark(entry, shared.mark, entry.version)],
+            [Message(entry.identifier.key, pack({"kind": "changed", "to": list(entry.version)}))],
+            _holds([entry]),
+            keep=[shared_key(entry)],
+        )
+        shared.mark = entry.version
+
+    def let_go(self, entry: Entry) -> None:
+        """Gives a state's lock among the processes back, or to the next local transaction that waits for it."""
+        shared = entry.shared
+        if shared is None or shared.hold is None:
+            return
+        if self._keeps(entry):
+            shared.handed += 1
+            return
+        hold, shared.hold = shared.hold, None
+        self.store.unlock([hold])
+
+    def give_up(self, entry: Entry) -> None:
+        """Gives a lock back under which something may have been changed that the store was not told of."""
+        shared = entry.shared
+        if shared is not None and shared.hold is not None:
+            hold, shared.hold = shared.hold, None
+            self.store.unlock([hold], unclean=isinstance(entry.persistence, RecordPersistence))
+
+    def _keeps(self, entry: Entry) -> bool:
+        shared = entry.shared
+        return (
+            shared is not None and entry.waiters > 0 and (not shared.wanted or shared.handed < HANDED_ON)
+            and entry.removed is None
+        )  # fmt: skip
+
+    # -- commits ---------------------------------------------------------------------------------------------------
+
+    async def save(self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]) -> list[bytes]:
+        """Makes a commit's `writes`, publishes it, and gives those locks back for which no local transaction waits.
+
+        Gives, for each of the prepared changes, the frames (bytes) that bring a page from the old signals to the new.
+        Raises `VersionConflict`, `LockLostError` and `PersistenceError`.
+        """
+        data = {write.key: write.data for write in writes}
+        shared = [entry for entry, _ in prepared if entry.shared is not None and entry.persistence is not None]
+        frames, messages = [], []
+        changed = [entry.identifier.key for entry, change in prepared if change is not None and entry in shared]
+        for (entry, change), version in zip(prepared, versions, strict=True):
+            key, committed = entry.identifier.key, entry.state._committed
+            if change is None or entry not in shared:
+                frames.append(b"")
+                continue
+            delta = with_version(change.delta, change.encoded, version)
+            frames.append(patch_frame(committed.namespace, committed.encoded, delta, {**change.encoded, **delta}))
+            head: dict[str, Any] = {
+                "kind": "commit", "from": list(entry.stored) if entry.stored is not None else None,
+                "to": list(version), "with": changed if len(changed) > 1 else [], "typed": self.typed(key),
+            }  # fmt: skip
+            if isinstance(entry.persistence, RecordPersistence):
+                head["kind"] = "changed"
+                mark = _mark(entry, _shared(entry).mark, version)
+                writes.append(mark)
+                messages.append(Message(key, pack(head)))
+            else:
+                messages.append(Message(key, pack(head, frames[-1], data.get(key) or b"")))
+        sessions = {entry.identifier.session_id for entry in shared} - {None}
+        closing = {write.key for write in writes}
+        for session_id in sessions:
+            if (mark_of_end := f"{ENDED}:{session_id}") not in closing:
+                writes.append(Write(mark_of_end, None, Version("", 1), None))  # which it must not have
+        messages += [_end(write) for write in writes if write.group == ENDED]
+        keep = [hold.key for entry in shared if self._keeps(entry) for hold in _holds([entry])]
+        done = await self.store.commit(writes, messages, _holds(shared), keep)
+        for (entry, change), version in zip(prepared, versions, strict=True):
+            own = entry.shared
+            if own is None or entry.persistence is None:
+                continue
+            if isinstance(entry.persistence, RecordPersistence) and change is not None:
+                own.mark = version
+            if own.hold is not None and own.hold.key in keep:
+                own.wanted = own.hold.key in done.wanted
+            else:
+                own.hold = None
+        return frames
+
+    async def publish(self, key: str, head: Mapping[str, Any]) -> None:
+        """Tells the followers of a state, in other processes. Raises `BackplaneError`."""
+        await self.store.publish([Message(key, pack(head))])
+
+    async def deleted(self, identifier: StateIdentifier, persistence: Persistence | None) -> None:
+        """Tells the other processes that a state was deleted. Raises `BackplaneError` and `PersistenceError`."""
+        if isinstance(persistence, RecordPersistence):
+            await self.store.delete([mark_key(identifier)])
+        if persistence is not None:
+            await self.publish(identifier.key, {"kind": "removed", "reason": DELETED})
+
+    # -- what is newer ---------------------------------------------------------------------------------------------
+
+    async def freshen(self, entries: Sequence[Entry]) -> None:
+        """Takes in what other processes have changed of these states since they were loaded.
+
+        One that is no more is removed, and raises nothing. Raises `PersistenceError`.
+        """
+        left = [entry for entry in entries if entry.persistence is not None and entry.removed is None]
+        for _ in range(CURRENT_TRIES):
+            if not left:
+                return
+            states = [entry.state for entry in left]
+            news = await self.store.fresh({shared_key(entry): _known(entry) for entry in left})
+            again = []
+            for entry, state in zip(left, states, strict=True):
+                key = shared_key(entry)
+                is_unmarked = isinstance(entry.persistence, RecordPersistence) and _mark_of(entry) is None
+                if (key not in news and not is_unmarked) or entry.removed is not None:
+                    continue
+                if entry.shared is not None and entry.shared.hold is not None:
+                    continue  # with the lock came what is newer, and nobody else commits
+                if entry.state is not state:
+                    again.append(entry)  # it has changed meanwhile, and this may be what it was before
+                    continue
+                try:
+                    await self._take_news(entry, news.get(key))
+                except StateNotFoundError:
+                    continue
+            left = again
+
+    async def end(self, mark: Write, *, stored: bool) -> None:
+        """Tells all processes of a session's end, and has its `mark` be stored. Raises `PersistenceError`."""
+        if stored:
+            try:
+                await self.store.commit([mark], [_end(mark)])
+            except VersionConflict:  # it has been there
+                return
+        else:
+            await self.store.publish([_end(mark)])
+
+
+_NEVER: Final = Version("", -1)
+"""A version that no state has: all that is stored is news."""
+
+
+def _known(entry: Entry) -> Version | None:
+    """Which version a process has of what the store has under the state's shared key."""
+    return _mark_of(entry) if isinstance(entry.persistence, RecordPersistence) else entry.stored
+
+
+def _mark_of(entry: Entry) -> Version | None:
+    return entry.shared.mark if entry.shared is not None else None
+
+
+def _shared(entry: Entry) -> Shared:
+    if entry.shared is None:
+        entry.shared = Shared()
+    return entry.shared
+
+
+def _holds(entries: Iterable[Entry]) -> list[Hold]:
+    return [entry.shared.hold for entry in entries if entry.shared is not None and entry.shared.hold is not None]
+
+
+def _mark(entry: Entry, known: Version | None, version: Version) -> Write:
+    return Write(mark_key(entry.identifier), known, version, b"", MARK_TTL)
+
+
+def _end(mark: Write) -> Message:
+    return Message(
+        APP,
+        pack(
+            {
+                "kind": "ended",
+                "session": mark.key.removeprefix(f"{ENDED}:"),
+                "ttl": mark.ttl,
+                "mark": (mark.data or b"").decode(),
+            }
+        ),
+    )
