@@ -146,7 +146,8 @@ class Committer:
             # From here to where the gates are held nothing is awaited: the task holds them when it begins.
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
             passed.__enter__()
-            return await self.finish(self._save_and_swap(prepared, nonce, also, still_current), passed)
+            saving = self._save_and_swap(prepared, nonce, also, still_current)
+            return await self.finish(saving if self.sharing is None else self._shared(saving), passed)
         done = self._swap(prepared, [next_version(entry) for entry, _ in prepared]) if prepared else []
         if nonce is not None:
             nonce.entry.remember(nonce.digest, self._clock())
@@ -182,6 +183,10 @@ class Committer:
             if not task.cancelled() and (error := task.exception()) is not None:
                 logger.error("what a cancelled request was about to change could not be saved", exc_info=error)
             raise
+
+    async def _shared(self, saving: Coroutine[Any, Any, T]) -> T:
+        with self.sharing.under_way() if self.sharing is not None else contextlib.nullcontext():
+            return await saving
 
     async def _save_and_swap(
         self,

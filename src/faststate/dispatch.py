@@ -404,12 +404,14 @@ def _corrections(provider: StateProvider, key: str, typed: Mapping[str, Any], co
 class Followed(NamedTuple):
     """What a page shows, by key, each with its views there; and, as frames, how to take away what it may not see.
 
-    `gone` are frames too: they take away records that are no more, and say so.
+    `gone` are frames too: they take away records that are no more, and say so. Of the states that are `unchanged` (by
+    key, the snapshots) the page has been told all, by another process.
     """
 
     states: dict[str, tuple[Entry, set[str]]]
     vanish: bytes
     gone: bytes
+    unchanged: Mapping[str, ReactiveState] = {}
 
 
 async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed:
@@ -441,10 +443,13 @@ async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed
     return Followed(followed, vanish, gone)
 
 
-async def _followed_by_now(context: RequestContext, shown: Sequence[Shown], topics: dict[str, None]) -> Followed:
+async def _followed_by_now(
+    context: RequestContext, shown: Sequence[Shown], topics: dict[str, None], seen: int | None = None
+) -> Followed:
     """As `_followed`; when it returns nothing has changed since the user was found to be allowed to see it.
 
-    And other processes tell of each change from then on, as long as the `topics` are held.
+    And other processes tell of each change from then on, as long as the `topics` are held. Up to the commit `seen` one
+    of them has told the page of all that it follows.
     """
     provider = context.provider
     with provider.registry.holding() as held:
@@ -457,12 +462,22 @@ async def _followed_by_now(context: RequestContext, shown: Sequence[Shown], topi
                 continue  # deleted, or evicted, while the others were asked about
             if provider.following is not None and not await provider.following.follow(entries, topics):
                 continue  # another process has changed it
+            unchanged = await _unchanged(provider, entries, seen) if seen is not None else {}
             try:
                 await provider.still_readable(context, entries)
             except AccessError:
                 continue  # lost while the others were asked about
             if not any(entry.removed is not None for entry in entries):
-                return found
+                return found._replace(unchanged=unchanged)
+
+
+async def _unchanged(provider: StateProvider, entries: Sequence[Entry], seen: int) -> dict[str, ReactiveState]:
+    """Those states, by key, that no process has changed behind the commit `seen`."""
+    if provider.sharing is None:
+        return {}
+    states = {entry.identifier.key: entry.state for entry in entries}
+    last = await provider.sharing.last_changes(entries)
+    return {key: states[key] for key, sequence in last.items() if sequence <= seen}
 
 
 async def _refuse_to_remake(
@@ -564,7 +579,7 @@ async def open_connection(
     with provider.holding_topics() as topics:
         try:
             # Behind it nothing is awaited: what is committed from now on is told to this connection.
-            found = await _followed_by_now(context, shown, topics)
+            found = await _followed_by_now(context, shown, topics, provider.seen_elsewhere(position))
         except BaseException:
             manager.remove_connection(connection.id)
             raise
@@ -576,7 +591,7 @@ def _opened(
 ) -> SSEConnection | bytes | None:
     """What `open_connection` gives, when it is known what is `found` for the page to follow."""
     provider, manager, user = context.provider, context.provider.sse_manager, connection.user
-    followed, vanish, gone = found
+    followed, vanish, gone, _ = found
     if provider.sessions.rights_changed(user, context.since):
         manager.dismiss(connection, reopen_frame())  # while the user was being loaded
     if connection.closed or connection.silent:
@@ -587,14 +602,15 @@ def _opened(
     hidden = {key: type(entry.state)._fs_schema().hidden_from(user) for key, (entry, _) in followed.items()}
     begins = {key: context.asked[key] for key in followed if key in context.asked}
     manager.add_connection(connection, followed, {key: views for key, (_, views) in followed.items()}, hidden, begins)
-    epoch, _, number = (position or "").partition(".")
+    epoch, number = [*(position or "").split("."), ""][:2]
     seen = int(number) if epoch == provider.registry.epoch and number.isdecimal() and len(number) < 20 else -1
     for key, (entry, _) in followed.items():
         # A page does not say what it could see: with rights that have changed, an old position is not enough. What one
         # has had and lost has vanished from the page, which has a position all the same.
         restricted = type(entry.state)._fs_schema().restricted
         may_have_vanished = not is_first and provider.config_of(type(entry.state)).rule.restricts
-        if entry.state._committed.commit > seen or restricted or may_have_vanished:
+        is_news = entry.state._committed.commit > seen and found.unchanged.get(key) is not entry.state
+        if is_news or restricted or may_have_vanished:
             connection.notify(key, None)
     if vanish or gone:
         connection.send_frame(vanish + gone)

@@ -195,6 +195,7 @@ class Following:
         self.store.tell(json.dumps(self._news.about()).encode())
 
     def _reach(self, sequence: int) -> None:
+        sequence = self._sharing.observe(sequence)
         if not self._parts and self._lost_at is None and not self._looking:
             self.sequence = sequence
 

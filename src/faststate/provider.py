@@ -329,6 +329,7 @@ class StateProvider:
         self._names: dict[str, type[ReactiveState]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
+        self._told_up_to = 0
         self._signer: TokenSigner | None = None
         if secret_key is not None:
             self.use_secret_key(secret_key)
@@ -992,7 +993,22 @@ class StateProvider:
         return self.rechecks.cleared(key) or self.registry.peek(key)
 
     def _position(self) -> str:
-        return f"{self.registry.epoch}.{self.sse_manager.handed_over(self.rechecks.decided(self.registry.commits))}"
+        number = self.sse_manager.handed_over(self.rechecks.decided(self.registry.commits))
+        own = f"{self.registry.epoch}.{number}"
+        if self.following is None:
+            return own
+        if number == self.registry.commits:
+            self._told_up_to = self.following.sequence  # else some of it is still to be decided
+        return f"{own}.{self.following.store.timeline}.{self._told_up_to}"
+
+    def seen_elsewhere(self, position: str | None) -> int | None:
+        """Up to which commit of all processes a page has been told that comes with a `position`; None where that cannot
+        be known, or is this process's own."""
+        parts = (position or "").split(".")
+        if self.following is None or len(parts) != 4 or parts[0] == self.registry.epoch:
+            return None
+        is_known = parts[2] == self.following.store.timeline and parts[3].isdecimal() and len(parts[3]) < 20
+        return int(parts[3]) if is_known else None
 
     def new_connection_id(self) -> str | None:
         """The id (str) of a new stream, which names its process; None where any will do."""

@@ -7,7 +7,8 @@ topic is subscribed to. Else the store is asked for what is newer.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 
 from .backplane import Message
@@ -82,8 +83,27 @@ class Sharing:
         self.store = store
         self.timeout = timeout
         self._states = states
+        self._observed = 0
+        self._under_way: dict[object, int] = {}  # own commits, and what had been observed when they began
         self.typed: Callable[[str], Mapping[str, Any] | None] = lambda key: None
         """What the page whose event is running has typed into the state with this key, for the others to know."""
+
+    # -- how far pages have been told ------------------------------------------------------------------------------
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A commit is being made, which the other processes may be told of before this one's pages are."""
+        token = object()
+        self._under_way[token] = self._observed
+        try:
+            yield
+        finally:
+            del self._under_way[token]
+
+    def observe(self, sequence: int) -> int:
+        """Notes that all was received up to a commit; up to which one (int) this process's own are all made as well."""
+        self._observed = sequence
+        return min(sequence, min(self._under_way.values(), default=sequence))
 
     # -- locks -----------------------------------------------------------------------------------------------------
 
@@ -224,6 +244,11 @@ class Sharing:
             await self.store.delete([mark_key(identifier)])
         if persistence is not None:
             await self.publish(identifier.key, {"kind": "removed", "reason": DELETED})
+
+    async def last_changes(self, entries: Iterable[Entry]) -> dict[str, int]:
+        """By key, the number of the commit that changed a state last. Raises `PersistenceError`."""
+        keys = {shared_key(entry): entry.identifier.key for entry in entries if entry.persistence is not None}
+        return {keys[key]: sequence for key, sequence in (await self.store.sequences(list(keys))).items()}
 
     # -- what is newer ---------------------------------------------------------------------------------------------
 
