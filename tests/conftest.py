@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from fastlite import Database
 
+from .redis.server import RedisServer, require_redis
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -17,6 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The root of the repository, for tests that read its sources, examples and documents."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis server for all tests that only use it. Each uses a prefix of its own, or empties it first."""
+    require_redis()
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture

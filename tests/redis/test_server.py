@@ -1,0 +1,33 @@
+"""The Redis servers that other tests stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from .server import RedisServer
+
+
+def test_a_server_that_keeps_a_log_finds_its_data_after_a_kill(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis(appendonly="yes", appendfsync="always")
+    server.do("SET", "key", "value")
+    server.restart()
+    assert server.do("GET", "key") == b"value"
+    server.restart(lose=True)
+    assert server.do("GET", "key") is None
+
+
+def test_a_killed_server_answers_nobody(new_redis: Callable[..., RedisServer]) -> None:
+    server = new_redis()
+    assert server.running and server.listening
+    server.kill()
+    assert not server.running and not server.listening
+    with pytest.raises(redis.ConnectionError):
+        server.do("PING")
+
+
+def test_the_shared_server_is_empty_at_first(redis_server: RedisServer) -> None:
+    assert redis_server.keys() == set()
+    redis_server.do("SET", "key", "value")
