@@ -25,7 +25,10 @@ from hypothesis import strategies as st
 from faststate.exceptions import ConfigurationError, MissingDependencyError, PersistenceError, VersionConflict
 from faststate.stores import EXPIRED_KEPT, StateStore, Stored, Version, Write, sqlite, store_from_url
 from faststate.stores.memory import MemoryStore
+from faststate.stores.redis import RedisStore
 from faststate.stores.sqlite import SQLiteStore
+
+from .redis.server import RedisServer
 
 
 class Clock:
@@ -43,11 +46,16 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def new_store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Callable[[], StateStore]:
     """Makes stores of one backend: a unit that a further backend joins by one more parameter."""
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("shared_redis")
+        url = f"{server.url}?prefix={os.urandom(4).hex()}"
 
     def new() -> StateStore:
+        if request.param == "redis":
+            return RedisStore(url, clock=clock)
         if request.param == "memory":
             return MemoryStore(clock)
         return SQLiteStore(tmp_path / "state.db", clock=clock)
