@@ -1019,9 +1019,9 @@ class StateProvider:
         return self.following.holding() if self.following is not None else contextlib.nullcontext({})
 
     def is_elsewhere(self, connection_id: str) -> bool:
-        """Whether a stream of this id is, or was just now, in another process that lives."""
-        process = connection_id.partition(".")[0]
-        return self.following is not None and process != self.registry.epoch and process in self.following.processes()
+        """Whether a stream of this id is another process's. Where that one has died, the page opens a new one."""
+        process, _, own = connection_id.partition(".")
+        return self.following is not None and process != self.registry.epoch and bool(own)
 
     # -- the beginning and the end ---------------------------------------------------------------------------------
 
