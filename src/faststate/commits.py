@@ -218,6 +218,7 @@ class Committer:
                 Save(
                     entry.persistence, entry.identifier, entry.stored, versions[place], entry.state, values,
                     change.changed if change is not None else (), nonces, new, finite(entry.ttl),
+                    entry.shared.typed if entry.shared is not None else None,
                 )
             )  # fmt: skip
         concerned = [prepared[place][0] for place in places]
@@ -358,9 +359,9 @@ class Committer:
         entry.doubtful = False
         for digest in found.nonces:
             entry.remember(digest, self._clock())
-        if found.mark is not None:
+        if found.mark is not None or found.typed:
             entry.shared = entry.shared or Shared()
-            entry.shared.mark = found.mark
+            entry.shared.mark, entry.shared.typed = found.mark, dict(found.typed)
         if isinstance(entry.persistence, StorePersistence) and found.version == entry.version:
             entry.stored = found.version
             return False

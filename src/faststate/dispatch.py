@@ -269,10 +269,14 @@ async def dispatch(
 
     def take_bound() -> Mapping[str, Any]:
         nonlocal typed
-        if live is not None and call.sequence is not None:
-            if call.sequence < live.sequences.get(key, call.sequence):
+        if call.sequence is not None:
+            shared = provider.shared_part(key)
+            if shared is not None and page is not None:
+                is_newest = shared.note_typed(page, call.sequence)
+            else:
+                is_newest = live is None or live.note_typed(key, call.sequence)
+            if not is_newest:
                 return {}  # overtaken on the way: what the page has sent since is newer than what it had typed then
-            live.sequences[key] = call.sequence
         if bound:
             origin.echo = typed = {name: to_wire(value) for name, value in bound.items()}
         return bound

@@ -52,6 +52,9 @@ NONCES_KEPT: Final = 512
 """Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
 
 
+PAGES_TYPING: Final = 32
+"""Pages whose order of typing is remembered with a state: events overtake each other within moments."""
+
 NEVER_TAKEN: Final = asyncio.Lock()
 """The lock of a state that nobody has ever wanted to change: most of them, in many apps. `Locks` gives it its own."""
 
@@ -83,16 +86,26 @@ class Shared:
     """What other processes have to do with a state. Lifetime: the entry.
 
     `hold` is its lock among the processes, had since `handed` local transactions; `wanted` says that others wait for
-    it. `mark` is what the store has of a row's version, to tell whether another process has changed it since.
+    it. `mark` is what the store has of a row's version, to tell whether another process has changed it since. `typed`
+    has the number of the last event that set bound fields, of each page (its connection's id).
     """
 
-    __slots__ = ("handed", "hold", "mark", "wanted")
+    __slots__ = ("handed", "hold", "mark", "typed", "wanted")
 
     def __init__(self) -> None:
         self.hold: Hold | None = None
         self.handed = 0
         self.wanted = False
         self.mark: Version | None = None
+        self.typed: dict[str, int] = {}
+
+    def note_typed(self, page: str, number: int) -> bool:
+        """Notes an event of a page that sets bound fields; False where a later one of the same page came before it."""
+        last = self.typed.pop(page, number)
+        self.typed[page] = max(last, number)
+        if len(self.typed) > PAGES_TYPING:
+            del self.typed[next(iter(self.typed))]
+        return number >= last
 
 
 class Entry:

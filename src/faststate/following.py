@@ -228,7 +228,7 @@ class Following:
         elif head["kind"] == "removed":
             self._news.removed(entry, str(head["reason"]))
         elif head["kind"] == "changed":
-            if Version(*head["to"]) != entry.version:
+            if head["to"] is None or Version(*head["to"]) != entry.version:
                 self._look(key)  # its row has all of it
         else:
             self._take_commit(entry, told)

@@ -73,7 +73,7 @@ REMEDY: Final = "name the fields as the columns, or give to_state and to_row"
 class Found(NamedTuple):
     """A state as it was loaded: a plain instance, its version, the nonces of its last events, seconds left to live.
 
-    `mark` is what a store of many processes has of a row's version.
+    `mark` is what a store of many processes has of a row's version, `typed` as in `Shared`.
     """
 
     state: ReactiveState
@@ -81,6 +81,7 @@ class Found(NamedTuple):
     nonces: Sequence[str] = ()
     ttl: float | None = None
     mark: Version | None = None
+    typed: Mapping[str, int] = {}
 
 
 @dataclass(slots=True)
@@ -101,6 +102,7 @@ class Save:
     nonces: Sequence[str]
     nonce: str | None
     ttl: float | None
+    typed: Mapping[str, int] | None = None
 
 
 @contextlib.asynccontextmanager
@@ -178,13 +180,14 @@ class StorePersistence(Persistence):
 
     def decode(self, stored: Stored) -> Found:
         """What is stored as a state. Raises anything for what does not fit the class."""
-        state, nonces = self._restore(stored.data)
-        return Found(state, stored.version, nonces, stored.ttl)
+        envelope = load(stored.data)
+        typed = {str(page): int(number) for page, number in envelope.get("typed", {}).items()}
+        nonces = [str(nonce) for nonce in envelope["nonces"]]
+        return Found(self._restore(envelope), stored.version, nonces, stored.ttl, typed=typed)
 
-    def _restore(self, data: bytes) -> tuple[ReactiveState, list[str]]:
+    def _restore(self, envelope: Mapping[str, Any]) -> ReactiveState:
         cls = self._cls
-        envelope = load(data)
-        schema_version, nonces = int(envelope["schema"]), [str(nonce) for nonce in envelope["nonces"]]
+        schema_version = int(envelope["schema"])
         values = from_tree(envelope["values"])
         if not isinstance(values, dict):
             raise ValueError("the stored values are no object")
@@ -194,7 +197,7 @@ class StorePersistence(Persistence):
         if schema_version != cls.schema_version or values.keys() != fields.keys():
             migrated = cls.migrate(values, schema_version)
             values = {name: value for name, value in migrated.items() if name in fields}
-        return _validated(cls, values), nonces
+        return _validated(cls, values)
 
     async def _put_aside(self, key: str, version: Version, data: bytes, error: Exception) -> None:
         # With something of its own at the end: what was put aside once may have been brought back, and fit no better.
@@ -217,10 +220,10 @@ class StorePersistence(Persistence):
         async with reported(f"the nonces of {identifier.key} could not be loaded", self.timeout):
             return [key.removeprefix(f"{group}:") for key in await self.store.group(group)]
 
-    def encode(self, values: Mapping[str, Any], nonces: Sequence[str]) -> bytes:
+    def encode(self, values: Mapping[str, Any], nonces: Sequence[str], typed: Mapping[str, int] | None = None) -> bytes:
         """What a store keeps (bytes) of a state. Raises `ConfigurationError` for values that would not come back."""
         envelope = {"schema": self._cls.schema_version, "nonces": list(nonces), "values": self._codec.to_tree(values)}
-        return dump(envelope)
+        return dump({**envelope, "typed": typed} if typed else envelope)
 
     def write(
         self,
@@ -230,9 +233,10 @@ class StorePersistence(Persistence):
         values: Mapping[str, Any],
         nonces: Sequence[str],
         ttl: float | None,
+        typed: Mapping[str, int] | None = None,
     ) -> Write:
         """The change (`Write`) of the store that saves these values."""
-        return Write(identifier.key, stored, version, self.encode(values, nonces), ttl, identifier.session_id)
+        return Write(identifier.key, stored, version, self.encode(values, nonces, typed), ttl, identifier.session_id)
 
     async def delete(self, identifier: StateIdentifier) -> None:
         async with reported(f"{identifier.key} could not be deleted", self.timeout):
@@ -393,7 +397,9 @@ async def save_rows(
                 writes += _nonce_writes(save)
                 continue
             writes.append(
-                save.persistence.write(save.identifier, save.stored, save.version, save.values, save.nonces, save.ttl)
+                save.persistence.write(
+                    save.identifier, save.stored, save.version, save.values, save.nonces, save.ttl, save.typed
+                )
             )
         elif isinstance(save.persistence, RecordPersistence):
             change = save.persistence.change(save)

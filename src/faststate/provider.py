@@ -21,6 +21,7 @@ from starlette.requests import HTTPConnection
 from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_request, current_user
 from .config import StateConfig, session_identifier
 from .context import Answered, RequestContext
+from .entries import Shared
 from .events import DEFAULT_PREFIX, Event, RawArguments
 from .exceptions import (
     AccessError,
@@ -780,9 +781,9 @@ class StateProvider:
                 async with self.registry.locked([entry]):
                     if self.sharing is None:
                         return await self.registry.committer.reload(entry)
+                    if isinstance(entry.persistence, RecordPersistence):
+                        await self.sharing.renew(entry)
                     await self.registry.committer.reload(entry)
-                    if entry.state is not before and isinstance(entry.persistence, RecordPersistence):
-                        await self.sharing.tell_reloaded(entry)
                     return entry.state is not before
             except StateNotFoundError:
                 if self.sharing is not None:
@@ -1010,6 +1011,11 @@ class StateProvider:
         is_known = parts[2] == self.following.store.timeline and parts[3].isdecimal() and len(parts[3]) < 20
         return int(parts[3]) if is_known else None
 
+    def shared_part(self, key: str) -> Shared | None:
+        """What other processes have to do with the state under `key`, which is locked; None where it is not stored."""
+        entry = self.registry.find(key)
+        return entry.shared if entry is not None and isinstance(entry.persistence, StorePersistence) else None
+
     def new_connection_id(self) -> str | None:
         """The id (str) of a new stream, which names its process; None where any will do."""
         return f"{self.registry.epoch}.{secrets.token_urlsafe(12)}" if self.following is not None else None
@@ -1062,8 +1068,19 @@ class StateProvider:
         if self.store is not None:
             await self.store.close()
 
-    def stats(self) -> Stats:
-        """Counters of this process, at this moment."""
+    def stats(self, *, everywhere: bool = False) -> Stats:
+        """Counters of this process, at this moment; or, `everywhere`, the sums over all processes that share its store.
+
+        What the others tell is up to two seconds old; `lag` is the longest of all.
+        """
+        if everywhere and self.following is not None:
+            told = [
+                [found["stats"].get(name, 0) for name in Stats._fields]
+                for process, found in self.following.processes().items()
+                if process != self.registry.epoch
+            ]
+            sums = Stats(*map(sum, zip(self.stats(), *told, strict=True)))
+            return sums._replace(lag=max([self.stats().lag, *(each[Stats._fields.index("lag")] for each in told)]))
         manager = self.sse_manager
         return Stats(
             states=len(self.registry),

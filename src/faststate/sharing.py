@@ -7,6 +7,7 @@ topic is subscribed to. Else the store is asked for what is newer.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol
@@ -129,14 +130,15 @@ class Sharing:
             shared = _shared(entry)
             shared.hold, shared.handed, shared.wanted = locked.holds[key], 0, key in locked.wanted
         for key, entry in wanted.items():
-            is_unclean = key in locked.unclean
-            if key in locked.news:
-                await self._take_news(entry, locked.news[key])
-            elif isinstance(entry.persistence, RecordPersistence) and (is_unclean or _shared(entry).mark is None):
-                await self._take_news(entry, None)
-            if is_unclean and isinstance(entry.persistence, RecordPersistence):
+            is_row, is_unclean = isinstance(entry.persistence, RecordPersistence), key in locked.unclean
+            if key in locked.news and is_row:
+                found = locked.news[key]
+                _shared(entry).mark = found.version if found is not None else None
+            if is_row and is_unclean:
                 # Who held it has died, perhaps behind the row's save: what became of it nobody has told the others.
-                await self.tell_reloaded(entry)
+                await self.renew(entry)
+            if key in locked.news or (is_row and (is_unclean or _shared(entry).mark is None)):
+                await self._take_news(entry, locked.news.get(key))
         return locked.present
 
     async def _take_news(self, entry: Entry, stored: Stored | None) -> bool:
@@ -148,16 +150,16 @@ class Sharing:
             found = await persistence.load(entry.identifier) if persistence is not None else None
         return self._states.take_in(entry, found)
 
-    async def tell_reloaded(self, entry: Entry) -> None:
-        """Tells the other processes of a row that was changed by other code. The caller has its lock."""
-        shared = _shared(entry)
-        await self.store.commit(
-            [_mark(entry, shared.mark, entry.version)],
-            [Message(entry.identifier.key, pack({"kind": "changed", "to": list(entry.version)}))],
-            _holds([entry]),
-            keep=[shared_key(entry)],
-        )
-        shared.mark = entry.version
+    async def renew(self, entry: Entry) -> None:
+        """Has all processes load a row again, which may have been changed by what tells nobody.
+
+        The caller has its lock. Raises `PersistenceError`.
+        """
+        shared, renewed = _shared(entry), Version(secrets.token_hex(6), 1)
+        told = Message(entry.identifier.key, pack({"kind": "changed", "to": None}))
+        holds = _holds([entry])
+        await self.store.commit([_mark(entry, shared.mark, renewed)], [told], holds, keep=[hold.key for hold in holds])
+        shared.mark = renewed
 
     def let_go(self, entry: Entry) -> None:
         """Gives a state's lock among the processes back, or to the next local transaction that waits for it."""

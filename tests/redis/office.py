@@ -98,7 +98,7 @@ class Item(Counter):
     """One for each id."""
 
     @event
-    async def take(self, other: Annotated["Item", Record("sku")], sku: str):
+    async def take(self, other: Annotated[Item, Record("sku")], sku: str):
         self.count += 1
         other.count -= 1
 
@@ -124,6 +124,7 @@ class Local(Counter):
 
 def make_app(url: str, **options):
     """The app as each process makes it."""
+
     def user_of(name: object) -> UserContext:
         return UserContext(str(name), permissions=["secrets"] if name == "boss" else [])
 

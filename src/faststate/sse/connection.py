@@ -155,12 +155,13 @@ class SSEConnection:
         """The keys of the states that it follows."""
         return {topic.key for topic in self.topics}
 
-    @property
-    def sequences(self) -> dict[str, int]:
-        """By key: the number of the page's last event that set bound fields."""
+    def note_typed(self, key: str, number: int) -> bool:
+        """Notes an event that sets bound fields of the state `key`; False where a later one came before it."""
         if self._sequences is None:
             self._sequences = {}
-        return self._sequences
+        last = self._sequences.get(key, number)
+        self._sequences[key] = max(last, number)
+        return number >= last
 
     @property
     def waits(self) -> bool:
