@@ -59,13 +59,14 @@ class News(Protocol):
 class _Topic:
     """A state whose changes in other processes are told to this one. Lifetime: while anybody follows or awaits it.
 
-    It is `current` when nothing can have been missed since the state was loaded last; `holders` are about to follow it.
+    It is `current` when nothing can have been missed since the state was loaded last, and `heard` when it is subscribed
+    to; `holders` are about to follow it.
     """
 
-    __slots__ = ("current", "holders")
+    __slots__ = ("current", "heard", "holders")
 
     def __init__(self) -> None:
-        self.current = False
+        self.current = self.heard = False
         self.holders = 0
 
 
@@ -153,6 +154,8 @@ class Following:
             return True
         before = [entry.state for entry in behind]
         await self.store.subscribe([entry.identifier.key for entry in behind])
+        for entry in behind:
+            self._topics[entry.identifier.key].heard = True
         lost = self._lost
         await self._sharing.freshen(behind)
         if lost != self._lost:
@@ -207,7 +210,7 @@ class Following:
             return
         # The parts of one commit come one after the other, and pages are told all of it at once.
         self._parts.append((key, told))
-        expected = [other for other in head["with"] if other in self._topics]
+        expected = [other for other in head["with"] if (topic := self._topics.get(other)) is not None and topic.heard]
         if not expected or key == expected[-1]:
             self._take_all()
 
@@ -241,8 +244,8 @@ class Following:
         if known is not None and known.epoch == version.epoch and known.number >= version.number:
             return  # it came with a lock, or was looked up
         follows = known == before
-        if not follows and (known is None or known.epoch != version.epoch):
-            self._look(key)  # of another life: which of the two is the later one, the store knows
+        if not data or (not follows and (known is None or known.epoch != version.epoch)):
+            self._look(key)  # too large to be told, or of another life: which is the later one, the store knows
             return
         if not isinstance(entry.persistence, StorePersistence):
             return

@@ -35,6 +35,10 @@ ENDED: Final = "ended"
 DELETED: Final = "it was deleted"
 """Why a state is no more that `delete` was called for."""
 
+TOLD_WHOLE: Final = 65_536
+"""Bytes of a state that other processes are sent with each change. A larger one is loaded by those who follow it, as
+often as they can, and not each time."""
+
 CURRENT_TRIES: Final = 5
 """How often a state is loaded again that changes while it is loaded."""
 
@@ -215,7 +219,9 @@ class Sharing:
                 writes.append(mark)
                 messages.append(Message(key, pack(head)))
             else:
-                messages.append(Message(key, pack(head, frames[-1], data.get(key) or b"")))
+                whole = data.get(key) or b""
+                told = (frames[-1], whole) if len(whole) <= TOLD_WHOLE else (b"", b"")
+                messages.append(Message(key, pack(head, *told)))
         sessions = {entry.identifier.session_id for entry in shared} - {None}
         closing = {write.key for write in writes}
         for session_id in sessions:

@@ -408,3 +408,12 @@ async def test_who_loses_a_state_in_one_process_loses_it_in_all(office):
     await tab.ends()
     assert status(await send(a, tab, "Desk/add")) == 403
     assert (await b.get("/desk")).status_code == 403
+
+
+async def test_a_large_state_is_loaded_by_those_who_follow_it(office):
+    a, b = await office.browser()
+    tab = await office.tab(a)
+    for place in range(3):
+        await send(b, tab, "Board/note", a={"text": str(place) * 40_000})
+    await tab.until(lambda: any("2" * 40_000 in element for element in tab.elements))
+    await eventually(lambda: len(office.state(0, "Board").notes) == 3)
