@@ -1,11 +1,15 @@
-"""Redis servers for the tests: one for the session, emptied for each test, and new ones for tests that end them."""
+"""Redis servers and stores for the tests: a server for the session, emptied for each test, and new ones to be ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from faststate.stores.redis import RedisStore
 
 from .server import RedisServer
 
@@ -30,3 +34,21 @@ def new_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+async def new_store(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., RedisStore]]:
+    """Makes stores that are closed with the test, on a server (the session's by default), with short times."""
+    stores: list[RedisStore] = []
+
+    def make(server: RedisServer | None = None, **options: Any) -> RedisStore:
+        if server is None:
+            server = request.getfixturevalue("redis_server")
+        times = {"beat": 0.1, "silence": 1.0, "connect_timeout": 1.0, "answer_timeout": 2.0}
+        store = RedisStore(options.pop("url", server.url), **{**times, **options})
+        stores.append(store)
+        return store
+
+    # The server is emptied before the first store, and runs when the stores are closed.
+    yield make
+    await asyncio.gather(*(store.close() for store in stores))

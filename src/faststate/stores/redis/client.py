@@ -120,6 +120,10 @@ class Greeting:
         self.sequence = max(self.sequence, sequence) if timeline == self.timeline else sequence
         self.timeline = timeline
 
+    def committed(self, sequence: int) -> None:
+        """Notes the number of a commit. Of another timeline, unknown as yet, it does no harm."""
+        self.sequence = max(self.sequence, sequence)
+
 
 class _Request:
     """One command. Lifetime: until it is answered."""
@@ -159,6 +163,7 @@ class Client:
         self._waiting: deque[_Request] = deque()
         self._idle: list[asyncio.Future[None]] = []  # of the lines that wait for work; who came last goes first
         self._tasks: set[asyncio.Task[None]] = set()
+        self._live: set[AbstractConnection] = set()  # those of the lines
         self._generation = 0  # of connections: those of a former one are given up
         self._closed = False
         self._returning: asyncio.Task[None] | None = None
@@ -230,7 +235,7 @@ class Client:
                     await idle
                 if connection is not None and (generation != self._generation or _is_broken(connection)):
                     gone, connection = connection, None
-                    await close(gone)
+                    await self._drop(gone)
                 batch = self._take()
                 if not batch:
                     continue
@@ -238,20 +243,35 @@ class Client:
                     generation = self._generation
                     try:
                         connection = await self.connect()
-                    except PersistenceError as error:  # nothing of it was sent
-                        _fail(batch, error)
+                    except PersistenceError as error:
+                        if self.away is not None or not self._has_another():
+                            _fail(batch, error)
+                            continue
+                        # Redis may have as many connections as it takes. Nothing was sent: the others do it.
+                        self._waiting.extendleft(reversed(batch))
+                        self._wake()
+                        await asyncio.sleep(RETURN_INTERVAL)
                         continue
+                    self._live.add(connection)
                 try:
                     await self._exchange(connection, batch)
                 except Exception as error:
                     gone, connection = connection, None
-                    await close(gone)
+                    await self._drop(gone)
                     self._broke(batch, error)
         finally:
             ended = PersistenceError("the Redis store was closed, or its event loop ended: the outcome is unknown")
             _fail(batch, ended)
             if connection is not None:
-                await close(connection)
+                await self._drop(connection)
+
+    def _has_another(self) -> bool:
+        """Whether there is a connection over which Redis can be asked, as far as is known."""
+        return any(not _is_broken(connection) for connection in self._live)
+
+    async def _drop(self, connection: AbstractConnection) -> None:
+        self._live.discard(connection)
+        await close(connection)
 
     def _take(self) -> list[_Request]:
         batch: list[_Request] = []
@@ -303,7 +323,7 @@ class Client:
     # -- connecting ----------------------------------------------------------------------------------------------------
 
     async def connect(self) -> AbstractConnection:
-        """A new connection that has been greeted. Raises `PersistenceError`, and Redis is away then."""
+        """A new connection that has been greeted. Raises `PersistenceError`; Redis is away where there is no other."""
         from redis.exceptions import RedisError
 
         connection: AbstractConnection | None = None
@@ -317,8 +337,8 @@ class Client:
             if connection is not None:
                 await close(connection)
             failure = self._failure(error)
-            failure.__cause__ = error
-            self._leave(failure, error)
+            if not self._has_another():
+                self._leave(failure, error)
             raise failure from error
         except BaseException:
             if connection is not None:

@@ -92,13 +92,11 @@ class Locking:
         except TimeoutError as error:
             raise LockTimeoutError(f"{at} was locked by another process for {within:g} s") from error
 
-    def woken(self, fence: str, key: str) -> None:
-        """The lock of `key` was handed over to `fence`."""
+    def woken(self, fence: str) -> None:
+        """A lock was handed over to `fence`, which may know it already, or have been given back."""
         event = self._waiting.get(fence)
         if event is not None:
             event.set()
-        else:  # who waited for it has gone meanwhile
-            self._put_back([(key, fence)], "unused")
 
     def look_again(self) -> None:
         """Has all who wait look again: a process has died."""

@@ -120,7 +120,7 @@ local function release(key, clean)
       call('SET', lock, next, 'PX', week)
       call('LPOP', queue)
       if clean then call('DEL', base .. 'n:' .. key) end
-      call('PUBLISH', base .. '@' .. member(next), 'lock ' .. next .. ' ' .. key)
+      call('PUBLISH', base .. '@' .. member(next), 'lock ' .. next)
       return
     end
     call('LPOP', queue)
@@ -367,7 +367,7 @@ GIVE_BACK: Final = Script(
     """
 for i = 2, #ARGV, 2 do
   local key, fence = ARGV[i], ARGV[i + 1]
-  if ARGV[1] == 'unknown' then call('SET', base .. 'c:' .. fence, '1', 'PX', week) end
+  if ARGV[1] == 'unknown' then call('SET', base .. 'c:' .. fence, '1', 'EX', 600) end
   if call('GET', base .. 'l:' .. key) == fence then
     if ARGV[1] == 'unclean' then call('SET', base .. 'n:' .. key, '1', 'PX', week) end
     release(key, ARGV[1] == 'clean')

@@ -423,8 +423,9 @@ class _Home:
         await self._client.close()
 
     async def _rejoin(self, former: str) -> None:
-        if self._members is not None:
-            await self._members.rejoin(former)
+        if self._members is None:
+            raise PersistenceError("the Redis store was closed meanwhile")
+        await self._members.rejoin(former)
 
     def _lost(self) -> None:
         if self._subscriber is not None and self._client.away is not None:
@@ -432,7 +433,7 @@ class _Home:
 
     def _heard(self, words: list[bytes]) -> None:
         if words[0] == b"lock":
-            self.locking.woken(words[1].decode(), words[2].decode())
+            self.locking.woken(words[1].decode())
         else:
             self.locking.look_again()
 
@@ -485,6 +486,7 @@ class _Home:
         if answer[0] == b"conflict":
             key, found, expected = (part.decode() for part in answer[1:])
             raise VersionConflict(f"the store holds {key} at {_version(found)}, not at {_version(expected)}")
+        self._standing.greeting.committed(int(answer[1]))
         return Committed(int(answer[1]), frozenset(key.decode() for key in answer[2]))
 
     async def touch(self, ttls: Mapping[str, float | None]) -> None:
