@@ -199,7 +199,9 @@ class Client:
         except ResponseError as error:
             raise self._failure(error) from error
 
-    def _ask(self, command: Sequence[Argument], again: bool) -> asyncio.Future[Any]:
+    async def _ask(self, command: Sequence[Argument], again: bool) -> Any:
+        if self._closed or self.away is not None:
+            await asyncio.sleep(0)  # who tries again and again must not keep the loop from getting back
         if self._closed:
             raise PersistenceError("the Redis store was closed meanwhile")
         if self.away is not None:
@@ -207,7 +209,7 @@ class Client:
         future = self._loop.create_future()
         self._waiting.append(_Request(pack(command), again, future))
         self._wake()
-        return future
+        return await future
 
     def _wake(self) -> None:
         while self._idle:

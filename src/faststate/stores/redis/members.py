@@ -100,11 +100,12 @@ class Members:
                 await self._client.run(LEAVE, self._origin, again=True)
 
     async def _join(self) -> None:
-        standing = self._standing
+        standing, former = self._standing, self._origin
         self._origin = standing.origin
         answer: bytes = await self._client.run(JOIN, standing.origin, standing.about, again=True)
         standing.joined = answer.decode()
-        standing.members = MappingProxyType({**standing.members, standing.origin: standing.about})
+        others = {name: about for name, about in standing.members.items() if name != former}
+        standing.members = MappingProxyType({**others, standing.origin: standing.about})
 
     async def _beat(self) -> None:
         while True:
