@@ -113,7 +113,7 @@ async def test_what_expires_leaves_redis_an_hour_later(new_store: NewStore, redi
 async def test_a_group_of_many_is_read_in_portions(
     new_store: NewStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faststate.stores.redis.store.PORTION", 7)
+    monkeypatch.setattr("faststate.stores.redis.home.PORTION", 7)
     store = new_store()
     for start in range(0, 100, 20):  # of one sequence number are more than a page has
         await store.save_many([first(f"{number}", b"%d" % number, group="g") for number in range(start, start + 20)])

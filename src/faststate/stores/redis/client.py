@@ -327,7 +327,25 @@ class Client:
     async def connect(self) -> AbstractConnection:
         """A new connection that has been greeted. Raises `PersistenceError`; Redis is away where there is no other."""
         from redis.exceptions import RedisError
+        from redis.exceptions import TimeoutError as DriverTimeout
 
+        try:
+            try:
+                connection = await self._connect()
+            except (RedisError, OSError) as error:
+                if isinstance(error, (TimeoutError, DriverTimeout)):
+                    raise
+                connection = await self._connect()  # a single one may break by itself
+        except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            failure = self._failure(error)
+            failure.__cause__ = error
+            if not self._has_another():
+                self._leave(failure, error)
+            raise failure from error
+        self._come_back()
+        return connection
+
+    async def _connect(self) -> AbstractConnection:
         connection: AbstractConnection | None = None
         try:
             async with asyncio.timeout(self._connect_timeout):
@@ -335,18 +353,10 @@ class Client:
                 connect: Any = connection.connect  # which has no annotations
                 await connect()
                 await self._greet(connection)
-        except (RedisError, OSError, TimeoutError) as error:
-            if connection is not None:
-                await close(connection)
-            failure = self._failure(error)
-            if not self._has_another():
-                self._leave(failure, error)
-            raise failure from error
         except BaseException:
             if connection is not None:
                 await close(connection)
             raise
-        self._come_back()
         return connection
 
     async def _greet(self, connection: AbstractConnection) -> None:
