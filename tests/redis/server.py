@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.helpers import free_port
 
@@ -67,7 +69,8 @@ class RedisServer:
 
     def client(self, **options: Any) -> redis.Redis:
         """A plain client, to look at what is there; to be closed by who asked for it."""
-        return redis.Redis(port=self.port, socket_timeout=10, single_connection_client=True, **options)
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(port=self.port, socket_timeout=10, single_connection_client=True, retry=once, **options)
 
     def do(self, *command: Any) -> Any:
         """The answer to one command, sent over a connection of its own."""

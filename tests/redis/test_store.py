@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
 from faststate.exceptions import (
     BackendError,
@@ -25,8 +26,9 @@ from faststate.exceptions import (
 )
 from faststate.stores import EXPIRED_KEPT, Stored, Version, Write, store_from_url
 from faststate.stores.redis import RedisStore
+from tests.helpers import free_port
 
-from .server import RedisServer
+from .server import RedisServer, require_redis
 from .stand import ROOT, Listener, first, until, version
 
 NewStore = Callable[..., RedisStore]
@@ -395,7 +397,7 @@ async def test_a_replica_takes_no_writes_and_is_left_when_it_is_promoted(
 
 
 async def test_a_failover_goes_on_under_another_timeline(new_redis: NewRedis, new_store: NewStore) -> None:
-    main, replica = new_redis(), new_redis()
+    main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
     replica.do("REPLICAOF", "127.0.0.1", main.port)
     await until(lambda: b"master_link_status:up" in _info(replica, "replication"))
     store = new_store(main)
@@ -636,3 +638,52 @@ async def test_versions_of_any_epoch_are_kept(new_store: NewStore) -> None:
         await store.save(Write(f"{number}", None, Version(epoch, 12), b""))
         assert await store.load(f"{number}") == Stored(Version(epoch, 12), b"", None)
         await store.save(Write(f"{number}", Version(epoch, 12), Version(epoch, 13), b"x"))
+
+
+async def test_sentinels_name_the_main_server_and_the_next_one(
+    new_redis: NewRedis, new_store: NewStore, tmp_path: Path
+) -> None:
+    main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
+    replica.do("REPLICAOF", "127.0.0.1", main.port)
+    await until(lambda: b"master_link_status:up" in _info(replica, "replication"))
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor shop 127.0.0.1 {main.port} 1\n")
+    command = [require_redis(), str(config), "--sentinel"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: ASYNC220 - it starts in no time
+        try:
+            sentinel = redis.Redis(port=port)
+            await until(lambda: _replicas(sentinel) == 1)
+            store = new_store(url=f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/shop/0?prefix=app")
+            await store.save(first("key", b"kept"))
+            await store.open()
+            assert main.do("EXISTS", "{app}:s:key")
+            with main.client() as client:
+                assert client.wait(1, 10_000) == 1
+            await until(lambda: _fail_over(sentinel), 40)
+            home = store._home
+            assert home is not None
+            before = store.timeline
+            await until(lambda: store.timeline != before and home._client.away is None, 40)
+            assert await store.load("key") == Stored(version(1, aged("life", store.timeline)), b"kept", None)
+            await store.save(first("other"))
+            assert replica.do("EXISTS", "{app}:s:other")
+            await store.close()
+            sentinel.close()
+        finally:
+            process.kill()
+
+
+def _replicas(sentinel: redis.Redis) -> int:
+    try:
+        return int(sentinel.sentinel_master("shop")["num-slaves"])
+    except redis.ConnectionError:
+        return 0
+
+
+def _fail_over(sentinel: redis.Redis) -> bool:
+    try:
+        sentinel.execute_command("SENTINEL FAILOVER shop")
+    except redis.ResponseError:  # it does not know the replica well enough yet
+        return False
+    return True

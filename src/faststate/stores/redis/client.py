@@ -8,6 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -23,6 +24,9 @@ logger = logging.getLogger("faststate")
 
 BATCH: Final = 200
 """Commands sent together at most: enough that a command's share of the round trip is small."""
+
+BATCH_BYTES: Final = 1_000_000
+"""Bytes after which no further command is sent together with the others: they are answered in time."""
 
 RETURN_INTERVAL: Final = 0.2
 """Seconds between two attempts to get back to a Redis that is away."""
@@ -42,12 +46,12 @@ class Address:
     def __init__(self, url: str) -> None:
         try:
             from redis.asyncio import Sentinel
-            from redis.asyncio.connection import Connection, SSLConnection, parse_url
+            from redis.asyncio.connection import Connection, parse_url
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
         except ImportError as error:
             raise MissingDependencyError("a Redis store needs redis-py: pip install 'faststate[redis]'") from error
-        self._sentinel: Any = None
+        self._new_sentinel: Callable[[], Any] | None = None
         try:
             parts = urlsplit(url)
             query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -82,9 +86,9 @@ class Address:
         }
         if sentinels:
             options.pop("host", None)
-            secure = {"ssl": True} if self._make is SSLConnection else {}
-            new_sentinel: Any = Sentinel  # which has no annotations
-            self._sentinel = new_sentinel(sentinels, socket_timeout=1.0, socket_connect_timeout=1.0, **secure)
+            asking = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": Retry(NoBackoff(), 0)}
+            make: Any = Sentinel  # which has no annotations
+            self._new_sentinel = partial(make, sentinels, sentinel_kwargs=asking)
             self.shown = f"{self._service} of the sentinels {', '.join(f'{host}:{port}' for host, port in sentinels)}"
         elif "path" in options:
             self.shown = str(options["path"])
@@ -95,10 +99,13 @@ class Address:
     async def connection(self, connect_timeout: float) -> AbstractConnection:
         """A connection that is not connected yet."""
         options = {**self._options, "socket_connect_timeout": connect_timeout}
-        if self._sentinel is not None:
-            options["host"], options["port"] = await self._sentinel.discover_master(self._service)
-            for sentinel in self._sentinel.sentinels:
-                await sentinel.connection_pool.disconnect()
+        if self._new_sentinel is not None:
+            sentinel = self._new_sentinel()
+            try:
+                options["host"], options["port"] = await sentinel.discover_master(self._service)
+            finally:
+                for each in sentinel.sentinels:
+                    await each.connection_pool.disconnect()
         return self._make(**options)
 
 
@@ -108,12 +115,11 @@ class Greeting:
     `timeline` (str) is the current one and `sequence` (int) the highest number of a commit seen in it.
     """
 
-    __slots__ = ("sequence", "timeline", "version")
+    __slots__ = ("sequence", "timeline")
 
     def __init__(self) -> None:
         self.timeline = ""
         self.sequence = 0
-        self.version = ""
 
     def saw(self, timeline: str, sequence: int) -> None:
         """Notes what an answer says."""
@@ -174,14 +180,15 @@ class Client:
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    async def run(self, script: Script, *arguments: Argument, again: bool = False) -> Any:
-        """What a script answers. `again` has it sent once more where a connection broke: it may be done twice."""
+    async def run(self, script: Script, *arguments: Argument, again: bool = False, first: bool = False) -> Any:
+        """What a script answers. `again` has it sent once more where a connection broke: it may be done twice; `first`
+        has it sent before all that waits."""
         from redis.exceptions import NoScriptError, ResponseError
 
         command: Sequence[Argument] = (b"EVALSHA", script.sha, 1, self._base, *arguments)
         for _ in range(3):
             try:
-                return await self._ask(command, again)
+                return await self._ask(command, again, first)
             except NoScriptError:  # which says that nothing was done
                 command = (b"EVAL", script.text, *command[2:])
             except ResponseError as error:
@@ -195,11 +202,11 @@ class Client:
         from redis.exceptions import ResponseError
 
         try:
-            return await self._ask(command, True)
+            return await self._ask(command, True, False)
         except ResponseError as error:
             raise self._failure(error) from error
 
-    async def _ask(self, command: Sequence[Argument], again: bool) -> Any:
+    async def _ask(self, command: Sequence[Argument], again: bool, first: bool) -> Any:
         if self._closed or self.away is not None:
             await asyncio.sleep(0)  # who tries again and again must not keep the loop from getting back
         if self._closed:
@@ -207,7 +214,11 @@ class Client:
         if self.away is not None:
             raise PersistenceError(str(self.away)) from self.away.__cause__
         future = self._loop.create_future()
-        self._waiting.append(_Request(pack(command), again, future))
+        request = _Request(pack(command), again, future)
+        if first:
+            self._waiting.appendleft(request)
+        else:
+            self._waiting.append(request)
         self._wake()
         return await future
 
@@ -277,8 +288,12 @@ class Client:
 
     def _take(self) -> list[_Request]:
         batch: list[_Request] = []
-        while self._waiting and len(batch) < BATCH:
-            batch.append(self._waiting.popleft())
+        size = 0
+        while self._waiting and len(batch) < BATCH and size < BATCH_BYTES:
+            request = self._waiting.popleft()
+            if not request.future.cancelled():
+                batch.append(request)
+                size += len(request.packed)
         return batch
 
     async def _exchange(self, connection: AbstractConnection, batch: Sequence[_Request]) -> None:
@@ -382,7 +397,6 @@ class Client:
             answer = await _exchange_one(connection, (b"EVALSHA", HELLO.sha, *arguments))
         except NoScriptError:
             answer = await _exchange_one(connection, (b"EVAL", HELLO.text, *arguments))
-        greeting.version = version
         greeting.saw(answer[0].decode(), int(answer[1]))
 
     def _drop_all(self) -> None:

@@ -227,8 +227,13 @@ class Home:
         """Subscribes to topics."""
         if self._subscriber is None:
             raise PersistenceError("the Redis store was closed meanwhile")
-        await self._subscriber.subscribe(topics)
-        self._standing.topics |= topics
+        new = topics - self._standing.topics
+        self._standing.topics |= new
+        try:
+            await self._subscriber.subscribe(topics)
+        except BaseException:
+            self._standing.topics -= new
+            raise
 
     def unsubscribe(self, topics: set[str]) -> None:
         """Unsubscribes from topics."""

@@ -60,7 +60,7 @@ class Locking:
         """Has the locks of all keys, in their order. Raises `LockTimeoutError`."""
         keys = sorted(known)
         pairs = [part for key in keys for part in (key, token(known[key]))]
-        at = keys[0] if keys else ""
+        at = ""
         try:
             async with asyncio.timeout(within):
                 while True:
@@ -90,7 +90,9 @@ class Locking:
                         del self._waiting[fence]
                     await self._rejoin(self._member(fence))
         except TimeoutError as error:
-            raise LockTimeoutError(f"{at} was locked by another process for {within:g} s") from error
+            if at:
+                raise LockTimeoutError(f"{at} was locked by another process for {within:g} s") from error
+            raise LockTimeoutError(f"Redis has not answered for {within:g} s who has {', '.join(keys)}") from error
 
     def woken(self, fence: str) -> None:
         """A lock was handed over to `fence`, which may know it already, or have been given back."""

@@ -96,6 +96,8 @@ class Members:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._origin:
+            if self._standing.origin == self._origin:
+                self._standing.members = MappingProxyType({})
             with contextlib.suppress(PersistenceError):  # it is buried then
                 await self._client.run(LEAVE, self._origin, again=True)
 
@@ -121,7 +123,7 @@ class Members:
         standing = self._standing
         await self.stay()
         origin, asked = standing.origin, self._loop.time()
-        timeline, *rest = await self._client.run(BEAT, origin, standing.about)
+        timeline, *rest = await self._client.run(BEAT, origin, standing.about, first=True)
         if not rest:
             logger.warning("this process was taken for dead: it was silent, or Redis has lost what it held")
             await self.rejoin(origin)

@@ -144,8 +144,9 @@ if not timeline then
   call('SET', base .. 'timeline', timeline)
   call('DEL', base .. 'members')
 end
--- Written each time: a replica is refused so, which has another run's id.
-call('SET', base .. 'run', ARGV[1] ~= '' and ARGV[1] or run or '')
+local started = ARGV[1] ~= '' and ARGV[1] or run or ''
+if run ~= started then call('SET', base .. 'run', started) end
+call('DEL', base .. 'none') -- a replica refuses that; a Redis that has no room does not
 return {timeline, whole(sequence)}
 """,
 )

@@ -140,6 +140,7 @@ class Subscriber:
             if channel in self._wanted:
                 self._wanted.discard(channel)
                 self._changed.add(channel)
+                self._tell(channel)  # who has asked for it is overtaken, and need not wait
         self._change.set()
 
     def _is_had(self, channel: str) -> bool:
@@ -262,10 +263,13 @@ class Subscriber:
     def _settle(self, channels: Iterable[str]) -> None:
         for channel in channels:
             if self._is_had(channel):
-                for waiter in self._waiters.pop(channel, ()):
-                    waiter.missing.discard(channel)
-                    if not waiter.missing and not waiter.future.done():
-                        waiter.future.set_result(None)
+                self._tell(channel)
+
+    def _tell(self, channel: str) -> None:
+        for waiter in self._waiters.pop(channel, ()):
+            waiter.missing.discard(channel)
+            if not waiter.missing and not waiter.future.done():
+                waiter.future.set_result(None)
 
     def _take(self, channel: str, body: bytes) -> None:
         name = channel[len(self._base) :]
