@@ -1,0 +1,231 @@
+"""Processes of one app, each on a port of its own, and who sends requests to any of them: no client stays with one."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import mmap
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from tests.forks import Fork
+from tests.helpers import free_port
+
+PATIENCE = 20.0
+"""Seconds for anything that should take milliseconds."""
+
+Flaw = Callable[[], None]
+"""What spoils a worker: called in its process, before the app is made."""
+
+
+async def until(condition: Callable[[], object], what: str, within: float = PATIENCE) -> float:
+    """Waits until `condition()` holds; the seconds that it took. Raises `TimeoutError`, naming `what`."""
+    begun = time.monotonic()
+    while not condition():
+        if time.monotonic() - begun > within:
+            raise TimeoutError(f"not within {within:g} s: {what}")
+        await asyncio.sleep(0.002)  # what is waited for is another process's, which sets no event of ours
+    return time.monotonic() - begun
+
+
+class Clock:
+    """What a worker's wall clock is wrong by, in seconds: as it is set, at any time. Lifetime: its file's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if not path.exists():
+            path.write_bytes(struct.pack("d", 0.0))
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), 8)
+
+    @property
+    def wrong_by(self) -> float:
+        seconds: float = struct.unpack("d", self._memory[:8])[0]
+        return seconds
+
+    @wrong_by.setter
+    def wrong_by(self, seconds: float) -> None:
+        self._memory[:8] = struct.pack("d", seconds)
+
+    def be_the_clock(self) -> None:
+        """Has this process go by it: `time.time`, and `datetime.now` for those that import it from now on."""
+        real, real_ns, real_datetime = time.time, time.time_ns, datetime.datetime
+
+        class Wrong(real_datetime):
+            @classmethod
+            def now(cls, tz: datetime.tzinfo | None = None) -> Wrong:
+                return cls.fromtimestamp(time.time(), tz)
+
+        time.time = lambda: real() + self.wrong_by
+        time.time_ns = lambda: real_ns() + int(self.wrong_by * 1e9)
+        datetime.datetime = Wrong  # type: ignore[misc]
+
+
+def serve(port: int, clock: Path | None, flaw: Flaw | None) -> None:
+    """Serves the app in this process until a signal comes."""
+    if clock is not None:
+        Clock(clock).be_the_clock()
+    if flaw is not None:
+        flaw()
+    import uvicorn
+
+    uvicorn.run("tests.redis.app:app", host="127.0.0.1", port=port, log_level="warning")
+
+
+class Worker:
+    """One process of the app, on a port of its own. Lifetime: from `start` to its end, and it may start again."""
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        store: str,
+        *,
+        clock: Path | None = None,
+        flaw: Flaw | None = None,
+        env: dict[str, str] | None = None,
+        port: int | None = None,
+    ) -> None:
+        self.name = name
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._directory = directory
+        self._log = directory / f"log-{name}"
+        self._env = {**os.environ, **(env or {}), "FASTSTATE_STORE": store}
+        self._target = partial(serve, self.port, clock, flaw)
+        self._fork: Fork | None = None
+
+    def start(self) -> None:
+        """Begins; it listens soon, see `listening`."""
+        self._fork = Fork(self._target, cwd=self._directory, env=self._env, log=self._log)
+
+    @property
+    def fork(self) -> Fork:
+        assert self._fork is not None, f"{self.name} was not started"
+        return self._fork
+
+    async def listening(self) -> None:
+        """Waits until it takes connections."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            assert self.fork.poll() is None and time.monotonic() < deadline, self.output()
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                await asyncio.sleep(0.01)
+            else:
+                writer.close()
+                return
+
+    def kill(self) -> None:
+        """Ends it with SIGKILL. Harmless when it is gone."""
+        if self._fork is not None:
+            self._fork.kill_all()
+
+    def send(self, number: signal.Signals) -> None:
+        self.fork.send_signal(number)
+
+    async def ended(self, within: float = PATIENCE) -> int:
+        """Waits for its end; its exit code."""
+        await until(lambda: self.fork.poll() is not None, f"the end of {self.name}", within)
+        code = self.fork.returncode
+        assert code is not None
+        return code
+
+    def output(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+
+class Cluster:
+    """Workers over one store, and the balancer before them, which knows those that are `serving`. Lifetime: the test.
+
+    `store` is a URL, or makes one for each worker from its number. With a `clock` each has one of its own, wrong by so
+    many seconds, see `clock_of`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        store: str | Callable[[int], str],
+        rng: Random,
+        *,
+        flaw: Flaw | None = None,
+        clock: float | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.serving: list[Worker] = []
+        self.all: list[Worker] = []
+        self.rng = rng
+        self._store = store
+        self._flaw = flaw
+        self._clock = clock
+        self._env = env
+
+    async def start(self, workers: int) -> None:
+        """Starts so many more, and has them serve."""
+        made = [self.make() for _ in range(workers)]
+        for worker in made:
+            await worker.listening()
+        self.serving += made
+
+    def make(self) -> Worker:
+        """One more, which starts now and does not serve yet."""
+        number = len(self.all)
+        store = self._store if isinstance(self._store, str) else self._store(number)
+        clock = None
+        if self._clock is not None:
+            clock = self.directory / f"clock-{number}"
+            Clock(clock).wrong_by = self._clock
+        worker = Worker(
+            self.directory, f"worker-{number}", store, clock=clock, flaw=self._flaw, env=self._env
+        )
+        self.all.append(worker)
+        worker.start()
+        return worker
+
+    def clock_of(self, worker: Worker) -> Clock:
+        """The clock of one that was made with a clock of its own."""
+        return Clock(self.directory / f"clock-{self.all.index(worker)}")
+
+    def pick(self, but: Worker | None = None) -> Worker:
+        """Whoever the next request goes to: any of those that serve, another one than `but` where there is one."""
+        others = [worker for worker in self.serving if worker is not but]
+        return self.rng.choice(others or self.serving)
+
+    async def replace(self, worker: Worker) -> Worker:
+        """As a deployment does it: a new one serves, then the old one is told to end."""
+        new = self.make()
+        await new.listening()
+        self.serving[self.serving.index(worker)] = new
+        worker.send(signal.SIGTERM)
+        await worker.ended()
+        return new
+
+    def output(self) -> str:
+        """What all have printed."""
+        return "\n".join(f"-- {worker.name}\n{text}" for worker in self.all if (text := worker.output()))
+
+    def tracebacks(self) -> str:
+        """What the workers have printed, from the first traceback on; empty where there is none."""
+        text = self.output()
+        return text[text.index("Traceback") - 500 :] if "Traceback" in text else ""
+
+    def kill(self) -> None:
+        """Ends all. Harmless when they are gone."""
+        for worker in self.all:
+            worker.kill()
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0

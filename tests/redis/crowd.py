@@ -1,0 +1,241 @@
+"""Many tabs at work on many workers, and whether all of them come to what the store has: each event once, and seen."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from random import Random
+from typing import Any, NamedTuple, Self, TypeVar
+
+from tests.chaos.load import Book, Broken, Event, Found
+
+from .cluster import PATIENCE, Cluster, Worker, until
+from .tabs import Browser, Tab
+from .web import CutOff
+
+T = TypeVar("T")
+
+Kind = tuple[str, str]
+"""A state's class and one of its events."""
+
+ONE_KEY: list[Kind] = [("Board", "add")]
+MANY_KEYS: list[Kind] = [("Journal", "add"), ("Item", "add"), ("Notes", "add")]
+ALL_KINDS: list[Kind] = [
+    *[("Debit", "move")] * 2,
+    *[(state, "add") for state in ("Journal", "Notes", "Board", "Item")] * 2,
+    ("Journal", "add_in_two_steps"),
+    ("Board", "add_in_two_steps"),
+    ("Notes", "add_in_a_thread"),
+    ("Item", "add_in_a_thread"),
+]
+"""What tabs do, each of them as often as the others."""
+
+ITEMS = 16
+USERS = 8
+TABS_OF_BROWSER = 2
+UNREPEATED = 0.05  # of events, those that are not sent again when their request was cut off: nobody knows of them
+AT_ONCE = 32  # requests
+
+
+class Seen(NamedTuple):
+    """What a worker says of one state: what it is, and what a page has to show of it."""
+
+    found: Found
+    path: list[str]
+    signals: dict[str, Any]
+    view: str
+
+
+async def all_of(coroutines: Iterable[Awaitable[T]], at_once: int = AT_ONCE) -> list[T]:
+    """The results of all, of which `at_once` run at a time; raises the first exception, when all have ended."""
+    turn = asyncio.Semaphore(at_once)
+
+    async def one(coroutine: Awaitable[T]) -> T:
+        async with turn:
+            return await coroutine
+
+    results = await asyncio.gather(*map(one, coroutines), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+class Crowd:
+    """Tabs of some browsers of some users, and the book of what they were told. Lifetime: the test.
+
+    `async with` it: it signs all in, has them load their pages and open their streams.
+    """
+
+    def __init__(self, cluster: Cluster, rng: Random, tabs: int = 64, *, lines: int = 0) -> None:
+        self.cluster = cluster
+        self.book = Book()
+        self.unknown = 0
+        self._rng = rng
+        self._lines = max(1, lines)
+        self._numbers = itertools.count(1)
+        self.browsers = [
+            Browser(cluster, f"browser {number}", f"user{number % USERS}")
+            for number in range(-(-tabs // TABS_OF_BROWSER))
+        ]
+        self.tabs = [
+            Tab(self.browsers[number // TABS_OF_BROWSER], str(number % ITEMS), str(number % self._lines))
+            for number in range(tabs)
+        ]
+
+    async def __aenter__(self) -> Self:
+        await all_of(browser.sign_in() for browser in self.browsers)
+        await all_of(tab.load() for tab in self.tabs)
+        await all_of(tab.open() for tab in self.tabs)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await all_of((tab.close() for tab in self.tabs), len(self.tabs))
+        for browser in self.browsers:
+            browser.network.close()
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def event(self, tab: Tab, state: str, name: str) -> Event:
+        """A new event, which stands in the book."""
+        event = Event(tab, state, name, next(self._numbers))
+        self.book.events.append(event)
+        return event
+
+    async def work(self, events: int, kinds: Sequence[Kind] = ALL_KINDS, tabs: Sequence[Tab] | None = None) -> None:
+        """Has the tabs send so many events, all tabs at once, each one after the other."""
+        left = itertools.repeat(None, events)
+        await all_of(
+            (self._work(tab, kinds, lambda: next(left, self) is None) for tab in tabs or self.tabs), len(self.tabs)
+        )
+
+    async def work_while(
+        self, condition: Callable[[], bool], kinds: Sequence[Kind] = ALL_KINDS, tabs: Sequence[Tab] | None = None
+    ) -> None:
+        """Has the tabs send events as long as `condition()` holds."""
+        await all_of((self._work(tab, kinds, condition) for tab in tabs or self.tabs), len(self.tabs))
+
+    async def _work(self, tab: Tab, kinds: Sequence[Kind], goes_on: Callable[[], bool]) -> None:
+        while goes_on():
+            await self.do(tab, *self._rng.choice(kinds), once=self._rng.random() < UNREPEATED)
+
+    async def do(self, tab: Tab, state: str, name: str, *, once: bool = False) -> None:
+        """Has a tab do one thing; with `once` it may stay unknown whether it was done."""
+        event = self.event(tab, state, name)
+        try:
+            again = await tab.send(event, once=once)
+        except (CutOff, Broken) as error:
+            if not once or isinstance(error, Broken) and "with 503" not in str(error):
+                raise
+            self.unknown += 1
+        else:
+            self.book.acknowledge(event, again=again)
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    async def look(self, tab: Tab, worker: Worker) -> dict[str, Seen]:
+        """What a worker says of all that a tab shows, by class."""
+        response = await tab.browser.get(tab.found_path, worker=worker)
+        if response.status_code != 200:
+            raise Broken(f"{worker.name} does not say what there is: {response.status_code} {response.text}")
+        return {
+            name: Seen(Found(found["numbers"], found["epoch"], found["version"]), *(found[n] for n in _SHOWN))
+            for name, found in response.json().items()
+        }
+
+    async def settle(self, within: float = PATIENCE, *, book: bool = True) -> float:
+        """Waits until each tab shows what each worker says, and (`book`) the book agrees; the seconds that it took.
+
+        Raises `Broken` where that does not come to be `within` so many seconds, or something went back meanwhile.
+        """
+        begun = time.monotonic()
+        while True:
+            try:
+                await self.check(book=book)
+            except Broken as error:
+                if time.monotonic() - begun > within or "went back" in str(error):
+                    raise
+                await asyncio.sleep(0.02)
+            else:
+                return time.monotonic() - begun
+
+    async def check(self, *, book: bool = True) -> None:
+        """Raises `Broken` where tabs, workers and the book do not agree."""
+        for tab in self.tabs:
+            tab.raise_what_failed()
+            if tab.went_back:
+                raise Broken(f"a tab of {tab.browser.name} went back: {tab.went_back[:3]}")
+        found: dict[str, tuple[Worker, Seen]] = {}
+        asked = [(tab, worker) for tab in self.tabs for worker in self.cluster.serving]
+        shown = {tab: (dict(tab.signals), dict(tab.views)) for tab in self.tabs}
+        for (tab, worker), states in zip(asked, await all_of(itertools.starmap(self.look, asked)), strict=True):
+            for name, seen in states.items():
+                first, other = found.setdefault(tab.name_of(name), (worker, seen))
+                if not _agree(seen, other):
+                    raise Broken(f"{tab.name_of(name)} is {other} to {first.name} and {seen} to {worker.name}")
+        if book:
+            self.book.check({name: seen.found for name, (_, seen) in found.items()})
+        for tab in self.tabs:
+            for name in tab.page.signals:
+                self._compare(tab, name, found[tab.name_of(name)][1])
+
+    def _compare(self, tab: Tab, name: str, seen: Seen) -> None:
+        where = f"a tab of {tab.browser.name} ({tab.worker.name if tab.worker else 'no stream'}, {tab.opened} opened)"
+        signals, view = tab.at(seen.path), tab.views.get(".".join((*seen.path, "shown")))
+        if signals != seen.signals:
+            raise Broken(f"{where} shows {tab.name_of(name)} as {signals}, which is {seen.signals}")
+        if view != seen.view:
+            raise Broken(f"{where} shows {view!r} for {seen.view!r}")
+
+    async def shows(self, state: str, count: int, within: float, tabs: Sequence[Tab] | None = None) -> float:
+        """Waits until all tabs show that `count` of a state that all share; the seconds that it took."""
+        waiting = set(tabs or self.tabs)
+
+        def come() -> bool:
+            waiting.difference_update([tab for tab in waiting if tab.signals[state]["count"] == count])
+            return not waiting
+
+        try:
+            return await until(come, f"{count} in {state}", within)
+        except TimeoutError:
+            others = [tab.signals[state]["count"] for tab in waiting]
+            raise Broken(f"{len(waiting)} tabs do not show {count} in {state}: {others}") from None
+
+    async def clear(self) -> None:
+        """Empties all states, and the book."""
+        shared = {tab.name_of(name): (tab, name) for tab in self.tabs for name in tab.page.signals}
+        await all_of(tab.send(Event(tab, name, "clear", -1)) for tab, name in shared.values())
+        self.book.clear()
+        self._numbers = itertools.count(1)
+
+    def forget(self) -> None:
+        """Begins a new book: what was there is lost, and tabs may be told so."""
+        self.book = Book()
+
+    @property
+    def refusals(self) -> int:
+        return sum(tab.refusals for tab in self.tabs)
+
+    @property
+    def opened(self) -> int:
+        return sum(tab.opened for tab in self.tabs)
+
+    def __str__(self) -> str:
+        """What happened so far, in a line."""
+        return (
+            f"{self.book.acknowledged} acknowledged, {self.unknown} unknown, {self.refusals} refused for the moment, "
+            f"{self.opened} streams of {len(self.tabs)} tabs, {sum(tab.patches for tab in self.tabs)} patches, "
+            f"{sum(tab.reloads for tab in self.tabs)} reloads"
+        )
+
+
+_SHOWN = ("path", "signals", "view")
+
+
+def _agree(one: Seen, other: Seen) -> bool:
+    """What was never changed is made by each worker by itself, and has an epoch of its own there."""
+    if one.found.version == other.found.version == 1:
+        return one[1:] == other[1:]
+    return one == other

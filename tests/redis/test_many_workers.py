@@ -1,0 +1,76 @@
+"""Many clients of many workers: each acknowledged event is there once, and all see the same.
+
+By hand: `python -m tests.redis.test_many_workers --events 100000 --workers 4 --clients 64`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+from tests.helpers import Server
+from tests.servers import uvicorn
+
+from .cluster import Cluster, Worker
+from .crowd import ALL_KINDS, MANY_KEYS, ONE_KEY, Crowd, Kind
+from .stage import Scale, Stage, by_hand, stage
+
+LOADS = {"one key": ONE_KEY, "many keys": MANY_KEYS, "all kinds": ALL_KINDS}
+ROUND = 5_000
+"""Events after which everything is looked at and emptied: what a state holds is read by all workers at each event."""
+
+
+async def count_all(on: Stage, kinds: list[Kind], events: int) -> None:
+    """Has so many events happen, and looks whether they have."""
+    while events > 0:
+        await on.crowd.work(min(events, ROUND), kinds)
+        await on.crowd.settle()
+        events -= ROUND
+        if events > 0:
+            await on.crowd.clear()
+
+
+async def run(directory: Path, seed: str, scale: Scale) -> None:
+    async with stage(directory, seed, workers=scale.workers, tabs=scale.clients) as on:
+        for name, kinds in LOADS.items():
+            begun = time.monotonic()
+            await count_all(on, kinds, scale.events // len(LOADS))
+            await on.report(name, begun)
+        assert not on.cluster.tracebacks()
+        assert on.crowd.opened == len(on.crowd.tabs), "streams broke off, and nobody had cut them"
+        assert not on.crowd.refusals and not on.crowd.unknown
+
+
+async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_same(tmp_path, seed):
+    await run(tmp_path, seed, Scale())
+
+
+async def test_the_workers_of_one_uvicorn_are_one_app(tmp_path, seed, new_redis):
+    redis = new_redis()
+    store = f"{redis.url}/0?prefix=chaos"
+    server = Server(
+        "tests.redis.app:app",
+        cwd=tmp_path,
+        log=tmp_path / "log",
+        env={"FASTSTATE_STORE": store, "PYTHONPATH": str(Path(__file__).parents[2])},
+        command=uvicorn("--workers", "4", "--log-level", "warning"),
+    )
+    cluster = Cluster(tmp_path, store, Random(seed))
+    try:
+        server.start(40)
+        cluster.serving.append(Worker(tmp_path, "uvicorn", store, port=server.port))
+        async with Crowd(cluster, cluster.rng, 24) as crowd:
+            await crowd.work(300)
+            await crowd.settle()
+            print(crowd)
+            assert crowd.opened == len(crowd.tabs)
+        assert server.stop() == -15
+        assert "Traceback" not in server.output()
+    finally:
+        server.kill()
+
+
+if __name__ == "__main__":
+    by_hand(run, sys.modules[__name__].__doc__)
