@@ -10,7 +10,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -90,7 +90,8 @@ class Worker:
         *,
         clock: Path | None = None,
         flaw: Flaw | None = None,
-        env: dict[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        unset: Container[str] = (),
         port: int | None = None,
     ) -> None:
         self.name = name
@@ -98,7 +99,8 @@ class Worker:
         self.url = f"http://127.0.0.1:{self.port}"
         self._directory = directory
         self._log = directory / f"log-{name}"
-        self._env = {**os.environ, **(env or {}), "FASTSTATE_STORE": store}
+        inherited = {name: value for name, value in os.environ.items() if name not in unset}
+        self._env = {**inherited, **(env or {}), "FASTSTATE_STORE": store}
         self._target = partial(serve, self.port, clock, flaw)
         self._fork: Fork | None = None
 
@@ -159,7 +161,8 @@ class Cluster:
         *,
         flaw: Flaw | None = None,
         clock: float | None = None,
-        env: dict[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        unset: Container[str] = (),
     ) -> None:
         self.directory = directory
         self.serving: list[Worker] = []
@@ -169,6 +172,7 @@ class Cluster:
         self._flaw = flaw
         self._clock = clock
         self._env = env
+        self._unset = unset
 
     async def start(self, workers: int) -> None:
         """Starts so many more, and has them serve."""
@@ -186,7 +190,7 @@ class Cluster:
             clock = self.directory / f"clock-{number}"
             Clock(clock).wrong_by = self._clock
         worker = Worker(
-            self.directory, f"worker-{number}", store, clock=clock, flaw=self._flaw, env=self._env
+            self.directory, f"worker-{number}", store, clock=clock, flaw=self._flaw, env=self._env, unset=self._unset
         )
         self.all.append(worker)
         worker.start()

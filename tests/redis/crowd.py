@@ -149,6 +149,7 @@ class Crowd:
         """Waits until each tab shows what each worker says, and (`book`) the book agrees; the seconds that it took.
 
         Raises `Broken` where that does not come to be `within` so many seconds, or something went back meanwhile.
+        Without the book, as where something may be lost, it may.
         """
         begun = time.monotonic()
         while True:
@@ -165,7 +166,7 @@ class Crowd:
         """Raises `Broken` where tabs, workers and the book do not agree."""
         for tab in self.tabs:
             tab.raise_what_failed()
-            if tab.went_back:
+            if tab.went_back and book:
                 raise Broken(f"a tab of {tab.browser.name} went back: {tab.went_back[:3]}")
         found: dict[str, tuple[Worker, Seen]] = {}
         asked = [(tab, worker) for tab in self.tabs for worker in self.cluster.serving]
@@ -189,6 +190,15 @@ class Crowd:
         if view != seen.view:
             raise Broken(f"{where} shows {view!r} for {seen.view!r}")
 
+    async def outsider(self, worker: Worker) -> Tab:
+        """A tab of a browser of its own, which has no stream and sends all to that worker. It is nobody's to close."""
+        browser = Browser(self.cluster, f"browser of {worker.name}", "outsider")
+        browser.only = worker
+        await browser.sign_in()
+        tab = Tab(browser)
+        await tab.load()
+        return tab
+
     async def shows(self, state: str, count: int, within: float, tabs: Sequence[Tab] | None = None) -> float:
         """Waits until all tabs show that `count` of a state that all share; the seconds that it took."""
         waiting = set(tabs or self.tabs)
@@ -211,8 +221,15 @@ class Crowd:
         self._numbers = itertools.count(1)
 
     def forget(self) -> None:
-        """Begins a new book: what was there is lost, and tabs may be told so."""
+        """Begins a new book: something may be lost, and tabs may have been told so."""
         self.book = Book()
+        for tab in self.tabs:
+            tab.went_back.clear()
+
+    @property
+    def patched_at(self) -> float:
+        """When (`time.monotonic`) the last of the tabs was last told anything."""
+        return max(tab.patched_at for tab in self.tabs)
 
     @property
     def refusals(self) -> int:
@@ -227,7 +244,7 @@ class Crowd:
         return (
             f"{self.book.acknowledged} acknowledged, {self.unknown} unknown, {self.refusals} refused for the moment, "
             f"{self.opened} streams of {len(self.tabs)} tabs, {sum(tab.patches for tab in self.tabs)} patches, "
-            f"{sum(tab.reloads for tab in self.tabs)} reloads"
+            f"{sum(tab.reloads for tab in self.tabs)} reloads, {sum(len(tab.overtaken) for tab in self.tabs)} overtaken"
         )
 
 

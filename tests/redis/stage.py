@@ -7,14 +7,16 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from .cluster import Cluster, Flaw
-from .crowd import Crowd
+from tests.chaos.load import Event
+
+from .cluster import Cluster, Flaw, Worker, until
+from .crowd import ALL_KINDS, Crowd, Kind
 from .proxy import Proxy
 from .server import RedisServer
 
@@ -22,6 +24,9 @@ __all__ = ["DURABLE", "Scale", "Stage", "by_hand", "stage"]
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 """Options of a Redis that has on its disk what it has acknowledged."""
+
+
+Holding = asyncio.Task[None]
 
 
 class Scale(NamedTuple):
@@ -45,8 +50,45 @@ class Stage(NamedTuple):
     def rng(self) -> Random:
         return self.cluster.rng
 
-    async def report(self, what: str, begun: float) -> None:
+    def report(self, what: str, begun: float) -> None:
         print(f"{what}: {time.monotonic() - begun:.2f} s, {self.crowd}")
+
+    async def hold(self, worker: Worker, seconds: float = 3600, *, once: bool = True) -> tuple[Event, Holding]:
+        """Has an event of `worker` wait with the lock of Board in its hand; the event, and the task that sends it.
+
+        It returns when the event has come so far. With `once` the task ends with the first request, else it goes on
+        with any worker until the event is acknowledged.
+        """
+        tab = await self.crowd.outsider(worker)
+        event = self.crowd.event(tab, "Board", "add_and_wait")
+
+        async def send() -> None:
+            again = await tab.send(event, once=once, seconds=seconds)
+            self.crowd.book.acknowledge(event, again=again)
+
+        task = asyncio.create_task(send(), name="holding")
+        await until(lambda: task.done() or (self.directory / f"waits-{event.number}").exists(), "an event that waits")
+        assert not task.done(), task
+        tab.browser.only = None
+        return event, task
+
+    @asynccontextmanager
+    async def working(self, condition: Callable[[], bool], kinds: Sequence[Kind] = ALL_KINDS) -> AsyncIterator[None]:
+        """Has all tabs send events meanwhile, as long as `condition()` holds, which it has to cease to do inside."""
+        load = asyncio.create_task(self.crowd.work_while(condition, kinds), name="load")
+        try:
+            yield
+            await load
+        finally:
+            if load.done() and not load.cancelled():
+                load.result()  # the reason of what is raised here
+            load.cancel()
+            await asyncio.wait([load])
+
+    async def acknowledged(self, more: int) -> None:
+        """Waits until so many more events are acknowledged."""
+        there = self.crowd.book.acknowledged
+        await until(lambda: self.crowd.book.acknowledged >= there + more, f"{more} more events")
 
 
 @asynccontextmanager
@@ -54,7 +96,7 @@ async def stage(
     directory: Path,
     seed: str,
     *,
-    workers: int = 4,
+    workers: int = int(os.environ.get("WORKERS", "4")),
     tabs: int = 64,
     lines: int = 0,
     durable: bool = False,
@@ -63,11 +105,12 @@ async def stage(
     clocks: float | None = None,
     flaw: Flaw | None = None,
     env: dict[str, str] | None = None,
+    unset: Sequence[str] = (),
 ) -> AsyncIterator[Stage]:
     """Everything is there, signed in and following; the workers have printed no traceback in the end.
 
     `proxied` has each worker reach Redis through a proxy of its own. With `clocks` each worker has a wall clock of its
-    own, wrong by so many seconds.
+    own, wrong by so many seconds. `env` is put into the workers' environment, and what is to be `unset` is left out.
     """
     redis = RedisServer(directory / "redis", **(DURABLE if durable else {}))
     rng = Random(seed)
@@ -82,7 +125,7 @@ async def stage(
                 return os.environ["STAND_IN"]
             return f"redis://127.0.0.1:{port}/0?prefix=chaos"
 
-        cluster = Cluster(directory, store, rng, flaw=flaw, clock=clocks, env=env)
+        cluster = Cluster(directory, store, rng, flaw=flaw, clock=clocks, env=env, unset=unset)
         stack.callback(cluster.kill)
         try:
             await cluster.start(workers)

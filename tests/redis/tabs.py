@@ -81,6 +81,9 @@ class Tab:
 
     `signals` and `views` (markup, by address) are what the page holds; `opened` counts its streams, `refusals` the
     answers 503 to its events, `reloads` how often it was told to load itself again. `worker` has its stream, if one has.
+    `went_back` says which states went back to a former version, by their stream or from their page to their stream, and
+    `overtaken` where an event's answer and the stream were out of step.
+    `patched_at` is when (`time.monotonic`) it was last told anything.
     """
 
     def __init__(self, browser: Browser, item: str = "0", line: str = "0") -> None:
@@ -92,9 +95,12 @@ class Tab:
         self.opened = self.refusals = self.reloads = self.patches = 0
         self.worker: Worker | None = None
         self.avoids: Worker | None = None
+        self.patched_at = 0.0
         self.silent = False
         self.went_back: list[str] = []
-        self._newest: dict[tuple[str, ...], tuple[str, int]] = {}
+        self.overtaken: list[str] = []
+        self._newest: dict[tuple[str, ...], tuple[str, int]] = {}  # life and count of each state
+        self._streamed: dict[tuple[str, ...], tuple[str, int]] = {}  # the same, without what events were answered
         self._following: asyncio.Task[None] | None = None
         self._position: str | None = None
 
@@ -121,9 +127,9 @@ class Tab:
         self.views = {found[1]: found[0] for found in _VIEW.finditer(self.page.html)}
         self._position = None
         self._newest.clear()
-        self._paths = [
-            (name, *more) for name in self.page.signals for more in ([(self.page_id(name),)] if self.page_id(name) else [()])
-        ]
+        self._streamed.clear()
+        self._paths = [tuple(filter(None, (name, self.page_id(name)))) for name in self.page.signals]
+        self._compare(self.signals)
 
     def page_id(self, name: str) -> str:
         """The id that a state of this name has on the page, or ''."""
@@ -196,7 +202,7 @@ class Tab:
                 if self.signals["_fs"]["go"]:
                     return
 
-    def _take(self, block: str, position: bool = True) -> None:
+    def _take(self, block: str, *, streamed: bool = True) -> None:
         """Takes one whole SSE block."""
         kind, parts = "", dict[str, str]()
         for line in block.split("\n"):
@@ -206,13 +212,14 @@ class Tab:
                 parts[part] = f"{parts[part]}\n{text}" if part in parts else text
             elif name == "event":
                 kind = value
-            elif name == "id" and position:
+            elif name == "id" and streamed:
                 self._position = value
         if kind == "datastar-patch-signals":
             self.patches += 1
+            self.patched_at = time.monotonic()
             patch = json.loads(parts["signals"])
             merge(self.signals, patch)
-            self._compare(patch)
+            self._compare(patch, streamed=streamed)
         elif kind == "datastar-patch-elements":
             found = _VIEW.match(parts["elements"])
             if found is not None:
@@ -221,7 +228,8 @@ class Tab:
             else:
                 self.views = {name: html for name, html in self.views.items() if name not in parts["selector"]}
 
-    def _compare(self, patch: dict[str, Any]) -> None:
+    def _compare(self, patch: Mapping[str, Any], *, streamed: bool = True) -> None:
+        """Notes where a state that the patch is of went back to what it was before."""
         for path in self._paths:
             if path[0] not in patch:
                 continue
@@ -229,10 +237,15 @@ class Tab:
             life, count = state.get("life"), state.get("count")
             if not life or not isinstance(count, int):
                 continue
-            before = self._newest.get(path)
-            if before is not None and before[0] == life and count < before[1]:
-                self.went_back.append(f"{'.'.join(path)} from {before[1]} to {count}")
+            for known, went_back in ((self._streamed, self.went_back), (self._newest, self.overtaken)):
+                before = known.get(path)
+                if before is not None and before[0] == life and count < before[1]:
+                    if streamed or known is self._newest:
+                        went_back.append(f"{'.'.join(path)} from {before[1]} to {count}")
+                    break
             self._newest[path] = life, count
+            if streamed:
+                self._streamed[path] = life, count
 
     def at(self, path: Sequence[str]) -> dict[str, Any]:
         """The signals of one state."""
@@ -283,4 +296,4 @@ class Tab:
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             *blocks, _ = response.text.split("\n\n")
             for block in blocks:
-                self._take(block, position=False)
+                self._take(block, streamed=False)

@@ -37,7 +37,7 @@ async def run(directory: Path, seed: str, scale: Scale) -> None:
         for name, kinds in LOADS.items():
             begun = time.monotonic()
             await count_all(on, kinds, scale.events // len(LOADS))
-            await on.report(name, begun)
+            on.report(name, begun)
         assert not on.cluster.tracebacks()
         assert on.crowd.opened == len(on.crowd.tabs), "streams broke off, and nobody had cut them"
         assert not on.crowd.refusals and not on.crowd.unknown

@@ -1,0 +1,89 @@
+"""A Redis that dies under load: with its disk, without it, and with a replica in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+from tests.client import status
+
+from .cluster import until
+from .server import RedisServer
+from .stage import stage
+
+SOON = 1.0
+"""Seconds after which every tab has what is there, from when Redis answers again."""
+
+
+async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged(tmp_path, seed):
+    async with stage(tmp_path, seed, tabs=32, durable=True) as on:
+        crowd, begun, at_work = on.crowd, time.monotonic(), True
+        async with on.working(lambda: at_work):
+            for life in range(3):
+                await on.acknowledged(100)
+                refused = [tab.refusals for tab in crowd.tabs]
+                on.redis.kill()
+                await until(
+                    lambda refused=refused: all(tab.refusals > n for tab, n in zip(crowd.tabs, refused, strict=True)),
+                    "a refusal for each tab",
+                )
+                if life == 2:
+                    tab = crowd.tabs[0]
+                    answer = await tab.page.send("Board", "add", number=10**6, connection=tab.signals["_fs"]["c"])
+                    assert (answer.status_code, status(answer)) == (200, 503)
+                    at_work = False  # but for what has begun: that is repeated until it is done
+                await asyncio.to_thread(on.redis.start)
+                back = time.monotonic()
+        await crowd.settle()
+        on.report("Redis killed three times", begun)
+        print(f"the last tab had the last of it {crowd.patched_at - back:.2f} s after Redis was back")
+        assert crowd.opened == len(crowd.tabs), "streams broke off"
+        assert crowd.patched_at - back < SOON
+
+
+async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_path, seed):
+    async with stage(tmp_path, seed, tabs=32) as on:
+        crowd, begun = on.crowd, time.monotonic()
+        await crowd.work(200)
+        await crowd.settle()
+        on.redis.kill()
+        await asyncio.to_thread(on.redis.start)
+        back = time.monotonic()
+        crowd.forget()
+        on.cluster.serving.append(newcomer := on.cluster.make())  # which knows nothing but what the store has
+        await newcomer.listening()
+        await crowd.settle(book=False)
+        print(f"the last tab had it {crowd.patched_at - back:.2f} s after Redis was back")
+        crowd.forget()
+        await crowd.work(200)
+        await crowd.settle()
+        on.report("Redis without a memory", begun)
+        assert crowd.opened == len(crowd.tabs), "streams broke off"
+
+
+async def test_a_replica_takes_the_place_of_redis(tmp_path, seed):
+    async with AsyncExitStack() as stack:
+        on = await stack.enter_async_context(stage(tmp_path, seed, tabs=32, proxied=True))
+        crowd, begun, at_work = on.crowd, time.monotonic(), True
+        replica = RedisServer(tmp_path / "replica", replicaof=f"127.0.0.1 {on.redis.port}")
+        stack.callback(replica.stop)
+        await asyncio.to_thread(replica.start)
+        await until(lambda: b"master_link_status:up" in replica.do("INFO", "replication"), "a replica in step")
+        async with on.working(lambda: at_work):
+            await on.acknowledged(100)
+            on.redis.kill()
+            replica.do("REPLICAOF", "NO", "ONE")
+            for proxy in on.proxies:
+                await proxy.switch(replica.port)
+            await on.acknowledged(100)
+            at_work = False
+        await crowd.settle(book=False)  # what had not reached the replica is lost: Redis replicates behind its answers
+        on.report("failed over", begun)
+        await crowd.clear()
+        await crowd.settle(book=False)
+        crowd.forget()
+        await crowd.work(200)
+        await crowd.settle()
+        on.report("after it", begun)
+        assert crowd.opened == len(crowd.tabs), "streams broke off"
