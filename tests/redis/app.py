@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import math
 import os
 from pathlib import Path
@@ -31,12 +32,14 @@ from faststate import (
 
 ROWS = 4
 
-db = database("rows.db")
-rows = db.t.rows
-if not rows.exists():
-    rows.create(id=int, life=str, count=int, first=str, second=str, twice=str, version=int, pk="id", if_not_exists=True)
-    for number in range(ROWS):
-        rows.insert(id=number, life="", count=0, first="0", second="0", twice="[]", version=1, ignore=True)
+with open("rows.lock", "w") as turn:  # fastlite's `database` fails where another process is opening the file, too
+    fcntl.flock(turn, fcntl.LOCK_EX)
+    db = database("rows.db")
+    rows = db.t.rows
+    if not rows.exists():
+        rows.create(id=int, life=str, count=int, first=str, second=str, twice=str, version=int, pk="id")
+        for number in range(ROWS):
+            rows.insert(id=number, life="", count=0, first="0", second="0", twice="[]", version=1)
 
 
 def reached(what: str) -> None:

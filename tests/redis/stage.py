@@ -121,8 +121,6 @@ async def stage(
 
         def store(number: int) -> str:
             port = proxies[number % len(proxies)].port if proxies else redis.port
-            if os.environ.get("STAND_IN"):
-                return os.environ["STAND_IN"]
             return f"redis://127.0.0.1:{port}/0?prefix=chaos"
 
         cluster = Cluster(directory, store, rng, flaw=flaw, clock=clocks, env=env, unset=unset)

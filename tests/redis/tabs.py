@@ -231,10 +231,10 @@ class Tab:
     def _compare(self, patch: Mapping[str, Any], *, streamed: bool = True) -> None:
         """Notes where a state that the patch is of went back to what it was before."""
         for path in self._paths:
-            if path[0] not in patch:
-                continue
-            state = self.at(path)
-            life, count = state.get("life"), state.get("count")
+            told: Any = patch
+            for segment in path:
+                told = told.get(segment) or {}
+            life, count = self.at(path).get("life"), told.get("count")
             if not life or not isinstance(count, int):
                 continue
             for known, went_back in ((self._streamed, self.went_back), (self._newest, self.overtaken)):
