@@ -246,12 +246,20 @@ class Committer:
             if isinstance(error, StateNotFoundError) and gone is not None:
                 raise StateNotFoundError(gone) from error
             raise
+        swaps = list(prepared)
         for place, version in zip(places, saved, strict=True):
-            entry = prepared[place][0]
-            entry.stored, entry.touched = version, now
+            entry, change = prepared[place]
+            entry.touched = now
+            if self.sharing is None or not _is_behind(version, entry.stored):
+                entry.stored = version
+            elif change is not None:
+                # Others were given the lock with this commit, and have told of theirs before its own answer was read.
+                swaps[place], versions[place] = (entry, entry.state._no_change()), entry.version
+                if frames is not None:
+                    frames[place] = b""
         if nonce is not None:
             nonce.entry.remember(nonce.digest, now)
-        return self._swap(prepared, versions, frames)
+        return self._swap(swaps, versions, frames)
 
     async def _write(
         self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]
@@ -384,6 +392,14 @@ class Committer:
         if self._under_way:
             await asyncio.wait(self._under_way)
         await asyncio.sleep(0)
+
+
+def _is_behind(version: Version | None, stored: Version | None) -> bool:
+    """Whether `stored` is a later version of the same life."""
+    return (
+        version is not None and stored is not None
+        and version.epoch == stored.epoch and version.number < stored.number
+    )  # fmt: skip
 
 
 def _sessions(entries: Iterable[Entry]) -> list[str]:
