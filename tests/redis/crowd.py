@@ -75,6 +75,7 @@ class Crowd:
         self.unknown = 0
         self._rng = rng
         self._lines = max(1, lines)
+        self._outsiders: list[Browser] = []
         self._numbers = itertools.count(1)
         self.browsers = [
             Browser(cluster, f"browser {number}", f"user{number % USERS}")
@@ -93,7 +94,7 @@ class Crowd:
 
     async def __aexit__(self, *exc: object) -> None:
         await all_of((tab.close() for tab in self.tabs), len(self.tabs))
-        for browser in self.browsers:
+        for browser in (*self.browsers, *self._outsiders):
             browser.network.close()
 
     # -- work ----------------------------------------------------------------------------------------------------------
@@ -191,8 +192,9 @@ class Crowd:
             raise Broken(f"{where} shows {view!r} for {seen.view!r}")
 
     async def outsider(self, worker: Worker) -> Tab:
-        """A tab of a browser of its own, which has no stream and sends all to that worker. It is nobody's to close."""
+        """A tab of a browser of its own, which has no stream and sends all to that worker."""
         browser = Browser(self.cluster, f"browser of {worker.name}", "outsider")
+        self._outsiders.append(browser)
         browser.only = worker
         await browser.sign_in()
         tab = Tab(browser)

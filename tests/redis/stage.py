@@ -112,7 +112,7 @@ async def stage(
     `proxied` has each worker reach Redis through a proxy of its own. With `clocks` each worker has a wall clock of its
     own, wrong by so many seconds. `env` is put into the workers' environment, and what is to be `unset` is left out.
     """
-    redis = RedisServer(directory / "redis", **(DURABLE if durable else {}))
+    redis = RedisServer(directory / "redis", repl_diskless_sync_delay="0", **(DURABLE if durable else {}))
     rng = Random(seed)
     async with AsyncExitStack() as stack:
         stack.callback(redis.stop)

@@ -69,7 +69,7 @@ async def test_a_replica_takes_the_place_of_redis(tmp_path, seed):
         replica = RedisServer(tmp_path / "replica", replicaof=f"127.0.0.1 {on.redis.port}")
         stack.callback(replica.stop)
         await asyncio.to_thread(replica.start)
-        await until(lambda: b"master_link_status:up" in replica.do("INFO", "replication"), "a replica in step")
+        await until(lambda: replica.do("INFO", "replication")["master_link_status"] == "up", "a replica in step")
         async with on.working(lambda: at_work):
             await on.acknowledged(100)
             on.redis.kill()

@@ -5,17 +5,22 @@ By hand: `python -m tests.redis.test_many_workers --events 100000 --workers 4 --
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 from random import Random
 
+import faststate
 from tests.helpers import Server
 from tests.servers import uvicorn
 
 from .cluster import Cluster, Worker
 from .crowd import ALL_KINDS, MANY_KEYS, ONE_KEY, Crowd, Kind
 from .stage import Scale, Stage, by_hand, stage
+
+ROOT = Path(__file__).parents[2]
+SOURCES = Path(faststate.__file__).parents[1]
 
 LOADS = {"one key": ONE_KEY, "many keys": MANY_KEYS, "all kinds": ALL_KINDS}
 ROUND = 5_000
@@ -54,7 +59,7 @@ async def test_the_workers_of_one_uvicorn_are_one_app(tmp_path, seed, new_redis)
         "tests.redis.app:app",
         cwd=tmp_path,
         log=tmp_path / "log",
-        env={"FASTSTATE_STORE": store, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={"FASTSTATE_STORE": store, "PYTHONPATH": os.pathsep.join((str(ROOT), str(SOURCES)))},
         command=uvicorn("--workers", "4", "--log-level", "warning"),
     )
     cluster = Cluster(tmp_path, store, Random(seed))

@@ -62,10 +62,11 @@ class Network:
                 try:
                     response = await self._ask(connection, method, path, headers or {}, content)
                     body = b"".join([piece async for piece in _body(connection[0], response)])
-                except (OSError, EOFError) as error:
-                    raise CutOff(f"{method} {path} was cut off: {error!r}") from error
-                except BaseException:
+                except BaseException as error:
+                    connection[1].close()
                     connection[1].transport.abort()
+                    if isinstance(error, OSError | EOFError):
+                        raise CutOff(f"{method} {path} was cut off: {error!r}") from error
                     raise
         except TimeoutError as error:
             raise CutOff(f"{method} {path} was not answered within {PATIENCE:g} s") from error
