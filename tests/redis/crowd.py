@@ -187,7 +187,10 @@ class Crowd:
         where = f"a tab of {tab.browser.name} ({tab.worker.name if tab.worker else 'no stream'}, {tab.opened} opened)"
         signals, view = tab.at(seen.path), tab.views.get(".".join((*seen.path, "shown")))
         if signals != seen.signals:
-            raise Broken(f"{where} shows {tab.name_of(name)} as {signals}, which is {seen.signals}")
+            raise Broken(
+                f"{where} shows {tab.name_of(name)} as {signals}, which is {seen.signals}; it was told "
+                f"{tab.history(seen.path)}"
+            )
         if view != seen.view:
             raise Broken(f"{where} shows {view!r} for {seen.view!r}")
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,9 @@ from .web import CutOff, Network, Refused, Response
 AWAY = 503
 RETRY = 0.02
 """Seconds until a tab tries again what was refused; a real one waits longer."""
+
+HISTORY = 8
+"""Patches of each state that are remembered, to say what came before a failure."""
 
 _VIEW = re.compile(r'<p data-fs-view="([^"]+)">.*?</p>', re.DOTALL)
 
@@ -101,6 +105,7 @@ class Tab:
         self.overtaken: list[str] = []
         self._newest: dict[tuple[str, ...], tuple[str, int]] = {}  # life and count of each state
         self._streamed: dict[tuple[str, ...], tuple[str, int]] = {}  # the same, without what events were answered
+        self._history: dict[tuple[str, ...], deque[str]] = {}
         self._following: asyncio.Task[None] | None = None
         self._position: str | None = None
 
@@ -237,6 +242,8 @@ class Tab:
             life, count = self.at(path).get("life"), told.get("count")
             if not life or not isinstance(count, int):
                 continue
+            source = self.worker.name if streamed and self.worker is not None else "its page" if streamed else "an answer"
+            self._history.setdefault(path, deque(maxlen=HISTORY)).append(f"{count} by {source}")
             for known, went_back in ((self._streamed, self.went_back), (self._newest, self.overtaken)):
                 before = known.get(path)
                 if before is not None and before[0] == life and count < before[1]:
@@ -246,6 +253,10 @@ class Tab:
             self._newest[path] = life, count
             if streamed:
                 self._streamed[path] = life, count
+
+    def history(self, path: Sequence[str]) -> str:
+        """What the last patches of a state said, and where they came from."""
+        return ", ".join(self._history.get(tuple(path), ()))
 
     def at(self, path: Sequence[str]) -> dict[str, Any]:
         """The signals of one state."""
