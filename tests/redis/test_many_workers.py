@@ -71,7 +71,7 @@ async def test_the_workers_of_one_uvicorn_are_one_app(tmp_path, seed, new_redis)
             await crowd.settle()
             print(crowd)
             assert crowd.opened == len(crowd.tabs)
-        assert server.stop() == -15
+        assert server.stop() == 0
         assert "Traceback" not in server.output()
     finally:
         server.kill()
