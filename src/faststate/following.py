@@ -95,6 +95,7 @@ class Following:
         self._lost_at: float | None = None
         self._parts: list[tuple[str, Told]] = []  # of a commit that is still being told
         self._looking: dict[str, asyncio.Task[None]] = {}
+        self._told_again: set[str] = set()  # keys of what is to be looked up again when all was
         self._catching_up: asyncio.Task[None] | None = None
         self._timeline = ""
         self.sequence = 0
@@ -263,7 +264,9 @@ class Following:
     def _look(self, key: str) -> None:
         """Looks a state up that may have changed, and tells its followers."""
         self._topics[key].current = False
-        if key not in self._looking:
+        if self._lost_at is not None:
+            self._told_again.add(key)
+        elif key not in self._looking:
             task = asyncio.get_running_loop().create_task(self._look_up(key), name="faststate-look-up")
             self._looking[key] = task
             task.add_done_callback(partial(self._looked, key))
@@ -308,6 +311,7 @@ class Following:
 
     async def _catch_up(self, lost: int) -> None:
         away = time.monotonic() - self._lost_at if self._lost_at is not None else 0.0
+        self._told_again.clear()
         while lost == self._lost:
             try:
                 is_known = self._timeline == self.store.timeline
@@ -322,6 +326,9 @@ class Following:
                 await asyncio.sleep(AGAIN_AFTER)
         if lost == self._lost:
             self._lost_at = None
+            again, self._told_again = self._told_again & self._topics.keys(), set()
+            for key in again:  # what was told of it came while the store was being asked, and may be newer
+                self._look(key)
 
     async def _catch_up_with(self, keys: Iterable[str], lost: int) -> None:
         found = ((key, self._registry.find(key)) for key in keys)
