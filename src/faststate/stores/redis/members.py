@@ -69,26 +69,28 @@ class Members:
     async def rejoin(self, former: str) -> None:
         """Makes this process a member anew, as another than the `former`."""
         async with self._joining:
-            standing, subscriber = self._standing, self.subscriber
-            if standing.origin != former:
-                return
-            found = subscriber.miss() if subscriber is not None else None
-            try:
-                new = os.urandom(8).hex()
-                if subscriber is not None:
-                    await subscriber.move(new)
-                standing.origin = new
-                await self._join()
-            finally:
-                if found is not None:
-                    found()
-            self._on_gone()
+            if self._standing.origin == former:
+                await self._become_another()
 
     async def stay(self) -> None:
         """Makes this process a member anew where there is another timeline."""
-        standing = self._standing
-        if standing.joined and standing.joined != standing.greeting.timeline:
-            await self.rejoin(standing.origin)
+        async with self._joining:  # who is just joining it must not be taken for one who has not
+            if self._standing.joined and self._standing.joined != self._standing.greeting.timeline:
+                await self._become_another()
+
+    async def _become_another(self) -> None:
+        standing, subscriber = self._standing, self.subscriber
+        found = subscriber.miss() if subscriber is not None else None
+        try:
+            new = os.urandom(8).hex()
+            if subscriber is not None:
+                await subscriber.move(new)
+            standing.origin = new
+            await self._join()
+        finally:
+            if found is not None:
+                found()
+        self._on_gone()
 
     async def leave(self) -> None:
         """Ends the beat, and is no member any more: its locks are free."""
