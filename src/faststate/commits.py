@@ -365,6 +365,8 @@ class Committer:
             self._remove(entry, "it is not there any more")
             raise StateNotFoundError(entry.removed)
         entry.doubtful = False
+        if isinstance(entry.persistence, StorePersistence) and _is_behind(found.version, entry.stored):
+            return False  # it was looked up, and a later one told, at the same time
         for digest in found.nonces:
             entry.remember(digest, self._clock())
         if found.mark is not None or found.typed:
