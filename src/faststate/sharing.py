@@ -118,21 +118,23 @@ class Sharing:
         Gives those of the keys to `look_for` that the store has; None where it had not to be asked, since the locks
         were kept. Raises `LockTimeoutError`, `PersistenceError`, and `StateNotFoundError` for one that is no more.
         """
-        wanted: dict[str, Entry] = {}
-        for entry in entries:
-            if entry.persistence is None:
-                continue
-            if entry.shared is None:
-                entry.shared = Shared()
-            if entry.shared.hold is None:
-                wanted[shared_key(entry)] = entry
-        if not wanted:
+        shared = {shared_key(entry): entry for entry in entries if entry.persistence is not None}
+        missing = [key for key, entry in shared.items() if _shared(entry).hold is None]
+        if not missing:
             return None
+        # All processes take locks in the order of their keys, or two would wait for each other: one that was kept and
+        # comes behind another that is to be had is given back first.
+        wanted = {key: entry for key, entry in shared.items() if key >= min(missing)}
+        kept = [hold for entry in wanted.values() if (hold := _shared(entry).hold) is not None]
+        for entry in wanted.values():
+            _shared(entry).hold = None
+        if kept:
+            self.store.unlock(kept)
         known = {key: _NEVER if entry.doubtful else _known(entry) for key, entry in wanted.items()}
         locked = await self.store.lock(known, self.timeout, look_for)
         for key, entry in wanted.items():
-            shared = _shared(entry)
-            shared.hold, shared.handed, shared.wanted = locked.holds[key], 0, key in locked.wanted
+            own = _shared(entry)
+            own.hold, own.handed, own.wanted = locked.holds[key], 0, key in locked.wanted
         for key, entry in wanted.items():
             is_row, is_unclean = isinstance(entry.persistence, RecordPersistence), key in locked.unclean
             if key in locked.news and is_row:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import httpx
 
@@ -31,6 +31,9 @@ EVENTS = [
     ("Notes", "add_in_a_thread"),
 ]
 """What visitors do, each of them as often as the others."""
+
+ALSO = {"move": "Credit", "file": "Board"}
+"""Events of two states, and the second one."""
 
 
 T = TypeVar("T")
@@ -83,11 +86,18 @@ class Visitor:
         return {self.name_of(state): Found(**found) for state, found in response.json().items()}
 
 
+class Named(Protocol):
+    """Whoever sends events."""
+
+    def name_of(self, state: str) -> str:
+        """Which of the states of a class is its own."""
+
+
 @dataclass(eq=False, slots=True)
 class Event:
     """A numbered event. `answered` is None as long as nobody knows, and False when it had to be sent again."""
 
-    visitor: Visitor
+    visitor: Named
     state: str
     name: str
     number: int
@@ -100,8 +110,8 @@ class Event:
         places = [(self.visitor.name_of(self.state), self.number)]
         if self.name == "add_in_two_steps":
             places.append((places[0][0], -self.number))
-        if self.name == "move":
-            places.append(("Credit", self.number))
+        if self.name in ALSO:
+            places.append((ALSO[self.name], self.number))
         return places
 
     def certain(self) -> list[tuple[str, int]]:
@@ -268,7 +278,8 @@ class Load:
                 return
 
     async def _deliver(self, event: Event, *, again: bool = False) -> None:
-        await event.visitor.send(event.state, event.name, event.nonce, number=event.number)
+        visitor = cast(Visitor, event.visitor)
+        await visitor.send(event.state, event.name, event.nonce, number=event.number)
         self.book.acknowledge(event, again=again)
 
     def refuse_other_deaths(self) -> None:

@@ -121,6 +121,15 @@ class Board(Told):
     """One for all."""
 
 
+class Desk(Told):
+    """One for all, some of which goes to the Board, too. Both change by themselves as well."""
+
+    @event
+    async def file(self, number: int, board: Board):
+        self.take(number)
+        board.take(number)
+
+
 class Item(Told):
     """One for each id, in the store alone."""
 
@@ -144,6 +153,7 @@ provider = StateProvider(event_rate=math.inf, load_user_by_id=UserContext)
 provider.register_state(Journal, StateConfig(scope=StateScope.SESSION))
 provider.register_state(Notes, StateConfig(scope=StateScope.USER))
 provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
+provider.register_state(Desk, StateConfig(scope=StateScope.GLOBAL))
 provider.register_state(Item, StateConfig(scope=StateScope.RECORD))
 provider.register_state(Line, StateConfig(scope=StateScope.RECORD, records=rows, record_param="line_id"))
 provider.register_state(Debit, StateConfig(scope=StateScope.GLOBAL))
@@ -182,15 +192,19 @@ async def refresh(name: str):
 
 
 @rt("/shop/{item_id}/{line_id}")
-async def shop(journal: Journal, notes: Notes, board: Board, item: Item, line: Line, debit: Debit, credit: Credit):
-    states = journal, notes, board, item, line, debit, credit
+async def shop(
+    journal: Journal, notes: Notes, board: Board, desk: Desk, item: Item, line: Line, debit: Debit, credit: Credit
+):
+    states = journal, notes, board, desk, item, line, debit, credit
     return fh.Titled("Numbers", *(fh.Div(state.signal.count, state.shown()) for state in states))
 
 
 @rt("/found/{item_id}/{line_id}")
-async def found(journal: Journal, notes: Notes, board: Board, item: Item, line: Line, debit: Debit, credit: Credit):
+async def found(
+    journal: Journal, notes: Notes, board: Board, desk: Desk, item: Item, line: Line, debit: Debit, credit: Credit
+):
     """What there is of each state, and what each page that shows it has to show."""
-    states = journal, notes, board, item, line, debit, credit
+    states = journal, notes, board, desk, item, line, debit, credit
     return JSONResponse({type(state).__name__: described(state) for state in states})
 
 

@@ -23,7 +23,7 @@ Kind = tuple[str, str]
 ONE_KEY: list[Kind] = [("Board", "add")]
 MANY_KEYS: list[Kind] = [("Journal", "add"), ("Item", "add"), ("Notes", "add")]
 ALL_KINDS: list[Kind] = [
-    *[("Debit", "move")] * 2,
+    *[("Debit", "move"), ("Desk", "file"), ("Desk", "add")],
     *[(state, "add") for state in ("Journal", "Notes", "Board", "Item")] * 2,
     ("Journal", "add_in_two_steps"),
     ("Board", "add_in_two_steps"),
