@@ -23,6 +23,7 @@ FLOORS = {
     "records": 1,
     "auth": 2,
     "limits": 2,
+    "processes": 2,
     "waits": 2,
     "tokens": 2,
     "wire": 2,

@@ -39,6 +39,7 @@ from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from .page import message_frame, reload_frame, reopen_frame
 from .persistence import RecordPersistence, StorePersistence
+from .processes import processes_found
 from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
@@ -1044,6 +1045,8 @@ class StateProvider:
         """
         if self._started:
             return
+        if not isinstance(self.store, SharedStore):
+            self._warn_of_other_processes()
         if self.store is not None:
             await self.store.open()
             self.registry.forget_stored()  # as it was before somebody else may have had the store
@@ -1054,6 +1057,20 @@ class StateProvider:
         self.registry.committer.owned = self.sharing is None
         self._started = True
         self.registry.start()
+
+    def _warn_of_other_processes(self) -> None:
+        found = processes_found()
+        if found is None:
+            return
+        logger.warning(
+            "%s runs %s of this app, and %s. Run one process, or have them share their states in Redis: "
+            "StateProvider(store='redis://localhost:6379')",
+            found.by,
+            f"{found.number} processes" if found.number is not None else "several processes",
+            "each has states of its own: a tab sees those of the process that it happens to reach"
+            if self.store is None
+            else f"its store, {type(self.store).__name__}, is for one process",
+        )
 
     async def stop(self) -> None:
         """Ends all streams (within 5 s) and the background work, and closes the store.

@@ -248,7 +248,8 @@ class _Worker:
                     raise
                 raise PersistenceError(
                     f"{self._path} belongs to another process, or to another provider of this one: a SQLite store is "
-                    "for one process. Several processes need the Redis engine: store='redis://...'"
+                    "for one process. Several processes, or machines, share their states in Redis: "
+                    "StateProvider(store='redis://localhost:6379'), pip install 'faststate[redis]'"
                 ) from error
             with _forking:
                 connection = self._database(self._path).conn
