@@ -58,6 +58,7 @@ FLOORS = {
     "metrics": 8,
     "inspector": 8,
     "audit": 8,
+    "doctor": 8,
     "cli": 8,
     "__main__": 8,
 }

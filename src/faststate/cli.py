@@ -1,8 +1,9 @@
-"""The command: `faststate audit module:app` lists what an app exposes, and fails on what is shared and unguarded."""
+"""The command: `faststate audit module:app` lists what an app exposes, `faststate doctor` looks at what it runs on."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import dataclasses
 import importlib
@@ -31,6 +32,8 @@ from .audit import (
     providers_of,
 )
 from .config import OnLogin
+from .doctor import Check, examine
+from .provider import StateProvider
 from .scopes import StateScope
 
 __all__ = ["main"]
@@ -48,8 +51,8 @@ _SIGNATURE: Final = 46  # most columns of an event's signature; longer ones are 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (by default the process's own) and returns its exit code.
 
-    0: nothing found. 1: an event is shared and unguarded (with --strict, also: a warning). 2: the command or the app
-    is not right, as one line on stderr says.
+    0: nothing found. 1: an event is shared and unguarded (with --strict, also: a warning); what the app runs on is not
+    right. 2: the command or the app is not right, as one line on stderr says.
     """
     try:
         options = _parser().parse_args(argv)
@@ -60,15 +63,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = providers_of(target)
         if not found:
             raise _UsageError(_without_provider(options.target, target))
+        code: int = options.run(options, target, found)
     except _UsageError as error:
         if options.traceback and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
-        print(f"faststate audit: error: {error}", file=sys.stderr)
+        print(f"faststate {options.command}: error: {error}", file=sys.stderr)
         return 2
+    return code
+
+
+_Found = Sequence[tuple[str, StateProvider]]
+"""The providers that were found, each with the path that it is mounted at."""
+
+
+def _audit(options: argparse.Namespace, target: Any, found: _Found) -> int:
     reports = [audit(provider, path) for path, provider in found]
     _write(_as_json(options.target, reports) if options.json else _as_text(options.target, reports, _Paint(sys.stdout)))
-    failed = any(report.errors or (options.strict and report.warnings) for report in reports)
-    return int(failed)
+    return int(any(report.errors or (options.strict and report.warnings) for report in reports))
+
+
+def _doctor(options: argparse.Namespace, target: Any, found: _Found) -> int:
+    async def look() -> list[tuple[str, list[Check]]]:
+        return [(path, await examine(target, provider)) for path, provider in found]
+
+    examined = asyncio.run(look())
+    problems = sum(check.level == "problem" for _, checks in examined for check in checks)
+    if options.json:
+        _write(_checks_as_json(options.target, examined, problems))
+    else:
+        _write("\n".join(_check_lines(options.target, examined, problems, _Paint(sys.stdout))))
+    return int(problems > 0)
 
 
 class _UsageError(Exception):
@@ -82,7 +106,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="faststate", description="Tools for apps that are made with FastState.", allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
     command = commands.add_parser(
         "audit",
         allow_abbrev=False,
@@ -91,15 +115,30 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 nothing found; 1 events that are shared and unguarded; 2 the app could not be audited. "
         "The app is imported, so its top-level code runs, as it does under a server.",
     )
+    command.set_defaults(run=_audit)
+    command.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
+    _add_target(command)
+    command = commands.add_parser(
+        "doctor",
+        allow_abbrev=False,
+        help="look at what an app runs on: its store, its secret, its processes",
+        description="Looks at what an app runs on, from where and with the environment that it is to run with.",
+        epilog="Exit codes: 0 no problems; 1 problems; 2 the app could not be looked at. "
+        "It is imported, and not started.",
+    )
+    command.set_defaults(run=_doctor)
+    _add_target(command)
+    return parser
+
+
+def _add_target(command: argparse.ArgumentParser) -> None:
     command.add_argument("target", metavar="MODULE:ATTR", help="the app, or its StateProvider, as in shop:app")
     command.add_argument(
         "--app-dir", metavar="DIR", default=".", help="where MODULE is (default: the current directory)"
     )
     command.add_argument("--factory", action="store_true", help="ATTR is a function that makes the app")
-    command.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
     command.add_argument("--json", action="store_true", help="print one JSON document")
     command.add_argument("--traceback", action="store_true", help="show where an import failed")
-    return parser
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
@@ -185,6 +224,30 @@ def _as_json(target: str, reports: Sequence[AuditReport]) -> str:
         ],
     }
     return json.dumps(document, indent=2, default=_plain)
+
+
+def _checks_as_json(target: str, examined: Sequence[tuple[str, Sequence[Check]]], problems: int) -> str:
+    document = {
+        "format": FORMAT,
+        "target": target,
+        "problems": problems,
+        "checks": [{"mount": path, **check._asdict()} for path, checks in examined for check in checks],
+    }
+    return json.dumps(document, indent=2)
+
+
+def _check_lines(
+    target: str, examined: Sequence[tuple[str, Sequence[Check]]], problems: int, paint: _Paint
+) -> Iterator[str]:
+    colours = {"ok": _GREEN, "note": _YELLOW, "problem": _RED}
+    for path, checks in examined:
+        yield target if path == "/" else f"{target}, mounted at {path}"
+        for check in checks:
+            indent = " " * (2 + 9 + 11)
+            first, *rest = _wrap(check.message, WIDTH - len(indent)) or [""]
+            yield f"  {paint(f'{check.level:<9}', colours[check.level])}{check.about:<11}{first}"
+            yield from (indent + line for line in rest)
+    yield paint(_count(problems, "problem") if problems else "No problems.", _RED if problems else _GREEN)
 
 
 def _plain(value: object) -> object:
