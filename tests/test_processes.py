@@ -170,6 +170,18 @@ def test_the_process_that_is_refused_a_sqlite_file_says_why_and_what_to_do(start
     assert "its store, SQLiteStore, is for one process" in server.output()
 
 
+@pytest.mark.parametrize("arguments", [["--workers", "2"], None], ids=["uvicorn", "FastHTML's serve"])
+def test_nothing_is_said_where_a_store_is_shared(tmp_path, shared_redis, arguments):
+    env = {"FASTSTATE_STORE": f"{shared_redis.url}?prefix=processes"}
+    process = Process(tmp_path, APP, arguments or "procs=2, reload=False", env=env)
+    try:
+        process.until(lambda: process.output().count("Application startup complete") == 2, PATIENCE)
+        process.until(process.serves, PATIENCE)
+        assert warnings_of(process.output()) == []
+    finally:
+        process.kill()
+
+
 def test_no_server_is_one_process(monkeypatch):
     monkeypatch.setenv("WEB_CONCURRENCY", "4")  # is for servers that read it
     monkeypatch.delenv("FH_PROCNUM", raising=False)

@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from .exceptions import PersistenceError
 from .processes import processes_asked_for
 from .provider import DATASTAR_SRC, StateProvider
 from .stores import SharedStore, StateStore
 from .stores.memory import MemoryStore
+from .stores.redis import RedisStore
+from .stores.redis.checkup import Checkup, checkup
 from .stores.sqlite import SQLiteStore
 
 __all__ = ["Check", "examine"]
@@ -28,8 +31,11 @@ FEW_FILES: Final = 4_096
 
 OLDEST_REDIS: Final = (6, 2)
 
-SLOW: Final = 2.0
-"""Milliseconds for a round trip to Redis above which it is worth a note: an event takes two."""
+SLOW: Final = 0.002
+"""Seconds for a round trip to Redis above which it is worth a note: an event takes two."""
+
+CLOCK: Final = 1.0
+"""Seconds that two clocks may differ by before it is worth a note."""
 
 
 class Check(NamedTuple):
@@ -63,6 +69,14 @@ async def _store(store: StateStore | None) -> AsyncIterator[Check]:
         yield Check("note", "store", "states are in memory, and end with the process; store= names a place for them")
     elif isinstance(store, SQLiteStore):
         for check in _sqlite(store.path):
+            yield check
+    elif isinstance(store, RedisStore):
+        try:
+            found = await checkup(store.address)
+        except PersistenceError as error:
+            yield Check("problem", "store", str(error))
+            return
+        for check in _redis(found):
             yield check
     else:
         yield Check("note", "store", f"a {type(store).__name__}, of which only its author knows what to look at")
@@ -114,6 +128,93 @@ def _is_owned(path: Path) -> bool:
         except sqlite3.OperationalError as error:
             return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
     return False
+
+
+def _redis(found: Checkup) -> Iterator[Check]:
+    info = found.info
+    product, version = next(
+        ((product, info[name]) for product, name in _VERSIONS.items() if name in info), ("Redis", "unknown")
+    )
+    numbers = tuple(int(part) for part in info.get("redis_version", "").split(".")[:2] if part.isdigit())
+    is_old = numbers != () and numbers < OLDEST_REDIS
+    yield Check(
+        "problem" if is_old else "ok",
+        "store",
+        f"{product} {version} at {found.address}{': FastState needs 6.2 or newer' if is_old else ''}",
+    )
+    role = info.get("role", "master")
+    if role != "master":
+        yield Check("problem", "store", "it is a replica, which takes no writes: name its master, or its sentinels")
+    yield Check(
+        "note" if found.round_trip > SLOW else "ok",
+        "round trip",
+        f"{found.round_trip * 1_000:.2f} ms, and an event takes two"
+        + (": have Redis nearer" if found.round_trip > SLOW else ""),
+    )
+    yield from _kept(found)
+    yield from _memory(found)
+    replicas = int(info.get("connected_slaves", "0")) if role == "master" else 0
+    yield Check("ok", "replicas", f"{replicas}, which a failover could take" if replicas else "none: if its machine is "
+                "gone for good, so are the states since the last backup")  # fmt: skip
+    yield Check(
+        "note" if abs(found.clock) > CLOCK else "ok",
+        "clock",
+        f"{abs(found.clock):.2f} s {'ahead of' if found.clock > 0 else 'behind'} this machine's; it alone decides when "
+        "states expire",
+    )
+
+
+_VERSIONS: Final = {"Valkey": "valkey_version", "Redis": "redis_version"}
+"""By product: the line of INFO with its version. Valkey tells a version of Redis, too."""
+
+
+def _kept(found: Checkup) -> Iterator[Check]:
+    """What of the acknowledged survives a crash of Redis."""
+    if found.settings is None:
+        is_kept = found.info.get("aof_enabled") == "1"
+        message = "CONFIG may not be asked here. INFO says that appendonly is " + ("yes" if is_kept else "no")
+        message += ": see that appendfsync is always" if is_kept else ": a restart loses what no snapshot has"
+        yield Check("note" if is_kept else "problem", "persistence", message)
+    elif found.settings.get("appendonly") != "yes":
+        snapshots = found.settings.get("save", "")
+        loses = f"all changes since the last snapshot (save {snapshots})" if snapshots else "all states"
+        yield Check(
+            "problem",
+            "persistence",
+            f"appendonly is no: a crash or restart of Redis loses {loses}. Set appendonly yes, appendfsync always",
+        )
+    elif (flushed := found.settings.get("appendfsync")) != "always":
+        loses = "a second" if flushed == "everysec" else "half a minute"
+        yield Check(
+            "note" if flushed == "everysec" else "problem",
+            "persistence",
+            f"appendfsync is {flushed}: a crash of its machine loses up to {loses} of acknowledged events. With always "
+            "it loses none",
+        )
+    else:
+        yield Check("ok", "persistence", "appendonly yes, appendfsync always: what is acknowledged is on the disk")
+    for name, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
+        if found.info.get(name, "ok") != "ok":
+            yield Check("problem", "persistence", f"its last write of the {what} has failed: see Redis's log")
+
+
+def _memory(found: Checkup) -> Iterator[Check]:
+    used, limit = (int(found.info.get(name, "0")) for name in ("used_memory", "maxmemory"))
+    policy = found.info.get("maxmemory_policy", "noeviction")
+    if not limit:
+        yield Check("ok", "memory", f"{_mb(used)} in use, without a maxmemory")
+    elif policy != "noeviction":
+        message = f"maxmemory-policy is {policy}: beyond {_mb(limit)} Redis drops states. Set it to noeviction"
+        yield Check("problem", "memory", message)
+    elif used > 0.8 * limit:
+        message = f"{_mb(used)} of {_mb(limit)} in use: when it is full, no event can be saved any more"
+        yield Check("problem", "memory", message)
+    else:
+        yield Check("ok", "memory", f"{_mb(used)} of {_mb(limit)} in use, and noeviction")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 2**20:,.1f} MB"
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------

@@ -72,6 +72,11 @@ class RedisStore:
         self._home: Home | None = None
         self._leaving: Home | None = None
 
+    @property
+    def address(self) -> Address:
+        """Where it connects to."""
+        return self._settings.address
+
     # -- states --------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
