@@ -26,7 +26,8 @@ class Costs:
 
     `event` is without Redis. With it an event costs `shared_event` more in its process and `redis_event` in Redis, for
     the lock and the commit. Each process that watches the state receives a message: `message` there, and
-    `redis_message` in Redis. Asking Redis for a state costs `load` and `redis_load`.
+    `redis_message` in Redis. Asking Redis for a state costs `load` and `redis_load`. Each second each process gives a
+    sign of life, and is told of every other one: `redis_beat` for each pair.
     """
 
     stream_kb: float = 12.2
@@ -35,15 +36,17 @@ class Costs:
     page: float = 883
     reconnect: float = 630
 
-    shared_event: float = 300
+    # Measured by hand, on the machine of RESULTS.md, with Redis 7.0 beside it and 10 to 50 events at a time.
+    shared_event: float = 250
     message: float = 60
-    load: float = 150
-    redis_event: float = 60
-    redis_message: float = 3
-    redis_load: float = 12
+    load: float = 60
+    redis_event: float = 80
+    redis_message: float = 8
+    redis_load: float = 15
+    redis_beat: float = 1.2
 
     process_mb: float = 90
-    redis_state_kb: float = 0.7
+    redis_state_kb: float = 0.9
     streams_per_process: int = 10_000
     """As many as have been measured in one. More are possible; a restart then takes longer."""
     heartbeat: float = 15
@@ -152,7 +155,12 @@ def needed(load: Load, costs: Costs) -> Need:
         if work / 1e6 <= costs.busy * processes:
             break
         processes = max(processes + 1, ceil(work / 1e6 / costs.busy))
-    at_redis = changes * costs.redis_event + messages * costs.redis_message + loads * costs.redis_load
+    at_redis = (
+        changes * costs.redis_event
+        + messages * costs.redis_message
+        + loads * costs.redis_load
+        + processes**2 * costs.redis_beat
+    )
     several = processes > 1
     return Need(
         processes=processes,
