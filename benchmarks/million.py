@@ -45,7 +45,7 @@ class Costs:
     redis_load: float = 15
     redis_beat: float = 1.2
 
-    process_mb: float = 90
+    process_mb: float = 60
     redis_state_kb: float = 0.9
     streams_per_process: int = 10_000
     """As many as have been measured in one. More are possible; a restart then takes longer."""

@@ -49,7 +49,7 @@ def doctor(directory, *arguments, source=APP, store="", env=None):
 def test_an_app_in_memory_is_well_and_told_what_memory_means(in_tmp_path):
     done = doctor(in_tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("shop:app\n  note     store      states are in memory, and end with the process")
+    assert done.stdout.startswith("shop:app\n  note     store       states are in memory, and end with the process")
     assert done.stdout.endswith("\nNo problems.\n")
     assert "secret_key is given" in done.stdout
 

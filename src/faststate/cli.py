@@ -243,9 +243,9 @@ def _check_lines(
     for path, checks in examined:
         yield target if path == "/" else f"{target}, mounted at {path}"
         for check in checks:
-            indent = " " * (2 + 9 + 11)
+            indent = " " * (2 + 9 + 12)
             first, *rest = _wrap(check.message, WIDTH - len(indent)) or [""]
-            yield f"  {paint(f'{check.level:<9}', colours[check.level])}{check.about:<11}{first}"
+            yield f"  {paint(f'{check.level:<9}', colours[check.level])}{check.about:<12}{first}"
             yield from (indent + line for line in rest)
     yield paint(_count(problems, "problem") if problems else "No problems.", _RED if problems else _GREEN)
 
