@@ -31,7 +31,7 @@ from faststate.registry import DEFAULT_TTL
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"python", "console", "text", "nginx"}
+LANGUAGES = {"python", "console", "text", "nginx", "ini"}
 
 _PIECE = re.compile(
     r"^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$|^<!-- (?P<word>\w+)(?P<rest>.*?)-->$", re.MULTILINE | re.DOTALL

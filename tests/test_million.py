@@ -17,8 +17,8 @@ from benchmarks.million import (
 
 PLAIN = Costs(
     stream_kb=10, update=10, event=200, page=1_000, reconnect=500, shared_event=100, message=50, load=100,
-    redis_event=40, redis_message=4, redis_load=10, redis_beat=2, process_mb=100, redis_state_kb=1, streams_per_process=1_000,
-    heartbeat=10, max_age=1_000, busy=0.5,
+    redis_event=40, redis_message=4, redis_load=10, redis_beat=2, process_mb=100, redis_state_kb=1,
+    streams_per_process=1_000, heartbeat=10, max_age=1_000, busy=0.5,
 )  # fmt: skip
 
 

@@ -1,0 +1,316 @@
+"""What docs/deployment.md says: its app on several real processes, its settings of Redis, its units and its proxies."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.million import LOADS, read, table
+from faststate.cli import main
+
+from .client import Page, merge, patched_signals
+from .helpers import Server, free_port
+from .redis.server import RedisServer
+from .servers import Certificate, uvicorn
+from .test_docs import ROOT, Tab, pieces, snippets_elsewhere
+from .test_servers import stream_request
+
+PAGE = ROOT / "docs/deployment.md"
+PATIENCE = 20
+
+
+def blocks(language):
+    return [piece.text for piece in pieces(PAGE) if piece.kind == f"```{language}"]
+
+
+def app_of_the_page():
+    (piece,) = snippets_elsewhere(ROOT / "docs/deployment.md")
+    return piece.text
+
+
+def redis_settings():
+    """The options of the page's Redis, as `RedisServer` takes them."""
+    (block,) = (block for block in blocks("text") if block.startswith("appendonly"))
+    return {name.replace("-", "_"): value for name, value in map(str.split, block.splitlines())}
+
+
+@pytest.fixture
+def redis(tmp_path):
+    """A Redis that is set up as the page says."""
+    server = RedisServer(tmp_path / "redis", **redis_settings()).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def shop(tmp_path, redis, monkeypatch):
+    """The page's app as `shop.py`, and what it needs in its environment."""
+    (tmp_path / "shop.py").write_text(app_of_the_page())
+    env = {"SHOP_SECRET": "for tests", "FASTSTATE_STORE": f"{redis.url}?prefix=shop"}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "shop.py", env
+
+
+def test_the_app_runs_on_a_redis_that_is_set_up_as_the_page_says(shop, monkeypatch):
+    module = types.ModuleType("shop")
+    monkeypatch.setitem(sys.modules, "shop", module)
+    exec(compile(app_of_the_page(), str(PAGE), "exec", dont_inherit=True), module.__dict__)
+    one = Tab(module.app)
+    with one.client:
+        assert ">0<" in one.get("/") and one.get("/health")
+        one.send(module.Poll.vote)
+        assert ">1<" in one.get("/")
+
+
+def test_the_doctor_says_of_it_what_the_page_shows(shop, redis, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    assert main(["doctor", "shop:app"]) == 0
+    assert capsys.readouterr().out.endswith("No problems.\n")
+    redis.do("CONFIG", "SET", "appendonly", "no")
+    redis.do("CONFIG", "SET", "save", "")
+    assert main(["doctor", "shop:app"]) == 1
+    said = capsys.readouterr().out
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+
+    def plain(text):
+        return re.sub(r"Redis [\d.]+ at [\w.]+:\d+|\d+\.\d+ ms", "…", text)
+
+    (shown,) = (block for block in blocks("text") if block.startswith("shop:app"))
+    assert plain(said).startswith(plain(shown))
+
+
+def test_the_page_names_all_that_the_doctor_looks_at():
+    rows = re.findall(r"^\| (`.*?) \| [^|]+ \|$", PAGE.read_text().partition("| About |")[2].partition("\n\n")[0], re.M)
+    source = (ROOT / "src/faststate/doctor.py").read_text()
+    named = set(re.findall(r"`([a-z ]+)`", " ".join(rows)))
+    assert named == set(re.findall(r'"(?:ok|note|problem)"[^"]*?,\s*"([a-z ]+)",', source)) - {"note"}
+
+
+def test_the_table_of_the_plan_is_what_the_script_prints():
+    made = table(LOADS, read()[0]).splitlines()
+    assert made[0] in PAGE.read_text()
+    shown = PAGE.read_text().partition(made[0])[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(shown) == len(LOADS)
+    for line, expected in zip(shown, made[2:], strict=True):
+        cells, computed = line.split(" | "), expected.split(" | ")
+        assert cells[0] == computed[0]
+        for one, other in zip(cells[1:], computed[1:], strict=True):
+            assert number(one) == pytest.approx(number(other), rel=0.5, abs=0.1), line  # measured anew, now and then
+
+
+def number(cell):
+    return float(re.sub(r"[^\d.]", "", cell))
+
+
+# -- units -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_unit_stops_the_process_as_it_wants_to_be_stopped(tmp_path):
+    (block,) = blocks("ini")
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str
+    unit.read_string(block)
+    service = unit["Service"]
+    assert service["KillSignal"] == "SIGTERM" and int(service["TimeoutStopSec"]) > 5 + 5
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("THE UNIT WAS NOT CHECKED BY SYSTEMD: there is no systemd-analyze")
+    file = tmp_path / "shop@.service"
+    file.write_text(re.sub(r"ExecStart=\S+", f"ExecStart={sys.executable}", block).replace("User=shop\n", ""))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", str(file).replace("@", "@5001")],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "shop@" in line]) == (0, []), done.stderr
+
+
+def test_the_units_command_serves_and_ends_within_its_time(shop):
+    path, env = shop
+    command = re.search(r"ExecStart=\S+/uvicorn (.*)", blocks("ini")[0])[1].split()
+
+    def started(target, port, certificate):
+        return [sys.executable, "-m", "uvicorn", *(part.replace("%i", str(port)) for part in command)]
+
+    server = Server(path, cwd=path.parent, log=path.parent / "log", env=env, command=started)
+    try:
+        server.start()
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+            page = Page(client)
+            with client.stream(**as_arguments(stream_request(page))) as stream:
+                lines = stream.iter_lines()
+                next(lines)
+                begun = time.monotonic()
+                server.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(httpx.TransportError):
+                    list(lines)
+        server.process.wait(10)
+        assert time.monotonic() - begun < 5
+    finally:
+        server.kill()
+
+
+def as_arguments(request):
+    return {"method": request.method, "url": request.url, "headers": request.headers}
+
+
+# -- nginx -------------------------------------------------------------------------------------------------------------
+
+
+class Nginx:
+    """An nginx with the page's configuration, before servers of ours. Lifetime: from its making to `stop`."""
+
+    def __init__(self, directory: Path, ports: list[int], certificate: Certificate, change=lambda text: text) -> None:
+        path = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        if path is None:
+            pytest.skip("NGINX'S CONFIGURATION WAS NOT TRIED: nginx is not installed")
+        self.port = free_port()
+        version = subprocess.run([path, "-v"], capture_output=True, text=True, timeout=10).stderr
+        is_old = tuple(map(int, re.findall(r"\d+", version.partition("/")[2])[:3])) < (1, 25, 1)
+        around, inside = map(change, blocks("nginx"))
+        inside = re.sub(r"/etc/\S+fullchain.pem", str(certificate.file), inside)
+        inside = re.sub(r"/etc/\S+privkey.pem", str(certificate.key), inside)
+        inside = re.sub(r"127\.0\.0\.1:500(\d)", lambda found: f"127.0.0.1:{ports[int(found[1]) - 1]}", inside)
+        listen = f"listen 127.0.0.1:{self.port} ssl"
+        inside = inside.replace("listen 443 ssl", listen)
+        if is_old:
+            inside = re.sub(r"(listen .* ssl);\n +http2 on;.*", r"\1 http2;", inside)
+        temporary = "".join(
+            f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        around = around.replace("worker_processes auto;", "worker_processes 2;").replace("65536", "4096")
+        around = around.replace("32768", "1024")
+        config = directory / "nginx.conf"
+        config.write_text(
+            f"daemon off;\npid {directory}/nginx.pid;\nerror_log {directory}/nginx.log;\n{around}\n"
+            f"http {{\naccess_log off;\n{temporary}{inside}}}\n"
+        )
+        base = [path, "-p", str(directory), "-c", str(config), "-e", str(directory / "nginx.log")]
+        checked = subprocess.run([*base, "-t"], capture_output=True, text=True, timeout=10)
+        assert checked.returncode == 0, checked.stderr
+        self.log = directory / "nginx.log"
+        self.process = subprocess.Popen(base)
+        self.url = f"https://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def nginx(tmp_path, shop):
+    """Two processes of the page's app behind nginx, and what they are."""
+    path, env = shop
+    certificate = Certificate(tmp_path)
+    servers = [
+        Server(
+            path, cwd=tmp_path, log=tmp_path / f"log-{number}", env=env, command=uvicorn("--timeout-keep-alive", "75")
+        )
+        for number in range(2)
+    ]
+    with contextlib.ExitStack() as opened:
+
+        def begin(change=lambda text: text):
+            made = Nginx(tmp_path, [server.port for server in servers], certificate, change)
+            opened.callback(made.stop)
+            made.certificate, made.servers = certificate, servers
+            for server in servers:
+                opened.callback(server.kill)
+                server.start()
+            until(lambda: answers(made))
+            return made
+
+        yield begin
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def browser(nginx, **options):
+    transport = httpx.HTTPTransport(verify=nginx.certificate.trusted(), **options)
+    return httpx.Client(base_url=nginx.url, timeout=PATIENCE, transport=transport)
+
+
+def answers(nginx):
+    with contextlib.suppress(httpx.TransportError), browser(nginx) as client:
+        return client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
+def test_a_stream_through_nginx_has_what_an_event_changed_at_once_wherever_it_went(nginx, protocol):
+    nginx = nginx()
+    with browser(nginx, http2=protocol == "HTTP/2") as client:
+        page = Page(client)
+        assert page.response.http_version == protocol
+        stream = client.send(stream_request(page), stream=True)
+        lines, shown, frame = stream.iter_lines(), {}, ""
+
+        def read(until):
+            nonlocal frame
+            for line in lines:
+                frame += line + "\n"
+                if not line:
+                    merge(shown, patched_signals(frame))
+                    frame = ""
+                    if until():
+                        return
+
+        read(lambda: "c" in shown.get("_fs", {}))
+        for count in range(1, 7):  # least_conn sends them to both
+            begun = time.monotonic()
+            assert page.send("Poll", "vote", connection=shown["_fs"]["c"]).status_code in (200, 204)
+            read(lambda count=count: shown["Poll"]["votes"] == count)
+            assert time.monotonic() - begun < 5, "it was held back"
+        stream.close()
+    assert "content-encoding" not in stream.headers and "x-accel-buffering" not in stream.headers
+
+
+def test_a_process_that_restarts_is_not_noticed_behind_nginx(nginx):
+    nginx = nginx()
+    with browser(nginx) as client:
+        for server in nginx.servers:
+            assert server.stop() is not None
+            for _ in range(4):
+                assert client.get("/health").status_code == 200
+                page = Page(client)
+                before = page.signals["Poll"]["votes"]
+                assert page.send("Poll", "vote").status_code == 200
+                assert Page(client).signals["Poll"]["votes"] == before + 1
+            server.start()
+            time.sleep(1.1)  # nginx's fail_timeout
+
+
+def test_the_clients_address_comes_through_nginx(nginx, shop):
+    path, _ = shop
+    path.write_text(
+        app_of_the_page()
+        + textwrap.dedent(
+            """
+            @rt
+            def address(request):
+                return f"{request.client.host} {request.url.scheme}"
+            """
+        )
+    )
+    with browser(nginx(), local_address="127.0.0.5") as client:
+        assert "127.0.0.5 https" in client.get("/address").text
+        forged = client.get("/address", headers={"X-Forwarded-For": "10.9.8.7"}).text
+        assert "127.0.0.5 https" in forged
