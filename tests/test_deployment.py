@@ -7,6 +7,7 @@ import contextlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,7 @@ from benchmarks.million import LOADS, read, table
 from faststate.cli import main
 
 from .client import Page, merge, patched_signals
-from .helpers import Server, free_port
+from .helpers import Process, Server, free_port
 from .redis.server import RedisServer
 from .servers import Certificate, uvicorn
 from .test_docs import ROOT, Tab, pieces, snippets_elsewhere
@@ -115,6 +116,47 @@ def test_the_table_of_the_plan_is_what_the_script_prints():
 
 def number(cell):
     return float(re.sub(r"[^\d.]", "", cell))
+
+
+# -- the ways to start several processes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--workers", "3"], "procs=3, reload=False"], ids=["uvicorn", "FastHTML's serve"]
+)
+def test_every_process_has_what_any_of_them_committed(shop, arguments):
+    path, env = shop
+    process = Process(path.parent, app_of_the_page(), arguments, port=free_ports(3), env=env)
+    ports = [process.port + number for number in (range(3) if isinstance(arguments, str) else (0, 0, 0))]
+
+    def votes(page):
+        return page.signals["Poll"]["votes"]
+
+    try:
+        process.until(lambda: process.output().count("Application startup complete") == 3, PATIENCE)
+        for count in range(12):
+            # Over a new connection each time, which the kernel gives to any of the workers.
+            here, there = (f"http://127.0.0.1:{ports[at % 3]}" for at in (count, count + 1))
+            with httpx.Client(base_url=here, timeout=PATIENCE) as client:
+                page = Page(client)
+                assert votes(page) == count
+            with httpx.Client(base_url=there, timeout=PATIENCE) as other:
+                other.cookies = client.cookies
+                page.client = other
+                assert page.send("Poll", "vote").status_code == 200
+        assert "Traceback" not in process.output()
+    finally:
+        process.kill()
+
+
+def free_ports(number):
+    """The first of so many free ports in a row."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as opened, contextlib.suppress(OSError, OverflowError):
+            for port in range(first, first + number):
+                opened.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
 
 
 # -- units -------------------------------------------------------------------------------------------------------------
@@ -254,32 +296,38 @@ def answers(nginx):
         return client.get("/health").status_code == 200
 
 
+def vote_six_times(client, page):
+    """Reads the page's stream, and sends events that go to any process; gives the stream's response."""
+    stream = client.send(stream_request(page), stream=True)
+    lines, shown, frame = stream.iter_lines(), {}, ""
+
+    def read(until):
+        nonlocal frame
+        for line in lines:
+            frame += line + "\n"
+            if not line:
+                merge(shown, patched_signals(frame))
+                frame = ""
+                if until():
+                    return
+
+    read(lambda: "c" in shown.get("_fs", {}))
+    for count in range(1, 7):
+        begun = time.monotonic()
+        assert page.send("Poll", "vote", connection=shown["_fs"]["c"]).status_code in (200, 204)
+        read(lambda count=count: shown["Poll"]["votes"] == count)
+        assert time.monotonic() - begun < 5, "it was held back"
+    stream.close()
+    return stream
+
+
 @pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
 def test_a_stream_through_nginx_has_what_an_event_changed_at_once_wherever_it_went(nginx, protocol):
     nginx = nginx()
     with browser(nginx, http2=protocol == "HTTP/2") as client:
         page = Page(client)
         assert page.response.http_version == protocol
-        stream = client.send(stream_request(page), stream=True)
-        lines, shown, frame = stream.iter_lines(), {}, ""
-
-        def read(until):
-            nonlocal frame
-            for line in lines:
-                frame += line + "\n"
-                if not line:
-                    merge(shown, patched_signals(frame))
-                    frame = ""
-                    if until():
-                        return
-
-        read(lambda: "c" in shown.get("_fs", {}))
-        for count in range(1, 7):  # least_conn sends them to both
-            begun = time.monotonic()
-            assert page.send("Poll", "vote", connection=shown["_fs"]["c"]).status_code in (200, 204)
-            read(lambda count=count: shown["Poll"]["votes"] == count)
-            assert time.monotonic() - begun < 5, "it was held back"
-        stream.close()
+        stream = vote_six_times(client, page)
     assert "content-encoding" not in stream.headers and "x-accel-buffering" not in stream.headers
 
 
@@ -314,3 +362,37 @@ def test_the_clients_address_comes_through_nginx(nginx, shop):
         assert "127.0.0.5 https" in client.get("/address").text
         forged = client.get("/address", headers={"X-Forwarded-For": "10.9.8.7"}).text
         assert "127.0.0.5 https" in forged
+
+
+# -- Caddy -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_through_caddy_has_what_an_event_changed_at_once(tmp_path, shop):
+    path = shutil.which("caddy")
+    if path is None:
+        pytest.skip("CADDY'S CONFIGURATION WAS NOT TRIED: caddy is not installed")
+    (block,) = (block for block in blocks("text") if block.startswith("shop.example"))
+    app, env = shop
+    servers = [Server(app, cwd=tmp_path, log=tmp_path / f"log-{n}", env=env, command=uvicorn()) for n in range(2)]
+    port = free_port()
+    config = block.replace("shop.example", f"http://127.0.0.1:{port}")
+    for number, server in enumerate(servers, 1):
+        config = config.replace(f"127.0.0.1:500{number}", f"127.0.0.1:{server.port}")
+    (tmp_path / "Caddyfile").write_text(f"{{\n    admin off\n}}\n{config}")
+    homes = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    with contextlib.ExitStack() as opened, (tmp_path / "caddy.log").open("ab") as log:
+        for server in servers:
+            opened.callback(server.kill)
+            server.start()
+        command = [path, "run", "--config", str(tmp_path / "Caddyfile"), "--adapter", "caddyfile"]
+        process = subprocess.Popen(command, env=homes, stdout=log, stderr=log)
+        opened.callback(process.wait, 10)
+        opened.callback(process.terminate)
+        client = opened.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE))
+
+        def answers():
+            with contextlib.suppress(httpx.TransportError):
+                return client.get("/health").status_code == 200
+
+        until(answers)
+        vote_six_times(client, Page(client))
