@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import contextlib
 import re
@@ -19,7 +20,9 @@ import httpx
 import pytest
 
 from benchmarks.million import LOADS, read, table
+from faststate import ReactiveState, StateConfig, StateProvider, StateScope
 from faststate.cli import main
+from faststate.stores.redis import RedisStore
 
 from .client import Page, merge, patched_signals
 from .helpers import Process, Server, free_port
@@ -93,6 +96,48 @@ def test_the_doctor_says_of_it_what_the_page_shows(shop, redis, tmp_path, monkey
 
     (shown,) = (block for block in blocks("text") if block.startswith("shop:app"))
     assert plain(said).startswith(plain(shown))
+
+
+def test_a_backup_is_restored_as_the_page_says(redis, tmp_path):
+    class Kept(ReactiveState):
+        count: int = 0
+
+    async def count():
+        provider = StateProvider(store=redis.url)
+        provider.register_state(Kept, StateConfig(scope=StateScope.GLOBAL))
+        async with provider.modify(Kept) as kept:
+            kept.count += 1
+        await provider.stop()
+        return kept.count
+
+    def counts():
+        return asyncio.run(count())
+
+    assert [counts(), counts()] == [1, 2]
+    text = PAGE.read_text()
+    backup = re.search(r"`redis-cli (--rdb) backup\.rdb`", text)[1]
+    assert "`dump.rdb`, start `redis-server --appendonly no`, and say `redis-cli CONFIG SET appendonly yes`" in text
+    if shutil.which("redis-cli") is None:
+        pytest.skip("THE BACKUP WAS NOT TRIED: there is no redis-cli")
+    command = ["redis-cli", "-p", str(redis.port), backup, str(tmp_path / "backup.rdb")]
+    subprocess.run(command, check=True, capture_output=True, timeout=20)
+    assert counts() == 3
+    redis.stop()
+    (tmp_path / "backup.rdb").replace(redis.directory / "dump.rdb")
+    redis.options["appendonly"] = "no"
+    redis.start()
+    redis.do("CONFIG", "SET", "appendonly", "yes")
+    assert counts() == 3, "what came after the backup was kept"
+    until(lambda: not redis.do("INFO", "persistence")["aof_rewrite_in_progress"])
+    redis.stop()
+    redis.options["appendonly"] = "yes"
+    redis.start()
+    assert counts() == 4
+
+
+@pytest.mark.parametrize("url", re.findall(r"`(redis[\w+]*://[^`.]*)`", PAGE.read_text()))
+def test_every_url_of_the_page_names_a_redis(url):
+    assert isinstance(StateProvider(store=url).store, RedisStore)
 
 
 def test_the_page_names_all_that_the_doctor_looks_at():
@@ -215,14 +260,14 @@ def as_arguments(request):
 class Nginx:
     """An nginx with the page's configuration, before servers of ours. Lifetime: from its making to `stop`."""
 
-    def __init__(self, directory: Path, ports: list[int], certificate: Certificate, change=lambda text: text) -> None:
+    def __init__(self, directory: Path, ports: list[int], certificate: Certificate) -> None:
         path = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if path is None:
             pytest.skip("NGINX'S CONFIGURATION WAS NOT TRIED: nginx is not installed")
         self.port = free_port()
         version = subprocess.run([path, "-v"], capture_output=True, text=True, timeout=10).stderr
         is_old = tuple(map(int, re.findall(r"\d+", version.partition("/")[2])[:3])) < (1, 25, 1)
-        around, inside = map(change, blocks("nginx"))
+        around, inside = blocks("nginx")
         inside = re.sub(r"/etc/\S+fullchain.pem", str(certificate.file), inside)
         inside = re.sub(r"/etc/\S+privkey.pem", str(certificate.key), inside)
         inside = re.sub(r"127\.0\.0\.1:500(\d)", lambda found: f"127.0.0.1:{ports[int(found[1]) - 1]}", inside)
@@ -265,8 +310,8 @@ def nginx(tmp_path, shop):
     ]
     with contextlib.ExitStack() as opened:
 
-        def begin(change=lambda text: text):
-            made = Nginx(tmp_path, [server.port for server in servers], certificate, change)
+        def begin():
+            made = Nginx(tmp_path, [server.port for server in servers], certificate)
             opened.callback(made.stop)
             made.certificate, made.servers = certificate, servers
             for server in servers:
