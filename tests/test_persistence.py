@@ -359,7 +359,7 @@ def test_the_environment_names_another_store(monkeypatch, in_tmp_path):
     ("options", "said"),
     [
         ({"store": "mysql://x"}, "sqlite:///state.db"),
-        ({"store": "redis://localhost?prefix="}, "the URL of Redis must be like"),
+        ({"store": "redis://localhost?prefix="}, "redis://"),
         ({"store": 7}, "StateStore"),
         ({"store_timeout": 0}, "store_timeout"),
         ({"max_states": 0}, "max_states"),

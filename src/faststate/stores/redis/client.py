@@ -262,6 +262,7 @@ class Client:
                             continue
                         # Redis may have as many connections as it takes. Nothing was sent: the others do it.
                         self._waiting.extendleft(reversed(batch))
+                        batch = []
                         self._wake()
                         await asyncio.sleep(RETURN_INTERVAL)
                         continue

@@ -140,8 +140,7 @@ class RedisStore:
 
     async def lock(self, known: Mapping[str, Version | None], within: float, look_for: Sequence[str] = ()) -> Locked:
         """Locks the keys of `known`, in their order as texts. Raises `LockTimeoutError`."""
-        self._present()
-        self._opened = True
+        await self._keep_open()
         return await self._ask(lambda home: home.lock(known, within, look_for), self._forget)
 
     async def commit(
@@ -198,16 +197,13 @@ class RedisStore:
     async def listen(self, receiver: Receiver) -> None:
         """Has `receiver` be told what is published to the topics that are subscribed to."""
         self._present()
-        self._opened = True
         self._standing.listen(receiver)
-        await self._tell(_nothing)
+        await self._tell(_nothing, opens=True)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Returns when Redis has acknowledged that all `topics` are subscribed to."""
-        self._present()
-        self._opened = True
         wanted = set(topics)
-        await self._tell(lambda home: home.subscribe(wanted))
+        await self._tell(lambda home: home.subscribe(wanted), opens=True)
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
         """Has nothing more be received of the topics, soon."""
@@ -264,8 +260,15 @@ class RedisStore:
             if alone:
                 await home.end()
 
-    async def _tell(self, work: Callable[[Home], Awaitable[object]]) -> None:
+    async def _keep_open(self) -> None:
+        self._present()
+        if not self._opened:
+            await self.open()
+
+    async def _tell(self, work: Callable[[Home], Awaitable[object]], *, opens: bool = False) -> None:
         try:
+            if opens:
+                await self._keep_open()
             await self._ask(work)
         except PersistenceError as error:
             raise BackplaneError(str(error)) from error.__cause__
