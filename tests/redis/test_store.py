@@ -307,6 +307,20 @@ async def test_a_redis_that_is_not_there_is_named_at_once_and_found_when_it_come
     await store.close()
 
 
+async def test_what_cannot_open_the_store_leaves_it_closed(new_redis: NewRedis) -> None:
+    server = new_redis()
+    server.kill()
+    store = RedisStore(server.url)
+    for refused in (store.lock({"key": None}, 5), store.listen(Listener()), store.subscribe(["t"]), store.open()):
+        with pytest.raises(BackendError):
+            await refused
+        assert [task for task in asyncio.all_tasks() if task.get_name().startswith("faststate")] == []
+    server.start()
+    async with asyncio.timeout(10):
+        assert (await store.lock({"key": None}, 5)).news == {}
+    await store.close()
+
+
 async def test_a_redis_that_answers_nothing_is_away_until_it_does(
     new_store: NewStore, redis_server: RedisServer
 ) -> None:

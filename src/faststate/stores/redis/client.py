@@ -315,7 +315,8 @@ class Client:
                 else:
                     if not request.future.done():
                         request.future.set_result(answer)
-                limit.reschedule(self._loop.time() + self._answer_timeout)
+                if request is not batch[-1]:
+                    limit.reschedule(self._loop.time() + self._answer_timeout)
         if refused is not None:
             self._leave(self._failure(refused), refused)
             raise refused
