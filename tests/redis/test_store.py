@@ -418,6 +418,7 @@ async def test_a_failover_goes_on_under_another_timeline(new_redis: NewRedis, ne
     await store.save(first("key", b"kept"))
     before = store.timeline
     with main.client() as client:
+        client.set("mark", 1)  # the wait is for what this connection wrote, and so for all before it
         assert client.wait(1, 10_000) == 1
     main.kill()
     replica.do("REPLICAOF", "NO", "ONE")
@@ -673,6 +674,7 @@ async def test_sentinels_name_the_main_server_and_the_next_one(
             await store.open()
             assert main.do("EXISTS", "{app}:s:key")
             with main.client() as client:
+                client.set("mark", 1)  # the wait is for what this connection wrote, and so for all before it
                 assert client.wait(1, 10_000) == 1
             await until(lambda: _fail_over(sentinel), 40)
             home = store._home
