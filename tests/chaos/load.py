@@ -143,6 +143,11 @@ class Book:
         if not again:
             self._since.update(name for name, _ in event.places)
 
+    def restarted(self) -> None:
+        """Lets states have new epochs, as they have where their engine cannot know whether it has lost something."""
+        self._seen.clear()
+        self._since.clear()
+
     def clear(self) -> None:
         """Forgets the events: their numbers are cleared away."""
         self.events.clear()

@@ -149,11 +149,17 @@ class Debit(Told):
         credit.take(number)
 
 
+def may(user: UserContext | None) -> bool:
+    """All may, but for one whose name stands in a file."""
+    banned = Path("banned")
+    return not (user is not None and banned.exists() and banned.read_text() == user.id)
+
+
 provider = StateProvider(event_rate=math.inf, load_user_by_id=UserContext)
 provider.register_state(Journal, StateConfig(scope=StateScope.SESSION))
 provider.register_state(Notes, StateConfig(scope=StateScope.USER))
 provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
-provider.register_state(Desk, StateConfig(scope=StateScope.GLOBAL))
+provider.register_state(Desk, StateConfig(scope=StateScope.GLOBAL, authorize=lambda user, desk, action: may(user)))
 provider.register_state(Item, StateConfig(scope=StateScope.RECORD))
 provider.register_state(Line, StateConfig(scope=StateScope.RECORD, records=rows, record_param="line_id"))
 provider.register_state(Debit, StateConfig(scope=StateScope.GLOBAL))

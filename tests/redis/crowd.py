@@ -170,8 +170,8 @@ class Crowd:
             if tab.went_back and book:
                 raise Broken(f"a tab of {tab.browser.name} went back: {tab.went_back[:3]}")
         found: dict[str, tuple[Worker, Seen]] = {}
-        asked = [(tab, worker) for tab in self.tabs for worker in self.cluster.serving]
-        shown = {tab: (dict(tab.signals), dict(tab.views)) for tab in self.tabs}
+        tabs = [tab for tab in self.tabs if not tab.silent]
+        asked = [(tab, worker) for tab in tabs for worker in self.cluster.serving]
         for (tab, worker), states in zip(asked, await all_of(itertools.starmap(self.look, asked)), strict=True):
             for name, seen in states.items():
                 first, other = found.setdefault(tab.name_of(name), (worker, seen))
@@ -179,7 +179,7 @@ class Crowd:
                     raise Broken(f"{tab.name_of(name)} is {other} to {first.name} and {seen} to {worker.name}")
         if book:
             self.book.check({name: seen.found for name, (_, seen) in found.items()})
-        for tab in self.tabs:
+        for tab in tabs:
             for name in tab.page.signals:
                 self._compare(tab, name, found[tab.name_of(name)][1])
 

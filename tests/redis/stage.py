@@ -7,11 +7,11 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tests.chaos.load import Event
 
@@ -25,6 +25,8 @@ __all__ = ["DURABLE", "Scale", "Stage", "by_hand", "stage"]
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 """Options of a Redis that has on its disk what it has acknowledged."""
 
+
+T = TypeVar("T")
 
 Holding = asyncio.Task[None]
 
@@ -53,6 +55,10 @@ class Stage(NamedTuple):
     def report(self, what: str, begun: float) -> None:
         print(f"{what}: {time.monotonic() - begun:.2f} s, {self.crowd}")
 
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Runs it meanwhile."""
+        return asyncio.create_task(coroutine, name="meanwhile")
+
     async def hold(self, worker: Worker, seconds: float = 3600, *, once: bool = True) -> tuple[Event, Holding]:
         """Has an event of `worker` wait with the lock of Board in its hand; the event, and the task that sends it.
 
@@ -66,7 +72,7 @@ class Stage(NamedTuple):
             again = await tab.send(event, once=once, seconds=seconds)
             self.crowd.book.acknowledge(event, again=again)
 
-        task = asyncio.create_task(send(), name="holding")
+        task = self.start(send())
         await until(lambda: task.done() or (self.directory / f"waits-{event.number}").exists(), "an event that waits")
         assert not task.done(), task
         tab.browser.only = None

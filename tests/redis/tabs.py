@@ -127,6 +127,9 @@ class Tab:
     async def load(self) -> None:
         """Loads the page, as a new one."""
         self.page = await Page.open(self.browser, f"/shop/{self.item}/{self.line}")
+        if self.page.response.status_code == 401:
+            self.silent = True  # nobody is signed in any more: it is another page
+            return
         assert self.page.response.status_code == 200, self.page.response.text
         self.signals = {**self.page.signals, "_fs": {"c": "", "go": "", "n": self.page.position}}
         self.views = {found[1]: found[0] for found in _VIEW.finditer(self.page.html)}
@@ -177,6 +180,8 @@ class Tab:
             if go == RELOAD:
                 self.reloads += 1
                 await self.load()
+                if self.silent:
+                    return
             elif go == REOPEN:
                 self.signals["_fs"]["go"], self._position = "", None
             elif self.silent:

@@ -62,8 +62,7 @@ async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_pat
 
 
 async def test_a_replica_takes_the_place_of_redis(tmp_path, seed):
-    async with AsyncExitStack() as stack:
-        on = await stack.enter_async_context(stage(tmp_path, seed, tabs=32, proxied=True))
+    async with stage(tmp_path, seed, tabs=32, proxied=True) as on, AsyncExitStack() as stack:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         replica = RedisServer(tmp_path / "replica", replicaof=f"127.0.0.1 {on.redis.port}")
         stack.callback(replica.stop)

@@ -52,6 +52,15 @@ async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_sa
     await run(tmp_path, seed, Scale())
 
 
+async def test_processes_that_keep_some_of_their_locks_do_not_wait_for_each_other(tmp_path, seed):
+    async with stage(tmp_path, seed, tabs=32) as on:
+        begun = time.monotonic()
+        await on.crowd.work(400, [("Desk", "file"), ("Desk", "add"), ("Board", "add")])
+        await on.crowd.settle()
+        on.report("two keys", begun)
+        assert not on.crowd.refusals, "a lock was waited for until its time was over"
+
+
 async def test_the_workers_of_one_uvicorn_are_one_app(tmp_path, seed, new_redis):
     redis = new_redis()
     store = f"{redis.url}/0?prefix=chaos"

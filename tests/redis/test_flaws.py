@@ -1,0 +1,89 @@
+"""The checks find an engine that breaks a promise: each of these must fail them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.chaos.load import Broken
+
+from . import flaws
+from .crowd import Kind
+from .stage import Stage, stage
+
+SHARED: list[Kind] = [("Board", "add"), ("Item", "add"), ("Notes", "add")]
+SOON = 2.0
+"""Seconds in which tabs that are not spoilt agree."""
+
+
+async def work(on: Stage) -> None:
+    await on.crowd.work(300, SHARED)
+    await on.crowd.settle(SOON)
+
+
+async def stand_still(on: Stage) -> None:
+    sleeper = on.cluster.serving[0]
+    _, held = await on.hold(sleeper, 0.2, once=False)
+    sleeper.send(signal.SIGSTOP)
+    on.cluster.serving.remove(sleeper)
+    for _ in range(3):
+        await on.crowd.do(on.crowd.tabs[0], "Board", "add")
+    sleeper.send(signal.SIGCONT)
+    await held
+    on.cluster.serving.append(sleeper)
+    await on.crowd.settle(SOON)
+
+
+async def lose_messages(on: Stage) -> None:
+    """Has the connections of one worker break off while others work."""
+    at_work = True
+    async with on.working(lambda: at_work, SHARED):
+        for _ in range(8):
+            await on.acknowledged(20)
+            await on.proxies[0].cut()
+        at_work = False
+    await on.crowd.settle(SOON)
+
+
+async def cut_off(on: Stage) -> None:
+    """Has answers of workers be lost, so that events are sent again."""
+    at_work = True
+    async with on.working(lambda: at_work, SHARED):
+        for _ in range(3):
+            await on.acknowledged(20)
+            victim = on.cluster.serving[0]
+            new = on.cluster.make()
+            await new.listening()
+            on.cluster.serving[0] = new
+            victim.kill()
+        at_work = False
+    await on.crowd.settle(SOON)
+
+
+async def kill_redis(on: Stage) -> None:
+    await on.crowd.work(60, SHARED)
+    on.redis.kill()
+    await asyncio.to_thread(on.redis.start)
+    on.crowd.book.restarted()
+    await on.crowd.settle(SOON)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "trouble", "finding"),
+    [
+        (flaws.do_not_lock, work, "has lost what was acknowledged|went back"),
+        (flaws.do_not_fence, stand_still, "has lost what was acknowledged"),
+        (flaws.drop_messages, work, " to worker-| shows "),
+        (flaws.tell_the_new_before_the_old, work, "went back"),
+        (flaws.never_look_again, lose_messages, " to worker-| shows "),
+        (flaws.forget_nonces, cut_off, "has twice"),
+        (flaws.none, kill_redis, "has lost what was acknowledged"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+async def test_the_checks_find_a_broken_engine(tmp_path, seed, flaw, trouble, finding):
+    with pytest.raises(Broken, match=finding):
+        async with stage(tmp_path, seed, tabs=24, flaw=flaw, proxied=trouble is lose_messages) as on:
+            await trouble(on)
