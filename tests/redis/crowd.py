@@ -36,6 +36,7 @@ ITEMS = 16
 USERS = 8
 TABS_OF_BROWSER = 2
 UNREPEATED = 0.05  # of events, those that are not sent again when their request was cut off: nobody knows of them
+REPEATED = 0.05  # of events, those that are sent again when they are acknowledged, as if the answer had been lost
 AT_ONCE = 32  # requests
 
 
@@ -133,6 +134,8 @@ class Crowd:
             self.unknown += 1
         else:
             self.book.acknowledge(event, again=again)
+            if self._rng.random() < REPEATED:
+                await tab.send(event)
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
