@@ -97,10 +97,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The rows as a table in Markdown, with the columns that anything stands in."""
+def table(rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> str:
+    """The rows as a table in Markdown, with those of the columns that anything stands in."""
     rows = list(rows)
-    shown = [who for who in COLUMNS if any(row.values.get(who) for row in rows)]
+    shown = [who for who in columns if any(row.values.get(who) for row in rows)]
     lines = [["", *shown, "aim"], ["---"] * (len(shown) + 2)]
     lines += [[row.what, *map(row.cell, shown), row.aim()] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -23,7 +23,7 @@ from typing import Any
 from .. import table
 from ..load import PATIENCE, mark
 
-__all__ = ["SERVERS", "Contender", "Server", "core", "cores"]
+__all__ = ["SERVERS", "Contender", "Server", "core", "cores", "cpu_of"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,15 @@ def core(number: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def cpu_of(pid: int) -> float:
+    """CPU microseconds that a process has used so far, by the kernel's account of its threads."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            total += int((thread / "schedstat").read_bytes().split()[0])
+    return total / 1_000
 
 
 class Server:
@@ -193,13 +202,8 @@ class Server:
         return [self._process.pid]
 
     def cpu(self) -> float:
-        """CPU microseconds that the server has used so far, by the kernel's account of its threads."""
-        total = 0
-        for pid in self._processes():
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                with contextlib.suppress(FileNotFoundError):  # it has just ended
-                    total += int((thread / "schedstat").read_bytes().split()[0])
-        return total / 1_000
+        """CPU microseconds that the server has used so far."""
+        return sum(map(cpu_of, self._processes()))
 
     def quiet(self, within: float = PATIENCE) -> float:
         """Waits until the server does nothing more; its CPU microseconds then."""

@@ -42,6 +42,16 @@ class Counter(ReactiveState):
         self.count += by
 
 
+class Total(ReactiveState):
+    """One for all, with an event."""
+
+    count: int = 0
+
+    @event
+    async def add(self, by: int = 1) -> None:
+        self.count += by
+
+
 class Live(App):
     """Lifetime: its process."""
 
@@ -52,6 +62,7 @@ class Live(App):
         )
         self.provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL, public=True))
         self.provider.register_state(Own, StateConfig(scope=StateScope.SESSION))
+        self.provider.register_state(Total, StateConfig(scope=StateScope.GLOBAL, public=True))
         self.provider.register_state(Counter, StateConfig(scope=StateScope.SESSION))
         self.provider.register_state(Item, StateConfig(scope=StateScope.RECORD, record_param="item_id", public=True))
         self.asgi, rt = fast_app(state_provider=self.provider, secret_key="benchmark")
@@ -67,6 +78,10 @@ class Live(App):
         @rt("/item/{item_id}")
         async def item(item: Item) -> Any:
             return fh.Titled("Item", fh.P("Text: ", item.signal.text))
+
+        @rt("/total")
+        async def total(total: Total) -> Any:
+            return fh.Titled("Total", fh.P(total.signal.count), fh.Button("+1", total.add.on("click", by=1)))
 
         @rt("/counter")
         async def counter(counter: Counter) -> Any:

@@ -10,7 +10,7 @@ from .stage import stage
 
 
 async def test_a_slow_network_is_slow_and_nothing_else(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32, proxied=True, delay=0.02) as on:  # 40 ms there and back
+    async with stage(tmp_path, seed, tabs=24, proxied=True, delay=0.02) as on:  # 40 ms there and back
         begun = time.monotonic()
         await on.crowd.work(400, MANY_KEYS)
         on.report("many keys", begun)
@@ -24,7 +24,7 @@ async def test_a_slow_network_is_slow_and_nothing_else(tmp_path, seed):
 
 
 async def test_connections_that_break_off_lose_nothing(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32, proxied=True) as on:
+    async with stage(tmp_path, seed, tabs=24, proxied=True) as on:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         async with on.working(lambda: at_work):
             for _ in range(12):
@@ -37,7 +37,7 @@ async def test_connections_that_break_off_lose_nothing(tmp_path, seed):
 
 
 async def test_a_worker_that_is_cut_off_from_redis_does_not_undo_what_others_did(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32, proxied=True) as on:
+    async with stage(tmp_path, seed, tabs=24, proxied=True) as on:
         crowd, cluster = on.crowd, on.cluster
         await crowd.work(100)
         lonely, proxy = cluster.serving[0], on.proxies[0]

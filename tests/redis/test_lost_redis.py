@@ -17,7 +17,7 @@ SOON = 1.0
 
 
 async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32, durable=True) as on:
+    async with stage(tmp_path, seed, tabs=24, durable=True) as on:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         async with on.working(lambda: at_work):
             for life in range(3):
@@ -43,7 +43,7 @@ async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged
 
 
 async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, begun = on.crowd, time.monotonic()
         await crowd.work(200)
         await crowd.settle()
@@ -62,7 +62,7 @@ async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_pat
 
 
 async def test_a_replica_takes_the_place_of_redis(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32, proxied=True) as on, AsyncExitStack() as stack:
+    async with stage(tmp_path, seed, tabs=24, proxied=True) as on, AsyncExitStack() as stack:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         replica = RedisServer(tmp_path / "replica", replicaof=f"127.0.0.1 {on.redis.port}")
         stack.callback(replica.stop)

@@ -13,7 +13,7 @@ from .web import CutOff
 
 
 async def test_a_worker_killed_in_an_event_frees_its_lock_and_its_tabs_go_to_others(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, cluster = on.crowd, on.cluster
         await crowd.work(200)
         victim = cluster.serving[0]
@@ -37,7 +37,7 @@ async def test_a_worker_killed_in_an_event_frees_its_lock_and_its_tabs_go_to_oth
 
 
 async def test_a_worker_that_stood_still_for_longer_than_its_locks_does_not_undo_what_others_did(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, cluster = on.crowd, on.cluster
         await crowd.work(100)
         sleeper = cluster.serving[0]
@@ -60,7 +60,7 @@ async def test_a_worker_that_stood_still_for_longer_than_its_locks_does_not_undo
 
 
 async def test_workers_killed_one_after_the_other_under_load_lose_nothing(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, cluster = on.crowd, on.cluster
         begun, at_work = time.monotonic(), True
         async with on.working(lambda: at_work):

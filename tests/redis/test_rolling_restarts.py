@@ -8,7 +8,7 @@ from .stage import stage
 
 
 async def test_all_workers_are_replaced_under_load_and_no_event_fails(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         old = list(on.cluster.serving)
         async with on.working(lambda: at_work):

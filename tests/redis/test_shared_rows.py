@@ -15,7 +15,7 @@ ROWS = [("Line", "add"), ("Line", "add_in_a_thread"), ("Line", "add_in_two_steps
 
 
 async def test_no_change_of_a_row_is_lost_or_made_twice(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32, lines=4) as on:
+    async with stage(tmp_path, seed, tabs=24, lines=4) as on:
         begun = time.monotonic()
         await on.crowd.work(500, ROWS)
         await on.crowd.settle()
@@ -42,7 +42,7 @@ def wait_behind_the_row() -> None:
 
 
 async def test_a_worker_killed_behind_a_rows_save_leaves_a_row_that_all_agree_on(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32, lines=4, flaw=wait_behind_the_row) as on:
+    async with stage(tmp_path, seed, tabs=24, lines=4, flaw=wait_behind_the_row) as on:
         crowd, victim = on.crowd, on.cluster.serving[0]
         await crowd.work(100, ROWS)
         (tmp_path / "behind-the-row").touch()

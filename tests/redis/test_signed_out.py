@@ -26,7 +26,7 @@ async def move_streams(tabs: list[Tab], *, away_from: int = 0) -> None:
 
 
 async def test_who_signs_out_on_one_worker_is_signed_out_on_all(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, (first, *others) = on.crowd, on.cluster.serving
         await crowd.work(60)
         await crowd.settle()
@@ -59,7 +59,7 @@ async def test_who_signs_out_on_one_worker_is_signed_out_on_all(tmp_path, seed):
 
 
 async def test_the_streams_of_a_user_who_is_disconnected_begin_anew_wherever_they_are(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, first = on.crowd, on.cluster.serving[0]
         await crowd.work(60)
         concerned = [tab for tab in crowd.tabs if tab.browser.user == "user1"]
@@ -73,7 +73,7 @@ async def test_the_streams_of_a_user_who_is_disconnected_begin_anew_wherever_the
 
 
 async def test_the_rights_of_a_user_are_looked_up_again_by_all_workers(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, first = on.crowd, on.cluster.serving[0]
         await crowd.work(60)
         concerned = [tab for tab in crowd.tabs if tab.browser.user == "user1"]
@@ -90,7 +90,7 @@ async def test_the_rights_of_a_user_are_looked_up_again_by_all_workers(tmp_path,
 
 
 async def test_who_signs_in_as_another_on_one_worker_is_another_on_all(tmp_path, seed):
-    async with stage(tmp_path, seed, tabs=32) as on:
+    async with stage(tmp_path, seed, tabs=24) as on:
         crowd, first = on.crowd, on.cluster.serving[0]
         await crowd.work(60)
         browser = crowd.browsers[0]

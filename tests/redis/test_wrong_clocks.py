@@ -17,7 +17,7 @@ HOUR = 3_600.0
 
 async def test_the_clocks_of_workers_may_jump(tmp_path, seed):
     # Cookies and tokens are dated, and refused by who finds that they come from the future: they were made before.
-    async with stage(tmp_path, seed, tabs=32, clocks=-12 * HOUR) as on:
+    async with stage(tmp_path, seed, tabs=24, clocks=-12 * HOUR) as on:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         async with on.working(lambda: at_work):
             for _ in range(8):
@@ -37,7 +37,7 @@ async def test_the_clock_of_redis_may_jump(tmp_path, seed, monkeypatch):
     clock = Clock(file)
     monkeypatch.setenv("LD_PRELOAD", str(library))
     monkeypatch.setenv("WRONG_CLOCK", str(file))
-    async with stage(tmp_path, seed, tabs=32, unset=("LD_PRELOAD",)) as on:
+    async with stage(tmp_path, seed, tabs=24, unset=("LD_PRELOAD",)) as on:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         async with on.working(lambda: at_work):
             for hours in (5, -3, 9, 0):  # what is idle for a day expires, by this clock
