@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import fields
 
 import pytest
 
+from benchmarks import sharing
 from benchmarks.delivery import Bench, Scale, deliver, delivered, unconcerned
 from benchmarks.events import over_http
+from benchmarks.million import Costs
 from benchmarks.servers import SERVERS
 from benchmarks.table import DIRECT, FASTHTML, FLOOR, PORTABLE, Row, table
+
+from .redis.server import require_redis
 
 TINY = Scale(repeat=1, small=20, large=20, many=20, updates=40, burst=20, record_watchers=5)
 
@@ -36,6 +41,15 @@ def test_an_event_is_measured_over_http_and_reaches_its_stream():
     assert all(row.values.keys() == {DIRECT, FASTHTML, FLOOR} for row in to_nobody)
     for row in rows:
         assert all(row.value(who) > 0 for who in row.values)
+
+
+@pytest.mark.timeout(180)
+def test_what_sharing_costs_is_measured():
+    require_redis()
+    found = sharing.measured(Bench(progress=False), repeat=1, events=64, changes=10, streams=4)
+    assert all(math.isfinite(value) for value in found) and found.redis_event > 0 < found.message
+    assert 0.3 < found.redis_state_kb < 3
+    assert set(found._fields) <= {field.name for field in fields(Costs)}, "the plan knows them by these names"
 
 
 def test_a_stream_that_never_has_what_changed_is_reported(monkeypatch):

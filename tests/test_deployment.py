@@ -179,6 +179,7 @@ def test_every_process_has_what_any_of_them_committed(shop, arguments):
 
     try:
         process.until(lambda: process.output().count("Application startup complete") == 3, PATIENCE)
+        process.until(lambda: all(map(is_listened_on, ports)), PATIENCE)
         for count in range(12):
             # Over a new connection each time, which the kernel gives to any of the workers.
             here, there = (f"http://127.0.0.1:{ports[at % 3]}" for at in (count, count + 1))
@@ -192,6 +193,11 @@ def test_every_process_has_what_any_of_them_committed(shop, arguments):
         assert "Traceback" not in process.output()
     finally:
         process.kill()
+
+
+def is_listened_on(port):
+    with socket.socket() as found:
+        return found.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_ports(number):
