@@ -231,10 +231,11 @@ class StateProvider:
     - `user_loader`: a callable, sync or async, from request to `UserContext | None`. Without one, a `UserContext` in
       `scope["auth"]` or `scope["user"]` is taken, else an id in `scope["auth"]` or `session["user_id"]` goes to
       `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles. See `Users`.
-    - `store`: where states outlive the process: "sqlite:///state.db", or a `StateStore`. The environment variable
-      `FASTSTATE_STORE` overrides it. Every class is kept there but those with `StateConfig(in_memory=True)`; without a
-      store, those with `auto_persist=True` are kept in `faststate.db`, and the others live in memory. `store_timeout`
-      (seconds) is how long it may take to answer, `max_states` how many states are held in memory.
+    - `store`: where states outlive the process: "sqlite:///state.db", "redis://host:6379/0" for many processes, or a
+      `StateStore`. The environment variable `FASTSTATE_STORE` overrides it. Every class is kept there but those with
+      `StateConfig(in_memory=True)`; without a store, those with `auto_persist=True` are kept in `faststate.db`, and the
+      others live in memory. `store_timeout` (seconds) is how long it may take to answer, `max_states` how many states
+      are held in memory.
     - `login_route`: URL path that a page is redirected to when it asks for a state that needs somebody signed in, with
       the page's own path as `?next=` (see `next_url`); without it such a page is a 401.
     - `secret_key`: str, or a list of str (oldest first) to rotate; signs page tokens. By default the app's own.
