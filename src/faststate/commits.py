@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
 from .events import VERSION_SIGNAL, Event
@@ -18,6 +18,7 @@ from .persistence import (
     RecordPersistence,
     Save,
     StorePersistence,
+    is_uncounted,
     nonce_beside,
     nonce_key,
     reported,
@@ -52,6 +53,9 @@ class RegistryHooks:
     def watched_keys(self) -> Iterable[str]:
         """The keys of all states that any connection follows."""
         return ()
+
+    def doubtful(self, entry: Entry) -> None:
+        """A commit of a state that other processes change as well has failed, with an unknown outcome."""
 
     async def look_up_session(self, session_id: str) -> None:
         """A session may have ended in another process."""
@@ -142,6 +146,9 @@ class Committer:
         if own is not None and is_apart and prepared and not own.takes_no_more:
             prepared.append((own, None))
             is_kept = is_kept or own.persistence is not None
+        if own is not None and not prepared and self.sharing is not None and own.persistence is not None:
+            # What changed nothing has happened all the same, and another process must not run it again.
+            also, is_kept = [*also, nonce_beside(own.identifier, cast(Nonce, nonce).digest, grouped=False)], True
         if is_kept:
             # From here to where the gates are held nothing is awaited: the task holds them when it begins.
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
@@ -201,17 +208,16 @@ class Committer:
         for place, (entry, change) in enumerate(prepared):
             if entry.persistence is None:
                 continue
-            if (
-                isinstance(entry.persistence, StorePersistence)
-                and entry.stored is None
-                and change is not None
-                and not self.sharing
-            ):
+            is_first = entry.stored is None and change is not None
+            if is_first and isinstance(entry.persistence, StorePersistence) and self.sharing is None:
                 # With its first save the state takes over what was kept beside it.
                 for beside in await entry.persistence.nonces_beside(entry.identifier):
                     entry.remember(beside, now)
             new = nonce.digest if nonce is not None and nonce.entry is entry else None
-            nonces = entry.recent_nonces(now) + ([new] if new is not None else [])
+            added = [new] if new is not None else []
+            nonces = (
+                entry.stamped_nonces(now, added) if self.sharing is not None else [*entry.recent_nonces(now), *added]
+            )
             values = change.values if change is not None else entry.state._frozen_values()
             places.append(place)
             saves.append(
@@ -225,8 +231,11 @@ class Committer:
         is_kept = nonce is not None and any(save.identifier == nonce.entry.identifier for save in saves)
         if nonce is not None and saves and not is_kept and self.store is not None:
             # With none of the states that it changed: the event's own one is in memory alone, or no more.
-            also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest)]
+            also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest, grouped=self.sharing is None)]
         try:
+            if self.sharing is not None:
+                uncounted = [save.identifier.key for save in saves if save.changed and is_uncounted(save)]
+                await self.sharing.assert_held([entry for entry in concerned if entry.identifier.key in uncounted])
             saved, writes = await save_rows(saves, also, self.store_timeout, shared=self.sharing is not None)
             for place, version in zip(places, saved, strict=True):
                 versions[place] = version or versions[place]
@@ -237,10 +246,11 @@ class Committer:
                 entry.doubtful = True
                 if self.sharing is not None:
                     self.sharing.give_up(entry)
+                    self._hooks.doubtful(entry)
                 with contextlib.suppress(FastStateError):
                     await self.reload(entry)
             if self.sharing is not None and isinstance(error, VersionConflict):
-                await self._learn_of_ends(concerned)
+                await self._learn_of_ends(concerned, self.sharing.acting())
                 still_current()
             gone = next((entry.removed for entry in concerned if entry.removed is not None), None)
             if isinstance(error, StateNotFoundError) and gone is not None:
@@ -274,9 +284,9 @@ class Committer:
             await write_all(writes, self.store, self.store_timeout)
         return None
 
-    async def _learn_of_ends(self, entries: Iterable[Entry]) -> None:
-        """Looks whether the session of one of these states has ended in another process."""
-        for session_id in dict.fromkeys(_sessions(entries)):
+    async def _learn_of_ends(self, entries: Iterable[Entry], acting: str | None) -> None:
+        """Looks whether the `acting` session, or that of one of these states, has ended in another process."""
+        for session_id in dict.fromkeys([*_sessions(entries), *([acting] if acting is not None else [])]):
             with contextlib.suppress(FastStateError):
                 await self._hooks.look_up_session(session_id)
 
@@ -367,8 +377,7 @@ class Committer:
         entry.doubtful = False
         if isinstance(entry.persistence, StorePersistence) and _is_behind(found.version, entry.stored):
             return False  # it was looked up, and a later one told, at the same time
-        for digest in found.nonces:
-            entry.remember(digest, self._clock())
+        entry.remember_stamped(found.nonces, self._clock())
         if found.mark is not None or found.typed:
             entry.shared = entry.shared or Shared()
             entry.shared.mark, entry.shared.typed = found.mark, dict(found.typed)
@@ -385,8 +394,8 @@ class Committer:
                 if change is None:
                     return False
                 version = next_version(entry)
-        entry.stored = version
         self._swap([(entry, change or entry.state._no_change())], [version], [frame] if frame is not None else None)
+        entry.stored = version
         return change is not None
 
     async def commits_under_way(self) -> None:

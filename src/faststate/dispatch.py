@@ -28,6 +28,7 @@ from .page import message_frame, reload_frame, reopen_frame
 from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits
 from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
+from .sharing import OutdatedError
 from .sse import SSEConnection, snapshot_frame, vanish_frame
 from .state import ReactiveState
 from .tokens import Shown, binding
@@ -335,8 +336,8 @@ async def dispatch(
         elif live.topic(key) is not None:
             live.notify(key, None)
         raise
-    except StateNotFoundError as error:
-        if ran or not again or provider.sharing is None or entry.removed is None:
+    except OutdatedError as error:
+        if ran or not again:
             raise
         if config.scope is StateScope.TEMPORARY:
             raise StaleTokens from error
@@ -634,6 +635,8 @@ async def leave_page(context: RequestContext, tokens: Sequence[Any]) -> None:
         identifier = _temporary(context, name, instance_id)
         if (entry := registry.find(identifier.key)) is not None:
             registry.keep_for(entry, min(LEFT_TTL, entry.ttl))
+        elif context.provider.sharing is not None:
+            await context.provider.sharing.store.touch({identifier.key: LEFT_TTL})
 
 
 def _refuse_too_many(provider: StateProvider, context: RequestContext) -> None:

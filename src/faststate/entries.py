@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import math
 import secrets
+import time
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -48,6 +49,9 @@ DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
 }
 """Seconds of idle time after which a state is dropped, by scope; None for never. A watched state is not idle."""
 
+NONCES_IN_ANY_CASE: Final = 64
+"""Nonces that other processes are told of, whatever the clocks say."""
+
 NONCES_KEPT: Final = 512
 """Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
 
@@ -85,17 +89,18 @@ class Commit:
 class Shared:
     """What other processes have to do with a state. Lifetime: the entry.
 
-    `hold` is its lock among the processes, had since `handed` local transactions; `wanted` says that others wait for
-    it. `mark` is what the store has of a row's version, to tell whether another process has changed it since. `typed`
-    has the number of the last event that set bound fields, of each page (its connection's id).
+    `hold` is its lock among the processes, had since `handed` local transactions; `committing` says that a commit has
+    been sent which may have given it back. `mark` is what the store has of a row's version, to tell whether another
+    process has changed it since. `typed` has the number of the last event that set bound fields, of each page (its
+    connection's id).
     """
 
-    __slots__ = ("handed", "hold", "mark", "typed", "wanted")
+    __slots__ = ("committing", "handed", "hold", "mark", "typed")
 
     def __init__(self) -> None:
         self.hold: Hold | None = None
         self.handed = 0
-        self.wanted = False
+        self.committing = False
         self.mark: Version | None = None
         self.typed: dict[str, int] = {}
 
@@ -170,6 +175,24 @@ class Entry:
     def recent_nonces(self, now: float) -> list[str]:
         """The digests of the nonces that are to be saved with the state."""
         return [nonce for nonce, at in (self.nonces or {}).items() if now - at < NONCE_AGE]
+
+    def stamped_nonces(self, now: float, new: Sequence[str]) -> list[str]:
+        """As `recent_nonces`, each with its time, for other processes; the `new` ones (digests) behind them.
+
+        Their clocks may differ from this one's: so the last ones are among them, whatever their times say.
+        """
+        known, wall = list((self.nonces or {}).items()), time.time()
+        first = max(0, len(known) - NONCES_IN_ANY_CASE)
+        kept = [item for place, item in enumerate(known) if place >= first or now - item[1] < NONCE_AGE]
+        return [f"{nonce}@{int(wall - (now - at)):x}" for nonce, at in (*kept, *((nonce, now) for nonce in new))]
+
+    def remember_stamped(self, nonces: Iterable[str], now: float) -> None:
+        """Notes nonces as they were saved, by this process or another."""
+        wall = time.time()
+        for saved in nonces:
+            digest, _, stamp = saved.partition("@")
+            if not self.has_seen(digest):
+                self.remember(digest, now - max(0.0, wall - int(stamp, 16)) if stamp else now)
 
 
 def digest_of(nonce: str) -> str:

@@ -14,10 +14,12 @@ from typing import Any, Final, Protocol
 from .backplane import Message
 from .commits import Committer
 from .entries import Entry
-from .exceptions import FastStateError
-from .persistence import StorePersistence
+from .exceptions import FastStateError, StateNotFoundError
+from .modify import loop_for_scripts
+from .persistence import RecordPersistence, StorePersistence
 from .registry import StateRegistry
 from .sharing import APP, Sharing, Told, pack, unpack
+from .sse.connection import running_loop
 from .stores import SharedStore, Stored, Version
 
 __all__ = ["Following", "News"]
@@ -29,6 +31,9 @@ PORTION: Final = 256
 
 AGAIN_AFTER: Final = 0.2
 """Seconds after which that is tried again where it has failed."""
+
+AGAIN_AFTER_MOST: Final = 5.0
+"""Seconds between two tries at the most, where it fails again and again."""
 
 
 class News(Protocol):
@@ -60,13 +65,16 @@ class _Topic:
     """A state whose changes in other processes are told to this one. Lifetime: while anybody follows or awaits it.
 
     It is `current` when nothing can have been missed since the state was loaded last, and `heard` when it is subscribed
-    to; `holders` are about to follow it.
+    to; `holders` are about to follow it. `told` counts the changes that have to be looked up, and `typed` is what the
+    page has typed whose event made the last of them.
     """
 
-    __slots__ = ("current", "heard", "holders")
+    __slots__ = ("current", "heard", "holders", "told", "typed")
 
     def __init__(self) -> None:
         self.current = self.heard = False
+        self.told = 0
+        self.typed: Mapping[str, Any] = {}
         self.holders = 0
 
 
@@ -82,10 +90,9 @@ class Following:
         sharing: Sharing,
         registry: StateRegistry,
         news: News,
-        on_loop: Callable[[Callable[[], object]], None],
     ) -> None:
         self.store = store
-        self._on_loop = on_loop
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._telling: set[asyncio.Task[None]] = set()
         self._sharing = sharing
         self._registry = registry
@@ -95,11 +102,12 @@ class Following:
         self._lost_at: float | None = None
         self._parts: list[tuple[str, Told]] = []  # of a commit that is still being told
         self._looking: dict[str, asyncio.Task[None]] = {}
-        self._told_again: set[str] = set()  # keys of what is to be looked up again when all was
+        self._recovering: dict[Entry, asyncio.Task[None]] = {}
         self._catching_up: asyncio.Task[None] | None = None
-        self._timeline = ""
+        self.timeline = ""
         self.sequence = 0
-        """The number of the last commit, of any process, up to which pages here have been told all that they follow."""
+        """The number of the last commit, of any process and in `timeline`, up to which pages here have been told all
+        that they follow."""
 
     @property
     def _committer(self) -> Committer:
@@ -107,20 +115,24 @@ class Following:
 
     async def start(self) -> None:
         """Begins to listen. Raises `BackplaneError`."""
+        self._loop = asyncio.get_running_loop()
+        self._lost_at, self._parts, self.sequence = None, [], 0
         self.store.tell(json.dumps(self._news.about()).encode())
         await self.store.listen(self)
         await self.store.subscribe([APP])
-        self._timeline = self.store.timeline
+        self.timeline = self.store.timeline
 
     async def stop(self) -> None:
         """Ends the background work."""
         if self._telling:
             await asyncio.wait(self._telling)
-        tasks = [task for task in (self._catching_up, *self._looking.values()) if task is not None]
+        tasks = [*self._looking.values(), *self._recovering.values()]
+        tasks += [self._catching_up] if self._catching_up is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._topics.clear()
+        self._loop = None
 
     # -- what is followed ------------------------------------------------------------------------------------------
 
@@ -137,8 +149,9 @@ class Following:
             yield held
         finally:
             for key in held:
-                self._topics[key].holders -= 1
-                self.unwatched(key)
+                if (topic := self._topics.get(key)) is not None:
+                    topic.holders -= 1
+                    self.unwatched(key)
 
     async def follow(self, entries: Sequence[Entry], held: dict[str, None]) -> bool:
         """Has this process be told of changes of these states, which are in step with the store when it returns.
@@ -155,15 +168,28 @@ class Following:
             return True
         before = [entry.state for entry in behind]
         await self.store.subscribe([entry.identifier.key for entry in behind])
-        for entry in behind:
-            self._topics[entry.identifier.key].heard = True
+        for topic in self._topics_of(behind):
+            topic.heard = True
+        await self._catch_up_with(behind)
+        is_same = all(e.state is state and e.removed is None for e, state in zip(behind, before, strict=True))
+        return is_same and all(self.is_current(entry.identifier.key) for entry in behind)
+
+    def _topics_of(self, entries: Iterable[Entry]) -> list[_Topic]:
+        return [topic for e in entries if (topic := self._topics.get(e.identifier.key)) is not None]
+
+    async def _catch_up_with(self, entries: Sequence[Entry]) -> None:
+        """Looks states up that are subscribed to; they are current then, unless something was told meanwhile."""
         lost = self._lost
-        await self._sharing.freshen(behind)
+        told = {entry: topic.told for entry, topic in zip(entries, self._topics_of(entries), strict=False)}
+        failed = await self._sharing.look_up(entries)
         if lost != self._lost:
-            return False
-        for entry in behind:
-            self._topics[entry.identifier.key].current = entry.removed is None
-        return all(entry.state is state and entry.removed is None for entry, state in zip(behind, before, strict=True))
+            return
+        for entry in entries:
+            topic = self._topics.get(entry.identifier.key)
+            if topic is not None and entry not in failed and topic.told == told.get(entry):
+                topic.current = entry.removed is None
+        for error in failed.values():
+            raise error
 
     def unwatched(self, key: str) -> None:
         """Has nothing more be told of a state, unless somebody is about to follow it, or does."""
@@ -171,6 +197,7 @@ class Following:
         if topic is not None and not topic.holders and not self._registry.hooks.is_watched(key):
             del self._topics[key]
             self.store.unsubscribe([key])
+            self._take_all()  # of a commit whose other parts were waiting for this one's
 
     def processes(self) -> dict[str, dict[str, Any]]:
         """The processes of the app that live, by their providers' epochs: what each tells of itself."""
@@ -201,7 +228,7 @@ class Following:
     def _reach(self, sequence: int) -> None:
         sequence = self._sharing.observe(sequence)
         if not self._parts and self._lost_at is None and not self._looking:
-            self.sequence = sequence
+            self.timeline, self.sequence = self.store.timeline, sequence
 
     def _take(self, key: str, told: Told) -> None:
         head = told.head
@@ -221,19 +248,30 @@ class Following:
             self._take_one(key, told)
 
     def _take_one(self, key: str, told: Told) -> None:
-        entry = self._registry.find(key)
-        if entry is None or key not in self._topics or entry.removed is not None:
+        topic, entry = self._topics.get(key), self._registry.find(key)
+        if topic is None:
             return
-        head = told.head
+        if entry is None or entry.removed is not None:
+            topic.current = False  # it is just being loaded, perhaps, or made anew
+            return
+        try:
+            self._take_in(topic, entry, told)
+        except Exception:
+            logger.exception("what another process has told of %s could not be taken in", key)
+            self._look(key, {})
+
+    def _take_in(self, topic: _Topic, entry: Entry, told: Told) -> None:
+        head, key = told.head, entry.identifier.key
         if head["kind"] == "broadcast":
             self._news.broadcast(key, head["values"], head["but"])
         elif head["kind"] == "show":
             self._news.show(key, head["page"], head["session"])
         elif head["kind"] == "removed":
+            topic.current = False
             self._news.removed(entry, str(head["reason"]))
         elif head["kind"] == "changed":
             if head["to"] is None or Version(*head["to"]) != entry.version:
-                self._look(key)  # its row has all of it
+                self._look(key, head["typed"])  # its row has all of it
         else:
             self._take_commit(entry, told)
 
@@ -246,27 +284,22 @@ class Following:
             return  # it came with a lock, or was looked up
         follows = known == before
         if not data or (not follows and (known is None or known.epoch != version.epoch)):
-            self._look(key)  # too large to be told, or of another life: which is the later one, the store knows
+            self._look(
+                key, head["typed"]
+            )  # too large to be told, or of another life: which is the later one, the store knows
             return
         if not isinstance(entry.persistence, StorePersistence):
             return
-        try:
-            found = entry.persistence.decode(Stored(version, data, None))
-        except Exception:
-            logger.exception("another process has changed %s to what does not fit its class here", key)
-            self._topics[key].current = False
-            entry.doubtful = True
-            return
-        typed = head["typed"]
-        with self._news.typed(key, typed or {}):
+        found = entry.persistence.decode(Stored(version, data, None))
+        with self._news.typed(key, head["typed"] or {}):
             self._committer.take_in(entry, found, frame if follows else None)
 
-    def _look(self, key: str) -> None:
-        """Looks a state up that may have changed, and tells its followers."""
-        self._topics[key].current = False
-        if self._lost_at is not None:
-            self._told_again.add(key)
-        elif key not in self._looking:
+    def _look(self, key: str, typed: Mapping[str, Any] | None) -> None:
+        """Looks a state up that has changed, and tells its followers; `typed` as in `_Topic`."""
+        topic = self._topics[key]
+        topic.current, topic.typed = False, typed or {}
+        topic.told += 1
+        if key not in self._looking:
             task = asyncio.get_running_loop().create_task(self._look_up(key), name="faststate-look-up")
             self._looking[key] = task
             task.add_done_callback(partial(self._looked, key))
@@ -278,18 +311,37 @@ class Following:
             logger.error("what other processes have changed could not be looked up", exc_info=error)
 
     async def _look_up(self, key: str) -> None:
-        while (topic := self._topics.get(key)) is not None and not topic.current and self._lost_at is None:
-            entry, lost = self._registry.find(key), self._lost
+        wait = AGAIN_AFTER
+        while (topic := self._topics.get(key)) is not None and not topic.current:
+            entry = self._registry.find(key)
             if entry is None:
                 return
-            topic.current = True  # unless something is told meanwhile
             try:
-                await self._sharing.freshen([entry])
+                with self._news.typed(key, topic.typed):
+                    await self._catch_up_with([entry])
+            except FastStateError as error:
+                logger.warning("what other processes have changed could not be looked up yet: %s", error)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, AGAIN_AFTER_MOST)
+
+    def recover(self, entry: Entry) -> None:
+        """Has all processes be in step again with a state whose commit has failed, with an unknown outcome."""
+        if self._loop is not None and entry not in self._recovering:
+            task = self._loop.create_task(self._recover(entry), name="faststate-recover")
+            self._recovering[entry] = task
+            task.add_done_callback(lambda _: self._recovering.pop(entry, None))
+
+    async def _recover(self, entry: Entry) -> None:
+        wait = AGAIN_AFTER
+        while entry.doubtful or isinstance(entry.persistence, RecordPersistence):
+            try:
+                async with self._registry.locked([entry], object()):
+                    return  # with its lock came what is stored
+            except StateNotFoundError:
+                return
             except FastStateError:
-                topic.current = False
-                await asyncio.sleep(AGAIN_AFTER)
-            if lost != self._lost:
-                topic.current = False
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, AGAIN_AFTER_MOST)
 
     # -- a connection that was lost --------------------------------------------------------------------------------
 
@@ -311,33 +363,28 @@ class Following:
 
     async def _catch_up(self, lost: int) -> None:
         away = time.monotonic() - self._lost_at if self._lost_at is not None else 0.0
-        self._told_again.clear()
         while lost == self._lost:
             try:
-                is_known = self._timeline == self.store.timeline
+                is_known = self.timeline == self.store.timeline
                 await self._news.caught_up(self.sequence if is_known else 0, away)
-                self._timeline = self.store.timeline
-                keys = [key for key, topic in self._topics.items() if not topic.current]
-                for at in range(0, len(keys), PORTION):
-                    await self._catch_up_with(keys[at : at + PORTION], lost)
                 break
             except FastStateError as error:
-                logger.warning("what other processes have changed could not be looked up yet: %s", error)
+                logger.warning("what other processes have told could not be looked up yet: %s", error)
                 await asyncio.sleep(AGAIN_AFTER)
-        if lost == self._lost:
-            self._lost_at = None
-            again, self._told_again = self._told_again & self._topics.keys(), set()
-            for key in again:  # what was told of it came while the store was being asked, and may be newer
-                self._look(key)
-
-    async def _catch_up_with(self, keys: Iterable[str], lost: int) -> None:
-        found = ((key, self._registry.find(key)) for key in keys)
-        entries = [entry for key, entry in found if entry is not None and key in self._topics]
-        await self._sharing.freshen(entries)
-        if lost == self._lost:
-            for entry in entries:
-                if (topic := self._topics.get(entry.identifier.key)) is not None:
-                    topic.current = entry.removed is None
+        keys = [key for key, topic in self._topics.items() if not topic.current]
+        for at in range(0, len(keys), PORTION):
+            portion = [entry for key in keys[at : at + PORTION] if (entry := self._registry.find(key)) is not None]
+            portion = [entry for entry in portion if entry.identifier.key in self._topics]
+            try:
+                await self._catch_up_with(portion)
+            except FastStateError as error:
+                logger.warning("what other processes have changed could not be looked up yet: %s", error)
+            if lost != self._lost:
+                return
+        # What has failed, or was told of meanwhile, is looked up by itself: it must not keep the others waiting.
+        for key in [key for key in keys if (topic := self._topics.get(key)) is not None and not topic.current]:
+            self._look(key, {})
+        self._lost_at = None
 
     # -- telling others --------------------------------------------------------------------------------------------
 
@@ -346,7 +393,7 @@ class Following:
         await self.store.publish([Message(APP, pack(head))])
 
     def tell_soon(self, tell: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Tells others in the background; a failure is logged."""
+        """Tells others in the background, from any thread; a failure is logged."""
 
         async def run() -> None:
             try:
@@ -359,4 +406,10 @@ class Following:
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
 
-        self._on_loop(begin)
+        loop = self._loop
+        if loop is None:  # a script
+            asyncio.run_coroutine_threadsafe(run(), loop_for_scripts())
+        elif running_loop() is loop:
+            begin()
+        else:
+            loop.call_soon_threadsafe(begin)

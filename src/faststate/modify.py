@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 from .registry import Entry, StateRegistry
+from .sharing import OutdatedError
 from .state import ReactiveState
 from .transaction import Guard, Holder, Transaction, current_holder
 
@@ -52,6 +53,15 @@ class Modify(Generic[S]):
         return self._transaction.owner if self._transaction is not None else self
 
     async def _begin(self) -> S:
+        try:
+            entry, transaction = await self._begin_once()
+        except OutdatedError:
+            entry, transaction = await self._begin_once()
+        self._transaction = transaction
+        state: S = transaction.copy(entry)
+        return state
+
+    async def _begin_once(self) -> tuple[Entry, Transaction]:
         entry, guard = await self._find()
         transaction = Transaction(self._registry, [entry], [guard] if guard is not None else (), self._still_current)
         try:
@@ -59,9 +69,7 @@ class Modify(Generic[S]):
         except BaseException:
             transaction.end()
             raise
-        self._transaction = transaction
-        state: S = transaction.copy(entry)
-        return state
+        return entry, transaction
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._let_go()

@@ -32,6 +32,7 @@ __all__ = [
     "RecordPersistence",
     "Save",
     "StorePersistence",
+    "is_uncounted",
     "mark_key",
     "nonce_beside",
     "nonce_key",
@@ -121,10 +122,6 @@ async def reported(what: str, seconds: float) -> AsyncIterator[None]:
         raise PersistenceError(f"{what}: {type(error).__name__}") from error
 
 
-class _Newer(ValueError):
-    """What is stored was stored by a newer version of the class."""
-
-
 class Persistence(ABC):
     """How the states of one class outlive the process. Lifetime: the class's registration with a provider."""
 
@@ -168,13 +165,13 @@ class StorePersistence(Persistence):
         """What is stored as a state; None for what no longer fits, as `load`."""
         try:
             return self.decode(stored)
-        except _Newer as error:
-            if isinstance(self.store, SharedStore):
-                # A process of the newer version stores it just now, and goes on with it.
-                raise PersistenceError(f"{identifier.key} is {error}") from None
-            await self._put_aside(identifier.key, stored.version, stored.data, error)
-            return None
         except Exception as error:
+            if isinstance(self.store, SharedStore) and len(self.store.members) > 1:
+                # One of another version of the class may have stored it just now, and go on with it.
+                raise PersistenceError(
+                    f"what is stored under {identifier.key} does not fit {self._cls.__name__} here, and is left to the "
+                    f"other processes: {_without_values(error)}"
+                ) from None
             await self._put_aside(identifier.key, stored.version, stored.data, error)
             return None
 
@@ -193,7 +190,7 @@ class StorePersistence(Persistence):
             raise ValueError("the stored values are no object")
         fields = cls.__pydantic_fields__
         if schema_version > cls.schema_version and not _migrates(cls):
-            raise _Newer("stored by a newer version of the class, and there is no migrate that knows it")
+            raise ValueError("stored by a newer version of the class, and there is no migrate that knows it")
         if schema_version != cls.schema_version or values.keys() != fields.keys():
             migrated = cls.migrate(values, schema_version)
             values = {name: value for name, value in migrated.items() if name in fields}
@@ -394,7 +391,7 @@ async def save_rows(
                 # As its class makes it, and stored with its first change: till then its nonces are kept beside it.
                 # Other processes would not load what has no other version.
                 versions[place] = save.stored
-                writes += _nonce_writes(save)
+                writes += _nonce_writes(save, shared=shared)
                 continue
             writes.append(
                 save.persistence.write(
@@ -409,7 +406,7 @@ async def save_rows(
                 database = save.persistence.source.database
                 together = id(database if database is not None else save.persistence.source)
                 rows.setdefault(together, []).append((place, change))
-            writes += _nonce_writes(save)
+            writes += _nonce_writes(save, shared=shared)
     for group in rows.values():
         names = ", ".join(saves[place].identifier.key for place, _ in group)
         async with reported(f"the rows of {names} could not be saved", seconds):
@@ -440,15 +437,24 @@ def nonce_key(identifier: StateIdentifier, nonce: str) -> str:
     return f"{_nonce_group(identifier)}:{nonce}"
 
 
-def nonce_beside(identifier: StateIdentifier, nonce: str) -> Write:
-    """The change of the store that keeps a nonce (its digest) beside its state."""
-    return Write(nonce_key(identifier, nonce), None, Version("", 1), b"", NONCE_AGE, _nonce_group(identifier))
+def nonce_beside(identifier: StateIdentifier, nonce: str, *, grouped: bool) -> Write:
+    """The change of the store that keeps a nonce (its digest) beside its state.
+
+    `grouped` has it be found by the state, which takes it over with its first save; else it is looked for by itself.
+    """
+    group = _nonce_group(identifier) if grouped else None
+    return Write(nonce_key(identifier, nonce), None, Version("", 1), b"", NONCE_AGE, group)
 
 
-def _nonce_writes(save: Save) -> list[Write]:
+def _nonce_writes(save: Save, *, shared: bool) -> list[Write]:
     if save.nonce is None or save.persistence.store is None:
         return []
-    return [nonce_beside(save.identifier, save.nonce)]
+    return [nonce_beside(save.identifier, save.nonce, grouped=not shared)]
+
+
+def is_uncounted(save: Save) -> bool:
+    """Whether it saves a row that counts no versions, which nothing keeps from being saved over a newer one."""
+    return isinstance(save.persistence, RecordPersistence) and (save.stored is None or save.stored.epoch != COUNTED)
 
 
 def plain(value: Any) -> Any:

@@ -51,6 +51,7 @@ from .stores import SharedStore, StateStore, store_from_url
 from .tokens import TOKEN_MAX_AGE, TokenSigner, binding
 from .transaction import Guard, Step, run_event
 from .users import LoadUserById, UserLoader, Users
+from .wire import to_wire
 
 __all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits"]
 
@@ -76,6 +77,9 @@ DEFAULT_STORE: Final = "sqlite:///faststate.db"
 """Where `auto_persist=True` keeps states when no store was named: beside FastHTML's `.sesskey`, where the app runs."""
 
 OPEN: Final = AccessRule()
+
+_CONNECTION_ID: Final = re.compile(r"[0-9a-f]{12}\.[A-Za-z0-9_-]{16}")
+"""As `new_connection_id` makes them."""
 
 Lookup = Literal["now", "if new", "with lock"]
 """When a state is looked up in a store of many processes: in any case, only when it is not in memory, or not until it
@@ -147,6 +151,10 @@ class _Hooks(RegistryHooks):
     def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
         return self.provider.sse_manager.broadcast_to_state(key, data)
 
+    def doubtful(self, entry: Entry) -> None:
+        if self.provider.following is not None:
+            self.provider.following.recover(entry)
+
     async def look_up_session(self, session_id: str) -> None:
         await self.provider.sessions.look_up(session_id)
 
@@ -184,6 +192,12 @@ def _typed_elsewhere(key: str) -> Mapping[str, Any] | None:
     if origin is None or not origin.open or not origin.elsewhere or origin.key != key or not origin.echo:
         return None
     return {"page": origin.connection_id, "session": origin.session_id, "echo": origin.echo}
+
+
+def _acting() -> str | None:
+    """The session whose page's event is running."""
+    origin = origin_of_commits.get()
+    return origin.session_id if origin is not None and origin.open else None
 
 
 class _News:
@@ -332,7 +346,7 @@ class StateProvider:
         self._names: dict[str, type[ReactiveState]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
-        self._told_up_to = 0
+        self._told_up_to = "."
         self._signer: TokenSigner | None = None
         if secret_key is not None:
             self.use_secret_key(secret_key)
@@ -348,9 +362,9 @@ class StateProvider:
         if isinstance(opened, SharedStore):
             committer, locks = self.registry.committer, self.registry.locks
             sharing = committer.sharing = Sharing(opened, locks.timeout, committer)
-            sharing.typed = _typed_elsewhere
+            sharing.typed, sharing.acting = _typed_elsewhere, _acting
             locks.let_go = sharing.let_go
-            self.following = Following(opened, sharing, self.registry, _News(self), self.sse_manager.on_loop)
+            self.following = Following(opened, sharing, self.registry, _News(self))
             self.sse_manager.unwatched = self._unwatched
             self.sse_manager.spread = self._spread
             self.sessions.following = self.following
@@ -371,7 +385,8 @@ class StateProvider:
     def _spread(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         """Has the followers of a state in other processes be sent values that were broadcast here."""
         if self.following is not None and self.sharing is not None:
-            head = {"kind": "broadcast", "values": dict(values), "but": None if but_user is None else str(but_user)}
+            sent = {str(name): to_wire(value) for name, value in values.items()}
+            head = {"kind": "broadcast", "values": sent, "but": None if but_user is None else str(but_user)}
             self.following.tell_soon(partial(self.sharing.publish, key, head))
 
     @property
@@ -766,7 +781,8 @@ class StateProvider:
         is no more, they are told so. Raises `PersistenceError`, `LockTimeoutError`, and what `get_state` raises for
         ids and unregistered classes.
         """
-        identifier = self.config_of(state_cls).identifier(
+        config = self.config_of(state_cls)
+        identifier = config.identifier(
             user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
         )
 
@@ -774,6 +790,11 @@ class StateProvider:
 
         async def refresh() -> bool:
             entry = await self.registry.known(identifier)
+            if entry is None and self.sharing is not None and config.records is not None:
+                try:  # others may have it, and are told by who has its lock
+                    entry = await self._entry(identifier, config)
+                except StateNotFoundError:
+                    await self.sharing.deleted(identifier, self.registry.persistence.get(config.state_cls or state_cls))
             if entry is None:
                 return False  # it will be loaded as it is when somebody asks for it
             if caller is not None and entry.owner is caller:
@@ -784,7 +805,7 @@ class StateProvider:
                     if self.sharing is None:
                         return await self.registry.committer.reload(entry)
                     if isinstance(entry.persistence, RecordPersistence):
-                        await self.sharing.renew(entry)
+                        await self.sharing.refresh(entry)
                     await self.registry.committer.reload(entry)
                     return entry.state is not before
             except StateNotFoundError:
@@ -1001,8 +1022,10 @@ class StateProvider:
         if self.following is None:
             return own
         if number == self.registry.commits:
-            self._told_up_to = self.following.sequence  # else some of it is still to be decided
-        return f"{own}.{self.following.store.timeline}.{self._told_up_to}"
+            self._told_up_to = (
+                f"{self.following.timeline}.{self.following.sequence}"  # else some of it is still to be decided
+            )
+        return f"{own}.{self._told_up_to}"
 
     def seen_elsewhere(self, position: str | None) -> int | None:
         """Up to which commit of all processes a page has been told that comes with a `position`; None where that cannot
@@ -1028,8 +1051,9 @@ class StateProvider:
 
     def is_elsewhere(self, connection_id: str) -> bool:
         """Whether a stream of this id is another process's. Where that one has died, the page opens a new one."""
-        process, _, own = connection_id.partition(".")
-        return self.following is not None and process != self.registry.epoch and bool(own)
+        if self.following is None or _CONNECTION_ID.fullmatch(connection_id) is None:
+            return False
+        return not connection_id.startswith(f"{self.registry.epoch}.")
 
     # -- the beginning and the end ---------------------------------------------------------------------------------
 

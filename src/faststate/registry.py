@@ -22,7 +22,7 @@ from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
 from .scopes import StateIdentifier, StateScope
 from .state import ReactiveState
-from .stores import Version
+from .stores import SharedStore, Version
 
 __all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "RegistryHooks", "StateRegistry"]
 
@@ -83,6 +83,7 @@ class StateRegistry:
         # Per idle time, and whether they can be had again: keys, the longest unused first.
         self._idle: dict[tuple[float, bool], OrderedDict[str, None]] = {}
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
+        self._shortened: set[str] = set()  # keys of those that were given less time than they had
         self._held: list[set[str]] = []  # keys of states that are not to be evicted
         self._full_since: float | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -269,8 +270,7 @@ class StateRegistry:
             entry.stored = version
             now = self.clock()
             entry.touched = _told_at(now, entry.ttl, loaded.ttl)
-            for digest in loaded.nonces:
-                entry.remember(digest, now)
+            entry.remember_stamped(loaded.nonces, now)
         self._make_space()
         self._enter(entry)
         self._start_sweeper()
@@ -310,6 +310,7 @@ class StateRegistry:
                 if entry.stored is not None:
                     self._used[key] = entry
                     entry.ttl = 0.0  # which ends it in the store as well
+                    self._shortened.add(key)
                 return
             if not is_new and entry.recoverable and self.evict(key):
                 return  # one of its own that was not just asked for makes room for one that was
@@ -325,6 +326,8 @@ class StateRegistry:
         """Gives a state another idle time, in seconds; as for `entry`."""
         kept = idle_time(entry.identifier, ttl)
         if kept != entry.ttl:
+            if kept < entry.ttl and entry.stored is not None:
+                self._shortened.add(entry.identifier.key)
             entry.ttl, entry.touched = kept, -math.inf
             self.touch(entry)
 
@@ -493,7 +496,13 @@ class StateRegistry:
         }
         try:
             async with self.in_store_time("the store could not be told what is in use"):
-                await store.touch(ttls)
+                if isinstance(store, SharedStore):
+                    shorter = {key: ttls.pop(key) for key in self._shortened & ttls.keys()}
+                    await store.extend(ttls)
+                    await store.touch(shorter)
+                    self._shortened -= shorter.keys()
+                else:
+                    await store.touch(ttls)
         except BaseException:
             # Of what was loaded anew meanwhile, the new entry's use counts.
             self._used = {**{key: self._entries.get(key, entry) for key, entry in used.items()}, **self._used}
@@ -566,10 +575,16 @@ class StateRegistry:
         Raises `LockTimeoutError`, `PersistenceError`, and `StateNotFoundError` for one that is no more.
         """
         taken = [entry for entry in entries if entry.removed is None]
-        async with self.locks.locked(taken, owner):
-            if self.committer.sharing is not None:
-                await self.committer.sharing.lock(taken)
-            yield
+        for entry in taken:
+            entry.users += 1  # dropped meanwhile, it would be made anew with a lock of its own
+        try:
+            async with self.locks.locked(taken, owner):
+                if self.committer.sharing is not None:
+                    await self.committer.sharing.lock(taken)
+                yield
+        finally:
+            for entry in taken:
+                entry.users -= 1
 
     def release(self, entry: Entry) -> None:
         """Gives a state's lock back, which was its use."""

@@ -290,7 +290,10 @@ class Sessions:
     def _learn_end(self, session_id: str, ended: _Ended) -> None:
         if session_id in self._ended:
             return
+        first = next(iter(self._ended.values()), None)
         self._ended[session_id] = ended
+        if first is not None and ended.until < first.until:
+            self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
         for connection in self._manager.connections_of(session_id=session_id):
             self._manager.silence(connection)
         self._drop_states(session_id)
@@ -310,10 +313,9 @@ class Sessions:
         store = self._sharing.store
         for key, stored in (await store.group_since(ENDED, after)).items():
             session_id = key.removeprefix(f"{ENDED}:")
-            is_news = session_id not in self._ended
             self._learn_end(session_id, self._read_mark(stored))
-            if is_news:
-                self._dismiss(self._manager.connections_of(session_id=session_id), reload_frame())
+            # The word that their pages are to load themselves again may have been missed, too.
+            self._dismiss(self._manager.connections_of(session_id=session_id), reload_frame())
         if away > RIGHTS_KEPT:
             self.changes += 1
             self._changed.clear()
@@ -430,7 +432,9 @@ class Sessions:
             await transaction.commit(prepared, also=writes)
         except VersionConflict:
             mark = await self._look_up(old)
-            if mark is not None:
+            if mark is not None and self._sharing is not None:
+                self._learn_end(old, mark)
+            elif mark is not None:
                 self._ended.setdefault(old, mark)  # but what this process has noted itself is newer
             return None
         except PersistenceError:

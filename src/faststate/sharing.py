@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 from .backplane import Message
 from .entries import Entry, Prepared, Shared, with_version
-from .exceptions import StateNotFoundError, VersionConflict
+from .exceptions import FastStateError, PersistenceError, StateNotFoundError, VersionConflict
 from .persistence import MARK_TTL, Found, Persistence, RecordPersistence, StorePersistence, mark_key
 from .scopes import StateIdentifier
-from .stores import Hold, SharedStore, Stored, Version, Write
+from .stores import Hold, Locked, SharedStore, Stored, Version, Write
 from .wire import patch_frame
 
 __all__ = ["APP", "ENDED", "HANDED_ON", "Sharing", "Told", "pack", "shared_key", "unpack"]
@@ -39,8 +39,16 @@ TOLD_WHOLE: Final = 65_536
 """Bytes of a state that other processes are sent with each change. A larger one is loaded by those who follow it, as
 often as they can, and not each time."""
 
-CURRENT_TRIES: Final = 5
-"""How often a state is loaded again that changes while it is loaded."""
+LOOK_UP_TRIES: Final = 10
+"""How often a state is looked up again that changes while it is looked up."""
+
+
+_NEVER: Final = Version("", -1)
+"""A version that no state has: all that is stored is news."""
+
+
+class OutdatedError(StateNotFoundError):
+    """A state in memory turned out, with its lock, to be no more where it is kept: another may be made, or loaded."""
 
 
 class Told(NamedTuple):
@@ -90,6 +98,8 @@ class Sharing:
         self._states = states
         self._observed = 0
         self._under_way: dict[object, int] = {}  # own commits, and what had been observed when they began
+        self.acting: Callable[[], str | None] = lambda: None
+        """The session (its id) whose event is running."""
         self.typed: Callable[[str], Mapping[str, Any] | None] = lambda key: None
         """What the page whose event is running has typed into the state with this key, for the others to know."""
 
@@ -134,38 +144,69 @@ class Sharing:
         locked = await self.store.lock(known, self.timeout, look_for)
         for key, entry in wanted.items():
             own = _shared(entry)
-            own.hold, own.handed, own.wanted = locked.holds[key], 0, key in locked.wanted
-        for key, entry in wanted.items():
-            is_row, is_unclean = isinstance(entry.persistence, RecordPersistence), key in locked.unclean
-            if key in locked.news and is_row:
-                found = locked.news[key]
-                _shared(entry).mark = found.version if found is not None else None
-            if is_row and is_unclean:
-                # Who held it has died, perhaps behind the row's save: what became of it nobody has told the others.
-                await self.renew(entry)
-            if key in locked.news or (is_row and (is_unclean or _shared(entry).mark is None)):
-                await self._take_news(entry, locked.news.get(key))
+            own.hold, own.handed = locked.holds[key], 0
+        try:
+            for key, entry in wanted.items():
+                await self._take_in_locked(entry, key, locked)
+        except BaseException:
+            # What came along with the other locks has not been taken in: nobody here may go on with them.
+            for entry in wanted.values():
+                self._give_back(entry)
+            raise
         return locked.present
 
-    async def _take_news(self, entry: Entry, stored: Stored | None) -> bool:
-        """Takes in what is stored now of a state; True when it had changed."""
+    async def _take_in_locked(self, entry: Entry, key: str, locked: Locked) -> None:
+        """Takes in what came along with the lock of a state."""
+        persistence, own = entry.persistence, _shared(entry)
+        if isinstance(persistence, StorePersistence):
+            if key not in locked.news:
+                entry.doubtful = False
+                return
+        else:
+            known = own.mark
+            if key in locked.news:
+                marked = locked.news[key]
+                known = marked.version if marked is not None else None
+            if key not in locked.news and key not in locked.unclean and known is not None and not entry.doubtful:
+                return
+            own.mark = None  # until it has been loaded
+            if key in locked.unclean:
+                # Who held it has died, perhaps behind the row's save: what became of it nobody has told the others.
+                await self.renew(entry, known)
+        found = await self._found(entry, locked.news.get(key))
+        try:
+            self._states.take_in(entry, found)
+        except StateNotFoundError as error:
+            raise OutdatedError(str(error)) from None
+
+    async def _found(self, entry: Entry, stored: Stored | None) -> Found | None:
+        """A state as it is kept now; for one in the store, that is what is `stored`."""
         persistence = entry.persistence
         if isinstance(persistence, StorePersistence):
-            found = await persistence.restore(entry.identifier, stored) if stored is not None else None
-        else:
-            found = await persistence.load(entry.identifier) if persistence is not None else None
-        return self._states.take_in(entry, found)
+            return await persistence.restore(entry.identifier, stored) if stored is not None else None
+        return await persistence.load(entry.identifier) if persistence is not None else None
 
-    async def renew(self, entry: Entry) -> None:
+    async def refresh(self, entry: Entry) -> None:
+        """Has all processes load a row again that other code may have changed. The caller has its lock."""
+        await self.renew(entry, _mark_of(entry))
+
+    async def renew(self, entry: Entry, known: Version | None) -> None:
         """Has all processes load a row again, which may have been changed by what tells nobody.
 
-        The caller has its lock. Raises `PersistenceError`.
+        The caller has its lock; `known` is what the store has of its version. Raises `PersistenceError`.
         """
-        shared, renewed = _shared(entry), Version(secrets.token_hex(6), 1)
-        told = Message(entry.identifier.key, pack({"kind": "changed", "to": None}))
-        holds = _holds([entry])
-        await self.store.commit([_mark(entry, shared.mark, renewed)], [told], holds, keep=[hold.key for hold in holds])
-        shared.mark = renewed
+        told = Message(entry.identifier.key, pack({"kind": "changed", "to": None, "typed": None}))
+        holds, renewed = _holds([entry]), Version(secrets.token_hex(6), 1)
+        await self.store.commit([_mark(entry, known, renewed)], [told], holds, keep=[hold.key for hold in holds])
+
+    async def assert_held(self, entries: Iterable[Entry]) -> None:
+        """Raises `LockLostError` where another process has taken this one for dead, and the lock of one of the states.
+
+        For rows that count no versions: nothing else keeps what was read before that from being saved over what has
+        been saved since.
+        """
+        if holds := _holds(entries):
+            await self.store.commit((), (), holds, keep=[hold.key for hold in holds])
 
     def let_go(self, entry: Entry) -> None:
         """Gives a state's lock among the processes back, or to the next local transaction that waits for it."""
@@ -174,9 +215,14 @@ class Sharing:
             return
         if self._keeps(entry):
             shared.handed += 1
-            return
-        hold, shared.hold = shared.hold, None
-        self.store.unlock([hold])
+        else:
+            self._give_back(entry)
+
+    def _give_back(self, entry: Entry) -> None:
+        shared = entry.shared
+        if shared is not None and shared.hold is not None:
+            hold, shared.hold = shared.hold, None
+            self.store.unlock([hold])
 
     def give_up(self, entry: Entry) -> None:
         """Gives a lock back under which something may have been changed that the store was not told of."""
@@ -187,10 +233,10 @@ class Sharing:
 
     def _keeps(self, entry: Entry) -> bool:
         shared = entry.shared
-        return (
-            shared is not None and entry.waiters > 0 and (not shared.wanted or shared.handed < HANDED_ON)
-            and entry.removed is None
-        )  # fmt: skip
+        if shared is None or shared.hold is None or entry.removed is not None:
+            return False
+        # A sign-in may have given the state another key meanwhile.
+        return entry.waiters > 0 and shared.handed < HANDED_ON and shared.hold.key == shared_key(entry)
 
     # -- commits ---------------------------------------------------------------------------------------------------
 
@@ -224,24 +270,30 @@ class Sharing:
                 whole = data.get(key) or b""
                 told = (frames[-1], whole) if len(whole) <= TOLD_WHOLE else (b"", b"")
                 messages.append(Message(key, pack(head, *told)))
-        sessions = {entry.identifier.session_id for entry in shared} - {None}
+        sessions = {self.acting(), *(entry.identifier.session_id for entry in shared)} - {None}
         closing = {write.key for write in writes}
         for session_id in sessions:
             if (mark_of_end := f"{ENDED}:{session_id}") not in closing:
                 writes.append(Write(mark_of_end, None, Version("", 1), None))  # which it must not have
         messages += [_end(write) for write in writes if write.group == ENDED]
         keep = [hold.key for entry in shared if self._keeps(entry) for hold in _holds([entry])]
-        done = await self.store.commit(writes, messages, _holds(shared), keep)
+        for entry in shared:
+            _shared(entry).committing = True
+        try:
+            done = await self.store.commit(writes, messages, _holds(shared), keep)
+        finally:
+            for entry in shared:
+                _shared(entry).committing = False
         for (entry, change), version in zip(prepared, versions, strict=True):
             own = entry.shared
             if own is None or entry.persistence is None:
                 continue
             if isinstance(entry.persistence, RecordPersistence) and change is not None:
                 own.mark = version
-            if own.hold is not None and own.hold.key in keep:
-                own.wanted = own.hold.key in done.wanted
-            else:
+            if own.hold is None or own.hold.key not in keep:
                 own.hold = None
+            elif own.hold.key not in done.wanted:
+                own.handed = 0  # nobody else has waited for it
         return frames
 
     async def publish(self, key: str, head: Mapping[str, Any]) -> None:
@@ -262,33 +314,43 @@ class Sharing:
 
     # -- what is newer ---------------------------------------------------------------------------------------------
 
-    async def freshen(self, entries: Sequence[Entry]) -> None:
+    async def freshen(self, entries: Iterable[Entry]) -> None:
         """Takes in what other processes have changed of these states since they were loaded.
 
-        One that is no more is removed, and raises nothing. Raises `PersistenceError`.
+        One that is no more is removed, and raises nothing. Raises `PersistenceError`, when all others are up to date.
         """
+        for error in (await self.look_up(entries)).values():
+            raise error
+
+    async def look_up(self, entries: Iterable[Entry]) -> dict[Entry, FastStateError]:
+        """As `freshen`; gives why some of the states could not be looked up. Raises when the store gives no answer."""
+        failed: dict[Entry, FastStateError] = {}
         left = [entry for entry in entries if entry.persistence is not None and entry.removed is None]
-        for _ in range(CURRENT_TRIES):
+        for _ in range(LOOK_UP_TRIES):
             if not left:
-                return
+                return failed
             states = [entry.state for entry in left]
             news = await self.store.fresh({shared_key(entry): _known(entry) for entry in left})
             again = []
             for entry, state in zip(left, states, strict=True):
-                key = shared_key(entry)
-                is_unmarked = isinstance(entry.persistence, RecordPersistence) and _mark_of(entry) is None
-                if (key not in news and not is_unmarked) or entry.removed is not None:
-                    continue
-                if entry.shared is not None and entry.shared.hold is not None:
-                    continue  # with the lock came what is newer, and nobody else commits
-                if entry.state is not state:
-                    again.append(entry)  # it has changed meanwhile, and this may be what it was before
+                key, is_row = shared_key(entry), isinstance(entry.persistence, RecordPersistence)
+                if entry.removed is not None or not (key in news or (is_row and _mark_of(entry) is None)):
                     continue
                 try:
-                    await self._take_news(entry, news.get(key))
-                except StateNotFoundError:
+                    found = await self._found(entry, news.get(key))
+                except FastStateError as error:
+                    failed[entry] = error
                     continue
+                if entry.state is not state or (is_row and _is_committing(entry)):
+                    again.append(entry)  # it has changed meanwhile, and this may be what it was before
+                elif not _is_held(entry):  # else what is newer came with the lock, and nobody else commits
+                    with suppress(StateNotFoundError):
+                        self._states.take_in(entry, found)
             left = again
+        for entry in left:
+            if isinstance(entry.persistence, RecordPersistence):
+                failed[entry] = PersistenceError(f"{entry.identifier.key} keeps changing while it is loaded")
+        return failed
 
     async def end(self, mark: Write, *, stored: bool) -> None:
         """Tells all processes of a session's end, and has its `mark` be stored. Raises `PersistenceError`."""
@@ -301,10 +363,6 @@ class Sharing:
             await self.store.publish([_end(mark)])
 
 
-_NEVER: Final = Version("", -1)
-"""A version that no state has: all that is stored is news."""
-
-
 def _known(entry: Entry) -> Version | None:
     """Which version a process has of what the store has under the state's shared key."""
     return _mark_of(entry) if isinstance(entry.persistence, RecordPersistence) else entry.stored
@@ -312,6 +370,14 @@ def _known(entry: Entry) -> Version | None:
 
 def _mark_of(entry: Entry) -> Version | None:
     return entry.shared.mark if entry.shared is not None else None
+
+
+def _is_held(entry: Entry) -> bool:
+    return entry.shared is not None and entry.shared.hold is not None and not entry.shared.committing
+
+
+def _is_committing(entry: Entry) -> bool:
+    return entry.shared is not None and entry.shared.committing
 
 
 def _shared(entry: Entry) -> Shared:

@@ -170,6 +170,9 @@ class SharedStore(StateStore, Backplane, Protocol):
         `unclean` says that what they guard may have changed in a way that the store does not know.
         """
 
+    async def extend(self, ttls: Mapping[str, float | None]) -> None:
+        """As `touch`, and gives nothing less time than it has: other processes use it as well."""
+
     async def fresh(self, known: Mapping[str, Version | None]) -> Mapping[str, Stored | None]:
         """Of those keys whose stored version is another than the `known` one (None for nothing): what is stored."""
 

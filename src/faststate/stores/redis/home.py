@@ -195,12 +195,12 @@ class Home:
         self._standing.greeting.committed(int(answer[1]))
         return Committed(int(answer[1]), frozenset(key.decode() for key in answer[2]))
 
-    async def touch(self, ttls: Mapping[str, float | None]) -> None:
-        """Sets other times to live."""
+    async def touch(self, ttls: Mapping[str, float | None], *, extend: bool) -> None:
+        """Sets other times to live; to `extend` them is to make none shorter."""
         pairs = [(key, "" if ttl is None else round(ttl * 1_000)) for key, ttl in ttls.items()]
         for start in range(0, len(pairs), PORTION):
             some = [part for pair in pairs[start : start + PORTION] for part in pair]
-            await self._client.run(TOUCH, self._settings.now(), KEPT, *some)
+            await self._client.run(TOUCH, self._settings.now(), KEPT, "1" if extend else "", *some)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Deletes states."""

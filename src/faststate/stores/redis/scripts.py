@@ -240,13 +240,18 @@ for i = writes, messages - 1, 8 do
     call('HSET', state, 'v', ARGV[i + 2], 'd', ARGV[i + 4], 'q', sequence, 't', timeline)
     if ARGV[i + 5] ~= '' then
       local ttl = tonumber(ARGV[i + 5])
-      life = math.max(1, ttl + kept)
+      -- Of a note, which has no epoch and is written once, nobody has a copy that it could come back by.
+      life = math.max(1, ttl + (string.match(ARGV[i + 2], ' $') and 0 or kept))
       call('HSET', state, 'x', whole(now + ttl))
       call('PEXPIRE', state, whole(life))
     end
     if group then
       local members = base .. 'g:' .. group
       call('HSET', state, 'g', group)
+      -- What has expired is taken out two by two, or a group that nobody reads would grow for ever.
+      for _, old in ipairs(call('ZRANGE', members, 0, 1)) do
+        if call('EXISTS', base .. 's:' .. old) == 0 then call('ZREM', members, old) end
+      end
       if call('ZADD', members, sequence, key) == 1 and life ~= '' and call('ZCARD', members) == 1 then
         call('PEXPIRE', members, whole(life))
       else
@@ -272,17 +277,20 @@ return {'done', sequence, wanted}
 """,
 )
 
-# ARGV: time; how long what is expired is kept, in ms; key, time to live in ms, key, time to live...
+# ARGV: time; how long what is expired is kept, in ms; '1' to give nothing less time than it has; key, time to live in
+# ms, key, time to live...
 TOUCH: Final = Script(
     _BASE,
     _TIMELINE,
     _STATES,
     _GROUPS,
     """
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   local state = base .. 's:' .. ARGV[i]
-  local found = call('HMGET', state, 'v', 'g')
-  if found[1] then
+  local found = call('HMGET', state, 'v', 'g', 'x')
+  local ends = found[3] and tonumber(found[3]) or math.huge
+  local later = ARGV[i + 1] == '' or ends < now + tonumber(ARGV[i + 1])
+  if found[1] and (later or ARGV[3] == '') then
     local life = ''
     if ARGV[i + 1] == '' then
       call('HDEL', state, 'x')
