@@ -162,15 +162,18 @@ class StorePersistence(Persistence):
             return await self.restore(identifier, stored) if stored is not None else None
 
     async def restore(self, identifier: StateIdentifier, stored: Stored) -> Found | None:
-        """What is stored as a state; None for what no longer fits, as `load`."""
+        """What is stored as a state; None for what no longer fits, as `load`.
+
+        What other processes may have stored stays where it is, for a `PersistenceError`.
+        """
         try:
             return self.decode(stored)
         except Exception as error:
-            if isinstance(self.store, SharedStore) and len(self.store.members) > 1:
-                # One of another version of the class may have stored it just now, and go on with it.
+            if isinstance(self.store, SharedStore):
+                # A process of another version of the class may have stored it just now, and go on with it.
                 raise PersistenceError(
-                    f"what is stored under {identifier.key} does not fit {self._cls.__name__} here, and is left to the "
-                    f"other processes: {_without_values(error)}"
+                    f"what is stored under {identifier.key} does not fit {self._cls.__name__} here, and is left where "
+                    f"it is: {_without_values(error)}"
                 ) from None
             await self._put_aside(identifier.key, stored.version, stored.data, error)
             return None
@@ -189,7 +192,8 @@ class StorePersistence(Persistence):
         if not isinstance(values, dict):
             raise ValueError("the stored values are no object")
         fields = cls.__pydantic_fields__
-        if schema_version > cls.schema_version and not _migrates(cls):
+        is_shared = isinstance(self.store, SharedStore)  # and the newer version lives on beside this one
+        if schema_version > cls.schema_version and (is_shared or not _migrates(cls)):
             raise ValueError("stored by a newer version of the class, and there is no migrate that knows it")
         if schema_version != cls.schema_version or values.keys() != fields.keys():
             migrated = cls.migrate(values, schema_version)

@@ -44,7 +44,7 @@ from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
 from .sessions import Sessions
-from .sharing import DELETED, Sharing
+from .sharing import DELETED, OutdatedError, Sharing
 from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
 from .stores import SharedStore, StateStore, store_from_url
@@ -864,6 +864,25 @@ class StateProvider:
         arguments: Mapping[str, Any],
     ) -> Any:
         """Runs an event from server code; `state.<event>.run(...)` calls it."""
+        results: list[Any] = []
+        try:
+            await self._run(identifier, cls, event, arguments, results)
+        except OutdatedError:
+            if results:
+                raise
+            await self._run(identifier, cls, event, arguments, results)
+        self.events += 1
+        return results if event.kind == "generator" else results[0]
+
+    async def _run(
+        self,
+        identifier: StateIdentifier,
+        cls: type[ReactiveState],
+        event: Event[Any, Any],
+        arguments: Mapping[str, Any],
+        results: list[Any],
+    ) -> None:
+        """As `run`; the steps' results are added to `results`."""
         config = self.config_of(cls)
         entry = await self._entry(identifier, config, lookup="with lock")
         values = event.arguments.validate(RawArguments(explicit=arguments))
@@ -881,15 +900,12 @@ class StateProvider:
                 other,
                 lookup="with lock",
             )
-        results = []
 
         async def take(step: Step) -> None:
             if not step.closing:
                 results.append(step.result)
 
         await run_event(self.registry, entry, event, values, others, take)
-        self.events += 1
-        return results if event.kind == "generator" else results[0]
 
     # -- users and their rights ------------------------------------------------------------------------------------
 

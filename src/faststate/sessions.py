@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import inspect
@@ -50,6 +51,10 @@ SIGN_IN_TRIES: Final = 20
 
 NOBODYS_END: Final = 600.0
 """Seconds that the end of a session is remembered which never was anybody's: until nothing of it is under way."""
+
+RELOADED_AFTER: Final = 5.0
+"""Seconds after which pages load themselves again whose session has ended in another process: by then the answer has
+come that brings them a new one."""
 
 RIGHTS: Final = "rights"
 """Group, and first part of the key, of what a store of many processes keeps of changed rights. No scope has this name.
@@ -290,13 +295,16 @@ class Sessions:
     def _learn_end(self, session_id: str, ended: _Ended) -> None:
         if session_id in self._ended:
             return
-        first = next(iter(self._ended.values()), None)
+        last = next(reversed(self._ended.values()), None)
         self._ended[session_id] = ended
-        if first is not None and ended.until < first.until:
+        if last is not None and ended.until < last.until:
             self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
-        for connection in self._manager.connections_of(session_id=session_id):
+        pages = self._manager.connections_of(session_id=session_id)
+        for connection in pages:
             self._manager.silence(connection)
         self._drop_states(session_id)
+        if pages:  # the word that they are to load themselves again may be lost, with the process that has it to say
+            asyncio.get_running_loop().call_later(RELOADED_AFTER, self._dismiss, pages, reload_frame())
 
     async def look_up(self, session_id: str) -> None:
         """Learns of the session's end where another process has noted it. Raises `PersistenceError`."""
