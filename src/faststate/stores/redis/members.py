@@ -63,7 +63,7 @@ class Members:
         """Makes this process a member, and has it beat."""
         if self._standing.joined:  # with a connection that may not have been left yet
             self._standing.origin = os.urandom(8).hex()
-        await self._join()
+        await self._join(self._standing.origin)
         self._task = self._loop.create_task(self._beat(), name="faststate redis beat")
 
     async def rejoin(self, former: str) -> None:
@@ -85,8 +85,7 @@ class Members:
             new = os.urandom(8).hex()
             if subscriber is not None:
                 await subscriber.move(new)
-            standing.origin = new
-            await self._join()
+            await self._join(new)
         finally:
             if found is not None:
                 found()
@@ -103,11 +102,12 @@ class Members:
             with contextlib.suppress(PersistenceError):  # it is buried then
                 await self._client.run(LEAVE, self._origin, again=True)
 
-    async def _join(self) -> None:
+    async def _join(self, origin: str) -> None:
         standing, former = self._standing, self._origin
-        self._origin = standing.origin
-        answer: bytes = await self._client.run(JOIN, standing.origin, standing.about, again=True)
-        standing.joined = answer.decode()
+        self._origin = origin
+        answer: bytes = await self._client.run(JOIN, origin, standing.about, again=True)
+        # Only now: with what is asked in the name of one whom Redis does not know yet, this process takes itself for dead.
+        standing.origin, standing.joined = origin, answer.decode()
         others = {name: about for name, about in standing.members.items() if name != former}
         standing.members = MappingProxyType({**others, standing.origin: standing.about})
 
