@@ -60,11 +60,11 @@ Measured by `python -m benchmarks.scaleout` on {machine}, Redis {redis}.
 - A cell is the median of the repetitions, in which all take turns; in brackets is the ratio to what the line says, or
   to the first column. Ratios are of one run on one machine: they are what to compare.
 - *Event*: one browser sends one event after the other over HTTP and waits for each answer. *FastState, one process* has
-  its states in memory alone; the others have them in Redis, on the same machine: lock, load, save and publish are two
-  round trips. *CPU* is that of all processes of the app, with Redis' own in the line below.
+  its states in memory alone; the others have them in Redis, on the same machine, where lock and load are one round
+  trip, and save, publish and unlock another. *CPU* is that of all processes of the app, Redis' own is in the line below.
 - *Delivery*: an event is sent to one process, and a tab has the change on its stream: of the same process, or of
-  another one. *redis-py by hand*: a POST that publishes its body, in one process, and a bare ASGI stream that is written
-  what comes, in another: no state, no lock, no session, nothing stored.
+  another one. *redis-py by hand*: a POST that publishes its body, in one process, and a bare ASGI stream that is
+  written what comes, in another: no state, no lock, no session, nothing stored.
 - *Events a second*: {clients} connections at once, spread over the processes, each with a state of its own (*many keys*)
   or all with the same one (*one key*). The load, Redis and the processes share the machine's cores.
 """
@@ -148,9 +148,7 @@ class Bed:
         made = contender(environment, "bare" if who == BARE else "faststate")
         with ExitStack() as stack:
             cores = self._cores if count > 2 else self._cores[:1]
-            yield [
-                stack.enter_context(Server.of(made, cores[number % len(cores)])) for number in range(count)
-            ]
+            yield [stack.enter_context(Server.of(made, cores[number % len(cores)])) for number in range(count)]
 
     def cpu(self, servers: Sequence[Server]) -> float:
         return sum(server.quiet() for server in servers)

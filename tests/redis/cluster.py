@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Self
 
 from tests.forks import Fork
 from tests.helpers import free_port
@@ -56,16 +57,18 @@ class Clock:
 
     def be_the_clock(self) -> None:
         """Has this process go by it: `time.time`, and `datetime.now` for those that import it from now on."""
-        real, real_ns, real_datetime = time.time, time.time_ns, datetime.datetime
-
-        class Wrong(real_datetime):
-            @classmethod
-            def now(cls, tz: datetime.tzinfo | None = None) -> Wrong:
-                return cls.fromtimestamp(time.time(), tz)
-
+        real, real_ns = time.time, time.time_ns
         time.time = lambda: real() + self.wrong_by
         time.time_ns = lambda: real_ns() + int(self.wrong_by * 1e9)
-        datetime.datetime = Wrong  # type: ignore[misc]
+        datetime.datetime = _Wrong  # type: ignore[misc]
+
+
+class _Wrong(datetime.datetime):
+    """The time of day by a clock that `time.time` goes by."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(time.time(), tz)
 
 
 def serve(port: int, clock: Path | None, flaw: Flaw | None) -> None:

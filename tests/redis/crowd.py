@@ -129,7 +129,7 @@ class Crowd:
         try:
             again = await tab.send(event, once=once)
         except (CutOff, Broken) as error:
-            if not once or isinstance(error, Broken) and "with 503" not in str(error):
+            if not once or (isinstance(error, Broken) and "with 503" not in str(error)):
                 raise
             self.unknown += 1
         else:

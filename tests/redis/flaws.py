@@ -13,7 +13,7 @@ def do_not_fence() -> None:
     for check in ("then return {'lost', ARGV[i]} end", "then return {'conflict', ARGV[i], found, ARGV[i + 1]} end"):
         assert check in text
         text = text.replace(check, "then local ignored = 1 end")
-    store.COMMIT = scripts.Script(text)
+    store.COMMIT = scripts.Script(text)  # type: ignore[attr-defined]
 
 
 def do_not_lock() -> None:
@@ -87,7 +87,7 @@ def forget_nonces() -> None:
     async def never(self: Any, *arguments: Any) -> bool:
         return False
 
-    Committer.has_stored = never  # type: ignore[method-assign]
+    Committer.has_stored = never  # type: ignore[method-assign, assignment]
     Entry.has_seen = lambda self, digest: False  # type: ignore[method-assign]
 
 

@@ -70,7 +70,10 @@ class Proxy:
         try:
             await self._through.wait()
             far_reader, beyond = await asyncio.open_connection("127.0.0.1", self.target, limit=CHUNK)
-            ways = [asyncio.create_task(self._pass(reader, beyond)), asyncio.create_task(self._pass(far_reader, writer))]
+            ways = [
+                asyncio.create_task(self._pass(reader, beyond)),
+                asyncio.create_task(self._pass(far_reader, writer)),
+            ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -84,7 +84,7 @@ class Tab:
     """One page and its stream, which it opens again wherever it was broken off. Lifetime: from `load` to `close`.
 
     `signals` and `views` (markup, by address) are what the page holds; `opened` counts its streams, `refusals` the
-    answers 503 to its events, `reloads` how often it was told to load itself again. `worker` has its stream, if one has.
+    answers 503 to its events, `reloads` how often it was told to load itself again. `worker` has its stream, if any.
     `went_back` says which states went back to a former version, by their stream or from their page to their stream, and
     `overtaken` where an event's answer and the stream were out of step.
     `patched_at` is when (`time.monotonic`) it was last told anything.
@@ -247,7 +247,9 @@ class Tab:
             life, count = self.at(path).get("life"), told.get("count")
             if not life or not isinstance(count, int):
                 continue
-            source = self.worker.name if streamed and self.worker is not None else "its page" if streamed else "an answer"
+            source = (
+                self.worker.name if streamed and self.worker is not None else "its page" if streamed else "an answer"
+            )
             self._history.setdefault(path, deque(maxlen=HISTORY)).append(f"{count} by {source}")
             for known, went_back in ((self._streamed, self.went_back), (self._newest, self.overtaken)):
                 before = known.get(path)

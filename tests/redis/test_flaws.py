@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from tests.chaos.load import Broken
 
 from . import flaws
+from .cluster import Flaw
 from .crowd import Kind
 from .stage import Stage, stage
+
+Trouble = Callable[[Stage], Awaitable[None]]
+"""What is done on the stage, with the flaw there."""
 
 SHARED: list[Kind] = [("Board", "add"), ("Item", "add"), ("Notes", "add")]
 ANY = "has lost what was acknowledged| to worker-| shows |went back"
@@ -71,7 +77,9 @@ async def kill_redis(on: Stage) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-async def test_the_checks_find_a_broken_engine(tmp_path, seed, flaw, trouble, finding):
+async def test_the_checks_find_a_broken_engine(
+    tmp_path: Path, seed: str, flaw: Flaw, trouble: Trouble, finding: str
+) -> None:
     with pytest.raises(Broken, match=finding):
         async with stage(tmp_path, seed, workers=3, tabs=24, flaw=flaw, proxied=trouble is lose_messages) as on:
             await trouble(on)

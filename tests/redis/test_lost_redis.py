@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 
 from tests.client import status
 
 from .cluster import until
 from .server import RedisServer
 from .stage import stage
+from .tabs import Tab
 
 SOON = 1.0
 """Seconds after which every tab has what is there, from when Redis answers again."""
 
 
-async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged(tmp_path, seed):
+def all_were_refused(tabs: Sequence[Tab], before: Sequence[int]) -> bool:
+    """Whether each tab was refused an event since so many refusals."""
+    return all(tab.refusals > number for tab, number in zip(tabs, before, strict=True))
+
+
+async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged(tmp_path: Path, seed: str) -> None:
     async with stage(tmp_path, seed, tabs=24, durable=True) as on:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         async with on.working(lambda: at_work):
@@ -24,10 +33,7 @@ async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged
                 await on.acknowledged(100)
                 refused = [tab.refusals for tab in crowd.tabs]
                 on.redis.kill()
-                await until(
-                    lambda refused=refused: all(tab.refusals > n for tab, n in zip(crowd.tabs, refused, strict=True)),
-                    "a refusal for each tab",
-                )
+                await until(partial(all_were_refused, crowd.tabs, refused), "a refusal for each tab")
                 if life == 2:
                     tab = crowd.tabs[0]
                     answer = await tab.page.send("Board", "add", number=10**6, connection=tab.signals["_fs"]["c"])
@@ -42,7 +48,7 @@ async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged
         assert crowd.patched_at - back < SOON
 
 
-async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_path, seed):
+async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_path: Path, seed: str) -> None:
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, begun = on.crowd, time.monotonic()
         await crowd.work(200)
@@ -61,7 +67,7 @@ async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_pat
         on.report("Redis without a memory", begun)
 
 
-async def test_a_replica_takes_the_place_of_redis(tmp_path, seed):
+async def test_a_replica_takes_the_place_of_redis(tmp_path: Path, seed: str) -> None:
     async with stage(tmp_path, seed, tabs=24, proxied=True) as on, AsyncExitStack() as stack:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         replica = RedisServer(tmp_path / "replica", replicaof=f"127.0.0.1 {on.redis.port}")

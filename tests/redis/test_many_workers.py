@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -17,12 +18,13 @@ from tests.servers import uvicorn
 
 from .cluster import Cluster, Worker
 from .crowd import ALL_KINDS, MANY_KEYS, ONE_KEY, Crowd, Kind
+from .server import RedisServer
 from .stage import Scale, Stage, by_hand, stage
 
 ROOT = Path(__file__).parents[2]
 SOURCES = Path(faststate.__file__).parents[1]
 
-LOADS = {"one key": (ONE_KEY, 0.2), "many keys": (MANY_KEYS, 0.6), "all kinds": (ALL_KINDS, 0.2)}
+LOADS = {"one key": (ONE_KEY, 0.1), "many keys": (MANY_KEYS, 0.75), "all kinds": (ALL_KINDS, 0.15)}
 """What is done, and how much of it: what all tabs are told takes the longest."""
 
 ROUND = 5_000
@@ -51,11 +53,11 @@ async def run(directory: Path, seed: str, scale: Scale) -> None:
         assert not any(tab.overtaken for tab in on.crowd.tabs), "what events were answered was not in step with streams"
 
 
-async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_same(tmp_path, seed):
+async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_same(tmp_path: Path, seed: str) -> None:
     await run(tmp_path, seed, Scale())
 
 
-async def test_processes_that_keep_some_of_their_locks_do_not_wait_for_each_other(tmp_path, seed):
+async def test_processes_that_keep_some_of_their_locks_do_not_wait_for_each_other(tmp_path: Path, seed: str) -> None:
     async with stage(tmp_path, seed, tabs=24) as on:
         begun = time.monotonic()
         await on.crowd.work(400, [("Desk", "file"), ("Desk", "add"), ("Board", "add")])
@@ -64,7 +66,9 @@ async def test_processes_that_keep_some_of_their_locks_do_not_wait_for_each_othe
         assert not on.crowd.refusals, "a lock was waited for until its time was over"
 
 
-async def test_the_workers_of_one_uvicorn_are_one_app(tmp_path, seed, new_redis):
+async def test_the_workers_of_one_uvicorn_are_one_app(
+    tmp_path: Path, seed: str, new_redis: Callable[..., RedisServer]
+) -> None:
     redis = new_redis()
     store = f"{redis.url}/0?prefix=chaos"
     server = Server(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from .stage import stage
 
 
-async def test_all_workers_are_replaced_under_load_and_no_event_fails(tmp_path, seed):
+async def test_all_workers_are_replaced_under_load_and_no_event_fails(tmp_path: Path, seed: str) -> None:
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
         old = list(on.cluster.serving)

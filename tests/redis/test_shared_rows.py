@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from faststate.records import RowChange, TableRecords
 
 from .cluster import until
 from .stage import stage
@@ -14,7 +20,7 @@ from .web import CutOff
 ROWS = [("Line", "add"), ("Line", "add_in_a_thread"), ("Line", "add_in_two_steps")]
 
 
-async def test_no_change_of_a_row_is_lost_or_made_twice(tmp_path, seed):
+async def test_no_change_of_a_row_is_lost_or_made_twice(tmp_path: Path, seed: str) -> None:
     async with stage(tmp_path, seed, tabs=24, lines=4) as on:
         begun = time.monotonic()
         await on.crowd.work(500, ROWS)
@@ -25,23 +31,19 @@ async def test_no_change_of_a_row_is_lost_or_made_twice(tmp_path, seed):
 
 def wait_behind_the_row() -> None:
     """Has a worker in whose directory there is a file `behind-the-row` wait for ever when it has saved a row."""
-    import asyncio
-
-    from faststate.records import TableRecords
-
     save = TableRecords.save
 
-    async def save_and_wait(self, changes):
+    async def save_and_wait(self: TableRecords, changes: Sequence[RowChange]) -> Sequence[int | None]:
         versions = await save(self, changes)
-        if Path("behind-the-row").exists():
-            Path("behind-the-row").rename("saved")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename("behind-the-row", "saved")
             await asyncio.sleep(3600)
         return versions
 
     TableRecords.save = save_and_wait  # type: ignore[method-assign]
 
 
-async def test_a_worker_killed_behind_a_rows_save_leaves_a_row_that_all_agree_on(tmp_path, seed):
+async def test_a_worker_killed_behind_a_rows_save_leaves_a_row_that_all_agree_on(tmp_path: Path, seed: str) -> None:
     async with stage(tmp_path, seed, tabs=24, lines=4, flaw=wait_behind_the_row) as on:
         crowd, victim = on.crowd, on.cluster.serving[0]
         await crowd.work(100, ROWS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .stage import stage
 HOUR = 3_600.0
 
 
-async def test_the_clocks_of_workers_may_jump(tmp_path, seed):
+async def test_the_clocks_of_workers_may_jump(tmp_path: Path, seed: str) -> None:
     # Cookies and tokens are dated, and refused by who finds that they come from the future: they were made before.
     async with stage(tmp_path, seed, tabs=24, clocks=-12 * HOUR) as on:
         crowd, begun, at_work = on.crowd, time.monotonic(), True
@@ -30,10 +30,11 @@ async def test_the_clocks_of_workers_may_jump(tmp_path, seed):
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler to make a wrong clock for Redis with")
-async def test_the_clock_of_redis_may_jump(tmp_path, seed, monkeypatch):
+async def test_the_clock_of_redis_may_jump(tmp_path: Path, seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     library, file = tmp_path / "wrong_clock.so", tmp_path / "clock-of-redis"
     source = Path(__file__).with_name("wrong_clock.c")
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    compiler = await asyncio.create_subprocess_exec("cc", "-O2", "-shared", "-fPIC", "-o", library, source)
+    assert await compiler.wait() == 0
     clock = Clock(file)
     monkeypatch.setenv("LD_PRELOAD", str(library))
     monkeypatch.setenv("WRONG_CLOCK", str(file))

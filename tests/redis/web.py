@@ -1,11 +1,11 @@
-"""A browser's network: as much of HTTP/1.1 as the app under load is asked by, at a tenth of what a full client takes."""
+"""A browser's network: as much of HTTP/1.1 as the app under load is asked by, for a tenth of what others take."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -143,7 +143,7 @@ class Network:
         self._idle.clear()
 
 
-async def _body(reader: asyncio.StreamReader, response: Response) -> AsyncIterator[bytes]:
+async def _body(reader: asyncio.StreamReader, response: Response) -> AsyncGenerator[bytes, None]:
     if "chunked" in response.headers.get("transfer-encoding", ""):
         while size := int(await reader.readuntil(b"\r\n"), 16):
             yield (await reader.readexactly(size + 2))[:-2]
@@ -152,7 +152,7 @@ async def _body(reader: asyncio.StreamReader, response: Response) -> AsyncIterat
         yield await reader.readexactly(int(response.headers.get("content-length", "0")))
 
 
-async def _pieces(reader: asyncio.StreamReader, response: Response) -> AsyncIterator[bytes]:
+async def _pieces(reader: asyncio.StreamReader, response: Response) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(_body(reader, response)) as pieces:
             async for piece in pieces:
