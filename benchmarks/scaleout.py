@@ -61,12 +61,13 @@ Measured by `python -m benchmarks.scaleout` on {machine}, Redis {redis}.
   to the first column. Ratios are of one run on one machine: they are what to compare.
 - *Event*: one browser sends one event after the other over HTTP and waits for each answer. *FastState, one process* has
   its states in memory alone; the others have them in Redis, on the same machine, where lock and load are one round
-  trip, and save, publish and unlock another. *CPU* is that of all processes of the app, Redis' own is in the line below.
+  trip, and save, publish and unlock another. *CPU* is that of all processes of the app; that of Redis is in the line
+  below.
 - *Delivery*: an event is sent to one process, and a tab has the change on its stream: of the same process, or of
   another one. *redis-py by hand*: a POST that publishes its body, in one process, and a bare ASGI stream that is
   written what comes, in another: no state, no lock, no session, nothing stored.
-- *Events a second*: {clients} connections at once, spread over the processes, each with a state of its own (*many keys*)
-  or all with the same one (*one key*). The load, Redis and the processes share the machine's cores.
+- *Events a second*: {clients} connections at once, spread over the processes, each with a state of its own (*many
+  keys*) or all with the same one (*one key*). The load, Redis and the processes share the machine's cores.
 """
 
 

@@ -79,7 +79,7 @@ class Members:
                 await self._become_another()
 
     async def _become_another(self) -> None:
-        standing, subscriber = self._standing, self.subscriber
+        subscriber = self.subscriber
         found = subscriber.miss() if subscriber is not None else None
         try:
             new = os.urandom(8).hex()
@@ -106,7 +106,7 @@ class Members:
         standing, former = self._standing, self._origin
         self._origin = origin
         answer: bytes = await self._client.run(JOIN, origin, standing.about, again=True)
-        # Only now: with what is asked in the name of one whom Redis does not know yet, this process takes itself for dead.
+        # Only now: what is asked in the name of one whom Redis does not know yet finds that this one is dead.
         standing.origin, standing.joined = origin, answer.decode()
         others = {name: about for name, about in standing.members.items() if name != former}
         standing.members = MappingProxyType({**others, standing.origin: standing.about})
