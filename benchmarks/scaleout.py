@@ -141,14 +141,14 @@ class Bed:
         self._cores = sorted({bench._server_core, bench.load_core})
 
     @contextlib.contextmanager
-    def processes(self, who: str, count: int) -> Iterator[list[Server]]:
-        """So many processes of one of those who are measured, that have just been started."""
+    def processes(self, who: str, count: int, *, spread: bool = False) -> Iterator[list[Server]]:
+        """So many processes of one of those who are measured, that have just been started; on one core, or `spread`."""
         self.engine.empty()
         own = {BARE: {"BENCHMARK_REDIS": self.engine.url}, MEMORY: {}}
         environment = own.get(who, {"FASTSTATE_STORE": f"{self.engine.url}?prefix=bench"})
         made = contender(environment, "bare" if who == BARE else "faststate")
         with ExitStack() as stack:
-            cores = self._cores if count > 2 else self._cores[:1]
+            cores = self._cores if spread else self._cores[:1]
             yield [stack.enter_context(Server.of(made, cores[number % len(cores)])) for number in range(count)]
 
     def cpu(self, servers: Sequence[Server]) -> float:
@@ -236,13 +236,13 @@ def _answered(sock: socket.socket) -> None:
         raise RuntimeError(f"an event was answered {answer[:500]!r}")
 
 
-def throughput(bed: Bed, scale: Scale) -> Iterator[Row]:
-    """As many events as the processes can do."""
+def throughput(bed: Bed, scale: Scale, counts: Sequence[int] = tuple(WORKERS)) -> Iterator[Row]:
+    """As many events as so many processes can do."""
     for what, state, path in (("many keys", "Counter", "/counter"), ("one key", "Total", "/total")):
         each: Values = defaultdict(list)
         for repetition in range(scale.repeat):
-            for number in WORKERS:
-                with bed.processes(OTHER, number) as servers, undisturbed():
+            for number in counts:
+                with bed.processes(OTHER, number, spread=True) as servers, undisturbed():
                     each[WORKERS[number]].append(_busy(servers, state, path, scale.rounds))
             bed.bench.say(f"events a second, {what}: {repetition + 1} of {scale.repeat}")
         yield Row(f"events a second, {what} (ratio to one process over Redis)", each, WORKERS[1])

@@ -35,6 +35,8 @@ ALL_KINDS: list[Kind] = [
 ITEMS = 16
 USERS = 8
 TABS_OF_BROWSER = 2
+ROUND = 5_000
+"""Events after which everything is to be looked at and emptied: what a state holds is read by workers at each event."""
 UNREPEATED = 0.05  # of events, those that are not sent again when their request was cut off: nobody knows of them
 REPEATED = 0.05  # of events, those that are sent again when they are acknowledged, as if the answer had been lost
 AT_ONCE = 32  # requests
@@ -67,14 +69,17 @@ async def all_of(coroutines: Iterable[Awaitable[T]], at_once: int = AT_ONCE) -> 
 class Crowd:
     """Tabs of some browsers of some users, and the book of what they were told. Lifetime: the test.
 
+    `events` is how many are sent for each that a test asks for.
+
     `async with` it: it signs all in, has them load their pages and open their streams.
     """
 
-    def __init__(self, cluster: Cluster, rng: Random, tabs: int = 64, *, lines: int = 0) -> None:
+    def __init__(self, cluster: Cluster, rng: Random, tabs: int = 64, *, lines: int = 0, events: float = 1.0) -> None:
         self.cluster = cluster
         self.book = Book()
         self.unknown = 0
         self._rng = rng
+        self._events = events
         self._lines = max(1, lines)
         self._outsiders: list[Browser] = []
         self._numbers = itertools.count(1)
@@ -106,12 +111,14 @@ class Crowd:
         self.book.events.append(event)
         return event
 
-    async def work(self, events: int, kinds: Sequence[Kind] = ALL_KINDS, tabs: Sequence[Tab] | None = None) -> None:
-        """Has the tabs send so many events, all tabs at once, each one after the other."""
-        left = itertools.repeat(None, events)
-        await all_of(
-            (self._work(tab, kinds, lambda: next(left, self) is None) for tab in tabs or self.tabs), len(self.tabs)
-        )
+    def scaled(self, events: int) -> int:
+        """How many events are to be sent where a test has so many of them."""
+        return round(events * self._events)
+
+    async def work(self, events: int, kinds: Sequence[Kind] = ALL_KINDS, *, at_most: int = ROUND) -> None:
+        """Has the tabs send so many events (`scaled`), all tabs at once, each one after the other."""
+        left = itertools.repeat(None, min(self.scaled(events), at_most, ROUND))
+        await all_of((self._work(tab, kinds, lambda: next(left, self) is None) for tab in self.tabs), len(self.tabs))
 
     async def work_while(
         self, condition: Callable[[], bool], kinds: Sequence[Kind] = ALL_KINDS, tabs: Sequence[Tab] | None = None

@@ -7,8 +7,9 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from inspect import signature
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVar
@@ -20,7 +21,7 @@ from .crowd import ALL_KINDS, Crowd, Kind
 from .proxy import Proxy
 from .server import RedisServer
 
-__all__ = ["DURABLE", "Scale", "Stage", "by_hand", "stage"]
+__all__ = ["DURABLE", "SUITE", "Scale", "Stage", "by_hand", "stage"]
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 """Options of a Redis that has on its disk what it has acknowledged."""
@@ -37,6 +38,12 @@ class Scale(NamedTuple):
     events: int = 3_000
     workers: int = 4
     clients: int = 64
+
+
+SUITE = Scale()
+"""What the suite runs."""
+
+_asked: list[Scale] = []  # on the command line, of all tests alike
 
 
 class Stage(NamedTuple):
@@ -93,8 +100,8 @@ class Stage(NamedTuple):
 
     async def acknowledged(self, more: int) -> None:
         """Waits until so many more events are acknowledged."""
-        there = self.crowd.book.acknowledged
-        await until(lambda: self.crowd.book.acknowledged >= there + more, f"{more} more events")
+        aim = self.crowd.book.acknowledged + self.crowd.scaled(more)
+        await until(lambda: self.crowd.book.acknowledged >= aim, f"{aim} events", 60)
 
 
 @asynccontextmanager
@@ -102,8 +109,8 @@ async def stage(
     directory: Path,
     seed: str,
     *,
-    workers: int = int(os.environ.get("WORKERS", "4")),
-    tabs: int = 64,
+    workers: int = SUITE.workers,
+    tabs: int = SUITE.clients,
     lines: int = 0,
     durable: bool = False,
     proxied: bool = False,
@@ -113,11 +120,14 @@ async def stage(
     env: dict[str, str] | None = None,
     unset: Sequence[str] = (),
 ) -> AsyncIterator[Stage]:
-    """Everything is there, signed in and following; the workers have printed no traceback in the end.
+    """Everything is there, signed in and following.
 
     `proxied` has each worker reach Redis through a proxy of its own. With `clocks` each worker has a wall clock of its
     own, wrong by so many seconds. `env` is put into the workers' environment, and what is to be `unset` is left out.
     """
+    events = 1.0
+    if _asked:
+        workers, tabs, events = _asked[0].workers, _asked[0].clients, _asked[0].events / SUITE.events
     redis = RedisServer(directory / "redis", repl_diskless_sync_delay="0", **(DURABLE if durable else {}))
     rng = Random(seed)
     async with AsyncExitStack() as stack:
@@ -133,22 +143,33 @@ async def stage(
         stack.callback(cluster.kill)
         try:
             await cluster.start(workers)
-            async with Crowd(cluster, rng, tabs, lines=lines) as crowd:
+            async with Crowd(cluster, rng, tabs, lines=lines, events=events) as crowd:
                 yield Stage(directory, redis, cluster, crowd, proxies)
         except BaseException:
             print(cluster.output()[-6_000:])
             raise
 
 
-def by_hand(run: Callable[[Path, str, Scale], Awaitable[None]], doc: str | None) -> None:
-    """The command line of a fault test: `run` at the size that is asked for."""
-    parser = argparse.ArgumentParser(description=doc)
-    for name, number in Scale()._asdict().items():
-        parser.add_argument(f"--{name}", type=int, default=number)
+def by_hand(module: Mapping[str, Any]) -> None:
+    """The command line of a module of fault tests: those that take nothing but a directory and a seed, at any size."""
+    tests = {
+        name: test
+        for name, test in module.items()
+        if name.startswith("test_") and set(signature(test).parameters) == {"tmp_path", "seed"}
+    }
+    parser = argparse.ArgumentParser(description=module["__doc__"])
+    parser.add_argument("--events", type=int, default=SUITE.events, help="about so many; %(default)s as in the suite")
+    parser.add_argument("--workers", type=int, default=SUITE.workers)
+    parser.add_argument("--clients", type=int, default=SUITE.clients)
+    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--only", default="", help="a part of the names of the tests that are run")
     parser.add_argument("--seed", default=os.environ.get("FASTSTATE_SEED") or os.urandom(4).hex())
     arguments = parser.parse_args()
-    print(f"FASTSTATE_SEED={arguments.seed}")
-    with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(
-            run(Path(directory), arguments.seed, Scale(arguments.events, arguments.workers, arguments.clients))  # type: ignore[arg-type]
-        )
+    _asked.append(Scale(arguments.events, arguments.workers, arguments.clients))
+    for number in range(arguments.times):
+        seed = arguments.seed if arguments.times == 1 else f"{arguments.seed}-{number}"
+        for name, test in tests.items():
+            if arguments.only in name:
+                print(f"FASTSTATE_SEED={seed} {name}", flush=True)
+                with tempfile.TemporaryDirectory() as directory:
+                    asyncio.run(test(Path(directory), seed))

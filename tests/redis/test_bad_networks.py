@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .cluster import until
 from .crowd import MANY_KEYS, ONE_KEY
-from .stage import stage
+from .stage import by_hand, stage
 
 
 async def test_a_slow_network_is_slow_and_nothing_else(tmp_path: Path, seed: str) -> None:
@@ -63,3 +63,7 @@ async def test_a_worker_that_is_cut_off_from_redis_does_not_undo_what_others_did
         await crowd.settle()
         on.report("a worker that was alone", begun)
         assert crowd.opened == len(crowd.tabs), "streams broke off"
+
+
+if __name__ == "__main__":
+    by_hand(globals())

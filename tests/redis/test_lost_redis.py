@@ -13,7 +13,7 @@ from tests.client import status
 
 from .cluster import until
 from .server import RedisServer
-from .stage import stage
+from .stage import by_hand, stage
 from .tabs import Tab
 
 SOON = 1.0
@@ -91,3 +91,7 @@ async def test_a_replica_takes_the_place_of_redis(tmp_path: Path, seed: str) -> 
         await crowd.settle()
         on.report("after it", begun)
         assert crowd.opened == len(crowd.tabs), "streams broke off"
+
+
+if __name__ == "__main__":
+    by_hand(globals())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .cluster import PATIENCE, until
-from .stage import stage
+from .stage import by_hand, stage
 from .web import CutOff
 
 
@@ -79,3 +79,7 @@ async def test_workers_killed_one_after_the_other_under_load_lose_nothing(tmp_pa
         await crowd.settle()
         on.report("two killed workers", begun)
         await until(lambda: all(tab.is_open for tab in crowd.tabs), "all streams", PATIENCE)
+
+
+if __name__ == "__main__":
+    by_hand(globals())

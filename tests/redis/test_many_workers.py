@@ -6,7 +6,6 @@ By hand: `python -m tests.redis.test_many_workers --events 100000 --workers 4 --
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,9 @@ from tests.helpers import Server
 from tests.servers import uvicorn
 
 from .cluster import Cluster, Worker
-from .crowd import ALL_KINDS, MANY_KEYS, ONE_KEY, Crowd, Kind
+from .crowd import ALL_KINDS, MANY_KEYS, ONE_KEY, ROUND, Crowd, Kind
 from .server import RedisServer
-from .stage import Scale, Stage, by_hand, stage
+from .stage import SUITE, Stage, by_hand, stage
 
 ROOT = Path(__file__).parents[2]
 SOURCES = Path(faststate.__file__).parents[1]
@@ -27,34 +26,28 @@ SOURCES = Path(faststate.__file__).parents[1]
 LOADS = {"one key": (ONE_KEY, 0.1), "many keys": (MANY_KEYS, 0.75), "all kinds": (ALL_KINDS, 0.15)}
 """What is done, and how much of it: what all tabs are told takes the longest."""
 
-ROUND = 5_000
-"""Events after which everything is looked at and emptied: what a state holds is read by all workers at each event."""
-
 
 async def count_all(on: Stage, kinds: list[Kind], events: int) -> None:
     """Has so many events happen, and looks whether they have."""
-    while events > 0:
-        await on.crowd.work(min(events, ROUND), kinds)
+    left = on.crowd.scaled(events)
+    while left > 0:
+        await on.crowd.work(events, kinds, at_most=left)
         await on.crowd.settle()
-        events -= ROUND
-        if events > 0:
+        left -= ROUND
+        if left > 0:
             await on.crowd.clear()
 
 
-async def run(directory: Path, seed: str, scale: Scale) -> None:
-    async with stage(directory, seed, workers=scale.workers, tabs=scale.clients) as on:
+async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_same(tmp_path: Path, seed: str) -> None:
+    async with stage(tmp_path, seed) as on:
         for name, (kinds, share) in LOADS.items():
             begun = time.monotonic()
-            await count_all(on, kinds, round(scale.events * share))
+            await count_all(on, kinds, round(SUITE.events * share))
             on.report(name, begun)
         assert not on.cluster.tracebacks()
         assert on.crowd.opened == len(on.crowd.tabs), "streams broke off, and nobody had cut them"
         assert not on.crowd.refusals and not on.crowd.unknown
         assert not any(tab.overtaken for tab in on.crowd.tabs), "what events were answered was not in step with streams"
-
-
-async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_same(tmp_path: Path, seed: str) -> None:
-    await run(tmp_path, seed, Scale())
 
 
 async def test_processes_that_keep_some_of_their_locks_do_not_wait_for_each_other(tmp_path: Path, seed: str) -> None:
@@ -94,4 +87,4 @@ async def test_the_workers_of_one_uvicorn_are_one_app(
 
 
 if __name__ == "__main__":
-    by_hand(run, sys.modules[__name__].__doc__)
+    by_hand(globals())

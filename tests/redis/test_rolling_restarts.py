@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from .stage import stage
+from .stage import by_hand, stage
 
 
 async def test_all_workers_are_replaced_under_load_and_no_event_fails(tmp_path: Path, seed: str) -> None:
@@ -23,3 +23,7 @@ async def test_all_workers_are_replaced_under_load_and_no_event_fails(tmp_path: 
         assert not crowd.refusals and not crowd.unknown
         assert all(tab.is_open and tab.worker not in old for tab in crowd.tabs)
         assert not on.cluster.tracebacks()
+
+
+if __name__ == "__main__":
+    by_hand(globals())

@@ -14,7 +14,7 @@ import pytest
 from faststate.records import RowChange, TableRecords
 
 from .cluster import until
-from .stage import stage
+from .stage import by_hand, stage
 from .web import CutOff
 
 ROWS = [("Line", "add"), ("Line", "add_in_a_thread"), ("Line", "add_in_two_steps")]
@@ -63,3 +63,7 @@ async def test_a_worker_killed_behind_a_rows_save_leaves_a_row_that_all_agree_on
         await crowd.settle()
         seen = await crowd.look(crowd.tabs[0], on.cluster.serving[0])
         assert event.number in seen["Line"].found.numbers
+
+
+if __name__ == "__main__":
+    by_hand(globals())

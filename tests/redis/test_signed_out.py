@@ -8,7 +8,7 @@ from tests.client import status
 
 from .cluster import until
 from .crowd import Crowd
-from .stage import stage
+from .stage import by_hand, stage
 from .tabs import Browser, Tab
 from .web import Network
 
@@ -111,3 +111,7 @@ async def test_who_signs_in_as_another_on_one_worker_is_another_on_all(tmp_path:
         browser.name = "browser 0, who is another"  # its Journal, too
         await crowd.work(60)
         await crowd.settle()
+
+
+if __name__ == "__main__":
+    by_hand(globals())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .cluster import Clock
-from .stage import stage
+from .stage import by_hand, stage
 
 HOUR = 3_600.0
 
@@ -50,3 +50,7 @@ async def test_the_clock_of_redis_may_jump(tmp_path: Path, seed: str, monkeypatc
         await crowd.settle()
         on.report("a Redis whose clock jumps", begun)
         assert crowd.opened == len(crowd.tabs) and not crowd.refusals and not crowd.unknown
+
+
+if __name__ == "__main__":
+    by_hand(globals())
