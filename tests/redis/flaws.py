@@ -73,11 +73,12 @@ def never_look_again() -> None:
     """Takes it that nothing was missed when the connection for messages was lost."""
     from faststate.following import Following
 
-    async def nothing(self: Any, keys: Any, lost: int) -> None:
-        for key in keys:
-            self._topics[key].current = True
+    async def nothing(self: Any, lost: int) -> None:
+        for topic in self._topics.values():
+            topic.current = True
+        self._lost_at = None
 
-    Following._catch_up_with = nothing  # type: ignore[method-assign]
+    Following._catch_up = nothing  # type: ignore[method-assign]
 
 
 def forget_nonces() -> None:
