@@ -93,9 +93,13 @@ class Crowd:
         ]
 
     async def __aenter__(self) -> Self:
-        await all_of(browser.sign_in() for browser in self.browsers)
-        await all_of(tab.load() for tab in self.tabs)
-        await all_of(tab.open() for tab in self.tabs)
+        try:
+            await all_of(browser.sign_in() for browser in self.browsers)
+            await all_of(tab.load() for tab in self.tabs)
+            await all_of(tab.open() for tab in self.tabs)
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
