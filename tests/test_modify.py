@@ -105,7 +105,7 @@ async def test_who_was_removed_while_he_waited_for_the_lock_changes_nothing(prov
     with pytest.raises(AuthorizationError):
         await writing
     assert provider.registry.peek("global:Doc").text == ""
-    assert not entry.lock.locked() and entry.users == 0
+    assert entry.owner is None and entry.users == 0
 
 
 async def test_on_a_loop_a_call_is_a_coroutine_to_be_awaited():

@@ -8,8 +8,8 @@ import math
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -29,6 +29,7 @@ __all__ = [
     "Nonce",
     "Prepared",
     "Shared",
+    "Waiter",
     "digest_of",
     "finite",
     "idle_time",
@@ -58,9 +59,6 @@ NONCES_KEPT: Final = 512
 
 PAGES_TYPING: Final = 32
 """Pages whose order of typing is remembered with a state: events overtake each other within moments."""
-
-NEVER_TAKEN: Final = asyncio.Lock()
-"""The lock of a state that nobody has ever wanted to change: most of them, in many apps. `Locks` gives it its own."""
 
 
 class Commit:
@@ -113,12 +111,19 @@ class Shared:
         return number >= last
 
 
+class Waiter(NamedTuple):
+    """Who waits for a state's lock: `given` is done when it has it, or has been cancelled."""
+
+    owner: object
+    given: asyncio.Future[None]
+
+
 class Entry:
     """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
 
     __slots__ = (
-        "doubtful", "identifier", "is_over", "is_own_end", "lock", "loop", "nonces", "order", "owner", "persistence",
-        "removed", "shared", "state", "stored", "touched", "ttl", "used", "users", "waiters",
+        "doubtful", "identifier", "is_over", "is_own_end", "nonces", "order", "owner", "persistence", "removed",
+        "shared", "state", "stored", "touched", "ttl", "used", "users", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -133,16 +138,19 @@ class Entry:
         self.shared: Shared | None = None  # what other processes have to do with it
         self.doubtful = False  # what is stored may be another version: to be loaded before the next change
         self.touched = 0.0  # when the store was told last that this is in use
-        self.lock = NEVER_TAKEN
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.owner: object | None = None
-        self.waiters = 0  # for the lock
+        self.owner: object | None = None  # who has its lock
+        self.waiting: deque[Waiter] | None = None  # for the lock, in the order of coming
         self.users = 0  # open transactions on this state; it is not dropped while there are any
         self.used = 0.0
         self.removed: str | None = None  # why what is committed here from now on would be lost
         self.is_over = False  # so is its session: what comes late is dropped silently
         self.is_own_end = False  # by the very event that holds its lock, whose own changes of it are dropped
         self.nonces: OrderedDict[str, float] | None = None  # or their digests, and when the event was committed
+
+    @property
+    def waiters(self) -> int:
+        """How many (int) wait for the lock, and have not been cancelled."""
+        return sum(not waiter.given.done() for waiter in self.waiting) if self.waiting else 0
 
     @property
     def version(self) -> Version:

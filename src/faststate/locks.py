@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from .entries import Entry
+from .entries import Entry, Waiter
 from .exceptions import LockTimeoutError
 
 __all__ = ["Holder", "Locks", "SessionGates", "current_holder", "identity_here"]
@@ -79,34 +79,41 @@ class Locks:
         """Told of a state whose lock is about to be given back: the one among the processes is with it."""
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = WeakKeyDictionary()
 
+    def take(self, entry: Entry, owner: object) -> bool:
+        """Takes the state's lock for `owner` if it is free; False where one has to wait for it."""
+        if entry.owner is not None:
+            return False
+        entry.owner = owner
+        return True
+
     async def acquire(self, entry: Entry, owner: object) -> None:
-        """Takes the state's lock for `owner`.
+        """Takes the state's lock for `owner`, in the order of coming.
 
         Raises `LockTimeoutError` after `timeout` seconds, and at once where waiting could never end: `owner`
         holds the lock already, or whoever holds it waits for one of `owner`'s.
         """
-        loop = asyncio.get_running_loop()
-        if entry.loop is not loop and not entry.lock.locked():
-            # asyncio's locks belong to the loop that first waited on them; a script's loop may have come before.
-            entry.lock, entry.loop = asyncio.Lock(), loop
-        if entry.owner is None and not entry.waiters and not entry.lock.locked():
-            await entry.lock.acquire()  # which is free, with nobody in front: this does not wait
-            entry.owner = owner
+        if self.take(entry, owner):
             return
         self._refuse_deadlock(entry, owner)
+        waiter = Waiter(owner, asyncio.get_running_loop().create_future())
+        if entry.waiting is None:
+            entry.waiting = deque()
+        entry.waiting.append(waiter)
         self.waiting[owner] = entry
-        entry.waiters += 1
         try:
             async with asyncio.timeout(self.timeout):
-                await entry.lock.acquire()
-        except TimeoutError as error:
+                await waiter.given
+        except BaseException as error:
+            self.waiting.pop(owner, None)
+            if entry.owner is owner:
+                self.release(entry)  # it was given in the same moment
+            elif waiter in entry.waiting:
+                entry.waiting.remove(waiter)
+            if not isinstance(error, TimeoutError):
+                raise
             raise LockTimeoutError(
                 f"{entry.identifier.key} was locked by another event for {self.timeout:g} s"
             ) from error
-        finally:
-            entry.waiters -= 1
-            self.waiting.pop(owner, None)
-        entry.owner = owner
 
     def _refuse_deadlock(self, entry: Entry, owner: object) -> None:
         seen = entry
@@ -126,11 +133,26 @@ class Locks:
             seen = after
 
     def release(self, entry: Entry) -> None:
-        """Gives the lock back."""
+        """Gives the lock back, to the next who waits for it."""
         if entry.shared is not None:
             self.let_go(entry)
         entry.owner = None
-        entry.lock.release()
+        if entry.waiting:
+            self._give_on(entry)
+
+    def _give_on(self, entry: Entry) -> None:
+        while entry.waiting:
+            owner, given = entry.waiting.popleft()
+            loop = given.get_loop()
+            if given.done() or loop.is_closed():
+                continue
+            self.waiting.pop(owner, None)
+            entry.owner = owner  # from here on, so that nobody who comes meanwhile is before it
+            if loop is asyncio._get_running_loop():
+                given.set_result(None)
+            else:
+                loop.call_soon_threadsafe(_settle, given)
+            return
 
     async def take_turn(self, entries: Iterable[Entry], until: contextlib.ExitStack) -> None:
         """Waits until nobody else has the turn at one of these states, and has it until `until` is closed.
