@@ -21,7 +21,7 @@ from faststate import (
     event,
 )
 from faststate.provider import Origin, origin_of_commits
-from faststate.transaction import EVENT_THREADS, run_event
+from faststate.transaction import EVENT_THREADS, Run, run_event
 
 LONG = 30.0  # a lock timeout that no test may come near: what ends sooner ended for another reason
 
@@ -620,11 +620,12 @@ async def steps_of(provider, name):
     entry, event = await entry_of(provider, Job), Job._fs_schema().events[name]
     steps, go_on = asyncio.Queue(), asyncio.Queue()
 
-    async def take(step):
-        steps.put_nowait(step)
-        await go_on.get()
+    class Steps(Run):
+        async def take(self, step):
+            steps.put_nowait(step)
+            await go_on.get()
 
-    task = asyncio.create_task(run_event(provider.registry, entry, event, {}, {}, take))
+    task = asyncio.create_task(run_event(provider.registry, entry, event, {}, {}, Steps()))
     task.add_done_callback(lambda task: steps.put_nowait(None))
     try:
         while (step := await steps.get()) is not None:

@@ -109,15 +109,17 @@ class Committer:
         self._remove = remove
         self._under_way: set[asyncio.Task[Any]] = set()
 
-    async def commit(
+    def commit(
         self,
         changes: Sequence[tuple[Entry, Change]],
         *,
         nonce: Nonce | None = None,
         also: Sequence[Write] = (),
         still_current: Callable[[], None] = lambda: None,
-    ) -> list[Commit]:
+    ) -> Awaitable[object] | None:
         """Saves all changes, swaps the states for their new snapshots, then tells the hooks. The caller has the locks.
+
+        Gives what is to be awaited for that, at once; None where nothing had to be, and all is done.
 
         No reader sees some of the changes and not the others: between the swaps nothing is awaited. `nonce` is that of
         the event, and remembered with its state; `also` are further changes of the store, made with it or not at all.
@@ -127,11 +129,11 @@ class Committer:
         for those whose session is over or which the event itself has deleted: these are passed over; `VersionConflict`
         and `PersistenceError`.
         """
-        own = nonce.entry if nonce is not None else None
         if not self.gates.all_open:
-            await self._pass_gates(
-                [*(entry for entry, _ in changes), *([own] if own is not None else [])], still_current
-            )
+            concerned = [*(entry for entry, _ in changes), *([nonce.entry] if nonce is not None else [])]
+            if not self.gates.is_open(_sessions(concerned)):
+                return self._commit_later(concerned, changes, nonce, also, still_current)
+        own = nonce.entry if nonce is not None else None
         prepared: list[Prepared] = []
         is_kept, is_apart = bool(also), own is not None
         for entry, change in changes:
@@ -154,21 +156,28 @@ class Committer:
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
             passed.__enter__()
             saving = self._save_and_swap(prepared, nonce, also, still_current)
-            return await self.finish(saving if self.sharing is None else self._shared(saving), passed)
-        done = self._swap(prepared, [next_version(entry) for entry, _ in prepared]) if prepared else []
+            return self.finish(saving if self.sharing is None else self._shared(saving), passed)
+        self._swap(prepared)
         if nonce is not None:
             nonce.entry.remember(nonce.digest, self._clock())
-        return done
+        return None
 
-    async def _pass_gates(self, entries: Sequence[Entry], still_current: Callable[[], None]) -> None:
-        """Waits while a session of these states is being signed in or out. When it returns, all gates are open."""
-        waited = False
-        while not self.gates.is_open(sessions := _sessions(entries)):
+    async def _commit_later(
+        self,
+        concerned: Sequence[Entry],
+        changes: Sequence[tuple[Entry, Change]],
+        nonce: Nonce | None,
+        also: Sequence[Write],
+        still_current: Callable[[], None],
+    ) -> None:
+        """Commits when no session of these states is being signed in or out any more."""
+        while not self.gates.is_open(sessions := _sessions(concerned)):
             for session_id in sessions:
                 await self.gates.opened(session_id)
-            waited = True
-        if waited:
-            still_current()
+        still_current()
+        saving = self.commit(changes, nonce=nonce, also=also, still_current=still_current)
+        if saving is not None:
+            await saving
 
     async def finish(self, coroutine: Coroutine[Any, Any, T], inside: AbstractContextManager[None] | None = None) -> T:
         """Runs it to its end, and leaves `inside` then, whether the caller is cancelled or not."""
@@ -201,7 +210,7 @@ class Committer:
         nonce: Nonce | None,
         also: Sequence[Write],
         still_current: Callable[[], None],
-    ) -> list[Commit]:
+    ) -> None:
         now = self._clock()
         versions = [next_version(entry) if change is not None else entry.version for entry, change in prepared]
         saves, places = [], []
@@ -269,7 +278,7 @@ class Committer:
                     frames[place] = b""
         if nonce is not None:
             nonce.entry.remember(nonce.digest, now)
-        return self._swap(swaps, versions, frames)
+        self._swap(prepared, versions, frames)
 
     async def _write(
         self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]
@@ -334,22 +343,26 @@ class Committer:
         return made._commit(Committed(identifier, version.number, self.number, encoded, self._run, epoch=version.epoch))
 
     def _swap(
-        self, prepared: Iterable[Prepared], versions: Sequence[Version], frames: Sequence[bytes] | None = None
-    ) -> list[Commit]:
+        self,
+        prepared: Iterable[Prepared],
+        versions: Sequence[Version] | None = None,
+        frames: Sequence[bytes] | None = None,
+    ) -> None:
+        """Swaps states for their new snapshots, of these `versions` or the next ones, and tells the hooks."""
         done = []
         for place, (entry, change) in enumerate(prepared):
             if change is None:
                 continue
-            old, version = entry.state, versions[place]
+            old, version = entry.state, versions[place] if versions is not None else next_version(entry)
+            versioned = VERSION_SIGNAL in change.encoded
             new = entry.state = self.snapshot(
-                change.made, entry.identifier, version, change.encoded, versioned=VERSION_SIGNAL in change.encoded
+                change.made, entry.identifier, version, change.encoded, versioned=versioned
             )
-            delta = with_version(change.delta, change.encoded, version)
+            delta = with_version(change.delta, change.encoded, version) if versioned else change.delta
             frame = frames[place] if frames is not None else None
             done.append(Commit(old, new, change.changed, delta, self.number, frame or None))
         for commit in done:
             self._hooks.committed(commit)
-        return done
 
     # -- what others have changed ----------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -32,7 +33,7 @@ from .sharing import OutdatedError
 from .sse import SSEConnection, snapshot_frame, vanish_frame
 from .state import ReactiveState
 from .tokens import Shown, binding
-from .transaction import Guard, Step, run_event
+from .transaction import Guard, Run, Step, run_event
 from .views import render_ft
 from .wire import elements_frame, nest, signals_frame, to_wire
 
@@ -261,58 +262,12 @@ async def dispatch(
         others, guards = await _others(user, context, f"{call.state}.{event.name}", event, arguments)
     if guard is not None:
         guards.append(guard)
-    bound = _bound_values(cls, call.bound, schema.hidden_from(user)) if call.bound else {}
-    followed = {} if live is not None or elsewhere or not shown else (await _followed(context, shown)).states
-    key = entry.identifier.key
-    page = live.id if live is not None else call.connection_id if elsewhere else None
-    origin = Origin(page, key, {}, session_id, elsewhere)
-    typed: Mapping[str, Any] = {}  # the bound fields as the page showed them when it sent its event, as wire values
-
-    def take_bound() -> Mapping[str, Any]:
-        nonlocal typed
-        if call.sequence is not None:
-            shared = provider.shared_part(key)
-            if shared is not None and page is not None:
-                is_newest = shared.note_typed(page, call.sequence)
-            else:
-                is_newest = live is None or live.note_typed(key, call.sequence)
-            if not is_newest:
-                return {}  # overtaken on the way: what the page has sent since is newer than what it had typed then
-        if bound:
-            origin.echo = typed = {name: to_wire(value) for name, value in bound.items()}
-        return bound
-
-    is_ended = provider.sessions.is_ended
-
-    def still_current() -> None:
-        now = context.session_id()
-        if now is not None and is_ended(now):
-            raise StaleTokens  # signed out while this waited for its turn
-        if user is not None and provider.sessions.rights_changed(user, context.since):
-            raise AuthorizationError("your rights have changed just now: please try again")
-
-    ran = is_outdated = False
-
-    async def told(step: Step) -> None:
-        nonlocal ran, typed
-        provider.events += not (step.repeated or ran)
-        ran = True
-        provider.repeated += step.repeated
-        frames = b""
-        if followed:
-            if step.repeated:  # the first answer was lost, and with it what had changed
-                changed = list(followed)
-            else:
-                changed = [commit.new._committed.identifier.key for commit in origin.commits]
-            frames = await _snapshots(provider, user, changed, followed)
-        if typed:
-            frames += _corrections(provider, key, typed, origin.commits)
-            typed = {}
-        origin.commits.clear()
-        version = str((provider.registry.find(key) or entry).version) if event.expect_version else None
-        take(Effect(frames + (step.result or b""), step.repeated, version))
-
-    token = origin_of_commits.set(origin)
+    bound = _bound_values(cls, call.bound, schema.hidden_from(user)) if call.bound else {} if schema.bound else None
+    has_stream = live is not None or elsewhere
+    followed = (await _followed(context, shown)).states if shown and not has_stream else _NOTHING
+    run = _PageRun(context, call, live, elsewhere, take, user, event, entry, bound, followed)
+    token = origin_of_commits.set(run.origin)
+    is_outdated = False
     try:
         await run_event(
             provider.registry,
@@ -320,33 +275,139 @@ async def dispatch(
             event,
             arguments,
             others,
-            told,
-            bound=take_bound if schema.bound else None,  # whose order is of use to nobody, where there are none
+            run,
             nonce=f"{session_id or context.session_id()}:{call.nonce}" if call.nonce else None,
             expected=call.version if event.expect_version else None,
             guards=guards,
-            still_current=still_current,
-            render=lambda result: _frames_of(event, result),
         )
     except EventConflictError:
-        if elsewhere and provider.sharing is not None:
-            await provider.sharing.publish(key, {"kind": "show", "page": page, "session": session_id})
-        elif live is None:
-            take(Effect(await _snapshots(provider, user, [key], followed), repeated=False))
-        elif live.topic(key) is not None:
-            live.notify(key, None)
+        await run.show_as_it_is()
         raise
-    except OutdatedError as error:
-        if ran or not again:
+    except StateNotFoundError as error:
+        if run.has_begun or not again or provider.sharing is None or entry.removed is None:
             raise
         if config.scope is StateScope.TEMPORARY:
             raise StaleTokens from error
         is_outdated = True  # it was looked up with its lock, and was another process's by then, or nobody's
     finally:
-        origin.open = False
+        run.origin.open = False
         origin_of_commits.reset(token)
     if is_outdated:
         await dispatch(context, call, live, take, elsewhere=elsewhere, again=False)
+
+
+class _PageRun(Run):
+    """An event that a page has sent. Lifetime: the event.
+
+    `bound` are the fields to set before it, `followed` what the page shows and has no stream for, `take` is given the
+    effects.
+    """
+
+    __slots__ = (
+        "_bound", "_call", "_context", "_elsewhere", "_entry", "_event", "_followed", "_key", "_live", "_provider",
+        "_take", "_typed", "_user", "has_begun", "origin",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        context: RequestContext,
+        call: Call,
+        live: SSEConnection | None,
+        elsewhere: bool,
+        take: Callable[[Effect], None],
+        user: UserContext | None,
+        event: Event[Any, Any],
+        entry: Entry,
+        bound: Mapping[str, Any] | None,
+        followed: Mapping[str, tuple[Entry, set[str]]],
+    ) -> None:
+        self._provider = context.provider
+        self._context = context
+        self._call = call
+        self._live = live
+        self._elsewhere = elsewhere
+        self._take = take
+        self._user = user
+        self._event = event
+        self._entry = entry
+        self._key = entry.identifier.key
+        self._bound = bound
+        self._followed = followed
+        self._typed: Mapping[str, Any] = _NOTHING  # bound fields as the page showed them when it sent the event
+        self.has_begun = False
+        """Whether a step of it was committed."""
+        page = live.id if live is not None else call.connection_id if elsewhere else None
+        self.origin = Origin(page, self._key, _NOTHING, context.session_id(), elsewhere)
+
+    def still_current(self) -> None:
+        sessions, session_id = self._provider.sessions, self._context.session_id()
+        if session_id is not None and sessions.is_ended(session_id):
+            raise StaleTokens  # signed out while this waited for its turn
+        if self._user is not None and sessions.rights_changed(self._user, self._context.since):
+            raise AuthorizationError("your rights have changed just now: please try again")
+
+    def bound(self) -> Mapping[str, Any]:
+        bound, number, page = self._bound, self._call.sequence, self.origin.connection_id
+        if bound is None:
+            return _NOTHING  # whose order is of use to nobody, where the class has none
+        if number is not None:
+            shared = self._provider.shared_part(self._key)
+            if shared is not None and page is not None:
+                is_newest = shared.note_typed(page, number)
+            else:
+                is_newest = self._live is None or self._live.note_typed(self._key, number)
+            if not is_newest:
+                return _NOTHING  # overtaken on the way: what the page has sent since is newer than what it had typed
+        if bound:
+            self.origin.echo = self._typed = {name: to_wire(value) for name, value in bound.items()}
+        return bound
+
+    def render(self, result: Any) -> bytes:
+        return b"" if result is None else _frames_of(self._event, result)
+
+    def take(self, step: Step) -> Awaitable[None] | None:
+        provider = self._provider
+        provider.events += not (step.repeated or self.has_begun)
+        provider.repeated += step.repeated
+        self.has_begun = True
+        if self._followed:
+            return self._take_with_snapshots(step)
+        self._tell(b"", step)
+        return None
+
+    async def _take_with_snapshots(self, step: Step) -> None:
+        if step.repeated:  # the first answer was lost, and with it what had changed
+            changed = list(self._followed)
+        else:
+            changed = [commit.new._committed.identifier.key for commit in self.origin.commits]
+        self._tell(await self._snapshots(changed), step)
+
+    def _tell(self, frames: bytes, step: Step) -> None:
+        if self._typed:
+            frames += _corrections(self._provider, self._key, self._typed, self.origin.commits)
+            self._typed = _NOTHING
+        self.origin.commits.clear()
+        version = None
+        if self._event.expect_version:
+            version = str((self._provider.registry.find(self._key) or self._entry).version)
+        self._take(Effect(frames + step.result if step.result else frames, step.repeated, version))
+
+    async def _snapshots(self, changed: Sequence[str]) -> bytes:
+        return await _snapshots(self._provider, self._user, changed, self._followed)
+
+    async def show_as_it_is(self) -> None:
+        """Has the page be sent the event's state as it is."""
+        sharing, live = self._provider.sharing, self._live
+        if self._elsewhere and sharing is not None:
+            page, session_id = self.origin.connection_id, self.origin.session_id
+            await sharing.publish(self._key, {"kind": "show", "page": page, "session": session_id})
+        elif live is None:
+            self._take(Effect(await self._snapshots([self._key]), repeated=False))
+        elif live.topic(self._key) is not None:
+            live.notify(self._key, None)
+
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def _refuse_ended(context: RequestContext) -> None:

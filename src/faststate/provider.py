@@ -49,7 +49,7 @@ from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
 from .stores import SharedStore, StateStore, store_from_url
 from .tokens import TOKEN_MAX_AGE, TokenSigner, binding
-from .transaction import Guard, Step, run_event
+from .transaction import Guard, Run, Step, run_event
 from .users import LoadUserById, UserLoader, Users
 from .wire import to_wire
 
@@ -180,6 +180,19 @@ class Origin:
     """Whether another process has the page's stream."""
     open: bool = True
     commits: list[Commit] = field(default_factory=list)
+
+
+class _OwnRun(Run):
+    """An event that server code has run. Lifetime: the event."""
+
+    __slots__ = ("results",)
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+
+    def take(self, step: Step) -> None:
+        if not step.closing:
+            self.results.append(step.result)
 
 
 origin_of_commits: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("faststate_origin", default=None)
@@ -900,12 +913,10 @@ class StateProvider:
                 other,
                 lookup="with lock",
             )
-
-        async def take(step: Step) -> None:
-            if not step.closing:
-                results.append(step.result)
-
-        await run_event(self.registry, entry, event, values, others, take)
+        run = _OwnRun()
+        await run_event(self.registry, entry, event, values, others, run)
+        self.events += 1
+        return run.results if event.kind == "generator" else run.results[0]
 
     # -- users and their rights ------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -21,7 +21,7 @@ from .registry import StateRegistry
 from .state import Change, ReactiveState
 from .stores import Write
 
-__all__ = ["Guard", "Holder", "Step", "Transaction", "current_holder", "run_event"]
+__all__ = ["Guard", "Holder", "Run", "Step", "Transaction", "current_holder", "run_event"]
 
 
 EVENT_THREADS: Final = 100
@@ -43,7 +43,7 @@ class Guard(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One committed step of an event: what it returned or yielded, as `render` made it; or that it was a repeat.
+    """One committed step of an event: what it returned or yielded, as `Run.render` made it; or that it was a repeat.
 
     `closing` is the step of a generator behind its last `yield`.
     """
@@ -53,24 +53,62 @@ class Step(NamedTuple):
     closing: bool = False
 
 
+class Run:
+    """Who has an event run: what is asked of it meanwhile, and told. Lifetime: the event. By itself it asks nothing."""
+
+    __slots__ = ()
+
+    def still_current(self) -> None:
+        """Raises where the caller is not any more who it was; asked before each step and each commit."""
+
+    def bound(self) -> Mapping[str, Any]:
+        """The fields to set before the event runs, by name; asked with the locks held."""
+        return {}
+
+    def render(self, result: Any) -> Any:
+        """What a step has returned or yielded, as `take` is to have it. What it raises leaves no trace of the step."""
+        return result
+
+    def take(self, step: Step) -> Awaitable[None] | None:
+        """Takes a committed step, and gives what is to be awaited for that, if anything.
+
+        What it raises ends the event behind the step.
+        """
+        raise NotImplementedError
+
+
+class _Part:
+    """One state of a transaction: the one `given`, the one that is locked for it, and its working copy."""
+
+    __slots__ = ("copy", "entry", "given")
+
+    def __init__(self, given: Entry, entry: Entry) -> None:
+        self.given = given
+        self.entry = entry  # another one where the state was dropped and made anew meanwhile
+        self.copy: ReactiveState | None = None
+
+
 class Transaction:
     """Working copies of some states. Lifetime: one event, `run()` or `modify()`."""
+
+    __slots__ = ("_guards", "_locked", "_parts", "_registry", "_still_current", "owner")
 
     def __init__(
         self,
         registry: StateRegistry,
-        entries: Iterable[Entry],
+        entries: Sequence[Entry],
         guards: Sequence[Guard] = (),
         still_current: Callable[[], None] = lambda: None,
     ) -> None:
         self._registry = registry
         self._guards = guards
         self._still_current = still_current
-        # By the key of the beginning: a sign-in may give a state another one while this runs.
-        given = self._given = {entry.identifier.key: entry for entry in entries}
-        self._entries = {key: registry.pin(given[key]) for key in (sorted(given) if len(given) > 1 else given)}
-        self._copies: dict[str, ReactiveState] = {}
-        self._locked: list[Entry] = []
+        if len(entries) > 1:
+            by_key = {entry.identifier.key: entry for entry in entries}
+            entries = [by_key[key] for key in sorted(by_key)]
+        self._parts = [_Part(entry, registry.pin(entry)) for entry in entries]
+        self._locked = 0
+        """How many of them are locked, from the first on."""
         self.owner: object = None
         """Whose the locks are: this transaction's, or that of the one whose body it is in."""
 
@@ -84,13 +122,17 @@ class Transaction:
         state is another by now than the one they were asked about, and `still_current` whether the caller is still who
         it was. Raises `LockTimeoutError`, and what these raise.
         """
-        self.owner = identity_here() or object()
-        for entry in self._entries.values():
-            await self._registry.locks.acquire(entry, self.owner)
-            self._locked.append(entry)
-        committer = self._registry.committer
-        present = await committer.sharing.lock(self._locked, look_for) if committer.sharing is not None else None
-        for entry in self._locked:
+        owner = self.owner = identity_here() or object()
+        locks, committer = self._registry.locks, self._registry.committer
+        for part in self._parts:
+            if not locks.take(part.entry, owner):
+                await locks.acquire(part.entry, owner)
+            self._locked += 1
+        present = None
+        if committer.sharing is not None:
+            present = await committer.sharing.lock([part.entry for part in self._parts], look_for)
+        for part in self._parts:
+            entry = part.entry
             is_stale = entry.persistence is not None and not committer.owned and committer.sharing is None
             if entry.doubtful or is_stale:
                 await committer.reload(entry)  # what is in memory need not be what is stored
@@ -99,43 +141,38 @@ class Transaction:
         if self._guards and (
             changed := [guard for guard in self._guards if self.entry(guard.entry).state is not guard.asked]
         ):
-            async with self._registry.locks.answer_in_time("a rule that was asked with the lock held"):
+            async with locks.answer_in_time("a rule that was asked with the lock held"):
                 for guard in changed:
                     await guard.ask(self.entry(guard.entry).state)
         self._still_current()
-        copies = self._copies
-        for key, entry in self._entries.items():
-            if key in copies:
-                copies[key]._rebase(entry.state)
+        for part in self._parts:
+            if part.copy is not None:
+                part.copy._rebase(part.entry.state)
             else:
-                copies[key] = entry.state._working()
+                part.copy = part.entry.state._working()
         return present
 
-    def own(self, entry: Entry) -> tuple[Entry, Any]:
-        """The entry that is locked for a state, and its working copy.
-
-        The entry is another one where the state was dropped and made anew meanwhile.
-        """
-        for key, locked in self._entries.items():
-            if locked is entry or self._given[key] is entry:
-                return locked, self._copies.get(key)
-        key = entry.identifier.key
-        return self._entries[key], self._copies.get(key)
+    def _part(self, entry: Entry) -> _Part:
+        for part in self._parts:
+            if part.given is entry or part.entry is entry:
+                return part
+        key = entry.identifier.key  # of one that was dropped, and made anew meanwhile
+        return next(part for part in self._parts if part.given.identifier.key == key)
 
     def entry(self, entry: Entry) -> Entry:
-        """The entry that is locked for a state."""
-        return self.own(entry)[0]
+        """The entry that is locked for a state; another one where it was dropped and made anew meanwhile."""
+        return self._part(entry).entry
 
     def copy(self, entry: Entry) -> Any:
         """The working copy of a state."""
-        return self.own(entry)[1]
+        return self._part(entry).copy
 
     def prepare(self) -> list[tuple[Entry, Change]]:
         """What there is to commit, validated. Raises `EventError` when new values do not validate."""
         prepared = []
-        for key, copy in self._copies.items():
-            if (change := copy._change()) is not None:
-                prepared.append((self._entries[key], change))
+        for part in self._parts:
+            if part.copy is not None and (change := part.copy._change()) is not None:
+                prepared.append((part.entry, change))
         return prepared
 
     async def commit(
@@ -146,38 +183,37 @@ class Transaction:
         also: Sequence[Write] = (),
     ) -> None:
         """Saves and commits what `prepare` returned; as `Committer.commit`."""
-        await self._registry.committer.commit(prepared, nonce=nonce, also=also, still_current=self._still_current)
+        saving = self._registry.committer.commit(prepared, nonce=nonce, also=also, still_current=self._still_current)
+        if saving is not None:
+            await saving
 
-    async def finish(
-        self,
-        result: Any,
-        nonce: Nonce | None,
-        render: Callable[[Any], Any],
-        take: Callable[[Step], Awaitable[None]],
-        *,
-        closing: bool = False,
-    ) -> None:
-        """Commits one step of an event, which gave `result`, unlocks, and gives it to `take` as it was rendered."""
-        rendered = render(result)
+    async def finish(self, result: Any, nonce: Nonce | None, run: Run, *, closing: bool = False) -> None:
+        """Commits one step of an event, which gave `result`, unlocks, and has `run` take it."""
+        rendered = run.render(result)
         self._still_current()  # it may have taken its time
-        await self._registry.committer.commit(self.prepare(), nonce=nonce, still_current=self._still_current)
+        saving = self._registry.committer.commit(self.prepare(), nonce=nonce, still_current=self._still_current)
+        if saving is not None:
+            await saving
         self.unlock()
-        await take(Step(rendered, closing=closing))
+        if (taking := run.take(Step(rendered, closing=closing))) is not None:
+            await taking
 
     def unlock(self) -> None:
         """Drops what was not committed and gives the locks back."""
-        for copy in self._copies.values():
-            copy._close()
+        for part in self._parts:
+            if part.copy is not None:
+                part.copy._close()
         while self._locked:
-            self._registry.release(self._locked.pop())
+            self._locked -= 1
+            self._registry.release(self._parts[self._locked].entry)
 
     def end(self) -> None:
         """Unlocks, and lets go of the states."""
         if self._locked:
             self.unlock()
-        for entry in self._entries.values():
-            entry.users -= 1
-        self._entries = {}
+        for part in self._parts:
+            part.entry.users -= 1
+        self._parts = []
 
 
 async def run_event(
@@ -186,59 +222,60 @@ async def run_event(
     event: Event[Any, Any],
     arguments: Mapping[str, Any],
     states: Mapping[str, Entry],
-    take: Callable[[Step], Awaitable[None]],
+    run: Run,
     *,
-    bound: Callable[[], Mapping[str, Any]] | None = None,
     nonce: str | None = None,
     expected: str | None = None,
     guards: Sequence[Guard] = (),
-    still_current: Callable[[], None] = lambda: None,
-    render: Callable[[Any], Any] = lambda result: result,
 ) -> None:
-    """Runs an event and gives its steps to `take`, each of them committed: one, or one per `yield` of a generator.
+    """Runs an event for `run`, which takes its steps, each of them committed: one, or one per `yield` of a generator.
 
-    `states` are the further states that the event takes, by parameter; `bound` gives the fields to set before it runs,
-    and is called with the locks held; `guards` are asked again where a state changed before that, and
-    `still_current` before each step and each commit. An event whose
-    `nonce` the state has seen is not run again, one that `expected` another version than the state's (as the signal has
-    it) not at all: `EventConflictError`. What `render` or the event raises leaves no trace of the step; what `take`
-    raises ends the event behind it.
+    `states` are the further states that the event takes, by parameter; `guards` are asked again where a state changed
+    before it runs. An event whose `nonce` the state has seen is not run again, one that `expected` another version than
+    the state's (as the signal has it) not at all: `EventConflictError`. What the event raises leaves no trace of the
+    step.
     """
     entries = [entry, *states.values()]
     thread = await _enter_thread(registry, entries) if event.kind == "sync" else None
     try:
-        transaction = Transaction(registry, entries, guards, still_current)
+        transaction = Transaction(registry, entries, guards, run.still_current)
         try:
             committer = registry.committer
             look_for = (
                 () if nonce is None or committer.sharing is None else (nonce_key(entry.identifier, digest_of(nonce)),)
             )
             present = await transaction.begin(look_for)
-            entry = transaction.entry(entry)
-            own = Nonce.of(entry, nonce, states) if nonce is not None else None
-            if own is not None and (
-                entry.has_seen(own.digest)
-                or (committer.store is not None and await committer.has_stored(own, states.values(), present))
+            own = transaction._part(entry)
+            entry, state = own.entry, own.copy
+            seen = Nonce.of(entry, nonce, states) if nonce is not None else None
+            if seen is not None and (
+                entry.has_seen(seen.digest)
+                or (committer.store is not None and await committer.has_stored(seen, states.values(), present))
             ):
-                await take(Step(None, repeated=True))
+                if (taking := run.take(Step(None, repeated=True))) is not None:
+                    await taking
                 return
             if expected is not None and expected != str(entry.version):
                 raise EventConflictError(
                     f"{entry.identifier.cls_name} has changed meanwhile: please look at it again", str(entry.version)
                 )
-            if bound is not None:
-                for name, value in bound().items():
-                    setattr(state, name, value)
+            for name, value in run.bound().items():
+                setattr(state, name, value)
             if states:
                 arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
             holder = Holder(transaction.owner, asyncio.current_task())
             if event.kind == "generator":
-                await _run_generator(event.function(state, **arguments), transaction, holder, own, render, take)
+                await _run_generator(event.function(state, **arguments), transaction, holder, seen, run)
                 return
-            result = await _call(event, state, arguments, holder)
+            token = current_holder.set(holder)  # its own code runs as the locks' holder
+            try:
+                called = event.function(state, **arguments) if thread is None else _in_thread(event, state, arguments)
+                result = await called
+            finally:
+                current_holder.reset(token)
             if thread is not None:
                 thread.close()
-            await transaction.finish(result, own, render, take)
+            await transaction.finish(result, seen, run)
         finally:
             transaction.end()
     finally:
@@ -262,18 +299,12 @@ async def _enter_thread(registry: StateRegistry, entries: Sequence[Entry]) -> co
         return taken.pop_all()
 
 
-async def _call(event: Event[Any, Any], state: ReactiveState, arguments: Mapping[str, Any], holder: Holder) -> Any:
-    """What the event returns; its own code runs as the locks' holder."""
-    token = current_holder.set(holder)
-    try:
-        if event.kind == "async":
-            return await event.function(state, **arguments)
-        # Not of the handlers' threads: those that wait for a lock would take the one its holder needs to go on.
-        result = await to_thread.run_sync(partial(event.function, state, **arguments), limiter=CapacityLimiter(1))
-        # An async method under a decorator that hides it gives something to be awaited.
-        return await result if inspect.isawaitable(result) else result
-    finally:
-        current_holder.reset(token)
+async def _in_thread(event: Event[Any, Any], state: Any, arguments: Mapping[str, Any]) -> Any:
+    """What a sync event returns."""
+    # Not of the handlers' threads: those that wait for a lock would take the one its holder needs to go on.
+    result = await to_thread.run_sync(partial(event.function, state, **arguments), limiter=CapacityLimiter(1))
+    # An async method under a decorator that hides it gives something to be awaited.
+    return await result if inspect.isawaitable(result) else result
 
 
 async def _run_generator(
@@ -281,8 +312,7 @@ async def _run_generator(
     transaction: Transaction,
     holder: Holder,
     nonce: Nonce | None,
-    render: Callable[[Any], Any],
-    take: Callable[[Step], Awaitable[None]],
+    run: Run,
 ) -> None:
     """Runs an async generator: each `yield` ends a step, and so does its end."""
     last = False
@@ -296,7 +326,7 @@ async def _run_generator(
                 last = True
             finally:
                 current_holder.reset(token)
-            await transaction.finish(result, nonce, render, take, closing=last)
+            await transaction.finish(result, nonce, run, closing=last)
             nonce = None
             if not last:
                 await transaction.begin()
