@@ -168,6 +168,12 @@ class Schema:
             if _is_scalar(info.return_type) or _Marker.AS_SIGNAL in marks:
                 signals.append(name)
                 self.computed.append(name)
+        self.fields = tuple(cls.model_fields)
+        self.names = set(self.fields)
+        """The names of all fields: one set for all instances, since nothing that could still be set is missing."""
+        is_plain = not (cls.model_config.get("validate_assignment") or cls.model_config.get("frozen"))
+        self.assignable = frozenset(name for name, field in cls.model_fields.items() if is_plain and not field.frozen)
+        """The fields that pydantic sets as they are, with nothing to be asked before."""
         self.signals = tuple(signals)
         self.bound = tuple(bound)
         self._all_signals = frozenset(signals)

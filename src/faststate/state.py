@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, cast, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, TypeVar, cast, get_origin
 
 from datastar_py.attributes import BindAttr
 from datastar_py.attributes import attribute_generator as data
@@ -113,15 +113,15 @@ class Working(Thaw):
 
     __slots__ = ("base", "frozen", "schema")
 
-    def __init__(self, base: ReactiveState) -> None:
+    def __init__(self, base: ReactiveState, schema: Schema) -> None:
         super().__init__()
         self.base = base
-        self.schema = type(base)._fs_schema()
+        self.schema = schema
         self.frozen: dict[str, Any] = {}
 
     def start(self) -> dict[str, Any]:
         """The values that the copy begins with; all other ones it thaws when they are asked for."""
-        values = _fields_of(self.base)
+        values = _fields_of(self.base, self.schema)
         for name, value in values.items():
             if type(value) not in SCALARS and is_container(value):
                 self.frozen[name] = value
@@ -130,10 +130,10 @@ class Working(Thaw):
         return values
 
 
-def _fields_of(state: ReactiveState) -> dict[str, Any]:
+def _fields_of(state: ReactiveState, schema: Schema) -> dict[str, Any]:
     """The field values of a snapshot; besides them it may hold what functools.cached_property remembers of these."""
-    held, fields = state.__dict__, type(state).__pydantic_fields__
-    return held.copy() if len(held) == len(fields) else {name: held[name] for name in fields}
+    held: dict[str, Any] = state.__dict__
+    return held.copy() if len(held) == len(schema.fields) else {name: held[name] for name in schema.fields}
 
 
 class Change:
@@ -308,12 +308,14 @@ class ReactiveState(BaseModel):
 
     def __setattr__(self, name: str, value: Any) -> None:
         fs = self._fs
-        if fs is not None and not name.startswith("_"):
-            if type(fs) is Committed:
-                raise ReadOnlyStateError(f"{type(self).__name__}.{name}: this state is a committed snapshot; {REMEDY}")
-            if type(fs) is Working:
-                fs.guard.check()
-                fs.frozen.pop(name, None)
+        if type(fs) is Working and not name.startswith("_"):
+            fs.guard.check()
+            fs.frozen.pop(name, None)
+            if name in fs.schema.assignable:  # as pydantic would, after a longer look
+                self.__dict__[name] = value
+                return
+        elif fs is not None and not name.startswith("_"):
+            raise ReadOnlyStateError(f"{type(self).__name__}.{name}: this state is a committed snapshot; {REMEDY}")
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -322,22 +324,8 @@ class ReactiveState(BaseModel):
         super().__delattr__(name)
 
     @classmethod
-    def _all_fields(cls) -> set[str]:
-        """The names of all fields: one set for all instances, since nothing that could still be set is missing."""
-        names: set[str] | None = cls.__dict__.get("_all_fields_")
-        if names is None:
-            names = set(cls.__pydantic_fields__)
-            type.__setattr__(cls, "_all_fields_", names)
-        return names
-
-    @classmethod
     def _blank(cls, values: dict[str, Any], private: Any) -> Self:
-        made = object.__new__(cls)
-        _put_values(made, values)
-        _put_fields_set(made, cls.__dict__.get("_all_fields_") or cls._all_fields())
-        _put_extra(made, None)
-        _put_private(made, private)
-        return made
+        return _made_of(cls, cls._fs_schema(), values, private)
 
     def _frozen_values(self) -> dict[str, Any]:
         values = self.__dict__  # besides the fields it holds what functools.cached_property remembers
@@ -345,15 +333,16 @@ class ReactiveState(BaseModel):
 
     def _working(self) -> Self:
         """A working copy of this committed snapshot; it thaws a container when it is first touched."""
-        fs = Working(self)
-        made = self._blank(fs.start(), self.__pydantic_private__)
-        object.__setattr__(made, "_fs", fs)
+        cls = type(self)
+        fs = Working(self, cls._fs_schema())
+        made = _made_of(cls, fs.schema, fs.start(), self.__pydantic_private__)
+        _put_fs(made, fs)
         return made
 
     def _rebase(self, base: ReactiveState) -> None:
         """Starts this working copy anew from `base`; values read before raise when they are changed."""
         self._close()
-        fs = Working(base)
+        fs = Working(base, type(base)._fs_schema())
         object.__setattr__(self, "__dict__", fs.start())
         object.__setattr__(self, "_fs", fs)
 
@@ -374,7 +363,7 @@ class ReactiveState(BaseModel):
         fs.guard.check()
         old, changed = base.__dict__, []
         try:
-            values = _fields_of(base)
+            values = _fields_of(base, fs.schema)
             for name, value in self.__dict__.items():
                 if name not in values or value is old[name]:
                     continue
@@ -427,9 +416,9 @@ class ReactiveState(BaseModel):
     ) -> tuple[Self, list[str]]:
         if schema.checks_whole:
             whole = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
-            checked, touched = cls._blank(whole._frozen_values(), private), list(values)
+            checked, touched = _made_of(cls, schema, whole._frozen_values(), private), list(values)
         else:
-            checked, touched = cls._blank(values, private), changed
+            checked, touched = _made_of(cls, schema, values, private), changed
             for name in changed:
                 if not is_exact(value := values[name], schema.exact.get(name)):
                     cls.__pydantic_validator__.validate_assignment(checked, name, value)
@@ -450,7 +439,7 @@ class ReactiveState(BaseModel):
 
     def _commit(self, committed: Committed) -> Self:
         """Makes of this instance, which holds frozen values and belongs to nobody yet, a committed snapshot."""
-        object.__setattr__(self, "_fs", committed)
+        _put_fs(self, committed)
         return self
 
     @property
@@ -668,6 +657,22 @@ class ReactiveState(BaseModel):
         return await context.provider.context(req).resolve_for_fasthtml(cls, req)
 
 
+M = TypeVar("M", bound=ReactiveState)
+
+
+def _made_of(cls: type[M], schema: Schema, values: dict[str, Any], private: Any) -> M:
+    """An instance with these values, past pydantic's own way to make one."""
+    made = object.__new__(cls)
+    _put_values(made, values)
+    _put_fields_set(made, schema.names)
+    _put_extra(made, None)
+    _put_private(made, private)
+    return made
+
+
+_put_fs: Final = vars(ReactiveState)["_fs"].__set__
+
+
 def _check_schema_version(cls: type[ReactiveState]) -> None:
     """Reports what would put every stored state of the class aside. Raises `EventDefinitionError`."""
     own = vars(cls)
@@ -735,7 +740,6 @@ def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
 _OVERRIDABLE: Final = frozenset({"migrate", "schema_version"})
 _OWN_NAMES: Final = frozenset(name for name in vars(ReactiveState) if not name.startswith(("__", "model_"))) | {
     "_fs",
-    "_all_fields_",
     "_fs_schema_",
     "_partly_hidden",
     "__iter__",
