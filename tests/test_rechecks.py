@@ -422,9 +422,8 @@ async def test_one_who_is_added_again_sees_the_state_again_when_the_stream_comes
 
 async def run(site, name, event, live=None, **arguments):
     """An event of `name`'s page; gives what its answer carries (bytes)."""
-    call = Call(
-        "Doc", event, arguments, (), (), {}, {}, "1", [site.token(name, DOC_AND_BOARD)], False, None, None, None
-    )
+    body = {"a": arguments, "i": "1", "w": [site.token(name, DOC_AND_BOARD)]}
+    call = Call.parse("Doc", event, body, (), None, None)
     effects = []
     await dispatch(site.context(name), call, live, effects.append)
     return b"".join(effect.frames for effect in effects)
@@ -744,10 +743,8 @@ async def test_what_was_typed_is_not_sent_back_to_where_it_was_typed(site):
     typing, other = await site.page("ann"), await site.page("ann")
     for tab in (typing, other):
         tab.take()
-    call = Call(
-        "Doc", "write", {"text": "v2"}, (), (), {}, {"note": "typed"}, "1",
-        [site.token("ann", DOC_AND_BOARD)], False, None, 1, None,
-    )  # fmt: skip
+    body = {"a": {"text": "v2"}, "b": {"note": "typed"}, "i": "1", "w": [site.token("ann", DOC_AND_BOARD)], "q": 1}
+    call = Call.parse("Doc", "write", body, (), None, None)
     effects = []
     await dispatch(site.context("ann"), call, typing.connection, effects.append)
     assert [effect.frames for effect in effects] == [b""]
@@ -813,7 +810,7 @@ class Play:
         arguments = {"text": self.marker(), "add": add, "remove": "" if remove == add else remove}
         live = tab.connection if isinstance(tab.connection, SSEConnection) and not tab.ended else None
         tokens = [site.token(tab.name, BOTH)]
-        call = Call("Doc", "change", arguments, (), (), {}, {}, record, tokens, False, None, None, None)
+        call = Call.parse("Doc", "change", {"a": arguments, "i": record, "w": tokens}, (), None, None)
         with contextlib.suppress(AccessError):
             await dispatch(site.context(tab.name), call, live, lambda effect: self.check(tab, effect.frames))
 

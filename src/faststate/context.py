@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from .auth import UserContext
 from .exceptions import AuthorizationError, ConfigurationError, FastStateError, IdentifierError
-from .page import PageContent
+from .page import LiveElement, PageContent
 from .registry import Entry
 from .state import ReactiveState
 from .tokens import binding
@@ -45,17 +45,18 @@ class RequestContext:
     """What one request is: its session, its user, the states resolved for it. Lifetime: the request."""
 
     __slots__ = (
-        "_after", "_became", "_scope", "_session", "_user", "_user_known", "add_late", "asked", "connection",
-        "ended_session", "fresh_session", "page", "provider", "since", "temporary_id", "will_answer",
+        "_after", "_became", "_page", "_root", "_scope", "_session", "_start", "_user", "_user_known", "add_late",
+        "asked", "connection", "ended_session", "fresh_session", "provider", "since", "temporary_id", "will_answer",
     )  # fmt: skip
 
     def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
         self.provider = provider
         self.connection = connection
         self._scope = connection.scope
-        self.page = PageContent(provider.registry, lambda: provider.signer)
-        # Of the app that has the routes: an app mounted below it may share its states.
-        self.page.url = self._scope.get("root_path", "") + provider.prefix + "/"
+        self._page: PageContent | None = None
+        self._start = provider.registry.committer.number
+        # Of the app that has the routes: an app mounted below it may share its states, and changes it.
+        self._root: str = self._scope.get("root_path", "")
         self.temporary_id: str | None = None
         self.add_late: Callable[[RequestContext, Any], None] | None = None
         self.fresh_session = False
@@ -66,13 +67,30 @@ class RequestContext:
         """True where the app's middleware sees the response, and calls `answered` behind it."""
         self.asked: dict[str, ReactiveState] = {}
         """The snapshots, by key, that this request's user was found to be allowed to read."""
-        self._after: list[Callable[[], None]] = []
+        self._after: list[Callable[[], None]] | None = None
         self._user: UserContext | None = None
         self._user_known = self._became = False
         self.since = provider.sessions.changes
         """How many changes of rights had been told of when this request's user was not loaded yet."""
         self._session: Any = None
         self.refuse_revoked()
+
+    @property
+    def page(self) -> PageContent:
+        """What the request's page shows; an event has none, and needs nothing of it."""
+        if self._page is None:
+            provider = self.provider
+            url = self._root + provider.prefix + "/"
+            self._page = PageContent(provider.registry, lambda: provider.signer, self._start, url)
+        return self._page
+
+    def show(self, state: ReactiveState, view: str | None = None) -> None:
+        """As `PageContent.show`."""
+        self.page.show(state, view)
+
+    def live_element(self) -> LiveElement:
+        """As `PageContent.live_element`."""
+        return self.page.live_element()
 
     def refuse_revoked(self) -> None:
         """Empties the session when it was ended on the server: an old cookie signs nobody in."""
@@ -194,14 +212,15 @@ class RequestContext:
     def after_answer(self, call: Callable[[], None]) -> None:
         """Calls `call` when the response has been sent, or now where nobody would tell."""
         if self.will_answer:
-            self._after.append(call)
+            self._after = [*(self._after or ()), call]
         else:
             call()
 
     def answered(self) -> None:
         """The response has been sent."""
         while self._after:
-            self._after.pop(0)()
+            call, *self._after = self._after
+            call()
 
     async def resolve_for_fasthtml(self, cls: type[ReactiveState], request: Any) -> ReactiveState:
         """A state for FastHTML's own injection, where no handler of ours adds the live element afterwards."""

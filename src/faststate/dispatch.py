@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -53,7 +52,7 @@ __all__ = [
 logger = logging.getLogger("faststate")
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
-_PARTS: Final = frozenset("afsbiqvw")
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 MAX_TOKENS: Final = 200
 """Tokens that one request may carry; each fragment of a page brings at most one."""
 
@@ -69,24 +68,25 @@ class ForgedTokens(AccessError):
     """A token that this app has not made, or an id that no token names."""
 
 
-@dataclass(slots=True)
 class Call:
     """One event as a client sent it, parsed and bounded, and not trusted. Lifetime: one request."""
 
-    state: str
-    event: str
-    explicit: Mapping[str, Any]
-    form: Sequence[tuple[str, Any]]
-    query: Sequence[tuple[str, Any]]
-    signals: Mapping[str, Any]
-    bound: Mapping[str, Any]
-    instance_id: str | None
-    tokens: Sequence[Any]
-    is_form: bool
-    nonce: str | None
-    sequence: int | None
-    connection_id: str | None
+    explicit: Mapping[str, Any] = _NOTHING
+    form: Sequence[tuple[str, Any]] = ()
+    query: Sequence[tuple[str, Any]] = ()
+    signals: Mapping[str, Any] = _NOTHING
+    bound: Mapping[str, Any] = _NOTHING
+    instance_id: str | None = None
+    tokens: Sequence[Any] = ()
+    is_form = False
+    sequence: int | None = None
     version: str | None = None
+
+    def __init__(self, state: str, event: str, nonce: str | None = None, connection_id: str | None = None) -> None:
+        self.state = state
+        self.event = event
+        self.nonce = nonce
+        self.connection_id = connection_id
 
     @classmethod
     def parse(
@@ -101,49 +101,51 @@ class Call:
         """A call, from the parsed JSON `body`. Raises `EventArgumentError` for anything that is not of its form."""
         if not isinstance(body, dict):
             raise EventArgumentError(f"the payload must be an object, not {type(body).__name__}")
-        if not _PARTS.issuperset(body):
-            raise EventArgumentError(f"the payload has an unknown part {min(body.keys() - _PARTS)[:40]!r}")
-        instance_id = body.get("i")
-        if instance_id is not None and not isinstance(instance_id, str):
-            raise EventArgumentError("the payload's state id must be a string")
-        form = body.get("f")
-        if form is not None and not (
-            isinstance(form, list) and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in form)
-        ):
-            raise EventArgumentError("the payload's form must be a list of names and values")
         if nonce is not None and not _NONCE.match(nonce):
             raise EventArgumentError("the nonce must be 8 to 64 letters, digits, hyphens or underscores")
-        version = body.get("v")
-        if version is not None and not isinstance(version, str):
-            raise EventArgumentError("the payload's version must be a string")
-        sequence = body.get("q")
-        if sequence is not None and (isinstance(sequence, bool) or not isinstance(sequence, int)):
-            raise EventArgumentError("the payload's sequence must be a number")
-        return cls(
-            state,
-            event,
-            _mapping(body, "a"),
-            [(name, value) for name, value in form] if form else (),
-            [(name, value) for name, value in query if name != "_id"] if query else (),
-            _mapping(body, "s"),
-            _mapping(body, "b"),
-            instance_id if instance_id is not None or not query else dict(query).get("_id"),
-            tokens_of(body),
-            form is not None,
-            nonce,
-            sequence,
-            connection_id,
-            version,
-        )
+        call = cls(state, event, nonce, connection_id)
+        for name, value in body.items():
+            part = _PARTS.get(name)
+            if part is None:
+                raise EventArgumentError(f"the payload has an unknown part {name[:40]!r}")
+            if value is not None:
+                attribute, kind, said = part
+                if type(value) is not kind:
+                    raise EventArgumentError(f"the payload's {said}")
+                setattr(call, attribute, value)
+        if call.form:
+            if not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in call.form):
+                raise EventArgumentError(f"the payload's {_PARTS['f'].said}")
+            call.form = [(name, value) for name, value in call.form]
+        call.is_form = body.get("f") is not None
+        if len(call.tokens) > MAX_TOKENS:
+            raise StaleTokens  # a page that has collected so many starts anew
+        if query:
+            call.query = [(name, value) for name, value in query if name != "_id"]
+            if call.instance_id is None:
+                call.instance_id = dict(query).get("_id")
+        return call
 
 
-def _mapping(body: Mapping[str, Any], part: str) -> Mapping[str, Any]:
-    found = body.get(part)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise EventArgumentError(f"the payload's part {part!r} must be an object")
-    return found
+class _Part(NamedTuple):
+    """A part of an event's payload: where a call has it, of which type it is, and what is said of another."""
+
+    attribute: str
+    kind: type
+    said: str
+
+
+_PARTS: Final = {
+    "a": _Part("explicit", dict, "part 'a' must be an object"),
+    "b": _Part("bound", dict, "part 'b' must be an object"),
+    "f": _Part("form", list, "form must be a list of names and values"),
+    "i": _Part("instance_id", str, "state id must be a string"),
+    "q": _Part("sequence", int, "sequence must be a number"),
+    "s": _Part("signals", dict, "part 's' must be an object"),
+    "v": _Part("version", str, "version must be a string"),
+    "w": _Part("tokens", list, "tokens must be a list"),
+}
+"""The parts of an event's payload, as the page names them."""
 
 
 def tokens_of(body: Any) -> list[Any]:
@@ -405,9 +407,6 @@ class _PageRun(Run):
             self._take(Effect(await self._snapshots([self._key]), repeated=False))
         elif live.topic(self._key) is not None:
             live.notify(self._key, None)
-
-
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def _refuse_ended(context: RequestContext) -> None:

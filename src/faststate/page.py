@@ -93,22 +93,25 @@ _TOAST: Final = (
 
 
 class PageContent:
-    """The states and views that one page shows. Lifetime: one request."""
+    """The states and views that one page shows. Lifetime: one request.
+
+    `start` is the number of the last commit when the request came, `url` that of the library's routes.
+    """
 
     __slots__ = (
         "_mixed", "_registry", "_signer", "_start", "bound_to", "live_added", "states", "url", "viewer", "views",
     )  # fmt: skip
 
-    def __init__(self, registry: StateRegistry, signer: Callable[[], TokenSigner]) -> None:
+    def __init__(self, registry: StateRegistry, signer: Callable[[], TokenSigner], start: int, url: str) -> None:
         self._registry = registry
         self._signer = signer
         self._mixed = False
-        self._start = registry.commits
+        self._start = start
         self.states: dict[str, ReactiveState] = {}
         self.views: dict[str, set[str]] = {}
         self.viewer: UserContext | None = None
         self.bound_to = ""
-        self.url = ""
+        self.url = url
         self.live_added = False
 
     def show(self, state: ReactiveState, view: str | None = None) -> None:

@@ -592,7 +592,8 @@ class StateProvider:
     ) -> tuple[Entry, Guard | None]:
         """As `resolve_for`, for the request's `user`, who has been loaded."""
         config = self.config_of(cls)
-        current_user.set(user)
+        if current_user.get() is not user:
+            current_user.set(user)
         if config.gate.restricts or rule.restricts:  # before a state is made for nothing
             await authorize(user, config.gate | replace(rule, owner_only=False))
         if config.scope is StateScope.USER and user is None:

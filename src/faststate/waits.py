@@ -14,10 +14,11 @@ T = TypeVar("T")
 
 class Begun(NamedTuple):
     """What has been begun: its `steps`, and what the first of them `waits_for`; None twice where there was nothing to
-    wait for."""
+    wait for, and its `value` is there."""
 
     steps: Any
     waits_for: Any
+    value: Any = None
 
 
 def begin(awaitable: Awaitable[Any]) -> Begun:
@@ -25,8 +26,8 @@ def begin(awaitable: Awaitable[Any]) -> Begun:
     steps = awaitable.__await__()
     try:
         return Begun(steps, next(steps))
-    except StopIteration:
-        return _DONE
+    except StopIteration as done:
+        return Begun(None, None, done.value) if done.value is not None else _DONE
 
 
 _DONE: Final = Begun(None, None)
@@ -45,7 +46,7 @@ def go_on(
     `run` makes each step, as `Context.run` does: what was set in a context is reset there, as tokens of context
     variables demand. A cancellation is thrown into it: that is its own to answer.
     """
-    steps, waits_for = begun
+    steps, waits_for, _ = begun
     try:
         while True:
             if error is None:
@@ -71,12 +72,9 @@ async def in_time(seconds: float, awaitable: Awaitable[T]) -> T:
 
     It is begun without a timer, which is set where it has to wait: a request's body, say, is mostly there already.
     """
-    steps = awaitable.__await__()
-    try:
-        waits_for = next(steps)
-    except StopIteration as done:
-        result: T = done.value
-        return result
+    begun = begin(awaitable)
+    if begun.steps is None:
+        return begun.value  # type: ignore[no-any-return]  # it is what is awaited
     async with asyncio.timeout(seconds):
-        rest: T = await go_on(Begun(steps, waits_for))
+        rest: T = await go_on(begun)
     return rest

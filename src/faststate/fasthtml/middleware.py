@@ -64,7 +64,9 @@ class FastStateMiddleware:
         context.will_answer = scope["type"] == "http"
         scope["faststate"] = context
 
-        tokens = (current_request.set(connection), current_page.set(context.page), current_user.set(None))
+        request, page, asker = current_request.set(connection), current_page.set(context), current_user.get()
+        if asker is not None:
+            current_user.set(None)
         try:
             response = await self._routes.answer_event(context, scope, receive) if self._is_innermost else None
             if response is not None:
@@ -79,9 +81,10 @@ class FastStateMiddleware:
 
             await self.app(scope, receive, answer)
         finally:
-            current_request.reset(tokens[0])
-            current_page.reset(tokens[1])
-            current_user.reset(tokens[2])
+            current_request.reset(request)
+            current_page.reset(page)
+            if current_user.get() is not asker:
+                current_user.set(asker)
             context.answered()
             scope["faststate"] = self._answered
             scope.pop("faststate_others", None)

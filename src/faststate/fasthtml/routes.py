@@ -75,7 +75,8 @@ class EventResponse(Response):
 
 def _headers_of(scope: Scope) -> dict[bytes, bytes]:
     """The request's headers by their lower-case names; of those that came twice the first, as Starlette has it."""
-    return dict(reversed(list(scope["headers"])))
+    headers = dict(scope["headers"])
+    return headers if len(headers) == len(scope["headers"]) else dict(reversed(list(scope["headers"])))
 
 
 def _is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
@@ -91,21 +92,10 @@ def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
     return value.decode("latin-1") if value is not None else None
 
 
-class _TooSlow(Exception):
-    """The body did not arrive in time."""
-
-
-async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, seconds: float) -> bytes:
+async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
     declared = headers.get(b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise EventArgumentError(f"the payload has {int(declared)} bytes; the most is {limit}")
-    try:
-        return await in_time(seconds, _receive_body(receive, limit))
-    except TimeoutError:
-        raise _TooSlow from None
-
-
-async def _receive_body(receive: Receive, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -183,6 +173,27 @@ def _parse_unusual(body: bytes) -> Any:
     return payload
 
 
+class _Seen:
+    """What an event's page is to see of it: in its answer, where the page has no `live` stream. Lifetime: the event."""
+
+    __slots__ = ("_live", "frames", "version")
+
+    def __init__(self, live: SSEConnection | None) -> None:
+        self._live = live
+        self.frames = b""
+        self.version: str | None = None
+
+    def take(self, effect: Effect) -> None:
+        """Takes the effect of a step."""
+        live, self.version = self._live, effect.version
+        if not effect.frames:
+            return
+        if live is None or live.closed or live.silent:
+            self.frames += effect.frames
+        else:
+            live.send_frame(effect.frames)
+
+
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -252,7 +263,7 @@ class Routes:
             refused.headers["retry-after"] = str(ceil(wait))
             return refused
         try:
-            body = await _read_body(receive, headers, provider.max_payload, provider.body_timeout)
+            body = await in_time(provider.body_timeout, _read_body(receive, headers, provider.max_payload))
             call = Call.parse(
                 state,
                 event,
@@ -261,7 +272,7 @@ class Routes:
                 _text(headers, b"faststate-nonce"),
                 _text(headers, b"faststate-connection"),
             )
-        except _TooSlow:
+        except TimeoutError:
             return PlainTextResponse("The event took too long to arrive.", 408, {"connection": "close"})
         except StaleTokens:
             return EventResponse(reload_frame(), 403)
@@ -327,18 +338,9 @@ class Routes:
             if context.ended_session is None:
                 frames += message_frame("This page needs cookies to work.", 403)
             return EventResponse(frames, 403)
-        frames, version = b"", None
-
-        def take(effect: Effect) -> None:
-            nonlocal frames, version
-            version = effect.version
-            if live is None or live.closed or live.silent:
-                frames += effect.frames
-            elif effect.frames:
-                live.send_frame(effect.frames)
-
+        seen = _Seen(live)
         try:
-            await dispatch(context, call, live, take, elsewhere=elsewhere)
+            await dispatch(context, call, live, seen.take, elsewhere=elsewhere)
         except StaleTokens:
             self.provider.refused += 1
             return EventResponse(reload_frame(), 403)
@@ -350,10 +352,10 @@ class Routes:
             return response
         except FastStateError as error:
             if isinstance(error, EventConflictError):
-                frames += signals_frame({"_fs": {"v": error.version}})
+                seen.frames += signals_frame({"_fs": {"v": error.version}})
             if error.status >= 500:
                 logger.error("%s.%s failed: %s", call.state, call.event, error, exc_info=error)
-            return self._refused(error, frames)
+            return self._refused(error, seen.frames)
         except ValidationError as error:
             # A model that the event made of what it was given: its own words, without the value.
             problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -369,8 +371,9 @@ class Routes:
             return EventResponse(message_frame(_BROKEN, 500), 500)
         if call.is_form and call.nonce is not None:
             # In one patch: the form's own expression goes on when it has been taken in.
-            frames += signals_frame({"_fs": {"ok": call.nonce, **({"v": version} if version is not None else {})}})
-        return EventResponse(frames)
+            version = {"v": seen.version} if seen.version is not None else {}
+            seen.frames += signals_frame({"_fs": {"ok": call.nonce, **version}})
+        return EventResponse(seen.frames)
 
     async def leave(self, request: Request) -> Response:
         """POST: a page was left for good. A beacon, which can have no header of ours and whose answer nobody reads."""
@@ -379,12 +382,14 @@ class Routes:
         headers = _headers_of(request.scope)
         if not _is_cross_site(headers) and not self.provider.event_buckets.take(client):
             try:
-                body = await _read_body(request.receive, headers, self.provider.max_payload, self.provider.body_timeout)
+                reading = _read_body(request.receive, headers, self.provider.max_payload)
+                try:
+                    body = await in_time(self.provider.body_timeout, reading)
+                except TimeoutError:
+                    return PlainTextResponse("The beacon took too long to arrive.", 408, {"connection": "close"})
                 again = _Replayed(self._app, request.scope, body)
                 again.state.faststate_left = tokens_of(_parse(body))
                 await self._let_through(again, self._leave, self._left)
-            except _TooSlow:
-                return PlainTextResponse("The beacon took too long to arrive.", 408, {"connection": "close"})
             except (FastStateError, StaleTokens) as error:
                 logger.info("a page was left, which changes nothing: %r", error)
         return Response(status_code=204)
