@@ -22,7 +22,6 @@ from faststate import (
     event,
     expr,
 )
-from faststate.events import RawArguments
 
 
 class Colour(enum.Enum):
@@ -98,7 +97,7 @@ class Thing(ReactiveState):
 
 def arguments(name, **raw):
     """What the event `name` of Thing gets from a call."""
-    return Thing._fs_schema().events[name].arguments.validate(RawArguments(**{"explicit": {}, **raw}))
+    return Thing._fs_schema().events[name].arguments.validate(**{"explicit": {}, **raw})
 
 
 def form(name, *pairs):
@@ -232,7 +231,7 @@ def test_strings_inside_annotations_are_resolved_too():
 
     bound = Inside._fs_schema().events["e"].arguments
     assert [(s.name, s.cls, s.optional) for s in bound.states] == [("late", Late, False), ("maybe", Late, True)]
-    found = bound.validate(RawArguments({"many": [{"x": "1"}], "sku": "s"}))
+    found = bound.validate({"many": [{"x": "1"}], "sku": "s"})
     assert found == {"many": [LatePoint(x=1)], "sku": "s"}
 
 
@@ -276,7 +275,7 @@ def local():
     stock, local = namespace["local"]()
     bound = local._fs_schema().events["e"].arguments
     assert [s.cls for s in bound.states] == [stock]
-    assert bound.validate(RawArguments({"price": "1.50"})) == {"price": Decimal("1.50")}
+    assert bound.validate({"price": "1.50"}) == {"price": Decimal("1.50")}
     assert [s.cls for s in local._fs_schema().events["with_options"].arguments.states] == [stock]
 
 
@@ -411,7 +410,7 @@ def test_a_hyphen_in_a_field_name_is_an_underscore():
         def e(self, due_date: str): ...
 
     bound = Hyphen._fs_schema().events["e"].arguments
-    assert bound.validate(RawArguments({}, form=[("due-date", "x")], is_form=True)) == {"due_date": "x"}
+    assert bound.validate({}, form=[("due-date", "x")], is_form=True) == {"due_date": "x"}
 
 
 # -- what is written into a page ---------------------------------------------------------------------------------------

@@ -360,7 +360,7 @@ class Committer:
             )
             delta = with_version(change.delta, change.encoded, version) if versioned else change.delta
             frame = frames[place] if frames is not None else None
-            done.append(Commit(old, new, change.changed, delta, self.number, frame or None))
+            done.append(Commit(entry.identifier.key, old, new, change.changed, delta, self.number, frame or None))
         for commit in done:
             self._hooks.committed(commit)
 

@@ -45,8 +45,9 @@ class RequestContext:
     """What one request is: its session, its user, the states resolved for it. Lifetime: the request."""
 
     __slots__ = (
-        "_after", "_became", "_page", "_root", "_scope", "_session", "_start", "_user", "_user_known", "add_late",
-        "asked", "connection", "ended_session", "fresh_session", "provider", "since", "temporary_id", "will_answer",
+        "_after", "_became", "_page", "_root", "_scope", "_session", "_start", "_user_known", "add_late", "asked",
+        "connection", "ended_session", "fresh_session", "known_user", "provider", "since", "temporary_id",
+        "will_answer",
     )  # fmt: skip
 
     def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
@@ -68,7 +69,7 @@ class RequestContext:
         self.asked: dict[str, ReactiveState] = {}
         """The snapshots, by key, that this request's user was found to be allowed to read."""
         self._after: list[Callable[[], None]] | None = None
-        self._user: UserContext | None = None
+        self.known_user: UserContext | None = None
         self._user_known = self._became = False
         self.since = provider.sessions.changes
         """How many changes of rights had been told of when this request's user was not loaded yet."""
@@ -111,7 +112,7 @@ class RequestContext:
         """An app mounted below, with a session middleware of its own, puts another session there of the same cookie."""
         self.refuse_revoked()
         if not self._became:
-            self._user, self._user_known = None, False
+            self.known_user, self._user_known = None, False
 
     def keep_newer_cookie(self) -> None:
         """Has the answer set no cookie when the session has ended since the request came: it would be the ended one's,
@@ -162,17 +163,23 @@ class RequestContext:
 
     async def user(self) -> UserContext | None:
         """The user of the request, or None; asked of the app's loader once. Raises `BackendError` when that fails."""
-        if self._scope.get("session") is not self._session:
-            self._follow_session()
-        if not self._user_known:
-            users = self.provider.users
-            if users.sees_nobody(self._scope):
-                self._user = None
-                return None
-            self._user = await users.load(self.connection)
+        if not self.knows_user():
+            self.known_user = await self.provider.users.load(self.connection)
             # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
-            self._user_known = self._user is not None
-        return self._user
+            self._user_known = self.known_user is not None
+        return self.known_user
+
+    def knows_user(self) -> bool:
+        """Whether `known_user` is the user of the request, or None for nobody, without anybody having to be asked."""
+        scope = self._scope
+        if scope.get("session") is not self._session:
+            self._follow_session()
+        if self._user_known:
+            return True
+        if not self.provider.users.sees_nobody(scope):
+            return False
+        self.known_user = None
+        return True
 
     def readable(self, entry: Entry) -> ReactiveState:
         """The snapshot of a state that may be shown: the newest, or the one that the class's own rule let through."""
@@ -180,7 +187,7 @@ class RequestContext:
 
     def become(self, user: UserContext | None) -> None:
         """From here on the request is `user`'s."""
-        self._user, self._user_known, self._became = user, True, True
+        self.known_user, self._user_known, self._became = user, True, True
         self.since = self.provider.sessions.changes
         self.asked.clear()
 
@@ -188,12 +195,12 @@ class RequestContext:
         """Raises `AuthorizationError` when the session has ended since the request came, or the rights changed."""
         session_id = self.session_id() if "session" in self._scope else None
         ended = session_id is not None and self.provider.is_revoked(session_id)
-        if ended or self.provider.sessions.rights_changed(self._user, self.since):
+        if ended or self.provider.sessions.rights_changed(self.known_user, self.since):
             raise AuthorizationError("you were signed in or out, or your rights have changed just now: try again")
 
     def forget_user(self) -> None:
         """Has the user be loaded again, as the next message of a websocket needs it."""
-        self._user, self._user_known, self._became = None, False, False
+        self.known_user, self._user_known, self._became = None, False, False
         self.since = self.provider.sessions.changes
         self.asked.clear()
         self.refuse_revoked()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from .auth import READ, UserContext, authorize
 from .context import RequestContext
-from .events import Event, RawArguments
+from .events import Event
 from .exceptions import (
     AccessError,
     AuthorizationError,
@@ -227,7 +227,7 @@ async def dispatch(
     if event is None:
         raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
     # Loaded once: nobody signs in any more before the event itself runs.
-    user = await context.user()
+    user = context.known_user if context.knows_user() else await context.user()
     session_id = context.session_id()
     shown = _genuine(provider, call.tokens, binding(session_id, user.id if user else None)) if call.tokens else []
     config = provider.config_of(cls)
@@ -255,7 +255,7 @@ async def dispatch(
         )
     typed_arguments = event.arguments
     signals = {**call.bound, **call.signals} if call.bound else call.signals
-    arguments = typed_arguments.validate(RawArguments(call.explicit, call.form, call.query, signals, call.is_form))
+    arguments = typed_arguments.validate(call.explicit, call.form, call.query, signals, is_form=call.is_form)
     if typed_arguments.defaults:
         arguments = {**typed_arguments.defaults, **arguments}
     others: Mapping[str, Entry] = {}
@@ -267,8 +267,8 @@ async def dispatch(
     bound = _bound_values(cls, call.bound, schema.hidden_from(user)) if call.bound else {} if schema.bound else None
     has_stream = live is not None or elsewhere
     followed = (await _followed(context, shown)).states if shown and not has_stream else _NOTHING
-    run = _PageRun(context, call, live, elsewhere, take, user, event, entry, bound, followed)
-    token = origin_of_commits.set(run.origin)
+    run = _PageRun(context, call, live, elsewhere, take, user, session_id, event, entry, bound, followed)
+    token = origin_of_commits.set(run)
     is_outdated = False
     try:
         await run_event(
@@ -292,13 +292,13 @@ async def dispatch(
             raise StaleTokens from error
         is_outdated = True  # it was looked up with its lock, and was another process's by then, or nobody's
     finally:
-        run.origin.open = False
+        run.open = False
         origin_of_commits.reset(token)
     if is_outdated:
         await dispatch(context, call, live, take, elsewhere=elsewhere, again=False)
 
 
-class _PageRun(Run):
+class _PageRun(Origin, Run):
     """An event that a page has sent. Lifetime: the event.
 
     `bound` are the fields to set before it, `followed` what the page shows and has no stream for, `take` is given the
@@ -306,8 +306,8 @@ class _PageRun(Run):
     """
 
     __slots__ = (
-        "_bound", "_call", "_context", "_elsewhere", "_entry", "_event", "_followed", "_key", "_live", "_provider",
-        "_take", "_typed", "_user", "has_begun", "origin",
+        "_bound", "_call", "_context", "_entry", "_event", "_followed", "_live", "_provider", "_take", "_typed",
+        "_user", "has_begun",
     )  # fmt: skip
 
     def __init__(
@@ -318,6 +318,7 @@ class _PageRun(Run):
         elsewhere: bool,
         take: Callable[[Effect], None],
         user: UserContext | None,
+        session_id: str | None,
         event: Event[Any, Any],
         entry: Entry,
         bound: Mapping[str, Any] | None,
@@ -327,19 +328,22 @@ class _PageRun(Run):
         self._context = context
         self._call = call
         self._live = live
-        self._elsewhere = elsewhere
         self._take = take
         self._user = user
         self._event = event
         self._entry = entry
-        self._key = entry.identifier.key
         self._bound = bound
         self._followed = followed
         self._typed: Mapping[str, Any] = _NOTHING  # bound fields as the page showed them when it sent the event
         self.has_begun = False
         """Whether a step of it was committed."""
-        page = live.id if live is not None else call.connection_id if elsewhere else None
-        self.origin = Origin(page, self._key, _NOTHING, context.session_id(), elsewhere)
+        self.connection_id = live.id if live is not None else call.connection_id if elsewhere else None
+        self.key = entry.identifier.key
+        self.echo = _NOTHING
+        self.session_id = session_id
+        self.elsewhere = elsewhere
+        self.open = True
+        self.commits = []
 
     def still_current(self) -> None:
         sessions, session_id = self._provider.sessions, self._context.session_id()
@@ -349,19 +353,19 @@ class _PageRun(Run):
             raise AuthorizationError("your rights have changed just now: please try again")
 
     def bound(self) -> Mapping[str, Any]:
-        bound, number, page = self._bound, self._call.sequence, self.origin.connection_id
+        bound, number, page = self._bound, self._call.sequence, self.connection_id
         if bound is None:
             return _NOTHING  # whose order is of use to nobody, where the class has none
         if number is not None:
-            shared = self._provider.shared_part(self._key)
+            shared = self._provider.shared_part(self.key)
             if shared is not None and page is not None:
                 is_newest = shared.note_typed(page, number)
             else:
-                is_newest = self._live is None or self._live.note_typed(self._key, number)
+                is_newest = self._live is None or self._live.note_typed(self.key, number)
             if not is_newest:
                 return _NOTHING  # overtaken on the way: what the page has sent since is newer than what it had typed
         if bound:
-            self.origin.echo = self._typed = {name: to_wire(value) for name, value in bound.items()}
+            self.echo = self._typed = {name: to_wire(value) for name, value in bound.items()}
         return bound
 
     def render(self, result: Any) -> bytes:
@@ -378,20 +382,19 @@ class _PageRun(Run):
         return None
 
     async def _take_with_snapshots(self, step: Step) -> None:
+        changed = [commit.key for commit in self.commits]
         if step.repeated:  # the first answer was lost, and with it what had changed
             changed = list(self._followed)
-        else:
-            changed = [commit.new._committed.identifier.key for commit in self.origin.commits]
         self._tell(await self._snapshots(changed), step)
 
     def _tell(self, frames: bytes, step: Step) -> None:
         if self._typed:
-            frames += _corrections(self._provider, self._key, self._typed, self.origin.commits)
+            frames += _corrections(self._provider, self.key, self._typed, self.commits)
             self._typed = _NOTHING
-        self.origin.commits.clear()
+        self.commits.clear()
         version = None
         if self._event.expect_version:
-            version = str((self._provider.registry.find(self._key) or self._entry).version)
+            version = str((self._provider.registry.find(self.key) or self._entry).version)
         self._take(Effect(frames + step.result if step.result else frames, step.repeated, version))
 
     async def _snapshots(self, changed: Sequence[str]) -> bytes:
@@ -400,13 +403,13 @@ class _PageRun(Run):
     async def show_as_it_is(self) -> None:
         """Has the page be sent the event's state as it is."""
         sharing, live = self._provider.sharing, self._live
-        if self._elsewhere and sharing is not None:
-            page, session_id = self.origin.connection_id, self.origin.session_id
-            await sharing.publish(self._key, {"kind": "show", "page": page, "session": session_id})
+        if self.elsewhere and sharing is not None:
+            page, session_id = self.connection_id, self.session_id
+            await sharing.publish(self.key, {"kind": "show", "page": page, "session": session_id})
         elif live is None:
-            self._take(Effect(await self._snapshots([self._key]), repeated=False))
-        elif live.topic(self._key) is not None:
-            live.notify(self._key, None)
+            self._take(Effect(await self._snapshots([self.key]), repeated=False))
+        elif live.topic(self.key) is not None:
+            live.notify(self.key, None)
 
 
 def _refuse_ended(context: RequestContext) -> None:

@@ -64,10 +64,11 @@ PAGES_TYPING: Final = 32
 class Commit:
     """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
 
-    __slots__ = ("changed", "delta", "frame", "new", "number", "old")
+    __slots__ = ("changed", "delta", "frame", "key", "new", "number", "old")
 
     def __init__(
         self,
+        key: str,
         old: ReactiveState,
         new: ReactiveState,
         changed: list[str],
@@ -75,6 +76,7 @@ class Commit:
         number: int,
         frame: bytes | None = None,
     ) -> None:
+        self.key = key
         self.old = old
         self.new = new
         self.changed = changed

@@ -13,7 +13,6 @@ from typing import (
     Final,
     Generic,
     Literal,
-    NamedTuple,
     NotRequired,
     ParamSpec,
     Required,
@@ -36,7 +35,7 @@ from .exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateE
 from .parameters import StateParameter, signature_of, state_parameter
 from .wire import js, to_wire
 
-__all__ = ["VERSION_SIGNAL", "Event", "EventRef", "RawArguments", "event", "expr"]
+__all__ = ["VERSION_SIGNAL", "Event", "EventRef", "event", "expr"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,16 +49,6 @@ DEFAULT_PREFIX = "/_faststate"
 
 VERSION_SIGNAL = "_version"
 """The signal that holds a state's version, where one of its events expects it; no field begins with an underscore."""
-
-
-class RawArguments(NamedTuple):
-    """What one call gives, by source: explicit arguments win over form fields, the URL's and signals, in this order."""
-
-    explicit: Mapping[str, Any]
-    form: Sequence[tuple[str, Any]] = ()
-    query: Sequence[tuple[str, Any]] = ()
-    signals: Mapping[str, Any] | None = None
-    is_form: bool = False
 
 
 class Event(Generic[P, R]):
@@ -316,24 +305,37 @@ class _Arguments:
             raise EventDefinitionError(f"the arguments of {self.where} have a type that is unknown there: {self.types}")
         self._validate: Callable[[Any], dict[str, Any]] = self.adapter.validator.validate_python
 
-    def validate(self, raw: RawArguments) -> dict[str, Any]:
-        """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one."""
+    def validate(
+        self,
+        explicit: Mapping[str, Any],
+        form: Sequence[tuple[str, Any]] = (),
+        query: Sequence[tuple[str, Any]] = (),
+        signals: Mapping[str, Any] | None = None,
+        *,
+        is_form: bool = False,
+    ) -> dict[str, Any]:
+        """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one.
+
+        Each parameter is what one call gives by one source: explicit arguments win over form fields, the URL's and
+        signals, in this order.
+        """
         values: dict[str, Any] = {}
-        if raw.signals:
-            for name, value in raw.signals.items():
+        if signals:
+            for name, value in signals.items():
                 if name in self.types:
                     values[name] = self._blank(name, value)
-        if raw.query:
-            values |= self._collect(raw.query)
-        if raw.form:
-            values |= self._collect(raw.form)
-        if raw.is_form:
+        if query:
+            values |= self._collect(query)
+        if form:
+            values |= self._collect(form)
+        if is_form:
             for name, kind in self.types.items():
                 if kind is bool and name not in values and name not in self.defaults:
                     values[name] = False  # HTML sends nothing for a box that is not ticked
-        values |= raw.explicit
+        values |= explicit
+        exact = self._exact
         for name, value in values.items():
-            if not is_exact(value, self._exact.get(name)):
+            if not is_exact(value, exact.get(name)):
                 break
         else:
             if self._required <= values.keys():

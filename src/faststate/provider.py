@@ -22,7 +22,7 @@ from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_requ
 from .config import StateConfig, session_identifier
 from .context import Answered, RequestContext
 from .entries import Shared
-from .events import DEFAULT_PREFIX, Event, RawArguments
+from .events import DEFAULT_PREFIX, Event
 from .exceptions import (
     AccessError,
     AuthenticationError,
@@ -121,16 +121,16 @@ class _Hooks(RegistryHooks):
         self.provider = provider
 
     def committed(self, commit: Commit) -> None:
-        origin = origin_of_commits.get()
-        config = self.provider.state_configs.get(type(commit.new))
+        origin, provider = origin_of_commits.get(), self.provider
+        config = provider.state_configs.get(type(commit.new))
         checked = config is not None and config.authorize is not None
-        publish = self.provider.rechecks.committed if checked else self.provider.sse_manager.publish
+        publish = provider.rechecks.committed if checked else provider.sse_manager.publish
         # A task that the event started inherits the context, and may commit when the event is long over.
         if origin is None or not origin.open:
             publish(commit, None, None)
             return
         origin.commits.append(commit)
-        is_own = commit.new._committed.identifier.key == origin.key
+        is_own = commit.key == origin.key
         publish(commit, origin.connection_id, origin.echo if is_own else None)
         if is_own:
             origin.echo = {}  # what a later step sets is news to the page
@@ -603,7 +603,11 @@ class StateProvider:
         is_guarded = whole.check is not None or whole.owner_only
         # What an event or `modify` changes comes with its lock as it is stored: it need not be looked up before.
         lookup: Lookup = "now" if action == READ else "if new" if is_guarded else "with lock"
-        entry = await self._entry(identifier, config, initial, fresh=context.fresh_session, lookup=lookup)
+        entry = self.registry.find(identifier.key) if lookup == "with lock" and not context.fresh_session else None
+        if entry is None or type(entry.state) is not config.state_cls:
+            entry = await self._entry(identifier, config, initial, fresh=context.fresh_session, lookup=lookup)
+        elif identifier.session_id is not None:
+            self.registry.keep_for(entry, config.ttl)  # its use counts when its lock is given back
         if not whole.restricts:
             return entry, None
         guard = Guard(entry, entry.state, lambda state: self._ask(user, config, whole, state, action))
@@ -899,7 +903,7 @@ class StateProvider:
         """As `run`; the steps' results are added to `results`."""
         config = self.config_of(cls)
         entry = await self._entry(identifier, config, lookup="with lock")
-        values = event.arguments.validate(RawArguments(explicit=arguments))
+        values = event.arguments.validate(arguments)
         values = {**event.arguments.defaults, **values}
         others = {}
         for parameter in event.arguments.states:

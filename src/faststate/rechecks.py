@@ -71,7 +71,7 @@ class Rechecks:
 
     def committed(self, commit: Commit, connection_id: str | None, echo: Mapping[str, Any] | None) -> None:
         """Sends `commit` to those who may still see it, when they have been asked about."""
-        key = commit.new._committed.identifier.key
+        key = commit.key
         if not self._manager.is_watched(key):
             return
         send = partial(self._manager.publish, commit, connection_id, echo)

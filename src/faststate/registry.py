@@ -371,10 +371,9 @@ class StateRegistry:
     def touch(self, entry: Entry) -> None:
         """Notes that a state was used now."""
         now = entry.used = self.clock()
-        key = entry.identifier.key
+        key, order = entry.identifier.key, entry.order
         if self._entries.get(key) is not entry:
             return
-        order = entry.order
         # What was recoverable may have been changed since, and what cannot be had again never can.
         if order is None or order[0] != entry.ttl or (order[1] and not entry.recoverable):
             self._leave_order(entry)

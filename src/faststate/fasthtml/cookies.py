@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..tokens import LONGEST_KEPT, Genuine
+from .requests import headers_of
 
 __all__ = ["SessionMiddlewareThatRemembers", "remembers_sessions"]
 
@@ -77,14 +78,14 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
 
     def _session(self, scope: Scope) -> Any:
         """The session of a request with a genuine cookie; None where Starlette has to say."""
-        headers = scope["headers"]
-        if not isinstance(headers, list):
+        by_name = headers_of(scope)
+        cookie = by_name.get(b"cookie")
+        if cookie is None:
             return None
-        cookies = [value for name, value in headers if name == b"cookie"]
-        if len(cookies) != 1:
+        if len(by_name) != len(scope["headers"]) and sum(name == b"cookie" for name, _ in scope["headers"]) > 1:
             return None
-        read = self._genuine.get(cookies[0])
-        if read is None and (read := self._read(scope, cookies[0])) is None:
+        read = self._genuine.get(cookie)
+        if read is None and (read := self._read(scope, cookie)) is None:
             return None
         return _Session(json.loads(read.text) if read.values is None else read.values)
 

@@ -59,11 +59,9 @@ class FastStateMiddleware:
                 await busy(scope, receive, send)
                 return
         connection = HTTPConnection(scope)
-        context = RequestContext(self.provider, connection)
+        context = scope["faststate"] = RequestContext(self.provider, connection)
         context.add_late = add_late
         context.will_answer = scope["type"] == "http"
-        scope["faststate"] = context
-
         request, page, asker = current_request.set(connection), current_page.set(context), current_user.get()
         if asker is not None:
             current_user.set(None)
@@ -72,14 +70,8 @@ class FastStateMiddleware:
             if response is not None:
                 context.keep_newer_cookie()
                 await response(scope, receive, send)
-                return
-
-            async def answer(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    context.keep_newer_cookie()
-                await send(message)
-
-            await self.app(scope, receive, answer)
+            else:
+                await self._pass_on(context, scope, receive, send)
         finally:
             current_request.reset(request)
             current_page.reset(page)
@@ -88,6 +80,14 @@ class FastStateMiddleware:
             context.answered()
             scope["faststate"] = self._answered
             scope.pop("faststate_others", None)
+
+    async def _pass_on(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                context.keep_newer_cookie()
+            await send(message)
+
+        await self.app(scope, receive, answer)
 
 
 def _wrap_before(provider: StateProvider, app: Any) -> None:

@@ -39,6 +39,7 @@ from ..sse import SSEConnection
 from ..waits import in_time
 from ..wire import depth_of, signals_frame
 from .beforeware import run_before
+from .requests import headers_of
 from .script import datastar_url
 from .streams import SSE_HEADERS, StreamResponse, drain_on_signal
 
@@ -71,12 +72,6 @@ class EventResponse(Response):
         if frames:
             headers |= SSE_HEADERS
         super().__init__(frames or None, status_code=200 if frames else 204, headers=headers)
-
-
-def _headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The request's headers by their lower-case names; of those that came twice the first, as Starlette has it."""
-    headers = dict(scope["headers"])
-    return headers if len(headers) == len(scope["headers"]) else dict(reversed(list(scope["headers"])))
 
 
 def _is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
@@ -254,11 +249,11 @@ class Routes:
     async def _answer(
         self, context: RequestContext, state: str, event: str, scope: Scope, receive: Receive
     ) -> Response:
-        headers = _headers_of(scope)
+        headers = headers_of(scope)
         if b"datastar-request" not in headers or _is_cross_site(headers):
             return PlainTextResponse("Events are sent by the app's own pages alone.", 403)
-        provider = self.provider
-        if wait := provider.event_buckets.take(context.session_id() or f"address {context.address}"):
+        provider, session_id = self.provider, context.session_id()
+        if wait := provider.event_buckets.take(session_id or f"address {context.address}"):
             refused = self._refused(LimitError("Too many actions at once. Please wait a moment."))
             refused.headers["retry-after"] = str(ceil(wait))
             return refused
@@ -280,7 +275,7 @@ class Routes:
             return self._refused(error)
 
         if not self._app.before and not self._app.after:
-            return await self._run(context, call)
+            return await self._run(context, call, session_id)
         again = _Replayed(self._app, scope, body)
         again.state.faststate_call = call
         response = await self._let_through(again, self._event, self._dispatch)
@@ -323,15 +318,17 @@ class Routes:
 
     async def _dispatch(self, request: Request) -> Response:
         call: Call = request.state.faststate_call
-        return await self._run(self.provider.context(request), call)
+        context = self.provider.context(request)
+        return await self._run(context, call, context.session_id())
 
-    async def _run(self, context: RequestContext, call: Call) -> Response:
+    async def _run(self, context: RequestContext, call: Call, session_id: str | None) -> Response:
         """Runs an event that all Beforeware has let through."""
-        session_id = context.session_id()
-        live = self.provider.sse_manager.connections.get(call.connection_id or "")
-        if live is not None and (live.closed or live.silent or live.session_id != session_id):
-            live = None
-        elsewhere = live is None and call.connection_id is not None and self.provider.is_elsewhere(call.connection_id)
+        live, elsewhere = None, False
+        if call.connection_id is not None:
+            live = self.provider.sse_manager.connections.get(call.connection_id)
+            if live is not None and (live.closed or live.silent or live.session_id != session_id):
+                live = None
+            elsewhere = live is None and self.provider.is_elsewhere(call.connection_id)
         if call.tokens and session_id is None:
             # The session was cleared by another tab, which a reload settles; or cookies are off, which is then told.
             frames = reload_frame()
@@ -379,7 +376,7 @@ class Routes:
         """POST: a page was left for good. A beacon, which can have no header of ours and whose answer nobody reads."""
         context = self.provider.context(request)
         client = context.session_id() or f"address {context.address}"
-        headers = _headers_of(request.scope)
+        headers = headers_of(request.scope)
         if not _is_cross_site(headers) and not self.provider.event_buckets.take(client):
             try:
                 reading = _read_body(request.receive, headers, self.provider.max_payload)
@@ -426,7 +423,7 @@ class Routes:
             return Response(status_code=204)
         if self.provider.sse_manager.draining:
             return PlainTextResponse(BUSY, 503, {"retry-after": "1"})
-        headers = _headers_of(request.scope)
+        headers = headers_of(request.scope)
         if b"datastar-request" not in headers or _is_cross_site(headers):
             return Response(status_code=204)
         # FastHTML reads the body of every request, however long and slow: a stream's has none.

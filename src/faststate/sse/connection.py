@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -339,14 +338,6 @@ def _rights_of(user: UserContext | None) -> Any:
     if user is None or type(user) is UserContext:
         return user and (str(user.id), frozenset(user.roles), frozenset(user.permissions))
     return id(user)
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that this code runs on; None in a thread that has none."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _overlay(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ..fields import EVERYTHING_SHOWN, Schema
 from ..state import ReactiveState
@@ -18,23 +18,27 @@ logger = logging.getLogger("faststate")
 
 
 class CommitLike(Protocol):
-    """What the fan-out needs of a commit: the snapshots around it, and the signals that changed.
+    """What the fan-out needs of a commit: the state's key, the snapshots around it, and the signals that changed.
 
     `frame` is what says so (bytes), where that was encoded already.
     """
 
+    key: str
     old: ReactiveState
     new: ReactiveState
     delta: dict[str, Any]
     frame: bytes | None
 
 
-class Audience(NamedTuple):
+class Audience:
     """What followers of one state have in common who are sent the same bytes: the `views` they show, what is `hidden`
-    from them."""
+    from them. Compared as an object, not by what is in it: `audience_of` has one for all that are alike."""
 
-    views: frozenset[str]
-    hidden: frozenset[str]
+    __slots__ = ("hidden", "views")
+
+    def __init__(self, views: frozenset[str], hidden: frozenset[str]) -> None:
+        self.views = views
+        self.hidden = hidden
 
 
 @lru_cache(maxsize=1024)
@@ -96,7 +100,7 @@ class Changes:
         """
         frame = self._frames.get(audience) if not echo else None
         if frame is None:
-            views, hidden = audience
+            views, hidden = audience.views, audience.hidden
             new = self.new._committed
             if self._whole is not None and not hidden and not echo:
                 frame = self._whole

@@ -17,7 +17,7 @@ from ..fields import EVERYTHING_SHOWN
 from ..scopes import Id, StateIdentifier
 from ..state import ReactiveState
 from ..wire import nest
-from .connection import Done, SSEConnection, Writer, running_loop
+from .connection import Done, SSEConnection, Writer
 from .frames import Audience, Changes, Chunk, CommitLike, audience_of
 from .topics import Index, Joined, Sending, Topic, is_newer
 
@@ -281,14 +281,14 @@ class SSEManager:
 
     def _is_here(self) -> bool:
         loop = self.loop
-        return loop is None or running_loop() is loop or loop.is_closed() or not loop.is_running()
+        return loop is None or asyncio._get_running_loop() is loop or loop.is_closed() or not loop.is_running()
 
     def publish(self, commit: CommitLike, origin: str | None = None, echo: Mapping[str, Any] | None = None) -> int:
         """Has a commit be sent to all that follow its state, says how many (int) these are.
 
         `origin` is the id of the connection that it is from, which has set the fields `echo` itself.
         """
-        topic = self._topics.get(commit.new._committed.identifier.key)
+        topic = self._topics.get(commit.key)
         if topic is None:
             return 0
         if not self._handed and self._is_here():
@@ -327,7 +327,7 @@ class SSEManager:
         """Flushes at the end of the loop's turn; `connection` is one in whose outbox something waits."""
         if connection is not None:
             self._alone[connection] = None
-        loop = running_loop()
+        loop = asyncio._get_running_loop()
         if loop is not None and self._scheduled is not loop:  # without a loop nothing streams
             self._scheduled = loop
             loop.call_soon(self.flush)
@@ -341,11 +341,13 @@ class SSEManager:
                     topic.hand_over(connection)
         # Behind that, since it may have put something into an outbox: nobody is told a part by the loop over all
         # followers, and with it the position, who is to be told the rest alone.
-        for connection in list(self._alone):
-            connection.take_commits()
-        alone = list(self._alone)
+        alone: list[SSEConnection] = []
+        if self._alone:
+            for connection in list(self._alone):
+                connection.take_commits()
+            alone = list(self._alone)
+            self._alone.clear()
         self._changed.clear()
-        self._alone.clear()
         self._scheduled = None
         position = self.position_line()
         sendings = [topic.take() for topic in topics]
@@ -357,9 +359,9 @@ class SSEManager:
             self._write_to_all(most, position, joined)
             for connection, parts in joined.items():
                 if not self._write(connection, parts.chunk(position)):
-                    for topic, changes, ahead in sendings:
-                        if connection in topic.connections and connection not in ahead:
-                            connection.notify(topic.key, changes)
+                    for sending in sendings:
+                        if connection in sending.topic.connections and connection not in sending.ahead:
+                            connection.notify(sending.topic.key, sending.changes)
         for connection in alone:
             self._write_alone(connection)
 
@@ -403,36 +405,34 @@ class SSEManager:
 
     def _write_to_all(self, sending: Sending, position: bytes, others: Mapping[SSEConnection, object]) -> None:
         """Writes what has changed of a state to its followers, but for those who are ahead, and the `others`."""
-        topic, changes, ahead = sending
-        chunks: dict[Audience, Chunk | None] = {}
-
-        def chunk_for(audience: Audience) -> Chunk | None:
-            if audience not in chunks:
-                frame = sending.frame(audience)
-                chunks[audience] = Chunk(frame + position) if frame else None
-            return chunks[audience]
-
+        topic, ahead = sending.topic, sending.ahead
         if topic.quick is not None:
             for audience, writes in topic.quick.items():
-                if writes and (chunk := chunk_for(audience)) is not None:
+                if writes and (chunk := sending.chunk(audience, position)) is not None:
                     _write_quickly(chunk.framed, tuple(writes.values()))
                     self.sent_bytes += len(chunk.body) * len(writes)
         known: Audience | None = None
         chunk = None
         refused: list[SSEConnection] = []
-        for connection in list(topic.connections if topic.rest is None else topic.rest):
+        for connection in tuple(topic.connections if topic.rest is None else topic.rest):
             shows = topic.connections.get(connection)
             if shows is None or connection in ahead or connection in others:
                 continue  # a middleware's `send` may end other streams
             if shows is not known:
-                known, chunk = shows, chunk_for(shows)
-            if chunk is not None and not self._write(connection, chunk):
+                known, chunk = shows, sending.chunk(shows, position)
+            if chunk is None:
+                continue
+            writer = connection.writer
+            if writer is not None and writer.write(chunk):
+                self.sent_bytes += len(chunk.body)
+            else:
                 refused.append(connection)
         for connection in refused:
             if connection in topic.connections:
-                connection.notify(topic.key, changes)
+                connection.notify(topic.key, sending.changes)
         if topic.quick is not None or len(topic.connections) >= QUICK_FROM:
-            topic.unchecked += max((len(chunk.framed) for chunk in chunks.values() if chunk is not None), default=0)
+            written = (len(chunk.framed) for chunk in sending.chunks.values() if chunk is not None)
+            topic.unchecked += max(written, default=0)
             if topic.quick is None or topic.unchecked > UNCHECKED:
                 topic.sort()
 

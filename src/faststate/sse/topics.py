@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 from ..state import ReactiveState
 from .connection import SSEConnection
@@ -29,6 +29,12 @@ class _One(Mapping[SSEConnection, Audience]):
         if connection is not self._connection:
             raise KeyError(connection)
         return self._audience
+
+    def get(self, connection: SSEConnection, default: Any = None) -> Any:
+        return self._audience if connection is self._connection else default
+
+    def __contains__(self, connection: object) -> bool:
+        return connection is self._connection
 
     def __iter__(self) -> Iterator[SSEConnection]:
         return iter((self._connection,))
@@ -157,15 +163,28 @@ class Topic:
         if changes is not None and ahead is not None:
             # Who began with more than was decided yet still must not be sent what is older.
             self.ahead = {c: shown for c, shown in ahead.items() if is_newer(shown, changes.new)} or None
-        return Sending(self, changes, frozenset(ahead or ()))
+        return Sending(self, changes, ahead)
 
 
-class Sending(NamedTuple):
+class Sending:
     """What one flush sends of a state, and to whom it does not, since they are sent it alone or have it already."""
 
-    topic: Topic
-    changes: Changes | None
-    ahead: frozenset[SSEConnection]
+    __slots__ = ("ahead", "changes", "chunks", "topic")
+
+    def __init__(self, topic: Topic, changes: Changes | None, ahead: Mapping[SSEConnection, object] | None) -> None:
+        self.topic = topic
+        self.changes = changes
+        self.ahead: Mapping[SSEConnection, object] = _NOBODY if ahead is None else ahead
+        self.chunks: dict[Audience, Chunk | None] = {}
+
+    def chunk(self, audience: Audience, position: bytes) -> Chunk | None:
+        """What is written to an audience, with the stream's `position` (bytes) behind; None where nothing is new."""
+        try:
+            return self.chunks[audience]
+        except KeyError:
+            frame = self.frame(audience)
+            made = self.chunks[audience] = Chunk(frame + position) if frame else None
+            return made
 
     def frame(self, audience: Audience) -> bytes:
         """The frames (bytes) for an audience; empty where there is nothing new, or it cannot be made."""
