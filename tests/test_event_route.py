@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateProvider, event, fast_app, get_current_request
 from faststate.exceptions import EventArgumentError
+from faststate.fasthtml.requests import headers_of
 from faststate.fasthtml.routes import _parse
 from tests.client import BROWSER, Page, message, patched_signals, status
 
@@ -231,3 +232,11 @@ def test_no_payload_is_an_empty_one():
 def test_a_payload_that_python_does_not_take_is_refused(body):
     with pytest.raises(EventArgumentError):
         _parse(body)
+
+
+def test_the_first_of_two_headers_counts_and_what_a_middleware_changes_is_seen():
+    scope = {"headers": [(b"origin", b"http://a"), (b"host", b"a"), (b"origin", b"http://b")]}
+    assert headers_of(scope) == {b"origin": b"http://a", b"host": b"a"}
+    assert headers_of(scope) is headers_of(scope)
+    scope["headers"][0] = (b"origin", b"http://c")
+    assert headers_of(scope)[b"origin"] == b"http://c"

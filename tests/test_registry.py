@@ -394,3 +394,57 @@ async def test_a_provider_hands_its_clock_and_ttls_to_the_registry(clock):
     clock.now += 1
     assert (provider.registry.sweep(), provider.stats().expired, provider.stats().states) == (1, 1, 0)
     await provider.stop()
+
+
+async def test_a_lock_goes_to_those_who_wait_in_the_order_of_coming_and_not_to_who_has_left(registry):
+    entry, locks = await registry.entry(cart_of(), Cart), registry.locks
+    assert locks.take(entry, "first") and not locks.take(entry, "late")
+    waiting = {name: asyncio.create_task(locks.acquire(entry, name)) for name in ("second", "third", "fourth")}
+    await asyncio.sleep(0)
+    assert entry.waiters == 3
+    waiting["second"].cancel()
+    assert entry.waiters == 2
+    locks.release(entry)
+    await waiting["third"]
+    assert entry.owner == "third" and entry.waiters == 1 and not locks.take(entry, "late")
+    locks.release(entry)
+    await waiting["fourth"]
+    locks.release(entry)
+    assert entry.owner is None and not entry.waiting and not locks.waiting
+
+
+async def test_who_is_given_a_lock_and_cancelled_in_the_same_moment_gives_it_on(registry):
+    entry, locks = await registry.entry(cart_of(), Cart), registry.locks
+    locks.take(entry, "first")
+    second, third = (asyncio.create_task(locks.acquire(entry, name)) for name in ("second", "third"))
+    await asyncio.sleep(0)
+    locks.release(entry)
+    second.cancel()
+    await asyncio.wait([second])
+    await third
+    assert second.cancelled() and entry.owner == "third" and not locks.waiting
+
+
+async def test_a_lock_is_given_to_who_waits_on_another_loop(registry):
+    entry, locks = await registry.entry(cart_of(), Cart), registry.locks
+    locks.take(entry, "here")
+
+    def wait():
+        asyncio.run(locks.acquire(entry, "there"))
+
+    there = asyncio.create_task(asyncio.to_thread(wait))
+    while not entry.waiters:
+        await asyncio.sleep(0.001)
+    locks.release(entry)
+    await there
+    assert entry.owner == "there"
+
+
+async def test_what_is_in_memory_alone_is_committed_without_a_wait(registry):
+    entry = await registry.entry(cart_of(), Cart)
+    transaction = Transaction(registry, [entry])
+    await transaction.begin()
+    transaction.copy(entry).items = 7
+    assert registry.committer.commit(transaction.prepare()) is None
+    assert entry.state.items == 7
+    transaction.end()
