@@ -433,7 +433,7 @@ async def test_a_lock_is_given_to_who_waits_on_another_loop(registry):
         asyncio.run(locks.acquire(entry, "there"))
 
     there = asyncio.create_task(asyncio.to_thread(wait))
-    while not entry.waiters:
+    while not entry.waiters:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     locks.release(entry)
     await there
