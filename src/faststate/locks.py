@@ -153,6 +153,8 @@ class Locks:
             else:
                 loop.call_soon_threadsafe(_settle, given)
             return
+        if entry.shared is not None:
+            self.let_go(entry)  # what was kept for those who waited, all of whom have gone
 
     async def take_turn(self, entries: Iterable[Entry], until: contextlib.ExitStack) -> None:
         """Waits until nobody else has the turn at one of these states, and has it until `until` is closed.

@@ -5,48 +5,43 @@ from __future__ import annotations
 import asyncio
 
 from faststate import commits
-from faststate.commits import Committer
 from faststate.persistence import StorePersistence
 
 
 def acknowledge_before_it_is_saved() -> None:
     """Saves in the background, each commit some milliseconds later."""
-    save = Committer.save
+    write_all = commits.write_all
     turn = asyncio.Lock()
     background = set()
 
-    async def save_later(self, saves, also):
+    async def save_later(writes, store, seconds):
         async with turn:
             await asyncio.sleep(0.003)
-            await save(self, saves, also)
+            await write_all(writes, store, seconds)
 
-    async def promise(self, saves, also):
-        background.add(asyncio.create_task(save_later(self, saves, also)))
-        return [each.version for each in saves]
+    async def promise(writes, store, seconds):
+        background.add(asyncio.create_task(save_later(writes, store, seconds)))
 
-    Committer.save = promise
+    commits.write_all = promise
 
 
 def save_two_states_apart() -> None:
     """Saves the states of one event one after the other."""
-    save_all = commits.save_all
+    write_all = commits.write_all
 
-    async def one_by_one(saves, also, store, seconds):
-        versions = []
-        for each in saves:
-            versions += await save_all([each], (), store, seconds)
+    async def one_by_one(writes, store, seconds):
+        for each in writes:
+            await write_all([each], store, seconds)
             await asyncio.sleep(0.01)
-        await save_all((), also, store, seconds)
-        return versions
 
-    commits.save_all = one_by_one
+    commits.write_all = one_by_one
 
 
 def forget_nonces() -> None:
     """Saves states without the nonces of their last events."""
     encode = StorePersistence.encode
 
-    def without(self, values, nonces):
+    def without(self, values, nonces, typed=None):
         return encode(self, values, ())
 
     StorePersistence.encode = without
