@@ -18,7 +18,7 @@ from tests.client import BROWSER, Page, merge, message, status
 from .cluster import PATIENCE, Cluster, Worker, until
 from .web import CutOff, Network, Refused, Response
 
-AWAY = 503
+AWAY, GONE = 503, 404
 RETRY = 0.02
 """Seconds until a tab tries again what was refused; a real one waits longer."""
 
@@ -100,7 +100,7 @@ class Tab:
         self.worker: Worker | None = None
         self.avoids: Worker | None = None
         self.patched_at = 0.0
-        self.silent = False
+        self.silent = self.may_lose_states = False
         self.went_back: list[str] = []
         self.overtaken: list[str] = []
         self._newest: dict[tuple[str, ...], tuple[str, int]] = {}  # life and count of each state
@@ -301,6 +301,8 @@ class Tab:
                 code = status(response)
                 if code in (200, 204):
                     return again
+                if code == GONE and self.may_lose_states:
+                    code = AWAY  # it was lost, and is made anew
                 if code != AWAY or once:
                     raise Broken(f"{state}.{event.name} was refused with {code}: {message(response) or response.text}")
                 self.refusals += 1

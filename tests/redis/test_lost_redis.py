@@ -74,6 +74,8 @@ async def test_a_replica_takes_the_place_of_redis(tmp_path: Path, seed: str) -> 
         stack.callback(replica.stop)
         await asyncio.to_thread(replica.start)
         await until(lambda: on.redis.do("WAIT", 1, 100), "a replica in step")
+        for tab in crowd.tabs:
+            tab.may_lose_states = True
         async with on.working(lambda: at_work):
             await on.acknowledged(100)
             on.redis.kill()
