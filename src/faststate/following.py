@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Protocol
@@ -168,25 +168,23 @@ class Following:
             return True
         before = [entry.state for entry in behind]
         await self.store.subscribe([entry.identifier.key for entry in behind])
-        for topic in self._topics_of(behind):
-            topic.heard = True
+        for entry in behind:
+            if (topic := self._topics.get(entry.identifier.key)) is not None:
+                topic.heard = True
         await self._catch_up_with(behind)
         is_same = all(e.state is state and e.removed is None for e, state in zip(behind, before, strict=True))
         return is_same and all(self.is_current(entry.identifier.key) for entry in behind)
 
-    def _topics_of(self, entries: Iterable[Entry]) -> list[_Topic]:
-        return [topic for e in entries if (topic := self._topics.get(e.identifier.key)) is not None]
-
     async def _catch_up_with(self, entries: Sequence[Entry]) -> None:
         """Looks states up that are subscribed to; they are current then, unless something was told meanwhile."""
         lost = self._lost
-        told = {entry: topic.told for entry, topic in zip(entries, self._topics_of(entries), strict=False)}
+        topics = [(entry, self._topics.get(entry.identifier.key)) for entry in entries]
+        told = [topic.told if topic is not None else 0 for _, topic in topics]
         failed = await self._sharing.look_up(entries)
         if lost != self._lost:
             return
-        for entry in entries:
-            topic = self._topics.get(entry.identifier.key)
-            if topic is not None and entry not in failed and topic.told == told.get(entry):
+        for (entry, topic), before in zip(topics, told, strict=True):
+            if topic is not None and topic.told == before and entry not in failed:
                 topic.current = entry.removed is None
         for error in failed.values():
             raise error
@@ -222,6 +220,7 @@ class Following:
 
     def reached(self, sequence: int) -> None:
         """All has been told up to a commit."""
+        self._take_all()
         self._reach(sequence)
         self.store.tell(json.dumps(self._news.about()).encode())
 
@@ -253,6 +252,7 @@ class Following:
             return
         if entry is None or entry.removed is not None:
             topic.current = False  # it is just being loaded, perhaps, or made anew
+            topic.told += 1
             return
         try:
             self._take_in(topic, entry, told)
@@ -268,6 +268,7 @@ class Following:
             self._news.show(key, head["page"], head["session"])
         elif head["kind"] == "removed":
             topic.current = False
+            topic.told += 1
             self._news.removed(entry, str(head["reason"]))
         elif head["kind"] == "changed":
             if head["to"] is None or Version(*head["to"]) != entry.version:
@@ -326,8 +327,12 @@ class Following:
 
     def recover(self, entry: Entry) -> None:
         """Has all processes be in step again with a state whose commit has failed, with an unknown outcome."""
-        if self._loop is not None and entry not in self._recovering:
-            task = self._loop.create_task(self._recover(entry), name="faststate-recover")
+        if self._loop is not None:  # which a script has not
+            self._on_loop(partial(self._begin_to_recover, entry), self._loop)
+
+    def _begin_to_recover(self, entry: Entry) -> None:
+        if entry not in self._recovering:
+            task = asyncio.get_running_loop().create_task(self._recover(entry), name="faststate-recover")
             self._recovering[entry] = task
             task.add_done_callback(lambda _: self._recovering.pop(entry, None))
 
@@ -406,10 +411,13 @@ class Following:
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
 
-        loop = self._loop
-        if loop is None:  # a script
+        if self._loop is None:  # a script
             asyncio.run_coroutine_threadsafe(run(), loop_for_scripts())
-        elif running_loop() is loop:
-            begin()
         else:
-            loop.call_soon_threadsafe(begin)
+            self._on_loop(begin, self._loop)
+
+    def _on_loop(self, call: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
+        if running_loop() is loop:
+            call()
+        else:
+            loop.call_soon_threadsafe(call)
