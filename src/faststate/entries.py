@@ -9,7 +9,7 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -196,13 +196,24 @@ class Entry:
         kept = [item for place, item in enumerate(known) if place >= first or now - item[1] < NONCE_AGE]
         return [f"{nonce}@{int(wall - (now - at)):x}" for nonce, at in (*kept, *((nonce, now) for nonce in new))]
 
-    def remember_stamped(self, nonces: Iterable[str], now: float) -> None:
-        """Notes nonces as they were saved, by this process or another."""
-        wall = time.time()
-        for saved in nonces:
-            digest, _, stamp = saved.partition("@")
-            if not self.has_seen(digest):
-                self.remember(digest, now - max(0.0, wall - int(stamp, 16)) if stamp else now)
+    def remember_stamped(self, nonces: Sequence[str], now: float) -> None:
+        """Notes nonces as they were saved, by this process or another, in the order of their events.
+
+        They come behind what is known here and not among them. One by one, each that had been forgotten here already
+        would push out the next one, and in the end the newest.
+        """
+        if not nonces:
+            return
+        wall, known = time.time(), self.nonces or OrderedDict()
+        saved: dict[str, float] = {}
+        for each in nonces:
+            digest, _, stamp = each.partition("@")
+            saved[digest] = known.get(digest, now - max(0.0, wall - int(stamp, 16)) if stamp else now)
+        merged = OrderedDict((digest, at) for digest, at in known.items() if digest not in saved)
+        merged.update(saved)
+        while len(merged) > NONCES_KEPT:
+            merged.popitem(last=False)
+        self.nonces = merged
 
 
 def digest_of(nonce: str) -> str:
