@@ -1,0 +1,320 @@
+"""Rows that several processes change, in the order that goes wrong most easily: the row is right, and all show it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from faststate import UserContext
+from faststate.exceptions import AccessError, LockLostError, PersistenceError
+from faststate.sse import SSEConnection
+from tests.live import eventually
+
+from .providers import (
+    Board,
+    Product,
+    Shop,
+    add,
+    held,
+    instead,
+    open_providers,
+    request,
+    run,
+    served,
+    settled,
+    taken_for_dead,
+    watch,
+)
+
+pytestmark = pytest.mark.timeout(30)
+
+sell = Shop.sell
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Shop(tmp_path)
+
+
+@pytest.fixture
+async def two(redis_server, shop):
+    async with open_providers(redis_server, states=shop.config(), lock_timeout=2.0) as providers:
+        yield providers
+
+
+async def row(provider) -> Any:
+    """The row as a page shows it that is loaded now."""
+    return await served(provider, Product, record_id=1)
+
+
+def raising(error: Exception) -> Any:
+    async def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return fail
+
+
+@contextlib.contextmanager
+def away_behind_a_save(shop, provider):
+    """Redis gives a process no more answers, to what concerns locks and commits, when it has saved a row."""
+    source, error = shop.source(provider), PersistenceError("Redis did not answer")
+    save = source.save
+    with contextlib.ExitStack() as stack:
+
+        async def save_and_lose(changes: Any) -> Any:
+            done = await save(changes)
+            for name in ("commit", "lock"):
+                stack.enter_context(instead(provider.store, name, raising(error)))
+            return done
+
+        stack.enter_context(instead(source, "save", save_and_lose))
+        yield
+
+
+# -- rows that cannot be loaded ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+async def test_no_sale_is_lost_where_the_row_could_not_be_loaded_with_its_lock(two, shop, how):
+    """What the lock has told of another process's change is not forgotten with the load that was to bring it."""
+    a, b = two
+    await sell(a)
+    await sell(b)
+    source = shop.source(a)
+    if how == "fails":
+        with instead(source, "load", raising(OSError("the database is busy"))), pytest.raises(PersistenceError):
+            await sell(a)
+    else:
+        with held(source, "load", before=True) as load:
+            selling = asyncio.create_task(sell(a))
+            await load.reached.wait()
+            selling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await selling
+    assert (await row(a)).stock == 998
+    await sell(a)
+    assert shop.stock == 997
+
+
+async def test_one_row_that_cannot_be_loaded_keeps_no_other_state_from_catching_up(two, shop, redis_server):
+    a, b = two
+    await sell(a)
+    await watch(a, Product, record_id=1)
+    page = await watch(a, Board)
+    await add(b)
+    await eventually(lambda: page.shows(Board) == 1)
+    asked: list[int] = []
+    caught_up = a.following._news.caught_up
+
+    async def catch_up(after: int, gone: float) -> None:
+        asked.append(after)
+        await caught_up(after, gone)
+
+    news = a.following._news
+    with instead(news, "caught_up", catch_up), instead(shop.source(a), "load", raising(OSError("down"))):
+        a.following.lost()
+        with instead(a.following, "_take", lambda key, told: None):  # what is published now is missed
+            await sell(b)
+            await add(b)
+            await b.disconnect_user("ann")
+            last = int(redis_server.do("GET", "{faststate}:seq"))
+            await eventually(lambda: a.sharing._observed >= last)
+        a.following.found()
+        await eventually(lambda: page.shows(Board) == 2)
+        await eventually(lambda: a.following.is_current("global:Board"))
+        # Rights that were changed once end what is open once, however long the row cannot be loaded.
+        stream = SSEConnection(a.new_connection_id(), user=UserContext("ann"), session_id="s")
+        a.sse_manager.add_connection(stream, [])
+        await add(b)
+        await eventually(lambda: page.shows(Board) == 3)
+        assert len(asked) == 1 and not stream.closed
+    await eventually(lambda: a.following.is_current(shop.KEY))
+    assert (await row(a)).stock == shop.stock == 998
+
+
+# -- rows that are read while others change them -----------------------------------------------------------------------
+
+
+async def test_a_row_that_is_known_to_have_changed_is_read_as_it_is_now(two, shop):
+    """While it is loaded for those who follow it."""
+    a, b = two
+    await watch(b, Product, record_id=1)
+    with held(shop.source(b), "load", before=True) as load:
+        async with a.modify(Product, record_id=1) as product:
+            product.banned = "ann"
+        await load.reached.wait()
+        assert (await row(b)).banned == "ann"
+
+
+async def test_who_was_banned_reads_nothing_more_in_a_process_that_is_about_to_load_the_ban(redis_server, shop):
+    def authorize(user, state, action) -> bool:
+        return user is not None and user.id not in state.banned
+
+    async with open_providers(redis_server, states=shop.config(authorize=authorize)) as (a, b):
+        ann = {"session_id": "s", "user_id": "ann"}
+        await watch(b, Product, record_id=1, user=UserContext("boss"))
+        assert await b.get_state(Product, request(dict(ann)), record_id=1)
+        with held(shop.source(b), "load", before=True) as load:
+            async with a.modify(Product, record_id=1) as product:
+                product.banned = "ann"
+            await load.reached.wait()
+            with pytest.raises(AccessError):
+                await b.get_state(Product, request(dict(ann)), record_id=1)
+            with pytest.raises(AccessError):
+                async with b.modify(Product, request(dict(ann)), record_id=1):
+                    pass
+
+
+async def test_an_older_row_that_was_loaded_slowly_is_not_put_over_a_newer_one(two, shop, redis_server):
+    a, b = two
+    await sell(a)
+    page = await watch(a, Product, record_id=1)
+    with held(shop.source(a), "load") as load:
+        await sell(b)
+        await load.reached.wait()
+        with instead(shop.source(a), "load", type(shop.source(a)).load.__get__(shop.source(a))):
+            await sell(a)
+        load.go()
+        await settled(redis_server, a)
+    assert (await row(a)).stock == page.shows(Product, "stock") == shop.stock == 997
+    assert a.following.is_current(shop.KEY)
+
+
+async def test_a_row_that_changes_while_a_process_catches_up_is_loaded_again(two, shop, redis_server):
+    a, b = two
+    page = await watch(b, Product, record_id=1)
+    await sell(a)
+    await eventually(lambda: page.shows(Product, "stock") == 999)
+    b.following.lost()
+    with held(shop.source(b), "load") as load:
+        await sell(a)
+        b.following.found()
+        await load.reached.wait()
+        await sell(a)
+        last = int(redis_server.do("GET", "{faststate}:seq"))
+        await eventually(lambda: b.sharing._observed >= last)
+        load.go()
+        await settled(redis_server, b)
+    assert (await row(b)).stock == page.shows(Product, "stock") == shop.stock == 997
+    assert b.following.is_current(shop.KEY)
+
+
+async def test_a_row_that_changes_while_the_answer_to_a_commit_is_on_its_way_is_loaded_again(two, shop, redis_server):
+    a, b = two
+    page = await watch(a, Product, record_id=1)
+    await sell(a)
+    source, save = shop.source(a), a.sharing.save
+    with held(a.sharing, "save") as answer:
+        assert a.sharing.save is not save and source is shop.source(a)
+        selling = asyncio.create_task(sell(a))
+        await answer.reached.wait()
+        await sell(b)
+        last = int(redis_server.do("GET", "{faststate}:seq"))
+        await eventually(lambda: a.sharing._observed >= last)
+        answer.go()
+        await selling
+    await settled(redis_server, a)
+    assert (await row(a)).stock == page.shows(Product, "stock") == shop.stock == 997
+    assert a.following.is_current(shop.KEY)
+
+
+# -- rows whose changes nobody was told of -----------------------------------------------------------------------------
+
+
+async def test_a_process_that_was_taken_for_dead_does_not_save_a_row(two, shop, redis_server):
+    a, b = two
+    with pytest.raises(LockLostError):
+        async with a.modify(Product, record_id=1) as product:
+            taken_for_dead(redis_server, a)
+            await sell(b, 500)
+            product.stock -= 1
+    assert shop.stock == 500
+    await sell(a)
+    assert shop.stock == 499
+
+
+async def test_a_row_that_was_saved_without_the_others_being_told_is_shown_when_redis_is_there_again(
+    two, shop, redis_server
+):
+    a, b = two
+    await sell(a)
+    pages = [await watch(provider, Product, record_id=1) for provider in two]
+    with away_behind_a_save(shop, a), pytest.raises(PersistenceError):
+        await sell(a)
+    for page in pages:
+        await eventually(lambda page=page: page.shows(Product, "stock") == 998)
+    await settled(redis_server, a, b)
+    assert shop.stock == (await row(a)).stock == (await row(b)).stock == 998
+
+
+async def test_who_gets_the_lock_behind_a_failed_commit_loads_the_row_again(two, shop):
+    """Whose commit has failed may be able to say no more than that, when it gives the lock back."""
+    a, b = two
+    await sell(a)
+    await sell(b)
+    with away_behind_a_save(shop, a):
+        with pytest.raises(PersistenceError):
+            await sell(a)
+        await sell(b)
+        assert shop.stock == 996
+
+
+async def test_all_load_a_row_again_when_one_gets_the_lock_of_who_has_died_with_it(two, shop):
+    """Though that one changes nothing, and the others have only been told that the process is dead."""
+    a, b = two
+    await sell(a)
+    page = await watch(a, Product, record_id=1)
+    locked = await b.store.lock({"row:record:Product:1": None}, 5)
+    shop.table.update({"product_id": 1, "stock": 500})
+    b.store.unlock(locked.holds.values(), unclean=True)
+    async with b.modify(Product, record_id=1):
+        pass
+    await eventually(lambda: page.shows(Product, "stock") == 500)
+
+
+async def test_a_row_whose_commit_has_failed_here_is_loaded_with_its_lock(two, shop, redis_server):
+    """Even when Redis has lost the note that it was left unclean."""
+    a, _ = two
+    await sell(a)
+    with away_behind_a_save(shop, a):
+        with instead(shop.source(a), "load", raising(OSError("down"))), pytest.raises(PersistenceError):
+            await sell(a)
+        assert a.registry.find(shop.KEY).doubtful
+        note = "{faststate}:n:row:record:Product:1"
+        await eventually(lambda: note in redis_server.keys("*"))
+        redis_server.do("DEL", note)
+    await sell(a)
+    assert shop.stock == 997
+
+
+async def test_refresh_tells_the_others_of_a_row_that_is_not_in_memory_here(two, shop):
+    a, b = two
+    page = await watch(a, Product, record_id=1)
+    shop.table.update({"product_id": 1, "stock": 3})
+    await b.refresh(Product, record_id=1)
+    await eventually(lambda: page.shows(Product, "stock") == 3)
+
+
+# -- what Redis keeps beside -------------------------------------------------------------------------------------------
+
+
+async def test_what_redis_keeps_of_nonces_and_rights_goes_when_they_have_expired(redis_server, shop):
+    async with open_providers(redis_server, 1, shop.config()) as (a,):
+
+        async def once(turn: int) -> set[str]:
+            for place in range(5):
+                await run(a, Product, "sell", f"{turn}-{place}", record_id=1)
+            await a.disconnect_user("ann")
+            for pattern in ("*:s:nonce:*", "*:s:rights:*"):  # what their expiry does, later
+                keys = redis_server.keys(pattern)
+                assert keys
+                redis_server.do("DEL", *keys)
+            await a.sessions.catch_up(0, 1)
+            return redis_server.keys("*:g:nonce*") | redis_server.keys("*:g:rights*")
+
+        names = [await once(turn) for turn in range(3)]
+        for name in names[-1]:
+            assert redis_server.do("ZCARD", name) <= 1
