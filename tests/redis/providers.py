@@ -27,8 +27,8 @@ from tests.live import Model, eventually
 from .server import RedisServer
 
 __all__ = [
-    "Board", "Case", "Mover", "Page", "Product", "Shop", "Wallet", "add", "entry_of", "held", "instead", "make_provider",
-    "open_providers", "request", "run", "served", "settled", "stored", "taken_for_dead", "watch",
+    "Board", "Case", "Mover", "Page", "Product", "Shop", "Wallet", "add", "entry_of", "held", "instead",
+    "make_provider", "open_providers", "request", "run", "served", "settled", "stored", "taken_for_dead", "watch",
 ]  # fmt: skip
 
 Configs = Mapping[type[ReactiveState], Callable[[], StateConfig]]

@@ -1,4 +1,4 @@
-"""Sessions that end in another process, however late that is heard of: nothing more is told or changed in their name."""
+"""Sessions that end in another process, however late that is heard: nothing is told or changed in their name any more."""
 
 from __future__ import annotations
 

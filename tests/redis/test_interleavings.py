@@ -148,9 +148,7 @@ async def test_what_is_told_of_a_commit_is_shown_when_the_last_of_its_states_is_
     await eventually(lambda: a.following.sequence >= last)
 
 
-async def test_a_transaction_that_waits_for_a_state_with_another_in_hand_does_not_wait_for_a_process_that_does_too(
-    two, redis_server
-):
+async def test_two_processes_that_want_the_same_two_states_do_not_wait_for_each_other(two, redis_server):
     """All take locks in the order of their keys, also those that were handed on from one local transaction."""
     a, b = two
 
