@@ -1,4 +1,4 @@
-"""Sessions that end in another process, however late that is heard: nothing is told or changed in their name any more."""
+"""Sessions that end in another process, however late that is heard: nothing more is told or changed in their name."""
 
 from __future__ import annotations
 

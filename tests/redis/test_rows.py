@@ -9,7 +9,7 @@ import pytest
 from fasthtml import common as fh
 from fastlite import database
 
-from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
+from faststate import Bound, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
 from tests.client import status
 from tests.live import Site, serving
 
@@ -20,10 +20,15 @@ pytestmark = pytest.mark.timeout(60)
 
 class Product(ReactiveState):
     stock: int = 0
+    note: Bound[str] = ""
 
     @event
     async def sell(self, by: int = 1):
         self.stock -= by
+
+    @event
+    async def keep(self):
+        pass
 
     @event(expect_version=True)
     async def correct(self, stock: int):
@@ -34,10 +39,11 @@ class Product(ReactiveState):
 async def shop(request, redis_server, tmp_path):
     path = tmp_path / "shop.db"
     table = database(path).t.product
-    columns = {"product_id": int, "stock": int, **({"version": int} if request.param == "counted" else {})}
+    columns = {"product_id": int, "stock": int, "note": str, **({"version": int} if request.param == "counted" else {})}
     table.create(columns, pk="product_id")
     for product_id in (1, 2):
-        table.insert({"product_id": product_id, "stock": 1_000, **({"version": 1} if "version" in columns else {})})
+        counted = {"version": 1} if "version" in columns else {}
+        table.insert({"product_id": product_id, "stock": 1_000, "note": "", **counted})
 
     def make_app():
         provider = StateProvider(store=redis_server.url, event_rate=1e9, event_burst=10**6)
@@ -47,7 +53,7 @@ async def shop(request, redis_server, tmp_path):
 
         @rt("/{product_id}")
         async def index(product: Product):
-            return fh.Titled("Shop", fh.P(product.signal.stock))
+            return fh.Titled("Shop", fh.P(product.signal.stock), fh.Input(product.signal.note.bind()))
 
         return app
 
@@ -147,3 +153,15 @@ async def test_a_row_whose_changer_has_died_with_its_lock_is_loaded_again(shop):
     assert (await send(b, tabs[0], "Product/sell", i="1")).status_code == 204
     for tab in tabs:
         await until_stock(tab, 499)
+
+
+async def test_what_a_page_types_into_a_row_is_not_sent_back_to_it_by_another_process(shop):
+    a, b = await shop.browser()
+    tab, other = await shop.tab(a, "/1"), await shop.tab(b, "/1")
+    assert (await send(b, tab, "Product/keep", i="1", b={"note": "hello"}, q=1)).status_code == 204
+    await other.until(lambda: next(iter(other.signals["Product"].values()))["note"] == "hello")
+    assert (await send(b, tab, "Product/sell", i="1")).status_code == 204
+    await until_stock(tab, 999)
+    patches = [one for patch in tab.patched[1:] for one in patch.get("Product", {}).values()]
+    assert patches and not any("note" in patch for patch in patches)
+    assert shop.table[1]["note"] == "hello"
