@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from fastlite import database
@@ -27,7 +27,7 @@ from tests.live import Model, eventually
 from .server import RedisServer
 
 __all__ = [
-    "Board", "Case", "Mover", "Page", "Product", "Shop", "Wallet", "add", "entry_of", "held", "instead",
+    "Board", "Case", "Halt", "Mover", "Page", "Product", "Shop", "Wallet", "add", "entry_of", "held", "instead",
     "make_provider", "open_providers", "request", "run", "served", "settled", "stored", "taken_for_dead", "watch",
 ]  # fmt: skip
 
@@ -53,6 +53,10 @@ class Mover(ReactiveState):
     @event
     async def move(self, wallet: Wallet):
         self.count += 1
+        wallet.count -= 1
+
+    @event
+    async def pay(self, wallet: Wallet):
         wallet.count -= 1
 
 
@@ -245,9 +249,19 @@ async def add(provider: StateProvider, cls: type[ReactiveState] = Board, by: int
 
 
 async def run(
-    provider: StateProvider, cls: type[ReactiveState], name: str, nonce: str, between: Any = None, **ids: Any
+    provider: StateProvider,
+    cls: type[ReactiveState],
+    name: str,
+    nonce: str,
+    between: Callable[[], Awaitable[None]] | None = None,
+    *,
+    wallet: type[ReactiveState] | None = None,
+    **ids: Any,
 ) -> list[str]:
-    """Sends an event, and awaits `between()` behind its first step. What became of each step: "ran" or "repeated"."""
+    """Sends an event, and awaits `between()` behind its first step. What became of each step: "ran" or "repeated".
+
+    `wallet` is the class of the other state that it takes.
+    """
     steps: list[str] = []
 
     async def take(step: Step) -> None:
@@ -255,11 +269,15 @@ async def run(
         if between is not None and len(steps) == 1:
             await between()
 
-    config = provider.config_of(cls)
-    entry = await provider._entry(config.identifier(**ids), config, lookup="with lock")
+    async def found(cls: type[ReactiveState], **ids: Any) -> Entry:
+        config = provider.config_of(cls)
+        return await provider._entry(config.identifier(**ids), config, lookup="with lock")
+
     event = cls._fs_schema().events[name]
-    defaults = {"by": 1} if name in ("add", "sell") else {}
-    await run_event(provider.registry, entry, event, defaults, {}, take, nonce=f"s:nonce-nonce-{nonce}")
+    arguments = event.arguments.defaults
+    others = {"wallet": await found(wallet)} if wallet is not None else {}
+    entry = await found(cls, **ids)
+    await run_event(provider.registry, entry, event, arguments, others, take, nonce=f"s:nonce-{nonce}")
     return steps
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import itertools
 import json
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import computed_field
 
-from faststate import ReactiveState, StateConfig, StateScope, UserContext, event
+from faststate import ReactiveState, StateConfig, StateScope, UserContext, entries, event
 from faststate.dispatch import _unchanged
 from faststate.entries import NONCES_IN_ANY_CASE
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError
@@ -146,6 +146,24 @@ async def test_what_is_told_of_a_commit_is_shown_when_the_last_of_its_states_is_
     assert (await served(a, Mover)).count == 1
     last = int(redis_server.do("GET", "{faststate}:seq"))
     await eventually(lambda: a.following.sequence >= last)
+
+
+async def test_pages_are_told_to_be_no_further_before_they_have_all_of_a_commit(two, redis_server):
+    a, b = two
+    pages = [await watch(a, Mover), await watch(a, Wallet)]
+    await settled(redis_server, a)
+    before = a.following.sequence
+    take, reached = a.following._take, []
+
+    def take_and_note(key: str, told: Any) -> None:
+        reached.append(a.following.sequence)
+        take(key, told)
+
+    with instead(a.following, "_take", take_and_note):
+        await (await served(b, Mover)).move.run()
+        await eventually(lambda: pages[0].shows(Mover) == 1 and pages[1].shows(Wallet) == -1)
+    assert reached == [before, before]
+    await eventually(lambda: a.following.sequence > before)
 
 
 async def test_two_processes_that_want_the_same_two_states_do_not_wait_for_each_other(two, redis_server):
@@ -706,24 +724,33 @@ async def test_an_event_whose_first_step_changes_nothing_is_not_run_again_behind
         assert (await served(a, Job)).done == 1
 
 
-async def test_nonces_grow_old_whatever_other_processes_take_in(redis_server):
+async def test_an_event_that_changed_another_state_alone_is_not_run_again_by_another_process(two):
+    a, b = two
+    await entry_of(b, Mover)
+    assert [await run(provider, Mover, "pay", "1", wallet=Wallet) for provider in (a, b)] == [["ran"], ["repeated"]]
+    assert (await stored(a, "global:Wallet"))["count"] == -1
+
+
+async def test_nonces_grow_old_in_all_processes(redis_server, monkeypatch):
+    """What one takes in of another's is as old as it was there; so a state does not carry more and more of them."""
     now = [1_000.0]
+    monkeypatch.setattr(entries, "time", SimpleNamespace(time=lambda: 1_700_000_000 + now[0]))
     async with open_providers(redis_server, clock=lambda: now[0]) as (a, b):
-        numbers = itertools.count()
 
-        async def some(count: int, apart: float) -> str:
-            for number in itertools.islice(numbers, count):
-                now[0] += apart
-                await run((a, b)[number % 2], Board, "add", str(number))
-            return str(number)
+        async def kept() -> int:
+            return len(json.loads((await a.store.load(KEY)).data)["nonces"])
 
-        await some(NONCES_IN_ANY_CASE + 30, 0.0)
+        for place in range(NONCES_IN_ANY_CASE + 30):
+            await run(a, Board, "add", f"early-{place}")
+        assert await kept() == NONCES_IN_ANY_CASE + 30, "all of them may come again"
         now[0] += NONCE_AGE + 1
-        await some(2, 0.0)
-        last = await some(60, 2 * NONCE_AGE)
-        kept = json.loads((await a.store.load(KEY)).data)["nonces"]
-        assert len(kept) <= NONCES_IN_ANY_CASE + 1
-        assert await run(b, Board, "add", last) == ["repeated"]
+        await run(b, Board, "add", "late")
+        assert await kept() <= NONCES_IN_ANY_CASE + 1
+        for place in range(2 * NONCES_IN_ANY_CASE):
+            now[0] += NONCE_AGE / 4
+            await run((a, b)[place % 2], Board, "add", f"later-{place}")
+            assert await kept() <= NONCES_IN_ANY_CASE + 1
+        assert await run(b, Board, "add", f"later-{place}") == ["repeated"]
 
 
 # -- what others are told besides --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tests.live import eventually
 
 from .providers import (
     Board,
+    Halt,
     Product,
     Shop,
     add,
@@ -72,6 +73,28 @@ def away_behind_a_save(shop, provider):
 
         stack.enter_context(instead(source, "save", save_and_lose))
         yield
+
+
+@contextlib.contextmanager
+def held_behind_a_save(shop, provider):
+    """Halts a process before it reads the answer to the commit that tells the others of a row which it has saved."""
+    source, store, answer = shop.source(provider), provider.store, Halt()
+    save, commit = source.save, store.commit
+
+    async def save_first(changes: Any) -> Any:
+        done = await save(changes)
+        store.commit = commit_and_wait
+        return done
+
+    async def commit_and_wait(*args: Any, **kwargs: Any) -> Any:
+        store.commit = commit
+        done = await commit(*args, **kwargs)
+        answer.reached.set()
+        await answer.gone_on.wait()
+        return done
+
+    with instead(source, "save", save_first):
+        yield answer
 
 
 # -- rows that cannot be loaded ----------------------------------------------------------------------------------------
@@ -206,9 +229,7 @@ async def test_a_row_that_changes_while_the_answer_to_a_commit_is_on_its_way_is_
     a, b = two
     page = await watch(a, Product, record_id=1)
     await sell(a)
-    source, save = shop.source(a), a.sharing.save
-    with held(a.sharing, "save") as answer:
-        assert a.sharing.save is not save and source is shop.source(a)
+    with held_behind_a_save(shop, a) as answer:
         selling = asyncio.create_task(sell(a))
         await answer.reached.wait()
         await sell(b)
@@ -279,6 +300,7 @@ async def test_a_row_whose_commit_has_failed_here_is_loaded_with_its_lock(two, s
     """Even when Redis has lost the note that it was left unclean."""
     a, _ = two
     await sell(a)
+    page = await watch(a, Product, record_id=1)
     with away_behind_a_save(shop, a):
         with instead(shop.source(a), "load", raising(OSError("down"))), pytest.raises(PersistenceError):
             await sell(a)
@@ -286,6 +308,7 @@ async def test_a_row_whose_commit_has_failed_here_is_loaded_with_its_lock(two, s
         note = "{faststate}:n:row:record:Product:1"
         await eventually(lambda: note in redis_server.keys("*"))
         redis_server.do("DEL", note)
+    await eventually(lambda: page.shows(Product, "stock") == 998)
     await sell(a)
     assert shop.stock == 997
 
