@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faststate import ReactiveState, StateScope
@@ -27,6 +27,7 @@ def commit(entry: Entry, nonce: str, now: float, saved: list[str]) -> list[str]:
     return stamped
 
 
+@settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(0, 2), min_size=NONCES_KEPT + 50, max_size=NONCES_KEPT + 200))
 def test_each_of_the_last_events_is_remembered_whichever_processes_they_ran_in(processes: list[int]) -> None:
     entries = [new_entry() for _ in range(3)]

@@ -167,11 +167,7 @@ class Book:
             if missing := certain[name] - there:
                 raise Broken(f"{name} has lost what was acknowledged: {sorted(missing)}")
             if len(there) < len(numbers):
-                raise Broken(
-                    f"{name} has twice: "
-                    f"{ {n: [at for at, m in enumerate(numbers) if m == n] for n, c in Counter(numbers).items() if c > 1} }"
-                    f" of {len(numbers)}"
-                )
+                raise Broken(f"{name} has twice: {[n for n, count in Counter(numbers).items() if count > 1]}")
             if strange := there - possible[name]:
                 raise Broken(f"{name} has what was cleared away, or never sent: {sorted(strange)}")
             before = self._seen.get(name)
