@@ -27,8 +27,29 @@ from tests.live import Model, eventually
 from .server import RedisServer
 
 __all__ = [
-    "Board", "Case", "Halt", "Mover", "Page", "Product", "Shop", "Wallet", "add", "entry_of", "held", "instead",
-    "make_provider", "open_providers", "request", "run", "served", "settled", "stored", "taken_for_dead", "watch",
+    "Board",
+    "Case",
+    "Halt",
+    "Mover",
+    "Page",
+    "Product",
+    "Shop",
+    "Wallet",
+    "add",
+    "entry_of",
+    "heard",
+    "held",
+    "instead",
+    "make_provider",
+    "open_providers",
+    "request",
+    "run",
+    "sequence",
+    "served",
+    "settled",
+    "stored",
+    "taken_for_dead",
+    "watch",
 ]  # fmt: skip
 
 Configs = Mapping[type[ReactiveState], Callable[[], StateConfig]]
@@ -169,9 +190,21 @@ async def stored(provider: StateProvider, key: str) -> Mapping[str, Any]:
     return json.loads(found.data)["values"]
 
 
+def sequence(server: RedisServer) -> int:
+    """The number of the last commit of all."""
+    return int(server.do("GET", "{faststate}:seq") or 0)
+
+
+async def heard(server: RedisServer, provider: StateProvider) -> int:
+    """Returns when a process has been told of all that was committed before; the number of the last commit."""
+    last = sequence(server)
+    await eventually(lambda: provider.sharing._observed >= last)
+    return last
+
+
 async def settled(server: RedisServer, *providers: StateProvider) -> None:
     """Returns when these have been told all that was committed before, and have looked up what they had to."""
-    last = int(server.do("GET", "{faststate}:seq") or 0)
+    last = sequence(server)
     for _ in range(2):  # the first may have been sent before
         await asyncio.gather(*map(_next_word, providers))
 

@@ -14,7 +14,7 @@ from tests.client import status
 from tests.live import eventually
 
 from .office import open_office, send
-from .providers import STATES, Case, add, entry_of, instead, open_providers, request, settled
+from .providers import STATES, Case, add, entry_of, heard, instead, open_providers, request, settled
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -100,8 +100,7 @@ async def test_ends_and_changed_rights_that_were_missed_are_learned_when_the_con
             b.following.lost()
             await a.logout(request({"session_id": "gone", "user_id": "ann"}))
             await a.disconnect_user("ann")
-            last = int(redis_server.do("GET", "{faststate}:seq"))
-            await eventually(lambda: b.sharing._observed >= last)
+            await heard(redis_server, b)
         assert not b.sessions.is_ended("gone") and not ann.closed
         b.following.found()
         await settled(redis_server, b)

@@ -30,6 +30,7 @@ from .providers import (
     Wallet,
     add,
     entry_of,
+    heard,
     held,
     instead,
     make_provider,
@@ -37,6 +38,7 @@ from .providers import (
     open_providers,
     request,
     run,
+    sequence,
     served,
     settled,
     stored,
@@ -73,7 +75,7 @@ async def test_a_commit_whose_answer_comes_late_is_not_put_over_what_others_have
         await answer.reached.wait()
         await add(b, by=100)
         if before == "told":  # else it is looked up, which ends when the answer has come
-            await eventually(lambda: a.sharing._observed >= int(redis_server.do("GET", "{faststate}:seq")))
+            await heard(redis_server, a)
         answer.go()
         await task
     await settled(redis_server, a)
@@ -93,8 +95,7 @@ async def test_pages_are_not_told_to_be_further_than_this_processs_own_commits_a
         task = asyncio.create_task(add(a))
         await answer.reached.wait()
         await add(b, Wallet)
-        last = int(redis_server.do("GET", "{faststate}:seq"))
-        await eventually(lambda: a.sharing._observed >= last)
+        last = await heard(redis_server, a)
         assert a.following.sequence == before
         answer.go()
         await task
@@ -144,7 +145,7 @@ async def test_what_is_told_of_a_commit_is_shown_when_the_last_of_its_states_is_
         await eventually(lambda: page.shows(Mover) == 1)
     await settled(redis_server, a)
     assert (await served(a, Mover)).count == 1
-    last = int(redis_server.do("GET", "{faststate}:seq"))
+    last = sequence(redis_server)
     await eventually(lambda: a.following.sequence >= last)
 
 
@@ -482,15 +483,13 @@ async def test_pages_are_told_to_be_no_further_while_a_connection_is_lost(two, r
     before = a.following.sequence
     with instead(a.following, "_take", lambda key, told: None):  # as if it had been missed
         await add(b)
-        last = int(redis_server.do("GET", "{faststate}:seq"))
-        await eventually(lambda: a.sharing._observed >= last)
+        last = await heard(redis_server, a)
     assert a.following.sequence == before < last
     with held(a.store, "fresh") as looked_up:
         a.following.found()
         await looked_up.reached.wait()
         await add(b, Wallet)
-        last = int(redis_server.do("GET", "{faststate}:seq"))
-        await eventually(lambda: a.sharing._observed >= last)
+        last = await heard(redis_server, a)
         assert a.following.sequence == before
         looked_up.go()
     await eventually(lambda: a.following.sequence >= last)
@@ -508,8 +507,7 @@ async def test_pages_are_told_to_be_no_further_while_a_state_is_looked_up(two, r
         await add(b)
         await looked_up.reached.wait()
         await add(b, Wallet)
-        last = int(redis_server.do("GET", "{faststate}:seq"))
-        await eventually(lambda: a.sharing._observed >= last)
+        last = await heard(redis_server, a)
         assert a.following.sequence == before
         looked_up.go()
     await eventually(lambda: a.following.sequence >= last)
@@ -524,7 +522,7 @@ async def test_a_provider_that_was_stopped_while_redis_was_away_begins_anew(two,
     page = await watch(a, Board)
     await add(b)
     await eventually(lambda: page.shows(Board) == 1)
-    last = int(redis_server.do("GET", "{faststate}:seq"))
+    last = sequence(redis_server)
     await eventually(lambda: a.following.sequence >= last)
 
 
@@ -585,7 +583,7 @@ async def test_a_position_says_no_more_than_what_was_decided(redis_server):
         await add(b)
         await asked.wait()
         await settled(redis_server, a)
-        last = int(redis_server.do("GET", "{faststate}:seq"))
+        last = sequence(redis_server)
         assert a.following.sequence >= last > before
         assert b.seen_elsewhere(a._position()) == before and page.shows(Board) == 1
         answer.set()
@@ -691,8 +689,7 @@ async def test_a_page_is_not_told_to_have_what_its_process_cannot_read(redis_ser
         await settled(redis_server, a)
         async with b.modify(New) as state:
             state.amount = 2
-        last = int(redis_server.do("GET", "{faststate}:seq"))
-        await eventually(lambda: a.sharing._observed >= last)
+        await heard(redis_server, a)
         seen = b.seen_elsewhere(a._position())
         assert not await _unchanged(b, [await entry_of(b, New)], seen)
 
