@@ -21,7 +21,7 @@ from faststate import (
 from faststate.registry import Entry
 from faststate.sse import SSEConnection
 from faststate.stores.redis import RedisStore
-from faststate.transaction import Step, run_event
+from faststate.transaction import Run, Step, run_event
 from tests.live import Model, eventually
 
 from .server import RedisServer
@@ -297,10 +297,10 @@ async def run(
     """
     steps: list[str] = []
 
-    async def take(step: Step) -> None:
-        steps.append("repeated" if step.repeated else "ran")
-        if between is not None and len(steps) == 1:
-            await between()
+    class Sent(Run):
+        def take(self, step: Step) -> Awaitable[None] | None:
+            steps.append("repeated" if step.repeated else "ran")
+            return between() if between is not None and len(steps) == 1 else None
 
     async def found(cls: type[ReactiveState], **ids: Any) -> Entry:
         config = provider.config_of(cls)
@@ -310,7 +310,7 @@ async def run(
     arguments = event.arguments.defaults
     others = {"wallet": await found(wallet)} if wallet is not None else {}
     entry = await found(cls, **ids)
-    await run_event(provider.registry, entry, event, arguments, others, take, nonce=f"s:nonce-{nonce}")
+    await run_event(provider.registry, entry, event, arguments, others, Sent(), nonce=f"s:nonce-{nonce}")
     return steps
 
 

@@ -241,9 +241,6 @@ async def test_a_lock_that_another_process_waits_for_is_not_handed_on_for_ever(t
     assert (await stored(b, KEY))["count"] == 2
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the local lock does not say that its next holder was cancelled"
-)
 async def test_a_lock_that_is_handed_to_a_transaction_which_is_cancelled_just_then_is_given_back(two, redis_server):
     a, b = two
     entry = await entry_of(a, Board)
