@@ -232,15 +232,31 @@ async def test_a_row_that_changes_while_a_process_catches_up_is_not_taken_for_cu
     assert b.following.is_current(shop.KEY)
 
 
-async def test_a_row_that_changes_while_the_answer_to_a_commit_is_on_its_way_is_loaded_again(two, shop, redis_server):
+@pytest.mark.parametrize("how", ["changed", "refreshed"])
+async def test_a_row_that_changes_while_the_answer_to_a_commit_is_on_its_way_is_loaded_again(
+    two, shop, redis_server, how
+):
     a, b = two
     page = await watch(a, Product, record_id=1)
     await sell(a)
     with held_behind_a_save(shop, a) as answer:
         selling = asyncio.create_task(sell(a))
         await answer.reached.wait()
-        await sell(b)
-        await heard(redis_server, a)
+        loads, load = [], shop.source(a).load
+
+        async def count_loads(record_id: str) -> Any:
+            loads.append(record_id)
+            return await load(record_id)
+
+        with instead(shop.source(a), "load", count_loads):
+            if how == "changed":
+                await sell(b)
+            else:  # behind a change by other code, as if it were a new one
+                shop.table.update({"product_id": 1, "stock": 997})
+                await b.refresh(Product, record_id=1)
+            await heard(redis_server, a)
+            # What was loaded first has been passed over by now, or (as it must not) has been taken in.
+            await eventually(lambda: len(loads) > 2 or page.shows(Product, "stock") == 997)
         answer.go()
         await selling
     await settled(redis_server, a)
