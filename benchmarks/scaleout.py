@@ -45,7 +45,7 @@ TABS = 8
 CLIENTS = 32
 """Connections that keep all processes busy."""
 
-ELSEWHERE = {"faststate-connection": f"{0:012}.{0:016}"}
+ELSEWHERE = {"faststate-connection": "000000000000.nobody0123456789"}
 """Of events whose page has its stream in another process: so they are answered 204, as nearly all are."""
 
 READING = """\

@@ -278,7 +278,7 @@ class Committer:
                     frames[place] = b""
         if nonce is not None:
             nonce.entry.remember(nonce.digest, now)
-        self._swap(prepared, versions, frames)
+        self._swap(swaps, versions, frames)
 
     async def _write(
         self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]

@@ -285,8 +285,8 @@ async def dispatch(
     except EventConflictError:
         await run.show_as_it_is()
         raise
-    except StateNotFoundError as error:
-        if run.has_begun or not again or provider.sharing is None or entry.removed is None:
+    except OutdatedError as error:
+        if run.has_begun or not again:
             raise
         if config.scope is StateScope.TEMPORARY:
             raise StaleTokens from error

@@ -320,8 +320,11 @@ class Following:
             try:
                 with self._news.typed(key, topic.typed):
                     await self._catch_up_with([entry])
-            except FastStateError as error:
-                logger.warning("what other processes have changed could not be looked up yet: %s", error)
+            except Exception as error:
+                is_ours = isinstance(error, FastStateError)
+                logger.warning(
+                    "what other processes have changed could not be looked up yet: %s", error, exc_info=not is_ours
+                )
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, AGAIN_AFTER_MOST)
 
@@ -376,6 +379,9 @@ class Following:
             except FastStateError as error:
                 logger.warning("what other processes have told could not be looked up yet: %s", error)
                 await asyncio.sleep(AGAIN_AFTER)
+            except Exception:
+                logger.exception("what other processes have told could not be taken in")
+                break
         keys = [key for key, topic in self._topics.items() if not topic.current]
         for at in range(0, len(keys), PORTION):
             portion = [entry for key in keys[at : at + PORTION] if (entry := self._registry.find(key)) is not None]
@@ -384,6 +390,8 @@ class Following:
                 await self._catch_up_with(portion)
             except FastStateError as error:
                 logger.warning("what other processes have changed could not be looked up yet: %s", error)
+            except Exception:
+                logger.exception("what other processes have changed could not be taken in")
             if lost != self._lost:
                 return
         # What has failed, or was told of meanwhile, is looked up by itself: it must not keep the others waiting.

@@ -183,16 +183,16 @@ class Origin:
 
 
 class _OwnRun(Run):
-    """An event that server code has run. Lifetime: the event."""
+    """An event that server code has run; its steps' results are added to `results`. Lifetime: the event."""
 
-    __slots__ = ("results",)
+    __slots__ = ("_results",)
 
-    def __init__(self) -> None:
-        self.results: list[Any] = []
+    def __init__(self, results: list[Any]) -> None:
+        self._results = results
 
     def take(self, step: Step) -> None:
         if not step.closing:
-            self.results.append(step.result)
+            self._results.append(step.result)
 
 
 origin_of_commits: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("faststate_origin", default=None)
@@ -918,10 +918,7 @@ class StateProvider:
                 other,
                 lookup="with lock",
             )
-        run = _OwnRun()
-        await run_event(self.registry, entry, event, values, others, run)
-        self.events += 1
-        return run.results if event.kind == "generator" else run.results[0]
+        await run_event(self.registry, entry, event, values, others, _OwnRun(results))
 
     # -- users and their rights ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar, cast
 
 from .commits import Committer, RegistryHooks

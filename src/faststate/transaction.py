@@ -241,9 +241,9 @@ async def run_event(
         transaction = Transaction(registry, entries, guards, run.still_current)
         try:
             committer = registry.committer
-            look_for = (
-                () if nonce is None or committer.sharing is None else (nonce_key(entry.identifier, digest_of(nonce)),)
-            )
+            look_for: Sequence[str] = ()
+            if nonce is not None and committer.sharing is not None:
+                look_for = [nonce_key(entry.identifier, digest_of(nonce))]
             present = await transaction.begin(look_for)
             own = transaction._part(entry)
             entry, state = own.entry, own.copy

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from faststate.stores.redis import RedisStore
 from tests.chaos.conftest import seed as seed
 
 from .server import RedisServer

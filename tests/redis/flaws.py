@@ -73,9 +73,10 @@ def never_look_again() -> None:
     """Takes it that nothing was missed when the connection for messages was lost."""
     from faststate.following import Following
 
-    async def nothing(self: Any, entries: Any) -> None:
-        for entry in entries:
-            self._topics[entry.identifier.key].current = True
+    async def nothing(self: Any, lost: int) -> None:
+        for topic in self._topics.values():
+            topic.current = True
+        self._lost_at = None
 
     Following._catch_up = nothing  # type: ignore[method-assign]
 

@@ -17,7 +17,7 @@ from ..fields import EVERYTHING_SHOWN
 from ..scopes import Id, StateIdentifier
 from ..state import ReactiveState
 from ..wire import nest
-from .connection import Done, SSEConnection, Writer
+from .connection import Done, SSEConnection, Writer, running_loop
 from .frames import Audience, Changes, Chunk, CommitLike, audience_of
 from .topics import Index, Joined, Sending, Topic, is_newer
 
@@ -281,7 +281,7 @@ class SSEManager:
 
     def _is_here(self) -> bool:
         loop = self.loop
-        return loop is None or asyncio._get_running_loop() is loop or loop.is_closed() or not loop.is_running()
+        return loop is None or running_loop() is loop or loop.is_closed() or not loop.is_running()
 
     def publish(self, commit: CommitLike, origin: str | None = None, echo: Mapping[str, Any] | None = None) -> int:
         """Has a commit be sent to all that follow its state, says how many (int) these are.
@@ -327,7 +327,7 @@ class SSEManager:
         """Flushes at the end of the loop's turn; `connection` is one in whose outbox something waits."""
         if connection is not None:
             self._alone[connection] = None
-        loop = asyncio._get_running_loop()
+        loop = running_loop()
         if loop is not None and self._scheduled is not loop:  # without a loop nothing streams
             self._scheduled = loop
             loop.call_soon(self.flush)

@@ -137,7 +137,7 @@ class Members:
         standing.members = MappingProxyType({name.decode(): about for name, (_, _, about) in split.items()})
         self._watch({name: beat for name, (beat, _, _) in split.items()}, asked)
         await self._bury(origin.encode())
-        if self.subscriber is not None and not self.subscriber.is_lost:
+        if self.subscriber is not None:
             self.subscriber.unheard += 1
             if self.subscriber.unheard > UNHEARD:
                 logger.warning("nothing has come over the connection for messages: it is made anew")

@@ -72,11 +72,6 @@ class Subscriber:
         self.unheard = 0
         """How many beats of this process have been answered since one was heard."""
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether nothing is received just now."""
-        return not self._up
-
     async def start(self) -> None:
         """Connects. Raises `PersistenceError` when Redis does not acknowledge it."""
         self._wanted = {self._base + "@all", self._own(), *(self._channel(topic) for topic in self._standing.topics)}
@@ -239,6 +234,7 @@ class Subscriber:
                 if commands:
                     await connection.send_packed_command(b"".join(commands), check_health=False)
                 self._settle(changed)
+                self._find_if_all_is_had()  # what has changed may have come to nothing, and be acknowledged by nobody
         except Exception:
             self.cut()
 
@@ -257,7 +253,10 @@ class Subscriber:
             return
         self._open.pop(channel, None)
         self._settle([channel])
-        if not self._up and not self._open and not self._changed:
+        self._find_if_all_is_had()
+
+    def _find_if_all_is_had(self) -> None:
+        if not self._up and self._sent and not self._open and not self._changed:
             self._find()
 
     def _settle(self, channels: Iterable[str]) -> None:
