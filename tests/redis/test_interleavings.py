@@ -452,6 +452,25 @@ async def test_a_process_that_has_not_used_a_state_for_long_does_not_end_it_for_
         assert (await stored(b, "session:Tray:s"))["count"] == 3
 
 
+async def test_a_state_that_a_page_shows_in_one_process_is_idle_in_none(redis_server):
+    class Seat(ReactiveState):
+        count: int = 0
+
+    now, key = [0.0], "session:Seat:s"
+    states = {Seat: lambda: StateConfig(scope=StateScope.SESSION, ttl=1_000)}
+    async with (
+        open_providers(redis_server, 1, states, clock=lambda: now[0]) as (a,),
+        open_providers(redis_server, 1, states) as (b,),
+    ):
+        await add(b, Seat, session_id="s")
+        await watch(a, Seat, session_id="s")
+        await b.store.touch({key: 10})  # as it has left when 990 seconds have passed
+        now[0] += 990
+        a.registry.sweep()
+        await a.registry.tell_store()
+        assert (await b.store.load(key)).ttl > 900
+
+
 # -- a connection that was lost ----------------------------------------------------------------------------------------
 
 
