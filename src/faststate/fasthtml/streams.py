@@ -45,7 +45,7 @@ class StreamKeeper:
     """The outermost layer of an app, which keeps streams open when their handler has returned. Lifetime: the app.
 
     So all that a request needed (its middleware's frames, FastHTML's request, the session) is gone while a stream is
-    open: 12 KB a connection with its state, where a stream of FastHTML's takes 34 (`benchmarks/RESULTS.md`).
+    open: 11 KB a connection with its state, where a stream of FastHTML's takes 34 (`benchmarks/RESULTS.md`).
     """
 
     def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any = None) -> None:
