@@ -345,6 +345,9 @@ class _PageRun(Origin, Run):
         self.open = True
         self.commits = []
 
+    def acting(self) -> str | None:
+        return self._context.session_id()
+
     def still_current(self) -> None:
         sessions, session_id = self._provider.sessions, self._context.session_id()
         if session_id is not None and sessions.is_ended(session_id):

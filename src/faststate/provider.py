@@ -181,6 +181,10 @@ class Origin:
     open: bool = True
     commits: list[Commit] = field(default_factory=list)
 
+    def acting(self) -> str | None:
+        """The session (its id) in whose name it commits: another one than the page's when it signs its user in."""
+        return self.session_id
+
 
 class _OwnRun(Run):
     """An event that server code has run; its steps' results are added to `results`. Lifetime: the event."""
@@ -208,9 +212,9 @@ def _typed_elsewhere(key: str) -> Mapping[str, Any] | None:
 
 
 def _acting() -> str | None:
-    """The session whose page's event is running."""
+    """The session (its id) in whose name the event that is running commits."""
     origin = origin_of_commits.get()
-    return origin.session_id if origin is not None and origin.open else None
+    return origin.acting() if origin is not None and origin.open else None
 
 
 class _News:

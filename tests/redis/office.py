@@ -23,6 +23,7 @@ from faststate import (
     Visible,
     event,
     fast_app,
+    get_current_request,
     view,
 )
 from tests.client import BROWSER
@@ -47,6 +48,19 @@ class Counter(ReactiveState):
         self.count += 1
         yield
         self.count += 1
+
+    @event
+    async def enter(self, name: str):
+        self.count += 1
+        request = get_current_request()
+        await request.app.state.faststate.login(request, UserContext(name))
+        self.count += 1
+
+    @event
+    async def leave(self):
+        self.count += 1
+        request = get_current_request()
+        await request.app.state.faststate.logout(request)
 
     @event
     async def fail(self):

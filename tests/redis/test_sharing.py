@@ -384,6 +384,24 @@ async def test_a_guests_cart_comes_along_when_another_process_signs_in(office):
         assert count_of(await office.tab(client, streaming=False), "Cart") == 2
 
 
+async def test_an_event_may_sign_its_own_user_in_and_out(office):
+    """It commits in the name of the session that it has begun, or of none, and not of the one that it has ended."""
+    a, b = await office.browser()
+    tab = await office.tab(a)
+    await send(a, tab, "Cart/add")
+    entered = await send(b, tab, "Board/enter", a={"name": "ann"})
+    assert status(entered) in (200, 204), message(entered)
+    await tab.ends()
+    for client in (a, b):
+        again = await office.tab(client, streaming=False)
+        assert (count_of(again, "Board"), count_of(again, "Cart")) == (2, 1)
+    left = await send(b, again, "Board/leave")
+    assert status(left) in (200, 204), message(left)
+    for client in (a, b):
+        gone = await office.tab(client, streaming=False)
+        assert (count_of(gone, "Board"), count_of(gone, "Cart")) == (3, 0)
+
+
 async def test_no_event_is_committed_to_a_session_that_another_process_has_ended(office):
     """Even before the news of its end have come: the store knows."""
     a, b = await office.browser()
