@@ -92,15 +92,15 @@ class Shared:
     `hold` is its lock among the processes, had since `handed` local transactions; `committing` says that a commit has
     been sent which may have given it back. `mark` is what the store has of a row's version, to tell whether another
     process has changed it since. `typed` has the number of the last event that set bound fields, of each page (its
-    connection's id).
+    connection's id). `shortened` says that it was given less time to live than it had, which the store is to be told.
     """
 
-    __slots__ = ("committing", "handed", "hold", "mark", "typed")
+    __slots__ = ("committing", "handed", "hold", "mark", "shortened", "typed")
 
     def __init__(self) -> None:
         self.hold: Hold | None = None
         self.handed = 0
-        self.committing = False
+        self.committing = self.shortened = False
         self.mark: Version | None = None
         self.typed: dict[str, int] = {}
 

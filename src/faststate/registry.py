@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from typing import Any, Final, TypeVar, cast
 
 from .commits import Committer, RegistryHooks
-from .entries import DEFAULT_TTL, Commit, Entry, finite, idle_time, initial_epoch, initial_wire, is_initial
+from .entries import DEFAULT_TTL, Commit, Entry, Shared, finite, idle_time, initial_epoch, initial_wire, is_initial
 from .exceptions import ConfigurationError, FastStateError, LimitError, StateNotFoundError, VersionConflict
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
@@ -83,7 +83,6 @@ class StateRegistry:
         # Per idle time, and whether they can be had again: keys, the longest unused first.
         self._idle: dict[tuple[float, bool], OrderedDict[str, None]] = {}
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
-        self._shortened: set[str] = set()  # keys of those that were given less time than they had
         self._held: list[set[str]] = []  # keys of states that are not to be evicted
         self._full_since: float | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -310,7 +309,7 @@ class StateRegistry:
                 if entry.stored is not None:
                     self._used[key] = entry
                     entry.ttl = 0.0  # which ends it in the store as well
-                    self._shortened.add(key)
+                    self._note_shortened(entry)
                 return
             if not is_new and entry.recoverable and self.evict(key):
                 return  # one of its own that was not just asked for makes room for one that was
@@ -326,8 +325,8 @@ class StateRegistry:
         """Gives a state another idle time, in seconds; as for `entry`."""
         kept = idle_time(entry.identifier, ttl)
         if kept != entry.ttl:
-            if kept < entry.ttl and entry.stored is not None:
-                self._shortened.add(entry.identifier.key)
+            if kept < entry.ttl:
+                self._note_shortened(entry)
             entry.ttl, entry.touched = kept, -math.inf
             self.touch(entry)
 
@@ -388,6 +387,12 @@ class StateRegistry:
         entry = self._entries.get(key)
         if entry is not None:
             self.touch(entry)
+
+    def _note_shortened(self, entry: Entry) -> None:
+        """Has the store be told that a state has less time to live, though other processes may use it as well."""
+        if self.committer.sharing is not None:
+            entry.shared = entry.shared or Shared()
+            entry.shared.shortened = True
 
     def _note_use(self, entry: Entry) -> None:
         """Has the next sweep tell the store until when a state is kept."""
@@ -496,10 +501,12 @@ class StateRegistry:
         try:
             async with self.in_store_time("the store could not be told what is in use"):
                 if isinstance(store, SharedStore):
-                    shorter = {key: ttls.pop(key) for key in self._shortened & ttls.keys()}
+                    shortened = {key: entry.shared for key, entry in used.items() if key in ttls and _shortened(entry)}
+                    shorter = {key: ttls.pop(key) for key in shortened}
                     await store.extend(ttls)
                     await store.touch(shorter)
-                    self._shortened -= shorter.keys()
+                    for shared in shortened.values():
+                        cast(Shared, shared).shortened = False
                 else:
                     await store.touch(ttls)
         except BaseException:
@@ -615,6 +622,10 @@ class StateRegistry:
         Sent when the call returns; awaiting the result, the number of connections (int), is possible and not needed.
         """
         return self.hooks.broadcast(state_key, event_data)
+
+
+def _shortened(entry: Entry) -> bool:
+    return entry.shared is not None and entry.shared.shortened
 
 
 @lru_cache(maxsize=256)

@@ -452,6 +452,23 @@ async def test_a_process_that_has_not_used_a_state_for_long_does_not_end_it_for_
         assert (await stored(b, "session:Tray:s"))["count"] == 3
 
 
+async def test_a_state_whose_page_was_left_is_given_less_time_by_the_process_that_hears_of_it(two):
+    a, b = two
+    entry = await entry_of(a, Case, session_id="s")
+    await add(a, Case, session_id="s")
+    a.registry.keep_for(entry, 30)
+    await a.registry.tell_store()
+    assert (await b.store.load("session:Case:s")).ttl <= 30
+    a.registry.keep_for(entry, 1_000)
+    await a.registry.tell_store()
+    assert (await b.store.load("session:Case:s")).ttl > 900
+    await b.store.touch({"session:Case:s": 5_000})
+    a.registry.touch(entry)
+    a.registry._note_use(entry)
+    await a.registry.tell_store()
+    assert (await b.store.load("session:Case:s")).ttl > 4_000, "no process but that one has less time for it"
+
+
 async def test_a_state_that_a_page_shows_in_one_process_is_idle_in_none(redis_server):
     class Seat(ReactiveState):
         count: int = 0
