@@ -53,3 +53,19 @@ async def new_store(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..
     # The server is emptied before the first store, and runs when the stores are closed.
     yield make
     await asyncio.gather(*(store.close() for store in stores))
+
+
+@pytest.fixture
+async def one(new_store: Callable[..., RedisStore]) -> RedisStore:
+    """A store that is open."""
+    store = new_store()
+    await store.open()
+    return store
+
+
+@pytest.fixture
+async def two(new_store: Callable[..., RedisStore]) -> RedisStore:
+    """Another one that is open, as a process beside the first has it."""
+    store = new_store()
+    await store.open()
+    return store

@@ -21,20 +21,6 @@ from .stand import Listener, first, until, version
 NewStore = Callable[..., RedisStore]
 
 
-@pytest.fixture
-async def one(new_store: NewStore) -> RedisStore:
-    store = new_store()
-    await store.open()
-    return store
-
-
-@pytest.fixture
-async def two(new_store: NewStore) -> RedisStore:
-    store = new_store()
-    await store.open()
-    return store
-
-
 async def listening(store: RedisStore, *topics: str) -> Listener:
     listener = Listener()
     await store.listen(listener)

@@ -34,20 +34,6 @@ async def none_left(server: RedisServer) -> None:
     await until(lambda: not left(server))
 
 
-@pytest.fixture
-async def one(new_store: NewStore) -> RedisStore:
-    store = new_store()
-    await store.open()
-    return store
-
-
-@pytest.fixture
-async def two(new_store: NewStore) -> RedisStore:
-    store = new_store()
-    await store.open()
-    return store
-
-
 def waits(server: RedisServer, key: str, count: int = 1) -> Callable[[], bool]:
     return lambda: bool(server.do("LLEN", f"{{faststate}}:w:{key}") == count)
 
