@@ -73,7 +73,10 @@ async def test_a_replica_takes_the_place_of_redis(tmp_path: Path, seed: str) -> 
         replica = RedisServer(tmp_path / "replica", replicaof=f"127.0.0.1 {on.redis.port}")
         stack.callback(replica.stop)
         await asyncio.to_thread(replica.start)
-        await until(lambda: on.redis.do("WAIT", 1, 100), "a replica in step")
+        await crowd.work(200)  # all states are stored
+        with on.redis.client() as client:  # one that has written: the others' WAIT asks for no more than a link
+            client.set("in step", 1)
+            await until(lambda: client.wait(1, 100), "a replica in step")
         for tab in crowd.tabs:
             tab.may_lose_states = True
         async with on.working(lambda: at_work):
