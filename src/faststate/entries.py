@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from .codec import encode
 from .events import VERSION_SIGNAL
 from .exceptions import ConfigurationError
-from .persistence import NONCE_AGE, Persistence
+from .persistence import NONCE_AGE, Persistence, RecordPersistence, mark_key
 from .scopes import StateIdentifier, StateScope
 from .state import INITIAL, Change, ReactiveState
 from .stores import Hold, Version
@@ -153,6 +153,15 @@ class Entry:
     def waiters(self) -> int:
         """How many (int) wait for the lock, and have not been cancelled."""
         return sum(not waiter.given.done() for waiter in self.waiting) if self.waiting else 0
+
+    @property
+    def shared_key(self) -> str:
+        """Under which key a store of many processes has the state, or what it knows of its row: that of its lock, too.
+
+        All locks are taken in the order of these, within a process as well: who waits there has some of the others.
+        """
+        key = self.identifier.key
+        return mark_key(self.identifier) if isinstance(self.persistence, RecordPersistence) else key
 
     @property
     def version(self) -> Version:

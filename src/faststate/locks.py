@@ -169,7 +169,7 @@ class Locks:
             if not turns[key].give_on():
                 del turns[key]
 
-        for key in sorted({entry.identifier.key for entry in entries}):
+        for key in sorted({entry.shared_key for entry in entries}):
             if (turn := turns.get(key)) is None:
                 turns[key] = _Turn()
             else:
@@ -204,7 +204,7 @@ class Locks:
         held = []
         try:
             # Those that this code's own event has are had.
-            unique = {entry.identifier.key: entry for entry in entries if entry.owner is not owner}
+            unique = {entry.shared_key: entry for entry in entries if entry.owner is not owner}
             for key in sorted(unique):
                 await self.acquire(unique[key], owner)
                 held.append(unique[key])

@@ -20,7 +20,7 @@ from .scopes import StateIdentifier
 from .stores import Hold, Locked, SharedStore, Stored, Version, Write
 from .wire import patch_frame
 
-__all__ = ["APP", "ENDED", "HANDED_ON", "Sharing", "Told", "pack", "shared_key", "unpack"]
+__all__ = ["APP", "ENDED", "HANDED_ON", "Sharing", "Told", "pack", "unpack"]
 
 HANDED_ON: Final = 16
 """Local transactions, one after the other, that share one lock while another process waits for it. Each one more saves
@@ -76,12 +76,6 @@ def unpack(body: bytes) -> Told:
     return Told(head, parts)
 
 
-def shared_key(entry: Entry) -> str:
-    """Under which key the store has the state, or what it knows of its row: what is locked, too."""
-    key = entry.identifier.key
-    return mark_key(entry.identifier) if isinstance(entry.persistence, RecordPersistence) else key
-
-
 class TakesIn(Protocol):
     """What has the states: the committer."""
 
@@ -128,11 +122,15 @@ class Sharing:
         Gives those of the keys to `look_for` that the store has; None where it had not to be asked, since the locks
         were kept. Raises `LockTimeoutError`, `PersistenceError`, and `StateNotFoundError` for one that is no more.
         """
-        shared = {shared_key(entry): entry for entry in entries if entry.persistence is not None}
+        shared = {entry.shared_key: entry for entry in entries if entry.persistence is not None}
+        for entry in shared.values():
+            # Its successor has locks of its own here, and may have been handed the one that would be waited for.
+            if entry.removed is not None and not entry.takes_no_more:
+                raise OutdatedError(entry.removed)
         missing = [key for key, entry in shared.items() if _shared(entry).hold is None]
         if not missing:
             return None
-        # All processes take locks in the order of their keys, or two would wait for each other: one that was kept and
+        # All take locks in the order of these keys, or two would wait for each other: one that was kept and
         # comes behind another that is to be had is given back first.
         wanted = {key: entry for key, entry in shared.items() if key >= min(missing)}
         kept = [hold for entry in wanted.values() if (hold := _shared(entry).hold) is not None]
@@ -236,7 +234,7 @@ class Sharing:
         if shared is None or shared.hold is None or entry.removed is not None:
             return False
         # A sign-in may have given the state another key meanwhile.
-        return entry.waiters > 0 and shared.handed < HANDED_ON and shared.hold.key == shared_key(entry)
+        return entry.waiters > 0 and shared.handed < HANDED_ON and shared.hold.key == entry.shared_key
 
     # -- commits ---------------------------------------------------------------------------------------------------
 
@@ -309,7 +307,7 @@ class Sharing:
 
     async def last_changes(self, entries: Iterable[Entry]) -> dict[str, int]:
         """By key, the number of the commit that changed a state last. Raises `PersistenceError`."""
-        keys = {shared_key(entry): entry.identifier.key for entry in entries if entry.persistence is not None}
+        keys = {entry.shared_key: entry.identifier.key for entry in entries if entry.persistence is not None}
         return {keys[key]: sequence for key, sequence in (await self.store.sequences(list(keys))).items()}
 
     # -- what is newer ---------------------------------------------------------------------------------------------
@@ -330,10 +328,10 @@ class Sharing:
             if not left:
                 return failed
             states = [entry.state for entry in left]
-            news = await self.store.fresh({shared_key(entry): _known(entry) for entry in left})
+            news = await self.store.fresh({entry.shared_key: _known(entry) for entry in left})
             again = []
             for entry, state in zip(left, states, strict=True):
-                key, is_row = shared_key(entry), isinstance(entry.persistence, RecordPersistence)
+                key, is_row = entry.shared_key, isinstance(entry.persistence, RecordPersistence)
                 if entry.removed is not None or not (key in news or (is_row and _mark_of(entry) is None)):
                     continue
                 try:

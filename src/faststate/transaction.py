@@ -104,7 +104,7 @@ class Transaction:
         self._guards = guards
         self._still_current = still_current
         if len(entries) > 1:
-            by_key = {entry.identifier.key: entry for entry in entries}
+            by_key = {entry.shared_key: entry for entry in entries}
             entries = [by_key[key] for key in sorted(by_key)]
         self._parts = [_Part(entry, registry.pin(entry)) for entry in entries]
         self._locked = 0
@@ -113,7 +113,7 @@ class Transaction:
         """Whose the locks are: this transaction's, or that of the one whose body it is in."""
 
     async def begin(self, look_for: Sequence[str] = ()) -> frozenset[str] | None:
-        """Locks the states, in the order of their keys, and makes working copies of them.
+        """Locks the states, in the order of their shared keys, and makes working copies of them.
 
         Where the store is one of many processes, gives those of the keys to `look_for` that it has; None where it was
         not asked.

@@ -34,6 +34,7 @@ __all__ = [
     "Page",
     "Product",
     "Shop",
+    "Stall",
     "Wallet",
     "add",
     "entry_of",
@@ -83,6 +84,12 @@ class Mover(ReactiveState):
 
 class Case(ReactiveState):
     """One for each session."""
+
+    count: int = 0
+
+
+class Stall(ReactiveState):
+    """One for each id, in the store alone."""
 
     count: int = 0
 

@@ -18,7 +18,7 @@ from faststate.dispatch import _unchanged
 from faststate.entries import NONCES_IN_ANY_CASE
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError
 from faststate.persistence import NONCE_AGE
-from faststate.sharing import HANDED_ON
+from faststate.sharing import HANDED_ON, OutdatedError
 from faststate.sse import SSEConnection
 from faststate.transaction import Transaction
 from tests.live import eventually
@@ -27,6 +27,9 @@ from .providers import (
     Board,
     Case,
     Mover,
+    Product,
+    Shop,
+    Stall,
     Wallet,
     add,
     entry_of,
@@ -188,6 +191,52 @@ async def test_two_processes_that_want_the_same_two_states_do_not_wait_for_each_
             await eventually(lambda: redis_server.keys("*:l:global:Mover"))  # it has Mover's lock among the processes
         await asyncio.gather(here, there)
     assert (await served(a, Mover)).count == 4
+
+
+async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_for_its_successor(two):
+    """Another event has the new state's lock, handed on to it, and waits for what this one has."""
+    a, _ = two
+    await add(a, Mover)
+    former = a.registry.find("global:Mover")
+
+    async with a.modify(Wallet) as wallet:
+        wallet.count += 1
+        late = asyncio.create_task(run(a, Mover, "move", "late", wallet=Wallet))
+        await eventually(lambda: former.owner is not None)  # its local lock is had, and Wallet's waited for
+        a.registry.remove(former, "it is not there any more")
+        async with a.modify(Mover) as mover:
+            mover.count += 1
+            entry = a.registry.find("global:Mover")
+            next_one = asyncio.create_task(run(a, Mover, "move", "next", wallet=Wallet))
+            await eventually(lambda: entry.waiters)
+        await eventually(lambda: len(a.registry.find("global:Wallet").waiting) == 2)
+        assert entry.shared.hold is not None
+    with pytest.raises(OutdatedError):
+        await late
+    assert await next_one == ["ran"]
+
+
+async def test_rows_and_other_states_are_locked_in_one_order_here_and_among_the_processes(redis_server, tmp_path):
+    shop = Shop(tmp_path)
+    states = {**shop.config(), Stall: lambda: StateConfig(scope=StateScope.RECORD)}
+    async with open_providers(redis_server, states=states, lock_timeout=2.0) as (a, b):
+
+        async def both(provider) -> Transaction:
+            found = [await entry_of(provider, cls, record_id=1) for cls in (Product, Stall)]
+            return Transaction(provider.registry, found)
+
+        async def once(transaction: Transaction) -> None:
+            await transaction.begin()
+            transaction.end()
+
+        here, there = await both(a), await both(b)
+        async with a.modify(Product, record_id=1):
+            waiting = [asyncio.create_task(once(here)), asyncio.create_task(once(there))]
+            await eventually(lambda: len(a.registry.locks.waiting) == 1)
+            await eventually(lambda: redis_server.keys("*:w:row:record:Product:1"))  # `there` has the other lock
+            waiting.append(asyncio.create_task(add(a, Stall, record_id=1)))
+            await eventually(lambda: len(a.registry.locks.waiting) == 2 or redis_server.keys("*:w:record:Stall:1"))
+        await asyncio.gather(*waiting)
 
 
 # -- locks that are handed on ------------------------------------------------------------------------------------------
