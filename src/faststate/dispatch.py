@@ -349,10 +349,13 @@ class _PageRun(Origin, Run):
         return self._context.session_id()
 
     def still_current(self) -> None:
-        sessions, session_id = self._provider.sessions, self._context.session_id()
+        sessions, context = self._provider.sessions, self._context
+        if sessions.ends == context.ended_before and sessions.changes == context.since:
+            return
+        session_id = context.session_id()
         if session_id is not None and sessions.is_ended(session_id):
             raise StaleTokens  # signed out while this waited for its turn
-        if self._user is not None and sessions.rights_changed(self._user, self._context.since):
+        if self._user is not None and sessions.rights_changed(self._user, context.since):
             raise AuthorizationError("your rights have changed just now: please try again")
 
     def bound(self) -> Mapping[str, Any]:

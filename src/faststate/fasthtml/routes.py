@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from ..context import RequestContext
 from ..dispatch import (
@@ -72,6 +72,13 @@ class EventResponse(Response):
         if frames:
             headers |= SSE_HEADERS
         super().__init__(frames or None, status_code=200 if frames else 204, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # As Starlette's own does, which looks for a websocket before.
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+        if self.background is not None:
+            await self.background()
 
 
 def _is_cross_site(headers: Mapping[bytes, bytes]) -> bool:

@@ -165,7 +165,7 @@ class SSEManager:
 
     def remove_connection(self, connection_id: str) -> bool:
         """Forgets a connection and ends its stream; False when it is not known. Costs what it follows, no more."""
-        if not self._is_here():
+        if not self._is_home(running_loop()):
             is_known = connection_id in self.connections
             self.on_loop(partial(self.remove_connection, connection_id))
             return is_known
@@ -274,14 +274,14 @@ class SSEManager:
 
     def on_loop(self, call: Callable[[], object]) -> None:
         """Calls `call` on the loop that writes the streams: now where that is this one, or there is none."""
-        if self._is_here():
+        if self._is_home(running_loop()):
             call()
         elif self.loop is not None:
             self.loop.call_soon_threadsafe(call)
 
-    def _is_here(self) -> bool:
+    def _is_home(self, here: asyncio.AbstractEventLoop | None) -> bool:
         loop = self.loop
-        return loop is None or running_loop() is loop or loop.is_closed() or not loop.is_running()
+        return loop is None or here is loop or loop.is_closed() or not loop.is_running()
 
     def publish(self, commit: CommitLike, origin: str | None = None, echo: Mapping[str, Any] | None = None) -> int:
         """Has a commit be sent to all that follow its state, says how many (int) these are.
@@ -291,8 +291,9 @@ class SSEManager:
         topic = self._topics.get(commit.key)
         if topic is None:
             return 0
-        if not self._handed and self._is_here():
-            self._publish(topic, commit, origin, echo)
+        here = running_loop()  # asked once: before Python 3.12 that is a call of the operating system
+        if not self._handed and self._is_home(here):
+            self._publish(here, topic, commit, origin, echo)
         else:
             # In the order of the commits: the loop's own come behind those that other threads have handed to it.
             number = commit.new._committed.commit
@@ -304,14 +305,21 @@ class SSEManager:
 
     def _publish_handed(self, number: int, *handed: Any) -> None:
         self._handed.pop(number, None)
-        self._publish(*handed)
+        self._publish(running_loop(), *handed)
 
     def handed_over(self, number: int) -> int:
         """Up to which commit (its number) all have been handed to the streams' loop, when `number` is the last."""
         handed = tuple(self._handed) if self._handed else ()
         return min(number, min(handed) - 1) if handed else number
 
-    def _publish(self, topic: Topic, commit: CommitLike, origin: str | None, echo: Mapping[str, Any] | None) -> None:
+    def _publish(
+        self,
+        here: asyncio.AbstractEventLoop | None,
+        topic: Topic,
+        commit: CommitLike,
+        origin: str | None,
+        echo: Mapping[str, Any] | None,
+    ) -> None:
         typing = self.connections.get(origin) if origin is not None and echo else None
         if typing is not None and typing in topic.connections:
             topic.hand_over(typing)
@@ -321,13 +329,15 @@ class SSEManager:
         if topic.add(commit):
             self._coalesced += len(topic.connections)
         self._changed[topic] = None
-        self.flush_soon()
+        self._flush_on(here)
 
     def flush_soon(self, connection: SSEConnection | None = None) -> None:
         """Flushes at the end of the loop's turn; `connection` is one in whose outbox something waits."""
         if connection is not None:
             self._alone[connection] = None
-        loop = running_loop()
+        self._flush_on(running_loop())
+
+    def _flush_on(self, loop: asyncio.AbstractEventLoop | None) -> None:
         if loop is not None and self._scheduled is not loop:  # without a loop nothing streams
             self._scheduled = loop
             loop.call_soon(self.flush)
