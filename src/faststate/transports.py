@@ -187,8 +187,12 @@ class AsgiWriter(StreamWriter):
         if self._busy:
             return False
         try:
-            if self._is_servers:
-                begun = begin(self._send(_body(chunk.body)))
+            if self._is_servers:  # which changes no message: all followers are sent the same one
+                steps = self._send(chunk.message).__await__()
+                try:
+                    begun = Begun(steps, next(steps))
+                except StopIteration:
+                    return True
             else:
                 # A wrapper of `send` may ask which task it runs in, and what its context variables are.
                 asyncio._enter_task(self._loop, self._task)

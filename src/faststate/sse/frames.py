@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
+from starlette.types import Message
+
 from ..fields import EVERYTHING_SHOWN, Schema
 from ..state import ReactiveState
 from ..views import ATTRIBUTE
@@ -48,15 +50,16 @@ def audience_of(views: frozenset[str] = frozenset(), hidden: frozenset[str] = EV
 
 
 class Chunk:
-    """What is written to many connections: the `body` (bytes) of a message, and the same `framed` for HTTP/1.1.
+    """What is written to many connections: the `body` (bytes) of a `message` of ASGI's, and the same `framed`.
 
-    That is one chunk of the chunked transfer coding (RFC 9112, 7.1).
+    That is one chunk of HTTP/1.1's chunked transfer coding (RFC 9112, 7.1).
     """
 
-    __slots__ = ("body", "framed")
+    __slots__ = ("body", "framed", "message")
 
     def __init__(self, body: bytes) -> None:
         self.body = body
+        self.message: Message = {"type": "http.response.body", "body": body, "more_body": True}
         self.framed = b"%x\r\n%b\r\n" % (len(body), body)
 
 

@@ -423,6 +423,7 @@ class SSEManager:
                     self.sent_bytes += len(chunk.body) * len(writes)
         known: Audience | None = None
         chunk = None
+        sent = 0
         refused: list[SSEConnection] = []
         for connection in tuple(topic.connections if topic.rest is None else topic.rest):
             shows = topic.connections.get(connection)
@@ -434,9 +435,10 @@ class SSEManager:
                 continue
             writer = connection.writer
             if writer is not None and writer.write(chunk):
-                self.sent_bytes += len(chunk.body)
+                sent += len(chunk.body)
             else:
                 refused.append(connection)
+        self.sent_bytes += sent
         for connection in refused:
             if connection in topic.connections:
                 connection.notify(topic.key, sending.changes)
