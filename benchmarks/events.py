@@ -6,9 +6,9 @@ of the same JSON and adds it to a count of the same session; the session is a si
 for the last row, which has none. FastState does it as a transaction of a state, with a nonce, with the page's token,
 and with the change queued for the page's own stream.
 
-`rows` has the same over HTTP, from servers with a process and a core of their own: `python -m benchmarks.events http`.
-There the change is brought to the page's stream, too; a further row compares it with a handler of FastHTML's that does
-the same.
+`over_http` measures the same over HTTP, from servers with a process and a core of their own
+(`python -m benchmarks.events http`). There the change is brought to the page's stream, too; a further row compares it
+with a handler of FastHTML's that does the same.
 """
 
 from __future__ import annotations
@@ -213,18 +213,23 @@ async def microseconds(work: Work) -> float:
     return (time.process_time() - start) / CALLS * 1e6
 
 
-async def costs(rounds: int = ROUNDS) -> list[Cost]:
-    """The medians of so many interleaved rounds."""
+FASTSTATE_EVENT = "FastState event"
+FASTHTML_HANDLER = "FastHTML handler that reads session and body"
+BARE_ASGI = "bare ASGI"
+
+
+async def measure(rounds: int) -> dict[str, list[float]]:
+    """CPU microseconds of an event served in each way, called in this process: by way, one of each round."""
     plain = make_plain()
     live, provider = make_live()
     cookie = cookie_of(await call(plain, "GET", "/", HEADERS))
     works = {
-        "FastState event": await live_work(live, provider, followed=True),
+        FASTSTATE_EVENT: await live_work(live, provider, followed=True),
         "FastState event of a tab without a stream": await live_work(live, provider, followed=False),
-        "FastHTML handler that reads session and body": plain_work(plain, "/add", cookie),
+        FASTHTML_HANDLER: plain_work(plain, "/add", cookie),
         "FastHTML handler that writes the session too": plain_work(plain, "/write", cookie),
         "Starlette route in a FastHTML app": plain_work(plain, "/starlette", cookie),
-        "bare ASGI": plain_work(asgi_add, "/", cookie),
+        BARE_ASGI: plain_work(asgi_add, "/", cookie),
         "bare ASGI without a session": plain_work(asgi_add, "/", {}),
     }
     measured: dict[str, list[float]] = {name: [] for name in works}
@@ -232,8 +237,14 @@ async def costs(rounds: int = ROUNDS) -> list[Cost]:
         for name, work in works.items():
             measured[name].append(await microseconds(work))
     await provider.stop()
+    return measured
+
+
+async def costs(rounds: int = ROUNDS) -> list[Cost]:
+    """The medians of so many interleaved rounds."""
+    measured = await measure(rounds)
     medians = {name: statistics.median(values) for name, values in measured.items()}
-    fasthtml, asgi = medians["FastHTML handler that reads session and body"], medians["bare ASGI"]
+    fasthtml, asgi = medians[FASTHTML_HANDLER], medians[BARE_ASGI]
     return [Cost(name, median, median / fasthtml, median / asgi) for name, median in medians.items()]
 
 
@@ -328,14 +339,24 @@ def over_http(bench: Bench, repeat: int = 4, events: int = EVENTS) -> list[Row]:
     ]
 
 
+async def in_process(rounds: int = ROUNDS) -> list[Row]:
+    """An event without a network: what the app itself makes of it."""
+    measured = await measure(rounds)
+    cpu = {FLOOR: measured[BARE_ASGI], FASTHTML: measured[FASTHTML_HANDLER], DIRECT: measured[FASTSTATE_EVENT]}
+    return [
+        Row("event called in one process, session cookie, validation, transaction: µs", cpu, FASTHTML, {DIRECT: 0.5}),
+        Row("the same (ratio to bare ASGI): µs", cpu, FLOOR, {DIRECT: 4}),
+    ]
+
+
 async def rows(repeat: int = 4) -> list[Row]:
-    """For the table of all: an event's round trip over HTTP."""
-    return over_http(Bench(), repeat)
+    """For the table of all: an event called in this process, and its round trip over HTTP."""
+    return [*await in_process(), *over_http(Bench(), repeat)]
 
 
 async def main() -> None:
     if sys.argv[1:] == ["http"]:
-        print(table(await rows()))
+        print(table(over_http(Bench())))
         return
     print("| event | server CPU, µs | of the FastHTML handler | of bare ASGI |\n|---|---|---|---|")
     for row in await costs():

@@ -48,7 +48,9 @@ Measured by `make bench` on {machine}.
   FastState's brings the change to the browser's stream, too. *FastHTML* and *floor*, bare ASGI, are a handler that
   verifies the same cookie, reads the same number out of the body, and adds it up; where it says so, FastHTML's puts the
   sum into a queue of its session's stream as well.
-- Pages are called in one process through ASGI, without a network; FastHTML is the same page without FastState.
+- Pages are called in one process through ASGI, without a network; FastHTML is the same page without FastState. So are
+  events, where the line says so: that is what the app makes of an event, without what uvicorn, its loop and the kernel
+  make of a request.
 """
 
 

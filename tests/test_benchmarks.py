@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import sharing
 from benchmarks.delivery import Bench, Scale, deliver, delivered, unconcerned
-from benchmarks.events import over_http
+from benchmarks.events import in_process, over_http
 from benchmarks.million import Costs
 from benchmarks.servers import SERVERS
 from benchmarks.table import DIRECT, FASTHTML, FLOOR, PORTABLE, Row, table
@@ -40,6 +40,12 @@ def test_an_event_is_measured_over_http_and_reaches_its_stream():
     assert brought.values.keys() == {DIRECT, FASTHTML}
     assert all(row.values.keys() == {DIRECT, FASTHTML, FLOOR} for row in to_nobody)
     for row in rows:
+        assert all(row.value(who) > 0 for who in row.values)
+
+
+async def test_an_event_is_measured_in_one_process():
+    for row in await in_process(rounds=1):
+        assert row.values.keys() == {DIRECT, FASTHTML, FLOOR}
         assert all(row.value(who) > 0 for who in row.values)
 
 
