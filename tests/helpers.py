@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +26,28 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 
+def _own_ports() -> Iterator[int]:
+    """The ports that this process of the tests may give out, one after the other: none that one beside it has.
+
+    They lie below those that the system gives to connections, of which one could else take the port of a server that
+    is about to start, or starts again.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = 22_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first, begin = 10_000 + number * ports, random.SystemRandom().randrange(ports)  # another run may be on its way too
+    return itertools.cycle([*range(first + begin, first + ports), *range(first, first + begin)])
+
+
+_ports = _own_ports()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on just now, and that is given to nobody else for a long time."""
+    for port in _ports:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a cycle has no end")
 
 
 class Server:
