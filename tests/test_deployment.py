@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -202,12 +203,10 @@ def is_listened_on(port):
 
 def free_ports(number):
     """The first of so many free ports in a row."""
-    while True:
-        first = free_port()
-        with contextlib.ExitStack() as opened, contextlib.suppress(OSError, OverflowError):
-            for port in range(first, first + number):
-                opened.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
+    ports = [free_port() for _ in range(number)]
+    while ports[-1] - ports[0] != number - 1:
+        ports = [*ports[1:], free_port()]
+    return ports[0]
 
 
 # -- units -------------------------------------------------------------------------------------------------------------
@@ -394,7 +393,17 @@ def test_a_process_that_restarts_is_not_noticed_behind_nginx(nginx):
                 assert page.send("Poll", "vote").status_code == 200
                 assert Page(client).signals["Poll"]["votes"] == before + 1
             server.start()
-            time.sleep(1.1)  # nginx's fail_timeout
+            until(partial(is_back, server, client, asked(server)))
+
+
+def is_back(server, client, before):
+    """Whether nginx has asked it again, which it does once its fail_timeout is over."""
+    assert client.get("/health").status_code == 200
+    return asked(server) > before
+
+
+def asked(server):
+    return server.output().count('"GET /health')
 
 
 def test_the_clients_address_comes_through_nginx(nginx, shop):

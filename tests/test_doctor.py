@@ -74,8 +74,8 @@ def test_what_cannot_be_looked_at_has_it_exit_with_2(in_tmp_path, capsys):
 
 
 def test_the_app_is_not_started_and_its_store_not_made(in_tmp_path):
-    done = doctor(in_tmp_path, store="store='sqlite:///state.db'")
-    assert done.returncode == 0 and "state.db is not there yet" in " ".join(done.stdout.split())
+    done = doctor(in_tmp_path, "--json", store="store='sqlite:///state.db'")
+    assert done.returncode == 0 and "state.db is not there yet" in done.stdout
     assert not (in_tmp_path / "state.db").exists()
 
 
