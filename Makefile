@@ -1,6 +1,6 @@
 # Everything runs in .venv, which the first target makes. Needed: Python 3.11 or later with its venv module, and make.
 #   make demo    the todo example (PORT=8000 make demo for another port)
-#   make test    ruff, mypy --strict and all tests; ARGS="-k floors" goes to pytest
+#   make test    ruff, mypy --strict and all tests; ARGS="-k floors" goes to pytest, ARGS=-n0 has it run in one process
 #   make lint    ruff and mypy alone
 #   make bench   the benchmarks
 #   make docs    run every snippet of the documentation
@@ -15,6 +15,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
+
+# Several processes take one file after the other, since the tests of a file share servers; in their order, since browser
+# tests come last. tests/conftest.py says how many they are, and tests/browser/conftest.py why the order matters.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test lint bench docs clean
 .DELETE_ON_ERROR:
@@ -47,7 +51,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	@# Bytecode is kept, whatever the environment says: each of the hundreds of servers would compile all modules anew.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run $(ARGS)

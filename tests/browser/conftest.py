@@ -37,7 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this directory, and run them last.
 
     While Playwright's sync API is started, its event loop counts as running in this thread, so that every async test
-    between the first browser test and the end of the session would fail.
+    between the first browser test and the end of the session would fail. Where several processes share the tests, each
+    takes the files in this order (see the Makefile).
     """
     here = Path(__file__).parent
     browser = [item for item in items if here in item.path.parents]
