@@ -1102,7 +1102,9 @@ async def test_what_other_threads_send_arrives_in_their_order(provider, follower
     await until(lambda: not thread.is_alive())
     thread.join()
     await until(lambda: shown(one).signals.get("sent") == 300)
-    counts = [int(found) for found in re.findall(rb'"count":(\d+)', b"".join(one.writer.bodies))]
+    found = [int(found) for found in re.findall(rb'"count":(\d+)', b"".join(one.writer.bodies))]
+    # What was dropped is made up for by the state as it is, whose count is 0.
+    counts = [count for count in found if count or not one.dropped]
     assert counts == sorted(counts) and counts[-1] == 300
     fragments = [int(found) for found in re.findall(rb"<b>(\d+)", b"".join(one.writer.bodies))]
     assert fragments == list(range(1, 301)) or one.dropped, "each once, and in order"

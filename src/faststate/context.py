@@ -46,8 +46,8 @@ class RequestContext:
 
     __slots__ = (
         "_after", "_became", "_page", "_root", "_scope", "_session", "_start", "_user_known", "add_late", "asked",
-        "connection", "ended_before", "ended_session", "fresh_session", "known_user", "provider", "since",
-        "temporary_id", "will_answer",
+        "connection", "ended_session", "fresh_session", "known_user", "provider", "since", "temporary_id",
+        "will_answer",
     )  # fmt: skip
 
     def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
@@ -73,8 +73,6 @@ class RequestContext:
         self._user_known = self._became = False
         self.since = provider.sessions.changes
         """How many changes of rights had been told of when this request's user was not loaded yet."""
-        self.ended_before = provider.sessions.ends
-        """How many sessions had ended when this request came."""
         self._session: Any = None
         self.refuse_revoked()
 
@@ -119,8 +117,6 @@ class RequestContext:
     def keep_newer_cookie(self) -> None:
         """Has the answer set no cookie when the session has ended since the request came: it would be the ended one's,
         and replace that of whoever has signed in meanwhile."""
-        if self.provider.sessions.ends == self.ended_before:
-            return
         session = self._scope.get("session")
         if not session or not hasattr(session, "modified"):
             return

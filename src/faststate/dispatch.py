@@ -286,7 +286,7 @@ async def dispatch(
         await run.show_as_it_is()
         raise
     except OutdatedError as error:
-        if run.has_begun or not again:
+        if run.has_locks or not again:
             raise
         if config.scope is StateScope.TEMPORARY:
             raise StaleTokens from error
@@ -307,7 +307,7 @@ class _PageRun(Origin, Run):
 
     __slots__ = (
         "_bound", "_call", "_context", "_entry", "_event", "_followed", "_live", "_provider", "_take", "_typed",
-        "_user", "has_begun",
+        "_user", "has_begun", "has_locks",
     )  # fmt: skip
 
     def __init__(
@@ -337,6 +337,8 @@ class _PageRun(Origin, Run):
         self._typed: Mapping[str, Any] = _NOTHING  # bound fields as the page showed them when it sent the event
         self.has_begun = False
         """Whether a step of it was committed."""
+        self.has_locks = False
+        """Whether it had its locks: what is outdated from then on, its own code has asked for."""
         self.connection_id = live.id if live is not None else call.connection_id if elsewhere else None
         self.key = entry.identifier.key
         self.echo = _NOTHING
@@ -349,16 +351,14 @@ class _PageRun(Origin, Run):
         return self._context.session_id()
 
     def still_current(self) -> None:
-        sessions, context = self._provider.sessions, self._context
-        if sessions.ends == context.ended_before and sessions.changes == context.since:
-            return
-        session_id = context.session_id()
+        sessions, session_id = self._provider.sessions, self._context.session_id()
         if session_id is not None and sessions.is_ended(session_id):
             raise StaleTokens  # signed out while this waited for its turn
-        if self._user is not None and sessions.rights_changed(self._user, context.since):
+        if self._user is not None and sessions.rights_changed(self._user, self._context.since):
             raise AuthorizationError("your rights have changed just now: please try again")
 
     def bound(self) -> Mapping[str, Any]:
+        self.has_locks = True
         bound, number, page = self._bound, self._call.sequence, self.connection_id
         if bound is None:
             return _NOTHING  # whose order is of use to nobody, where the class has none

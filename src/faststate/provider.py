@@ -187,16 +187,24 @@ class Origin:
 
 
 class _OwnRun(Run):
-    """An event that server code has run; its steps' results are added to `results`. Lifetime: the event."""
+    """An event that server code has run. Lifetime: the event.
 
-    __slots__ = ("_results",)
+    Its steps' `results` are collected; `has_locks` says that its own code may have run.
+    """
 
-    def __init__(self, results: list[Any]) -> None:
-        self._results = results
+    __slots__ = ("has_locks", "results")
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.has_locks = False
+
+    def bound(self) -> Mapping[str, Any]:
+        self.has_locks = True
+        return {}
 
     def take(self, step: Step) -> None:
         if not step.closing:
-            self._results.append(step.result)
+            self.results.append(step.result)
 
 
 origin_of_commits: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("faststate_origin", default=None)
@@ -886,15 +894,15 @@ class StateProvider:
         arguments: Mapping[str, Any],
     ) -> Any:
         """Runs an event from server code; `state.<event>.run(...)` calls it."""
-        results: list[Any] = []
+        run = _OwnRun()
         try:
-            await self._run(identifier, cls, event, arguments, results)
+            await self._run(identifier, cls, event, arguments, run)
         except OutdatedError:
-            if results:
+            if run.has_locks:
                 raise
-            await self._run(identifier, cls, event, arguments, results)
+            await self._run(identifier, cls, event, arguments, run)
         self.events += 1
-        return results if event.kind == "generator" else results[0]
+        return run.results if event.kind == "generator" else run.results[0]
 
     async def _run(
         self,
@@ -902,9 +910,9 @@ class StateProvider:
         cls: type[ReactiveState],
         event: Event[Any, Any],
         arguments: Mapping[str, Any],
-        results: list[Any],
+        run: _OwnRun,
     ) -> None:
-        """As `run`; the steps' results are added to `results`."""
+        """As `run`, once."""
         config = self.config_of(cls)
         entry = await self._entry(identifier, config, lookup="with lock")
         values = event.arguments.validate(arguments)
@@ -922,7 +930,7 @@ class StateProvider:
                 other,
                 lookup="with lock",
             )
-        await run_event(self.registry, entry, event, values, others, _OwnRun(results))
+        await run_event(self.registry, entry, event, values, others, run)
 
     # -- users and their rights ------------------------------------------------------------------------------------
 

@@ -110,8 +110,6 @@ class Sessions:
         self._clock = clock
         self.max_age: float = SESSION_MAX_AGE
         self._ended: OrderedDict[str, _Ended] = OrderedDict()  # the oldest first
-        self.ends = 0
-        """How many sessions have ended here so far: while there is no other, none need be asked about again."""
         self.changes = 0
         self._changed: OrderedDict[str, int] = OrderedDict()  # per user: the number of the last change of rights
         self._forgotten = 0
@@ -138,7 +136,6 @@ class Sessions:
             return
         for key, stored in (await store.group(ENDED)).items():
             self._ended.setdefault(key.removeprefix(f"{ENDED}:"), self._read_mark(stored))
-        self.ends += 1
         # The oldest first, as they are forgotten.
         self._ended = OrderedDict(sorted(self._ended.items(), key=lambda item: item[1].until))
 
@@ -253,7 +250,6 @@ class Sessions:
         self, session_id: str, successor: str | None = None, user_id: str | None = None, lifetime: float | None = None
     ) -> _Ended:
         noted = self._ended[session_id] = self._ends_now(successor, user_id, lifetime)
-        self.ends += 1
         if lifetime is not None:
             self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
         for connection in self._manager.connections_of(session_id=session_id):
@@ -301,7 +297,6 @@ class Sessions:
             return
         last = next(reversed(self._ended.values()), None)
         self._ended[session_id] = ended
-        self.ends += 1
         if last is not None and ended.until < last.until:
             self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
         pages = self._manager.connections_of(session_id=session_id)

@@ -123,10 +123,6 @@ class Sharing:
         were kept. Raises `LockTimeoutError`, `PersistenceError`, and `StateNotFoundError` for one that is no more.
         """
         shared = {entry.shared_key: entry for entry in entries if entry.persistence is not None}
-        for entry in shared.values():
-            # Its successor has locks of its own here, and may have been handed the one that would be waited for.
-            if entry.removed is not None and not entry.takes_no_more:
-                raise OutdatedError(entry.removed)
         missing = [key for key, entry in shared.items() if _shared(entry).hold is None]
         if not missing:
             return None

@@ -18,6 +18,7 @@ from .exceptions import EventConflictError, StateNotFoundError
 from .locks import Holder, current_holder, identity_here
 from .persistence import nonce_key
 from .registry import StateRegistry
+from .sharing import OutdatedError
 from .state import Change, ReactiveState
 from .stores import Write
 
@@ -104,8 +105,7 @@ class Transaction:
         self._guards = guards
         self._still_current = still_current
         if len(entries) > 1:
-            by_key = {entry.shared_key: entry for entry in entries}
-            entries = [by_key[key] for key in sorted(by_key)]
+            entries = list({entry.shared_key: entry for entry in entries}.values())
         self._parts = [_Part(entry, registry.pin(entry)) for entry in entries]
         self._locked = 0
         """How many of them are locked, from the first on."""
@@ -124,12 +124,18 @@ class Transaction:
         """
         owner = self.owner = identity_here() or object()
         locks, committer = self._registry.locks, self._registry.committer
+        if len(self._parts) > 1:  # each time: a sign-in may have renamed one since the last step
+            self._parts.sort(key=lambda part: part.entry.shared_key)
         for part in self._parts:
             if not locks.take(part.entry, owner):
                 await locks.acquire(part.entry, owner)
             self._locked += 1
         present = None
         if committer.sharing is not None:
+            for part in self._parts:
+                # Its successor has locks of its own here, and may have been handed the one that would be waited for.
+                if part.entry.removed is not None and not part.entry.is_over:
+                    raise OutdatedError(part.entry.removed)
             present = await committer.sharing.lock([part.entry for part in self._parts], look_for)
         for part in self._parts:
             entry = part.entry

@@ -400,9 +400,10 @@ class _Watched:
 
 
 def is_uvicorns(send: Send) -> bool:
-    """Whether this is uvicorn's own `send`, which asks for no task and no context, and not a wrapper's around it."""
+    """Whether this is uvicorn's own `send`, which asks for no task and no context, and changes no message."""
     cycle = getattr(send, "__self__", None)
-    return hasattr(cycle, "flow") and hasattr(cycle, "on_response")
+    is_own = getattr(send, "__module__", "").partition(".")[0] == "uvicorn"
+    return is_own and hasattr(cycle, "flow") and hasattr(cycle, "on_response")
 
 
 def _is_transport(found: Any) -> bool:

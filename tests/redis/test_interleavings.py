@@ -8,13 +8,13 @@ import datetime
 import json
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import computed_field
 
 from faststate import ReactiveState, StateConfig, StateScope, UserContext, entries, event
-from faststate.dispatch import _unchanged
+from faststate.dispatch import Call, _unchanged, dispatch
 from faststate.entries import NONCES_IN_ANY_CASE
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError
 from faststate.persistence import NONCE_AGE
@@ -193,7 +193,10 @@ async def test_two_processes_that_want_the_same_two_states_do_not_wait_for_each_
     assert (await served(a, Mover)).count == 4
 
 
-async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_for_its_successor(two):
+@pytest.mark.parametrize("by_its_own_event", [False, True])
+async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_for_its_successor(
+    two, by_its_own_event
+):
     """Another event has the new state's lock, handed on to it, and waits for what this one has."""
     a, _ = two
     await add(a, Mover)
@@ -203,6 +206,7 @@ async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_
         wallet.count += 1
         late = asyncio.create_task(run(a, Mover, "move", "late", wallet=Wallet))
         await eventually(lambda: former.owner is not None)  # its local lock is had, and Wallet's waited for
+        former.is_own_end = by_its_own_event
         a.registry.remove(former, "it is not there any more")
         async with a.modify(Mover) as mover:
             mover.count += 1
@@ -214,6 +218,31 @@ async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_
     with pytest.raises(OutdatedError):
         await late
     assert await next_one == ["ran"]
+
+
+class Nested(ReactiveState):
+    """Whose event runs another's, from whose lock it is learned that there is no such state any more."""
+
+    runs: ClassVar[int] = 0
+
+    @event
+    async def outer(self):
+        type(self).runs += 1
+        raise OutdatedError("another state than this one")
+
+
+@pytest.mark.parametrize("by", ["a page", "server code"])
+async def test_an_event_is_not_begun_again_for_a_state_that_its_own_code_has_asked_for(redis_server, by):
+    Nested.runs = 0
+    async with open_providers(redis_server, 1, {Nested: of_all}) as (provider,):
+        if by == "server code":
+            with pytest.raises(OutdatedError):
+                await (await served(provider, Nested)).outer.run()
+        else:
+            context = provider.context(request({"session_id": "s"}))
+            with pytest.raises(OutdatedError):
+                await dispatch(context, Call("Nested", "outer"), None, lambda effect: None)
+    assert Nested.runs == 1
 
 
 async def test_rows_and_other_states_are_locked_in_one_order_here_and_among_the_processes(redis_server, tmp_path):
