@@ -400,7 +400,10 @@ async def test_a_dead_waiter_is_passed_over(one: RedisStore, two: RedisStore, re
     await none_left(redis_server)
 
 
-async def test_a_process_that_is_busy_buries_nobody(one: RedisStore, two: RedisStore) -> None:
+async def test_a_process_that_is_busy_buries_nobody(new_store: NewStore) -> None:
+    one, two = new_store(answer_timeout=20.0), new_store(answer_timeout=20.0)  # a beat may be on its way meanwhile
+    await one.open()
+    await two.open()
     await until(lambda: len(one.members) == 2 and len(two.members) == 2)
     origins = {one.origin, two.origin}
     time.sleep(2.5)  # noqa: ASYNC251 - neither beats for longer than the silence, and neither could have seen it
