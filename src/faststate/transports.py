@@ -402,7 +402,7 @@ class _Watched:
 def is_uvicorns(send: Send) -> bool:
     """Whether this is uvicorn's own `send`, which asks for no task and no context, and changes no message."""
     cycle = getattr(send, "__self__", None)
-    is_own = getattr(send, "__module__", "").partition(".")[0] == "uvicorn"
+    is_own = str(getattr(send, "__module__", None)).partition(".")[0] == "uvicorn"  # what is not Python's may have None
     return is_own and hasattr(cycle, "flow") and hasattr(cycle, "on_response")
 
 

@@ -1,6 +1,7 @@
 """Forms, bound inputs and refusals, typed as a person types."""
 
 import re
+import time
 
 from playwright.sync_api import expect
 
@@ -132,6 +133,9 @@ def test_an_input_that_is_overtaken_on_the_wire_does_not_undo_the_later_one(open
     for letter in "ab":
         with one.expect_request("**/event/Search/look"):
             one.locator("#term").press(letter)
+    end = time.monotonic() + 10
+    while len(held) < 2 and time.monotonic() < end:  # a request is told of before its route is asked
+        one.wait_for_timeout(10)
     late, early = held
     early.continue_()
     shows(two, "sent", "1")
