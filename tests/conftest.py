@@ -18,9 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes share the tests of a `make test`: one more than there are cores, since half of the time a test
-    waits for another process; and no more than keep the times that tests allow."""
-    return min((os.cpu_count() or 1) + 1, 4)
+    """How many processes share the tests of a `make test`: no more than keep the times that tests allow."""
+    return min(os.cpu_count() or 1, 4)
 
 
 @pytest.fixture(scope="session")
