@@ -307,7 +307,7 @@ class _PageRun(Origin, Run):
 
     __slots__ = (
         "_bound", "_call", "_context", "_entry", "_event", "_followed", "_live", "_provider", "_take", "_typed",
-        "_user", "has_begun", "has_locks",
+        "_user", "has_begun",
     )  # fmt: skip
 
     def __init__(
@@ -337,8 +337,6 @@ class _PageRun(Origin, Run):
         self._typed: Mapping[str, Any] = _NOTHING  # bound fields as the page showed them when it sent the event
         self.has_begun = False
         """Whether a step of it was committed."""
-        self.has_locks = False
-        """Whether it had its locks: what is outdated from then on, its own code has asked for."""
         self.connection_id = live.id if live is not None else call.connection_id if elsewhere else None
         self.key = entry.identifier.key
         self.echo = _NOTHING
@@ -358,7 +356,6 @@ class _PageRun(Origin, Run):
             raise AuthorizationError("your rights have changed just now: please try again")
 
     def bound(self) -> Mapping[str, Any]:
-        self.has_locks = True
         bound, number, page = self._bound, self._call.sequence, self.connection_id
         if bound is None:
             return _NOTHING  # whose order is of use to nobody, where the class has none

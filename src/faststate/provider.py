@@ -187,20 +187,10 @@ class Origin:
 
 
 class _OwnRun(Run):
-    """An event that server code has run. Lifetime: the event.
-
-    Its steps' `results` are collected; `has_locks` says that its own code may have run.
-    """
-
-    __slots__ = ("has_locks", "results")
+    """An event that server code has run, whose steps' `results` it collects. Lifetime: the event."""
 
     def __init__(self) -> None:
         self.results: list[Any] = []
-        self.has_locks = False
-
-    def bound(self) -> Mapping[str, Any]:
-        self.has_locks = True
-        return {}
 
     def take(self, step: Step) -> None:
         if not step.closing:

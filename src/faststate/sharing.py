@@ -126,8 +126,8 @@ class Sharing:
         missing = [key for key, entry in shared.items() if _shared(entry).hold is None]
         if not missing:
             return None
-        # All take locks in the order of these keys, or two would wait for each other: one that was kept and
-        # comes behind another that is to be had is given back first.
+        # All take locks in the order of these keys, or two would wait for each other: one that was kept and comes
+        # behind another that is to be had is given back first.
         wanted = {key: entry for key, entry in shared.items() if key >= min(missing)}
         kept = [hold for entry in wanted.values() if (hold := _shared(entry).hold) is not None]
         for entry in wanted.values():

@@ -57,7 +57,8 @@ class Step(NamedTuple):
 class Run:
     """Who has an event run: what is asked of it meanwhile, and told. Lifetime: the event. By itself it asks nothing."""
 
-    __slots__ = ()
+    has_locks = False
+    """Whether the event had its locks: what is outdated from then on, its own code has asked for."""
 
     def still_current(self) -> None:
         """Raises where the caller is not any more who it was; asked before each step and each commit."""
@@ -251,6 +252,7 @@ async def run_event(
             if nonce is not None and committer.sharing is not None:
                 look_for = [nonce_key(entry.identifier, digest_of(nonce))]
             present = await transaction.begin(look_for)
+            run.has_locks = True
             own = transaction._part(entry)
             entry, state = own.entry, own.copy
             seen = Nonce.of(entry, nonce, states) if nonce is not None else None
