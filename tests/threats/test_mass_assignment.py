@@ -138,7 +138,7 @@ def requests(path):
     yield "PUT", {"json": EVERYTHING}
 
 
-PATHS = ("/", "/seed", "/early", "/save", "/asked", "/item/root/true", "/truth")
+PATHS = ("/", "/seed", "/early", "/save", "/asked", "/item/admin/true", "/truth")
 
 
 @pytest.mark.parametrize("path", PATHS)
