@@ -70,7 +70,9 @@ async def without_caches(soak):
 
 async def assert_it_is_as_before(soak, sizes, before):
     assert soak.sizes() == sizes, (soak.sizes(), sizes)
-    after = await without_caches(soak)
+    deadline = time.monotonic() + 10
+    while abs((after := await without_caches(soak)).blocks - before.blocks) >= LEFT and time.monotonic() < deadline:
+        pass  # what other threads have just let go of may be counted yet
     assert (after.states, before.states) == (0, 0)
     assert abs(after.blocks - before.blocks) < LEFT, (before, after)
 
