@@ -111,17 +111,18 @@ class Schema:
     def __init__(self, cls: type[BaseModel]) -> None:
         self.events: dict[str, Event[Any, Any]] = {}
         self.views: dict[str, View] = {}
+        # An event that overrides another one keeps its guards, and may add to them: a bare @event must not open what
+        # was closed, not even where a class in between has made a plain method or a field of it.
+        guarded: dict[str, Event[Any, Any]] = {}
         for klass in reversed(cls.__mro__):
-            # Who overrides an event keeps its guards, and may add to them: a bare @event must not open what was closed.
-            overridden = dict(self.events)
             for name, value in vars(klass).items():
                 self.events.pop(name, None)
                 self.views.pop(name, None)
                 if isinstance(value, Event):
-                    if name in overridden:
-                        value.rule = overridden[name].rule | value.rule
-                        value.expect_version = value.expect_version or overridden[name].expect_version
-                    self.events[name] = value
+                    if (overridden := guarded.get(name)) is not None:
+                        value.rule = overridden.rule | value.rule
+                        value.expect_version = value.expect_version or overridden.expect_version
+                    self.events[name] = guarded[name] = value
                 elif isinstance(value, View):
                     self.views[name] = value
         for name in cls.model_fields:  # pydantic takes them out of the class body: one may hide what its base had
@@ -132,6 +133,7 @@ class Schema:
         self.hidden: set[str] = set()
         self.restricted: dict[str, str] = {}
         self.optional: set[str] = set()
+        _refuse_lost_markers(cls)
         for name, field in cls.model_fields.items():
             marks = _markers(field.metadata)
             where = f"{cls.__name__}.{name}"
@@ -258,6 +260,7 @@ def _refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:
     """ServerOnly works on a field, not inside its type: `list[ServerOnly[int]]` would hide nothing."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
         seen.add(annotation)
+        _refuse_lost_markers(annotation)
         for name, field in annotation.model_fields.items():
             _refuse_visible(f"{annotation.__name__}.{name}", field.metadata)
             _refuse_buried_markers(f"{annotation.__name__}.{name}", field.annotation, seen)
@@ -292,6 +295,62 @@ def _refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:
         raise EventDefinitionError(f"{where}: write {marks.pop().value}[...] around the whole type of the field")
     for part in get_args(annotation):
         _refuse_buried_markers(where, part, seen)
+
+
+def _refuse_lost_markers(cls: type[BaseModel]) -> None:
+    """Report a field that a base class hides, and that this class shows since it declares it again without the marker.
+
+    The same goes for a marker that the field's own `Field(...)` undoes. Whoever redeclares a field to give it another
+    default would publish it without a word. Raises `EventDefinitionError`.
+    """
+    for name, field in cls.model_fields.items():
+        if _Marker.SERVER_ONLY in _markers(field.metadata) and (not field.exclude or field.repr):
+            raise EventDefinitionError(
+                f"{cls.__name__}.{name} is ServerOnly, and its Field shows it: drop "
+                f"{'repr=True' if field.exclude else 'exclude=False'}"
+            )
+    own = _hiding(cls)
+    for base in cls.__mro__[1:]:
+        if base is object or base is BaseModel:
+            continue
+        declared = inspect.get_annotations(base).keys() | vars(base).keys()
+        for name, hidden in _hiding(base).items():
+            if hidden is None or name not in declared or name not in own or own[name] == hidden:
+                continue
+            if hidden != _SERVER_ONLY and own[name] is not None:  # another permission, or nobody at all: it is said
+                continue
+            mark = "ServerOnly[...]" if hidden == _SERVER_ONLY else f"Annotated[..., Visible({hidden!r})]"
+            raise EventDefinitionError(
+                f"{cls.__name__}.{name} shows what {base.__name__}.{name} hides: it is declared again without its "
+                f"marker. Write {mark} here as well, or give the field another name"
+            )
+
+
+_SERVER_ONLY: Final = (_Marker.SERVER_ONLY,)
+"""What stands for `ServerOnly` where the name of a permission stands for `Visible`."""
+
+
+def _hiding(cls: type) -> dict[str, Any]:
+    """How a class hides each of its fields and computed values: None, the name of a permission, or `_SERVER_ONLY`."""
+    if not issubclass(cls, BaseModel):  # a mixin, whose annotations become fields of the models that use it
+        own = inspect.get_annotations(cls)
+        hints = _hints(cls) if own else own
+        marks = {name: getattr(hints.get(name, hint), "__metadata__", ()) for name, hint in own.items()}
+        return {
+            name: _hides(found, any(getattr(mark, "exclude", None) for mark in found)) for name, found in marks.items()
+        }
+    if not cls.__pydantic_complete__:
+        cls.model_rebuild(raise_errors=False)  # its types were not all there when it was made
+    found = {name: _hides(field.metadata, bool(field.exclude)) for name, field in cls.model_fields.items()}
+    for name, info in cls.model_computed_fields.items():
+        found[name] = _hides(getattr(info.return_type, "__metadata__", ()), False)
+    return found
+
+
+def _hides(metadata: Any, is_excluded: bool) -> Any:
+    if is_excluded or _Marker.SERVER_ONLY in _markers(metadata):
+        return _SERVER_ONLY
+    return next((mark.permission for mark in metadata if isinstance(mark, Visible)), None)
 
 
 def _refuse_visible(where: str, metadata: Any) -> None:
