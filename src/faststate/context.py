@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.exceptions import HTTPException
@@ -19,13 +19,27 @@ from .tokens import binding
 if TYPE_CHECKING:
     from .provider import StateProvider
 
-__all__ = ["SESSION_ID", "USER_ID", "Answered", "RequestContext"]
+__all__ = ["SESSION_ID", "USER_ID", "Answered", "RequestContext", "is_cross_site"]
 
 SESSION_ID: Final = "session_id"
 """Where the session (a signed cookie) holds the id that SESSION states are keyed by."""
 
 USER_ID: Final = "user_id"
 """Where the session holds the id of the user that `login` was called with."""
+
+
+def is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser says that another site's page made the request with these `headers` (by lower-case name).
+
+    Events, streams, beacons and the handshakes of websockets all ask here. Another subdomain or port of one host is
+    another app. A request without these headers does not come from a browser, and a browser alone sends a visitor's
+    cookies to where another site's page points.
+    """
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site not in (b"same-origin", b"none")
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
 
 
 class Answered:
@@ -46,8 +60,8 @@ class RequestContext:
 
     __slots__ = (
         "_after", "_became", "_page", "_root", "_scope", "_session", "_start", "_user_known", "add_late", "asked",
-        "connection", "ended_session", "fresh_session", "known_user", "provider", "since", "temporary_id",
-        "will_answer",
+        "connection", "ended_session", "fresh_session", "is_foreign", "known_user", "provider", "since",
+        "temporary_id", "will_answer",
     )  # fmt: skip
 
     def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
@@ -73,6 +87,8 @@ class RequestContext:
         self._user_known = self._became = False
         self.since = provider.sessions.changes
         """How many changes of rights had been told of when this request's user was not loaded yet."""
+        self.is_foreign = self._scope["type"] == "websocket" and is_cross_site(dict(self._scope["headers"]))
+        """True for a websocket that another site's page has opened, with the cookies of whoever looks at that page."""
         self._session: Any = None
         self.refuse_revoked()
 
@@ -155,6 +171,11 @@ class RequestContext:
         """Gives the session another id (str)."""
         self.session[SESSION_ID] = made = secrets.token_urlsafe(16)
         return made
+
+    def refuse_foreign(self) -> None:
+        """Raises `AuthorizationError` for a websocket that another site's page has opened."""
+        if self.is_foreign:
+            raise AuthorizationError("a websocket that another site's page has opened is given no states")
 
     def refuse_without_cookies(self) -> None:
         """Raises `IdentifierError` where the answer can carry no cookie."""

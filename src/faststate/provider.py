@@ -594,6 +594,7 @@ class StateProvider:
     ) -> tuple[Entry, Guard | None]:
         """As `resolve_for`, for the request's `user`, who has been loaded."""
         config = self.config_of(cls)
+        context.refuse_foreign()
         if current_user.get() is not user:
             current_user.set(user)
         if config.gate.restricts or rule.restricts:  # before a state is made for nothing
@@ -937,6 +938,7 @@ class StateProvider:
         if not isinstance(user, UserContext):
             raise TypeError(f"login() takes a UserContext, not {type(user).__name__}")
         context = self.context(request)
+        context.refuse_foreign()
         StateIdentifier(StateScope.USER, "User", user_id=user.id)  # or all users without an id would be "None"
 
         async def login() -> None:
@@ -952,6 +954,7 @@ class StateProvider:
         sessions.
         """
         context = self.context(request)
+        context.refuse_foreign()
         return self._signed(lambda: self.sessions.logout(context), None)
 
     def _signed(self, change: Callable[[], Any], user: UserContext | None) -> Awaitable[None]:

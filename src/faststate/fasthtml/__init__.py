@@ -28,7 +28,7 @@ from ..wire import signals_frame
 from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
 from .headers import with_quick_copies
 from .injection import inject
-from .middleware import FastStateMiddleware, check_routes
+from .middleware import FastStateMiddleware, SameOriginOnly, check_routes
 from .routes import BUSY, UNREAD, EventResponse, Routes
 from .script import DatastarScript
 from .streams import StreamKeeper, StreamResponse
@@ -65,6 +65,8 @@ def setup(provider: StateProvider, app: Any) -> None:
 
         def add_websocket(func: Any, path: str, conn: Any, disconn: Any, name: Any, middleware: Any) -> Any:
             handlers = [inject(provider, f, "socket") for f in (func, conn, disconn)]
+            if any(handler is not None and handler.__faststate__.states for handler in handlers):
+                middleware = [Middleware(SameOriginOnly), *(middleware or ())]
             add_ws(handlers[0], path, handlers[1], handlers[2], name, middleware)
             return func
 

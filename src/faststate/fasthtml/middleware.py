@@ -14,15 +14,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from ..auth import current_request, current_user
-from ..context import Answered, RequestContext
+from ..context import Answered, RequestContext, is_cross_site
 from ..exceptions import ConfigurationError, FastStateError
 from ..provider import StateProvider
 from ..scopes import StateScope
 from ..state import current_page
 from .injection import add_late, inject
+from .requests import headers_of
 from .routes import BUSY, Routes
 
-__all__ = ["FastStateMiddleware", "check_routes"]
+__all__ = ["FastStateMiddleware", "SameOriginOnly", "check_routes"]
 
 logger = logging.getLogger("faststate")
 
@@ -88,6 +89,25 @@ class FastStateMiddleware:
             await send(message)
 
         await self.app(scope, receive, answer)
+
+
+class SameOriginOnly:
+    """Refuses a websocket that another site's page opens, before it is accepted. Lifetime: the route of a websocket.
+
+    A handshake takes the visitor's cookies along, from whatever page it is made, and no browser asks the server before.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_cross_site(headers_of(scope)):
+            logger.info("refused a websocket that another site's page has opened")
+            await WebSocketClose(1008, "websockets with states are opened by the app's own pages alone")(
+                scope, receive, send
+            )
+            return
+        await self.app(scope, receive, send)
 
 
 def _wrap_before(provider: StateProvider, app: Any) -> None:

@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from ..context import RequestContext
+from ..context import RequestContext, is_cross_site
 from ..dispatch import (
     Call,
     Effect,
@@ -79,14 +79,6 @@ class EventResponse(Response):
         await send({"type": "http.response.body", "body": self.body})
         if self.background is not None:
             await self.background()
-
-
-def _is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
-    site = headers.get(b"sec-fetch-site")
-    if site is not None:
-        return site not in (b"same-origin", b"none")  # another subdomain or port is another app
-    origin = headers.get(b"origin")
-    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
@@ -257,7 +249,7 @@ class Routes:
         self, context: RequestContext, state: str, event: str, scope: Scope, receive: Receive
     ) -> Response:
         headers = headers_of(scope)
-        if b"datastar-request" not in headers or _is_cross_site(headers):
+        if b"datastar-request" not in headers or is_cross_site(headers):
             return PlainTextResponse("Events are sent by the app's own pages alone.", 403)
         provider, session_id = self.provider, context.session_id()
         if wait := provider.event_buckets.take(session_id or f"address {context.address}"):
@@ -384,7 +376,7 @@ class Routes:
         context = self.provider.context(request)
         client = context.session_id() or f"address {context.address}"
         headers = headers_of(request.scope)
-        if not _is_cross_site(headers) and not self.provider.event_buckets.take(client):
+        if not is_cross_site(headers) and not self.provider.event_buckets.take(client):
             try:
                 reading = _read_body(request.receive, headers, self.provider.max_payload)
                 try:
@@ -431,7 +423,7 @@ class Routes:
         if self.provider.sse_manager.draining:
             return PlainTextResponse(BUSY, 503, {"retry-after": "1"})
         headers = headers_of(request.scope)
-        if b"datastar-request" not in headers or _is_cross_site(headers):
+        if b"datastar-request" not in headers or is_cross_site(headers):
             return Response(status_code=204)
         # FastHTML reads the body of every request, however long and slow: a stream's has none.
         response = await self._let_through(_Replayed(self._app, request.scope, b""), self._stream, self._open)
