@@ -19,13 +19,26 @@ from .tokens import binding
 if TYPE_CHECKING:
     from .provider import StateProvider
 
-__all__ = ["SESSION_ID", "USER_ID", "Answered", "RequestContext", "is_cross_site"]
+__all__ = ["PERSONAL", "SESSION_ID", "USER_ID", "Answered", "Personal", "RequestContext", "is_cross_site"]
 
 SESSION_ID: Final = "session_id"
 """Where the session (a signed cookie) holds the id that SESSION states are keyed by."""
 
 USER_ID: Final = "user_id"
 """Where the session holds the id of the user that `login` was called with."""
+
+
+PERSONAL: Final = "faststate_personal"
+"""Where a request's scope holds its `Personal`."""
+
+
+class Personal:
+    """Whether the answer to a request may show a state, so that no other visitor may get it. Lifetime: the request."""
+
+    __slots__ = ("resolved",)
+
+    def __init__(self) -> None:
+        self.resolved = False
 
 
 def is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
@@ -171,6 +184,12 @@ class RequestContext:
         """Gives the session another id (str)."""
         self.session[SESSION_ID] = made = secrets.token_urlsafe(16)
         return made
+
+    def mark_personal(self) -> None:
+        """Note that the answer depends on who asks: a state is resolved for it, or refused."""
+        personal: Personal | None = self._scope.get(PERSONAL)
+        if personal is not None:
+            personal.resolved = True
 
     def refuse_foreign(self) -> None:
         """Raises `AuthorizationError` for a websocket that another site's page has opened."""

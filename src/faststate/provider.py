@@ -595,6 +595,7 @@ class StateProvider:
         """As `resolve_for`, for the request's `user`, who has been loaded."""
         config = self.config_of(cls)
         context.refuse_foreign()
+        context.mark_personal()
         if current_user.get() is not user:
             current_user.set(user)
         if config.gate.restricts or rule.restricts:  # before a state is made for nothing
@@ -939,6 +940,7 @@ class StateProvider:
             raise TypeError(f"login() takes a UserContext, not {type(user).__name__}")
         context = self.context(request)
         context.refuse_foreign()
+        context.mark_personal()
         StateIdentifier(StateScope.USER, "User", user_id=user.id)  # or all users without an id would be "None"
 
         async def login() -> None:
@@ -955,6 +957,7 @@ class StateProvider:
         """
         context = self.context(request)
         context.refuse_foreign()
+        context.mark_personal()
         return self._signed(lambda: self.sessions.logout(context), None)
 
     def _signed(self, change: Callable[[], Any], user: UserContext | None) -> Awaitable[None]:

@@ -25,6 +25,7 @@ from ..exceptions import AuthenticationError, BackendError, ConfigurationError, 
 from ..provider import StateProvider
 from ..sessions import SESSION_MAX_AGE
 from ..wire import signals_frame
+from .caching import PersonalAnswers
 from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
 from .headers import with_quick_copies
 from .injection import inject
@@ -83,7 +84,7 @@ def setup(provider: StateProvider, app: Any) -> None:
             )
     app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app, routes=routes))
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: StreamKeeper(build(), provider, app)
+    app.build_middleware_stack = lambda: StreamKeeper(PersonalAnswers(build(), provider), provider, app)
     app.add_exception_handler(FastStateError, partial(_error_response, provider))
     provider.sessions.max_age = _session_max_age(app)
 
