@@ -31,6 +31,7 @@ FLOORS = {
     "codec": 3,
     "parameters": 3,
     "events": 3,
+    "homes": 3,
     "views": 3,
     "fields": 4,
     "users": 3,

@@ -180,11 +180,69 @@ def test_the_decorator_registers_and_returns_the_class():
     assert (config.scope, config.ttl, config.requires_auth) == (StateScope.USER, 3600, True)
 
 
+def test_the_decorator_needs_no_parentheses():
+    provider = StateProvider()
+
+    @provider.state
+    class Mine(ReactiveState):
+        n: int = 0
+
+    @provider.state()
+    class Other(ReactiveState):
+        n: int = 0
+
+    @provider.state(StateScope.GLOBAL)
+    class Everybodys(ReactiveState):
+        n: int = 0
+
+    assert all(isinstance(cls, type) and issubclass(cls, ReactiveState) for cls in (Mine, Other, Everybodys))
+    scopes = [config.scope for config in provider.state_configs.values()]
+    assert scopes == [StateScope.SESSION, StateScope.SESSION, StateScope.GLOBAL]
+
+
+@pytest.mark.parametrize("wrong", [int, lambda: None, Cart, "session"], ids=["class", "function", "twice", "text"])
+def test_the_decorator_refuses_what_it_cannot_register(wrong):
+    provider = provider_of()
+    with pytest.raises(ConfigurationError):
+        provider.state(wrong)
+
+
 async def test_a_class_that_is_not_registered_is_named(in_tmp_path):
     with pytest.raises(StateNotRegisteredError, match="State Cart not registered"):
         await StateProvider().get_state(Cart, request_of())
     with pytest.raises(ValueError, match="Cart"):
         StateProvider().modify(Cart)
+
+
+@pytest.mark.parametrize("request_given", [None, "not a request", request_of({})])
+async def test_whether_the_class_is_registered_is_looked_at_before_anything_else(request_given):
+    provider = StateProvider()
+    not_registered = pytest.raises(StateNotRegisteredError, match="State Cart not registered")
+    with not_registered:
+        await provider.get_state(Cart, request_given)
+    with not_registered:
+        await provider.resolve(Cart, request_given)
+    with not_registered:
+        await provider.resolve_for("read", Cart, request_given)
+    with not_registered:
+        provider.modify(Cart, request_given)
+    with not_registered:
+        await provider.refresh(Cart)
+    with not_registered:
+        await provider.delete(Cart)
+    with not_registered:
+        provider.record_parameter(Cart, ["cart_id"])
+
+
+async def test_what_is_no_request_is_named():
+    with pytest.raises(TypeError, match="with the request, not with None"):
+        await provider_of().get_state(Cart, None)
+
+
+@pytest.mark.parametrize("wanted", [int, "Cart", None, ReactiveState], ids=str)
+async def test_what_is_no_class_of_states_is_named_as_not_registered(wanted):
+    with pytest.raises(StateNotRegisteredError, match="not registered"):
+        await StateProvider().get_state(wanted, None)
 
 
 @pytest.mark.parametrize("options", [{"prefix": "no-slash"}, {"prefix": "/"}, {"secret_key": ""}, {"secret_key": []}])

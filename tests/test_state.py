@@ -97,14 +97,10 @@ SIGNALS = {
 }  # fmt: skip
 
 
-async def no_run(*_):
-    raise AssertionError("nothing runs events here")
-
-
 def commit(state, version=1):
     """`state` as the registry keeps it: a committed snapshot."""
     identifier = StateIdentifier(StateScope.GLOBAL, type(state).__name__)
-    return state._loose()._commit(Committed(identifier, version, version, state._wire(), no_run))
+    return state._loose()._commit(Committed(identifier, version, version, state._wire(), None))
 
 
 def apply(snapshot, change):
@@ -112,7 +108,7 @@ def apply(snapshot, change):
     if change is None:
         return snapshot
     old = snapshot._committed
-    return change.made._commit(Committed(old.identifier, old.version + 1, old.commit + 1, change.encoded, no_run))
+    return change.made._commit(Committed(old.identifier, old.version + 1, old.commit + 1, change.encoded, None))
 
 
 def changed(snapshot, edit):
@@ -543,7 +539,7 @@ def test_a_class_that_defines_ft_is_a_view_of_itself():
 
 # -- classes -----------------------------------------------------------------------------------------------------------
 
-RESERVED = ["signal", "watch", "model_dump", "_fs", "_wire", "_name", "_show", "_change", "__iter__", "copy", "json"]
+RESERVED = ["signal", "watch", "model_dump", "_fs", "_wire", "_home", "_show", "_change", "__iter__", "copy", "json"]
 
 
 @pytest.mark.parametrize("name", [name for name in RESERVED if not name.startswith("_")])
@@ -563,7 +559,7 @@ def test_an_event_or_view_that_hides_a_name_of_the_library_is_an_error_at_once(n
         type("Bad", (ReactiveState,), {name: make(method), "__module__": __name__})
 
 
-@pytest.mark.parametrize("name", ["_fs", "_wire", "_name", "_prefix", "_show", "_change", "_run"])
+@pytest.mark.parametrize("name", ["_fs", "_wire", "_home", "_namespace", "_show", "_change", "_run"])
 def test_a_private_that_hides_a_name_of_the_library_is_an_error_at_once(name):
     for members in ({"__annotations__": {name: int}, name: 0}, {name: lambda self: None}, {name: 1}):
         with pytest.raises(EventDefinitionError, match="hides a name"):

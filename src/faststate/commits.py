@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar, cast
 
 from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
-from .events import VERSION_SIGNAL, Event
+from .events import VERSION_SIGNAL
 from .exceptions import FastStateError, StateNotFoundError, VersionConflict
+from .homes import Home
 from .locks import SessionGates
 from .persistence import (
     Found,
@@ -38,7 +39,12 @@ T = TypeVar("T")
 
 
 class RegistryHooks:
-    """What the provider plugs into a registry: who is told, and who is watching."""
+    """What the provider plugs into a registry: who is told, and who is watching.
+
+    `home` is the provider itself, for the snapshots to know where they came from.
+    """
+
+    home: Home | None = None
 
     def committed(self, commit: Commit) -> None:
         """A state changed."""
@@ -67,16 +73,6 @@ class RegistryHooks:
         """Send `data` to the watchers of `key`."""
         raise NotImplementedError  # a registry without connections has nobody to broadcast to
 
-    async def run(
-        self,
-        identifier: StateIdentifier,
-        cls: type[ReactiveState],
-        event: Event[Any, Any],
-        arguments: Mapping[str, Any],
-    ) -> Any:
-        """Run an event from server code."""
-        raise NotImplementedError  # a registry without a provider runs no events
-
 
 GATE_PATIENCE: Final = 5.0
 """Seconds that a commit waits for a sign-in or sign-out beyond what the store may take for it; and the other way."""
@@ -104,7 +100,6 @@ class Committer:
         self.sharing: Sharing | None = None
         self.gates = SessionGates(store_timeout + GATE_PATIENCE)
         self._hooks = hooks
-        self._run = hooks.run  # one bound method for all snapshots, each of which would keep its own
         self._clock = clock
         self._remove = remove
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -340,7 +335,9 @@ class Committer:
         self.number += 1
         if versioned:
             encoded = {**encoded, VERSION_SIGNAL: str(version)}
-        return made._commit(Committed(identifier, version.number, self.number, encoded, self._run, epoch=version.epoch))
+        return made._commit(
+            Committed(identifier, version.number, self.number, encoded, self._hooks.home, epoch=version.epoch)
+        )
 
     def _swap(
         self,

@@ -72,8 +72,8 @@ class RequestContext:
     """What one request is: its session, its user, the states resolved for it. Lifetime: the request."""
 
     __slots__ = (
-        "_after", "_became", "_page", "_root", "_scope", "_session", "_start", "_user_known", "add_late", "asked",
-        "connection", "ended_session", "fresh_session", "is_foreign", "known_user", "provider", "since",
+        "_after", "_became", "_page", "_scope", "_session", "_start", "_user_known", "add_late", "asked",
+        "connection", "ended_session", "fresh_session", "is_foreign", "known_user", "provider", "root", "since",
         "temporary_id", "will_answer",
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ class RequestContext:
         self._page: PageContent | None = None
         self._start = provider.registry.committer.number
         # Of the app that has the routes: an app mounted below it may share its states, and changes it.
-        self._root: str = self._scope.get("root_path", "")
+        self.root: str = self._scope.get("root_path", "")
         self.temporary_id: str | None = None
         self.add_late: Callable[[RequestContext, Any], None] | None = None
         self.fresh_session = False
@@ -110,7 +110,7 @@ class RequestContext:
         """What the request's page shows; an event has none, and needs nothing of it."""
         if self._page is None:
             provider = self.provider
-            url = self._root + provider.prefix + "/"
+            url = self.root + provider.prefix + "/"
             self._page = PageContent(provider.registry, lambda: provider.signer, self._start, url)
         return self._page
 

@@ -232,7 +232,7 @@ async def dispatch(
     shown = _genuine(provider, call.tokens, binding(session_id, user.id if user else None)) if call.tokens else []
     config = provider.config_of(cls)
     ids: dict[str, Any] = {}
-    if cls._has_ids:
+    if config.has_ids:
         if not any(s.name == call.state and s.instance_id == call.instance_id for s in shown):
             raise ForgedTokens(f"no page of this session shows that {call.state}")
         ids = _ids(config.scope, call.instance_id)

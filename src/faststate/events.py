@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 import types
@@ -32,6 +33,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from .auth import AccessRule, rule_of
 from .exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateError
+from .homes import home_of
 from .parameters import StateParameter, signature_of, state_parameter
 from .wire import js, to_wire
 
@@ -91,6 +93,7 @@ class Event(Generic[P, R]):
         self.__name__ = function.__name__
         self._local_names = local_names
         self._bound: _Arguments | None = None
+        self._is_owned = False
         if inspect.isgeneratorfunction(function):
             raise EventDefinitionError(f"{function.__qualname__} is a plain generator: make it an `async def`")
         parameters = list(inspect.signature(function).parameters.values())
@@ -104,7 +107,20 @@ class Event(Generic[P, R]):
                 raise EventDefinitionError(f"{where} has no type: annotate it, clients' values are validated by it")
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = self.__name__ = name  # a decorator may have left the function with a name of its own
+        # A decorator may have left the function with a name of its own. One event that stands in a second class under
+        # another name is another event there: the first class's must keep its name.
+        named = self.own(name=name) if self._is_owned and name != self.name else self
+        named.name = named.__name__ = name
+        named._is_owned = True
+        if named is not self:
+            setattr(owner, name, named)
+
+    def own(self, **changes: Any) -> Event[P, R]:
+        """A copy with other attributes, for one class: a mixin's event stays for others what it is."""
+        made = copy.copy(self)
+        for name, value in changes.items():
+            setattr(made, name, value)
+        return made
 
     @property
     def _auth_config(self) -> dict[str, Any]:
@@ -112,6 +128,10 @@ class Event(Generic[P, R]):
 
     @_auth_config.setter
     def _auth_config(self, config: dict[str, Any]) -> None:  # by `requires_auth`, over `@event`
+        if self._is_owned:
+            raise EventDefinitionError(
+                f"{self!r} belongs to a class already, whose guards would change: override the event and guard that"
+            )
         self.rule |= AccessRule.from_auth_config(config)
 
     @property
@@ -189,7 +209,7 @@ class EventRef(Generic[P, R]):
 
         Arguments are JSON-like values or `expr(...)`; one left out comes from a form field or a signal of its name. A
         "submit" sends the form's fields, and resets the form when the event succeeded. The result takes datastar-py's
-        modifiers: `.on("input").debounce("300ms")`. Raises `EventArgumentError` for an argument the event has not.
+        modifiers: `.on("input").debounce("300ms")`. Raises as `to`.
         """
         return data.on(trigger, self._expression(arguments, form=trigger == "submit"))
 
@@ -198,13 +218,21 @@ class EventRef(Generic[P, R]):
         return self._expression(arguments, form=False)
 
     def to(self, **arguments: Any) -> str:
-        """The URL path (str) that this event is posted to, arguments in its query string."""
+        """The URL path (str) that this event is posted to, arguments in its query string.
+
+        It begins with the path at which the app is mounted: as the request being served says, or in a view, which is
+        the same for all requests, as the first request said. Raises `EventArgumentError` for an argument the event has
+        not, `ConfigurationError` on a class of several providers where no request says which one is meant.
+        """
         self._check_names(arguments)
-        prefix = self._owner._prefix
-        name = self._state._namespace[0] if self._state is not None else self._owner._registered_name()
-        own = self._state._instance_id if self._state is not None else None
+        state, owner = self._state, self._owner._full_class or self._owner
+        home = (state._home if state is not None else None) or home_of(owner)
+        name = state._namespace[0] if state is not None else owner._registered_name(home)
+        own = state._instance_id if state is not None else None
         pairs = {**({"_id": own} if own is not None else {}), **{k: to_wire(v) for k, v in arguments.items()}}
-        return f"{prefix}/event/{name}/{self.event.name}" + (f"?{urlencode(pairs, doseq=True)}" if pairs else "")
+        path = f"event/{name}/{self.event.name}"
+        url = home.url_of(path) if home is not None else f"{DEFAULT_PREFIX}/{path}"
+        return url + (f"?{urlencode(pairs, doseq=True)}" if pairs else "")
 
     def _check_names(self, arguments: Mapping[str, Any]) -> None:
         known = self.event.arguments.types
@@ -214,21 +242,26 @@ class EventRef(Generic[P, R]):
 
     def _expression(self, arguments: Mapping[str, Any], form: bool) -> str:
         self._check_names(arguments)
-        if self._state is None and self._owner._has_ids:
-            raise EventDefinitionError(
-                f"{self._owner.__name__}.{self.event.name} is an event of one of several states: write it with "
-                f"the one that is meant, state.{self.event.name}.on(...)"
-            )
-        namespace = self._state._namespace if self._state is not None else (self._owner._registered_name(),)
+        state, owner = self._state, self._owner._full_class or self._owner
+        if state is not None:
+            namespace = state._namespace
+        else:
+            home = home_of(owner)
+            if home is not None and home.has_ids(owner):
+                raise EventDefinitionError(
+                    f"{owner.__name__}.{self.event.name} is an event of one of several states: write it with the one "
+                    f"that is meant, state.{self.event.name}.on(...)"
+                )
+            namespace = (owner._registered_name(home),)
         name = namespace[0]
         fields = []
         if arguments:
             fields.append(f"a:{js(arguments)}")
         if self._state is not None and self._state._instance_id is not None:
             fields.append(f"i:{js(self._state._instance_id)}")
-        if self._owner._bound_fields:
+        if bound := owner._fs_schema().bound:
             path = ".".join(namespace)
-            fields.append("b:{" + ",".join(f"{field}:${path}.{field}" for field in self._owner._bound_fields) + "}")
+            fields.append("b:{" + ",".join(f"{field}:${path}.{field}" for field in bound) + "}")
         base = None
         if self.event.expect_version:
             shown = f"${'.'.join(namespace)}.{VERSION_SIGNAL}"

@@ -120,14 +120,20 @@ class Schema:
                 self.views.pop(name, None)
                 if isinstance(value, Event):
                     if (overridden := guarded.get(name)) is not None:
-                        value.rule = overridden.rule | value.rule
-                        value.expect_version = value.expect_version or overridden.expect_version
+                        rule = overridden.rule | value.rule
+                        expects = value.expect_version or overridden.expect_version
+                        if (rule, expects) != (value.rule, value.expect_version):
+                            # A copy, since a mixin's event is other classes' too, which ask for nothing of this kind.
+                            value = value.own(rule=rule, expect_version=expects)
                     self.events[name] = guarded[name] = value
                 elif isinstance(value, View):
                     self.views[name] = value
         for name in cls.model_fields:  # pydantic takes them out of the class body: one may hide what its base had
             self.events.pop(name, None)
             self.views.pop(name, None)
+        for name, event in self.events.items():
+            if inspect.getattr_static(cls, name) is not event:
+                setattr(cls, name, event)
         signals: list[str] = []
         bound: list[str] = []
         self.hidden: set[str] = set()

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar, cast, overload
 
 from starlette.requests import HTTPConnection
 
@@ -34,6 +34,7 @@ from .exceptions import (
     StateNotRegisteredError,
 )
 from .following import Following
+from .homes import settle
 from .limits import TokenBuckets
 from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
@@ -118,7 +119,7 @@ class _Hooks(RegistryHooks):
     """What a provider does when its registry changes. Lifetime: the provider."""
 
     def __init__(self, provider: StateProvider) -> None:
-        self.provider = provider
+        self.provider = self.home = provider
 
     def committed(self, commit: Commit) -> None:
         origin, provider = origin_of_commits.get(), self.provider
@@ -157,15 +158,6 @@ class _Hooks(RegistryHooks):
 
     async def look_up_session(self, session_id: str) -> None:
         await self.provider.sessions.look_up(session_id)
-
-    async def run(
-        self,
-        identifier: StateIdentifier,
-        cls: type[ReactiveState],
-        event: Event[Any, Any],
-        arguments: Mapping[str, Any],
-    ) -> Any:
-        return await self.provider.run(identifier, cls, event, arguments)
 
 
 @dataclass(slots=True)
@@ -321,6 +313,8 @@ class StateProvider:
         self.users = Users(user_loader, load_user_by_id)
         self.login_route = login_route
         self.prefix = prefix
+        self.root_path: str | None = None
+        """Where the app is mounted (a URL path, empty for nowhere), as its first request said; None before that."""
         self.datastar_src = os.environ.get("FASTSTATE_DATASTAR_SRC") or datastar_src
         self.max_payload = max_payload
         self.max_depth = max_depth
@@ -444,31 +438,61 @@ class StateProvider:
             self.registry.persistence[state_cls] = StorePersistence(self.store, state_cls, seconds)
         self.state_configs[state_cls] = config
         self._names[name] = state_cls
-        state_cls._name = name
-        state_cls._has_ids = config.has_ids
-        state_cls._prefix = self.prefix
+        settle(state_cls, self)
 
-    def state(self, scope: StateScope = StateScope.SESSION, **options: Any) -> Callable[[type[S]], type[S]]:
-        """Registers the class it decorates: `@provider.state(scope=StateScope.USER, ttl=3600)`, as `StateConfig`."""
+    @overload
+    def state(self, state_cls: type[S], /) -> type[S]: ...
+    @overload
+    def state(self, scope: StateScope = ..., **options: Any) -> Callable[[type[S]], type[S]]: ...
+    def state(self, scope: Any = StateScope.SESSION, **options: Any) -> Any:
+        """Registers the class it decorates: `@provider.state`, or with what `StateConfig` takes
+        `@provider.state(scope=StateScope.USER, ttl=3600)`.
+
+        Raises what `register_state` and `StateConfig` raise.
+        """
 
         def register(cls: type[S]) -> type[S]:
-            self.register_state(cls, StateConfig(scope=scope, **options))
+            self.register_state(cls, config)
             return cls
 
+        if isinstance(scope, type) and not options:  # without parentheses: this is the class
+            config = StateConfig()
+            return register(scope)
+        config = StateConfig(scope=scope, **options)
         return register
 
     def config_of(self, cls: type[ReactiveState]) -> StateConfig:
         """The class's config. Raises `StateNotRegisteredError` (also a `ValueError`)."""
-        config = self.state_configs.get(cls._full_class or cls)
+        config = self.state_configs.get(getattr(cls, "_full_class", None) or cls)
         if config is None:
-            raise StateNotRegisteredError(
-                f"State {cls.__name__} not registered: call register_state({cls.__name__}, …)"
-            )
+            name = cls.__name__ if isinstance(cls, type) else repr(cls)
+            raise StateNotRegisteredError(f"State {name} not registered: call register_state({name}, …)")
         return config
 
     def class_named(self, name: str) -> type[ReactiveState] | None:
         """The class registered under `name`, or None."""
         return self._names.get(name)
+
+    def name_of(self, cls: type[ReactiveState]) -> str | None:
+        """The name (str) under which a class is registered here; None where it is not."""
+        config = self.state_configs.get(cls)
+        return config.state_name if config is not None else None
+
+    def has_ids(self, cls: type[ReactiveState]) -> bool:
+        """Whether a page may show several states of a class that is registered here, told apart by ids."""
+        return self.state_configs[cls].has_ids
+
+    def url_of(self, path: str) -> str:
+        """The URL path (str) of one of the library's routes: where the request being served found the app.
+
+        Outside a request, and in a view, it is where the app's first request found it.
+        """
+        request = current_request.get()
+        context = request.scope.get("faststate") if request is not None else None
+        root = self.root_path or ""
+        if isinstance(context, RequestContext) and context.provider is self:
+            root = context.root
+        return f"{root}{self.prefix}/{path}"
 
     def _config_named(self, name: str) -> StateConfig | None:
         cls = self._names.get(name)
@@ -505,8 +529,11 @@ class StateProvider:
     # -- resolving -------------------------------------------------------------------------------------------------
 
     def context(self, connection: HTTPConnection) -> RequestContext:
-        """The context of a request, made when the app's middleware has not."""
-        found = connection.scope.get("faststate")
+        """The context of a request, made when the app's middleware has not. Raises `TypeError` for what is not one."""
+        try:
+            found = connection.scope.get("faststate")
+        except AttributeError:
+            raise TypeError(f"a state is asked for with the request, not with {connection!r}") from None
         if isinstance(found, RequestContext) and found.provider is self:
             return found
         if found is None or (isinstance(found, Answered) and found.provider is self):
@@ -529,9 +556,9 @@ class StateProvider:
         `component_id` names one of several on a page (or a TEMPORARY state), `record_id` a record; without it a
         record's id comes from the path. What else is given are the initial values of a state that does not exist yet.
 
-        Raises `StateNotRegisteredError`, `IdentifierError` for a missing id, `StateNotFoundError`,
-        `AuthenticationError` (401) and `AuthorizationError` (403), pydantic's `ValidationError` for initial values that
-        do not fit.
+        Raises `StateNotRegisteredError`, `TypeError` without a request, `IdentifierError` for a missing id,
+        `StateNotFoundError`, `AuthenticationError` (401) and `AuthorizationError` (403), pydantic's `ValidationError`
+        for initial values that do not fit.
         """
         entry = await self.resolve(state_cls, request, component_id=component_id, record_id=record_id, initial=kwargs)
         context = self.context(request)
@@ -548,6 +575,7 @@ class StateProvider:
         show: bool = True,
     ) -> Entry:
         """The entry of a state that the user of `request` may read; as `get_state`. `show` notes it for the page."""
+        self.config_of(cls)  # before the request is looked at: a class that is not registered is the first mistake
         context = self.context(request)
         entry, _ = await self.resolve_for(
             READ, cls, request, component_id=component_id, record_id=record_id, initial=initial
@@ -574,6 +602,7 @@ class StateProvider:
         The guard asks again, where the answer depends on the state, which may be another one when its lock is had.
         Raises as `get_state`.
         """
+        self.config_of(cls)
         context = self.context(request)
         return await self.resolve_as(
             await context.user(), context, action, cls,

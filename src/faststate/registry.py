@@ -262,7 +262,11 @@ class StateRegistry:
         else:
             version = Version(secrets.token_hex(6), 1)
         schema = type(fresh)._fs_schema()
-        encoded = initial_wire(type(fresh), fresh) if is_initial(version) and not schema.computed else fresh._wire()
+        encoded = (
+            initial_wire(type(fresh), fresh)
+            if is_initial(version) and not schema.computed
+            else fresh._wire(self.hooks.home)
+        )
         state = self.committer.snapshot(fresh._loose(), identifier, version, encoded, versioned=schema.versioned)
         entry = Entry(identifier, idle_time(identifier, ttl), state, persistence)
         if loaded is not None:

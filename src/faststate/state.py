@@ -7,7 +7,7 @@ import inspect
 import json
 import types
 from abc import ABCMeta
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from functools import partial
@@ -21,9 +21,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import HTTPConnection
 
 from .auth import UserContext, current_request, current_user
-from .events import DEFAULT_PREFIX, Event, is_exact
+from .events import Event, is_exact
 from .exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
 from .fields import EVERYTHING_SHOWN, PLAIN, Schema
+from .homes import Home, current_home, home_of
 from .scopes import StateIdentifier
 from .stores import Version
 from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container
@@ -50,17 +51,26 @@ current_page: ContextVar[Page | None] = ContextVar("current_page", default=None)
 
 
 class _unseen:
-    """In its block nobody is asking: what all viewers share must not depend on the one who happened to cause it."""
+    """In its block nobody is asking: what all viewers share must not depend on the one who happened to cause it.
 
-    __slots__ = ("_tokens",)
+    All of them are of one provider, `home`.
+    """
+
+    __slots__ = ("_home", "_tokens")
+
+    def __init__(self, home: Home | None) -> None:
+        self._home = home
 
     def __enter__(self) -> None:
-        self._tokens = (current_page.set(None), current_user.set(None), current_request.set(None))
+        self._tokens = (
+            current_page.set(None), current_user.set(None), current_request.set(None), current_home.set(self._home)
+        )  # fmt: skip
 
     def __exit__(self, *exc: object) -> None:
         current_page.reset(self._tokens[0])
         current_user.reset(self._tokens[1])
         current_request.reset(self._tokens[2])
+        current_home.reset(self._tokens[3])
 
 
 _NONE: Final[Mapping[Any, Any]] = types.MappingProxyType({})
@@ -77,10 +87,11 @@ class Committed:
     """What a committed snapshot knows of itself. Lifetime: until the state's next commit and its last reader.
 
     A snapshot as some viewers have it, with hidden fields, knows the `full` one; `seen` holds these by what is hidden.
+    `home` is the provider that it came from, None for one of a registry without a provider.
     """
 
     __slots__ = (
-        "commit", "encoded", "epoch", "frames", "full", "identifier", "namespace", "run", "seen", "version", "views",
+        "commit", "encoded", "epoch", "frames", "full", "home", "identifier", "namespace", "seen", "version", "views",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +100,7 @@ class Committed:
         version: int,
         commit: int,
         encoded: dict[str, Any],
-        run: Callable[[StateIdentifier, type[ReactiveState], Event[Any, Any], Mapping[str, Any]], Awaitable[Any]],
+        home: Home | None,
         full: ReactiveState | None = None,
         *,
         epoch: str = INITIAL,
@@ -105,7 +116,7 @@ class Committed:
         self.version = version
         self.commit = commit
         self.encoded = encoded
-        self.run = run
+        self.home = home
 
 
 class Working(Thaw):
@@ -222,10 +233,6 @@ class ReactiveState(BaseModel):
     """The version of the class's fields, which is stored with each state; see `migrate`."""
     __iter__ = None  # type: ignore[assignment]  # a pydantic model iterates over its fields, which FastHTML would render
 
-    _prefix: ClassVar[str] = DEFAULT_PREFIX
-    _bound_fields: ClassVar[tuple[str, ...]] = ()
-    _name: ClassVar[str | None] = None
-    _has_ids: ClassVar[bool] = False
     _full_class: ClassVar[type[ReactiveState] | None] = None  # of a class that partly hidden snapshots have
     _hidden_here: ClassVar[frozenset[str]] = EVERYTHING_SHOWN
 
@@ -258,7 +265,6 @@ class ReactiveState(BaseModel):
         for name in annotations:
             if name in _RESERVED and name not in _OVERRIDABLE and name != "model_config":
                 raise EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
-        cls._name, cls._has_ids = None, False  # a subclass is not registered as its base is
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -275,12 +281,12 @@ class ReactiveState(BaseModel):
             cls.model_rebuild()
             schema = Schema(cls)
             type.__setattr__(cls, "_fs_schema_", schema)
-            cls._bound_fields = schema.bound
         return schema
 
     @classmethod
-    def _registered_name(cls) -> str:
-        return cls._name or cls.__name__
+    def _registered_name(cls, home: Home | None) -> str:
+        """The name of the class at the provider `home`; its own where it is not registered there."""
+        return (home.name_of(cls) if home is not None else None) or cls.__name__
 
     @classmethod
     def migrate(cls, values: dict[str, Any], version: int) -> dict[str, Any]:
@@ -383,7 +389,7 @@ class ReactiveState(BaseModel):
     def _as_change(self, schema: Schema, made: ReactiveState, changed: list[str]) -> Change:
         """The change from this committed snapshot to the values of `made`; those of `changed` are others."""
         try:
-            fresh = made._encode(schema.affected(changed), schema)
+            fresh = made._encode(schema.affected(changed), schema, self._committed.home)
         except ValueError as error:  # Python writes no number of more than 4,300 digits
             raise EventError(f"{type(self).__name__}: a value is too long to be shown") from error
         known, delta = self._committed.encoded, {}
@@ -471,7 +477,7 @@ class ReactiveState(BaseModel):
         made = type(self)._partly_hidden_class(hidden)._blank(values, self.__pydantic_private__)
         encoded = {name: "" if name in hidden else value for name, value in self._wire().items()}
         own = Committed(
-            committed.identifier, committed.version, committed.commit, encoded, committed.run, self,
+            committed.identifier, committed.version, committed.commit, encoded, committed.home, self,
             epoch=committed.epoch,
         )  # fmt: skip
         object.__setattr__(made, "_fs", own)
@@ -553,7 +559,17 @@ class ReactiveState(BaseModel):
         fs = self._fs
         if type(fs) is Working:
             return fs.base._namespace
-        return fs.namespace if type(fs) is Committed else (self._registered_name(),)
+        if type(fs) is Committed:
+            return fs.namespace
+        return (self._registered_name(home_of(type(self)._full_class or type(self))),)
+
+    @property
+    def _home(self) -> Home | None:
+        """The provider that this state came from; None for an instance that your own code has made."""
+        fs = self._fs
+        if type(fs) is Working:
+            return fs.base._home
+        return fs.home if type(fs) is Committed else None
 
     @property
     def _version(self) -> str | None:
@@ -568,8 +584,13 @@ class ReactiveState(BaseModel):
             return fs.base._instance_id
         return fs.identifier.instance_id if type(fs) is Committed else None
 
-    def _encode(self, names: AbstractSet[str], schema: Schema | None = None) -> dict[str, Any]:
-        """The wire values of the signals `names`. `schema` is the class's, for who has it at hand."""
+    def _encode(
+        self, names: AbstractSet[str], schema: Schema | None = None, home: Home | None = None
+    ) -> dict[str, Any]:
+        """The wire values of the signals `names`. `schema` is the class's, for who has it at hand.
+
+        `home` is the provider of what is no snapshot yet.
+        """
         if not names:
             return {}
         if names <= (schema or type(self)._fs_schema()).plain:
@@ -581,15 +602,15 @@ class ReactiveState(BaseModel):
                 plain[name] = to_wire(value)
             else:
                 return plain
-        with _unseen():
+        with _unseen(home or self._home):
             encoded = self.__pydantic_serializer__.to_python(
                 self._whole(), mode="json", include=set(names), by_alias=False, warnings=False
             )
         return {name: to_wire(value) for name, value in encoded.items()}
 
-    def _wire(self) -> dict[str, Any]:
+    def _wire(self, home: Home | None = None) -> dict[str, Any]:
         fs = self._fs
-        return fs.encoded if type(fs) is Committed else self._encode(set(type(self)._fs_schema().signals))
+        return fs.encoded if type(fs) is Committed else self._encode(set(type(self)._fs_schema().signals), home=home)
 
     @property
     def signal(self) -> Any:
@@ -608,7 +629,7 @@ class ReactiveState(BaseModel):
         cached = fs.views.get(view.name) if type(fs) is Committed else None
         if cached is not None:
             return cached
-        with _unseen():
+        with _unseen(self._home):
             html = view.render(self, ".".join((*self._namespace, view.name)))
         if type(fs) is Committed:
             fs.views = {**fs.views, view.name: html}
@@ -646,7 +667,11 @@ class ReactiveState(BaseModel):
             raise NotStartedError(
                 f"{event.name}.run() works on a state that a provider gave; inside an event call self.{event.name}()"
             )
-        return await fs.run(fs.identifier, type(self)._full_class or type(self), event, arguments)
+        if fs.home is None:
+            raise NotStartedError(
+                f"{event.name}.run() works on a state of a StateProvider; this one's registry has none"
+            )
+        return await fs.home.run(fs.identifier, type(self)._full_class or type(self), event, arguments)
 
     @classmethod
     async def __from_request__(cls, req: HTTPConnection) -> Any:

@@ -68,11 +68,16 @@ class View:
             )
         self.function = function
         self.name = name
+        self._is_owned = False
         self.__doc__ = function.__doc__
         self.__name__ = name
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        if self._is_owned and name != self.name:  # in a second class under another name, which is another view
+            setattr(owner, name, View(self.function, name))
+        else:
+            self.name = self.__name__ = name
+            self._is_owned = True
 
     def render(self, state: Any, address: str) -> str:
         """The view's HTML (str) for `state`, its root element marked with `address` so that patches find it."""

@@ -61,6 +61,8 @@ class FastStateMiddleware:
                 return
         connection = HTTPConnection(scope)
         context = scope["faststate"] = RequestContext(self.provider, connection)
+        if self.provider.root_path is None:
+            self.provider.root_path = context.root
         context.add_late = add_late
         context.will_answer = scope["type"] == "http"
         request, page, asker = current_request.set(connection), current_page.set(context), current_user.get()
