@@ -40,6 +40,7 @@ FLOORS = {
     "locks": 5,
     "sharing": 5,
     "commits": 5,
+    "ended": 5,
     "registry": 5,
     "persistence": 5,
     "transaction": 5,

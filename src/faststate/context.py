@@ -73,8 +73,8 @@ class RequestContext:
 
     __slots__ = (
         "_after", "_became", "_page", "_scope", "_session", "_start", "_user_known", "add_late", "asked",
-        "connection", "ended_session", "fresh_session", "is_foreign", "known_user", "provider", "root", "since",
-        "temporary_id", "will_answer",
+        "connection", "ended_session", "fresh_session", "is_foreign", "is_unsure", "known_user", "provider", "root",
+        "since", "temporary_id", "will_answer",
     )  # fmt: skip
 
     def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
@@ -91,6 +91,8 @@ class RequestContext:
         """True when the session began with this request: nobody has shown yet that cookies come back."""
         self.ended_session: str | None = None
         """The id of the session that the cookie names, when it was ended on the server."""
+        self.is_unsure = False
+        """True when it is not known here whether the cookie's session has ended: `settle` asks the store."""
         self.will_answer = False
         """True where the app's middleware sees the response, and calls `answered` behind it."""
         self.asked: dict[str, ReactiveState] = {}
@@ -127,8 +129,9 @@ class RequestContext:
         session = self._session = self._scope.get("session")
         if not session:
             return
-        found = session.get(SESSION_ID)
-        if isinstance(found, str) and self.provider.sessions.is_ended(found):
+        found, sessions = session.get(SESSION_ID), self.provider.sessions
+        self.is_unsure = isinstance(found, str) and not sessions.is_settled(found)
+        if isinstance(found, str) and sessions.is_ended(found):
             # Unnoticed by the session middleware, which would delete the cookie: this request may have been under way
             # while another one signed in, and its answer must not take that one's new cookie away.
             self.ended_session = found
@@ -136,6 +139,18 @@ class RequestContext:
                 dict.clear(session)
             else:
                 session.clear()
+
+    async def settle(self) -> None:
+        """Asks the store whether the session has ended, where that is not known here. Raises `PersistenceError`.
+
+        The app's middleware does so before anybody else has the request: a read of the store for a session that this
+        process has not seen lately, and nothing for all others.
+        """
+        found = (self._scope.get("session") or {}).get(SESSION_ID)
+        if isinstance(found, str):
+            await self.provider.sessions.settle(found)
+        self.refuse_revoked()
+        self.is_unsure = False
 
     def _follow_session(self) -> None:
         """An app mounted below, with a session middleware of its own, puts another session there of the same cookie."""
@@ -183,6 +198,7 @@ class RequestContext:
     def new_session_id(self) -> str:
         """Gives the session another id (str)."""
         self.session[SESSION_ID] = made = secrets.token_urlsafe(16)
+        self.provider.sessions.begin(made)
         return made
 
     def mark_personal(self) -> None:
@@ -204,6 +220,10 @@ class RequestContext:
     async def user(self) -> UserContext | None:
         """The user of the request, or None; asked of the app's loader once. Raises `BackendError` when that fails."""
         if not self.knows_user():
+            if self.is_unsure:
+                await self.settle()
+                if self.knows_user():
+                    return self.known_user
             self.known_user = await self.provider.users.load(self.connection)
             # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
             self._user_known = self.known_user is not None
@@ -214,6 +234,8 @@ class RequestContext:
         scope = self._scope
         if scope.get("session") is not self._session:
             self._follow_session()
+        if self.is_unsure:
+            return False
         if self._user_known:
             return True
         if not self.provider.users.sees_nobody(scope):

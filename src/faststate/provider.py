@@ -1036,7 +1036,10 @@ class StateProvider:
         return streams
 
     def is_revoked(self, session_id: str) -> bool:
-        """Whether the session with this id was ended by `login` or `logout`."""
+        """Whether the session with this id was ended by `login` or `logout`, as far as this process knows.
+
+        Of the session that a request came with it knows for certain; any other id may not have been looked up yet.
+        """
         return self.sessions.is_ended(session_id)
 
     def next_url(self, request: HTTPConnection, default: str = "/") -> str:
@@ -1143,8 +1146,6 @@ class StateProvider:
             self.registry.forget_stored()  # as it was before somebody else may have had the store
             if self.following is not None:
                 await self.following.start()
-            async with self.registry.in_store_time("the ended sessions could not be loaded"):
-                await self.sessions.load_ended()
         self.registry.committer.owned = self.sharing is None
         self._started = True
         self.registry.start()

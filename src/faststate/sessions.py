@@ -7,6 +7,7 @@ import contextlib
 import copy
 import inspect
 import json
+import logging
 import math
 import secrets
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from .auth import UserContext
 from .backplane import Message
 from .config import StateConfig
 from .context import SESSION_ID, USER_ID, RequestContext
+from .ended import NOBODYS_END, Ended, EndedSessions, read_note, write_note
 from .entries import is_initial
 from .exceptions import PersistenceError, StateNotFoundError, VersionConflict
 from .following import Following
@@ -33,7 +35,9 @@ from .state import Change, ReactiveState
 from .stores import Stored, Version, Write
 from .transaction import Transaction
 
-__all__ = ["SESSION_MAX_AGE", "Sessions"]
+__all__ = ["NOBODYS_END", "SESSION_MAX_AGE", "Sessions"]
+
+logger = logging.getLogger("faststate")
 
 SESSION_MAX_AGE: Final = 365 * 86_400.0
 """Seconds that an ended session is remembered where the app's session middleware does not say how old cookies get."""
@@ -48,9 +52,6 @@ TWICE: Final = 60.0
 
 SIGN_IN_TRIES: Final = 20
 """How often a sign-in begins anew, since somebody else was first, before it gives up."""
-
-NOBODYS_END: Final = 600.0
-"""Seconds that the end of a session is remembered which never was anybody's: until nothing of it is under way."""
 
 RELOADED_AFTER: Final = 5.0
 """Seconds after which pages load themselves again whose session has ended in another process: by then the answer has
@@ -71,15 +72,6 @@ _MARK: Final = Version("", 1)
 """The version of notes, which are written once."""
 
 
-class _Ended(NamedTuple):
-    """An ended session: when, until when that has to be known, and which session and user it went over to."""
-
-    at: float
-    until: float
-    successor: str | None
-    user_id: str | None
-
-
 class _Merge(NamedTuple):
     """A guest's state, under `key`, whose user has one already."""
 
@@ -93,8 +85,9 @@ class Sessions:
     """The sessions of one app, as far as they begin, change hands and end. Lifetime: the provider.
 
     A session is a signed cookie, and an old copy of it stays genuine: so the ids of ended ones are remembered for
-    `max_age` seconds, as long as a cookie is accepted, at about 200 bytes each; where there is a store, it remembers
-    them over a restart. `config_named` gives registered classes by name; `clock` returns seconds.
+    `max_age` seconds, as long as a cookie is accepted. A store remembers them, and is asked once about each session
+    that this process has not seen lately; memory has the last ones alone. Without a store memory has them, up to
+    `ended.KEPT`. `config_named` gives registered classes by name; `clock` returns seconds.
     """
 
     def __init__(
@@ -109,7 +102,7 @@ class Sessions:
         self._config_named = config_named
         self._clock = clock
         self.max_age: float = SESSION_MAX_AGE
-        self._ended: OrderedDict[str, _Ended] = OrderedDict()  # the oldest first
+        self._ended = EndedSessions(clock)
         self.changes = 0
         self._changed: OrderedDict[str, int] = OrderedDict()  # per user: the number of the last change of rights
         self._forgotten = 0
@@ -120,34 +113,51 @@ class Sessions:
         return self._registry.committer.sharing
 
     def is_ended(self, session_id: str) -> bool:
-        """Whether the session has ended here."""
-        return session_id in self._ended
+        """Whether the session has ended, as far as is known here; of a session that `is_settled` that is certain."""
+        return self._ended.get(session_id) is not None
+
+    def is_settled(self, session_id: str) -> bool:
+        """Whether it is known here, without the store being asked, if the session has ended."""
+        if self._registry.committer.store is None:
+            return True
+        return self._ended.is_alive(session_id) or self.is_ended(session_id)
+
+    def begin(self, session_id: str) -> None:
+        """Notes a session that begins just now: nobody need ask whether it has ended."""
+        if self._registry.committer.store is not None:
+            self._ended.note_alive(session_id)
+
+    async def settle(self, session_id: str) -> None:
+        """Asks the store whether a session has ended, where that is not known here. Raises `PersistenceError`."""
+        if self.is_settled(session_id):
+            return
+        ended = await self._read_end(session_id)
+        if self.is_settled(session_id):
+            return  # told meanwhile, which is newer than what was read
+        if ended is not None:
+            self._learn_end(session_id, ended)
+        else:
+            self._ended.note_alive(session_id)
 
     def forget_old(self) -> None:
         """Forgets the ended sessions whose cookies are too old by now to be accepted."""
-        now = self._clock()
-        while self._ended and next(iter(self._ended.values())).until <= now:
-            self._ended.popitem(last=False)
+        self._ended.forget_old()
 
-    async def load_ended(self) -> None:
-        """Learns from the store which sessions have ended before this process began. Raises `PersistenceError`."""
+    async def _read_end(self, session_id: str) -> Ended | None:
+        """What the store knows of a session's end. Raises `PersistenceError`."""
         store = self._registry.committer.store
         if store is None:
-            return
-        for key, stored in (await store.group(ENDED)).items():
-            self._ended.setdefault(key.removeprefix(f"{ENDED}:"), self._read_mark(stored))
-        # The oldest first, as they are forgotten.
-        self._ended = OrderedDict(sorted(self._ended.items(), key=lambda item: item[1].until))
+            return None
+        async with self._registry.in_store_time("the end of a session could not be looked up"):
+            note = await store.load(f"{ENDED}:{session_id}")
+        return self._read_mark(session_id, note) if note is not None else None
 
-    def _read_mark(self, mark: Stored) -> _Ended:
-        try:
-            successor, user_id = json.loads(mark.data)
-        except ValueError:
-            successor = user_id = None
+    def _read_mark(self, session_id: str, mark: Stored) -> Ended:
+        successor, user_id = read_note(session_id, mark.data)
         until = self._clock() + (math.inf if mark.ttl is None else mark.ttl)
         # A sign-in whose answer the browser never had may go on where it led; when it was, the end says.
         at = until - self.max_age - SLACK if until != math.inf else -math.inf
-        return _Ended(at, until, successor, user_id)
+        return Ended(at, until, successor, user_id)
 
     # -- signing in and out ----------------------------------------------------------------------------------------
 
@@ -165,7 +175,7 @@ class Sessions:
         for _ in range(SIGN_IN_TRIES):
             # The app's own code runs in it: when that fails nobody is signed in and nothing has changed. It is begun
             # anew where an event, another device of the user's or a second click on the same button were first.
-            old = self._continued(context, user)
+            old = await self._continued(context, user)
             if old is None or await self._registry.committer.finish(self._change_hands(old, goes_along, user, holder)):
                 break
         else:
@@ -173,19 +183,23 @@ class Sessions:
         if not same_person:
             session.clear()  # what one user left in the cookie is not the next one's
         session[SESSION_ID] = new
+        self.begin(new)
         session[USER_ID] = user.id if isinstance(user.id, str | int) else str(user.id)
         context.become(user)
         if old is not None:
             self._reload_pages(context, old)
 
-    def _continued(self, context: RequestContext, user: UserContext) -> str | None:
+    async def _continued(self, context: RequestContext, user: UserContext) -> str | None:
         """The session that a sign-in takes over: that of the cookie, or what it has become by the same sign-in."""
         own = context.session_id()
         # Where the cookie's session has ended, its own one began with this request.
         found = context.ended_session or own
-        while (ended := self._ended.get(found or "")) is not None:
+        while found is not None:
+            await self.settle(found)
+            if (ended := self._ended.get(found)) is None:
+                break
             if ended.successor is None or ended.user_id != str(user.id) or self._clock() - ended.at >= TWICE:
-                return own if own not in self._ended else None
+                return own if own is not None and not self.is_ended(own) else None
             found = ended.successor
         return found
 
@@ -207,7 +221,7 @@ class Sessions:
         has_kept = await self._end_in_store(old, noted, is_lasting=not was_nobodys) or has_kept
         # A sign-in that was under way may have noted the end as its own.
         if was_nobodys and not has_kept and self._ended.get(old) is noted:
-            del self._ended[old]
+            self._ended.forget(old)
 
     def _drop_states(self, session_id: str) -> bool:
         """Ends a session's states in memory; whether there was one that somebody had changed, or was about to."""
@@ -218,7 +232,7 @@ class Sessions:
             self._registry.drop(key)
         return has_kept
 
-    async def _end_in_store(self, session_id: str, noted: _Ended, *, is_lasting: bool) -> bool:
+    async def _end_in_store(self, session_id: str, noted: Ended, *, is_lasting: bool) -> bool:
         """Has the store forget an ended session's states; whether it had any: then its end is noted in any case."""
         committer = self._registry.committer
         store = committer.store
@@ -237,6 +251,8 @@ class Sessions:
             elif is_noted:
                 with contextlib.suppress(VersionConflict):  # it has been there
                     await store.save(mark)
+            if is_noted and self._ended.get(session_id) is noted:
+                self._ended.note(session_id, noted, is_stored=True)
             await store.delete(list(stored))
         return bool(stored)
 
@@ -247,18 +263,23 @@ class Sessions:
             return True  # who cannot be recognised just now can be signed out all the same
 
     def _note_end(
-        self, session_id: str, successor: str | None = None, user_id: str | None = None, lifetime: float | None = None
-    ) -> _Ended:
-        noted = self._ended[session_id] = self._ends_now(successor, user_id, lifetime)
-        if lifetime is not None:
-            self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
+        self,
+        session_id: str,
+        successor: str | None = None,
+        user_id: str | None = None,
+        lifetime: float | None = None,
+        *,
+        is_stored: bool = False,
+    ) -> Ended:
+        noted = self._ends_now(successor, user_id, lifetime)
+        self._ended.note(session_id, noted, is_stored=is_stored)
         for connection in self._manager.connections_of(session_id=session_id):
             self._manager.silence(connection)
         return noted
 
-    def _ends_now(self, successor: str | None, user_id: str | None, lifetime: float | None = None) -> _Ended:
+    def _ends_now(self, successor: str | None, user_id: str | None, lifetime: float | None = None) -> Ended:
         now = self._clock()
-        return _Ended(now, now + (self.max_age + SLACK if lifetime is None else lifetime), successor, user_id)
+        return Ended(now, now + (self.max_age + SLACK if lifetime is None else lifetime), successor, user_id)
 
     def _reload_pages(self, context: RequestContext, session_id: str) -> None:
         pages = self._manager.connections_of(session_id=session_id)
@@ -275,30 +296,28 @@ class Sessions:
         # and its cookie.
         context.after_answer(reload)
 
-    def _mark(self, session_id: str, ended: _Ended) -> Write:
+    def _mark(self, session_id: str, ended: Ended) -> Write:
         """What a store keeps of an ended session, as long as a cookie with its id is accepted."""
         ttl = None if ended.until == math.inf else ended.until - self._clock()
-        data = json.dumps([ended.successor, ended.user_id]).encode()
-        return Write(f"{ENDED}:{session_id}", None, _MARK, data, ttl, ENDED)
+        return Write(f"{ENDED}:{session_id}", None, _MARK, write_note(ended), ttl, ENDED)
 
     # -- other processes -------------------------------------------------------------------------------------------
 
     def told(self, head: Mapping[str, Any]) -> None:
         """Another process has ended a session, or was told of changed rights."""
         if head["kind"] == "ended":
-            self._learn_end(head["session"], self._read_mark(Stored(_MARK, head["mark"].encode(), head["ttl"])))
+            session_id, mark = head["session"], Stored(_MARK, head["mark"].encode(), head["ttl"])
+            self._learn_end(session_id, self._read_mark(session_id, mark))
         elif head["kind"] == "reload":
             self._dismiss(self._manager.connections_of(session_id=head["session"]), reload_frame())
         elif head["kind"] == "rights":
             self._change_rights(head["user"], head["how"])
 
-    def _learn_end(self, session_id: str, ended: _Ended) -> None:
-        if session_id in self._ended:
+    def _learn_end(self, session_id: str, ended: Ended) -> None:
+        if self.is_ended(session_id):
             return
-        last = next(reversed(self._ended.values()), None)
-        self._ended[session_id] = ended
-        if last is not None and ended.until < last.until:
-            self._ended.move_to_end(session_id, last=False)  # the first to be forgotten
+        # Of one that never was anybody's the store has nothing, as a rule.
+        self._ended.note(session_id, ended, is_stored=ended.until - self._clock() > NOBODYS_END)
         pages = self._manager.connections_of(session_id=session_id)
         for connection in pages:
             self._manager.silence(connection)
@@ -319,20 +338,35 @@ class Sessions:
         if self._sharing is None:
             return
         store = self._sharing.store
-        for key, stored in (await store.group_since(ENDED, after)).items():
-            session_id = key.removeprefix(f"{ENDED}:")
-            self._learn_end(session_id, self._read_mark(stored))
-            # The word that their pages are to load themselves again may have been missed, too.
-            self._dismiss(self._manager.connections_of(session_id=session_id), reload_frame())
+        if after:
+            for key, stored in (await store.group_since(ENDED, after)).items():
+                session_id = key.removeprefix(f"{ENDED}:")
+                self._learn_end(session_id, self._read_mark(session_id, stored))
+                self._reload_ended(session_id)
+        else:
+            # How much was missed is not known, and the store may have the ends of a year: those who are here count.
+            self._ended.forget_alive()
+            for session_id in self._manager.of_session.names():
+                await self.settle(session_id)
+                if self.is_ended(session_id):
+                    self._reload_ended(session_id)
         if away > RIGHTS_KEPT:
             self.changes += 1
             self._changed.clear()
             self._forgotten = self.changes
             self._dismiss(list(self._manager.connections.values()), reopen_frame())
             return
-        for stored in (await store.group_since(RIGHTS, after)).values():
-            user_id, how = json.loads(stored.data)
+        for key, stored in (await store.group_since(RIGHTS, after)).items():
+            try:
+                user_id, how = json.loads(stored.data)
+            except (ValueError, TypeError, RecursionError):
+                logger.exception("the note of changed rights %s cannot be read; it is passed over", key)
+                continue
             self._change_rights(user_id, how)
+
+    def _reload_ended(self, session_id: str) -> None:
+        # The word that its pages are to load themselves again may have been missed, too.
+        self._dismiss(self._manager.connections_of(session_id=session_id), reload_frame())
 
     async def tell_rights(self, user_id: Id, how: Literal["disconnect", "refresh"]) -> None:
         """Tells the other processes of changed rights. Raises `PersistenceError`."""
@@ -389,7 +423,7 @@ class Sessions:
                     registry.drop(merge.key, merged=True)
                 for key in registry.keys_of_session(old):
                     self._hand_over(key, new, user, moved)
-                self._note_end(old, new, str(user.id))
+                self._note_end(old, new, str(user.id), is_stored=committer.store is not None)
         finally:
             transaction.end()
         return True
@@ -442,8 +476,8 @@ class Sessions:
             mark = await self._look_up(old)
             if mark is not None and self._sharing is not None:
                 self._learn_end(old, mark)
-            elif mark is not None:
-                self._ended.setdefault(old, mark)  # but what this process has noted itself is newer
+            elif mark is not None and not self.is_ended(old):  # what this process has noted itself is newer
+                self._ended.note(old, mark, is_stored=True)
             return None
         except PersistenceError:
             # It may have been done all the same.
@@ -452,19 +486,14 @@ class Sessions:
                 raise
         return moved
 
-    async def _look_up(self, session_id: str) -> _Ended | None:
+    async def _look_up(self, session_id: str) -> Ended | None:
         """What the store knows of a session's end; without one, its states in memory may be others than are stored."""
-        store = self._registry.committer.store
-        if store is None:
-            return None
-        async with self._registry.in_store_time("the end of a session could not be looked up"):
-            mark = await store.load(f"{ENDED}:{session_id}")
-        if mark is not None:
-            return self._read_mark(mark)
-        for key in self._registry.keys_of_session(session_id):
-            if (entry := self._registry.find(key)) is not None and entry.stored is not None:
-                entry.doubtful = True
-        return None
+        ended = await self._read_end(session_id)
+        if ended is None and self._registry.committer.store is not None:
+            for key in self._registry.keys_of_session(session_id):
+                if (entry := self._registry.find(key)) is not None and entry.stored is not None:
+                    entry.doubtful = True
+        return ended
 
     def _target(self, identifier: StateIdentifier, session_id: str | None, user: UserContext) -> StateIdentifier | None:
         """What a state of the old session becomes, or None when it ends."""

@@ -46,7 +46,7 @@ async def test_the_end_of_a_session_that_was_nobodys_is_forgotten_soon_by_all(re
         now[0] += module.NOBODYS_END + 1
         for provider in providers:
             provider.sessions.forget_old()
-            assert list(provider.sessions._ended) == ["somebody"]
+            assert provider.sessions.is_ended("somebody") and len(provider.sessions._ended) == 1
 
 
 async def test_what_is_learned_in_a_sign_in_is_learned_wholly(redis_server, monkeypatch):
@@ -107,6 +107,26 @@ async def test_ends_and_changed_rights_that_were_missed_are_learned_when_the_con
         assert b.sessions.is_ended("gone") and gone.closed and ann.closed and not other.closed
         assert b.registry.keys_of_session("gone") == []
         assert b.sessions.rights_changed(UserContext("ann"), since)
+
+
+async def test_where_it_is_not_known_what_was_missed_the_sessions_that_are_here_are_looked_up(redis_server):
+    """The ends of a year are not read for that."""
+    async with open_providers(redis_server) as (a, b):
+        gone, other = stream(b, "gone"), stream(b, "other")
+        for session_id in ("gone", "other"):
+            await b.sessions.settle(session_id)
+        with instead(b.following._news, "told", lambda head: None):
+            b.following.lost()
+            for session_id in ("gone", "elsewhere"):
+                await a.logout(request({"session_id": session_id, "user_id": "ann"}))
+            await heard(redis_server, b)
+        b.following.timeline = "another"
+        b.following.found()
+        await eventually(lambda: gone.closed)
+        await settled(redis_server, b)
+        assert b.sessions.is_ended("gone") and not other.closed and len(b.sessions._ended) == 1
+        await b.sessions.settle("elsewhere")
+        assert b.sessions.is_ended("elsewhere")
 
 
 async def test_who_has_heard_nothing_for_long_asks_for_all_rights_again(redis_server):

@@ -51,16 +51,19 @@ class FastStateMiddleware:
         if self.owner.before:
             _wrap_before(self.provider, self.owner)
         self.provider._loop = asyncio.get_running_loop()  # a plain `with modify` in a thread works on this one
-        if not self.provider.is_started:  # a mounted app, or a server without the lifespan protocol
-            try:
-                await self.provider.start()
-            except FastStateError as error:
-                logger.error("the store cannot be had: %s", error, exc_info=error)
-                busy = PlainTextResponse(BUSY, 503) if scope["type"] == "http" else WebSocketClose(1011)
-                await busy(scope, receive, send)
-                return
         connection = HTTPConnection(scope)
-        context = scope["faststate"] = RequestContext(self.provider, connection)
+        try:
+            if not self.provider.is_started:  # a mounted app, or a server without the lifespan protocol
+                await self.provider.start()
+            context = scope["faststate"] = RequestContext(self.provider, connection)
+            if context.is_unsure:
+                await context.settle()
+        except FastStateError as error:
+            scope.pop("faststate", None)
+            logger.error("the store cannot be had: %s", error, exc_info=error)
+            busy = PlainTextResponse(BUSY, 503) if scope["type"] == "http" else WebSocketClose(1011)
+            await busy(scope, receive, send)
+            return
         if self.provider.root_path is None:
             self.provider.root_path = context.root
         context.add_late = add_late

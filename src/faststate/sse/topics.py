@@ -229,6 +229,10 @@ class Index:
             if not found:
                 del self._found[name]
 
+    def names(self) -> list[str]:
+        """The names that there are connections under."""
+        return list(self._found)
+
     def count(self, name: str) -> int:
         """How many (int) there are under a name."""
         found = self._found.get(name)
