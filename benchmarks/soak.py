@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sized
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import NamedTuple
@@ -146,7 +147,8 @@ class Soak:
         """Lets the hours pass until the last state has expired, and the store has forgotten it."""
         for _ in range(4):
             self.now += max(TTL, MAX_AGE, EXPIRED_KEPT)
-            self.provider.event_buckets.take("somebody")  # who comes has the others' buckets looked at
+            for rates in (self.provider.event_rates, self.provider.stream_rates):
+                rates.take("somebody", "192.0.2.1")  # who comes has the others' buckets looked at
             await self.sweep()
         await asyncio.sleep(0)  # the loop forgets the timers of locks, which were not needed
 
@@ -162,7 +164,9 @@ class Soak:
 
     async def browse(self, number: int) -> None:
         """A browser: its page, an event, its stream; every tenth signs in and out."""
-        headers, page = await self.request("GET", "/")
+        client = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        request = partial(self.request, client=client)
+        headers, page = await request("GET", "/")
         browser = {"cookie": _cookie(headers)}
         text = unescape(page.decode())
         tokens = re.findall(r'"p[0-9a-f]{8}":"([^"]+)"', text)
@@ -170,23 +174,29 @@ class Soak:
         browser |= {"datastar-request": "true"}
         body = json.dumps({"a": {"item": "apple"}, "w": tokens}).encode()
         nonce = {"faststate-nonce": f"soak{number:08}", "content-type": "application/json"}
-        headers, _ = await self.request("POST", "/_faststate/event/Cart/add", browser | nonce, body)
+        headers, _ = await request("POST", "/_faststate/event/Cart/add", browser | nonce, body)
         assert "faststate-status" not in headers, headers
         asked = quote(json.dumps({"w": tokens, "n": position[0]}))
-        headers, frames = await self.request("GET", "/_faststate/stream", browser, query=f"datastar={asked}")
+        headers, frames = await request("GET", "/_faststate/stream", browser, query=f"datastar={asked}")
         assert headers["status"] == "200" and b"datastar" in frames, (headers, frames)
         if number % 10 == 0:
-            headers, _ = await self.request("GET", f"/in/user{number}", browser)
-            await self.request("GET", "/out", {"cookie": _cookie(headers)})
+            headers, _ = await request("GET", f"/in/user{number}", browser)
+            await request("GET", "/out", {"cookie": _cookie(headers)})
 
     async def request(
-        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"", query: str = ""
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        query: str = "",
+        client: str = "127.0.0.1",
     ) -> tuple[dict[str, str], bytes]:
         """One request through ASGI: the answer's headers with its status, and its body; a stream's is cut early."""
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
             "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
-            "server": ("soak", 80), "client": ("127.0.0.1", 1),
+            "server": ("soak", 80), "client": (client, 1),
             "headers": [(k.encode(), v.encode()) for k, v in {"host": "soak", **(headers or {})}.items()],
         }  # fmt: skip
         sent: list[dict] = []
@@ -213,7 +223,9 @@ class Soak:
         provider = self.provider
         parts = [
             provider, provider.registry, provider.registry.locks, provider.registry.committer, provider.sessions,
-            provider.sse_manager, provider.rechecks, provider.event_buckets,
+            provider.sse_manager, provider.rechecks,
+            provider.event_rates.sessions, provider.event_rates.addresses,
+            provider.stream_rates.sessions, provider.stream_rates.addresses,
         ]  # fmt: skip
         return {
             f"{type(part).__name__}.{name}": len(value)

@@ -353,3 +353,18 @@ async def test_what_is_remembered_costs_no_memory_at_all_until_it_is_asked_for()
         assert len(site.provider.sessions._ended) == 0 and "ended" not in store.groups
         await site.provider.sessions.settle("s4999")
         assert site.provider.is_revoked("s4999") and len(site.provider.sessions._ended) == 1
+
+
+def test_who_was_not_heard_of_for_long_is_not_remembered_as_living():
+    clock = Clock()
+    ends = EndedSessions(clock)
+    ends.note_alive("a")
+    for _ in range(2):
+        assert ends.is_alive("a")
+        clock.now += module.ALIVE_FOR
+        ends.forget_old()
+    assert ends.is_alive("a")
+    for _ in range(2):
+        clock.now += module.ALIVE_FOR
+        ends.forget_old()
+    assert not ends.is_alive("a") and not ends._alive | ends._alive_before

@@ -28,7 +28,7 @@ from faststate import (
 )
 from faststate.context import RequestContext
 from faststate.dispatch import open_connection
-from faststate.limits import TokenBuckets
+from faststate.limits import Rates, TokenBuckets, network_of
 from faststate.provider import FRESH_TTL
 from faststate.sse import SSEConnection
 from faststate.tokens import Shown
@@ -136,6 +136,16 @@ def test_one_busy_client_keeps_the_others_buckets_no_longer_than_a_burst_takes(c
     assert len(buckets) <= 20 / 10 / 0.001 + 1
 
 
+def test_millions_of_clients_in_one_burst_take_a_bounded_number_of_buckets(clock):
+    buckets = TokenBuckets(0.001, 10, clock, most=1_000)
+    buckets.take("first")
+    for client in range(20_000):
+        buckets.take(str(client))
+        clock.now += 0.001
+    assert len(buckets) == 1_000 and buckets._most <= 100_000
+    assert [buckets.take("19999") == 0 for _ in range(10)] == [True] * 9 + [False], "who came last is known"
+
+
 def test_without_a_limit_nothing_is_counted(clock):
     buckets = TokenBuckets(math.inf, 1, clock)
     assert not any(buckets.take("a") for _ in range(100)) and len(buckets) == 0
@@ -147,6 +157,63 @@ def test_what_lets_nothing_through_is_refused(rate, burst):
         TokenBuckets(rate, burst, monotonic)
     with pytest.raises(ConfigurationError):
         StateProvider(event_rate=rate, event_burst=burst)
+
+
+# -- sessions and addresses --------------------------------------------------------------------------------------------
+
+
+def rates(clock, session=(10, 2), address=(10, 5)):
+    return Rates("address_event_rate", TokenBuckets(*session, clock), TokenBuckets(*address, clock), clock)
+
+
+def test_all_sessions_of_an_address_share_what_it_may_do(clock, caplog):
+    limits = rates(clock)
+    assert [limits.take(f"s{n}", "10.0.0.1") == 0 for n in range(7)] == [True] * 5 + [False] * 2
+    assert limits.take("s0", "10.0.0.2") == 0
+    assert caplog.text.count("10.0.0.1 does more than address_event_rate allows") == 1
+    clock.now += 0.1
+    assert limits.take("s6", "10.0.0.1") == 0 and limits.take("s9", "10.0.0.1") == pytest.approx(0.1)
+    clock.now += 60
+    for n in range(7):
+        limits.take(f"t{n}", "10.0.0.1")
+    assert caplog.text.count("does more than") == 2
+
+
+def test_a_session_that_is_refused_uses_up_nothing_of_its_address(clock):
+    limits = rates(clock)
+    assert [limits.take("busy", "10.0.0.1") == 0 for _ in range(100)].count(True) == 2
+    assert [limits.take(f"s{n}", "10.0.0.1") == 0 for n in range(4)] == [True] * 3 + [False]
+
+
+def test_where_the_server_sees_no_address_sessions_alone_are_counted(clock):
+    limits = rates(clock)
+    assert all(limits.take(f"s{n}", "") == 0 for n in range(100)) and len(limits.addresses) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("testclient", "testclient", True),
+        ("no:address:at:all", "no:address:at:all", True),
+        ("no:address:at:all", "another:one", False),
+    ],
+)
+def test_an_ipv6_client_is_counted_by_its_network(one, other, same):
+    assert (network_of(one) == network_of(other)) is same
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
+def test_all_of_a_network_of_64_bits_count_as_one(address, host):
+    if address.ipv4_mapped is None:
+        sibling = type(address)(int(address) >> 64 << 64 | host)
+        if sibling.ipv4_mapped is None:
+            assert network_of(str(address)) == network_of(str(sibling)) == network_of(address.exploded)
 
 
 # -- an app ------------------------------------------------------------------------------------------------------------
@@ -230,6 +297,38 @@ def test_each_session_has_its_own_share_whatever_its_address(clock):
     assert [status(other.send("Counter", "add")) for _ in range(3)] == [200, 200, 429]
     again = Page(one.client)  # another tab of the session
     assert status(again.send("Counter", "add")) == 429
+
+
+def test_sessions_are_free_and_an_address_is_not(clock):
+    site = Site(event_rate=1, event_burst=5, address_event_rate=2, address_event_burst=4, clock=clock)
+
+    def send(address):
+        return Page(site.client(client=(address, 5))).send("Counter", "add")
+
+    answers = [send("10.0.0.1") for _ in range(6)]
+    assert [status(answer) for answer in answers] == [200] * 4 + [429] * 2
+    assert answers[-1].headers["retry-after"] == "1" and message(answers[-1])
+    assert status(send("10.0.0.2")) == 200 and site.count() == 5
+    assert [status(send("2001:db8::1")) for _ in range(4)] + [status(send("2001:db8::2"))] == [200] * 4 + [429]
+    clock.now += 1
+    assert status(send("10.0.0.1")) == 200
+
+
+def test_an_address_may_send_ten_times_what_a_session_may_unless_it_is_said(clock):
+    usual, said = StateProvider().event_rates.addresses, StateProvider(address_event_rate=7, address_event_burst=8)
+    assert (usual.rate, usual.burst) == (500, 2_000)
+    assert (said.event_rates.addresses.rate, said.event_rates.addresses.burst) == (7, 8)
+    assert StateProvider(event_rate=math.inf).event_rates.addresses.rate == math.inf
+    streams = StateProvider().stream_rates
+    assert (streams.sessions.rate, streams.sessions.burst) == (10, 128)
+    assert (streams.addresses.rate, streams.addresses.burst) == (100, 2_000)
+
+
+@pytest.mark.parametrize("name", ["address_event", "stream", "address_stream"])
+@pytest.mark.parametrize(("rate", "burst"), [(0, 5), (-1, 5), (float("nan"), 5), (5, 0)])
+def test_every_rate_is_checked_when_the_provider_is_made(name, rate, burst):
+    with pytest.raises(ConfigurationError, match="a rate is above 0"):
+        StateProvider(**{f"{name}_rate": rate, f"{name}_burst": burst})
 
 
 def test_without_a_cookie_the_address_is_what_counts(clock):
@@ -319,6 +418,55 @@ def test_an_address_has_so_many_streams_and_that_is_logged(caplog):
         first.close()
         wait_until(lambda: site.provider.stats().connections == 1)
         assert others.enter_context(stream(page)).status_code == 200
+
+
+def test_a_session_opens_streams_at_a_rate_and_a_refused_one_may_come_again(clock):
+    site = Site(stream_rate=1, stream_burst=2, clock=clock)
+    with site.client() as client:
+        page = Page(client)
+        for _ in range(2):
+            with stream(page) as opened:
+                assert opened.status_code == 200
+        for _ in range(3):
+            with stream(page) as refused:
+                assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
+                assert refused.headers["cache-control"] == "no-store" and "set-cookie" not in refused.headers
+        assert site.provider.stats().refused == 3
+        clock.now += 1
+        with stream(page) as opened:
+            assert opened.status_code == 200
+
+
+def test_an_address_opens_streams_at_a_rate_whatever_its_sessions(clock):
+    site = Site(stream_rate=1, address_stream_rate=1, address_stream_burst=3, clock=clock)
+
+    def opened(client):
+        client.cookies.clear()
+        with stream(Page(client)) as response:
+            return response.status_code
+
+    with site.client(client=("10.0.0.1", 5)) as client:
+        assert [opened(client) for _ in range(4)] == [200] * 3 + [429]
+        clock.now += 1
+        assert opened(client) == 200 and opened(client) == 429
+        assert opened(site.client(client=("10.0.0.2", 5))) == 200
+
+
+def test_what_is_no_stream_of_a_page_takes_nothing_of_the_share(clock):
+    site = Site(stream_rate=1, stream_burst=1, clock=clock)
+    with site.client() as client:
+        page = Page(client)
+        for headers in ({}, BROWSER | {"sec-fetch-site": "cross-site"}):
+            assert client.get("/_faststate/stream", headers=headers).status_code == 204
+        assert client.head("/_faststate/stream", headers=BROWSER).status_code == 204
+        with stream(page) as opened:
+            assert opened.status_code == 200
+
+
+def test_after_a_deploy_a_thousand_tabs_of_one_address_come_back_at_once(clock):
+    rates = StateProvider(clock=clock).stream_rates
+    tabs = [f"session-{n % 250}" for n in range(1_000)]
+    assert not any(rates.take(session_id, "192.0.2.1") for session_id in tabs + tabs)
 
 
 async def test_streams_that_are_opened_at_the_same_time_count_each_other():

@@ -24,6 +24,7 @@ from .exceptions import (
     StateNotFoundError,
     UnknownEventError,
 )
+from .limits import network_of
 from .page import message_frame, reload_frame, reopen_frame
 from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits
 from .registry import Commit, Entry
@@ -643,7 +644,7 @@ async def open_connection(
     _refuse_ended(context)  # it may have ended while the user was being loaded
     _refuse_too_many(provider, context)  # again, since many may have come this far at once
     connection = SSEConnection(
-        provider.new_connection_id(), user=user, session_id=context.session_id(), address=context.address
+        provider.new_connection_id(), user=user, session_id=context.session_id(), address=network_of(context.address)
     )
     manager = provider.sse_manager
     manager.announce(connection)  # rights that change while they are asked about end it, as any other
@@ -709,7 +710,7 @@ def _refuse_too_many(provider: StateProvider, context: RequestContext) -> None:
     manager = provider.sse_manager
     if manager.of_session.count(context.session_id() or "") >= provider.max_streams_per_session:
         raise LimitError(f"a session has at most {provider.max_streams_per_session} streams")
-    if manager.of_address.count(context.address) >= provider.max_streams_per_address:
+    if manager.of_address.count(network_of(context.address)) >= provider.max_streams_per_address:
         logger.warning(
             "%s has %d streams, the most that max_streams_per_address allows; behind a proxy the server must be told "
             "the clients' own addresses",

@@ -24,6 +24,9 @@ KEPT: Final = 100_000
 ALIVE: Final = 50_000
 """Session ids that were found alive are kept in two sets of at most this many, about 130 bytes each."""
 
+ALIVE_FOR: Final = 3_600.0
+"""Seconds without a request after which such an id is forgotten; it may take twice as long."""
+
 
 class Ended(NamedTuple):
     """An ended session: when, until when that has to be known, and which session and user it went over to.
@@ -52,6 +55,7 @@ class EndedSessions:
         # Two sets, of which the older one is dropped when the other is full: what was asked for lately stays.
         self._alive: set[str] = set()
         self._alive_before: set[str] = set()
+        self._turned_at = clock()
         self._warned_at: float | None = None
 
     def __len__(self) -> int:
@@ -82,7 +86,10 @@ class EndedSessions:
         """Notes that a session has not ended."""
         self._alive.add(session_id)
         if len(self._alive) >= ALIVE:
-            self._alive, self._alive_before = set(), self._alive
+            self._turn()
+
+    def _turn(self) -> None:
+        self._alive, self._alive_before, self._turned_at = set(), self._alive, self._clock()
 
     def forget_alive(self) -> None:
         """Forgets which sessions live: ends may have been missed."""
@@ -120,9 +127,12 @@ class EndedSessions:
             ends.pop(session_id, None)
 
     def forget_old(self) -> None:
-        """Forgets what only memory has of the sessions whose cookies are too old by now to be accepted."""
+        """Forgets ends of sessions whose cookies are too old by now to be accepted, and living sessions that were not
+        heard of for long."""
         now = self._clock()
-        for ends in (self._kept, self._brief):
+        if now - self._turned_at >= ALIVE_FOR:
+            self._turn()
+        for ends in (self._stored, self._kept, self._brief):
             while ends and next(iter(ends.values())).until <= now:
                 ends.popitem(last=False)
 

@@ -35,7 +35,7 @@ from .exceptions import (
 )
 from .following import Following
 from .homes import settle
-from .limits import TokenBuckets
+from .limits import Rates, TokenBuckets
 from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from .page import message_frame, reload_frame, reopen_frame
@@ -64,6 +64,10 @@ DATASTAR_SRC: Final = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.
 
 FRESH_TTL: Final = 900.0
 """Idle seconds of the states of a session whose cookie has not come back yet: robots and scripts never send it."""
+
+SHARE_OF_ADDRESS: Final = 10
+"""Times as much as one session that all sessions of a client address may do, unless an option says otherwise: an office
+behind one address has many people, of whom few act at the same moment."""
 
 MAX_NEXT: Final = 2_000
 """Longest path, in characters, that is taken back from `?next=`."""
@@ -266,9 +270,13 @@ class StateProvider:
     - `max_payload` (bytes) and `max_depth` (levels) bound what an event may carry, `body_timeout` (seconds) how long it
       may take to arrive.
     - `event_rate` (events per second) and `event_burst` (events at once) bound what one session may send,
-      `max_states_per_session` what it may keep, `max_streams_per_session` and `max_streams_per_address` the tabs that
-      follow states at a time. Beyond that there is a 429. Behind a proxy the server has to be told the clients'
-      addresses (uvicorn: `--forwarded-allow-ips`), or all of them count as one.
+      `address_event_rate` and `address_event_burst` what all sessions of one client address may; by default ten times
+      as much. `stream_rate`, `stream_burst`, `address_stream_rate` and `address_stream_burst` say the same of streams
+      that are opened; by default all that may be open at a time can come back at once, and once more.
+      `max_states_per_session` bounds what a session may keep, `max_streams_per_session` and
+      `max_streams_per_address` the tabs that follow states at a time. Beyond that there is a 429. Behind a proxy the
+      server has to be told the clients' addresses (uvicorn: `--forwarded-allow-ips`), or all of them count as one. Of
+      IPv6 a network of 64 bits counts as one address.
     - `transport`: "auto" writes streams past ASGI where the server is uvicorn with HTTP/1.1, which costs least;
       "portable" never does. The environment variable `FASTSTATE_TRANSPORT` overrides it.
     - `lock_timeout`, `heartbeat`, `write_timeout`, `token_max_age` and `stream_max_age` (after which a page opens its
@@ -293,6 +301,12 @@ class StateProvider:
         body_timeout: float = 20.0,
         event_rate: float = 50.0,
         event_burst: int = 200,
+        address_event_rate: float | None = None,
+        address_event_burst: int | None = None,
+        stream_rate: float = 10.0,
+        stream_burst: int | None = None,
+        address_stream_rate: float | None = None,
+        address_stream_burst: int | None = None,
         max_states: int = 100_000,
         max_states_per_session: int = 1_000,
         max_streams_per_session: int = 64,
@@ -323,7 +337,26 @@ class StateProvider:
         self.body_timeout = body_timeout
         self.max_streams_per_session = max_streams_per_session
         self.max_streams_per_address = max_streams_per_address
-        self.event_buckets = TokenBuckets(event_rate, event_burst, clock)
+        self.event_rates = Rates(
+            "address_event_rate",
+            TokenBuckets(event_rate, event_burst, clock),
+            TokenBuckets(
+                SHARE_OF_ADDRESS * event_rate if address_event_rate is None else address_event_rate,
+                SHARE_OF_ADDRESS * event_burst if address_event_burst is None else address_event_burst,
+                clock,
+            ),
+            clock,
+        )
+        self.stream_rates = Rates(
+            "address_stream_rate",
+            TokenBuckets(stream_rate, 2 * max_streams_per_session if stream_burst is None else stream_burst, clock),
+            TokenBuckets(
+                SHARE_OF_ADDRESS * stream_rate if address_stream_rate is None else address_stream_rate,
+                2 * max_streams_per_address if address_stream_burst is None else address_stream_burst,
+                clock,
+            ),
+            clock,
+        )
         self.write_timeout = write_timeout
         self.transport = os.environ.get("FASTSTATE_TRANSPORT") or transport
         if self.transport not in ("auto", "portable"):

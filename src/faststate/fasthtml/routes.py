@@ -252,7 +252,7 @@ class Routes:
         if b"datastar-request" not in headers or is_cross_site(headers):
             return PlainTextResponse("Events are sent by the app's own pages alone.", 403)
         provider, session_id = self.provider, context.session_id()
-        if wait := provider.event_buckets.take(session_id or f"address {context.address}"):
+        if wait := provider.event_rates.take(session_id, context.address):
             refused = self._refused(LimitError("Too many actions at once. Please wait a moment."))
             refused.headers["retry-after"] = str(ceil(wait))
             return refused
@@ -374,9 +374,9 @@ class Routes:
     async def leave(self, request: Request) -> Response:
         """POST: a page was left for good. A beacon, which can have no header of ours and whose answer nobody reads."""
         context = self.provider.context(request)
-        client = context.session_id() or f"address {context.address}"
         headers = headers_of(request.scope)
-        if not is_cross_site(headers) and not self.provider.event_buckets.take(client):
+        rates = self.provider.event_rates
+        if not is_cross_site(headers) and not rates.take(context.session_id(), context.address):
             try:
                 reading = _read_body(request.receive, headers, self.provider.max_payload)
                 try:
@@ -425,6 +425,11 @@ class Routes:
         headers = headers_of(request.scope)
         if b"datastar-request" not in headers or is_cross_site(headers):
             return Response(status_code=204)
+        context = self.provider.context(request)
+        if wait := self.provider.stream_rates.take(context.session_id(), context.address):
+            self.provider.refused += 1
+            text = "Too many streams were opened at once. The page tries again."
+            return PlainTextResponse(text, 429, {"retry-after": str(ceil(wait))})
         # FastHTML reads the body of every request, however long and slow: a stream's has none.
         response = await self._let_through(_Replayed(self._app, request.scope, b""), self._stream, self._open)
         if isinstance(response, StreamResponse):
