@@ -56,10 +56,6 @@ class RegistryHooks:
         """Whether any connection follows the state with this key."""
         return False
 
-    def watched_keys(self) -> Iterable[str]:
-        """The keys of all states that any connection follows."""
-        return ()
-
     def doubtful(self, entry: Entry) -> None:
         """A commit of a state that other processes change as well has failed, with an unknown outcome."""
 

@@ -146,9 +146,6 @@ class _Hooks(RegistryHooks):
     def is_watched(self, key: str) -> bool:
         return self.provider.sse_manager.is_watched(key)
 
-    def watched_keys(self) -> Iterable[str]:
-        return self.provider.sse_manager.watched_keys()
-
     def swept(self) -> None:
         self.provider.sse_manager.cleanup_stale_connections()
         self.provider.sessions.forget_old()
@@ -380,6 +377,7 @@ class StateProvider:
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
         self.sse_manager.postpone = self.rechecks.postpone
         self.sse_manager.is_undecided = self.rechecks.is_asking
+        self.sse_manager.watched = self.registry.watched
         self.sse_manager.unwatched = self.registry.unwatched
         self.following: Following | None = None
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)

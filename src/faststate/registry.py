@@ -44,7 +44,10 @@ TOUCH_AFTER_MOST: Final = 1_800.0
 """Seconds after which it is moved at the latest: before a store may forget what is expired (`EXPIRED_KEPT`)."""
 
 LOOKED_AT: Final = 64
-"""States that one eviction looks at before it gives up: watched ones may be many."""
+"""States that one eviction looks at before it gives up: those that are in use may be many."""
+
+WATCHED: Final = (-1.0, False)
+"""The order of states that pages watch: among none of those that wait to be idle for long enough."""
 
 
 class StateRegistry:
@@ -82,6 +85,8 @@ class StateRegistry:
         self._sessions: dict[str, tuple[str, ...]] = {}  # per session: its states' keys, the oldest first
         # Per idle time, and whether they can be had again: keys, the longest unused first.
         self._idle: dict[tuple[float, bool], OrderedDict[str, None]] = {}
+        # Per period in which the store is to be told of their use: the keys of watched states, and when that is next.
+        self._telling: dict[float, OrderedDict[str, float]] = {}
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
         self._held: list[set[str]] = []  # keys of states that are not to be evicted
         self._full_since: float | None = None
@@ -299,9 +304,11 @@ class StateRegistry:
                 del self._sessions[session_id]
 
     def _leave_order(self, entry: Entry) -> None:
-        if entry.order is not None:
+        if entry.order is WATCHED:
+            self._tell_no_more(entry.identifier.key)
+        elif entry.order is not None:
             self._idle[entry.order].pop(entry.identifier.key, None)
-            entry.order = None
+        entry.order = None
 
     def _make_room(self, session_id: str, *, is_new: bool) -> None:
         keys = self._sessions.get(session_id, ())
@@ -332,6 +339,8 @@ class StateRegistry:
             if kept < entry.ttl:
                 self._note_shortened(entry)
             entry.ttl, entry.touched = kept, -math.inf
+            if entry.order is WATCHED:
+                self.watched(entry.identifier.key)
             self.touch(entry)
 
     def rename(self, key: str, identifier: StateIdentifier, ttl: float | None) -> None:
@@ -377,20 +386,53 @@ class StateRegistry:
         key, order = entry.identifier.key, entry.order
         if self._entries.get(key) is not entry:
             return
-        # What was recoverable may have been changed since, and what cannot be had again never can.
-        if order is None or order[0] != entry.ttl or (order[1] and not entry.recoverable):
-            self._leave_order(entry)
-            order = entry.order = _order(entry.ttl, entry.recoverable)
-            self._idle.setdefault(order, OrderedDict())[key] = None
-        self._idle[order].move_to_end(key)
+        if order is not WATCHED:
+            # What was recoverable may have been changed since, and what cannot be had again never can.
+            if order is None or order[0] != entry.ttl or (order[1] and not entry.recoverable):
+                self._leave_order(entry)
+                order = entry.order = _order(entry.ttl, entry.recoverable)
+                self._idle.setdefault(order, OrderedDict())[key] = None
+            self._idle[order].move_to_end(key)
         if entry.stored is not None and now - entry.touched > touch_after(entry.ttl):
             self._note_use(entry)
+
+    def watched(self, key: str) -> None:
+        """Notes that a page watches a state from now on: it is not idle, and the store is told so now and then."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return
+        self._leave_order(entry)
+        entry.order = WATCHED
+        if isinstance(entry.persistence, StorePersistence) and entry.ttl != math.inf:
+            period = touch_after(entry.ttl)
+            self._telling.setdefault(period, OrderedDict())[key] = self.clock() + period
 
     def unwatched(self, key: str) -> None:
         """Notes that nobody watches a state any more: its idle time begins."""
         entry = self._entries.get(key)
         if entry is not None:
+            self._leave_order(entry)
             self.touch(entry)
+
+    def _tell_no_more(self, key: str) -> None:
+        for keys in self._telling.values():  # one for each idle time, and so few
+            keys.pop(key, None)
+
+    def _use_watched(self, now: float) -> None:
+        """Notes the use of those watched states of which the store was not told for long."""
+        for period, keys in list(self._telling.items()):
+            while keys:
+                key, due = next(iter(keys.items()))
+                if due > now:
+                    break
+                keys[key] = now + period
+                keys.move_to_end(key)
+                entry = self._entries[key]
+                self.touch(entry)
+                if entry.stored is not None and now - entry.touched >= period:
+                    self._note_use(entry)
+            if not keys:
+                del self._telling[period]
 
     def _note_shortened(self, entry: Entry) -> None:
         """Has the store be told that a state has less time to live, though other processes may use it as well."""
@@ -468,11 +510,12 @@ class StateRegistry:
         return min(heads, key=lambda key: self._entries[key].used, default=None)
 
     def sweep(self) -> int:
-        """Drops every state that has been idle for its TTL and is not watched; returns how many (int)."""
+        """Drops every state that has been idle for its TTL and is not watched; returns how many (int).
+
+        It costs what has expired, and what the store has to be told of: watched states wait in no line for their end.
+        """
         now, dropped = self.clock(), 0
-        for key in self.hooks.watched_keys():  # which is use, and the store has to know of it as well
-            if (entry := self._entries.get(key)) is not None and entry.ttl != math.inf:
-                self.touch(entry)
+        self._use_watched(now)
         for (ttl, _), order in list(self._idle.items()):
             while order:
                 key = next(iter(order))

@@ -280,6 +280,8 @@ class SSEConnection:
             box.states[key] = None
             box.echoes.pop(key, None)
             self.coalesced += 1
+            if self.manager is not None:
+                self.manager.coalesced += 1
         else:
             box.states[key] = changes
             if echo:

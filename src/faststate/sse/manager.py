@@ -80,6 +80,10 @@ class SSEManager:
         self.total = 0
         self.cut = 0
         self.sent_bytes = 0
+        self.subscriptions = 0
+        """How many states all connections follow together."""
+        self.coalesced = 0
+        """How many changes were sent together with a later one of their state, counted for each connection."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.position = position
         self.postpone: Callable[[str, Callable[[], object]], bool] = lambda key, send: False
@@ -88,6 +92,8 @@ class SSEManager:
         """Whether commits of a state (its key) are still to be published, which somebody may have begun with."""
         self.unwatched: Callable[[str], None] = lambda key: None
         """Told of a state (its key) whose last follower has gone."""
+        self.watched: Callable[[str], None] = lambda key: None
+        """Told of a state (its key) that has its first follower."""
         self.spread: Callable[[str, Mapping[str, Any], Id | None], None] = lambda key, values, but_user: None
         """Told of values that were broadcast to a state's followers, but to those of one user."""
         self._latest = latest
@@ -98,7 +104,7 @@ class SSEManager:
         self._alone: dict[SSEConnection, None] = {}  # who has something in an outbox, and may be sent it
         self._scheduled: asyncio.AbstractEventLoop | None = None
         self._handed: dict[int, None] = {}  # commits (their numbers) that another thread has handed to the loop
-        self._coalesced = 0
+        self._unwritten: dict[SSEConnection, None] = {}  # connections that no response writes to, yet or any more
         self._emptied: asyncio.Event | None = None
         period = min(heartbeat, max_age / 4)
         self._slots: list[dict[SSEConnection, None]] = [{} for _ in range(max(1, min(64, int(period / BEAT_TICK))))]
@@ -115,6 +121,8 @@ class SSEManager:
         While its user is being asked about, that is; `add_connection` says what it follows.
         """
         self.connections[connection.id] = connection
+        if connection.writer is None:
+            self._unwritten[connection] = None
         for index, name in self._indexes(connection):
             index.add(name, connection)
 
@@ -139,7 +147,9 @@ class SSEManager:
             topic = self._topics.get(key)
             if topic is None:
                 topic = self._topics[key] = Topic(key, self._latest)
+                self.watched(key)
             shows, misses = frozenset((views or {}).get(key, ())), (hidden or {}).get(key, EVERYTHING_SHOWN)
+            self.subscriptions += connection not in topic.connections
             topic.join(connection, audience_of(shows, misses))
             connection.topics += (topic,)
             if topic.changes is not None or self.is_undecided(key):
@@ -155,6 +165,7 @@ class SSEManager:
         if connection.id not in self.connections:
             self.announce(connection)  # removed while its response began: it is there until that has ended
         connection.writer = writer
+        self._unwritten.pop(connection, None)
         connection.ends_at = loop.time() + self._max_age * uniform(0.9, 1)  # noqa: S311  # spread, not secret
         connection.slot = next(self._next_slot) % len(self._slots)
         self._slots[connection.slot][connection] = None
@@ -179,7 +190,7 @@ class SSEManager:
         if connection.slot >= 0:
             self._slots[connection.slot].pop(connection, None)
         self._alone.pop(connection, None)
-        self._coalesced += connection.coalesced
+        self._unwritten.pop(connection, None)
         connection.close()
         self.behind.pop(connection, None)  # its end need not be waited for
         if not self.connections:
@@ -192,6 +203,7 @@ class SSEManager:
 
     def _leave(self, connection: SSEConnection, topic: Topic) -> None:
         connection.topics = tuple(left for left in connection.topics if left is not topic)
+        self.subscriptions -= connection in topic.connections
         topic.leave(connection)
         if not topic.connections and self._topics.get(topic.key) is topic:
             del self._topics[topic.key]
@@ -239,10 +251,6 @@ class SSEManager:
         """True when any connection follows the state `key`."""
         return key in self._topics
 
-    def watched_keys(self) -> list[str]:
-        """The keys of all states that any connection follows."""
-        return list(self._topics)
-
     def watchers(self, key: str) -> list[SSEConnection]:
         """The connections that follow `key`."""
         topic = self._topics.get(key)
@@ -254,21 +262,11 @@ class SSEManager:
         return {key: {connection.id for connection in topic.connections} for key, topic in self._topics.items()}
 
     @property
-    def subscriptions(self) -> int:
-        """How many states all connections follow together."""
-        return sum(len(topic.connections) for topic in self._topics.values())
-
-    @property
-    def coalesced(self) -> int:
-        """How many changes were sent together with a later one of their state, counted for each connection."""
-        return self._coalesced + sum(connection.coalesced for connection in self.connections.values())
-
-    @property
     def lag(self) -> float:
         """Seconds for which the reader who is furthest behind has not taken what was written; 0.0 for none."""
         if not self.behind or self.loop is None:
             return 0.0
-        return self.loop.time() - min(self.behind.values())
+        return self.loop.time() - next(iter(self.behind.values()))  # who fell behind first comes first
 
     # -- fan-out ---------------------------------------------------------------------------------------------------
 
@@ -327,7 +325,7 @@ class SSEManager:
                 topic.begin_with(typing, commit.new)
                 typing.notify(topic.key, Changes(commit.old, commit.new, commit.delta), echo)
         if topic.add(commit):
-            self._coalesced += len(topic.connections)
+            self.coalesced += len(topic.connections)
         self._changed[topic] = None
         self._flush_on(here)
 
@@ -535,14 +533,11 @@ class SSEManager:
     def cleanup_stale_connections(self, older_than: float = STALE_AFTER) -> Done:
         """Removes connections that have ended, or took nothing for `older_than` seconds; returns how many.
 
-        Those that a stream writes to are none of these: a write has its time, and a sign of life follows the next.
+        Those that a stream writes to are none of these: a write has its time, and a sign of life follows the next. So
+        they are not looked at: this costs as much as there are connections that no response writes to.
         """
         cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
-        stale = [
-            connection.id
-            for connection in self.connections.values()
-            if connection.writer is None and (connection.closed or connection.last_ping < cutoff)
-        ]
+        stale = [connection.id for connection in self._unwritten if connection.closed or connection.last_ping < cutoff]
         for connection_id in stale:
             self.remove_connection(connection_id)
         return Done(len(stale))
