@@ -368,7 +368,7 @@ def _findings_of_taken(
     name = config.state_name
     if config.rule.restricts or config.public:
         return
-    if parameter.record is not None and config.scope is StateScope.RECORD:
+    if parameter.record is not None and parameter.record.argument is not None and config.scope is StateScope.RECORD:
         yield (
             "chosen-record",
             event.name,

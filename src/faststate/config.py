@@ -10,12 +10,13 @@ from typing import Any, Final, Literal
 
 from .auth import AccessRule, Authorizer, rule_of
 from .exceptions import ConfigurationError, EventDefinitionError, IdentifierError
+from .parameters import StateParameter
 from .records import record_source
 from .registry import Create
 from .scopes import Id, StateIdentifier, StateScope
 from .state import ReactiveState
 
-__all__ = ["Merge", "OnLogin", "StateConfig", "session_identifier"]
+__all__ = ["Merge", "OnLogin", "StateConfig", "check_taken", "session_identifier"]
 
 OnLogin = Literal["keep", "drop", "to_user"]
 Merge = Callable[[Any, Any], Awaitable[None] | None]
@@ -31,7 +32,9 @@ class StateConfig:
     - `scope` says who shares a state. `ttl` is the idle time in seconds after which it is dropped (None for the scope's
       own, `math.inf` for never). `name` names it in keys and signals (default: the class's name). `record_param` is the
       path parameter with a record's id. `create` makes the values of a state that does not exist yet: a callable, sync
-      or async, from `StateIdentifier` to a dict, or to None for "there is none" (404).
+      or async, from `StateIdentifier` to a dict, or to None for "there is none" (404). `initial_values=True` says that
+      your handlers give the fields without a default, `get_state(..., field=value)`; until then there is no such state
+      (404).
     - `requires_auth`, `permissions` and `roles` (all of them) say who may see and change it. `authorize` decides on
       single states: a callable, sync or async, from user (or None), committed state and action (str: "read", "modify",
       an event's name, or `State.event` for another state's event that takes this one along) to bool. `owner` names the
@@ -69,6 +72,7 @@ class StateConfig:
     on_login: OnLogin = "keep"
     merge: Merge | None = None
     public: bool = False
+    initial_values: bool = False
     rule: AccessRule = field(init=False, repr=False)
     """All that is asked of whoever wants the state."""
     gate: AccessRule = field(init=False, repr=False)
@@ -106,6 +110,8 @@ class StateConfig:
                 raise ConfigurationError(f"records are for RECORD states, not for {self.scope.value} ones")
             if self.create is not None:
                 raise ConfigurationError("records say which states there are, so there is nothing to create")
+            if self.initial_values:
+                raise ConfigurationError("records hold the values of all states: drop initial_values")
             if self.in_memory or self.auto_persist:
                 raise ConfigurationError("records are where the state is kept: drop auto_persist and in_memory")
             self.records = record_source(self.records)
@@ -125,6 +131,14 @@ class StateConfig:
             raise ConfigurationError(f"owner={self.owner!r} is no field of {cls.__name__}")
         if (owner := self.owner_field(cls)) is not None and owner in cls._fs_schema().bound:
             raise ConfigurationError(f"{cls.__name__}.{owner} says who the owner is: it cannot be Bound to an input")
+        required = cls._fs_schema().required
+        if required and self.create is None and self.records is None and not self.initial_values:
+            raise ConfigurationError(
+                f"{' and '.join(f'{cls.__name__}.{name}' for name in required)} "
+                f"{'has' if len(required) == 1 else 'have'} no default, and nothing says what a new {cls.__name__} "
+                "holds there: give a default, or StateConfig(create=...) with a function that makes the first values, "
+                f"or StateConfig(initial_values=True) where your handlers give them, get_state(..., {required[0]}=...)"
+            )
         made = replace(self, state_cls=cls, name=self.name or cls.__name__)
         try:
             StateIdentifier(StateScope.GLOBAL, made.state_name)
@@ -174,6 +188,38 @@ class StateConfig:
         name = self.owner_field(type(state))
         found = getattr(state, name) if name is not None else None
         return found if found is not None else state._committed.identifier.user_id
+
+
+def check_taken(own: StateConfig, event: str, parameter: StateParameter, taken: StateConfig) -> None:
+    """Raises `ConfigurationError` where an event takes a state along and nothing says which one of its class.
+
+    `own` is the config of the event's own state, `taken` that of the state that its parameter asks for.
+    """
+    where = f"{own.state_name}.{event} takes {taken.state_name} as {parameter.name!r}"
+    name = parameter.cls.__name__
+    if taken.scope is StateScope.RECORD:
+        has_own_id = own.scope in (StateScope.RECORD, StateScope.COMPONENT)
+        if parameter.record is None:
+            own_id = ", or write Record() where it is the id of the event's own state" if has_own_id else ""
+            raise ConfigurationError(
+                f"{where}, which is a record, and does not say which one: name the argument that holds its id, "
+                f"{parameter.name}: Annotated[{name}, Record('the_argument')]{own_id}"
+            )
+        if parameter.record.argument is None and not has_own_id:
+            raise ConfigurationError(
+                f"{where}: Record() means the id of the event's own state, and a {own.scope.value} state has none; "
+                "name the argument that holds the record's id, Record('the_argument')"
+            )
+    elif taken.scope is StateScope.COMPONENT and parameter.component is None and own.scope is not StateScope.COMPONENT:
+        raise ConfigurationError(
+            f"{where}, which is a component, and does not say which one: "
+            f"{parameter.name}: Annotated[{name}, Component('the_id')]"
+        )
+    elif taken.scope is StateScope.TEMPORARY and parameter.component is None and own.scope is not StateScope.TEMPORARY:
+        raise ConfigurationError(
+            f"{where}, which is a page's own, and only events of a TEMPORARY state know their page: give "
+            f"{own.state_name} that scope, or {taken.state_name} another one"
+        )
 
 
 @lru_cache(maxsize=1_024)

@@ -26,7 +26,7 @@ from .exceptions import (
 )
 from .limits import network_of
 from .page import message_frame, reload_frame, reopen_frame
-from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits
+from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits, taken_ids
 from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
 from .sharing import OutdatedError
@@ -262,7 +262,7 @@ async def dispatch(
     others: Mapping[str, Entry] = {}
     guards: list[Guard] = []
     if typed_arguments.states:
-        others, guards = await _others(user, context, f"{call.state}.{event.name}", event, arguments)
+        others, guards = await _others(user, context, f"{call.state}.{event.name}", event, entry.identifier, arguments)
     if guard is not None:
         guards.append(guard)
     bound = _bound_values(cls, call.bound, schema.hidden_from(user)) if call.bound else {} if schema.bound else None
@@ -424,22 +424,17 @@ def _refuse_ended(context: RequestContext) -> None:
 
 
 async def _others(
-    user: UserContext | None, context: RequestContext, action: str, event: Event[Any, Any], arguments: Mapping[str, Any]
+    user: UserContext | None,
+    context: RequestContext,
+    action: str,
+    event: Event[Any, Any],
+    own: StateIdentifier,
+    arguments: Mapping[str, Any],
 ) -> tuple[dict[str, Entry], list[Guard]]:
     found, guards = {}, []
     for parameter in event.arguments.states:
-        component = parameter.component.component_id if parameter.component else None
-        record = None
-        if parameter.record is not None:
-            record = arguments.get(parameter.record.argument)
-            if record is None:
-                raise EventDefinitionError(
-                    f"{event.name}: {parameter.name} is the record whose id is the argument "
-                    f"{parameter.record.argument!r}, which it has not"
-                )
-        found[parameter.name], guard = await context.provider.resolve_as(
-            user, context, action, parameter.cls, component_id=component, record_id=record
-        )
+        ids = taken_ids(parameter, own, arguments)
+        found[parameter.name], guard = await context.provider.resolve_as(user, context, action, parameter.cls, **ids)
         if guard is not None:
             guards.append(guard)
     return found, guards

@@ -328,6 +328,13 @@ class _Arguments:
                 self.defaults[parameter.name] = parameter.default
             self.types[parameter.name] = parameter.annotation
             fields[parameter.name] = (NotRequired if optional else Required)[parameter.annotation]
+        for state in self.states:
+            argument = state.record.argument if state.record is not None else None
+            if argument is not None and argument not in self.types:
+                raise EventDefinitionError(
+                    f"{self.where}: {state.name} is the record whose id is the argument {argument!r}, and there is no "
+                    f"such argument; it takes {', '.join(self.types) or 'none'}"
+                )
         make: Any = TypedDict  # type checkers know it as a class statement alone
         model = make(f"{function.__name__}_arguments", fields)
         model.__pydantic_config__ = ConfigDict(extra="forbid")

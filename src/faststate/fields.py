@@ -194,8 +194,11 @@ class Schema:
         self.versioned = any(event.expect_version for event in self.events.values())
         # Whether every new instance is the same: no code of the class has a word in it, but what makes an empty
         # collection.
+        self.required = _required(cls)
+        """The fields without a default that no code of the class can fill: a new state has to be given them."""
         self.reproducible = (
-            _has_no_post_init(cls)
+            not self.required
+            and _has_no_post_init(cls)
             and cls.__init__ is BaseModel.__init__
             and not self.checks_whole
             and not cls.model_config.get("validate_default")
@@ -254,6 +257,17 @@ _CHECKS_NO_FIELDS: Final = frozenset(
     {"extra", "ignored_types", "ser_json_bytes", "ser_json_inf_nan", "title", "arbitrary_types_allowed", "frozen"}
 )
 """Settings of a model that ask nothing more of a field of the types `EXACT`; of all others nothing is assumed."""
+
+
+def _required(cls: type[BaseModel]) -> tuple[str, ...]:
+    decorators, own_schema = cls.__pydantic_decorators__, cls.__get_pydantic_core_schema__
+    may_fill = (
+        cls.__init__ is not BaseModel.__init__
+        or any(validator.info.mode != "after" for validator in decorators.model_validators.values())
+        or decorators.root_validators
+        or own_schema.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__  # type: ignore[attr-defined]  # classmethods
+    )
+    return () if may_fill else tuple(name for name, field in cls.model_fields.items() if field.is_required())
 
 
 def _has_no_post_init(cls: type[BaseModel]) -> bool:

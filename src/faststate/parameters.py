@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ForwardRef, Union, get_args, get_origin, get_type_hints
 
+from .exceptions import EventDefinitionError
 from .scopes import Id
 
 __all__ = [
@@ -32,9 +33,17 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Says which argument (or path parameter) holds a record's id: `Annotated[ProductState, Record("sku")]`."""
+    """Says which argument (or path parameter) holds a record's id: `Annotated[ProductState, Record("sku")]`.
 
-    argument: str
+    Without a name it is the id of the event's own state; in a route, the path parameter that is taken anyway. Raises
+    `EventDefinitionError` for anything but a name.
+    """
+
+    argument: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.argument is not None and not (isinstance(self.argument, str) and self.argument):
+            raise EventDefinitionError(f"Record takes the name of an argument, not {self.argument!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +139,11 @@ def signature_of(
                 annotation = eval(annotation, namespace)  # noqa: S307  # the app's own code, as inspect's eval_str has it
             if not get_args(annotation):
                 return annotation
-            # `Annotated["S", …]` and `list["S"]` hold their strings inside.
+            # `Annotated["S", …]` and `list["S"]` hold their strings inside. All modules that write the same text share
+            # one such object, which remembers the class it was resolved to first, where globals and locals are one:
+            # under `python app.py` uvicorn imports the module a second time, and its classes are others.
             holder = types.SimpleNamespace(__annotations__={"inside": annotation})
-            return get_type_hints(holder, namespace, include_extras=True)["inside"]
+            return get_type_hints(holder, namespace, {}, include_extras=True)["inside"]
         except Exception:
             return annotation
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar, cast, ove
 from starlette.requests import HTTPConnection
 
 from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_request, current_user
-from .config import StateConfig, session_identifier
+from .config import StateConfig, check_taken, session_identifier
 from .context import Answered, RequestContext
 from .entries import Shared
 from .events import DEFAULT_PREFIX, Event
@@ -27,6 +27,7 @@ from .exceptions import (
     AccessError,
     AuthenticationError,
     ConfigurationError,
+    EventArgumentError,
     IdentifierError,
     LockTimeoutError,
     NotStartedError,
@@ -39,6 +40,7 @@ from .limits import Rates, TokenBuckets
 from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from .page import message_frame, reload_frame, reopen_frame
+from .parameters import StateParameter
 from .persistence import RecordPersistence, StorePersistence
 from .processes import processes_found
 from .rechecks import Rechecks
@@ -54,7 +56,7 @@ from .transaction import Guard, Run, Step, run_event
 from .users import LoadUserById, UserLoader, Users
 from .wire import to_wire
 
-__all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits"]
+__all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits", "taken_ids"]
 
 logger = logging.getLogger("faststate")
 
@@ -192,6 +194,23 @@ class _OwnRun(Run):
 
 origin_of_commits: contextvars.ContextVar[Origin | None] = contextvars.ContextVar("faststate_origin", default=None)
 """Set while an event of a page runs."""
+
+
+def taken_ids(parameter: StateParameter, own: StateIdentifier, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids, by what they are of, of a state that an event takes along, from its arguments and its own state's ids.
+
+    Raises `EventArgumentError` where the argument that should hold a record's id is None.
+    """
+    ids: dict[str, Any] = {
+        "component_id": parameter.component.component_id if parameter.component is not None else own.component_id
+    }
+    if (record := parameter.record) is not None:
+        ids["record_id"] = own.instance_id if record.argument is None else arguments.get(record.argument)
+        if ids["record_id"] is None:
+            raise EventArgumentError(
+                f"the argument {record.argument!r} is the id of {parameter.name}: it cannot be empty"
+            )
+    return ids
 
 
 def _typed_elsewhere(key: str) -> Mapping[str, Any] | None:
@@ -458,6 +477,7 @@ class StateProvider:
                     "or owner_id, or name one with StateConfig(owner=...)",
                     name, event.name, name,
                 )  # fmt: skip
+        self._check_taken(state_cls, config)
         if config.auto_persist and self.store is None:
             self._use_store(DEFAULT_STORE)
         seconds = self.registry.committer.store_timeout
@@ -470,6 +490,17 @@ class StateProvider:
         self.state_configs[state_cls] = config
         self._names[name] = state_cls
         settle(state_cls, self)
+
+    def _check_taken(self, added: type[ReactiveState], config: StateConfig) -> None:
+        """Checks the events that the class to be `added` has, and those that take it along: the order of registering
+        does not matter. Raises `ConfigurationError`."""
+        known = {**self.state_configs, added: config}
+        for cls, own in known.items():
+            for event in cls._fs_schema().events.values():
+                for parameter in event.arguments.states:
+                    taken = known.get(parameter.cls)
+                    if taken is not None and (cls is added or parameter.cls is added):
+                        check_taken(own, event.name, parameter, taken)
 
     @overload
     def state(self, state_cls: type[S], /) -> type[S]: ...
@@ -972,13 +1003,9 @@ class StateProvider:
         others = {}
         for parameter in event.arguments.states:
             other = self.config_of(parameter.cls)
+            ids = taken_ids(parameter, identifier, values)
             others[parameter.name] = await self._entry(
-                other.identifier(
-                    user_id=identifier.user_id,
-                    session_id=identifier.session_id,
-                    component_id=parameter.component.component_id if parameter.component else identifier.component_id,
-                    record_id=values.get(parameter.record.argument) if parameter.record else identifier.record_id,
-                ),
+                other.identifier(user_id=identifier.user_id, session_id=identifier.session_id, **ids),
                 other,
                 lookup="with lock",
             )

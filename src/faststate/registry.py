@@ -136,7 +136,7 @@ class StateRegistry:
             return found
         if create is None and persistence is None:
             # Nothing is awaited here: creation is single-flight by being atomic on the loop.
-            return self._add(identifier, cls(**(initial or {})), ttl, by_class=not initial)
+            return self._add(identifier, _made_by_class(identifier, cls, initial), ttl, by_class=not initial)
         loading = self._loading.get(key)
         if loading is None or loading.get_loop() is not asyncio.get_running_loop():
             loading = asyncio.ensure_future(
@@ -211,7 +211,7 @@ class StateRegistry:
             if first is None:
                 raise _not_found(identifier)
             values = first
-        fresh = cls(**{**values, **initial})
+        fresh = cls(**{**values, **initial}) if create is not None else _made_by_class(identifier, cls, initial)
         by_class = create is None and not initial
         is_reproducible = by_class and cls._fs_schema().reproducible
         if identifier.scope is StateScope.TEMPORARY and self.committer.sharing is not None:
@@ -691,6 +691,13 @@ def _told_at(now: float, ttl: float, left: float | None) -> float:
     if left is None or ttl == math.inf:
         return now if left is None and ttl == math.inf else -math.inf  # the class has another idle time by now
     return now - (ttl - left)
+
+
+def _made_by_class(identifier: StateIdentifier, cls: type[S], initial: Mapping[str, Any] | None) -> S:
+    """A new state. Raises `StateNotFoundError` where its first values have to be given, and nobody has given any."""
+    if not initial and cls._fs_schema().required:
+        raise _not_found(identifier)
+    return cls(**(initial or {}))
 
 
 def _not_found(identifier: StateIdentifier) -> StateNotFoundError:

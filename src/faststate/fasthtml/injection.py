@@ -109,7 +109,7 @@ class _Injection:
 
 async def _resolve(provider: StateProvider, wanted: StateParameter, connection: HTTPConnection) -> Entry:
     record = None
-    if wanted.record is not None:
+    if wanted.record is not None and wanted.record.argument is not None:
         record = connection.path_params.get(wanted.record.argument)
     return await provider.resolve(
         wanted.cls,
