@@ -799,13 +799,17 @@ def test_a_codec_that_has_met_too_much_starts_anew_and_still_refuses(checks, mon
         codec_.encode(cls(x=Colour.RED)._frozen_values())
 
 
-@pytest.mark.skipif("url_preserve_empty_path" not in ConfigDict.__annotations__, reason="pydantic is older")
-def test_a_url_that_its_field_parses_in_its_own_way_is_checked_each_time(checks):
-    class Site(BaseModel):
-        model_config = ConfigDict(url_preserve_empty_path=True)
-        url: HttpUrl
+class KeepsPaths(BaseModel):
+    model_config = ConfigDict(url_preserve_empty_path=True)
+    url: HttpUrl
 
-    cls = state_of(Site)
+
+@pytest.mark.skipif(
+    KeepsPaths(url="https://example.org").url == HttpUrl("https://example.org/"),
+    reason="for pydantic before 2.14.2 a URL is the same with an empty path and without one",
+)
+def test_a_url_that_its_field_parses_in_its_own_way_is_checked_each_time(checks):
+    cls = state_of(KeepsPaths)
     codec_ = Codec(cls)
     for _ in range(3):
         values = cls(x={"url": "https://example.org"})._frozen_values()

@@ -661,6 +661,17 @@ def test_fast_app_has_fasthtml_s_parameters_in_their_order_with_their_defaults()
     assert ours["state_provider"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
+def test_each_parameter_of_fast_app_reaches_fasthtml_s_own_of_that_name(monkeypatch):
+    given = {
+        name: object() for name, p in inspect.signature(fh.fast_app).parameters.items() if p.kind is not p.VAR_KEYWORD
+    }
+    names = ", ".join(f"{name}=None" for name in reversed(given))  # another order, as another version may have
+    made = {}
+    exec(f"def other_version({names}, **more): return locals()", made)
+    monkeypatch.setattr(fh, "fast_app", made["other_version"])
+    assert fast_app(*given.values(), table={"id": int}) == {**given, "more": {"table": {"id": int}}}
+
+
 def test_fast_app_returns_what_fasthtml_s_returns(tmp_path):
     assert len(fast_app()) == len(fh.fast_app()) == 2
     provider = StateProvider()

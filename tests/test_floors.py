@@ -57,7 +57,6 @@ FLOORS = {
     "dispatch": 6,
     "fasthtml": 7,
     "testing": 8,
-    "metrics": 8,
     "inspector": 8,
     "audit": 8,
     "doctor": 8,

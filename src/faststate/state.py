@@ -262,7 +262,7 @@ class ReactiveState(BaseModel):
                 isinstance(value, Event | View) and name in _RESERVED
             ):
                 raise EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
-        for name in annotations:
+        for name in (*annotations, *cls.__private_attributes__):  # where pydantic has moved what the class body had
             if name in _RESERVED and name not in _OVERRIDABLE and name != "model_config":
                 raise EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
 

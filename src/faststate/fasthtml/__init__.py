@@ -189,11 +189,16 @@ def fast_app(
 
     All other parameters, and what is returned, are FastHTML's. Without a provider it is FastHTML's own `fast_app`.
     """
+    # By name, since FastHTML adds parameters in the middle of its list: 0.14.12 has one more than 0.14.11.
     made = fh.fast_app(
-        db_file, render, hdrs, ftrs, tbls, before, middleware, live, debug, title, routes, exception_handlers,
-        on_startup, on_shutdown, lifespan, default_hdrs, pico, surreal, htmx, htmx4, exts, canonical, secret_key,
-        key_fname, session_cookie, max_age, sess_path, same_site, sess_https_only, sess_domain, htmlkw, bodykw,
-        reload_attempts, reload_interval, static_path, body_wrap, nb_hdrs, **kwargs,
+        db_file=db_file, render=render, hdrs=hdrs, ftrs=ftrs, tbls=tbls, before=before, middleware=middleware,
+        live=live, debug=debug, title=title, routes=routes, exception_handlers=exception_handlers,
+        on_startup=on_startup, on_shutdown=on_shutdown, lifespan=lifespan, default_hdrs=default_hdrs, pico=pico,
+        surreal=surreal, htmx=htmx, htmx4=htmx4, exts=exts, canonical=canonical, secret_key=secret_key,
+        key_fname=key_fname, session_cookie=session_cookie, max_age=max_age, sess_path=sess_path, same_site=same_site,
+        sess_https_only=sess_https_only, sess_domain=sess_domain, htmlkw=htmlkw, bodykw=bodykw,
+        reload_attempts=reload_attempts, reload_interval=reload_interval, static_path=static_path, body_wrap=body_wrap,
+        nb_hdrs=nb_hdrs, **kwargs,
     )  # fmt: skip
     if state_provider is not None:
         state_provider.setup(made[0])
