@@ -41,6 +41,7 @@ FLOORS = {
     "sharing": 5,
     "commits": 5,
     "ended": 5,
+    "guests": 5,
     "registry": 5,
     "persistence": 5,
     "transaction": 5,

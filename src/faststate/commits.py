@@ -56,6 +56,10 @@ class RegistryHooks:
         """Whether any connection follows the state with this key."""
         return False
 
+    def address(self) -> str:
+        """The client address (str) whose request is being served, empty for none."""
+        return ""
+
     def doubtful(self, entry: Entry) -> None:
         """A commit of a state that other processes change as well has failed, with an unknown outcome."""
 

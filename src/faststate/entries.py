@@ -22,8 +22,11 @@ from .state import INITIAL, Change, ReactiveState
 from .stores import Hold, Version
 
 __all__ = [
+    "CHANGED",
     "DEFAULT_TTL",
     "NONCES_KEPT",
+    "RECOVERABLE",
+    "UNTOUCHED",
     "Commit",
     "Entry",
     "Nonce",
@@ -59,6 +62,16 @@ NONCES_KEPT: Final = 512
 
 PAGES_TYPING: Final = 32
 """Pages whose order of typing is remembered with a state: events overtake each other within moments."""
+
+
+CHANGED: Final = 0
+"""Of a state: somebody has changed it, and memory alone has that."""
+
+RECOVERABLE: Final = 1
+"""Of a state: it comes back as it was when it is dropped from memory."""
+
+UNTOUCHED: Final = 2
+"""Of a state: nobody has changed it, but its class would make other values another time."""
 
 
 class Commit:
@@ -124,8 +137,8 @@ class Entry:
     """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
 
     __slots__ = (
-        "doubtful", "identifier", "is_over", "is_own_end", "nonces", "order", "owner", "persistence", "removed",
-        "shared", "state", "stored", "touched", "ttl", "used", "users", "waiting",
+        "address", "doubtful", "identifier", "is_over", "is_own_end", "nonces", "order", "owner", "persistence",
+        "removed", "shared", "state", "stored", "touched", "ttl", "used", "users", "visits", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -134,7 +147,10 @@ class Entry:
         self.identifier = identifier
         self.state = state
         self.ttl = ttl
-        self.order: tuple[float, bool] | None = None  # among which others it waits to be idle for long enough
+        self.order: tuple[float, int] | None = None  # among which others it waits to be idle for long enough
+        # From where a visitor changed it first, where memory alone has it; empty where that is not known.
+        self.address: str | None = None
+        self.visits = 0  # how often it was used since then
         self.persistence = persistence
         self.stored: Version | None = None  # what was loaded or saved last
         self.shared: Shared | None = None  # what other processes have to do with it
@@ -178,6 +194,13 @@ class Entry:
     def recoverable(self) -> bool:
         """Whether it comes back when it is dropped from memory: from where it is kept, or as nobody ever changed it."""
         return self.persistence is not None or self.state._committed.epoch.startswith(INITIAL)
+
+    @property
+    def worth(self) -> int:
+        """What is lost when it is dropped from memory: one of `CHANGED`, `RECOVERABLE` and `UNTOUCHED`."""
+        if self.recoverable:
+            return RECOVERABLE
+        return UNTOUCHED if self.state._committed.version == 1 else CHANGED
 
     def remember(self, digest: str, now: float) -> None:
         """Notes that the event with this nonce (its digest) has been committed."""

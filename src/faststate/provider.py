@@ -36,7 +36,7 @@ from .exceptions import (
 )
 from .following import Following
 from .homes import settle
-from .limits import Rates, TokenBuckets
+from .limits import Rates, TokenBuckets, network_of
 from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from .page import message_frame, reload_frame, reopen_frame
@@ -144,6 +144,10 @@ class _Hooks(RegistryHooks):
 
     def removed(self, state: ReactiveState, reason: str) -> None:
         self.provider.tell_removed(state, reason)
+
+    def address(self) -> str:
+        request = current_request.get()
+        return network_of(request.client.host) if request is not None and request.client is not None else ""
 
     def is_watched(self, key: str) -> bool:
         return self.provider.sse_manager.is_watched(key)
@@ -289,10 +293,12 @@ class StateProvider:
       `address_event_rate` and `address_event_burst` what all sessions of one client address may; by default ten times
       as much. `stream_rate`, `stream_burst`, `address_stream_rate` and `address_stream_burst` say the same of streams
       that are opened; by default all that may be open at a time can come back at once, and once more.
-      `max_states_per_session` bounds what a session may keep, `max_streams_per_session` and
-      `max_streams_per_address` the tabs that follow states at a time. Beyond that there is a 429. Behind a proxy the
-      server has to be told the clients' addresses (uvicorn: `--forwarded-allow-ips`), or all of them count as one. Of
-      IPv6 a network of 64 bits counts as one address.
+      `max_states_per_session` bounds what a session may keep, `max_states_per_address` what visitors from one address
+      have changed and memory alone has; by default a tenth of `max_states`, for public addresses.
+      `max_streams_per_session` and `max_streams_per_address` bound the tabs that follow states at a time. Beyond that
+      there is a 429; of an address's states some leave memory. Behind a proxy the server has to be told the clients'
+      addresses (uvicorn: `--forwarded-allow-ips`), or all of them count as one. Of IPv6 a network of 64 bits counts as
+      one address.
     - `transport`: "auto" writes streams past ASGI where the server is uvicorn with HTTP/1.1, which costs least;
       "portable" never does. The environment variable `FASTSTATE_TRANSPORT` overrides it.
     - `lock_timeout`, `heartbeat`, `write_timeout`, `token_max_age` and `stream_max_age` (after which a page opens its
@@ -325,6 +331,7 @@ class StateProvider:
         address_stream_burst: int | None = None,
         max_states: int = 100_000,
         max_states_per_session: int = 1_000,
+        max_states_per_address: int | None = None,
         max_streams_per_session: int = 64,
         max_streams_per_address: int = 1_000,
         lock_timeout: float = 5.0,
@@ -382,6 +389,8 @@ class StateProvider:
         self.state_configs: dict[type[ReactiveState], StateConfig] = {}
         if not store_timeout > 0 or not max_states > 0:
             raise ConfigurationError("store_timeout is in seconds, above 0, and max_states at least 1")
+        if max_states_per_address is not None and not max_states_per_address > 0:
+            raise ConfigurationError(f"max_states_per_address is at least 1, not {max_states_per_address!r}")
         self.registry = StateRegistry(
             _Hooks(self),
             clock=clock,
@@ -389,6 +398,7 @@ class StateProvider:
             store_timeout=store_timeout,
             max_states=max_states,
             max_states_per_session=max_states_per_session,
+            max_states_per_address=max_states_per_address,
         )
         self.sse_manager = SSEManager(
             self._shown, self._position, heartbeat=heartbeat, max_age=stream_max_age, reopen=reopen_frame()

@@ -16,8 +16,22 @@ from functools import lru_cache, partial
 from typing import Any, Final, TypeVar, cast
 
 from .commits import Committer, RegistryHooks
-from .entries import DEFAULT_TTL, Commit, Entry, Shared, finite, idle_time, initial_epoch, initial_wire, is_initial
+from .entries import (
+    CHANGED,
+    DEFAULT_TTL,
+    RECOVERABLE,
+    UNTOUCHED,
+    Commit,
+    Entry,
+    Shared,
+    finite,
+    idle_time,
+    initial_epoch,
+    initial_wire,
+    is_initial,
+)
 from .exceptions import ConfigurationError, FastStateError, LimitError, StateNotFoundError, VersionConflict
+from .guests import Guests, is_public
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
 from .scopes import StateIdentifier, StateScope
@@ -46,7 +60,10 @@ TOUCH_AFTER_MOST: Final = 1_800.0
 LOOKED_AT: Final = 64
 """States that one eviction looks at before it gives up: those that are in use may be many."""
 
-WATCHED: Final = (-1.0, False)
+SHARE_OF_ADDRESS: Final = 10
+"""One in so many of all states is what visitors from one public address may have changed, unless an option says so."""
+
+WATCHED: Final = (-1.0, RECOVERABLE)
 """The order of states that pages watch: among none of those that wait to be idle for long enough."""
 
 
@@ -55,9 +72,12 @@ class StateRegistry:
 
     `clock` returns seconds, monotonic. `lock_timeout` and `store_timeout` are in seconds. One session has at most
     `max_states_per_session` states: beyond that its oldest unwatched TEMPORARY one gives way, or `LimitError` is
-    raised. Beyond `max_states` in all those leave memory that can be had again, then those of which nobody has the
-    page open; the longest unused first. A process numbers its commits: `epoch` is the process's own random name (str),
-    `commits` the number of the last commit. `persistence` says for classes where their states outlive the process.
+    raised. Beyond `max_states` in all some of which nobody has the page open leave memory: first those that can be had
+    again, then those that nobody has changed, the longest unused first; then those that visitors have changed, as
+    `Guests` says. From one address these have changed at most `max_states_per_address`; None is a tenth of all for
+    public addresses, and nothing for private ones. A process numbers its commits: `epoch` is the process's own random
+    name (str), `commits` the number of the last commit. `persistence` says for classes where their states outlive the
+    process.
     """
 
     def __init__(
@@ -68,10 +88,12 @@ class StateRegistry:
         lock_timeout: float = 5.0,
         max_states_per_session: int = 1_000,
         max_states: int = 100_000,
+        max_states_per_address: int | None = None,
         store_timeout: float = 10.0,
     ) -> None:
         self.max_states_per_session = max_states_per_session
         self.max_states = max_states
+        self.max_states_per_address = max_states_per_address
         self.hooks = hooks or RegistryHooks()
         self.clock = clock
         self.locks = Locks(lock_timeout)
@@ -83,8 +105,9 @@ class StateRegistry:
         self._entries: dict[str, Entry] = {}
         self._loading: dict[str, asyncio.Future[Entry]] = {}
         self._sessions: dict[str, tuple[str, ...]] = {}  # per session: its states' keys, the oldest first
-        # Per idle time, and whether they can be had again: keys, the longest unused first.
-        self._idle: dict[tuple[float, bool], OrderedDict[str, None]] = {}
+        # Per idle time, and what is lost with them: keys, the longest unused first.
+        self._idle: dict[tuple[float, int], OrderedDict[str, None]] = {}
+        self.guests = Guests(self._entries.get, clock)
         # Per period in which the store is to be told of their use: the keys of watched states, and when that is next.
         self._telling: dict[float, OrderedDict[str, float]] = {}
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
@@ -297,6 +320,9 @@ class StateRegistry:
         key, session_id = entry.identifier.key, entry.identifier.session_id
         del self._entries[key]
         self._leave_order(entry)
+        if entry.address is not None:
+            self.guests.leave(entry)
+            entry.address = None
         if session_id is not None and (keys := self._sessions.get(session_id)) is not None:
             if left := tuple(other for other in keys if other != key):
                 self._sessions[session_id] = left
@@ -387,14 +413,40 @@ class StateRegistry:
         if self._entries.get(key) is not entry:
             return
         if order is not WATCHED:
-            # What was recoverable may have been changed since, and what cannot be had again never can.
-            if order is None or order[0] != entry.ttl or (order[1] and not entry.recoverable):
+            # What was recoverable may have been changed since; what is changed stays so.
+            if order is None or order[0] != entry.ttl or (order[1] != CHANGED and order[1] != entry.worth):
                 self._leave_order(entry)
-                order = entry.order = _order(entry.ttl, entry.recoverable)
+                order = entry.order = _order(entry.ttl, entry.worth)
                 self._idle.setdefault(order, OrderedDict())[key] = None
             self._idle[order].move_to_end(key)
+        if entry.address is not None:
+            self.guests.heard_again(entry)
+        elif entry.identifier.session_id is not None:
+            worth = order[1] if order is not WATCHED else entry.worth
+            if worth == CHANGED:
+                self._count(entry)
         if entry.stored is not None and now - entry.touched > touch_after(entry.ttl):
             self._note_use(entry)
+
+    def _count(self, entry: Entry) -> None:
+        """Counts what a visitor has changed to the address; where that has too much, some of it leaves memory."""
+        entry.address = self.hooks.address()
+        home, most, key = self.guests.join(entry), self.max_states_per_address, entry.identifier.key
+        if home is None:
+            return
+        if most is None:
+            if not is_public(home.address):
+                return
+            most = max(1, self.max_states // SHARE_OF_ADDRESS)
+        while len(home) > most:
+            going = self.guests.first_to_go(home, lambda other: other != key and self._may_go(other))
+            if going is None or not self.evict(going):
+                return
+            self.evicted += 1
+
+    def _may_go(self, key: str) -> bool:
+        entry = self._entries.get(key)
+        return entry is not None and not entry.users and not self._is_needed(key)
 
     def watched(self, key: str) -> None:
         """Notes that a page watches a state from now on: it is not idle, and the store is told so now and then."""
@@ -486,11 +538,16 @@ class StateRegistry:
 
     def _make_space(self) -> None:
         """Makes room for one more state, by evicting others: what can be had again first."""
-        for recoverable in (True, False):
+        for choose in (
+            partial(self._longest_unused, RECOVERABLE),
+            partial(self._longest_unused, UNTOUCHED),
+            self._first_of_crowd,
+            partial(self._longest_unused, CHANGED),
+        ):
             for _ in range(LOOKED_AT):
                 if len(self._entries) < self.max_states:
                     return
-                key = self._longest_unused(recoverable)
+                key = choose()
                 if key is None:
                     break
                 if self.evict(key):
@@ -505,8 +562,12 @@ class StateRegistry:
                 len(self._entries) + 1, self.max_states,
             )  # fmt: skip
 
-    def _longest_unused(self, recoverable: bool) -> str | None:
-        heads = [next(iter(keys)) for (_, kind), keys in self._idle.items() if kind is recoverable and keys]
+    def _first_of_crowd(self) -> str | None:
+        home = self.guests.crowded()
+        return self.guests.first_to_go(home, self._may_go) if home is not None else None
+
+    def _longest_unused(self, worth: int) -> str | None:
+        heads = [next(iter(keys)) for (_, kind), keys in self._idle.items() if kind == worth and keys]
         return min(heads, key=lambda key: self._entries[key].used, default=None)
 
     def sweep(self) -> int:
@@ -676,9 +737,9 @@ def _shortened(entry: Entry) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _order(ttl: float, recoverable: bool) -> tuple[float, bool]:
+def _order(ttl: float, worth: int) -> tuple[float, int]:
     """Among which others a state waits to be idle for long enough: one object for all of them."""
-    return ttl, recoverable
+    return ttl, worth
 
 
 def touch_after(ttl: float) -> float:

@@ -1,0 +1,188 @@
+"""Guests: what visitors have changed and memory alone has, by the address it came from; and what gives way first."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from itertools import islice
+from typing import Final
+
+from .entries import Entry
+
+__all__ = ["CROWD", "Guests", "Home", "is_public"]
+
+CROWD: Final = 100
+"""States of one address from which on it counts as crowded, and gives way before all others do."""
+
+ABANDONED: Final = 3_600.0
+"""Seconds after which a state that nobody has used counts as left behind."""
+
+NEWCOMERS: Final = 8
+"""One in so many of a crowd's states may be of sessions that were not heard of again; more are a flood of them."""
+
+LOOKED_AT: Final = 1_000
+"""States of a crowd that are looked at before it is given up to find one that may go: as many as may be watched from
+one address. 0.3 ms, where somebody watches all of them."""
+
+
+class _Crowd:
+    """The changed states of one address, by their keys, where there are many. Lifetime: while there are any.
+
+    `made` has all of them, in the order in which they were changed first. Those whose session was heard of again after
+    that stand apart from those where it was the last word so far (`once`, in the same order); of both it is known which
+    were used last.
+    """
+
+    __slots__ = ("again_used", "made", "once", "once_used")
+
+    def __init__(self) -> None:
+        self.made: OrderedDict[str, None] = OrderedDict()
+        self.once: OrderedDict[str, None] = OrderedDict()
+        self.once_used: OrderedDict[str, None] = OrderedDict()
+        self.again_used: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, key: str, *, is_again: bool) -> None:
+        if key in self.made:
+            return
+        self.made[key] = None
+        if is_again:
+            self.again_used[key] = None
+        else:
+            self.once[key] = self.once_used[key] = None
+
+    def heard_again(self, key: str) -> None:
+        if key in self.again_used:
+            self.again_used.move_to_end(key)
+        elif key in self.once:
+            del self.once[key], self.once_used[key]
+            self.again_used[key] = None
+
+    def discard(self, key: str) -> None:
+        for keys in (self.made, self.once, self.once_used, self.again_used):
+            keys.pop(key, None)
+
+
+class Home:
+    """The changed states that sessions of one address have in memory alone. Lifetime: while there are any.
+
+    Most addresses have `few` of them; a `crowd` is kept in order.
+    """
+
+    __slots__ = ("address", "crowd", "few")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.few: tuple[str, ...] = ()
+        self.crowd: _Crowd | None = None
+
+    def __len__(self) -> int:
+        return len(self.few) if self.crowd is None else len(self.crowd.made)
+
+
+class Guests:
+    """What visitors have changed and memory alone has. Lifetime: the registry.
+
+    Sessions are free, so one visitor can have as many as all others together; addresses are not. Where memory is full,
+    the address that has most gives way (of those that have more than `CROWD`), and an address that has too many gives
+    way itself. In a crowd, who goes first is said by `first_to_go`. `find` gives the entry under a key, `clock` returns
+    seconds. A changed state costs about 100 bytes here, one in a crowd about 300.
+    """
+
+    def __init__(self, find: Callable[[str], Entry | None], clock: Callable[[], float]) -> None:
+        self._find = find
+        self._clock = clock
+        self._homes: dict[str, Home] = {}
+        self._crowds: dict[Home, None] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._homes.values()))
+
+    def join(self, entry: Entry) -> Home | None:
+        """Counts a changed state to its entry's address; the home that it has there, None without an address."""
+        if not entry.address:
+            return None
+        key, home = entry.identifier.key, self._homes.get(entry.address)
+        if home is None:
+            home = self._homes[entry.address] = Home(entry.address)
+        entry.address = home.address  # one object for all of them
+        if home.crowd is not None:
+            home.crowd.add(key, is_again=entry.visits > 0)
+        elif key not in home.few:
+            home.few += (key,)
+            if len(home.few) > CROWD:
+                self.open(home)
+        return home
+
+    def open(self, home: Home) -> _Crowd:
+        """The crowd of an address, made of its few states where there is none yet."""
+        if home.crowd is None:
+            home.crowd = _Crowd()
+            self._crowds[home] = None
+            for key in home.few:
+                entry = self._find(key)
+                home.crowd.add(key, is_again=entry is not None and entry.visits > 0)
+            home.few = ()
+        return home.crowd
+
+    def heard_again(self, entry: Entry) -> None:
+        """Notes that a request used a state after it was changed first. 0.2 us."""
+        entry.visits += 1
+        home = self._homes.get(entry.address or "")
+        if home is not None and home.crowd is not None:
+            home.crowd.heard_again(entry.identifier.key)
+
+    def leave(self, entry: Entry) -> None:
+        """Takes a state out that leaves memory."""
+        home = self._homes.get(entry.address or "")
+        if home is None:
+            return
+        key = entry.identifier.key
+        if home.crowd is None:
+            home.few = tuple(other for other in home.few if other != key)
+        else:
+            home.crowd.discard(key)
+        if not home:
+            del self._homes[home.address]
+            self._crowds.pop(home, None)
+
+    def crowded(self) -> Home | None:
+        """The address that has most, None where none is crowded."""
+        return max(self._crowds, key=len, default=None)
+
+    def first_to_go(self, home: Home, may_go: Callable[[str], bool]) -> str | None:
+        """The key of the state of a crowd that gives way first; None where none may go.
+
+        Who was heard of again outranks who was not, and what lies unused for long goes before what does not. Of those
+        that are left the newest goes: who fills memory within an hour pushes out what came last, which is his own, and
+        not the cart of somebody who was there before.
+        """
+        crowd = self.open(home)
+        is_flood = len(crowd.once) * NEWCOMERS > len(home)
+        return (
+            self._abandoned(crowd.once_used, may_go)
+            or (_first(reversed(crowd.once), may_go) if is_flood else None)
+            or self._abandoned(crowd.again_used, may_go)
+            or _first(reversed(crowd.once), may_go)
+            or _first(reversed(crowd.made), may_go)
+        )
+
+    def _abandoned(self, used: Iterable[str], may_go: Callable[[str], bool]) -> str | None:
+        """The longest unused of some states, if nobody has used it for long."""
+        key = _first(used, may_go)
+        entry = self._find(key) if key is not None else None
+        return key if entry is not None and self._clock() - entry.used > ABANDONED else None
+
+
+def _first(keys: Iterable[str], may_go: Callable[[str], bool]) -> str | None:
+    return next((key for key in islice(keys, LOOKED_AT) if may_go(key)), None)
+
+
+@lru_cache(maxsize=4_096)
+def is_public(address: str) -> bool:
+    """Whether an address is one of the internet's. A private one may be a proxy's, with all visitors behind it."""
+    try:
+        return ipaddress.ip_address(address.partition("/")[0]).is_global
+    except ValueError:
+        return False

@@ -1,0 +1,328 @@
+"""What gives way where memory is full and alone: never what another visitor has put into his cart."""
+
+from __future__ import annotations
+
+import math
+import secrets
+
+import pytest
+from fasthtml.common import P
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+from starlette.testclient import TestClient
+
+from faststate import (
+    ConfigurationError,
+    ReactiveState,
+    SSEConnection,
+    StateProvider,
+    StateScope,
+    event,
+    fast_app,
+)
+from faststate import guests as module
+from faststate.entries import Entry
+from faststate.guests import ABANDONED, Guests, is_public
+from faststate.scopes import StateIdentifier
+
+from .client import Page, status
+
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
+
+FEW = 20  # states of one address that are not a crowd yet, here
+HERE, AWAY, PUBLIC = "127.0.0.1", "10.0.0.9", "192.88.99.7"
+
+
+@pytest.fixture(autouse=True)
+def small_crowds(monkeypatch):
+    monkeypatch.setattr(module, "CROWD", FEW)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Cart(ReactiveState):
+    items: list[str] = []
+
+    @event
+    def add(self, sku: str):
+        self.items.append(sku)
+
+
+class Draft(ReactiveState):
+    """A state that its class never makes the same twice."""
+
+    number: str = Field(default_factory=lambda: secrets.token_hex(8))
+    text: str = ""
+
+    @event
+    def write(self):
+        self.text += "."
+
+
+class Site:
+    def __init__(self, **options):
+        self.clock = Clock()
+        self.provider = StateProvider(event_rate=math.inf, stream_rate=math.inf, clock=self.clock, **options)
+        self.provider.register_state(Cart)
+        self.provider.register_state(Draft)
+        self.app, rt = fast_app(state_provider=self.provider, secret_key="for tests", pico=False)
+
+        @rt("/")
+        def index(cart: Cart):
+            return P("[", ", ".join(cart.items), "]")
+
+        @rt("/draft")
+        def draft(draft: Draft):
+            return P(draft.number, draft.text)
+
+    def visitor(self, address=HERE):
+        return TestClient(self.app, client=(address, 5))
+
+    def shopper(self, address=HERE, sku="tea"):
+        """A visitor who has put something into the cart."""
+        client = self.visitor(address)
+        assert status(Page(client).send("Cart", "add", sku=sku)) < 300
+        return client
+
+    def flood(self, number, address=HERE, again=0):
+        """One stranger's sessions, each with a changed state; it comes back to each so many times."""
+        for _ in range(number):
+            client = self.shopper(address, "x")
+            for _ in range(again):
+                client.get("/")
+
+    def carts(self, clients):
+        return sum("[tea]" in client.get("/").text for client in clients)
+
+
+def visited(clients):
+    for client in clients:
+        assert "[tea]" in client.get("/").text
+
+
+# -- what people keep --------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_s_sessions_push_out_nobody_s_cart_though_all_share_an_address():
+    site = Site(max_states=60)
+    shoppers = [site.shopper() for _ in range(10)]
+    visited(shoppers)
+    site.flood(120)
+    assert site.carts(shoppers) == 10
+    assert len(site.provider.registry) <= 60
+
+
+@pytest.mark.parametrize("again", [1, 3])
+def test_neither_do_they_where_the_stranger_comes_back_to_each_of_them(again):
+    site = Site(max_states=60)
+    shoppers = [site.shopper() for _ in range(10)]
+    visited(shoppers)
+    site.flood(100, again=again)
+    assert site.carts(shoppers) == 10
+
+
+def test_who_was_there_before_keeps_the_cart_even_if_nobody_came_back():
+    site = Site(max_states=60)
+    shoppers = [site.shopper() for _ in range(10)]
+    site.flood(120)
+    assert site.carts(shoppers) == 10
+
+
+@pytest.mark.parametrize("again", [0, 2])
+def test_a_stranger_pushes_out_nothing_of_other_addresses_however_busy_and_early(again):
+    site = Site(max_states=60)
+    site.flood(50, AWAY, again=again)
+    shoppers = [site.shopper(f"10.1.0.{n}") for n in range(10)]
+    site.flood(100, AWAY, again=again)
+    shoppers += [site.shopper(f"10.1.1.{n}") for n in range(10)]
+    site.flood(100, AWAY, again=again)
+    assert site.carts(shoppers) == 20
+
+
+def test_an_address_has_so_many_changed_states_in_memory():
+    site = Site(max_states_per_address=10)
+    shopper = site.shopper("10.1.0.1")
+    old = site.shopper(AWAY)
+    visited([old])
+    site.flood(50, AWAY)
+    assert len(site.provider.registry) == 11 and site.carts([shopper, old]) == 2
+    assert site.provider.stats().evicted == 41
+    newest = site.shopper(AWAY)
+    assert site.carts([newest]) == 1, "what was just changed is there"
+
+
+def test_a_public_address_has_a_tenth_unless_it_is_said_and_a_private_one_may_be_a_proxy_s():
+    site = Site(max_states=100)
+    site.flood(30, PUBLIC)
+    assert len(site.provider.registry) == 10
+    site.flood(60, AWAY)
+    assert len(site.provider.registry) == 70
+    site.flood(30, "2001:4860:1::1"), site.flood(30, "2001:4860:1::2")
+    assert len(site.provider.registry) == 80
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("8.8.8.8", True), ("10.0.0.1", False), ("127.0.0.1", False), ("172.17.0.1", False), ("::1", False),
+        ("2001:4860::/64", True), ("fd00::/64", False), ("testclient", False), ("", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_are_public(address, expected):
+    assert is_public(address) is expected
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_cap_that_lets_nothing_stay_is_refused(number):
+    with pytest.raises(ConfigurationError, match="max_states_per_address"):
+        StateProvider(max_states_per_address=number)
+
+
+# -- what goes first ---------------------------------------------------------------------------------------------------
+
+
+def test_untouched_states_go_before_changed_ones_even_those_that_their_class_makes_anew_each_time():
+    site = Site(max_states=25)
+    shoppers = [site.shopper() for _ in range(10)]
+    for _ in range(30):
+        site.visitor().get("/draft")
+        site.visitor().get("/")
+    assert len(site.provider.registry) == 25 and site.carts(shoppers) == 10
+
+
+def test_where_nobody_fills_memory_within_an_hour_the_longest_unused_goes_and_newcomers_stay():
+    """A site that is simply full: as it was before there were crowds."""
+    site = Site(max_states=60)
+    first = [site.shopper() for _ in range(54)]
+    visited(first)
+    site.clock.now += ABANDONED + 1
+    visited(first[30:])
+    newcomers = []
+    for _ in range(8):
+        newcomers += [site.shopper() for _ in range(3)]
+        visited(newcomers)
+    assert site.carts(newcomers) == 24
+    assert site.carts(first[30:]) == 24
+    assert site.carts(first[:30]) < 30
+
+
+def test_visitors_who_were_not_heard_of_again_are_left_behind_after_an_hour():
+    site = Site(max_states=60)
+    site.flood(55)
+    site.clock.now += ABANDONED + 1
+    newcomers = [site.shopper() for _ in range(40)]
+    assert site.carts(newcomers) == 40
+
+
+async def test_what_a_page_watches_never_goes_and_does_not_come_last_when_the_tab_is_closed():
+    site = Site(max_states=60)
+    shoppers = [site.shopper() for _ in range(5)]
+    manager, registry = site.provider.sse_manager, site.provider.registry
+    keys = [key for key in registry._entries if ":Cart:" in key]
+    tabs = []
+    for key in keys:
+        tabs.append(SSEConnection(session_id=key))
+        manager.add_connection(tabs[-1], [key])
+    site.flood(100, again=1)
+    assert all(key in registry for key in keys)
+    visited(shoppers)
+    for tab in tabs:
+        manager.remove_connection(tab.id)
+    site.flood(100, again=1)
+    assert site.carts(shoppers) == 5
+
+
+def test_nothing_is_counted_that_comes_back_from_a_store():
+    site = Site(max_states=20, store="memory://")
+    shoppers = [site.shopper() for _ in range(10)]
+    site.flood(30)
+    assert site.carts(shoppers) == 10 and len(site.provider.registry.guests) == 0
+
+
+def test_what_has_ended_is_counted_no_more():
+    site = Site()
+    site.flood(FEW + 20)
+    registry = site.provider.registry
+    assert len(registry.guests) == len(registry) == FEW + 20
+    site.clock.now += 86_401
+    registry.sweep()
+    assert len(registry) == len(registry.guests) == 0
+    assert not registry.guests._homes and not registry.guests._crowds
+
+
+# -- the books ---------------------------------------------------------------------------------------------------------
+
+
+class Books:
+    """Entries without states, and what is expected of them."""
+
+    def __init__(self):
+        self.clock = Clock()
+        self.entries: dict[str, Entry] = {}
+        self.guests = Guests(self.entries.get, self.clock)
+        self.inside: set[str] = set()
+
+    def entry(self, number, address):
+        identifier = StateIdentifier(StateScope.SESSION, "Cart", session_id=str(number))
+        if identifier.key not in self.entries:
+            entry = self.entries[identifier.key] = Entry(identifier, 60.0, Cart())
+            entry.address = address
+            entry.used = self.clock.now
+        return self.entries[identifier.key]
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["join", "join", "join", "again", "leave", "go", "open", "time"]),
+        st.integers(0, 40),
+        st.sampled_from(["a", "b", "c"]),
+    ),
+    max_size=150,
+)
+
+
+@settings(max_examples=300)
+@given(ACTIONS)
+def test_each_state_is_counted_once_and_who_goes_is_one_of_its_address(actions):
+    books = Books()
+    guests = books.guests
+    for action, number, address in actions:
+        entry = books.entry(number, address)
+        key = entry.identifier.key
+        if action == "join":
+            assert guests.join(entry) is guests._homes[entry.address]
+            books.inside.add(key)
+        elif action == "again" and key in books.inside:
+            entry.used = books.clock.now
+            guests.heard_again(entry)
+        elif action == "leave":
+            guests.leave(entry)
+            books.inside.discard(key)
+        elif action == "time":
+            books.clock.now += 100 * number
+        elif action == "open" and entry.address in guests._homes:
+            guests.open(guests._homes[entry.address])
+        elif action == "go" and (home := guests._homes.get(entry.address)) is not None:
+            going = guests.first_to_go(home, lambda other, key=key: other != key)
+            mates = {k for k in books.inside if books.entries[k].address == home.address} - {key}
+            assert going in mates if mates else going is None
+            if going is not None:
+                old = {k for k in mates if books.clock.now - books.entries[k].used > ABANDONED}
+                if not books.entries[going].visits and going not in old:
+                    assert not {k for k in old if not books.entries[k].visits}, "what lies unused goes first"
+        assert len(guests) == len(books.inside)
+        for home in guests._homes.values():
+            assert len(home) == sum(books.entries[k].address == home.address for k in books.inside) > 0
+        assert set(guests._crowds) == {home for home in guests._homes.values() if home.crowd is not None}
+        for home in guests._crowds:
+            crowd = home.crowd
+            assert set(crowd.once) == set(crowd.once_used) and not set(crowd.once) & set(crowd.again_used)
+            assert set(crowd.made) == set(crowd.once) | set(crowd.again_used)
+            assert all(not books.entries[k].visits for k in crowd.once)
