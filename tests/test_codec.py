@@ -32,6 +32,8 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
+    Json,
+    PlainValidator,
     PostgresDsn,
     PrivateAttr,
     RootModel,
@@ -48,7 +50,7 @@ from pydantic_core import MultiHostUrl, TzInfo, Url
 
 from faststate import ReactiveState, ServerOnly, codec
 from faststate.codec import Codec, decode, dump, encode, from_tree, load, to_tree, validate
-from faststate.exceptions import ConfigurationError
+from faststate.exceptions import ConfigurationError, EventError
 from faststate.values import freeze
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
@@ -168,7 +170,6 @@ SCALARS = [
     2**53 + 1,
     -(2**64),
     2**2048,
-    -(10**5000),
     0.1,
     -0.0,
     5e-324,
@@ -181,8 +182,6 @@ SCALARS = [
     complex(-0.0, math.nan),
     "",
     "é\0\u2028😀",
-    "\ud83d",
-    "\ud83d\ude00",  # two halves that are no whole: JSON's escapes would make one character of them
     b"\x00\xff",
     datetime.date(2026, 1, 31),
     datetime.datetime(2026, 1, 31, 12, 0, 0, 1),
@@ -201,7 +200,6 @@ SCALARS = [
     uuid.UUID(int=5),
     range(0, 10**30, 3),
     pathlib.Path("/tmp/a"),
-    pathlib.PurePosixPath("a/\udc80"),
     pathlib.PureWindowsPath("C:\\a"),
     BERLIN,
     TzInfo(3600),
@@ -222,12 +220,22 @@ CONTAINERS = [
     {"b": 1, "a": {"c": [None]}},
     {1: "a", None: "b", 1.5: "c", "1": "d", (1, "x"): "e", frozenset({1}): "f"},
     {math.nan: 1},
-    {"\ud800": 1},
     set(),
     {1, "1", None, (2, 3)},
     frozenset({b"1", frozenset({2})}),
     [{1: {2: ({3},)}}],
 ]
+UNSHOWABLE = [
+    -(10**5000),
+    "\ud83d",
+    "\ud83d\ude00",  # two halves that are no whole: JSON's escapes would make one character of them
+    pathlib.PurePosixPath("a/\udc80"),
+    {"\ud800": 1},
+    ["\ud800"],
+    {("\ud800",)},
+    frozenset({"\ud800"}),
+]
+"""What a codec could keep, and no page could show: a state refuses it."""
 LOOKALIKES = [
     {"$date": "2026-01-31"},
     {"$date": 5},
@@ -248,7 +256,14 @@ def test_a_value_in_an_any_field_comes_back_as_exactly_what_it_was(value):
     assert canonical(back) == canonical(values)
 
 
-@pytest.mark.parametrize("value", [*SCALARS, *CONTAINERS, *LOOKALIKES], ids=type_name)
+@pytest.mark.parametrize("value", UNSHOWABLE, ids=type_name)
+def test_what_no_page_could_show_is_refused_before_it_is_stored(value):
+    with pytest.raises(EventError, match=r"Thing\.x holds .*which no page can show") as caught:
+        state_of(Any)(x=value)._frozen_values()
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("value", [*SCALARS, *CONTAINERS, *LOOKALIKES, *UNSHOWABLE], ids=type_name)
 def test_a_tree_survives_every_writer_of_json(value):
     tree = to_tree({"x": value})
     text = json.dumps(tree, allow_nan=False)
@@ -505,8 +520,8 @@ def test_models_with_validators_and_computed_fields_come_back():
 
 
 def test_data_that_does_not_fit_the_class_any_more_raises_the_error_of_its_validation():
-    with pytest.raises(ValidationError, match="low is above high"):
-        validate(Ranges, decode(b'{"ranges":[{"low":2,"high":1}]}'))
+    with pytest.raises(ValidationError, match="valid integer"):
+        validate(Ranges, decode(b'{"ranges":[{"low":"a","high":1}]}'))
     with pytest.raises(ValidationError, match=r"gone"):
         validate(Ranges, decode(b'{"gone":1}'))
 
@@ -666,6 +681,25 @@ class Timer:
     started: int = dataclasses.field(init=False, default=0)
 
 
+class Hashed(BaseModel):
+    password: Annotated[str, Field(max_length=5), AfterValidator(lambda v: v + "hash")]
+    seen: int = 0
+
+    @model_validator(mode="after")
+    def note(self):
+        self.seen += 1
+        return self
+
+
+@dataclasses.dataclass
+class Started:
+    n: int
+    times: int = 0
+
+    def __post_init__(self):
+        self.times += 1
+
+
 def doubled(value: int) -> int:
     return value * 2
 
@@ -691,13 +725,6 @@ def moody(value: Any) -> Any:
         (int | Level, Level.LOW, "Level comes back as int"),
         (Animal | Cat, Cat(), "Cat comes back as Animal"),
         (dict[str, Animal | None], {"a": None, "b": Dog()}, "Dog comes back as Animal"),
-        (Base64Bytes, b"aGVsbG8h", "could be stored, but not be read again"),
-        (Annotated[int, AfterValidator(doubled)], 3, "int comes back as another one"),
-        (Annotated[list[int], AfterValidator(lambda v: [*v, 1])], [3], "list comes back with another length"),
-        (Annotated[set[int], AfterValidator(lambda v: v | {len(v)})], {3}, "StateSet|set comes back with another"),
-        (Annotated[dict[str, int], AfterValidator(lambda v: {**v, str(len(v)): 1})], {}, "another length"),
-        (Annotated[Line, BeforeValidator(moody)], Line(), "KeyError"),
-        (Timer, Timer(), r"Thing\.x\.started could be stored, but not be read again"),
     ],
     ids=as_id,
 )
@@ -705,6 +732,38 @@ def test_what_validation_would_not_bring_back_is_refused_with_the_reason(annotat
     cls = state_of(annotation)
     with pytest.raises(ConfigurationError, match=reason):
         Codec(cls).encode(cls(x=value)._frozen_values())
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Base64Bytes, b"aGVsbG8h"),
+        (Base64Bytes, b"aGVs"),
+        (Json[list[int]], "[3]"),
+        (Annotated[int, AfterValidator(doubled)], 3),
+        (Annotated[int, AfterValidator(doubled), Field(le=6)], 3),
+        (Annotated[int, Field(le=3), AfterValidator(doubled)], 3),
+        (Annotated[list[int], AfterValidator(lambda v: [*v, 1])], [3]),
+        (list[Annotated[int, AfterValidator(doubled)]], [3]),
+        (dict[str, Annotated[int, AfterValidator(doubled)]], {"a": 3}),
+        (Annotated[set[int], AfterValidator(lambda v: v | {len(v)})], {3}),
+        (Annotated[dict[str, int], AfterValidator(lambda v: {**v, str(len(v)): 1})], {}),
+        (Annotated[Line, BeforeValidator(moody)], Line()),
+        (Annotated[list[Line], AfterValidator(lambda v: v[-1:])], [Line(), Line()]),
+        (Annotated[Any, PlainValidator(lambda v: v[:2])], "abc"),
+        (Timer, Timer()),
+        (Hashed, {"password": "x"}),
+        (list[Hashed], [{"password": "x"}]),
+        (dict[str, Hashed | None], {"a": {"password": "x"}}),
+        (Started, {"n": 1}),
+    ],
+    ids=as_id,
+)
+def test_validators_that_convert_do_not_convert_again_when_a_state_is_loaded(annotation, value):
+    cls = state_of(annotation)
+    values = cls.model_validate({"x": value})._frozen_values()
+    back = validate(cls, decode(Codec(cls).encode(values)))._frozen_values()
+    assert canonical(back) == canonical(values)
 
 
 class Local(datetime.tzinfo):

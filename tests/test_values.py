@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import copy
 import dataclasses
 import datetime
 import decimal
 import enum
+import heapq
+import json
+import operator
 import pickle
 import random
 import uuid
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
 
 from faststate import ReactiveState
 from faststate.exceptions import ConfigurationError, ReadOnlyStateError
-from faststate.values import Thaw, freeze, is_container
+from faststate.values import Thaw, equal, freeze, is_container, unlocked
 
 
 class Line(BaseModel):
@@ -34,6 +39,11 @@ class Line(BaseModel):
 class Box(BaseModel):
     line: Line = Line()
     lines: list[Line] = []
+
+
+class Loose(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    n: int = 0
 
 
 @dataclasses.dataclass
@@ -165,6 +175,125 @@ def test_every_method_by_which_a_builtin_changes_itself_is_guarded():
         public = {name for name in vars(base) if not name.startswith("_")}
         in_place = {name for name in vars(base) if name.startswith("__i") and name not in ("__init__", "__iter__")}
         assert public | in_place <= set(guarded) | known
+
+
+C_LEVEL_CHANGES = {
+    "heappop": ([1, 5, 3], heapq.heappop),
+    "heapify": ([5, 3, 1], heapq.heapify),
+    "heappush": ([1, 5, 3], lambda v: heapq.heappush(v, 0)),
+    "heapreplace": ([1, 5, 3], lambda v: heapq.heapreplace(v, 0)),
+    "heappushpop": ([1, 5, 3], lambda v: heapq.heappushpop(v, 2)),
+    "insort": ([1, 3, 5], lambda v: bisect.insort(v, 2)),
+    "shuffle": ([1, 3, 5, 7, 9], random.Random(1).shuffle),
+    "list.sort": ([5, 3], list.sort),
+    "list.append": ([5, 3], lambda v: list.append(v, 1)),
+    "list.__setitem__": ([5, 3], lambda v: list.__setitem__(v, 0, 1)),
+    "list.__init__": ([5, 3], lambda v: list.__init__(v, [1])),
+    "iadd": ([5, 3], lambda v: operator.iadd(v, [1])),
+    "iconcat": ([5, 3], lambda v: operator.iconcat(v, [1])),
+    "imul": ([5, 3], lambda v: operator.imul(v, 2)),
+    "setitem": ([5, 3], lambda v: operator.setitem(v, 0, 1)),
+    "delitem": ([5, 3], lambda v: operator.delitem(v, 0)),
+    "extended slice": ([5, 3, 1], lambda v: operator.setitem(v, slice(None, None, 2), [1, 1])),
+    "set.add": ({5, 3}, lambda v: set.add(v, 1)),
+    "set.update": ({5, 3}, lambda v: set.update(v, [1])),
+    "set.__init__": ({5, 3}, lambda v: set.__init__(v, [1])),
+    "ior": ({5, 3}, lambda v: operator.ior(v, {1})),
+    "isub": ({5, 3}, lambda v: operator.isub(v, {5})),
+    "dict ior": ({"a": 1}, lambda v: operator.ior(v, {"b": 1})),
+    "dict setitem": ({"a": 1}, lambda v: operator.setitem(v, "a", 2)),
+    "__init__": ({"a": 1}, lambda v: v.__init__({"b": 2})),
+    "dict.update": ({"a": 1}, lambda v: dict.update(v, a=2, b=3)),
+    "dict.__setitem__": ({"a": 1}, lambda v: dict.__setitem__(v, "a", 2)),
+    "dict.pop": ({"a": 1}, lambda v: dict.pop(v, "a")),
+    "dict.clear": ({"a": 1}, dict.clear),
+    "dict.__init__": ({"a": 1}, lambda v: dict.__init__(v, b=2)),
+    "exec": ({"a": 1}, lambda v: exec("a = 2", v)),
+    "nested": ({"a": [5, 3, 1]}, lambda v: heapq.heapify(v["a"])),
+    "in a model": (Line(tags=["b", "a"]), lambda v: list.sort(v.tags)),
+    "extra of a model": (Loose(more=[1]), lambda v: v.model_extra.__setitem__("more", 2)),
+}
+
+
+@pytest.mark.parametrize(("value", "change"), C_LEVEL_CHANGES.values(), ids=C_LEVEL_CHANGES)
+def test_no_function_of_pythons_changes_a_committed_value(value, change):
+    before = copy.deepcopy(value)
+    committed = freeze(value)
+    with contextlib.suppress(TypeError):  # which ReadOnlyStateError is, too
+        change(committed)
+    readers = [committed, copy.deepcopy(committed), unlocked(committed), pickle.loads(pickle.dumps(committed))]
+    if isinstance(value, list | dict | set):
+        readers.append(type(value)(committed))
+    if not isinstance(value, set):
+        readers.append(Thaw().thaw(committed))
+    for seen in readers:
+        assert seen == before and repr(seen) == repr(before)
+    if isinstance(value, list | dict):
+        assert len(committed) == len(before) and [*committed] == [*before]
+
+
+def test_a_committed_container_reads_as_what_it_stands_for():
+    items, table, members = freeze([3, 1, 2]), freeze({"a": 1, "b": [2]}), freeze({1, 2})
+    assert isinstance(items, list) and isinstance(table, dict) and isinstance(members, set)
+    assert items == [3, 1, 2] and [3, 1, 2] == items and items != [3, 1]  # noqa: SIM300  # both ways
+    assert items != (3, 1, 2) and (3, 1, 2) != items  # noqa: SIM300
+    assert items < [4] and [4] > items  # noqa: SIM300
+    assert items <= [3, 1, 2] and sorted(items) == [1, 2, 3] and max(items) == 3
+    assert items[0] == 3 and items[-1] == 2 and items[1:] == [1, 2] and type(items[1:]) is list
+    assert type(items + [4]) is list and [0] + items + [4] == [0, 3, 1, 2, 4]  # noqa: RUF005  # the operator itself
+    assert items * 2 == 2 * items == [3, 1, 2] * 2
+    assert json.dumps({"items": items, "table": table, "empty": freeze({})}) == (
+        '{"items": [3, 1, 2], "table": {"a": 1, "b": [2]}, "empty": {}}'
+    )
+    assert f"{items} {table} {members}" == "[3, 1, 2] {'a': 1, 'b': [2]} {1, 2}"
+    assert {**table} == dict(table) == table and (lambda **named: named)(**table) == table and table | {"c": 1}
+    assert (
+        {"c": 1} | table == {"c": 1, "a": 1, "b": [2]}
+        and table.get("x", 5) == 5
+        and list(reversed(table)) == ["b", "a"]
+    )
+    assert members == {1, 2} and {1, 2} == members and members | {3} == {1, 2, 3} and type(members - {1}) is set
+    assert {3} | members == {1, 2, 3} and members <= {1, 2, 3} and members.union([4]) == {1, 2, 4}
+    for value in (items, table, members):
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(value)
+    match items:
+        case [first, *_]:
+            assert first == 3
+    match table:
+        case {"a": number}:
+            assert number == 1
+    assert heapq.nsmallest(2, items) == [1, 2] and bisect.bisect([1, 2], 1) == 1 and random.choice(items) in items
+    assert TypeAdapter(list[int]).validate_python(items) == [3, 1, 2]
+    assert TypeAdapter(dict[str, Any]).validate_python(table) == {"a": 1, "b": [2]}
+
+
+def test_a_committed_model_is_written_by_pydantic_as_any_other():
+    committed = freeze(Box(line=Line(tags=["a"]), lines=[Line(text="b")]))
+    plain_box = Box(line=Line(tags=["a"]), lines=[Line(text="b")])
+    assert committed.model_dump() == plain_box.model_dump()
+    assert committed.model_dump_json() == plain_box.model_dump_json()
+    assert type(committed.line.model_dump()["tags"]) is list
+
+
+def test_what_a_model_allows_besides_its_fields_is_kept_compared_and_changed_with_them():
+    committed = freeze([Loose(n=1, more=[1, {"a": Line(tags=["x"])}])])
+    assert committed[0].more == [1, {"a": Line(tags=["x"])}] and freeze(committed) is committed
+    thaw = Thaw()
+    working = thaw.thaw(committed)
+    assert thaw.refreeze(working) is committed
+    working[0].more[1]["a"].tags.append("y")
+    working[0].other = 5
+    result = thaw.refreeze(working)
+    assert result[0].model_extra == {"more": [1, {"a": Line(tags=["x", "y"])}], "other": 5}
+    assert committed[0].model_extra == {"more": [1, {"a": Line(tags=["x"])}]}
+    thaw = Thaw()
+    working = thaw.thaw(result)
+    del working[0].other
+    assert thaw.refreeze(working)[0].model_extra == {"more": [1, {"a": Line(tags=["x", "y"])}]}
+    with pytest.raises(ReadOnlyStateError):
+        result[0].more = 1
+    assert not equal(result, committed) and equal(freeze(copy.deepcopy(committed)), committed)
 
 
 VALUES = st.recursive(

@@ -17,7 +17,9 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import fractions
 import pathlib
+import re
 import uuid
 import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +29,9 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError,
 from pydantic_core import MultiHostUrl, TzInfo, Url, from_json, to_json
 
 from .exceptions import ConfigurationError
-from .values import StateDict, StateList, StateSet, _shapes, freeze
+from .revalidation import revalidation_of
+from .scalars import IP_TYPES, exact_key
+from .values import ReadOnlyDict, ReadOnlyList, ReadOnlySet, _shapes, freeze
 
 __all__ = ["Codec", "decode", "dump", "encode", "from_tree", "load", "to_tree", "validate"]
 
@@ -139,6 +143,19 @@ def _path(value: pathlib.PurePath) -> Any:
     return {"$path": [_PATHS[type(value)], _str(str(value))]}
 
 
+def _ip(value: Any) -> Any:
+    return {"$ip": [type(value).__name__, str(value)]}
+
+
+def _fraction(value: fractions.Fraction) -> Any:
+    return {"$fraction": [_int(value.numerator), _int(value.denominator)]}
+
+
+def _pattern(value: re.Pattern[Any]) -> Any:
+    text = value.pattern
+    return {"$pattern": [_str(text) if isinstance(text, str) else _bytes(text), value.flags]}
+
+
 def _same(value: Any) -> Any:
     return value
 
@@ -175,7 +192,10 @@ _LEAVES: Final[dict[type, Callable[[Any], Any]]] = {
     range: _range,
     SecretStr: lambda value: {"$secret": _str(value.get_secret_value())},
     SecretBytes: lambda value: {"$secretbytes": base64.b64encode(value.get_secret_value()).decode()},
+    fractions.Fraction: _fraction,
+    re.Pattern: _pattern,
     **dict.fromkeys(_PATHS, _path),
+    **dict.fromkeys(IP_TYPES, _ip),
 }
 
 # By the first that fits, for subclasses: a datetime is a date, too. Each is written as what it is besides.
@@ -196,14 +216,14 @@ _BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
 
 
 _ITERABLES: Final[dict[type, str]] = {
-    StateList: "",
+    ReadOnlyList: "",
     list: "",
     tuple: "$tuple",
-    StateSet: "$set",
+    ReadOnlySet: "$set",
     set: "$set",
     frozenset: "$frozenset",
 }  # fmt: skip
-_ORDINARY: Final = frozenset({*_LEAVES, *_ITERABLES, StateDict, dict})
+_ORDINARY: Final = frozenset({*_LEAVES, *_ITERABLES, ReadOnlyDict, dict})
 
 
 def _tree(value: Any, met: _Met, depth: int) -> Any:
@@ -212,8 +232,8 @@ def _tree(value: Any, met: _Met, depth: int) -> Any:
     shape = _shapes.get(kind)
     if shape is not None:
         held = value.__dict__ if shape.is_model else shape.read(value)
-        if len(held) != len(shape.names):
-            held = shape.read(value)
+        if len(held) != len(shape.names):  # it also has what functools.cached_property remembers
+            held = {name: held[name] for name in shape.names}
         return _object(value, held, shape.is_model, met, depth)
     met.add(kind)
     write = _LEAVES.get(kind)
@@ -221,7 +241,7 @@ def _tree(value: Any, met: _Met, depth: int) -> Any:
         return write(value)
     if depth > MAX_DEPTH:
         raise _Refused(_TOO_DEEP)
-    if kind is StateDict or kind is dict:
+    if kind is ReadOnlyDict or kind is dict:
         return _dict(value, met, depth)
     tag = _ITERABLES.get(kind)
     if tag is None:
@@ -256,10 +276,10 @@ def _fill(trees: Any, values: Iterable[tuple[Any, Any]], met: _Met, depth: int) 
             trees[place] = _tree(value, met, depth)
 
 
-def _dict(value: Mapping[Any, Any], met: _Met, depth: int) -> Any:
+def _dict(value: dict[Any, Any], met: _Met, depth: int) -> Any:
     if _STR.issuperset(map(type, value)) and _is_plain_object(value):
         met.update(map(type, value.values()))
-        trees = dict(value)
+        trees = value.copy()
         _fill(trees, value.items(), met, depth + 1)
         return trees
     met.update(("key", kind) for kind in set(map(type, value)))
@@ -417,6 +437,19 @@ def _to_timezone(payload: Any) -> datetime.timezone:
     return datetime.timezone(_to_timedelta(_list(payload)[:3]), *map(_text, payload[3:]))
 
 
+def _to_fraction(payload: Any) -> fractions.Fraction:
+    return fractions.Fraction(*_ints(payload))
+
+
+def _to_pattern(payload: Any) -> re.Pattern[Any]:
+    text, flags = _list(payload)
+    if type(text) is not str and type(text) is not bytes:
+        raise TypeError("no text")
+    (number,) = _ints([flags])
+    # The flags of a pattern in text name re.UNICODE, which re.compile() sets itself.
+    return re.compile(text, number)
+
+
 def _to_range(payload: Any) -> range:
     start, stop, step = _ints(payload)
     return range(start, stop, step)
@@ -427,6 +460,9 @@ _PATH_CLASSES: Final[dict[str, Callable[[str], Any]]] = {
     "PurePosixPath": pathlib.PurePosixPath,
     "PureWindowsPath": pathlib.PureWindowsPath,
 }
+
+
+_IP_CLASSES: Final[dict[str, Callable[[str], Any]]] = {kind.__name__: kind for kind in IP_TYPES}
 
 
 def _named(payload: Any, table: Mapping[str, Callable[[str], Any]]) -> Any:
@@ -450,6 +486,9 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "$decimal": lambda payload: decimal.Decimal(_text(payload)),
     "$uuid": lambda payload: uuid.UUID(_text(payload)),
     "$range": _to_range,
+    "$fraction": _to_fraction,
+    "$pattern": _to_pattern,
+    "$ip": lambda payload: _named(payload, _IP_CLASSES),
     "$path": lambda payload: _named(payload, _PATH_CLASSES),
     "$url": lambda payload: _named(payload, _URLS),
     "$secret": lambda payload: SecretStr(_text(payload)),
@@ -515,9 +554,10 @@ def decode(data: bytes) -> dict[str, Any]:
 def validate(cls: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
     """A new `cls` of decoded values: by name, never by alias; what is missing gets its default.
 
-    Raises pydantic's `ValidationError` (a `ValueError`) for values that do not fit the class.
+    The types are validated, and the author's validators are not run: they made these values what they are. Raises
+    pydantic's `ValidationError` (a `ValueError`) for values that do not fit the class.
     """
-    made: BaseModel = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
+    made: BaseModel = revalidation_of(cls).load(values)
     return made
 
 
@@ -635,10 +675,6 @@ class Codec:
                 raise ConfigurationError(f"{cls.__name__}.{name} would not come back as it is ({found}): {REMEDY}")
 
 
-_BY_REPR: Final = (float, complex, decimal.Decimal, datetime.datetime, datetime.time)
-"""Types in which a value may be unequal to itself, and equal to one that is another (nan, -0.0, time zones)."""
-
-
 def _difference(old: Any, new: Any) -> str | None:
     """What two frozen values differ in, in value or type, at any depth; None when in nothing."""
     if old is new:
@@ -647,7 +683,7 @@ def _difference(old: Any, new: Any) -> str | None:
     if kind is not type(new):
         return f"{_name(old)} comes back as {_name(new)}"
     pairs: Iterable[tuple[Any, Any]]
-    if isinstance(old, list | tuple):
+    if isinstance(old, tuple):  # a read-only list is one, too
         if len(old) != len(new):
             return f"{_name(old)} comes back with another length"
         pairs = zip(old, new, strict=True)
@@ -655,7 +691,7 @@ def _difference(old: Any, new: Any) -> str | None:
         if len(old) != len(new):
             return f"{_name(old)} comes back with another length"
         pairs = (pair for twins in zip(old.items(), new.items(), strict=True) for pair in zip(*twins, strict=True))
-    elif isinstance(old, set | frozenset):
+    elif isinstance(old, frozenset):
         if len(old) != len(new):
             return f"{_name(old)} comes back with another length"
         pairs = _set_pairs(old, new)
@@ -664,7 +700,7 @@ def _difference(old: Any, new: Any) -> str | None:
         pairs.append((old.__pydantic_extra__, new.__pydantic_extra__))
     elif dataclasses.is_dataclass(old):
         pairs = [(getattr(old, field.name), getattr(new, field.name)) for field in dataclasses.fields(old)]
-    elif repr(old) == repr(new) if isinstance(old, _BY_REPR) else old == new:
+    elif exact_key(old) == exact_key(new):
         return None
     else:
         return f"{_name(old)} comes back as another one"
@@ -684,4 +720,4 @@ def _name(value: Any) -> str:
     return _ORDINARY_NAMES.get(type(value)) or type(value).__name__
 
 
-_ORDINARY_NAMES: Final[dict[type, str]] = {StateList: "list", StateDict: "dict", StateSet: "set"}
+_ORDINARY_NAMES: Final[dict[type, str]] = {ReadOnlyList: "list", ReadOnlyDict: "dict", ReadOnlySet: "set"}

@@ -20,6 +20,7 @@ from typing_extensions import is_typeddict  # typing's own knows only typing's T
 from .auth import UserContext
 from .events import EXACT, Event, accepts_none
 from .exceptions import EventDefinitionError
+from .revalidation import revalidation_of
 from .views import View
 
 __all__ = ["AsSignal", "Bound", "Schema", "ServerOnly", "Visible"]
@@ -162,6 +163,8 @@ class Schema:
             if _Marker.BOUND in marks:
                 if name not in signals:
                     raise EventDefinitionError(f"{where} is Bound, but no scalar: an input can only set a scalar")
+                if field.frozen or cls.model_config.get("frozen"):
+                    raise EventDefinitionError(f"{where} is Bound and frozen: no input can set what never changes")
                 bound.append(name)
         self.computed: list[str] = []
         for name, info in cls.model_computed_fields.items():
@@ -191,6 +194,7 @@ class Schema:
         self.exact = {name: cls.model_fields[name].annotation for name in cls.model_fields if _is_exact(cls, name)}
         """By field: the type whose very own values pydantic takes as they are, so that nothing of them is checked."""
         self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
+        self.converting = revalidation_of(cls).converting_fields
         self.versioned = any(event.expect_version for event in self.events.values())
         # Whether every new instance is the same: no code of the class has a word in it, but what makes an empty
         # collection.

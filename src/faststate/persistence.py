@@ -20,6 +20,7 @@ from .codec import Codec, dump, from_tree, load
 from .exceptions import ConfigurationError, FastStateError, PersistenceError, VersionConflict
 from .records import RecordSource, RowChange
 from .records.table import columns_to_fields
+from .revalidation import revalidation_of
 from .scopes import StateIdentifier
 from .state import ReactiveState
 from .stores import SharedStore, StateStore, Stored, Version, Write
@@ -307,7 +308,7 @@ class RecordPersistence(Persistence):
                     f"{cls.__name__}.{missing[0]} is no column of its row, which has {', '.join(row.values)}: {REMEDY}"
                 )
             try:
-                state = _validated(cls, {n: v for n, v in values.items() if n in cls.__pydantic_fields__})
+                state = _of_row(cls, {n: v for n, v in values.items() if n in cls.__pydantic_fields__})
             except ValidationError as error:
                 raise PersistenceError(
                     f"the row of {identifier.key} does not fit {cls.__name__}: {_without_values(error)}"
@@ -345,22 +346,19 @@ class RecordPersistence(Persistence):
 
 def _refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
     """Reports at registration a default that would be refused when it is loaded: pydantic takes defaults as given."""
-    if cls._fs_schema().checks_whole:
-        return  # a validator of the whole state is not asked about parts of one; it tells at the first event
     defaults = {
         name: copy.deepcopy(field.default)
         for name, field in cls.__pydantic_fields__.items()
         if field.default_factory is None and not field.is_required()
     }
-    for name, value in defaults.items():
-        try:
-            cls.__pydantic_validator__.validate_assignment(cls._blank(dict(defaults), None), name, value)
-        except ValidationError as error:
-            if error.errors()[0]["type"] != "frozen_field":
-                raise ConfigurationError(
-                    f"the default of {cls.__name__}.{name} does not fit the field: it could be stored, and not be "
-                    f"loaded again ({_without_values(error)}). Change it, or use StateConfig(in_memory=True)"
-                ) from None
+    try:
+        revalidation_of(cls).load_some(defaults)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise ConfigurationError(
+            f"the default of {cls.__name__}.{problem['loc'][0]} does not fit the field: it could be stored, and not be "
+            f"loaded again ({problem['msg']}). Change it, or use StateConfig(in_memory=True)"
+        ) from None
 
 
 def _refuse_other_columns(cls: type[ReactiveState], columns: Sequence[str] | None, counted: str | None) -> None:
@@ -483,6 +481,19 @@ def _migrates(cls: type[ReactiveState]) -> bool:
 
 def _validated(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
     return cast(ReactiveState, codec.validate(cls, values))
+
+
+def _of_row(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
+    """A state of a row's values: as they are where their types fit, else through all validators of the class.
+
+    A validator that converts made them what they are when they were set, and must not convert them again. One that
+    reads what a column holds (a list from text with commas) is asked, since such a value does not fit as it is.
+    """
+    try:
+        return _validated(cls, values)
+    except ValidationError:
+        made: ReactiveState = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
+        return made
 
 
 def _without_values(error: Exception) -> str:

@@ -34,6 +34,7 @@ from .exceptions import (
     StateNotFoundError,
     StateNotRegisteredError,
 )
+from .field_types import refuse_field_types
 from .following import Following
 from .homes import settle
 from .limits import Rates, TokenBuckets, network_of
@@ -479,6 +480,7 @@ class StateProvider:
         name = config.state_name
         if name in self._names:
             raise ConfigurationError(f"two state classes are called {name}: give one a StateConfig(name=...)")
+        refuse_field_types(state_cls)
         for event in state_cls._fs_schema().events.values():
             event.arguments  # noqa: B018  # resolves the annotations, and raises where it cannot
             if event.rule.owner_only and not config.has_owner(state_cls):

@@ -22,12 +22,14 @@ from starlette.requests import HTTPConnection
 
 from .auth import UserContext, current_request, current_user
 from .events import Event, is_exact
-from .exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
+from .exceptions import EventArgumentError, EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
 from .fields import EVERYTHING_SHOWN, PLAIN, Schema
 from .homes import Home, current_home, home_of
+from .revalidation import Kept, revalidation_of
+from .scalars import UnshowableError
 from .scopes import StateIdentifier
 from .stores import Version
-from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container
+from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container, plain, scalars_in, unlocked
 from .views import View, ViewFragment, attribute
 from .wire import display, merge_patch, same, to_wire
 
@@ -122,13 +124,14 @@ class Committed:
 class Working(Thaw):
     """What a working copy knows of itself. Lifetime: one transaction, or one step of a generator."""
 
-    __slots__ = ("base", "frozen", "schema")
+    __slots__ = ("base", "frozen", "schema", "validated")
 
     def __init__(self, base: ReactiveState, schema: Schema) -> None:
         super().__init__()
         self.base = base
         self.schema = schema
         self.frozen: dict[str, Any] = {}
+        self.validated: dict[str, Any] = {}  # values that were validated when they were set
 
     def start(self) -> dict[str, Any]:
         """The values that the copy begins with; all other ones it thaws when they are asked for."""
@@ -320,6 +323,9 @@ class ReactiveState(BaseModel):
             if name in fs.schema.assignable:  # as pydantic would, after a longer look
                 self.__dict__[name] = value
                 return
+            super().__setattr__(name, value)
+            fs.validated[name] = self.__dict__.get(name)  # by a class with validate_assignment
+            return
         elif fs is not None and not name.startswith("_"):
             raise ReadOnlyStateError(f"{type(self).__name__}.{name}: this state is a committed snapshot; {REMEDY}")
         super().__setattr__(name, value)
@@ -335,7 +341,13 @@ class ReactiveState(BaseModel):
 
     def _frozen_values(self) -> dict[str, Any]:
         values = self.__dict__  # besides the fields it holds what functools.cached_property remembers
-        return {name: freeze(values[name]) for name in type(self).__pydantic_fields__}
+        frozen = {}
+        for name in type(self).__pydantic_fields__:
+            try:
+                frozen[name] = freeze(values[name])
+            except (ValidationError, UnshowableError) as error:
+                raise _event_error(type(self), error, name) from error
+        return frozen
 
     def _working(self) -> Self:
         """A working copy of this committed snapshot; it thaws a container when it is first touched."""
@@ -368,23 +380,24 @@ class ReactiveState(BaseModel):
         base, cls = fs.base, type(self)
         fs.guard.check()
         old, changed = base.__dict__, []
+        values = _fields_of(base, fs.schema)
+        place: str | None = None
         try:
-            values = _fields_of(base, fs.schema)
             for name, value in self.__dict__.items():
                 if name not in values or value is old[name]:
                     continue
-                frozen = value if type(value) in SCALARS else fs.refreeze(value)
-                if frozen is not old[name]:
+                place = name
+                frozen = fs.refreeze(value)
+                if not equal(frozen, old[name]):
                     values[name] = frozen
                     changed.append(name)
             if not changed:
                 return None
-            made, changed = cls._validated(fs.schema, values, changed, old, base.__pydantic_private__)
-            if not changed:  # equal to what was there, in other objects
-                return None
-        except ValidationError as error:
-            raise EventError(_explain(cls, error)) from error
-        return base._as_change(fs.schema, made, changed)
+            place = None
+            made, changed = cls._validated(fs, values, changed)
+        except (ValidationError, UnshowableError) as error:
+            raise _event_error(cls, error, place) from error
+        return base._as_change(fs.schema, made, changed) if changed else None  # a validator may have put all back
 
     def _as_change(self, schema: Schema, made: ReactiveState, changed: list[str]) -> Change:
         """The change from this committed snapshot to the values of `made`; those of `changed` are others."""
@@ -417,27 +430,75 @@ class ReactiveState(BaseModel):
         return self._blank(self._frozen_values(), self.__pydantic_private__)
 
     @classmethod
-    def _validated(
-        cls, schema: Schema, values: dict[str, Any], changed: list[str], old: Mapping[str, Any], private: Any
-    ) -> tuple[Self, list[str]]:
-        if schema.checks_whole:
-            whole = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
-            checked, touched = _made_of(cls, schema, whole._frozen_values(), private), list(values)
+    def _validated(cls, fs: Working, values: dict[str, Any], changed: list[str]) -> tuple[Self, list[str]]:
+        """What holds the working copy's `values`, of which the `changed` ones are validated; and what is changed then.
+
+        Each value is validated once: those that did not change, or that were validated when they were set, are taken
+        as they are. Raises pydantic's `ValidationError`.
+        """
+        schema, old, private = fs.schema, fs.base.__dict__, fs.base.__pydantic_private__
+        valid = fs.validated
+        raw = [
+            name for name in changed
+            if not (name in valid and values[name] is valid[name])
+            and not is_exact(values[name], schema.exact.get(name))
+        ]  # fmt: skip
+        if schema.checks_whole or not schema.converting.isdisjoint(raw):
+            given = {name: plain(value) for name, value in values.items()}
+            known = {name: [*scalars_in(old[name]), *scalars_in(valid.get(name))] for name in raw}
+            kept = Kept(
+                {name: value for name, value in given.items() if name not in raw},
+                known,
+                lambda found: cls._blank({name: found[name] for name in schema.fields}, private),
+            )
+            validators = revalidation_of(cls)
+            found = (
+                validators.assign(given, kept).__dict__
+                if schema.checks_whole
+                else validators.assign_fields(given, kept)
+            )
+            made, touched = cls._blank({name: found[name] for name in schema.fields}, private), list(schema.fields)
         else:
-            checked, touched = _made_of(cls, schema, values, private), changed
-            for name in changed:
-                if not is_exact(value := values[name], schema.exact.get(name)):
-                    cls.__pydantic_validator__.validate_assignment(checked, name, value)
-        result, others = checked.__dict__, []
+            made, touched = cls._blank(values, private), changed
+            for name in raw:
+                cls.__pydantic_validator__.validate_assignment(made, name, plain(values[name]))
+        result, others = made.__dict__, []
         for name in touched:
             value, before = result[name], old[name]
             if type(value) not in SCALARS:
-                result[name] = value = freeze(value)
+                value = freeze(value)
             if equal(value, before):
                 result[name] = before
             else:
+                result[name] = value
                 others.append(name)
-        return checked, others
+        return made, others
+
+    def _bind(self, given: Mapping[str, Any]) -> None:
+        """Set `Bound` fields of this working copy to what a client sent, validated and converted.
+
+        A field that is sent as the page was shown it is left alone: it was validated, and is not to be converted again.
+        Raises `EventArgumentError`, naming the field, with nothing set.
+        """
+        fs, cls = self._fs, type(self)
+        if type(fs) is not Working:
+            raise NotStartedError(f"this {cls.__name__} is no working copy")
+        shown = fs.base._wire()
+        fresh = {name: value for name, value in given.items() if not _is_shown(shown[name], value)}
+        if not fresh:
+            return
+        old = _fields_of(fs.base, fs.schema)
+        kept = Kept({name: value for name, value in old.items() if name not in fresh}, {}, dict)
+        place: str | None = None
+        try:
+            found = revalidation_of(cls).assign_fields({**old, **fresh}, kept)
+            for place in fresh:
+                fs.refreeze(found[place])
+        except (ValidationError, UnshowableError) as error:
+            raise _event_error(cls, error, place, EventArgumentError) from error
+        for name in fresh:
+            fs.frozen.pop(name, None)
+            self.__dict__[name] = fs.validated[name] = found[name]
 
     @property
     def _is_committed(self) -> bool:
@@ -520,17 +581,36 @@ class ReactiveState(BaseModel):
                 getattr(self, name)
         return self
 
+    def _unlocked(self, names: AbstractSet[str], schema: Schema) -> Self:
+        """Itself for pydantic to serialise `names`: with builtin containers where it would meet those of a state."""
+        held = self._whole().__dict__
+        wanted = schema.fields if not names.isdisjoint(schema.computed) else names
+        locked = [name for name in wanted if name in held and type(held[name]) not in SCALARS]
+        if not locked:
+            return self
+        made = _made_of(type(self), schema, {**held, **{name: unlocked(held[name]) for name in locked}}, None)
+        _put_private(made, self.__pydantic_private__)
+        if self._fs is not None:
+            _put_fs(made, self._fs)
+        return made
+
     # -- what pydantic's own methods see ---------------------------------------------------------------------------
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
         if type(self)._full_class is not None:
             kwargs.setdefault("warnings", False)  # that a hidden field holds None and not what it is declared as
-        return BaseModel.model_dump(self._whole(), **kwargs)
+        return BaseModel.model_dump(self._all_unlocked(), **kwargs)
 
     def model_dump_json(self, **kwargs: Any) -> str:
         if type(self)._full_class is not None:
             kwargs.setdefault("warnings", False)
-        return BaseModel.model_dump_json(self._whole(), **kwargs)
+        return BaseModel.model_dump_json(self._all_unlocked(), **kwargs)
+
+    def _all_unlocked(self) -> Self:
+        if self._fs is None:
+            return self
+        schema = type(self)._fs_schema()
+        return self._unlocked(schema.names, schema)
 
     def __copy__(self) -> Self:
         """A copy that belongs to no provider, and may be changed."""
@@ -604,7 +684,11 @@ class ReactiveState(BaseModel):
                 return plain
         with _unseen(home or self._home):
             encoded = self.__pydantic_serializer__.to_python(
-                self._whole(), mode="json", include=set(names), by_alias=False, warnings=False
+                self._unlocked(names, schema or type(self)._fs_schema()),
+                mode="json",
+                include=set(names),
+                by_alias=False,
+                warnings=False,
             )
         return {name: to_wire(value) for name, value in encoded.items()}
 
@@ -753,13 +837,30 @@ def _partly_hidden(
     return cls._partly_hidden_class(hidden)._blank(values, private)
 
 
-def _explain(cls: type[ReactiveState], error: ValidationError) -> str:
+def _event_error(
+    cls: type[ReactiveState],
+    error: ValidationError | UnshowableError,
+    name: str | None = None,
+    kind: type[EventError] = EventError,
+) -> EventError:
+    """What is wrong with new values, as an error for the client; `name` is the field's, where the error has it not."""
+    if isinstance(error, ValidationError):
+        return kind(_explain(cls, error, name))
+    return kind(f"{cls.__name__}{f'.{name}' if name is not None else ''} {error}")
+
+
+def _is_shown(shown: Any, sent: Any) -> bool:
+    """Whether a page sent a field as it was shown it; an input may have made text of a number."""
+    return same(shown, "" if sent is None else sent) or str(shown) == str(sent)
+
+
+def _explain(cls: type[ReactiveState], error: ValidationError, name: str | None = None) -> str:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     schema = cls._fs_schema()
-    if problem["loc"] and (problem["loc"][0] in schema.hidden or problem["loc"][0] in schema.restricted):
+    place = (name, *problem["loc"]) if name is not None else problem["loc"]
+    if place and (place[0] in schema.hidden or place[0] in schema.restricted):
         return f"{cls.__name__}: the new values are not valid"  # a constraint can give a hidden value away
-    place = ".".join(map(str, problem["loc"]))
-    return f"{cls.__name__}{f'.{place}' if place else ''}: {problem['msg']}"
+    return f"{'.'.join(map(str, (cls.__name__, *place)))}: {problem['msg']}"
 
 
 _OVERRIDABLE: Final = frozenset({"migrate", "schema_version"})

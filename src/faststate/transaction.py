@@ -267,8 +267,8 @@ async def run_event(
                 raise EventConflictError(
                     f"{entry.identifier.cls_name} has changed meanwhile: please look at it again", str(entry.version)
                 )
-            for name, value in run.bound().items():
-                setattr(state, name, value)
+            if (bound := run.bound()) and state is not None:
+                state._bind(bound)
             if states:
                 arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
             holder = Holder(transaction.owner, asyncio.current_task())

@@ -1,30 +1,46 @@
-"""Values of state fields: frozen while committed and shared, guarded while an event works on them.
+"""Values of state fields: read-only while committed and shared, guarded while an event works on them.
 
-A committed value is shared by every reader, so nobody may change it. A working copy gets its own thawed containers, and
-when it is committed, what did not change is the very object that was committed before: a comparison by identity then
-tells which fields changed, and nothing unchanged is validated or encoded again.
+Every reader shares a committed value, so nobody may change it. A working copy has thawed containers of its own. When it
+is committed, each part that did not change is the very object that was committed before. A comparison by identity
+then tells what changed, and nothing unchanged is validated or encoded again.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import datetime
-import decimal
 import enum
 import functools
 import pathlib
-import uuid
+import re
 from abc import ABCMeta
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import is_
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
-from pydantic import BaseModel, PydanticUserError, TypeAdapter
+from pydantic import BaseModel
 
 from .exceptions import ConfigurationError, ReadOnlyStateError
+from .revalidation import Kept, revalidation_of
+from .scalars import SCALARS, check_showable, exact_key, same_scalar
 
-__all__ = ["SCALARS", "Guard", "StateDict", "StateList", "StateSet", "Thaw", "equal", "freeze", "is_container"]
+__all__ = [
+    "SCALARS",
+    "Guard",
+    "ReadOnlyDict",
+    "ReadOnlyList",
+    "ReadOnlySet",
+    "StateDict",
+    "StateList",
+    "StateSet",
+    "Thaw",
+    "equal",
+    "freeze",
+    "is_container",
+    "plain",
+    "scalars_in",
+    "unlocked",
+]
 
 REMEDY = "change it in an @event, with `await state.<event>.run(...)`, or in `async with provider.modify(...)`"
 
@@ -40,14 +56,241 @@ class Guard:
     def check(self) -> None:
         """Raises `ReadOnlyStateError` unless the container's transaction is still open."""
         if not self.live:
-            raise ReadOnlyStateError(
-                f"this value is a committed, shared one (or was read before a `yield` of its event): {REMEDY}"
-            )
+            _refuse_change()
 
 
 FROZEN = Guard(live=False)
 
 
+def _refuse_change(*_: Any, **__: Any) -> NoReturn:
+    raise ReadOnlyStateError(
+        f"this value is a committed, shared one (or was read before a `yield` of its event): {REMEDY}"
+    )
+
+
+# -- committed containers ----------------------------------------------------------------------------------------------
+#
+# Python's own C code changes a list, a dict or a set past the methods of its class: heapq does, and `list.sort(x)`.
+# So a committed list is no list underneath but a tuple, and a committed set a frozenset: such code refuses them with a
+# TypeError. Both say `list` and `set` when they are asked for their `__class__`, so that isinstance() and `match` take
+# them for what they stand for. Nothing that json.dumps writes as an object can be made unchangeable in this way; a
+# committed dict keeps its items in a second dict, which C code does not know of.
+
+
+class ReadOnlyList(tuple[Any, ...]):
+    """A committed list. It reads as a list does, and raises `ReadOnlyStateError` where a list would change."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+    @property  # type: ignore[misc]  # mypy knows __class__ as a plain attribute
+    def __class__(self) -> type:
+        return list
+
+    def __getitem__(self, place: Any) -> Any:
+        found = tuple.__getitem__(self, place)
+        return list(found) if type(place) is slice else found
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, list):
+            return tuple.__eq__(self, tuple(other))
+        return False if isinstance(other, tuple) else NotImplemented
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __lt__(self, other: Any) -> bool:
+        return tuple.__lt__(self, tuple(other)) if isinstance(other, list) else NotImplemented
+
+    def __le__(self, other: Any) -> bool:
+        return tuple.__le__(self, tuple(other)) if isinstance(other, list) else NotImplemented
+
+    def __gt__(self, other: Any) -> bool:
+        return tuple.__gt__(self, tuple(other)) if isinstance(other, list) else NotImplemented
+
+    def __ge__(self, other: Any) -> bool:
+        return tuple.__ge__(self, tuple(other)) if isinstance(other, list) else NotImplemented
+
+    def __add__(self, other: Any) -> Any:
+        return [*self, *other] if isinstance(other, list) else NotImplemented
+
+    def __radd__(self, other: Any) -> Any:
+        return [*other, *self] if isinstance(other, list) else NotImplemented
+
+    def __mul__(self, times: Any) -> Any:
+        return list(self) * times
+
+    __rmul__ = __mul__
+
+    def copy(self) -> list[Any]:
+        """A plain list of the same items."""
+        return list(self)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __copy__(self) -> list[Any]:
+        return list(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
+        return [copy.deepcopy(item, memo) for item in self]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (list, (list(self),))
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse_change
+    append = clear = extend = insert = pop = remove = reverse = sort = _refuse_change
+
+
+class ReadOnlySet(frozenset[Any]):
+    """A committed set. It reads as a set does, and raises `ReadOnlyStateError` where a set would change."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]  # as a set
+
+    @property  # type: ignore[misc]  # mypy knows __class__ as a plain attribute
+    def __class__(self) -> type:
+        return set
+
+    def __and__(self, other: Any) -> Any:
+        return set(self) & other
+
+    def __or__(self, other: Any) -> Any:
+        return set(self) | other
+
+    def __sub__(self, other: Any) -> Any:
+        return set(self) - other
+
+    def __xor__(self, other: Any) -> Any:
+        return set(self) ^ other
+
+    def copy(self) -> set[Any]:  # type: ignore[override]  # what a set gives
+        """A plain set of the same members."""
+        return set(self)
+
+    def difference(self, *others: Iterable[Any]) -> set[Any]:  # type: ignore[override]
+        """As a set's."""
+        return set(self).difference(*others)
+
+    def intersection(self, *others: Iterable[Any]) -> set[Any]:  # type: ignore[override]
+        """As a set's."""
+        return set(self).intersection(*others)
+
+    def symmetric_difference(self, other: Iterable[Any]) -> set[Any]:  # type: ignore[override]
+        """As a set's."""
+        return set(self).symmetric_difference(other)
+
+    def union(self, *others: Iterable[Any]) -> set[Any]:  # type: ignore[override]
+        """As a set's."""
+        return set(self).union(*others)
+
+    def __repr__(self) -> str:
+        return repr(set(self))
+
+    def __copy__(self) -> set[Any]:
+        return set(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> set[Any]:
+        return {copy.deepcopy(item, memo) for item in self}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (set, (set(self),))
+
+    __iand__ = __ior__ = __isub__ = __ixor__ = _refuse_change
+    add = clear = discard = pop = remove = update = _refuse_change
+    difference_update = intersection_update = symmetric_difference_update = _refuse_change
+
+
+class ReadOnlyDict(dict[Any, Any]):
+    """A committed dict. It reads as a dict does, and raises `ReadOnlyStateError` where a dict would change.
+
+    json.dumps and pydantic read the dict underneath, all else reads `_items`. So what `dict.update(x, ...)` does to the
+    one underneath no reader sees.
+    """
+
+    __slots__ = ("_items",)
+    _items: dict[Any, Any]
+
+    def __new__(cls, items: Any = ()) -> ReadOnlyDict:
+        made, kept = dict.__new__(cls), dict(items)
+        dict.update(made, kept)
+        _put_items(made, kept)
+        return made
+
+    def __init__(self, items: Any = ()) -> None:
+        """Changes nothing: `x.__init__(...)` would add to a dict that is there already."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._items[key]
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._items
+
+    def __iter__(self) -> Any:
+        return iter(self._items)
+
+    def __reversed__(self) -> Any:
+        return reversed(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return self._items == (other._items if type(other) is ReadOnlyDict else other)
+
+    def __ne__(self, other: object) -> bool:
+        return self._items != (other._items if type(other) is ReadOnlyDict else other)
+
+    __hash__ = None
+
+    def __or__(self, other: Any) -> Any:
+        return {**self._items, **other} if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> Any:
+        return {**other, **self._items} if isinstance(other, dict) else NotImplemented
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """As a dict's."""
+        return self._items.get(key, default)
+
+    def keys(self) -> Any:
+        """As a dict's."""
+        return self._items.keys()
+
+    def values(self) -> Any:
+        """As a dict's."""
+        return self._items.values()
+
+    def items(self) -> Any:
+        """As a dict's."""
+        return self._items.items()
+
+    def copy(self) -> dict[Any, Any]:
+        """A plain dict of the same items."""
+        return self._items.copy()
+
+    fromkeys = dict.fromkeys
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+    def __copy__(self) -> dict[Any, Any]:
+        return self._items.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+        return {copy.deepcopy(k, memo): copy.deepcopy(v, memo) for k, v in self._items.items()}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (dict, (self._items.copy(),))
+
+    __setattr__ = __delattr__ = __setitem__ = __delitem__ = __ior__ = _refuse_change
+    clear = pop = popitem = setdefault = update = _refuse_change
+
+
+_put_items: Final = vars(ReadOnlyDict)["_items"].__set__
+
+
+# -- containers of a working copy --------------------------------------------------------------------------------------
 def _guarded(method: Callable[..., Any]) -> Any:
     @functools.wraps(method)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -144,27 +387,7 @@ class StateSet(set[Any]):
         return (set, (set(self),))
 
 
-_GUARDED = frozenset({StateList, StateDict, StateSet})
-
-SCALARS: Final = frozenset(
-    {
-        type(None),
-        bool,
-        int,
-        float,
-        complex,
-        str,
-        bytes,
-        datetime.date,
-        datetime.datetime,
-        datetime.time,
-        datetime.timedelta,
-        decimal.Decimal,
-        uuid.UUID,
-        range,
-        type,
-    }
-)
+_READ_ONLY: Final = frozenset({ReadOnlyList, ReadOnlyDict, ReadOnlySet})
 _CONTAINERS = (list, dict, set, frozenset, tuple, BaseModel)
 
 
@@ -216,7 +439,11 @@ def _guarded_class(cls: type) -> type:
     }
     is_model = issubclass(cls, BaseModel)
     names = tuple(base.__pydantic_fields__) if is_model else tuple(field.name for field in dataclasses.fields(base))
-    shape = _Shape(cls, names, is_model)
+    config = getattr(cls, "model_config", None) or getattr(cls, "__pydantic_config__", None) or {}
+    shape = _Shape(cls, names, is_model, bool(config.get("validate_assignment")))
+    if is_model:  # pydantic writes what it was given, and warns of a tuple in the place of a list
+        members["model_dump"] = lambda self, **options: base.model_dump(unlocked(self), **options)
+        members["model_dump_json"] = lambda self, **options: base.model_dump_json(unlocked(self), **options)
     # Not through pydantic's metaclass: that would build a second validator for what is the same class to the user.
     found = ABCMeta.__new__(type(cls), cls.__name__, (cls,), members) if is_model else None
     found = found or type(cls)(cls.__name__, (cls,), members)
@@ -231,32 +458,43 @@ class _Shape(NamedTuple):
     original: type[Any]
     names: tuple[str, ...]
     is_model: bool
+    validates_assignment: bool
 
     def read(self, value: Any) -> dict[str, Any]:
-        """The fields of `value`, by name."""
-        if self.is_model:
-            held = value.__dict__
-            return {name: held[name] for name in self.names}
-        return {name: getattr(value, name) for name in self.names}
+        """The fields of `value` by name, and behind them what a model with `extra="allow"` holds besides."""
+        if not self.is_model:
+            return {name: getattr(value, name) for name in self.names}
+        held = value.__dict__
+        fields = {name: held[name] for name in self.names}
+        return {**fields, **value.__pydantic_extra__} if value.__pydantic_extra__ else fields
 
-    def untouched(self, values: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
-        """True when every field holds the same object: the quick way to see that a twin was never changed."""
-        for name in self.names:  # noqa: SIM110  # twice as fast as all()
-            if values[name] is not origin[name]:
+    def is_untouched(self, value: Any, origin: Any) -> bool:
+        """True when every field of a model holds the same object: the quick way to see that it was never changed."""
+        values, before = value.__dict__, origin.__dict__
+        for name in self.names:
+            if values[name] is not before[name]:
                 return False
-        return True
+        new, old = value.__pydantic_extra__, origin.__pydantic_extra__
+        return not (new or old) or (_all_same([*new], [*old]) and _all_same([*new.values()], [*old.values()]))
 
-    def make(self, cls: type, fields: Mapping[str, Any], like: Any, guard: Guard | None = None) -> Any:
-        """A `cls` (the original class or the guarded one) with these fields, and all else as in `like`."""
+    def make(self, cls: type, parts: dict[str, Any], like: Any, guard: Guard | None = None) -> Any:
+        """A `cls` (the original class or the guarded one) of what `read` gave, and all else as in `like`."""
         made: Any = object.__new__(cls)
         put = object.__setattr__
         if self.is_model:
-            put(made, "__dict__", fields)
-            for name in _PYDANTIC_STATE:
+            extra = like.__pydantic_extra__
+            if extra is not None:
+                extra = {name: value for name, value in parts.items() if name not in self.names}
+                parts = {name: parts[name] for name in self.names}
+                if guard is not None:
+                    extra = ReadOnlyDict(extra) if guard is FROZEN else _guarded_by(guard, StateDict(extra))
+            put(made, "__dict__", parts)
+            put(made, "__pydantic_extra__", extra)
+            for name in ("__pydantic_fields_set__", "__pydantic_private__"):
                 kept = getattr(like, name)
                 put(made, name, kept if kept is None else kept.copy())
         else:
-            for name, value in fields.items():
+            for name, value in parts.items():
                 put(made, name, value)
         if guard is not None:
             put(made, "_fs_guard", guard)
@@ -266,16 +504,19 @@ class _Shape(NamedTuple):
 _guarded_classes: dict[type, type] = {}
 _shapes: dict[type, _Shape] = {}  # by guarded class
 
-_PYDANTIC_STATE = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+
+def _guarded_by(guard: Guard, container: Any) -> Any:
+    container._guard = guard
+    return container
 
 
 def _twin(source: Any, shape: _Shape, cls: type, convert: Callable[[Any], Any], guard: Guard | None = None) -> Any:
     """A new `cls` with `source`'s field values passed through `convert`."""
-    fields = shape.read(source)
-    for name, value in fields.items():
+    parts = shape.read(source)
+    for name, value in parts.items():
         if type(value) not in SCALARS:
-            fields[name] = convert(value)
-    return shape.make(cls, fields, source, guard)
+            parts[name] = convert(value)
+    return shape.make(cls, parts, source, guard)
 
 
 def _unsupported(value: object) -> ConfigurationError:
@@ -286,11 +527,69 @@ def _unsupported(value: object) -> ConfigurationError:
 
 
 def freeze(value: Any) -> Any:
-    """An unchangeable twin of `value` (any field value), or `value` itself when nothing in it can change.
+    """A read-only twin of `value` (any field value), or `value` itself when nothing in it can change.
 
-    Raises `ConfigurationError` for types that cannot be made unchangeable.
+    Raises `ConfigurationError` for types that cannot be made read-only, `UnshowableError` for text or numbers that no
+    page could show, and pydantic's `ValidationError` for a nested model or dataclass whose fields hold other types than
+    they declare.
     """
-    return value if type(value) in SCALARS else Thaw().refreeze(value)
+    kind = type(value)
+    return value if kind in SCALARS and kind is not str and kind is not int else Thaw().refreeze(value)
+
+
+def plain(value: Any) -> Any:
+    """`value` with builtin containers in place of those of a state, for validators; models stay as they are."""
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if kind in _LISTS:
+        return [item if type(item) in SCALARS else plain(item) for item in value]
+    if kind in _DICTS:
+        return {key: item if type(item) in SCALARS else plain(item) for key, item in value.items()}
+    if kind in _SETS:
+        return set(value)
+    if isinstance(value, tuple):
+        items = [plain(item) for item in value]
+        return value if all(map(is_, items, value)) else tuple.__new__(kind, items)
+    return value
+
+
+def unlocked(value: Any) -> Any:
+    """A copy of a frozen value in builtin containers and the user's own classes, for pydantic to serialise."""
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if kind is ReadOnlyList or kind is StateList:
+        return [item if type(item) in SCALARS else unlocked(item) for item in value]
+    if kind is ReadOnlyDict or kind is StateDict:
+        return {key: item if type(item) in SCALARS else unlocked(item) for key, item in value.items()}
+    if kind is ReadOnlySet or kind is StateSet:
+        return set(value)
+    if (shape := _shapes.get(kind)) is not None:
+        return _twin(value, shape, shape.original, unlocked)
+    if isinstance(value, tuple):
+        items = [unlocked(item) for item in value]
+        return value if all(map(is_, items, value)) else tuple.__new__(kind, items)
+    return value
+
+
+_LISTS: Final = frozenset({ReadOnlyList, StateList, list})
+_DICTS: Final = frozenset({ReadOnlyDict, StateDict, dict})
+_SETS: Final = frozenset({ReadOnlySet, StateSet, set})
+
+
+def scalars_in(value: Any) -> Iterator[Any]:
+    """The scalars in a container at any depth, those within models excepted."""
+    kind = type(value)
+    if kind in SCALARS:
+        yield value
+    elif kind in _DICTS:
+        for key, item in value.items():
+            yield from scalars_in(key)
+            yield from scalars_in(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from scalars_in(item)
 
 
 class Thaw:
@@ -317,20 +616,17 @@ class Thaw:
         if kind in SCALARS:
             return value
         twin: Any
-        if kind is StateList:
-            twin = StateList(map(self.thaw, value))
-            twin._guard = self.guard
-        elif kind is StateDict:
-            twin = StateDict({key: self.thaw(item) for key, item in value.items()})
-            twin._guard = self.guard
-        elif kind is StateSet:
-            twin = StateSet(value)
-            twin._guard = self.guard
-        elif kind is tuple or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        if kind is ReadOnlyList:
+            twin = _guarded_by(self.guard, StateList(map(self.thaw, value)))
+        elif kind is ReadOnlyDict:
+            twin = _guarded_by(self.guard, StateDict({key: self.thaw(item) for key, item in value.items()}))
+        elif kind is ReadOnlySet:
+            twin = _guarded_by(self.guard, StateSet(value))
+        elif isinstance(value, tuple):
             items = [self.thaw(item) for item in value]
-            if all(new is old for new, old in zip(items, value, strict=True)):
+            if all(map(is_, items, value)):
                 return value
-            twin = kind(*items) if hasattr(value, "_fields") else tuple(items)
+            twin = tuple.__new__(kind, items)
         elif (shape := _shapes.get(kind)) is not None:
             twin = _twin(value, shape, kind, self.thaw, self.guard)
         else:
@@ -339,9 +635,16 @@ class Thaw:
         return twin
 
     def refreeze(self, value: Any) -> Any:
-        """The frozen form of a working value: its origin where nothing changed, else a new frozen twin."""
+        """The frozen form of a working value: its origin where nothing changed, else a new frozen twin.
+
+        Raises as `freeze`.
+        """
         kind = type(value)
         if kind in SCALARS:
+            if kind is str or kind is int:
+                check_showable(value)
+            return value
+        if kind in _READ_ONLY:
             return value
         twin, origin = self._origins.get(id(value), (None, None))
         if twin is not value:
@@ -350,104 +653,137 @@ class Thaw:
         if (shape := _shapes.get(kind)) is not None:
             if value._fs_guard is FROZEN:
                 return value
-            untouched = origin is not None and shape.is_model and shape.untouched(value.__dict__, origin.__dict__)
-            return origin if untouched else self._refreeze_model(value, shape, origin)
-        if kind in _GUARDED and value._guard is FROZEN:
-            return value
+            is_untouched = origin is not None and shape.is_model and shape.is_untouched(value, origin)
+            return origin if is_untouched else self._refreeze_instance(value, shape, origin)
         if kind is list or kind is StateList:
             items = self._refreeze_all(value)
-            return origin if origin is not None and _all_same(items, origin) else _seal(StateList(items))
+            return origin if origin is not None and _all_same(items, origin) else ReadOnlyList(items)
         if kind is dict or kind is StateDict:
+            for key in value:
+                if type(key) is not str or not key.isascii():
+                    _check_hashable(key)
             items = self._refreeze_all(value.values())
             # The order of keys is part of what views show.
-            if origin is not None and list(origin) == list(value) and _all_same(items, list(origin.values())):
+            if origin is not None and _all_same(items, [*origin.values()]) and _all_same([*value], [*origin]):
                 return origin
-            return _seal(StateDict(zip(value, items, strict=True)))
+            return ReadOnlyDict(zip(value, items, strict=True))
         if kind is set or kind is StateSet:
-            if origin is not None and origin == value:
+            if origin is not None and _has_same_members(value, origin):
                 return origin
-            return _seal(StateSet(value))
+            for item in value:
+                if type(item) is not str or not item.isascii():
+                    _check_hashable(item)
+            return ReadOnlySet(value)
         if isinstance(value, tuple):
             items = self._refreeze_all(value)
             if origin is not None and _all_same(items, origin):
                 return origin
-            if all(map(is_, items, value)):
-                return value
-            return kind(*items) if hasattr(value, "_fields") else tuple(items)
-        if kind is frozenset or isinstance(value, enum.Enum | pathlib.PurePath):
+            return value if all(map(is_, items, value)) else tuple.__new__(kind, items)
+        if kind is frozenset or isinstance(value, pathlib.PurePath):
+            _check_hashable(value)
+            return value
+        if isinstance(value, enum.Enum):
             return value
         if isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
-            return self._refreeze_model(value, _shapes[_guarded_class(kind)], None)
-        if isinstance(value, tuple(SCALARS - {type})) or type(value).__module__.startswith(("pydantic", "zoneinfo")):
+            return self._refreeze_instance(value, _shapes[_guarded_class(kind)], None)
+        if isinstance(value, _SCALAR_BASES) or type(value).__module__.startswith(("pydantic", "zoneinfo")):
+            _check_hashable(value)
             return value  # subclasses of scalars, and pydantic's own value types (URLs, secrets): immutable
         raise _unsupported(value)
 
     def _refreeze_all(self, values: Iterable[Any]) -> list[Any]:
-        return [value if type(value) in SCALARS else self.refreeze(value) for value in values]
+        # Nearly all items are such text and numbers: a call for each would take three times as long.
+        return [
+            value
+            if ((kind := type(value)) is str and value.isascii())
+            or (kind is int and -_SHORT_INT < value < _SHORT_INT)
+            or (kind in SCALARS and kind is not str and kind is not int)
+            else self.refreeze(value)
+            for value in values
+        ]
 
-    def _refreeze_model(self, value: Any, shape: _Shape, origin: Any) -> Any:
-        fields = shape.read(value)
-        fresh = dict(zip(fields, self._refreeze_all(fields.values()), strict=True))
-        if origin is not None and _all_same(list(fresh.values()), list(shape.read(origin).values())):
+    def _refreeze_instance(self, value: Any, shape: _Shape, origin: Any) -> Any:
+        """The frozen form of a model or dataclass; see `revalidation` for what is validated of it."""
+        parts, validators = shape.read(value), revalidation_of(shape.original)
+        if origin is None:
+            if validators is not None:
+                parts |= validators.check({name: plain(each) for name, each in parts.items()})
+            fresh = dict(zip(parts, self._refreeze_all(parts.values()), strict=True))
+            return shape.make(_guarded_class(shape.original), fresh, value, FROZEN)
+        fresh = dict(zip(parts, self._refreeze_all(parts.values()), strict=True))
+        before = shape.read(origin)
+        kept = {name: old for name, old in before.items() if name in fresh and _same(fresh[name], old)}
+        if len(kept) == len(fresh) == len(before):
             return origin
-        frozen = _guarded_class(shape.original)
-        if not shape.is_model:
-            return self._validated_dataclass(shape.make(frozen, fresh, value, FROZEN), shape)
-        # Assignments to a nested model are not validated by pydantic unless its author asked for it: do it now.
-        validated = shape.original.__pydantic_validator__.validate_python(fresh, by_alias=False, by_name=True)
-        twin = _twin(validated, shape, frozen, freeze, FROZEN)
-        object.__setattr__(twin, "__pydantic_private__", copy.copy(value.__pydantic_private__))
-        return twin
-
-    def _validated_dataclass(self, value: Any, shape: _Shape) -> Any:
-        """A frozen dataclass as its annotations want it: pydantic takes an instance as it is, whatever it holds."""
-        adapter = _adapter_of(shape.original)
-        if adapter is None:
-            return value
-        validated = adapter.validate_python(shape.read(value))
-        return _twin(validated, shape, type(value), freeze, FROZEN)
-
-
-_adapters: dict[type, TypeAdapter[Any] | None] = {}
+        if validators is not None:
+            given = {name: plain(each) for name, each in fresh.items()}
+            if shape.validates_assignment:  # what was assigned was validated at once
+                made = shape.make(shape.original, {**given, **validators.check(given)}, value)
+            else:
+                old_items = {name: scalars_in(old) for name, old in before.items() if name not in kept}
+                same = {name: given[name] for name in kept}
+                made = validators.assign(
+                    given, Kept(same, old_items, lambda found: shape.make(shape.original, found, value))
+                )
+            fresh = shape.read(made)
+            fresh = {
+                name: before[name] if name in kept and equal(each, before[name]) else each
+                for name, each in zip(fresh, self._refreeze_all(fresh.values()), strict=True)
+            }
+        return shape.make(_guarded_class(shape.original), fresh, value, FROZEN)
 
 
-def _adapter_of(cls: type) -> TypeAdapter[Any] | None:
-    """What validates the fields of a dataclass; None where they are not all given when it is made."""
-    if cls not in _adapters:
-        usable = all(field.init for field in dataclasses.fields(cls))
-        try:
-            _adapters[cls] = TypeAdapter(cls) if usable else None
-        except (PydanticUserError, NameError):  # of a type that pydantic does not know, or that is local to a function
-            _adapters[cls] = None
-    return _adapters[cls]
+_SHORT_INT: Final = 2**63
+_SCALAR_BASES: Final = tuple(SCALARS - {type, type(None), bool, range, re.Pattern})
 
 
-def _seal(container: Any) -> Any:
-    container._guard = FROZEN
-    return container
+def _check_hashable(value: Any) -> None:
+    """Raises `UnshowableError` where a key, or a member of a set, holds text that no page could show."""
+    if isinstance(value, pathlib.PurePath):
+        value = str(value)
+    if isinstance(value, str | int):
+        check_showable(value)
+    elif isinstance(value, tuple | frozenset):
+        for item in value:
+            _check_hashable(item)
 
 
 def equal(new: Any, old: Any) -> bool:
-    """Equal in value and type, so that 1 and True, or keys in another order, count as a change."""
+    """Whether two frozen values are the same, in value and type, at any depth; see `scalars.same_scalar`."""
     if new is old:
         return True
     kind = type(new)
     if kind is not type(old):
         return False
     if kind in SCALARS:
-        return bool(new == old)
-    if isinstance(new, list | tuple):
+        return same_scalar(new, old)
+    if isinstance(new, tuple):  # a read-only list is one, too
         return len(new) == len(old) and all(map(equal, new, old))
     if isinstance(new, dict):
-        return list(new) == list(old) and all(map(equal, new.values(), old.values()))
+        keys = len(new) == len(old) and (all(map(is_, new, old)) or all(map(equal, new, old)))
+        return keys and all(map(equal, new.values(), old.values()))
+    if isinstance(new, frozenset):
+        return _has_same_members(new, old)
     if (shape := _shapes.get(kind)) is not None:
         return equal(shape.read(new), shape.read(old))
+    if isinstance(new, _SCALAR_BASES):
+        return bool(exact_key(new) == exact_key(old))
     return bool(new == old)
 
 
+def _has_same_members(new: Any, old: Any) -> bool:
+    if len(new) != len(old):
+        return False
+    others = {item: item for item in old}
+    return all(item in others and equal(item, others[item]) for item in new)
+
+
 def _same(new: Any, old: Any) -> bool:
-    """Equal for certain: the same object, or equal scalars of one type (1, 1.0 and True are three values)."""
-    return new is old or (type(new) is type(old) and type(new) in SCALARS and bool(new == old))
+    """Same for certain: one object, or two scalars of one type and value."""
+    if new is old:
+        return True
+    kind = type(new)
+    return kind is type(old) and kind in SCALARS and same_scalar(new, old)
 
 
 def _all_same(new: Sequence[Any], old: Sequence[Any]) -> bool:

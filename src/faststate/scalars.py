@@ -1,0 +1,109 @@
+"""Scalars: the immutable single values that a field may hold, and when two of them are the same value.
+
+Python's `==` takes values for equal that differ: 1 and True, 0.0 and -0.0, Decimal("1.0") and Decimal("1.00"), one
+instant in two time zones. To a person who sets one in place of the other, each is a change.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import fractions
+import ipaddress
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+__all__ = ["IP_TYPES", "SCALARS", "UnshowableError", "check_showable", "exact_key", "same_scalar"]
+
+IP_TYPES: Final = (
+    ipaddress.IPv4Address,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Address,
+    ipaddress.IPv6Interface,
+    ipaddress.IPv6Network,
+)
+
+SCALARS: Final[frozenset[type]] = frozenset(
+    {
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        datetime.date,
+        datetime.datetime,
+        datetime.time,
+        datetime.timedelta,
+        decimal.Decimal,
+        fractions.Fraction,
+        uuid.UUID,
+        range,
+        re.Pattern,
+        type,
+        *IP_TYPES,
+    }
+)
+"""The types whose values can never change, by exact type."""
+
+_LONGEST_INT: Final = 14_000
+"""Bits of the longest int that can be shown: `str()` refuses more than 4,300 digits (CPython, sys.int_info)."""
+
+
+class UnshowableError(ValueError):
+    """A value that no page could show. The message is what is to be said of the place that holds it."""
+
+
+def check_showable(value: Any) -> None:
+    """Raises `UnshowableError` for text and whole numbers, also of subclasses, that no page could show."""
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise UnshowableError("holds half of a character (a lone surrogate), which no page can show") from None
+    elif isinstance(value, int) and value.bit_length() > _LONGEST_INT:
+        raise UnshowableError("holds a whole number of more than 4,200 digits, which no page can show")
+
+
+def _zone_key(value: datetime.datetime | datetime.time) -> Any:
+    # Two zones of one offset are equal to each other, and named differently: repr() tells them apart.
+    return value.replace(tzinfo=None, fold=0), value.fold, repr(value.tzinfo)
+
+
+# What tells two values of one type apart that are equal to each other (or a value that is unequal to itself).
+_EXACT: Final[dict[type, Callable[[Any], Any]]] = {
+    float: float.hex,
+    complex: lambda value: (value.real.hex(), value.imag.hex()),
+    decimal.Decimal: lambda value: value.as_tuple(),
+    datetime.datetime: _zone_key,
+    datetime.time: _zone_key,
+    range: lambda value: (value.start, value.stop, value.step),
+}
+_BY_BASE: Final = (float, complex, decimal.Decimal, datetime.datetime, datetime.time)
+
+
+def exact_key(value: Any) -> Any:
+    """What two scalars have in common exactly when they are the same value: their type, and all that tells them apart.
+
+    For subclasses of these types as well; any other hashable value stands for itself. It is hashable.
+    """
+    kind = type(value)
+    exact = _EXACT.get(kind)
+    if exact is None and kind not in SCALARS:
+        exact = next((_EXACT[base] for base in _BY_BASE if isinstance(value, base)), None)
+    return kind, value if exact is None else exact(value)
+
+
+def same_scalar(new: Any, old: Any) -> bool:
+    """Whether two values of one type are the same value; see `exact_key`."""
+    if new is old:
+        return True
+    kind = type(new)
+    if kind is str or kind is int or kind is bool:
+        return bool(new == old)
+    return bool(exact_key(new) == exact_key(old))
