@@ -144,12 +144,13 @@ class Tab(Model):
         self.tokens, self.position = page.tokens, page.position
         self.signals = {**page.signals, "_fs": {"c": ""}}
 
-    def request(self, method="GET", *, last_event_id=None, headers=None, tokens=None):
+    def request(self, method="POST", *, last_event_id=None, headers=None, tokens=None):
         payload = {"w": self.tokens if tokens is None else tokens, "n": self.position}
         sent = {**BROWSER, **(headers or {})}
         if last_event_id is not None:
             sent["last-event-id"] = last_event_id
-        return self.client.stream(method, "/_faststate/stream", params={"datastar": json.dumps(payload)}, headers=sent)
+        asked = {"json": payload} if method == "POST" else {"params": {"datastar": json.dumps(payload)}}
+        return self.client.stream(method, "/_faststate/stream", headers=sent, **asked)
 
     async def open(self, **request):
         """Opens the stream and reads up to its first position."""

@@ -401,13 +401,6 @@ def test_a_payload_that_is_too_large_is_400_with_and_without_its_length_told(liv
     assert live.the(Counter).count == 0
 
 
-def test_a_page_that_has_collected_too_many_tokens_is_loaded_anew(live, client):
-    page = Page(client)
-    response = client.post(page.url + "event/Counter/add", json={"w": page.tokens * 201}, headers=BROWSER)
-    assert (status(response), patched_signals(response.text)) == (403, {"_fs": {"go": "#reload"}})
-    assert live.the(Counter).count == 0
-
-
 @pytest.mark.parametrize(
     "body",
     ["", "null", "3", "[]", "{", '{"z": 1}', '{"a": 1}', '{"a": []}', '{"s": "x"}', '{"b": [1]}', '{"i": 4}',

@@ -184,7 +184,8 @@ def test_a_fragment_brings_its_own_token_and_opens_the_stream_of_all(app):
     assert "<html" not in fragment.html and len(fragment.tokens) == 1 and fragment.tokens != page.tokens
     assert fragment.signals == {"Side": {"right": {"count": 0}}}
     (opening,) = [a["data-init"] for _, a in fragment.attributes if "data-init" in a]
-    assert "Object.values($_fs.w)" in opening
+    (own,) = [a["data-signals__ifmissing"] for _, a in fragment.attributes if "data-init" in a]
+    assert opening == "$_fs.f()" and re.search(r"f:\(\)=>.*@post\(\$_fs.u\+'stream',{payload:{w:Object.values", own)
 
 
 def test_views_are_the_same_bytes_for_all_viewers_and_only_the_library_s_signals_differ(app):

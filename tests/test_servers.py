@@ -4,7 +4,6 @@ A server's tests share its process; what they count they count from where they f
 """
 
 import contextlib
-import json
 import re
 import socket
 import textwrap
@@ -125,8 +124,8 @@ def expect_flaw(request, kind, name):
 
 def stream_request(page):
     """The request with which a page opens its stream."""
-    payload = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
-    return page.client.build_request("GET", f"{page.url}stream", params=payload, headers=BROWSER)
+    payload = {"w": page.tokens, "n": page.position}
+    return page.client.build_request("POST", f"{page.url}stream", json=payload, headers=BROWSER)
 
 
 class Tab(Page):
@@ -222,10 +221,10 @@ def test_a_client_of_http_1_0_gets_a_stream_without_chunks(kind, server, visit, 
     expect_flaw(request, kind, "HTTP/1.0")
     page = Page(visit())
     opening = stream_request(page)
-    head = f"GET {opening.url.raw_path.decode()} HTTP/1.0\r\n"
+    head = f"POST {opening.url.raw_path.decode()} HTTP/1.0\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in opening.headers.items() if name != "connection")
     with raw_connection(server) as connection:
-        connection.sendall(f"{head}\r\n".encode())
+        connection.sendall(f"{head}\r\n".encode() + opening.content)
         answer = b""
         while b"id: " not in answer:
             answer += (more := connection.recv(65536))

@@ -762,12 +762,16 @@ async def test_a_disconnect_is_found_and_nothing_of_it_stays(served):
     await eventually(lambda: not manager.connections and not manager.state_subscriptions)
 
 
-async def test_forged_tokens_end_the_stream_for_good(served):
+async def test_forged_tokens_open_no_stream(served):
     tab = await served.tab(await served.browser(), streaming=False)
     (token,) = tab.tokens
-    for tokens in ([token[:-3] + "xyz"], ["x"], [5], [None], [token, "x"], "x", {"a": 1}, []):
-        async with tab.request(tokens=tokens) as response:
-            assert response.status_code == 204, tokens
+    refusals = {403: ([token[:-3] + "xyz"], ["x"], [5], [None], [token, "x"]), 400: ("x", {"a": 1}), 204: ([],)}
+    for expected, lists in refusals.items():
+        for tokens in lists:
+            async with tab.request(tokens=tokens) as response:
+                assert response.status_code == expected, tokens
+            async with tab.request("GET", tokens=tokens) as response:
+                assert response.status_code == 204, tokens
     assert served.provider.stats().connections_total == 0
 
 

@@ -357,7 +357,7 @@ async def test_what_uvicorn_holds_of_a_stream_s_request_is_let_go(http):
         await two_tabs_follow(visited)
         for scope in scopes_of(visited):
             assert scope["headers"] == [] and scope["query_string"] == scope["raw_path"] == b"" and scope["state"] == {}
-            assert scope["path"] == "/_faststate/stream" and scope["method"] == "GET"
+            assert scope["path"] == "/_faststate/stream" and scope["method"] == "POST"
         one, other = scopes_of(visited)
         for alike in ("path", "method", "asgi", "server"):
             assert one[alike] is other[alike]
@@ -393,7 +393,7 @@ async def test_who_is_around_the_app_still_finds_the_request_when_its_stream_has
         async def __call__(self, scope, receive, send):
             await app(scope, receive, send)
             if scope["type"] == "http":
-                seen.append((scope["path"], scope["query_string"], dict(scope["headers"])))
+                seen.append((scope["path"], scope["method"], dict(scope["headers"])))
 
     with serving(AccessLog()) as url:
         async with contextlib.AsyncExitStack() as stack:
@@ -401,9 +401,10 @@ async def test_who_is_around_the_app_still_finds_the_request_when_its_stream_has
             for tab in await two_tabs_follow(visited):
                 await tab.close()
             await eventually(lambda: sum(path.endswith("/stream") for path, _, _ in seen) == 2)
-    for path, query, headers in seen:
+    for path, method, headers in seen:
         if path.endswith("/stream"):
-            assert query.startswith(b"datastar=") and headers[b"datastar-request"] == b"true"
+            assert method == "POST" and headers[b"content-type"] == b"application/json"
+            assert headers[b"datastar-request"] == b"true"
 
 
 # -- HTTP, byte by byte ------------------------------------------------------------------------------------------------

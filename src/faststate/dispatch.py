@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,14 +26,14 @@ from .exceptions import (
     UnknownEventError,
 )
 from .limits import network_of
-from .page import message_frame, reload_frame, reopen_frame
+from .page import merged_tokens, message_frame, reload_frame, reopen_frame
 from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits, taken_ids
 from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
 from .sharing import OutdatedError
 from .sse import SSEConnection, snapshot_frame, vanish_frame
 from .state import ReactiveState
-from .tokens import Shown, binding
+from .tokens import Shown, WatchToken, binding
 from .transaction import Guard, Run, Step, run_event
 from .views import render_ft
 from .wire import elements_frame, nest, signals_frame, to_wire
@@ -46,6 +47,7 @@ __all__ = [
     "leave_page",
     "open_connection",
     "safe_location",
+    "tokens_instead",
     "tokens_of",
     "verify_tokens",
 ]
@@ -54,8 +56,21 @@ logger = logging.getLogger("faststate")
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-MAX_TOKENS: Final = 200
-"""Tokens that one request may carry; each fragment of a page brings at most one."""
+LONG: Final = 4_096
+"""Characters of a request's tokens from which on they are verified in portions, and charged to the client.
+
+Each fragment that a page has fetched brings a token, and each state that it shows an entry of one. What `max_payload`
+lets through takes up to 40 ms; 1,000 tokens take 11 ms, and 0.2 ms where they are remembered.
+"""
+
+PORTION: Final = 64
+"""Tokens that are verified before other work has its turn: 0.7 ms."""
+
+EVENT_WORK: Final = 200.0
+"""Microseconds of work for which a client is charged one event."""
+
+MERGED_FROM: Final = 16
+"""Tokens from which on a page is given a single one in their place, when it opens its stream."""
 
 LEFT_TTL: Final = 30.0
 """Idle seconds of TEMPORARY states whose page was left for good. Of a tab that is only hidden nothing is heard."""
@@ -119,8 +134,6 @@ class Call:
                 raise EventArgumentError(f"the payload's {_PARTS['f'].said}")
             call.form = [(name, value) for name, value in call.form]
         call.is_form = body.get("f") is not None
-        if len(call.tokens) > MAX_TOKENS:
-            raise StaleTokens  # a page that has collected so many starts anew
         if query:
             call.query = [(name, value) for name, value in query if name != "_id"]
             if call.instance_id is None:
@@ -150,14 +163,12 @@ _PARTS: Final = {
 
 
 def tokens_of(body: Any) -> list[Any]:
-    """The tokens in a payload. Raises `EventArgumentError` where there can be none, `StaleTokens` for too many."""
+    """The tokens in a payload. Raises `EventArgumentError` where there can be none."""
     found = body.get("w") if isinstance(body, dict) else None
     if found is None:
         return []
     if not isinstance(found, list):
         raise EventArgumentError("the payload's tokens must be a list")
-    if len(found) > MAX_TOKENS:
-        raise StaleTokens  # a page that has collected so many starts anew
     return found
 
 
@@ -170,20 +181,37 @@ class Effect(NamedTuple):
     """What the event's state is at, where the event expects a version."""
 
 
-async def verify_tokens(context: RequestContext, tokens: Sequence[Any]) -> list[Shown]:
-    """What genuine tokens of this very session and user show.
+async def verify_tokens(context: RequestContext, tokens: Sequence[Any], *, again: bool = False) -> list[WatchToken]:
+    """What these genuine tokens of this very session and user say.
 
     Raises `StaleTokens` for one of another session or user, or too old, and `ForgedTokens` for one that is not genuine.
     """
-    return _genuine(context.provider, tokens, await context.binding(), again=False) if tokens else []
+    if not tokens:
+        return []
+    provider, expected = context.provider, await context.binding()
+    if not _is_long(tokens):
+        return _genuine(provider, tokens, expected, again=again)
+    found: list[WatchToken] = []
+    work = 0.0
+    for at in range(0, len(tokens), PORTION):
+        before = provider.signer.work
+        found += _genuine(provider, tokens[at : at + PORTION], expected, again=again)
+        work += provider.signer.work - before
+        await asyncio.sleep(0)
+    provider.event_rates.charge(context.session_id(), context.address, work / EVENT_WORK)
+    return found
 
 
-def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str, *, again: bool = True) -> list[Shown]:
-    """What genuine tokens show that were made for the session and user `expected`; as `verify_tokens`.
+def _is_long(tokens: Sequence[Any]) -> bool:
+    return sum(len(token) for token in tokens if isinstance(token, str)) > LONG
+
+
+def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str, *, again: bool = True) -> list[WatchToken]:
+    """What these tokens say, made for the session and user `expected`; as `verify_tokens`.
 
     They are remembered where they will come `again` soon.
     """
-    shown: list[Shown] = []
+    found: list[WatchToken] = []
     verify, stale = provider.signer.verify, False
     for token in tokens:
         verified = verify(token, again=again)
@@ -191,10 +219,27 @@ def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str, *, a
             raise ForgedTokens("the page's token is not genuine")
         if verified.expired or verified.binding != expected:
             stale = True
-        shown += verified.shown
+        found.append(verified)
     if stale:
         raise StaleTokens
-    return shown
+    return found
+
+
+def _shown_by(tokens: Sequence[WatchToken]) -> Sequence[Shown]:
+    return tokens[0].shown if len(tokens) == 1 else [shown for token in tokens for shown in token.shown]
+
+
+def _follows(
+    context: RequestContext,
+    user: UserContext | None,
+    cls: type[ReactiveState],
+    instance_id: str | None,
+    live: SSEConnection,
+) -> bool:
+    try:
+        return live.topic(context.provider.identify(cls, context, user, instance_id).key) is not None
+    except IdentifierError:
+        return False
 
 
 def _ids(scope: StateScope, instance_id: str | None) -> dict[str, Any]:
@@ -230,11 +275,25 @@ async def dispatch(
     # Loaded once: nobody signs in any more before the event itself runs.
     user = context.known_user if context.knows_user() else await context.user()
     session_id = context.session_id()
-    shown = _genuine(provider, call.tokens, binding(session_id, user.id if user else None)) if call.tokens else []
     config = provider.config_of(cls)
+    shown: Sequence[Shown] = ()
+    is_followed = False
+    if call.tokens:
+        expected = binding(session_id, user.id if user else None)
+        if not _is_long(call.tokens):
+            shown = _shown_by(_genuine(provider, call.tokens, expected))
+        else:
+            # A page with many tokens has shown them all when it opened its stream: what that follows needs no proof.
+            is_followed = (
+                live is not None
+                and expected == binding(live.session_id, live.user_id)
+                and (not config.has_ids or _follows(context, user, cls, call.instance_id, live))
+            )
+            if not is_followed:
+                shown = _shown_by(await verify_tokens(context, call.tokens, again=True))
     ids: dict[str, Any] = {}
     if config.has_ids:
-        if not any(s.name == call.state and s.instance_id == call.instance_id for s in shown):
+        if not is_followed and not any(s.name == call.state and s.instance_id == call.instance_id for s in shown):
             raise ForgedTokens(f"no page of this session shows that {call.state}")
         ids = _ids(config.scope, call.instance_id)
     elif call.instance_id is not None:
@@ -267,8 +326,9 @@ async def dispatch(
         guards.append(guard)
     bound = _bound_values(cls, call.bound, schema.hidden_from(user)) if call.bound else {} if schema.bound else None
     has_stream = live is not None or elsewhere
-    followed = (await _followed(context, shown)).states if shown and not has_stream else _NOTHING
-    run = _PageRun(context, call, live, elsewhere, take, user, session_id, event, entry, bound, followed)
+    run = _PageRun(
+        context, call, live, elsewhere, take, user, session_id, event, entry, bound, () if has_stream else shown
+    )
     token = origin_of_commits.set(run)
     is_outdated = False
     try:
@@ -302,12 +362,12 @@ async def dispatch(
 class _PageRun(Origin, Run):
     """An event that a page has sent. Lifetime: the event.
 
-    `bound` are the fields to set before it, `followed` what the page shows and has no stream for, `take` is given the
+    `bound` are the fields to set before it, `shown` what the page shows and has no stream for, `take` is given the
     effects.
     """
 
     __slots__ = (
-        "_bound", "_call", "_context", "_entry", "_event", "_followed", "_live", "_provider", "_take", "_typed",
+        "_bound", "_call", "_context", "_entry", "_event", "_live", "_provider", "_shown", "_take", "_typed",
         "_user", "has_begun",
     )  # fmt: skip
 
@@ -323,7 +383,7 @@ class _PageRun(Origin, Run):
         event: Event[Any, Any],
         entry: Entry,
         bound: Mapping[str, Any] | None,
-        followed: Mapping[str, tuple[Entry, set[str]]],
+        shown: Sequence[Shown],
     ) -> None:
         self._provider = context.provider
         self._context = context
@@ -334,7 +394,7 @@ class _PageRun(Origin, Run):
         self._event = event
         self._entry = entry
         self._bound = bound
-        self._followed = followed
+        self._shown = shown
         self._typed: Mapping[str, Any] = _NOTHING  # bound fields as the page showed them when it sent the event
         self.has_begun = False
         """Whether a step of it was committed."""
@@ -380,16 +440,35 @@ class _PageRun(Origin, Run):
         provider.events += not (step.repeated or self.has_begun)
         provider.repeated += step.repeated
         self.has_begun = True
-        if self._followed:
+        if self._shown:
             return self._take_with_snapshots(step)
         self._tell(b"", step)
         return None
 
     async def _take_with_snapshots(self, step: Step) -> None:
-        changed = [commit.key for commit in self.commits]
         if step.repeated:  # the first answer was lost, and with it what had changed
-            changed = list(self._followed)
-        self._tell(await self._snapshots(changed), step)
+            frames = await self._snapshots((await _followed(self._context, self._shown)).states)
+        else:
+            frames = await self._snapshots(self._changed([commit.new for commit in self.commits]))
+        self._tell(frames, step)
+
+    def _changed(self, states: Sequence[ReactiveState]) -> dict[str, tuple[Entry, set[str]]]:
+        """Those of the changed `states` that the page shows, by key, with their views there.
+
+        Only these are looked up: a page may show a thousand, and have them all be found again at every click.
+        """
+        found: dict[str, tuple[Entry, set[str]]] = {}
+        for state in states:
+            identifier = state._committed.identifier
+            views = [s.views for s in self._shown if s[:2] == (identifier.cls_name, identifier.instance_id)]
+            entry = self._provider.registry.find(identifier.key)
+            if not views or entry is None:
+                continue
+            with contextlib.suppress(IdentifierError):  # nobody is signed in any more, whose state it would be
+                own = self._provider.identify(type(state), self._context, self._user, identifier.instance_id)
+                if own.key == identifier.key:  # and not another session's or user's
+                    found[identifier.key] = entry, {view for part in views for view in part}
+        return found
 
     def _tell(self, frames: bytes, step: Step) -> None:
         if self._typed:
@@ -401,8 +480,8 @@ class _PageRun(Origin, Run):
             version = str((self._provider.registry.find(self.key) or self._entry).version)
         self._take(Effect(frames + step.result if step.result else frames, step.repeated, version))
 
-    async def _snapshots(self, changed: Sequence[str]) -> bytes:
-        return await _snapshots(self._provider, self._user, changed, self._followed)
+    async def _snapshots(self, changed: Mapping[str, tuple[Entry, set[str]]]) -> bytes:
+        return await _snapshots(self._provider, self._user, changed)
 
     async def show_as_it_is(self) -> None:
         """Has the page be sent the event's state as it is."""
@@ -411,7 +490,7 @@ class _PageRun(Origin, Run):
             page, session_id = self.connection_id, self.session_id
             await sharing.publish(self.key, {"kind": "show", "page": page, "session": session_id})
         elif live is None:
-            self._take(Effect(await self._snapshots([self.key]), repeated=False))
+            self._take(Effect(await self._snapshots(self._changed([self._entry.state])), repeated=False))
         elif live.topic(self.key) is not None:
             live.notify(self.key, None)
 
@@ -561,20 +640,16 @@ def _temporary(context: RequestContext, name: str, instance_id: str | None) -> S
 async def _snapshots(
     provider: StateProvider,
     user: UserContext | None,
-    changed: Sequence[str],
-    followed: Mapping[str, tuple[Entry, set[str]]],
+    changed: Mapping[str, tuple[Entry, set[str]]],
 ) -> bytes:
-    """For a page without a stream: the states `changed` (keys) that it shows, as they are now; a lost one vanishes.
+    """For a page without a stream: the states `changed` that it shows (by key), as they are now; a lost one vanishes.
 
     The event has been committed, so that nothing is raised here any more: a rule that fails has the page told nothing.
     """
     frames = {}
-    for key in changed:
-        if key not in followed:
-            continue
-        entry, views = followed[key]
+    for key, (entry, views) in changed.items():
         state, config = entry.state, provider.config_of(type(entry.state))
-        if config.authorize is not None:
+        if config.rule.restricts:
             try:
                 async with asyncio.timeout(provider.registry.locks.timeout):
                     await authorize(user, config.rule, state, READ)
@@ -633,7 +708,7 @@ async def open_connection(
     `ForgedTokens` and `LimitError`.
     """
     provider = context.provider
-    shown = await verify_tokens(context, tokens)
+    shown = _shown_by(await verify_tokens(context, tokens, again=len(tokens) > MERGED_FROM))
     _refuse_too_many(provider, context)
     user = await context.user()
     _refuse_ended(context)  # it may have ended while the user was being loaded
@@ -684,13 +759,23 @@ def _opened(
     return connection
 
 
+async def tokens_instead(context: RequestContext, tokens: Sequence[Any]) -> Mapping[str, str | None]:
+    """What a page that sends many tokens is to have in their place (by name; None for no more), as `merged_tokens`.
+
+    Raises as `verify_tokens`.
+    """
+    if len(tokens) <= MERGED_FROM:
+        return {}
+    return merged_tokens(context.provider.signer, await verify_tokens(context, tokens, again=True))
+
+
 async def leave_page(context: RequestContext, tokens: Sequence[Any]) -> None:
     """Has the TEMPORARY states that the tokens show end soon: their page was left for good. Raises as `verify_tokens`.
 
     Not at once: a page that comes back from the browser's cache, and opens its stream, finds them as they were.
     """
     registry = context.provider.registry
-    for name, instance_id, _ in await verify_tokens(context, tokens):
+    for name, instance_id, _ in _shown_by(await verify_tokens(context, tokens)):
         cls = context.provider.class_named(name)
         if cls is None or context.provider.config_of(cls).scope is not StateScope.TEMPORARY:
             continue

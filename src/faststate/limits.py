@@ -44,6 +44,14 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    def charge(self, client: str, tokens: float) -> None:
+        """Take `tokens` for what `client` has cost already; what is not there is missing from what comes next."""
+        if self.rate == math.inf:
+            return
+        now = self._clock()
+        left, since = self._buckets.pop(client, (self.burst, now))
+        self._buckets[client] = (min(self.burst, left + (now - since) * self.rate) - tokens, now)
+
     def take(self, client: str) -> float:
         """Takes a token of `client`'s: 0.0 when there was one, else the seconds until there is."""
         if self.rate == math.inf:
@@ -97,6 +105,13 @@ class Rates:
                 address, self._what,
             )  # fmt: skip
         return wait
+
+    def charge(self, session_id: str | None, address: str, tokens: float) -> None:
+        """Take `tokens` of a session and of its address for what it has cost already; as `TokenBuckets.charge`."""
+        network = network_of(address)
+        self.sessions.charge(session_id or f"address {network}", tokens)
+        if network:
+            self.addresses.charge(network, tokens)
 
 
 def network_of(address: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from .auth import UserContext
 from .registry import StateRegistry
 from .scopes import StateScope
 from .state import ReactiveState
-from .tokens import Shown, TokenSigner
+from .tokens import Shown, TokenSigner, WatchToken
 from .views import attribute, quoted
 from .wire import attribute_json, nest, signals_frame
 
@@ -22,6 +22,7 @@ __all__ = [
     "LiveElement",
     "PageContent",
     "SeedElement",
+    "merged_tokens",
     "message_frame",
     "reload_frame",
     "reopen_frame",
@@ -34,11 +35,15 @@ RELOAD: Final = "#reload"
 REOPEN: Final = "#reopen"
 """What the signal `_fs.go` holds to have the page open its stream anew, as one that knows nothing yet."""
 
+FEW: Final = 16
+"""States up to which the name of a page's token is remembered: those of longer ones would take much memory."""
+
 # Signals of the library, in `_fs`; the underscore keeps them out of what Datastar sends of its own accord.
 #   u: URL that the library's routes begin with    c: id of the open stream      n: stream position at first paint
 #   w: watch tokens                                err: message to show          ok: nonce of the last acknowledged form
 #   q: number of the last event sent               status: HTTP status of the last refusal, else 0
 #   go: URL to go to                               k(): a new nonce              o(p, n): options of an event's request
+#   f(): open the stream, which follows what the page shows
 #   v: version of the state that the last event which expected one has left or found
 # Requests are not retried by the client and carry a nonce: an event happens once.
 _OPTIONS: Final = (
@@ -49,15 +54,18 @@ _OPTIONS: Final = (
 )
 # crypto.randomUUID is there on secure origins alone, and apps are tried out over plain HTTP.
 _NONCE: Final = "()=>[...crypto.getRandomValues(new Uint8Array(12))].map(b=>b.toString(16).padStart(2,'0')).join('')"
-_OPEN: Final = (
-    "@get($_fs.u+'stream',{payload:{w:Object.values($_fs.w),n:$_fs.n},"
-    "retry:'always',retryMaxWait:5000,retryMaxCount:1000000000})"
+# A page has one stream: the document knows how to end it, and the next one that is opened takes its place. By POST,
+# since the tokens of many fragments are longer than a URL may be (8 KB in nginx). A hidden tab gives its stream back.
+_FOLLOW: Final = (
+    "()=>(document.fsStream?.abort(),@post($_fs.u+'stream',{payload:{w:Object.values($_fs.w),n:$_fs.n},"
+    "requestCancellation:document.fsStream=new AbortController(),openWhenHidden:false,"
+    "retry:'always',retryMaxWait:5000,retryMaxCount:1000000000}))"
 )
 # One reload in ten seconds: a page that is told to reload each time (a loader that knows the user on one path and not
 # on another) must not do it for ever. Where cookies are refused, sessionStorage raises.
 # A stream is opened outside the effect, which would otherwise follow all signals that the request reads.
 _GO: Final = (
-    f"$_fs.go==='#reopen'?($_fs.go='',setTimeout(()=>{_OPEN})):"
+    "$_fs.go==='#reopen'?($_fs.go='',setTimeout(()=>$_fs.f())):"
     "$_fs.go&&($_fs.go!=='#reload'?location.assign($_fs.go)"
     ":(()=>{try{return Date.now()-(+sessionStorage.getItem('faststate-reload')||0)>10000"
     "&&(sessionStorage.setItem('faststate-reload',Date.now()),true)}catch{return false}})()?location.reload()"
@@ -65,17 +73,30 @@ _GO: Final = (
 )
 # A tab that is closed says so, for its TEMPORARY states; one that the browser may bring back as it was does not.
 _LEAVE: Final = "evt.persisted||navigator.sendBeacon($_fs.u+'leave',JSON.stringify({w:Object.values($_fs.w)}))"
+# A stream that is refused says so, and is opened again after a while: a proxy that allows no such body, or a limit,
+# gives the same answer to whoever asks at once. What a server says that is just being replaced (404, 405, 5xx) is soon
+# over, and Datastar tries again within seconds. Several live elements hear of each answer; the first deals with it.
+_REFUSED: Final = (
+    "evt.detail.fs||(evt.detail.fs=1,evt.detail.type==='error'?"
+    "/^4(?!0[458])/.test(evt.detail.argsRaw.status)&&((c,s)=>(document.fsRefused=$_fs.err="
+    "s==='429'?'Too many pages are open, or were opened at once: this one does not show changes just now.'"
+    ":'This page does not show changes: the server refused that ('+s+'). Please load it again.',"
+    "setTimeout(()=>c.abort()),setTimeout(()=>document.fsStream===c&&$_fs.f(),s==='429'?15000:60000)"
+    "))(document.fsStream,evt.detail.argsRaw.status)"
+    ":evt.detail.type.startsWith('datastar')&&document.fsRefused"
+    "&&($_fs.err===document.fsRefused&&($_fs.err=''),document.fsRefused=''))"
+)
 _FAILED: Final = (
-    "evt.detail.el.matches('[data-fs-live]')||"
+    f"evt.detail.el.matches('[data-fs-live]')?{_REFUSED}:"
     "(evt.detail.type==='retries-failed'&&($_fs.err='The server could not be reached. Please look whether this was '"
     "+'done before you try again.'),"
     "evt.detail.type==='error'&&($_fs.err='The server refused this ('+evt.detail.argsRaw.status+').'))"
 )
 # What is the same on every page is text, made when this module is loaded: as FT elements, made and rendered anew, the
 # live element and the seeded signals took 134 of a small page's 1,070 µs; so they take 43.
-_OWN: Final = quoted(f"c:'',err:'',status:0,ok:'',v:'',go:'',q:0,k:{_NONCE},o:{_OPTIONS}")
+_OWN: Final = quoted(f"c:'',err:'',status:0,ok:'',v:'',go:'',q:0,k:{_NONCE},o:{_OPTIONS},f:{_FOLLOW}")
 _FOLLOWS: Final = " ".join(
-    (attribute("data-effect", _GO), attribute("data-on:datastar-fetch", _FAILED), attribute("data-init", _OPEN))
+    (attribute("data-effect", _GO), attribute("data-on:datastar-fetch", _FAILED), attribute("data-init", "$_fs.f()"))
 )
 _LEAVES: Final = " " + attribute("data-on:pagehide__window", _LEAVE)
 # No style attribute, which a strict Content-Security-Policy forbids; it allows what Datastar sets from an expression.
@@ -195,9 +216,13 @@ class LiveElement:
     __str__ = __html__
 
 
-@lru_cache(maxsize=1_024)
 def _name(shown: tuple[Shown, ...]) -> str:
     """What a page calls its token: the same fragment fetched again replaces its token instead of adding one."""
+    return _short_name(shown) if len(shown) <= FEW else _short_name.__wrapped__(shown)
+
+
+@lru_cache(maxsize=1_024)
+def _short_name(shown: tuple[Shown, ...]) -> str:
     return f"p{hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:8]}"
 
 
@@ -224,6 +249,22 @@ def script_element(source: str) -> Safe:
 def message_frame(message: str, status: int) -> bytes:
     """The frame (bytes) that shows `message` to the user of the page, in the toast, and the HTTP `status` meant."""
     return signals_frame({"_fs": {"err": message, "status": status}})
+
+
+def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str, str | None]:
+    """What a page is to call a single token in place of these, which it would else send with each event.
+
+    By name, as `_fs.w` has them: the token, and None for each that it replaces.
+    A thousand fragments bring as many tokens, which are 130 KB; their ids in one token are 3 KB, or 30 KB of UUIDs.
+    """
+    views: dict[tuple[str, str | None], set[str]] = {}
+    for token in tokens:
+        for name, instance_id, shown in token.shown:
+            views.setdefault((name, instance_id), set()).update(shown)
+    merged = tuple(Shown(*own, tuple(sorted(names))) for own, names in views.items())
+    names: dict[str, str | None] = {_name(token.shown): None for token in tokens}
+    names[_name(merged)] = signer.sign(tokens[0].binding, merged)
+    return names
 
 
 def reload_frame() -> bytes:

@@ -288,8 +288,8 @@ class StateProvider:
     - `prefix`: URL path of the library's two routes.
     - `datastar_src`: URL of Datastar 1.0's bundle, or the path of a local copy, which is then served. The environment
       variable `FASTSTATE_DATASTAR_SRC` overrides it.
-    - `max_payload` (bytes) and `max_depth` (levels) bound what an event may carry, `body_timeout` (seconds) how long it
-      may take to arrive.
+    - `max_payload` (bytes) and `max_depth` (levels) bound what an event or a stream's request may carry, `body_timeout`
+      (seconds) how long it may take to arrive.
     - `event_rate` (events per second) and `event_burst` (events at once) bound what one session may send,
       `address_event_rate` and `address_event_burst` what all sessions of one client address may; by default ten times
       as much. `stream_rate`, `stream_burst`, `address_stream_rate` and `address_stream_burst` say the same of streams
@@ -802,6 +802,17 @@ class StateProvider:
             return True
         persistence = self.registry.persistence.get(self._names[identifier.cls_name])
         return persistence is not None and await persistence.load(identifier) is not None
+
+    def identify(
+        self, cls: type[ReactiveState], context: RequestContext, user: UserContext | None, instance_id: str | None
+    ) -> StateIdentifier:
+        """The identifier of the state that a page of this session and `user` calls by `instance_id`.
+
+        Raises `IdentifierError` where there can be none.
+        """
+        config = self.config_of(cls)
+        ids = {"record_id" if config.scope is StateScope.RECORD else "component_id": instance_id}
+        return self._identify(cls, config, context, user, ids.get("component_id"), ids.get("record_id"))
 
     def _identify(
         self,

@@ -118,6 +118,8 @@ class TokenSigner:
         self._signing = self._serializer.make_signer(self._serializer.salt)
         self.max_age = max_age
         self._genuine: Genuine[str, WatchToken] = Genuine(TOKENS_KEPT, max_age)
+        self.work = 0.0
+        """Microseconds, roughly, that tokens have cost which were verified and not remembered."""
 
     def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:
         """A URL-safe token (str) for a page that shows `shown`, of the session and user in `bound_to`."""
@@ -141,6 +143,7 @@ class TokenSigner:
             return WatchToken("", (), expired=True)
         except (BadData, ValueError, TypeError):
             return None
+        self.work += 10 + 0.5 * len(found.shown)
         if again and len(token) <= LONGEST_KEPT:
             self._genuine.keep(token, found, int(signed.timestamp()))
         return found

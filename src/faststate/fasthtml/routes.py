@@ -30,6 +30,7 @@ from ..dispatch import (
     leave_page,
     open_connection,
     safe_location,
+    tokens_instead,
     tokens_of,
 )
 from ..exceptions import EventArgumentError, EventConflictError, FastStateError, LimitError, PersistenceError
@@ -54,6 +55,8 @@ _FAILED: Final = "faststate_failed"
 """Where an event's error waits in the request's scope for the event's route."""
 _OPENED: Final = "faststate_opened"
 """Where the connection that was opened for a stream's request waits in its scope until it is answered."""
+_ASKED: Final = "faststate_asked"
+"""Where the payload of a stream's request waits in its scope until the stream is opened."""
 _BROKEN: Final = "Something went wrong on the server. Nothing was changed."
 
 
@@ -86,10 +89,14 @@ def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
     return value.decode("latin-1") if value is not None else None
 
 
+class _TooLarge(EventArgumentError):
+    """A body that has more bytes than `max_payload`."""
+
+
 async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
     declared = headers.get(b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
-        raise EventArgumentError(f"the payload has {int(declared)} bytes; the most is {limit}")
+        raise _TooLarge(f"the payload has {int(declared)} bytes; the most is {limit}")
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -99,7 +106,7 @@ async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: in
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            raise EventArgumentError(f"the payload is larger than {limit} bytes")
+            raise _TooLarge(f"the payload is larger than {limit} bytes")
         if message.get("more_body", False):
             chunks.append(chunk)
         else:
@@ -167,6 +174,14 @@ def _parse_unusual(body: bytes) -> Any:
     return payload
 
 
+class _NoStream(PlainTextResponse):
+    """The library's own refusal of a stream."""
+
+
+def _no_stream(request: Request, status: int, text: str) -> Response:
+    return _NoStream(text, status) if request.method == "POST" else _NoStream(status_code=204)
+
+
 class _Seen:
     """What an event's page is to see of it: in its answer, where the page has no `live` stream. Lifetime: the event."""
 
@@ -210,7 +225,7 @@ class Routes:
         app.router.routes[:0] = [
             self._event_route,
             Route(f"{prefix}/leave", self.leave, methods=["POST"], name="faststate-leave"),
-            Route(f"{prefix}/stream", self.stream, methods=["GET"], name="faststate-stream"),
+            Route(f"{prefix}/stream", self.stream, methods=["POST", "GET"], name="faststate-stream"),
             Route(f"{prefix}/datastar", self.datastar, methods=["GET"], name="faststate-datastar"),
         ]
 
@@ -395,7 +410,11 @@ class Routes:
         return Response(status_code=204)
 
     async def stream(self, request: Request) -> Response:
-        """GET: the page's stream. 204 ends it for good, 429 and 503 have the page try again."""
+        """POST: the page's stream, whose tokens are in the body, which may be long; GET for pages of older versions.
+
+        204 ends it for good, 503 has the page try again. A refusal (400, 403, 408, 413, 429) is shown by the page,
+        which tries again later. A GET is refused by 204: the pages that send one show nothing, and would ask at once.
+        """
         response: Response | None = None
         try:
             response = await self._stream_response(request)
@@ -422,46 +441,65 @@ class Routes:
             return Response(status_code=204)
         if self.provider.sse_manager.draining:
             return PlainTextResponse(BUSY, 503, {"retry-after": "1"})
-        headers = headers_of(request.scope)
+        headers, body = headers_of(request.scope), b""
         if b"datastar-request" not in headers or is_cross_site(headers):
-            return Response(status_code=204)
+            return _no_stream(request, 403, "Streams are opened by the app's own pages alone.")
         context = self.provider.context(request)
         if wait := self.provider.stream_rates.take(context.session_id(), context.address):
             self.provider.refused += 1
             text = "Too many streams were opened at once. The page tries again."
             return PlainTextResponse(text, 429, {"retry-after": str(ceil(wait))})
-        # FastHTML reads the body of every request, however long and slow: a stream's has none.
-        response = await self._let_through(_Replayed(self._app, request.scope, b""), self._stream, self._open)
+        try:
+            if request.method == "POST":
+                reading = _read_body(request.receive, headers, self.provider.max_payload)
+                body = await in_time(self.provider.body_timeout, reading)
+            asked = body or request.query_params.get("datastar", "").encode(errors="replace")
+            payload = _parse(asked, self.provider.max_depth)
+            if not isinstance(payload, dict):
+                raise EventArgumentError("the payload must be an object")
+        except TimeoutError:
+            response = _no_stream(request, 408, "The request took too long to arrive.")
+            response.headers["connection"] = "close"
+            return response
+        except EventArgumentError as error:
+            return _no_stream(request, 413 if isinstance(error, _TooLarge) else 400, str(error))
+        # Not into the request's state, which uvicorn keeps as long as the stream is open.
+        request.scope[_ASKED] = payload
+        # FastHTML reads the body of every request, however long and slow: this one has been read, within its bounds.
+        response = await self._let_through(_Replayed(self._app, request.scope, body), self._stream, self._open)
         if isinstance(response, StreamResponse):
             drain_on_signal(self.provider)
             return response
-        if isinstance(response, EventResponse) or response.status_code == 429 or response.status_code >= 500:
+        if (
+            isinstance(response, EventResponse | _NoStream)
+            or response.status_code == 429
+            or response.status_code >= 500
+        ):
             return response
         return Response(status_code=204)
 
     async def _open(self, request: Request) -> Response:
-        context = self.provider.context(request)
+        context, payload = self.provider.context(request), request.scope.pop(_ASKED)
         if context.session_id() is None:
             # An ended session's page starts anew; where no cookie came back at all, a new page would fare no better.
             return EventResponse(reload_frame() if context.ended_session is not None else b"")
         try:
-            payload = _parse(request.query_params.get("datastar", "").encode(errors="replace"))
-            if not isinstance(payload, dict):
-                raise EventArgumentError("the payload must be an object")
+            tokens = tokens_of(payload)
+            instead = await tokens_instead(context, tokens)
             seen = request.headers.get("last-event-id") or payload.get("n")
             is_first = "last-event-id" not in request.headers and payload.get("n") != ""
-            opened = await open_connection(
-                context, tokens_of(payload), seen if isinstance(seen, str) else None, is_first=is_first
-            )
+            opened = await open_connection(context, tokens, seen if isinstance(seen, str) else None, is_first=is_first)
         except StaleTokens:
             return EventResponse(reload_frame())
-        except (ForgedTokens, EventArgumentError):
-            return EventResponse()
+        except ForgedTokens as error:
+            return _no_stream(request, 403, str(error))
+        except EventArgumentError as error:
+            return _no_stream(request, 400, str(error))
         except LimitError as error:
             return PlainTextResponse(str(error), 429, {"retry-after": "5"})
         if isinstance(opened, SSEConnection):
             request.scope[_OPENED] = opened  # and not into its state, which uvicorn has as long as the stream is open
-            return StreamResponse(self.provider, opened)
+            return StreamResponse(self.provider, opened, instead)
         return EventResponse(opened or b"")
 
     async def datastar(self, request: Request) -> Response:

@@ -7,8 +7,9 @@ import inspect
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from sys import intern
+from types import MappingProxyType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -37,6 +38,7 @@ SSE_HEADERS: Final = {
     "cache-control": "no-store",
     "x-accel-buffering": "no",  # nginx would hold events back
 }
+NO_TOKENS: Final[Mapping[str, str | None]] = MappingProxyType({})
 _BEGINNING: Final = "faststate_beginning"
 """Where a request's scope holds what the outermost layer of its app sees of a stream's beginning."""
 
@@ -67,9 +69,11 @@ class StreamKeeper:
             arrival = servers_arrival(send, receive)
             writer.begin()
             try:
-                while (await receive())["type"] != "http.disconnect":
+                while True:
                     if arrival is not None:
                         await arrival.wait()
+                    if (await receive())["type"] == "http.disconnect":
+                        break
             except asyncio.CancelledError:
                 if not writer.has_left():
                     raise
@@ -183,11 +187,17 @@ class _Beginning:
 
 
 class StreamResponse(Response):
-    """A page's stream, until one side ends it. Lifetime: its beginning, where the outermost layer can keep it open."""
+    """A page's stream, until one side ends it. Lifetime: its beginning, where the outermost layer can keep it open.
 
-    def __init__(self, provider: StateProvider, connection: SSEConnection) -> None:
+    `tokens` are those that the page is to have from now on, by name (None for no more), where they are others.
+    """
+
+    def __init__(
+        self, provider: StateProvider, connection: SSEConnection, tokens: Mapping[str, str | None] = NO_TOKENS
+    ) -> None:
         self.provider = provider
         self.connection = connection
+        self.tokens = tokens
         super().__init__(None, status_code=200, headers=SSE_HEADERS)
         del self.headers["content-length"]
 
@@ -197,7 +207,8 @@ class StreamResponse(Response):
             async with asyncio.timeout(self.provider.write_timeout):
                 start: Message = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 await send(start)
-                body = signals_frame({"_fs": {"c": connection.id}}) + connection.drain()
+                own = {"c": connection.id, **({"w": self.tokens} if self.tokens else {})}
+                body = signals_frame({"_fs": own}) + connection.drain()
                 if not (connection.closed or connection.silent):
                     body += manager.position_line()  # else what there was to be told has been dropped meanwhile
                 opening: Message = {"type": "http.response.body", "body": body, "more_body": True}

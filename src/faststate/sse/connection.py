@@ -316,8 +316,9 @@ class SSEConnection:
     def _drain_states(self) -> list[bytes]:
         box = self._box()
         frames = []
+        topics = {topic.key: topic for topic in self.topics} if len(box.states) > 1 else {}
         for key, changes in box.states.items():
-            topic = self.topic(key)
+            topic = topics.get(key) or self.topic(key)
             if topic is None:
                 continue
             audience = topic.connections[self]
