@@ -185,7 +185,7 @@ def test_a_fragment_brings_its_own_token_and_opens_the_stream_of_all(app):
     assert fragment.signals == {"Side": {"right": {"count": 0}}}
     (opening,) = [a["data-init"] for _, a in fragment.attributes if "data-init" in a]
     (own,) = [a["data-signals__ifmissing"] for _, a in fragment.attributes if "data-init" in a]
-    assert opening == "$_fs.f()" and re.search(r"f:\(\)=>.*@post\(\$_fs.u\+'stream',{payload:{w:Object.values", own)
+    assert opening == "$_fs.f()" and re.search(r"f:.*@post\(\$_fs.u\+'stream',{payload:{w:Object.values", own)
 
 
 def test_views_are_the_same_bytes_for_all_viewers_and_only_the_library_s_signals_differ(app):

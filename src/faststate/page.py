@@ -56,10 +56,12 @@ _OPTIONS: Final = (
 _NONCE: Final = "()=>[...crypto.getRandomValues(new Uint8Array(12))].map(b=>b.toString(16).padStart(2,'0')).join('')"
 # A page has one stream: the document knows how to end it, and the next one that is opened takes its place. By POST,
 # since the tokens of many fragments are longer than a URL may be (8 KB in nginx). A hidden tab gives its stream back.
+# Fragments may come faster than streams can be opened, so there are four in a second at most; the old stream goes on.
 _FOLLOW: Final = (
-    "()=>(document.fsStream?.abort(),@post($_fs.u+'stream',{payload:{w:Object.values($_fs.w),n:$_fs.n},"
+    "(o=>()=>document.fsStream?document.fsNext??=setTimeout(o,250):o())"
+    "(()=>(document.fsNext=null,document.fsStream?.abort(),@post($_fs.u+'stream',{payload:{w:Object.values($_fs.w),n:$_fs.n},"
     "requestCancellation:document.fsStream=new AbortController(),openWhenHidden:false,"
-    "retry:'always',retryMaxWait:5000,retryMaxCount:1000000000}))"
+    "retry:'always',retryMaxWait:5000,retryMaxCount:1000000000})))"
 )
 # One reload in ten seconds: a page that is told to reload each time (a loader that knows the user on one path and not
 # on another) must not do it for ever. Where cookies are refused, sessionStorage raises.

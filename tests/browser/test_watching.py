@@ -53,9 +53,11 @@ def test_a_page_fetches_many_fragments_and_follows_each_and_sends_few_tokens(ope
     sent = []
     page.on("request", lambda request: sent.append(request.post_data_json) if "/event/" in request.url else None)
     first = wait_live(page)
+    streams = streams_of(page)
     page.evaluate("more(300, 340)")
     shows(page, "n339", 0)
     wait_live(page, after=first)
+    assert set(streams) <= {200} and len(streams) < 40  # it opens one for several that come at once
     page.wait_for_function("Object.keys(document.querySelectorAll('.row')).length === 40")
     other = open_page("/many/340")
     for i in (300, 339):
