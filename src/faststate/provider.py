@@ -276,7 +276,8 @@ class StateProvider:
 
     - `user_loader`: a callable, sync or async, from request to `UserContext | None`. Without one, a `UserContext` in
       `scope["auth"]` or `scope["user"]` is taken, else an id in `scope["auth"]` or `session["user_id"]` goes to
-      `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles. See `Users`.
+      `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles. See `Users`. A sync
+      one runs in a thread. Either has `user_timeout` seconds to answer.
     - `store`: where states outlive the process: "sqlite:///state.db", "redis://host:6379/0" for many processes, or a
       `StateStore`. The environment variable `FASTSTATE_STORE` overrides it. Every class is kept there but those with
       `StateConfig(in_memory=True)`; without a store, those with `auto_persist=True` are kept in `faststate.db`, and the
@@ -315,6 +316,7 @@ class StateProvider:
         store: str | StateStore | None = None,
         user_loader: UserLoader | None = None,
         load_user_by_id: LoadUserById | None = None,
+        user_timeout: float = 10.0,
         login_route: str | None = None,
         secret_key: str | Sequence[str] | None = None,
         prefix: str = DEFAULT_PREFIX,
@@ -348,7 +350,9 @@ class StateProvider:
             raise ConfigurationError(f"prefix must be a URL path like '/_faststate', not {prefix!r}")
         if login_route is not None and (not login_route.startswith("/") or login_route.startswith("//")):
             raise ConfigurationError(f"login_route must be a URL path like '/login', not {login_route!r}")
-        self.users = Users(user_loader, load_user_by_id)
+        if not user_timeout > 0:
+            raise ConfigurationError(f"user_timeout is in seconds, above 0, not {user_timeout!r}")
+        self.users = Users(user_loader, load_user_by_id, user_timeout)
         self.login_route = login_route
         self.prefix = prefix
         self.root_path: str | None = None
