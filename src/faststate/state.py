@@ -487,11 +487,12 @@ class ReactiveState(BaseModel):
         fresh = {name: value for name, value in given.items() if not _is_shown(shown[name], value)}
         if not fresh:
             return
-        old = _fields_of(fs.base, fs.schema)
-        kept = Kept({name: value for name, value in old.items() if name not in fresh}, {}, dict)
-        place: str | None = None
+        found, place, exact = fresh, None, fs.schema.exact
         try:
-            found = revalidation_of(cls).assign_fields({**old, **fresh}, kept)
+            if not all(is_exact(value, exact.get(name)) for name, value in fresh.items()):  # which takes 14 µs
+                old = _fields_of(fs.base, fs.schema)
+                kept = Kept({name: value for name, value in old.items() if name not in fresh}, {}, dict)
+                found = revalidation_of(cls).assign_fields({**old, **fresh}, kept)
             for place in fresh:
                 fs.refreeze(found[place])
         except (ValidationError, UnshowableError) as error:
