@@ -387,7 +387,8 @@ class ReactiveState(BaseModel):
                 if name not in values or value is old[name]:
                     continue
                 place = name
-                frozen = fs.refreeze(value)
+                kind = type(value)
+                frozen = value if kind is bool or (kind is str and value.isascii()) else fs.refreeze(value)
                 if not equal(frozen, old[name]):
                     values[name] = frozen
                     changed.append(name)
@@ -458,6 +459,8 @@ class ReactiveState(BaseModel):
                 else validators.assign_fields(given, kept)
             )
             made, touched = cls._blank({name: found[name] for name in schema.fields}, private), list(schema.fields)
+        elif not raw:
+            return cls._blank(values, private), changed
         else:
             made, touched = cls._blank(values, private), changed
             for name in raw:

@@ -641,7 +641,7 @@ class Thaw:
         """
         kind = type(value)
         if kind in SCALARS:
-            if kind is str or kind is int:
+            if kind is str or (kind is int and not -_SHORT_INT < value < _SHORT_INT):
                 check_showable(value)
             return value
         if kind in _READ_ONLY:
@@ -755,6 +755,8 @@ def equal(new: Any, old: Any) -> bool:
     kind = type(new)
     if kind is not type(old):
         return False
+    if kind is int or kind is str:
+        return bool(new == old)
     if kind in SCALARS:
         return same_scalar(new, old)
     if isinstance(new, tuple):  # a read-only list is one, too
