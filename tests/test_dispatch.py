@@ -165,7 +165,10 @@ class App:
 
     def __init__(self, **options):
         self.provider = provider = StateProvider(
-            event_burst=10_000, user_loader=lambda r: USERS.get(r.session.get("who")), **options
+            event_burst=10_000,
+            max_events_per_session=1_000,
+            user_loader=lambda r: USERS.get(r.session.get("who")),
+            **options,
         )
         for cls, scope in (
             (Counter, StateScope.SESSION),

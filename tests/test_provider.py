@@ -1,6 +1,7 @@
 """The provider: registering classes, finding the state that a request means, and server code that changes states."""
 
 import asyncio
+import contextvars
 import inspect
 import math
 from typing import Annotated
@@ -20,6 +21,7 @@ from faststate import (
     IdentifierError,
     LockTimeoutError,
     NotStartedError,
+    PersistenceError,
     ReactiveState,
     ReadOnlyStateError,
     Record,
@@ -34,6 +36,7 @@ from faststate import (
     fast_app,
     get_current_user,
 )
+from faststate.stores.memory import MemoryStore
 from tests.client import Page, patched_signals
 
 ANN = UserContext("ann", roles=["editor"], permissions=["write"])
@@ -628,3 +631,99 @@ def test_the_parts_of_a_provider_are_there_under_their_names():
         StateProvider().signer  # noqa: B018  # the property raises
     with pytest.raises(ConfigurationError, match="FastHTML"):
         provider.setup(object())
+
+
+# -- the beginning and the end -----------------------------------------------------------------------------------------
+
+
+class Gate(MemoryStore):
+    """A store that opens when it is told to, or fails as often as it is told to; and counts."""
+
+    def __init__(self, failures: int = 0) -> None:
+        super().__init__()
+        self.failures = failures
+        self.opened = self.closed = 0
+        self.opening, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def open(self) -> None:
+        self.opened += 1
+        self.opening.set()
+        await self.go_on.wait()
+        if self.failures:
+            self.failures -= 1
+            raise PersistenceError("not just now")
+        await super().open()
+
+    async def close(self) -> None:
+        self.closed += 1
+        await super().close()
+
+
+async def test_first_requests_that_race_have_one_start_together():
+    store = Gate()
+    provider = StateProvider(store=store)
+    starts = [asyncio.create_task(provider.start()) for _ in range(10)]
+    await store.opening.wait()
+    starts[0].cancel()  # whose request was given up: the others are served all the same
+    store.go_on.set()
+    results = await asyncio.gather(*starts, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError) and results[1:] == [None] * 9
+    assert store.opened == 1 and provider.is_started
+    await provider.start()
+    assert store.opened == 1
+    await provider.stop()
+
+
+async def test_a_start_that_fails_fails_for_all_who_wait_and_the_next_one_tries_again():
+    store = Gate(failures=1)
+    store.go_on.set()
+    provider = StateProvider(store=store)
+    results = await asyncio.gather(*(provider.start() for _ in range(5)), return_exceptions=True)
+    assert [type(result) for result in results] == [PersistenceError] * 5
+    assert store.opened == 1 and not provider.is_started
+    await provider.start()
+    assert store.opened == 2 and provider.is_started
+    await provider.stop()
+
+
+async def test_a_stop_waits_for_the_start_that_is_under_way_and_a_start_for_the_stop():
+    store = Gate()
+    provider = StateProvider(store=store)
+    starting = asyncio.create_task(provider.start())
+    await store.opening.wait()
+    stopping = asyncio.create_task(provider.stop())
+    await asyncio.sleep(0)
+    again = asyncio.create_task(provider.start())
+    store.go_on.set()
+    await asyncio.gather(starting, stopping, again)
+    assert (store.opened, store.closed) == (2, 1)
+    assert provider.is_started
+    await provider.stop()
+
+
+async def test_a_stop_gives_a_start_up_whose_store_does_not_answer():
+    store = Gate()
+    provider = StateProvider(store=store, store_timeout=0.05)
+    starting = asyncio.create_task(provider.start())
+    await store.opening.wait()
+    async with asyncio.timeout(10):
+        await provider.stop()
+    assert not provider.is_started
+    with pytest.raises(NotStartedError, match="stopped while it started"):
+        await starting
+
+
+async def test_the_store_is_not_opened_in_the_context_of_the_request_that_came_first():
+    """What runs as long as the provider would keep that request, with all that it holds."""
+    marker = contextvars.ContextVar("marker", default=None)
+    seen = []
+
+    class Looking(MemoryStore):
+        async def open(self) -> None:
+            seen.append(marker.get())
+
+    marker.set("the first request")
+    provider = StateProvider(store=Looking())
+    await provider.start()
+    assert seen == [None]
+    await provider.stop()

@@ -21,7 +21,8 @@ from faststate import (
     event,
 )
 from faststate.provider import Origin, origin_of_commits
-from faststate.transaction import EVENT_THREADS, Run, run_event
+from faststate.threads import EVENT_THREADS
+from faststate.transaction import Run, run_event
 
 LONG = 30.0  # a lock timeout that no test may come near: what ends sooner ended for another reason
 

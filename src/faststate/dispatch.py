@@ -72,6 +72,10 @@ EVENT_WORK: Final = 200.0
 MERGED_FROM: Final = 16
 """Tokens from which on a page is given a single one in their place, when it opens its stream."""
 
+AWAY: Final = 10.0
+"""Seconds that a generator event goes on when its client has gone and its page has no stream: a page whose connection
+was cut comes back within moments."""
+
 LEFT_TTL: Final = 30.0
 """Idle seconds of TEMPORARY states whose page was left for good. Of a tab that is only hidden nothing is heard."""
 
@@ -97,6 +101,8 @@ class Call:
     is_form = False
     sequence: int | None = None
     version: str | None = None
+    gone_at: Callable[[], float | None] | None = None
+    """Gives when (the loop's time) the client was found not to wait for the answer any more, None while it does."""
 
     def __init__(self, state: str, event: str, nonce: str | None = None, connection_id: str | None = None) -> None:
         self.state = state
@@ -342,6 +348,7 @@ async def dispatch(
             nonce=f"{session_id or context.session_id()}:{call.nonce}" if call.nonce else None,
             expected=call.version if event.expect_version else None,
             guards=guards,
+            limit=event.limit(provider.event_timeout),
         )
     except EventConflictError:
         await run.show_as_it_is()
@@ -367,8 +374,8 @@ class _PageRun(Origin, Run):
     """
 
     __slots__ = (
-        "_bound", "_call", "_context", "_entry", "_event", "_live", "_provider", "_shown", "_take", "_typed",
-        "_user", "has_begun",
+        "_alone_since", "_bound", "_call", "_context", "_entry", "_event", "_live", "_provider", "_shown", "_take",
+        "_typed", "_user", "has_begun",
     )  # fmt: skip
 
     def __init__(
@@ -398,6 +405,7 @@ class _PageRun(Origin, Run):
         self._typed: Mapping[str, Any] = _NOTHING  # bound fields as the page showed them when it sent the event
         self.has_begun = False
         """Whether a step of it was committed."""
+        self._alone_since: float | None = None  # since when nobody is there to see what it does
         self.connection_id = live.id if live is not None else call.connection_id if elsewhere else None
         self.key = entry.identifier.key
         self.echo = _NOTHING
@@ -431,6 +439,32 @@ class _PageRun(Origin, Run):
         if bound:
             self.echo = self._typed = {name: to_wire(value) for name, value in bound.items()}
         return bound
+
+    def wants_more(self) -> bool:
+        """False when its client has gone for good: its request was given up, and its page has had no stream since."""
+        if self._call.gone_at is None or (gone_at := self._call.gone_at()) is None:
+            return True
+        named, now = self._call.connection_id, asyncio.get_running_loop().time()
+        if not named:
+            return False  # it never had a stream, so nobody can come back
+        if self.elsewhere or self._is_followed(named):
+            self._alone_since = now
+            return True
+        if self._alone_since is None:
+            self._alone_since = gone_at
+        return now - self._alone_since < AWAY
+
+    def _is_followed(self, connection_id: str) -> bool:
+        """Whether the page has its stream, or a later one of its session follows the state: a page that came back."""
+        manager = self._provider.sse_manager
+        first = self._live.connected_at if self._live is not None else None
+        for connection in manager.connections_of(session_id=self._context.session_id()):
+            if connection.closed or connection.silent:
+                continue
+            is_later = first is None or connection.connected_at > first
+            if connection.id == connection_id or (is_later and connection.topic(self.key) is not None):
+                return True
+        return False
 
     def render(self, result: Any) -> bytes:
         return b"" if result is None else _frames_of(self._event, result)

@@ -8,7 +8,7 @@ import math
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ from .codec import encode
 from .events import VERSION_SIGNAL
 from .exceptions import ConfigurationError
 from .persistence import NONCE_AGE, Persistence, RecordPersistence, mark_key
+from .queues import FairQueue
 from .scopes import StateIdentifier, StateScope
 from .state import INITIAL, Change, ReactiveState
 from .stores import Hold, Version
@@ -157,7 +158,7 @@ class Entry:
         self.doubtful = False  # what is stored may be another version: to be loaded before the next change
         self.touched = 0.0  # when the store was told last that this is in use
         self.owner: object | None = None  # who has its lock
-        self.waiting: deque[Waiter] | None = None  # for the lock, in the order of coming
+        self.waiting: FairQueue[Waiter] | None = None  # for the lock, the sessions in turn
         self.users = 0  # open transactions on this state; it is not dropped while there are any
         self.used = 0.0
         self.removed: str | None = None  # why what is committed here from now on would be lost

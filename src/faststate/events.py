@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,6 +50,9 @@ Kind = Literal["sync", "async", "generator"]
 
 DEFAULT_PREFIX = "/_faststate"
 
+BY_PROVIDER: Final = float("nan")
+"""The `timeout` (this very object) of an event that has none of its own: the provider's `event_timeout` counts."""
+
 VERSION_SIGNAL = "_version"
 """The signal that holds a state's version, where one of its events expects it; no field begins with an underscore."""
 
@@ -68,9 +72,11 @@ class Event(Generic[P, R]):
         mode: str | None,
         local_names: Mapping[str, Any],
         expect_version: bool = False,
+        timeout: float | None = BY_PROVIDER,
     ) -> None:
         self.function = function
         self.expect_version = expect_version
+        self.timeout = timeout
         self.name = function.__name__
         self.rule = rule
         if (under := getattr(function, "_auth_config", None)) is not None:
@@ -121,6 +127,10 @@ class Event(Generic[P, R]):
         for name, value in changes.items():
             setattr(made, name, value)
         return made
+
+    def limit(self, default: float | None) -> float | None:
+        """How long the event may take, in seconds, where its provider says `default`; None for no limit."""
+        return default if self.timeout is BY_PROVIDER else self.timeout
 
     @property
     def _auth_config(self) -> dict[str, Any]:
@@ -295,6 +305,13 @@ def _url(state: str, event: str) -> str:
     return f"$_fs.u+{js(f'event/{state}/{event}')}"
 
 
+def is_time_limit(value: Any) -> bool:
+    """Whether `value` can be a limit of time: seconds (finite, above 0), or None for no limit."""
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 EXACT: Final = (int, bool, str)
 """Types whose very own values pydantic takes as they are, where nothing more is asked of them; see `is_exact`."""
 
@@ -445,6 +462,7 @@ def event(
     selector: str | None = ...,
     mode: str | None = ...,
     expect_version: bool = ...,
+    timeout: float | None = ...,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], Event[P, R]]: ...
 def event(
     function: Callable[..., Any] | None = None,
@@ -457,6 +475,7 @@ def event(
     selector: str | None = None,
     mode: str | None = None,
     expect_version: bool = False,
+    timeout: float | None = BY_PROVIDER,
 ) -> Any:
     """Makes a method of a `ReactiveState` an event: something a page may ask for, run as one transaction.
 
@@ -471,7 +490,11 @@ def event(
     refused (`EventConflictError`, 409): the page is sent the state as it is, and its user decides anew. Server code is
     not asked for a version.
 
-    Raises `EventDefinitionError` for a signature or a mode that cannot work.
+    `timeout` is how many seconds the event may take, from when it has its locks, all steps of a generator together
+    (None for no limit). Without it the provider's `event_timeout` counts. An event that takes longer is stopped, and
+    its step under way is rolled back (`EventTimeoutError`, 503).
+
+    Raises `EventDefinitionError` for a signature, a mode or a timeout that cannot work.
     """
 
     def decorate(function: Callable[..., Any]) -> Event[Any, Any]:
@@ -483,8 +506,12 @@ def event(
             raise EventDefinitionError(f"{selector!r} is no CSS selector")
         if mode not in (None, "outer", "replace") and selector is None:
             raise EventDefinitionError(f"mode {mode!r} needs a selector")
+        if timeout is not BY_PROVIDER and not is_time_limit(timeout):
+            raise EventDefinitionError(
+                f"timeout is in seconds, above 0, or None for no limit, not {timeout!r} ({function.__qualname__})"
+            )
         rule = rule_of(requires_auth, permissions, roles, owner_only)
-        return Event(function, rule, selector, mode, local_names, expect_version)
+        return Event(function, rule, selector, mode, local_names, expect_version, timeout)
 
     # Types that are local to a function can be named in annotations that are strings; the caller's caller has them.
     caller = sys._getframe(1).f_back

@@ -14,6 +14,7 @@ __all__ = [
     "EventConflictError",
     "EventDefinitionError",
     "EventError",
+    "EventTimeoutError",
     "FastStateError",
     "IdentifierError",
     "LimitError",
@@ -115,6 +116,15 @@ class EventConflictError(EventError):
     def __init__(self, message: str, version: str = "") -> None:
         super().__init__(message)
         self.version = version
+
+
+class EventTimeoutError(EventError, TimeoutError):
+    """An event took longer than its `timeout` (or the provider's `event_timeout`) and was stopped.
+
+    Its step under way left no trace; the steps of a generator that were committed before stay.
+    """
+
+    status = 503
 
 
 class ReadOnlyStateError(FastStateError, TypeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from .entries import Entry, Waiter
 from .exceptions import LockTimeoutError
+from .queues import SERVER, Client, FairQueue
 
 __all__ = ["Holder", "Locks", "SessionGates", "current_holder", "identity_here"]
 
@@ -42,30 +43,38 @@ def identity_here() -> object | None:
 
 
 class _Turn:
-    """Who is next at a state, in the order of coming. Lifetime: while anybody has it or waits for it."""
+    """Who is next at a state, the sessions in turn. Lifetime: while anybody has it or waits for it."""
 
-    __slots__ = ("passed", "waiting")
+    __slots__ = ("progressed", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[asyncio.Future[None]] = deque()
-        self.passed = 0
-        """How often it was given on."""
+        self.waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+        self.progressed = -math.inf
+        """When (the loop's time) an event last ran that had the turn."""
 
-    async def wait(self, given: asyncio.Future[None], seconds: float) -> None:
-        """Waits until it is `given`. Raises `TimeoutError` when one other has had it for `seconds`."""
-        self.waiting.append(given)
+    async def wait(self, given: asyncio.Future[None], client: Client, seconds: float) -> float:
+        """Wait until it is `given`; return since when (the loop's time) nobody else has had it.
+
+        Raises `TimeoutError` when no event has run for `seconds`.
+        """
+        loop = given.get_loop()
+        came = loop.time()
+        self.waiting.push(client.session, given)
         while not given.done():
-            before = self.passed
-            await asyncio.wait([given], timeout=seconds)
-            if not given.done() and self.passed == before:
+            left = max(came, self.progressed) + seconds - loop.time()
+            if left <= 0:
                 raise TimeoutError
+            await asyncio.wait([given], timeout=left)
+        return max(came, self.progressed)
 
-    def give_on(self) -> bool:
-        """Gives it to the next; False when there is none."""
-        self.passed += 1
-        if self.waiting:
-            self.waiting.popleft().set_result(None)
-            return True
+    def give_on(self, *, has_run: bool) -> bool:
+        """Give it to the next; False when there is none. `has_run` says whether the event before has run."""
+        if has_run:
+            self.progressed = asyncio.get_running_loop().time()
+        while (given := self.waiting.pop()) is not None:
+            if not given.done():
+                given.set_result(None)
+                return True
         return False
 
 
@@ -75,6 +84,8 @@ class Locks:
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.waiting: dict[object, Entry] = {}
+        self.client: Callable[[], Client] = lambda: SERVER
+        """On whose behalf the code here waits: locks are given to the sessions in turn."""
         self.let_go: Callable[[Entry], None] = lambda entry: None
         """Told of a state whose lock is about to be given back: the one among the processes is with it."""
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = WeakKeyDictionary()
@@ -86,29 +97,30 @@ class Locks:
         entry.owner = owner
         return True
 
-    async def acquire(self, entry: Entry, owner: object) -> None:
-        """Takes the state's lock for `owner`, in the order of coming.
+    async def acquire(self, entry: Entry, owner: object, until: float | None = None) -> None:
+        """Take the state's lock for `owner`. Sessions that wait for it get it in turn, a session's events in order.
 
-        Raises `LockTimeoutError` after `timeout` seconds, and at once where waiting could never end: `owner`
-        holds the lock already, or whoever holds it waits for one of `owner`'s.
+        Raises `LockTimeoutError` after `timeout` seconds, or at `until` (the loop's time), and at once where waiting
+        could never end: `owner` holds the lock already, or whoever holds it waits for one of `owner`'s.
         """
         if self.take(entry, owner):
             return
         self._refuse_deadlock(entry, owner)
-        waiter = Waiter(owner, asyncio.get_running_loop().create_future())
+        loop, session = asyncio.get_running_loop(), self.client().session
+        waiter = Waiter(owner, loop.create_future())
         if entry.waiting is None:
-            entry.waiting = deque()
-        entry.waiting.append(waiter)
+            entry.waiting = FairQueue()
+        entry.waiting.push(session, waiter)
         self.waiting[owner] = entry
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout_at(loop.time() + self.timeout if until is None else until):
                 await waiter.given
         except BaseException as error:
             self.waiting.pop(owner, None)
             if entry.owner is owner:
                 self.release(entry)  # it was given in the same moment
-            elif waiter in entry.waiting:
-                entry.waiting.remove(waiter)
+            else:
+                entry.waiting.remove(session, waiter)
             if not isinstance(error, TimeoutError):
                 raise
             raise LockTimeoutError(
@@ -133,7 +145,7 @@ class Locks:
             seen = after
 
     def release(self, entry: Entry) -> None:
-        """Gives the lock back, to the next who waits for it."""
+        """Give the lock back, to the next who waits for it."""
         if entry.shared is not None:
             self.let_go(entry)
         entry.owner = None
@@ -141,8 +153,8 @@ class Locks:
             self._give_on(entry)
 
     def _give_on(self, entry: Entry) -> None:
-        while entry.waiting:
-            owner, given = entry.waiting.popleft()
+        while entry.waiting and (waiter := entry.waiting.pop()) is not None:
+            owner, given = waiter
             loop = given.get_loop()
             if given.done() or loop.is_closed():
                 continue
@@ -156,35 +168,40 @@ class Locks:
         if entry.shared is not None:
             self.let_go(entry)  # what was kept for those who waited, all of whom have gone
 
-    async def take_turn(self, entries: Iterable[Entry], until: contextlib.ExitStack) -> None:
-        """Waits until nobody else has the turn at one of these states, and has it until `until` is closed.
+    async def take_turn(
+        self, entries: Iterable[Entry], until: contextlib.ExitStack, has_run: Callable[[], bool]
+    ) -> float:
+        """Wait until nobody else has the turn at one of these states, and have it until `until` is closed.
 
-        A turn is no lock: it only keeps those who wait for one from taking, meanwhile, what all states share. Raises
-        `LockTimeoutError` when one other has kept it for `timeout` seconds.
+        A turn is no lock: it only keeps those who wait for one from taking, meanwhile, what all states share. `has_run`
+        is asked when it is given on. Returns since when (the loop's time) nobody else has had it. Raises
+        `LockTimeoutError` when no other event has run for `timeout` seconds.
         """
         loop = asyncio.get_running_loop()
         turns = self._turns.setdefault(loop, {})
+        since = loop.time()
 
-        def end(key: str) -> None:
-            if not turns[key].give_on():
+        def end(key: str, *, ran: Callable[[], bool] = has_run) -> None:
+            if not turns[key].give_on(has_run=ran()):
                 del turns[key]
 
         for key in sorted({entry.shared_key for entry in entries}):
             if (turn := turns.get(key)) is None:
                 turns[key] = _Turn()
             else:
-                given = loop.create_future()
+                given, client = loop.create_future(), self.client()
                 try:
-                    await turn.wait(given, self.timeout)
+                    since = await turn.wait(given, client, self.timeout)
                 except BaseException as error:
                     if given.done():  # and cancelled in the same moment
-                        end(key)
+                        end(key, ran=lambda: False)
                     else:
-                        turn.waiting.remove(given)
+                        turn.waiting.remove(client.session, given)
                     if isinstance(error, TimeoutError):
                         raise LockTimeoutError(f"{key} was kept by another event for {self.timeout:g} s") from error
                     raise
             until.callback(end, key)
+        return since
 
     @contextlib.asynccontextmanager
     async def answer_in_time(self, what: str) -> AsyncIterator[None]:

@@ -14,15 +14,15 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar, cast, overload
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeGuard, TypeVar, cast, overload
 
 from starlette.requests import HTTPConnection
 
 from .auth import MODIFY, READ, AccessRule, UserContext, authorize, current_request, current_user
 from .config import StateConfig, check_taken, session_identifier
-from .context import Answered, RequestContext
+from .context import SESSION_ID, Answered, RequestContext
 from .entries import Shared
-from .events import DEFAULT_PREFIX, Event
+from .events import DEFAULT_PREFIX, Event, is_time_limit
 from .exceptions import (
     AccessError,
     AuthenticationError,
@@ -44,6 +44,7 @@ from .page import message_frame, reload_frame, reopen_frame
 from .parameters import StateParameter
 from .persistence import RecordPersistence, StorePersistence
 from .processes import processes_found
+from .queues import SERVER, Client
 from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
@@ -52,6 +53,7 @@ from .sharing import DELETED, OutdatedError, Sharing
 from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
 from .stores import SharedStore, StateStore, store_from_url
+from .threads import places_here
 from .tokens import TOKEN_MAX_AGE, TokenSigner, binding
 from .transaction import Guard, Run, Step, run_event
 from .users import LoadUserById, UserLoader, Users
@@ -232,6 +234,22 @@ def _acting() -> str | None:
     return origin.acting() if origin is not None and origin.open else None
 
 
+def _is_here(future: asyncio.Future[None] | None) -> TypeGuard[asyncio.Future[None]]:
+    """Whether there is one that belongs to the running event loop: another one may have ended in the middle of it."""
+    return future is not None and not future.done() and future.get_loop() is asyncio.get_running_loop()
+
+
+def client_here() -> Client:
+    """On whose behalf the code here runs: the request's, also in what the request has begun; else the server's own."""
+    request = current_request.get()
+    if request is None:
+        return SERVER
+    session, address = request.scope.get("session"), request.client.host if request.client is not None else ""
+    session_id = session.get(SESSION_ID) if session else None
+    network = network_of(address)
+    return Client(session_id or f"address {network}", network or None)  # a Unix socket has none
+
+
 class _News:
     """What a provider does with what other processes tell. Lifetime: the provider."""
 
@@ -303,8 +321,12 @@ class StateProvider:
       one address.
     - `transport`: "auto" writes streams past ASGI where the server is uvicorn with HTTP/1.1, which costs least;
       "portable" never does. The environment variable `FASTSTATE_TRANSPORT` overrides it.
-    - `lock_timeout`, `heartbeat`, `write_timeout`, `token_max_age` and `stream_max_age` (after which a page opens its
-      stream anew and is asked for its rights) are seconds; `clock` returns monotonic seconds.
+    - `event_timeout` (seconds; None for no limit) is how long an event may take that has no `@event(timeout=...)`, from
+      when it has its locks. `max_events_per_session` bounds the events that one session (without one, one address) may
+      have under way in a process at a time: beyond that there is a 429.
+    - `lock_timeout` (how long an event waits for a lock or a worker thread), `heartbeat`, `write_timeout`,
+      `token_max_age` and `stream_max_age` (after which a page opens its stream anew and is asked for its rights) are
+      seconds; `clock` returns monotonic seconds.
     """
 
     installer: ClassVar[Callable[[StateProvider, Any], None] | None] = None
@@ -337,6 +359,8 @@ class StateProvider:
         max_states_per_address: int | None = None,
         max_streams_per_session: int = 64,
         max_streams_per_address: int = 1_000,
+        max_events_per_session: int = 100,
+        event_timeout: float | None = 30.0,
         lock_timeout: float = 5.0,
         store_timeout: float = 10.0,
         heartbeat: float = 15.0,
@@ -385,6 +409,15 @@ class StateProvider:
             ),
             clock,
         )
+        if not is_time_limit(event_timeout):
+            raise ConfigurationError(
+                f"event_timeout is in seconds, above 0, or None for no limit, not {event_timeout!r}"
+            )
+        self.event_timeout = event_timeout
+        if type(max_events_per_session) is not int or max_events_per_session < 1:
+            raise ConfigurationError(f"max_events_per_session is at least 1, not {max_events_per_session!r}")
+        self.max_events_per_session = max_events_per_session
+        self._under_way: dict[str, int] = {}
         self.write_timeout = write_timeout
         self.transport = os.environ.get("FASTSTATE_TRANSPORT") or transport
         if self.transport not in ("auto", "portable"):
@@ -405,6 +438,7 @@ class StateProvider:
             max_states_per_session=max_states_per_session,
             max_states_per_address=max_states_per_address,
         )
+        self.registry.locks.client = client_here
         self.sse_manager = SSEManager(
             self._shown, self._position, heartbeat=heartbeat, max_age=stream_max_age, reopen=reopen_frame()
         )
@@ -415,11 +449,14 @@ class StateProvider:
         self.sse_manager.unwatched = self.registry.unwatched
         self.following: Following | None = None
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
+        self.sessions.has_events = self._has_other_events
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0
         self._names: dict[str, type[ReactiveState]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
+        self._starting: asyncio.Task[None] | None = None
+        self._ending: asyncio.Future[None] | None = None
         self._told_up_to = "."
         self._signer: TokenSigner | None = None
         if secret_key is not None:
@@ -1036,7 +1073,7 @@ class StateProvider:
                 other,
                 lookup="with lock",
             )
-        await run_event(self.registry, entry, event, values, others, run)
+        await run_event(self.registry, entry, event, values, others, run, limit=event.limit(self.event_timeout))
 
     # -- users and their rights ------------------------------------------------------------------------------------
 
@@ -1112,6 +1149,28 @@ class StateProvider:
             return streams
 
         return call_from_anywhere(lambda: self._loop, refresh())
+
+    def begin_event(self, client: str) -> bool:
+        """Count one more event of a client (its session's id, or its address); False when it has too many already.
+
+        Threads that go on with an event which was stopped count, too.
+        """
+        under_way = self._under_way.get(client, 0)
+        if under_way + places_here().left_behind[client] >= self.max_events_per_session:
+            return False
+        self._under_way[client] = under_way + 1
+        return True
+
+    def _has_other_events(self, session_id: str) -> bool:
+        """Whether events of a session are under way, besides the one that asks."""
+        origin = origin_of_commits.get()
+        is_own = origin is not None and origin.open and origin.session_id == session_id
+        return self._under_way.get(session_id, 0) > is_own
+
+    def end_event(self, client: str) -> None:
+        """Count one event of a client less."""
+        if (under_way := self._under_way.pop(client) - 1) > 0:
+            self._under_way[client] = under_way
 
     def _told(self, streams: int) -> int:
         """Has the request that told of a change of rights go on: an event may change its own user's."""
@@ -1219,11 +1278,34 @@ class StateProvider:
     async def start(self) -> None:
         """Opens the store, which belongs to this process from now on; the app's start and its first request call it.
 
+        Calls at the same time have one start together, and its error where it fails; the next call tries again.
+
         Code that uses the provider without it, a script, has the store for as long as each call takes. Raises
-        `PersistenceError` when the store cannot be had.
+        `PersistenceError` when the store cannot be had, `NotStartedError` when `stop` gives up waiting for it.
         """
+        while _is_here(self._ending):
+            await asyncio.shield(self._ending)
         if self._started:
             return
+        starting = self._starting
+        if not _is_here(starting):
+            # In a context of its own: what runs as long as the provider must not keep the request that came first.
+            starting = self._starting = asyncio.get_running_loop().create_task(
+                self._start(), name="faststate-start", context=contextvars.Context()
+            )
+            starting.add_done_callback(self._start_ended)
+        await asyncio.wait([starting])  # one caller that goes away does not take the start from the others
+        if starting.cancelled():
+            raise NotStartedError("the provider was stopped while it started")
+        starting.result()
+
+    def _start_ended(self, starting: asyncio.Task[None]) -> None:
+        if self._starting is starting:
+            self._starting = None
+        if not starting.cancelled():
+            starting.exception()  # asked for, so that asyncio does not report it where nobody waits any more
+
+    async def _start(self) -> None:
         if not isinstance(self.store, SharedStore):
             self._warn_of_other_processes()
         if self.store is not None:
@@ -1252,15 +1334,37 @@ class StateProvider:
     async def stop(self) -> None:
         """Ends all streams (within 5 s) and the background work, and closes the store.
 
-        For servers that are not stopped by a signal. The provider may be started again.
+        For servers that are not stopped by a signal. The provider may be started again. Events under way end as they
+        do when the server ends (`drain`), and a start that is under way is waited for.
         """
-        await self.sse_manager.stop()
-        await self.registry.stop()
-        self.registry.committer.owned = self._started = False
-        if self.following is not None:
-            await self.following.stop()
-        if self.store is not None:
-            await self.store.close()
+        while _is_here(self._ending):
+            await asyncio.shield(self._ending)
+        ending = self._ending = asyncio.get_running_loop().create_future()
+        try:
+            if _is_here(starting := self._starting):
+                await asyncio.wait([starting], timeout=self.registry.committer.store_timeout)
+                starting.cancel()  # whose store does not answer
+                await asyncio.wait([starting])
+            await asyncio.gather(self.sse_manager.stop(), self.registry.running.stop())
+            await self.registry.stop()
+            self.registry.committer.owned = self._started = False
+            if self.following is not None:
+                await self.following.stop()
+            if self.store is not None:
+                await self.store.close()
+        finally:
+            self.registry.running.reopen()
+            self._ending = None
+            ending.set_result(None)
+
+    def drain(self) -> None:
+        """End all streams and events, since the server ends; call it on the event loop.
+
+        Generator events end at their next step, other events may go on for 2.5 s. What waits then is stopped, and its
+        step rolled back.
+        """
+        self.sse_manager.drain()
+        self.registry.running.drain()
 
     def stats(self, *, everywhere: bool = False) -> Stats:
         """Counters of this process, at this moment; or, `everywhere`, the sums over all processes that share its store.

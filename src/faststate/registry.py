@@ -34,6 +34,7 @@ from .exceptions import ConfigurationError, FastStateError, LimitError, StateNot
 from .guests import Guests, is_public
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
+from .running import RunningEvents
 from .scopes import StateIdentifier, StateScope
 from .state import ReactiveState
 from .stores import SharedStore, Version
@@ -97,6 +98,7 @@ class StateRegistry:
         self.hooks = hooks or RegistryHooks()
         self.clock = clock
         self.locks = Locks(lock_timeout)
+        self.running = RunningEvents()
         self.committer = Committer(self.hooks, clock, store_timeout, self.remove)
         self.persistence: dict[type[ReactiveState], Persistence] = {}
         self.epoch = secrets.token_hex(6)

@@ -107,6 +107,8 @@ class Sessions:
         self._changed: OrderedDict[str, int] = OrderedDict()  # per user: the number of the last change of rights
         self._forgotten = 0
         self.following: Following | None = None
+        self.has_events: Callable[[str], bool] = lambda session_id: False
+        """Whether events of a session are under way, which are to end with it."""
 
     @property
     def _sharing(self) -> Sharing | None:
@@ -215,7 +217,7 @@ class Sessions:
         if old is None or self.is_ended(old):
             return
         noted = self._note_end(old, lifetime=NOBODYS_END if was_nobodys else None)
-        has_kept = self._drop_states(old)
+        has_kept = self._drop_states(old) or self.has_events(old)
         self._reload_pages(context, old)
         # Behind all else: who signs out is out, even if the store fails and has them told so.
         has_kept = await self._end_in_store(old, noted, is_lasting=not was_nobodys) or has_kept

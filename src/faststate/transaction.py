@@ -5,34 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Token
 from functools import partial
-from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
-
-from anyio import CapacityLimiter, to_thread
+from typing import Any, NamedTuple, cast
 
 from .entries import Entry, Nonce, digest_of
 from .events import Event
-from .exceptions import EventConflictError, StateNotFoundError
+from .exceptions import EventConflictError, FastStateError, StateNotFoundError
 from .locks import Holder, current_holder, identity_here
 from .persistence import nonce_key
 from .registry import StateRegistry
+from .running import Running
 from .sharing import OutdatedError
 from .state import Change, ReactiveState
 from .stores import Write
+from .threads import Job, Place, places_here
+from .waits import begin
 
 __all__ = ["Guard", "Holder", "Run", "Step", "Transaction", "current_holder", "run_event"]
 
-
-EVENT_THREADS: Final = 100
-"""Sync events, and so worker threads, at one time; idle threads end by themselves."""
-
-_places_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-
-
-def _places() -> asyncio.Semaphore:
-    return _places_by_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(EVENT_THREADS))
+logger = logging.getLogger("faststate")
 
 
 class Guard(NamedTuple):
@@ -71,6 +65,10 @@ class Run:
         """What a step has returned or yielded, as `take` is to have it. What it raises leaves no trace of the step."""
         return result
 
+    def wants_more(self) -> bool:
+        """Whether a generator is to go on behind a `yield`; asked with the locks held, before each further step."""
+        return True
+
     def take(self, step: Step) -> Awaitable[None] | None:
         """Takes a committed step, and gives what is to be awaited for that, if anything.
 
@@ -93,7 +91,9 @@ class _Part:
 class Transaction:
     """Working copies of some states. Lifetime: one event, `run()` or `modify()`."""
 
-    __slots__ = ("_guards", "_locked", "_parts", "_registry", "_still_current", "owner")
+    __slots__ = (
+        "_error", "_guards", "_inner", "_is_working", "_locked", "_parts", "_registry", "_still_current", "owner",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -110,10 +110,16 @@ class Transaction:
         self._parts = [_Part(entry, registry.pin(entry)) for entry in entries]
         self._locked = 0
         """How many of them are locked, from the first on."""
+        self._is_working = False
+        """Whether the copies may be changed: from `begin` until they are committed or dropped."""
+        self._error: FastStateError | None = None
+        """Why it was abandoned, if it was."""
+        self._inner: list[Transaction] | None = None
+        """Those that were opened in its body, at any depth, and are open: the locks of all of them are its own."""
         self.owner: object = None
         """Whose the locks are: this transaction's, or that of the one whose body it is in."""
 
-    async def begin(self, look_for: Sequence[str] = ()) -> frozenset[str] | None:
+    async def begin(self, look_for: Sequence[str] = (), until: float | None = None) -> frozenset[str] | None:
         """Locks the states, in the order of their shared keys, and makes working copies of them.
 
         Where the store is one of many processes, gives those of the keys to `look_for` that it has; None where it was
@@ -121,15 +127,20 @@ class Transaction:
 
         After an earlier step it rebases the same copies on what is committed by now. Guards are asked again where the
         state is another by now than the one they were asked about, and `still_current` whether the caller is still who
-        it was. Raises `LockTimeoutError`, and what these raise.
+        it was. `until` (the loop's time) is when to give up, by default after the lock timeout. Raises
+        `LockTimeoutError`, and what these raise.
         """
-        owner = self.owner = identity_here() or object()
+        owner = self.owner
+        if owner is None:
+            owner = self.owner = identity_here() or self
+            if owner is not self and isinstance(owner, Transaction):
+                owner._inner = [*(owner._inner or ()), self]
         locks, committer = self._registry.locks, self._registry.committer
         if len(self._parts) > 1:  # each time: a sign-in may have renamed one since the last step
             self._parts.sort(key=lambda part: part.entry.shared_key)
         for part in self._parts:
             if not locks.take(part.entry, owner):
-                await locks.acquire(part.entry, owner)
+                await locks.acquire(part.entry, owner, until)
             self._locked += 1
         present = None
         if committer.sharing is not None:
@@ -157,6 +168,7 @@ class Transaction:
                 part.copy._rebase(part.entry.state)
             else:
                 part.copy = part.entry.state._working()
+        self._is_working = True
         return present
 
     def _part(self, entry: Entry) -> _Part:
@@ -175,7 +187,13 @@ class Transaction:
         return self._part(entry).copy
 
     def prepare(self) -> list[tuple[Entry, Change]]:
-        """What there is to commit, validated. Raises `EventError` when new values do not validate."""
+        """What there is to commit, validated; the copies are not to be changed any more.
+
+        Raises `EventError` when new values do not validate, and what the transaction was abandoned with.
+        """
+        if self._error is not None:
+            raise self._error
+        self._is_working = False  # what is about to be saved must not be abandoned
         prepared = []
         for part in self._parts:
             if part.copy is not None and (change := part.copy._change()) is not None:
@@ -205,8 +223,30 @@ class Transaction:
         if (taking := run.take(Step(rendered, closing=closing))) is not None:
             await taking
 
+    def abandon(self, error: FastStateError) -> None:
+        """Roll back and unlock, while the code in this transaction's body still runs: it can change nothing any more.
+
+        So do the transactions that were opened in its body. One that is just being saved goes on.
+        """
+        for transaction in reversed([self, *self._opened_inside()]):
+            if transaction._is_working:
+                transaction._error = error
+                transaction.unlock()
+
+    def encloses(self, other: Transaction) -> bool:
+        """Whether `other` was opened in this one's body, at any depth."""
+        return other in self._opened_inside()
+
+    def _opened_inside(self) -> list[Transaction]:
+        outermost = self.owner
+        if not isinstance(outermost, Transaction) or outermost._inner is None:
+            return []
+        inner = outermost._inner
+        return inner if outermost is self else inner[inner.index(self) + 1 :]
+
     def unlock(self) -> None:
         """Drops what was not committed and gives the locks back."""
+        self._is_working = False
         for part in self._parts:
             if part.copy is not None:
                 part.copy._close()
@@ -218,6 +258,9 @@ class Transaction:
         """Unlocks, and lets go of the states."""
         if self._locked:
             self.unlock()
+        if self.owner is not self and isinstance(self.owner, Transaction):
+            self.owner._inner = [other for other in self.owner._inner or () if other is not self]
+        self.owner = None  # or it would refer to itself, and wait for the cyclic collector
         for part in self._parts:
             part.entry.users -= 1
         self._parts = []
@@ -234,16 +277,17 @@ async def run_event(
     nonce: str | None = None,
     expected: str | None = None,
     guards: Sequence[Guard] = (),
+    limit: float | None = None,
 ) -> None:
     """Runs an event for `run`, which takes its steps, each of them committed: one, or one per `yield` of a generator.
 
     `states` are the further states that the event takes, by parameter; `guards` are asked again where a state changed
     before it runs. An event whose `nonce` the state has seen is not run again, one that `expected` another version than
-    the state's (as the signal has it) not at all: `EventConflictError`. What the event raises leaves no trace of the
-    step.
+    the state's (as the signal has it) not at all: `EventConflictError`. It may take `limit` seconds from when it has
+    its locks (None for no limit): `EventTimeoutError`. What the event raises leaves no trace of the step.
     """
     entries = [entry, *states.values()]
-    thread = await _enter_thread(registry, entries) if event.kind == "sync" else None
+    thread = await _Thread.enter(registry, entries) if event.kind == "sync" else None
     try:
         transaction = Transaction(registry, entries, guards, run.still_current)
         try:
@@ -251,8 +295,10 @@ async def run_event(
             look_for: Sequence[str] = ()
             if nonce is not None and committer.sharing is not None:
                 look_for = [nonce_key(entry.identifier, digest_of(nonce))]
-            present = await transaction.begin(look_for)
+            present = await transaction.begin(look_for, thread.until if thread is not None else None)
             run.has_locks = True
+            if registry.running.is_over:
+                registry.running.check()
             own = transaction._part(entry)
             entry, state = own.entry, own.copy
             seen = Nonce.of(entry, nonce, states) if nonce is not None else None
@@ -273,14 +319,23 @@ async def run_event(
                 arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
             holder = Holder(transaction.owner, asyncio.current_task())
             if event.kind == "generator":
-                await _run_generator(event.function(state, **arguments), transaction, holder, seen, run)
+                with Running(registry.running, _name(entry, event), limit, transaction, transaction.abandon) as running:
+                    await _run_generator(event.function(state, **arguments), transaction, holder, seen, run, running)
                 return
             token = current_holder.set(holder)  # its own code runs as the locks' holder
             try:
-                called = event.function(state, **arguments) if thread is None else _in_thread(event, state, arguments)
-                result = await called
+                if thread is None:
+                    begun = begin(event.function(state, **arguments))
+                else:
+                    begun = begin(thread.result_of(_name(entry, event), partial(event.function, state, **arguments)))
+                if begun.steps is None:
+                    result = begun.value  # as most events, it has waited for nothing: there is nothing to limit
+                else:
+                    abandon = transaction.abandon if thread is None else partial(thread.abandon, transaction)
+                    with Running(registry.running, _name(entry, event), limit, transaction, abandon) as running:
+                        result = await running.result_of(begun)
             finally:
-                current_holder.reset(token)
+                _reset(token)
             if thread is not None:
                 thread.close()
             await transaction.finish(result, seen, run)
@@ -291,28 +346,72 @@ async def run_event(
             thread.close()
 
 
-async def _enter_thread(registry: StateRegistry, entries: Sequence[Entry]) -> contextlib.ExitStack:
-    """Takes what a sync event needs to have a thread; it is given back when the result is closed.
+def _name(entry: Entry, event: Event[Any, Any]) -> str:
+    return f"{entry.identifier.cls_name}.{event.name}"
+
+
+def _reset(token: Token[Holder | None]) -> None:
+    try:
+        current_holder.reset(token)
+    except ValueError as error:  # an event that was stopped, and goes on alone, has another context by then
+        logger.debug("the holder of an event's locks stays noted where it ends: %r", error)
+
+
+class _Thread:
+    """What a sync event needs to run in a worker thread: its turn at its states, and a place. Lifetime: the event.
 
     A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock. And a
     turn at its states comes before the place: of those that wait for one busy state, one alone may keep a place from
     other states' events. An event inside another one's body, which has locks already, waits for no turn.
     """
-    with contextlib.ExitStack() as taken:
-        if identity_here() is None:
-            await registry.locks.take_turn(entries, taken)
-        places = _places()
-        await places.acquire()
-        taken.callback(places.release)
-        return taken.pop_all()
 
+    __slots__ = ("_has_run", "_job", "_place", "_turns", "until")
 
-async def _in_thread(event: Event[Any, Any], state: Any, arguments: Mapping[str, Any]) -> Any:
-    """What a sync event returns."""
-    # Not of the handlers' threads: those that wait for a lock would take the one its holder needs to go on.
-    result = await to_thread.run_sync(partial(event.function, state, **arguments), limiter=CapacityLimiter(1))
-    # An async method under a decorator that hides it gives something to be awaited.
-    return await result if inspect.isawaitable(result) else result
+    def __init__(self) -> None:
+        self._turns = contextlib.ExitStack()
+        self._place: Place | None = None
+        self._job: Job | None = None
+        self._has_run = False
+        self.until = 0.0
+        """Until when (the loop's time) it may wait for its locks: what it has waited for its thread counts."""
+
+    @classmethod
+    async def enter(cls, registry: StateRegistry, entries: Sequence[Entry]) -> _Thread:
+        """Wait for the turn, then for a place. Raises `LockTimeoutError`."""
+        made, locks, now = cls(), registry.locks, asyncio.get_running_loop().time
+        try:
+            since = now()
+            if identity_here() is None:
+                since = await locks.take_turn(entries, made._turns, lambda: made._has_run)
+            made.until = since + locks.timeout
+            made._place = await places_here().take(locks.client(), made.until - now())
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    async def result_of(self, name: str, call: Callable[[], Any]) -> Any:
+        """What the call returns, which is made in a worker thread."""
+        self._has_run = True
+        self._job = Job(name, cast(Place, self._place), call)
+        self._place = None  # from here on the job's, until its thread returns
+        result = await self._job.result()
+        # An async method under a decorator that hides it gives something to be awaited.
+        return await result if inspect.isawaitable(result) else result
+
+    def abandon(self, transaction: Transaction, error: FastStateError) -> None:
+        """Roll the event back and let its thread go on alone, which keeps its place until it returns."""
+        transaction.abandon(error)
+        self._turns.close()
+        if self._job is not None:
+            self._job.leave()
+
+    def close(self) -> None:
+        """Give back what the event has no need of any more."""
+        self._turns.close()
+        if self._place is not None:
+            self._place.release()
+            self._place = None
 
 
 async def _run_generator(
@@ -321,22 +420,33 @@ async def _run_generator(
     holder: Holder,
     nonce: Nonce | None,
     run: Run,
+    running: Running,
 ) -> None:
     """Runs an async generator: each `yield` ends a step, and so does its end."""
     last = False
     try:
-        while not last:
+        while True:
             token = current_holder.set(holder)
             result = None
             try:
-                result = await anext(generator)
+                begun = begin(anext(generator))
+                result = begun.value if begun.steps is None else await running.result_of(begun)
             except StopAsyncIteration:
                 last = True
             finally:
-                current_holder.reset(token)
+                _reset(token)
             await transaction.finish(result, nonce, run, closing=last)
             nonce = None
-            if not last:
+            if last:
+                break
+            with running.waiting():
+                await asyncio.sleep(0)  # others have their turn, also where nothing else is waited for
                 await transaction.begin()
+            if not run.wants_more():
+                break
     finally:
-        await generator.aclose()
+        transaction.unlock()
+        if not running.is_left:
+            closing = begin(generator.aclose())
+            if closing.steps is not None:
+                await running.result_of(closing)

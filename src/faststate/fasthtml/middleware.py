@@ -22,6 +22,7 @@ from ..state import current_page
 from .injection import add_late, inject
 from .requests import headers_of
 from .routes import BUSY, Routes
+from .streams import drain_on_signal
 
 __all__ = ["FastStateMiddleware", "SameOriginOnly", "check_routes"]
 
@@ -48,6 +49,7 @@ class FastStateMiddleware:
         if not self._checked:
             check_routes(self.provider, self.owner)
             self._checked = True
+            drain_on_signal(self.provider)  # the server's own handlers are there by now
         if self.owner.before:
             _wrap_before(self.provider, self.owner)
         self.provider._loop = asyncio.get_running_loop()  # a plain `with modify` in a thread works on this one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -33,7 +34,17 @@ from ..dispatch import (
     tokens_instead,
     tokens_of,
 )
-from ..exceptions import EventArgumentError, EventConflictError, FastStateError, LimitError, PersistenceError
+from ..exceptions import (
+    EventArgumentError,
+    EventConflictError,
+    EventTimeoutError,
+    FastStateError,
+    LimitError,
+    LockTimeoutError,
+    NotStartedError,
+    PersistenceError,
+)
+from ..limits import network_of
 from ..page import message_frame, reload_frame
 from ..provider import StateProvider
 from ..sse import SSEConnection
@@ -50,7 +61,15 @@ logger = logging.getLogger("faststate")
 
 BUSY: Final = "The server is restarting. Please try again."
 UNREAD: Final = "What this page shows cannot be had just now. Please try again later."
+_CROWDED: Final = "The server is busy just now. Please try again."
+_TOO_LONG: Final = "This took too long and was stopped. Please try again."
 _UNSAVED: Final = "This could not be saved. Please try again."
+_MESSAGES: Final[dict[type[FastStateError], str]] = {
+    EventTimeoutError: _TOO_LONG,
+    LockTimeoutError: _CROWDED,
+    PersistenceError: _UNSAVED,
+}
+"""What a page is told of errors whose own message is for the log."""
 _FAILED: Final = "faststate_failed"
 """Where an event's error waits in the request's scope for the event's route."""
 _OPENED: Final = "faststate_opened"
@@ -182,6 +201,47 @@ def _no_stream(request: Request, status: int, text: str) -> Response:
     return _NoStream(text, status) if request.method == "POST" else _NoStream(status_code=204)
 
 
+class _Presence:
+    """Whether the client of an event still waits for its answer. Lifetime: the request.
+
+    It begins to listen when it is asked first, since most events are over before anybody asks. The body has been read
+    by then, so the server has nothing to give any more but word of the end: of the connection, or of a later answer.
+    """
+
+    __slots__ = ("_at", "_listening", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._listening: asyncio.Task[None] | None = None
+        self._at: float | None = None
+
+    def gone_at(self) -> float | None:
+        """When (the loop's time) the client was found to have gone, None while it is there."""
+        if self._listening is None:
+            self._listening = asyncio.get_running_loop().create_task(self._listen(), name="faststate-presence")
+            self._listening.add_done_callback(_ignore)
+        return self._at
+
+    async def _listen(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._at = asyncio.get_running_loop().time()
+                return
+            await asyncio.sleep(1)  # a server that gives more of the body than there is
+
+    def end(self) -> None:
+        """Listen no more."""
+        if self._listening is not None:
+            self._listening.cancel()
+
+
+def _ignore(task: asyncio.Task[None]) -> None:
+    """Take note of how a task has ended, so that asyncio does not report it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.debug("a client's presence is not known: %r", error)
+
+
 class _Seen:
     """What an event's page is to see of it: in its answer, where the page has no `live` stream. Lifetime: the event."""
 
@@ -271,6 +331,29 @@ class Routes:
             refused = self._refused(LimitError("Too many actions at once. Please wait a moment."))
             refused.headers["retry-after"] = str(ceil(wait))
             return refused
+        client = session_id or f"address {network_of(context.address)}"
+        if not provider.begin_event(client):
+            return self._refused(
+                LimitError(f"{provider.max_events_per_session} actions are under way already. Please wait for them.")
+            )
+        presence = _Presence(receive)
+        try:
+            return await self._answer_counted(context, state, event, scope, receive, presence)
+        finally:
+            presence.end()
+            provider.end_event(client)
+
+    async def _answer_counted(
+        self,
+        context: RequestContext,
+        state: str,
+        event: str,
+        scope: Scope,
+        receive: Receive,
+        presence: _Presence,
+    ) -> Response:
+        """As `_answer`, of an event that is counted as one of its client's."""
+        provider, headers = self.provider, headers_of(scope)
         try:
             body = await in_time(provider.body_timeout, _read_body(receive, headers, provider.max_payload))
             call = Call.parse(
@@ -287,9 +370,10 @@ class Routes:
             return EventResponse(reload_frame(), 403)
         except FastStateError as error:
             return self._refused(error)
+        call.gone_at = presence.gone_at
 
         if not self._app.before and not self._app.after:
-            return await self._run(context, call, session_id)
+            return await self._run(context, call, context.session_id())
         again = _Replayed(self._app, scope, body)
         again.state.faststate_call = call
         response = await self._let_through(again, self._event, self._dispatch)
@@ -326,8 +410,11 @@ class Routes:
     def _refused(self, error: FastStateError, frames: bytes = b"") -> EventResponse:
         """Says in the page what was refused, behind the `frames` (bytes) of what was committed before."""
         self.provider.refused += 1
-        message = str(error) if error.status < 500 else (BUSY if error.status == 503 else _BROKEN)
-        message = _UNSAVED if isinstance(error, PersistenceError) else message
+        if error.status < 500:
+            message = str(error)
+        else:
+            message = next((text for kind, text in _MESSAGES.items() if isinstance(error, kind)), _BROKEN)
+            message = BUSY if message is _BROKEN and error.status == 503 else message
         return EventResponse(frames + message_frame(message, error.status), error.status)
 
     async def _dispatch(self, request: Request) -> Response:
@@ -364,7 +451,9 @@ class Routes:
         except FastStateError as error:
             if isinstance(error, EventConflictError):
                 seen.frames += signals_frame({"_fs": {"v": error.version}})
-            if error.status >= 500:
+            if isinstance(error, NotStartedError):
+                logger.info("%s.%s was not run to its end: %s", call.state, call.event, error)
+            elif error.status >= 500 and not isinstance(error, EventTimeoutError):  # which was logged when it ran out
                 logger.error("%s.%s failed: %s", call.state, call.event, error, exc_info=error)
             return self._refused(error, seen.frames)
         except ValidationError as error:

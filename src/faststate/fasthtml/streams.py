@@ -55,9 +55,12 @@ class StreamKeeper:
         self.provider = provider
         self.owner = owner
         self._path = provider.prefix + "/stream"
+        self._events = provider.prefix + "/event/"
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or not scope["path"].endswith(self._path):
+            if scope["type"] == "http" and self._events in scope["path"]:
+                _watch_server(self.provider, servers_protocol(send, receive), send)
             return self.app(scope, receive, send)
         return self._keep(scope, receive, send)
 
@@ -297,14 +300,14 @@ _watched_workers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[StateProvide
 
 async def _drain_when(terminated: Any, provider: StateProvider) -> None:
     await terminated.wait()
-    provider.sse_manager.drain()
+    provider.drain()
 
 
 _watched_signals: dict[StateProvider, bool] = {}
 
 
 def drain_on_signal(provider: StateProvider) -> None:
-    """Has SIGTERM and SIGINT end the streams before the server waits for them, which it would do for ever.
+    """Have SIGTERM and SIGINT end streams and events before the server waits for them, which it would do for ever.
 
     Servers wait for open connections before they run shutdown handlers. The server's own handler is called afterwards,
     so everything else goes as it would. Without a handler (a script, a thread) there is nothing to chain to.
@@ -328,7 +331,7 @@ def drain_on_signal(provider: StateProvider) -> None:
 
 
 def _drain(loop: asyncio.AbstractEventLoop, provider: StateProvider, connections: Iterable[Any]) -> None:
-    provider.sse_manager.drain()
+    provider.drain()
     loop.call_later(LAST_WRITE + 1, _abort_frozen, connections)
 
 

@@ -1,0 +1,311 @@
+"""Events under way: how long each may take, and how they end early when their time is over or the server ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import types
+from collections.abc import Callable, Generator, Iterator
+from enum import Enum
+from typing import Any, Final, Protocol, cast
+
+from .exceptions import EventTimeoutError, FastStateError, NotStartedError
+from .threads import places_here
+from .waits import Begun, go_on
+
+__all__ = ["DRAIN_PATIENCE", "Running", "RunningEvents"]
+
+logger = logging.getLogger("faststate")
+
+DRAIN_PATIENCE: Final = 2.5
+"""Seconds that events have to end by themselves when the server ends. What waits then is stopped."""
+
+LAST_WORDS: Final = 1.0
+"""Seconds that an event which was stopped has for its `finally` blocks before its client is told without it. Its locks
+are free from the beginning."""
+
+
+class _Phase(Enum):
+    """What may be done to an event that is to end now."""
+
+    IDLE = 0
+    """Nothing: it is being committed, or does what soon ends by itself, and looks behind that whether it may go on."""
+    WORKING = 1
+    """Its own code waits for something: it is rolled back, and cancelled."""
+    WAITING = 2
+    """It waits for its locks, between two steps of a generator: the waiting is cancelled."""
+
+
+class Enclosing(Protocol):
+    """What knows which events were begun inside which: their transactions."""
+
+    def encloses(self, other: Any) -> bool:
+        """Whether `other` was opened in this one's body, at any depth."""
+
+
+class Running:
+    """An event that has had its locks. Lifetime: from its first wait to its end.
+
+    `limit` is how long it may take, in seconds (None for no limit). `abandon` rolls it back and frees its locks, while
+    its own code may still run. `transaction` is its transaction. Usable as a context manager.
+    """
+
+    __slots__ = (
+        "_abandon", "_cancelling", "_cancels", "_events", "_last_words", "_leaves", "_limit", "_loop", "_phase",
+        "_task", "_timer", "_transaction", "error", "is_left", "name",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        events: RunningEvents,
+        name: str,
+        limit: float | None,
+        transaction: Enclosing,
+        abandon: Callable[[FastStateError], None],
+    ) -> None:
+        self.name = name
+        self.error: FastStateError | None = None
+        """Why it has to end, None while it need not."""
+        self.is_left = False
+        """Whether its own code goes on alone, since it did not end when it was cancelled."""
+        self._events = events
+        self._limit = limit
+        self._transaction = transaction
+        self._abandon = abandon
+        self._loop = asyncio.get_running_loop()
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._cancelling = self._task.cancelling()
+        self._cancels = 0
+        self._leaves = False
+        self._phase = _Phase.IDLE
+        self._timer = self._loop.call_later(limit, self._time_is_over) if limit is not None else None
+        self._last_words: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Running:
+        self._events.under_way.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._events.ended(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._last_words is not None:
+            self._last_words.cancel()
+
+    # -- ending it early -------------------------------------------------------------------------------------------
+
+    def _time_is_over(self) -> None:
+        if self.error is None:
+            logger.error("%s was stopped: it took more than its %g s (event_timeout)", self.name, self._limit)
+            self.cut(EventTimeoutError(f"{self.name} took more than {self._limit:g} s and was stopped"))
+
+    def end_soon(self, error: FastStateError) -> None:
+        """End the event between two steps, and at once where it waits for its next one."""
+        if self._phase is _Phase.WAITING:
+            self.cut(error)
+
+    def cut(self, error: FastStateError) -> None:
+        """End the event now, with this `error`: the step under way leaves no trace, a save that has begun is kept."""
+        if self.error is not None:
+            return
+        self.error = error
+        if self._phase is _Phase.WORKING:
+            self._abandon(error)
+            self._limit_last_words()
+        if self._phase is not _Phase.IDLE:
+            self._cancel()
+
+    def cut_from_anywhere(self, error: FastStateError) -> None:
+        """As `cut`, from any thread."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            self._loop.call_soon_threadsafe(self.cut, error)
+
+    def _cancel(self) -> None:
+        self._cancels += 1
+        self._task.cancel()
+
+    def _limit_last_words(self) -> None:
+        if self._last_words is None:
+            self._last_words = self._loop.call_later(LAST_WORDS, self._leave)
+
+    def _leave(self) -> None:
+        if self._phase is _Phase.WORKING:
+            self._leaves = True
+            self._cancel()
+
+    def leave_inner(self) -> None:
+        """Let go of the events that its own code has begun: that runs in another task from now on, if at all."""
+        for other in [each for each in self._events.under_way if self._transaction.encloses(each._transaction)]:
+            other.error, other._cancels = other.error or self.error, 0
+            other._end()
+
+    def check(self) -> None:
+        """Raise the error that the event has to end with, if there is one."""
+        if self.error is not None:
+            raise self.error
+
+    def check_between_steps(self) -> None:
+        """As `check`, and `NotStartedError` while the server ends."""
+        self.check()
+        if self._events.draining is not None:
+            raise self._events.draining
+
+    # -- its own code ----------------------------------------------------------------------------------------------
+
+    async def result_of(self, begun: Begun) -> Any:
+        """What the event's own code returns, which was begun and waits for something.
+
+        Raises what that raises, or the error that the event has to end with, whatever its code has made of that.
+        """
+        self._phase = _Phase.WORKING
+        if self.error is not None:
+            self._limit_last_words()
+        try:
+            value = await self._drive(begun)
+        except (Exception, asyncio.CancelledError) as error:
+            if self.error is None:
+                raise
+            self._take_back_cancels()
+            raise self.error from (None if isinstance(error, asyncio.CancelledError) else error)
+        finally:
+            self._phase = _Phase.IDLE
+        if self.error is not None:
+            self._take_back_cancels()
+            raise self.error
+        return value
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The event waits for its locks, and may be cancelled."""
+        self.check_between_steps()
+        self._phase = _Phase.WAITING
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.error is None:
+                raise
+            self._take_back_cancels()
+        finally:
+            self._phase = _Phase.IDLE
+        self.check_between_steps()
+
+    def _take_back_cancels(self) -> None:
+        """Leave the task as uncancelled as it was. Raises `CancelledError` where somebody else has cancelled it too."""
+        while self._cancels:
+            self._cancels -= 1
+            self._task.uncancel()
+        if self._task.cancelling() > self._cancelling:
+            raise asyncio.CancelledError
+
+    @types.coroutine
+    def _drive(self, begun: Begun) -> Generator[Any, Any, Any]:
+        """Run the event's own code to its end, step by step, so that it can be left where it does not end."""
+        steps, waits_for, _ = begun
+        try:
+            while True:
+                try:
+                    yield waits_for
+                except BaseException as error:
+                    if self._leaves and isinstance(error, asyncio.CancelledError):
+                        self.is_left = True
+                        self.leave_inner()
+                        self._events.leave(self.name, Begun(steps, waits_for))
+                        raise
+                    if not hasattr(steps, "throw"):
+                        raise
+                    waits_for = steps.throw(error)
+                else:
+                    waits_for = next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+class RunningEvents:
+    """The events of a process that wait for something. Lifetime: the registry."""
+
+    def __init__(self) -> None:
+        self.under_way: set[Running] = set()
+        self.draining: FastStateError | None = None
+        """While the server ends: what generators are told between two steps."""
+        self.is_over = False
+        """Whether the time is over that events have to end when the server ends."""
+        self._left: set[asyncio.Task[None]] = set()
+        self._emptied: asyncio.Future[None] | None = None
+
+    def ended(self, running: Running) -> None:
+        """Take note that an event has ended."""
+        self.under_way.discard(running)
+        if self._emptied is not None and not self.under_way:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                self._emptied.get_loop().call_soon_threadsafe(_settle, self._emptied)
+
+    def check(self) -> None:
+        """Raise `NotStartedError` when it is too late for an event to begin."""
+        if self.is_over:
+            raise NotStartedError("the server ends: it runs no events any more")
+
+    def drain(self) -> None:
+        """End the events, since the server ends: generators at their next step, all others when their time is over."""
+        if self.draining is None:
+            self.draining = NotStartedError("the server ends, and the event with it")
+            loop = asyncio.get_running_loop()
+            for running in list(self.under_way):
+                with contextlib.suppress(RuntimeError):  # its loop is closed
+                    running._loop.call_soon_threadsafe(running.end_soon, self.draining)
+            loop.call_later(DRAIN_PATIENCE, self._cut_all, self.draining)
+
+    def _cut_all(self, error: FastStateError) -> None:
+        if self.draining is not error:
+            return  # it was reopened, and may even be drained again
+        self.is_over = True
+        places_here().refuse(error)
+        for running in list(self.under_way):
+            logger.warning("%s was stopped: the server ends", running.name)
+            running.cut_from_anywhere(error)
+        for task in self._left:
+            _let_end_without(task)
+
+    async def stop(self) -> None:
+        """Drain, and wait until the events have ended or been stopped."""
+        self.drain()
+        if self.under_way:
+            self._emptied = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait([self._emptied], timeout=DRAIN_PATIENCE + LAST_WORDS + 0.5)
+            finally:
+                self._emptied = None
+
+    def reopen(self) -> None:
+        """Run events again: the provider was stopped, and is used once more."""
+        self.draining, self.is_over = None, False
+
+    def leave(self, name: str, rest: Begun) -> None:
+        """Let the code of an event that was stopped, and has not ended, go on alone: it holds no locks."""
+        logger.warning("%s goes on though it was cancelled; it has neither locks nor a state to change", name)
+
+        async def go_on_alone() -> None:
+            try:
+                await go_on(rest, error=asyncio.CancelledError())
+            except Exception as error:
+                logger.info("%s was stopped, and has failed later: %r", name, error)
+
+        task = asyncio.get_running_loop().create_task(go_on_alone(), name="faststate-left-event")
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+        if self.is_over:
+            _let_end_without(task)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _let_end_without(task: asyncio.Task[None]) -> None:
+    """Let the event loop end without this task, which may never end: asyncio would wait for it."""
+    asyncio.tasks._unregister_task(task)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # else it is reported as destroyed while pending

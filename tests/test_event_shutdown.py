@@ -1,0 +1,162 @@
+"""A server that is told to end does so within five seconds, whatever its events are doing; on every kind of server."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import textwrap
+import time
+
+import httpx
+import pytest
+
+from .helpers import Server
+from .servers import KINDS
+from .test_shutdown import LIMIT, PATIENCE
+
+APP = """
+    import asyncio, time
+    from fasthtml.common import *
+    from faststate import ReactiveState, StateProvider, event, fast_app
+
+    class Job(ReactiveState):
+        n: int = 0
+
+        @event(timeout=None)
+        async def tick(self):
+            while True:
+                self.n += 1
+                yield
+                await asyncio.sleep(0.05)
+
+        @event(timeout=None)
+        async def tight(self):
+            while True:
+                self.n += 1
+                yield
+
+        @event(timeout=None)
+        async def long_steps(self):
+            while True:
+                self.n += 1
+                yield
+                await asyncio.sleep(3600)
+
+        @event(timeout=None)
+        async def wait(self):
+            await asyncio.Event().wait()
+
+        @event(timeout=None)
+        async def stubborn(self):
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    pass
+
+        @event(timeout=None)
+        def block(self):
+            time.sleep(3600)
+
+        @event
+        def soon(self):
+            time.sleep(1)
+            self.n += 1
+            open("saved", "a").close()
+
+    provider = StateProvider(max_events_per_session=1_000, event_burst=1_000)
+    provider.register_state(Job)
+    app, rt = fast_app(
+        state_provider=provider, secret_key="for tests", on_shutdown=[lambda: open("ended", "a").close()],
+    )
+
+    @rt
+    def index(job: Job):
+        return P(job.signal.n)
+
+    @rt
+    async def under_way():
+        return str(sum(provider._under_way.values()))
+"""
+
+EVENTS = ("tick", "tight", "long_steps", "wait", "stubborn", "block")
+
+
+@contextlib.contextmanager
+def started(tmp_path, kind):
+    source = tmp_path / "shop.py"
+    source.write_text(textwrap.dedent(APP))
+    server = Server(source, cwd=tmp_path, log=tmp_path / "log", command=kind.command)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def post(server, name):
+    """Sends an event of a session of its own; the socket on which nobody waits for the answer."""
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+        client.get("/")
+        cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    sent = socket.create_connection(("127.0.0.1", server.port))
+    sent.sendall(
+        f"POST /_faststate/event/Job/{name} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nDatastar-Request: true\r\n"
+        f"Cookie: {cookies}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+    )
+    return sent
+
+
+def under_way(server):
+    return int(httpx.get(f"{server.url}/under_way", timeout=PATIENCE).text)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+KINDS_HERE = {name: kind for name, kind in KINDS.items() if not kind.tls}
+
+
+CASES = [*((kind, "gone") for kind in KINDS_HERE), ("uvicorn", "there"), ("hypercorn", "there")]
+
+
+@pytest.mark.parametrize(("kind", "clients"), CASES, ids=[" ".join(case) for case in CASES])
+def test_endless_events_do_not_hold_up_the_end(tmp_path, kind, clients):
+    with started(tmp_path, KINDS[kind]) as server, contextlib.ExitStack() as sockets:
+        posted = [sockets.enter_context(post(server, name)) for name in (*EVENTS, "tick", "block")]
+        wait_until(lambda: under_way(server) == len(posted))
+        if clients == "gone":
+            sockets.close()
+        before = time.monotonic()
+        server.process.terminate()
+        server.process.wait(LIMIT)
+        took = time.monotonic() - before
+    assert took < LIMIT
+    assert (tmp_path / "ended").exists(), server.output()
+    assert "src/faststate" not in server.output(), server.output()  # hypercorn reports what it cancels itself
+    assert "never retrieved" not in server.output() and "was destroyed" not in server.output()
+
+
+def test_a_sync_event_that_returns_in_time_is_committed_and_answered(tmp_path):
+    with started(tmp_path, KINDS["uvicorn"]) as server, post(server, "soon") as sent:
+        wait_until(lambda: under_way(server) == 1)
+        server.process.terminate()
+        server.process.wait(LIMIT)
+        assert sent.recv(12) == b"HTTP/1.1 204" or b"200" in sent.recv(100)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_server_without_a_signal_ends_its_events(tmp_path):
+    kind = type(KINDS["uvicorn"])(command=lambda *a: [*KINDS["uvicorn"].command(*a), "--limit-max-requests", "8"])
+    with started(tmp_path, kind) as server, contextlib.ExitStack() as sockets:
+        sockets.enter_context(post(server, "tick"))
+        sockets.enter_context(post(server, "wait"))
+        with contextlib.suppress(httpx.TransportError):
+            for _ in range(8):
+                httpx.get(server.url, timeout=PATIENCE)
+        server.process.wait(PATIENCE)
+    assert (tmp_path / "ended").exists(), server.output()
