@@ -24,9 +24,10 @@ from faststate import (
     event,
     view,
 )
+from faststate import rechecks as module
 from faststate.context import RequestContext
 from faststate.dispatch import Call, dispatch, open_connection
-from faststate.exceptions import AccessError
+from faststate.exceptions import AccessError, LockTimeoutError
 from faststate.tokens import Shown, binding
 
 from .test_sse import Model
@@ -668,6 +669,209 @@ async def test_a_tab_that_closes_while_its_user_is_asked_about_disturbs_nobody(s
     assert "failed" not in caplog.text
 
 
+# -- who is late -------------------------------------------------------------------------------------------------------
+
+
+def stick(site, user, *texts):
+    """Has the rule hang for a user, about these versions."""
+    site.rule.stuck |= {(user, text): asyncio.Event() for text in texts}
+
+
+async def shows(site, tab, text):
+    """Waits until a page shows a version."""
+
+    def is_shown():
+        tab.take()
+        return tab.text == text
+
+    async with asyncio.timeout(PATIENCE):
+        while not is_shown():  # noqa: ASYNC110  # what is waited for is the library's own, and sets no event
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def late_site(monkeypatch):
+    """With a rule that has longer than the test, and in which who does not answer at once is late."""
+    monkeypatch.setattr(module, "LATE", 0.01)
+    made = Site("async", lock_timeout=60)
+    await made.make("ann", "bob", "cy")
+    yield made
+    for event_ in made.rule.stuck.values():
+        event_.set()
+    made.rule.hold.set()
+    await made.settle()
+    await made.provider.stop()
+
+
+async def test_a_rule_that_hangs_for_one_watcher_delays_that_one_alone(late_site):
+    site = late_site
+    ann, bob = await site.page("ann"), await site.page("bob")
+    ann.take(), bob.take()
+    stick(site, "bob", "v2")
+    for text in ("v2", "v3", "v4"):
+        await site.change(text)
+        await shows(site, ann, text)
+    assert bob.take() == b"" and bob.text == "v1" and not bob.ended
+    assert not site.provider.rechecks.is_asking(site.key())
+    site.rule.stuck["bob", "v2"].set()
+    await shows(site, bob, "v4")
+    await site.settle()
+    await site.change("v5")
+    await shows(site, bob, "v5")
+    await shows(site, ann, "v5")
+
+
+async def test_one_who_is_late_and_turned_away_loses_the_state(late_site):
+    site = late_site
+    ann, bob = await site.page("ann"), await site.page("bob")
+    ann.take(), bob.take()
+    stick(site, "bob", "v2")
+    await site.change("v2", remove="bob")
+    await shows(site, ann, "v2")
+    assert bob.take() == b""
+    site.rule.stuck["bob", "v2"].set()
+    await site.settle()
+    assert b"v2" not in bob.take() and has_vanished(bob)
+
+
+async def test_one_who_was_allowed_late_and_is_not_any_more_sees_only_what_was_allowed(late_site):
+    site = late_site
+    ann, bob = await site.page("ann"), await site.page("bob")
+    ann.take(), bob.take()
+    stick(site, "bob", "v2")
+    await site.change("v2")
+    await site.change("v3", remove="bob")
+    await shows(site, ann, "v3")
+    site.rule.stuck["bob", "v2"].set()
+    await site.settle()
+    assert b"v3" not in bob.take() and has_vanished(bob)
+
+
+async def test_one_who_never_answers_has_the_stream_ended_and_the_others_keep_theirs(monkeypatch):
+    monkeypatch.setattr(module, "LATE", 0.01)
+    site = Site("async", lock_timeout=0.5)
+    await site.make("ann", "bob")
+    ann, bob = await site.page("ann"), await site.page("bob")
+    ann.take(), bob.take()
+    stick(site, "bob", "v2")
+    await site.change("v2")
+    await shows(site, ann, "v2")
+    await site.settle()
+    assert bob.ended and bob.take() == b"" and not ann.ended
+    await site.provider.stop()
+
+
+async def test_one_who_is_late_is_told_no_broadcast_and_other_states_go_on(late_site):
+    site = late_site
+    ann, bob = await site.page("ann"), await site.page("bob")
+    ann.take(), bob.take()
+    stick(site, "bob", "v2")
+    await site.change("v2")
+    await shows(site, ann, "v2")
+    site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "for members"})
+    async with site.provider.modify(Board) as board:
+        board.line = "for all"
+    assert b"for members" in ann.take()
+    told = bob.take()
+    assert b"for members" not in told and b"for all" in told
+
+
+async def test_more_watchers_that_hang_than_are_asked_at_once_hold_up_nobody(late_site, monkeypatch):
+    site = late_site
+    monkeypatch.setattr(module, "ASKED_AT_ONCE", 3)
+    names = [f"user{n}" for n in range(10)]
+    await site.make("ann", *names)
+    tabs = [await site.page(name) for name in names]
+    ann = await site.page("ann")
+    for name in names:
+        stick(site, name, "v2")
+    await site.change("v2")
+    await shows(site, ann, "v2")
+    for name in names:
+        site.rule.stuck[name, "v2"].set()
+    for tab in tabs:
+        await shows(site, tab, "v2")
+
+
+async def test_what_waits_for_a_late_reader_and_overflows_holds_nothing_undecided(late_site):
+    site = late_site
+    ann, bob = await site.page("ann"), await site.page("bob")
+    ann.take(), bob.take()
+    stick(site, "bob", "v2")
+    await site.change("v2")
+    await shows(site, ann, "v2")
+    for _ in range(300):
+        bob.connection.send_frame(b"event: datastar-patch-signals\ndata: signals {}\n\n")
+    assert bob.connection.dropped and b"v2" not in bob.take()
+
+
+async def test_who_is_late_and_closes_the_tab_leaves_nothing(late_site):
+    site = late_site
+    ann, bob = await site.page("ann"), await site.page("bob")
+    ann.take(), bob.take()
+    stick(site, "bob", "v2")
+    await site.change("v2")
+    await shows(site, ann, "v2")
+    site.provider.sse_manager.remove_connection(bob.connection.id)
+    site.rule.stuck["bob", "v2"].set()
+    await site.settle()
+    assert not site.provider.rechecks._late
+    assert all(topic.held is None for topic in site.provider.sse_manager._topics.values())
+
+
+async def test_a_stream_whose_rule_hangs_opens_late_or_never_and_locks_nothing():
+    site = Site("async", lock_timeout=0.2)
+    await site.make("ann", "bob")
+    ann = await site.page("ann")
+    ann.take()
+    stick(site, "bob", *(f"v{n}" for n in range(1, 9)))
+    opening = asyncio.ensure_future(site.page("bob"))
+    await site.until(lambda: site.rule.waiting)
+    for number in range(2, 9):
+        await site.change(f"v{number}")
+        await shows(site, ann, f"v{number}")
+    with pytest.raises(LockTimeoutError, match="the rule of Doc took more than") as caught:
+        await opening
+    assert caught.value.status == 503 and len(site.provider.sse_manager.connections) == 1
+    await site.settle()
+    await site.provider.stop()
+
+
+async def test_a_stream_that_opens_behind_commits_that_are_faster_than_its_rule_takes_no_lock(late_site):
+    site = late_site
+    real, locked = site.provider.registry.locked, []
+
+    def noting(entries, owner=None):
+        locked.append(entries)
+        return real(entries, owner)
+
+    site.provider.registry.locked = noting
+    ann = await site.page("ann")
+
+    async def busy():
+        for number in itertools.count(2):
+            await site.change(f"v{number}")
+            await asyncio.sleep(0)
+
+    working = asyncio.ensure_future(busy())
+    try:
+        bob = await asyncio.wait_for(site.page("bob"), PATIENCE)
+        bob.take()
+        first = bob.text
+        assert first.startswith("v") and not locked
+        async with asyncio.timeout(PATIENCE):
+            while bob.text == first:
+                await asyncio.sleep(0.001)
+                bob.take()
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    await site.settle()
+    for tab in (ann, bob):
+        tab.take()
+    assert ann.text == bob.text
+
+
 # -- rules that fail ---------------------------------------------------------------------------------------------------
 
 
@@ -906,3 +1110,11 @@ def test_nobody_ever_gets_a_version_that_was_not_theirs_to_read_by_a_sync_rule(s
 @settings(max_examples=300, deadline=None)
 def test_nobody_ever_gets_a_version_that_was_not_theirs_to_read_by_an_async_rule(steps, turns):
     asyncio.run(play(Ticking("async", turns), steps))
+
+
+@given(st.lists(STEP, max_size=30), st.lists(st.integers(0, 6), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_nor_do_they_where_everybody_is_late(steps, turns):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "LATE", 0)
+        asyncio.run(play(Ticking("async", turns), steps))

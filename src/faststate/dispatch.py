@@ -788,6 +788,12 @@ def _opened(
         is_news = entry.state._committed.commit > seen and found.unchanged.get(key) is not entry.state
         if is_news or restricted or may_have_vanished:
             connection.notify(key, None)
+        asked = context.asked.get(key)
+        if asked is not None and asked is not entry.state:
+            # Commits come faster than its rule answers: shown is what may be, and the rest when it is known.
+            provider.rechecks.ask_again(connection, key)
+            audience = connection.audience(key)
+            connection.send_frame(snapshot_frame(asked._seen(audience.hidden), audience.views))
     if vanish or gone:
         connection.send_frame(vanish + gone)
     return connection

@@ -57,6 +57,7 @@ from .threads import places_here
 from .tokens import TOKEN_MAX_AGE, TokenSigner, binding
 from .transaction import Guard, Run, Step, run_event
 from .users import LoadUserById, UserLoader, Users
+from .waits import TooLate, in_time
 from .wire import to_wire
 
 __all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits", "taken_ids"]
@@ -81,7 +82,7 @@ GONE: Final = "This is not there any more."
 """What a page says of a record that was deleted while it was shown."""
 
 READ_TRIES: Final = 3
-"""How often a state that changes while its rule is asked is asked about anew before its commits have to wait."""
+"""How often a state that changes while its rule is asked is asked about again before what was allowed is shown."""
 
 DEFAULT_STORE: Final = "sqlite:///faststate.db"
 """Where `auto_persist=True` keeps states when no store was named: beside FastHTML's `.sesskey`, where the app runs."""
@@ -442,7 +443,7 @@ class StateProvider:
         self.sse_manager = SSEManager(
             self._shown, self._position, heartbeat=heartbeat, max_age=stream_max_age, reopen=reopen_frame()
         )
-        self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, lock_timeout)
+        self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, self.registry.peek, lock_timeout)
         self.sse_manager.postpone = self.rechecks.postpone
         self.sse_manager.is_undecided = self.rechecks.is_asking
         self.sse_manager.watched = self.registry.watched
@@ -775,13 +776,20 @@ class StateProvider:
     async def _ask(
         self, user: UserContext | None, config: StateConfig, rule: AccessRule, state: ReactiveState, action: str
     ) -> None:
-        await authorize(user, rule, state, action, config.owner_of(state) if rule.owner_only else None)
+        asking = authorize(user, rule, state, action, config.owner_of(state) if rule.owner_only else None)
+        seconds = self.registry.locks.timeout
+        try:
+            await in_time(seconds, asking)
+        except TooLate as error:
+            raise LockTimeoutError(f"the rule of {config.state_name} took more than {seconds:g} s") from error
         current_user.set(user)  # the rule may have asked another provider, which knows this request's user by another
 
     async def still_readable(self, context: RequestContext, entries: Iterable[Entry]) -> None:
         """Asks again about those states that have changed since the request's user was found to be allowed to read.
 
-        When it returns, nothing has been awaited since the last of them was asked about. Raises `AccessError`.
+        When it returns, nothing has been awaited since the last of them was asked about. Where commits come faster than
+        the rule answers, `context.asked` has the last snapshot that may be shown, and the state is newer already.
+        Raises `AccessError`, and `LockTimeoutError` where the rule does not answer.
         """
         checked = [entry for entry in entries if self.config_of(type(entry.state)).authorize is not None]
         for _ in range(READ_TRIES):
@@ -789,9 +797,6 @@ class StateProvider:
             if not changed:
                 return
             await self._ask_to_read(context, changed)
-        # Commits come faster than the rule answers: they wait for once.
-        async with self.registry.locked(checked), self.registry.locks.answer_in_time("the rule of a state"):
-            await self._ask_to_read(context, checked)
 
     async def _ask_to_read(self, context: RequestContext, entries: Iterable[Entry]) -> None:
         for entry in entries:

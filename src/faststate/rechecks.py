@@ -13,7 +13,7 @@ from .auth import UserContext, authorize, current_request, current_user
 from .config import StateConfig
 from .exceptions import AccessError
 from .registry import Commit
-from .sse import SSEConnection, SSEManager
+from .sse import SSEConnection, SSEManager, snapshot_frame
 from .state import ReactiveState
 
 __all__ = ["Rechecks"]
@@ -22,6 +22,9 @@ logger = logging.getLogger("faststate")
 
 ASKED_AT_ONCE: Final = 50
 """Watching users that are asked about at the same time, so that a rule with a query does not take all connections."""
+
+LATE: Final = 0.1
+"""Seconds after which the others do not wait any more for the answer about one user."""
 
 Verdict = Literal["allowed", "denied", "failed"]
 
@@ -33,11 +36,28 @@ class _Waiting(NamedTuple):
     commit: Commit | None = None
 
 
+class _Question:
+    """One user who is asked about, with all connections of that user. Lifetime: until the answer."""
+
+    __slots__ = ("connections", "is_settled", "task", "timer", "user")
+
+    def __init__(self, user: UserContext | None) -> None:
+        self.user = user
+        self.connections: list[SSEConnection] = []
+        self.task: asyncio.Task[Verdict] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.is_settled = False
+
+
 class Rechecks:
     """Asks each watching user once after a commit of a state with an `authorize` rule. Lifetime: the provider.
 
     Until all have been asked nobody is sent that commit, nor a snapshot newer than the one that was asked about before;
-    others' states go on. `lost(connection, key)` is told whose state has to vanish from the page.
+    others' states go on. Who is `LATE` is told nothing of the state until there is an answer, and the others go on: a
+    rule that hangs for one user holds up that user alone, and ends that user's streams after `timeout` seconds.
+
+    `lost(connection, state)` is told whose state has to vanish from the page; `latest` gives the committed snapshot
+    under a key, or None.
     """
 
     def __init__(
@@ -45,11 +65,14 @@ class Rechecks:
         manager: SSEManager,
         config_of: Callable[[type[ReactiveState]], StateConfig],
         lost: Callable[[SSEConnection, ReactiveState], None],
+        latest: Callable[[str], ReactiveState | None],
         timeout: float,
     ) -> None:
         self._manager = manager
         self._config_of = config_of
         self._lost = lost
+        self._latest = latest
+        self._late: set[asyncio.Task[None]] = set()
         self._timeout = timeout
         self._waiting: dict[str, list[_Waiting]] = {}
         self._cleared: dict[str, ReactiveState] = {}
@@ -139,32 +162,132 @@ class Rechecks:
             known.pop(key, None)
 
     async def _ask_about(self, key: str, state: ReactiveState) -> None:
-        config = self._config_of(type(state))
-        users: dict[Any, UserContext | None] = {}
-        of: dict[Any, list[SSEConnection]] = {}
-        for connection in self._manager.watchers(key):
-            users.setdefault(connection.rights, connection.user)
-            of.setdefault(connection.rights, []).append(connection)
-        places = asyncio.Semaphore(ASKED_AT_ONCE)
-        verdicts = await _all(self._verdict(config, user, state, places) for user in users.values())
-        for rights, verdict in zip(users, verdicts, strict=True):
-            for connection in of[rights]:
-                if connection.closed:
-                    continue  # its tab went away meanwhile, and takes nothing more
-                if verdict == "denied":
-                    self._lost(connection, state)
-                elif verdict == "failed":
-                    self._manager.dismiss(connection)  # it comes back, and is asked then
+        questions: dict[Any, _Question] = {}
+        for connection in self._manager.told(key):  # who is late is asked about the newest by itself
+            question = questions.get(connection.rights)
+            if question is None:
+                question = questions[connection.rights] = _Question(connection.user)
+            question.connections.append(connection)
+        try:
+            await self._ask_all(list(questions.values()), state)
+        except BaseException:
+            for question in questions.values():
+                if question.task is not None:
+                    question.task.cancel()
+            raise
+        for question in questions.values():
+            task = question.task
+            if task is None:
+                continue
+            if task.done():
+                self._act_on(task.result(), question.connections, state)
+            else:
+                self._wait_for(key, question.user, question.connections, task, state)
         # Who began to watch meanwhile was asked about this snapshot, or a newer one, and is sent nothing older.
 
-    async def _verdict(
-        self, config: StateConfig, user: UserContext | None, state: ReactiveState, places: asyncio.Semaphore
-    ) -> Verdict:
+    async def _ask_all(self, questions: list[_Question], state: ReactiveState) -> None:
+        """Asks about all, so many at once; returns when each has been answered, or is late."""
+        loop = asyncio.get_running_loop()
+        places, all_settled, left = asyncio.Semaphore(ASKED_AT_ONCE), loop.create_future(), len(questions)
+
+        def settle(question: _Question, _: object = None) -> None:
+            nonlocal left
+            if question.is_settled:
+                return
+            question.is_settled = True
+            if question.timer is not None:
+                question.timer.cancel()
+            places.release()  # one that hangs keeps its place from nobody
+            left -= 1
+            if not left and not all_settled.done():
+                all_settled.set_result(None)
+
+        for question in questions:
+            await places.acquire()
+            question.task = self._ask(question.user, state)
+            question.timer = loop.call_later(LATE, settle, question)
+            question.task.add_done_callback(partial(settle, question))
+        if questions:
+            await all_settled
+
+    def _ask(self, user: UserContext | None, state: ReactiveState) -> asyncio.Task[Verdict]:
+        asking = self._verdict(self._config_of(type(state)), user, state)
+        return asyncio.get_running_loop().create_task(asking, name="faststate-recheck")
+
+    def _act_on(self, verdict: Verdict, connections: Iterable[SSEConnection], state: ReactiveState) -> None:
+        for connection in connections:
+            if connection.closed:
+                continue  # its tab went away meanwhile, and takes nothing more
+            if verdict == "denied":
+                self._lost(connection, state)
+            elif verdict == "failed":
+                self._manager.dismiss(connection)  # it comes back, and is asked then
+
+    # -- who is late -----------------------------------------------------------------------------------------------
+
+    def ask_again(self, connection: SSEConnection, key: str) -> None:
+        """Tells a connection nothing more of a state until its user may see the newest of it, and asks about that."""
+        state = self._latest(key)
+        if state is not None:
+            self._wait_for(key, connection.user, [connection], self._ask(connection.user, state), state)
+
+    def _wait_for(
+        self,
+        key: str,
+        user: UserContext | None,
+        connections: list[SSEConnection],
+        asking: asyncio.Task[Verdict],
+        state: ReactiveState,
+    ) -> None:
+        for connection in connections:
+            self._manager.hold(connection, key)
+        late = self._follow(key, user, connections, asking, state)
+        task = asyncio.get_running_loop().create_task(self._whole(late, connections), name="faststate-recheck")
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _whole(self, following: Awaitable[None], connections: list[SSEConnection]) -> None:
+        try:
+            await following
+        except Exception:
+            logger.exception("asking on who may still see a state failed; the streams are ended")
+            for connection in connections:
+                self._manager.dismiss(connection)
+
+    async def _follow(
+        self,
+        key: str,
+        user: UserContext | None,
+        connections: list[SSEConnection],
+        asking: asyncio.Task[Verdict],
+        state: ReactiveState,
+    ) -> None:
+        """Waits for the answer about one user, and asks on until it is about the newest snapshot."""
+        while True:
+            verdict = await asking
+            held = [c for c in connections if not c.closed and self._manager.is_held(c, key)]
+            if verdict != "allowed" or not held:
+                self._act_on(verdict, held, state)
+                return
+            newest = self._latest(key)
+            if newest is None or newest is state:
+                for connection in held:
+                    if newest is None:
+                        self._manager.dismiss(connection)  # it comes back, and finds what there is by then
+                    else:
+                        self._manager.release(connection, newest)
+                return
+            for connection in held:  # commits come faster than the rule answers: this one may be shown, at least
+                audience = connection.audience(key)
+                connection.send_frame(snapshot_frame(state._seen(audience.hidden), audience.views))
+            asking, state = self._ask(user, newest), newest
+
+    async def _verdict(self, config: StateConfig, user: UserContext | None, state: ReactiveState) -> Verdict:
         # This runs as whoever made the commit; the rule is to see the one that it is asked about, who asks nothing now.
         current_user.set(user)
         current_request.set(None)
         try:
-            async with places, asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout):
                 await authorize(user, config.rule, state, owner_id=config.owner_of(state))
         except AccessError:
             return "denied"
@@ -185,8 +308,3 @@ def _send(waiting: _Waiting) -> None:
         waiting.send()
     except Exception:
         logger.exception("what was to be sent to the followers of a state could not be")
-
-
-async def _all(awaitables: Iterable[Awaitable[Verdict]]) -> list[Verdict]:
-    waiting = list(awaitables)
-    return list(await asyncio.gather(*waiting)) if len(waiting) != 1 else [await waiting[0]]

@@ -22,7 +22,7 @@ from starlette.types import Scope
 
 from .auth import UserContext
 from .exceptions import BackendError, FastStateError
-from .waits import begin, go_on
+from .waits import TooLate, in_time
 
 __all__ = ["LoadUserById", "UserLoader", "Users"]
 
@@ -141,7 +141,7 @@ class Users:
                 found = await self._ask(*found)
         except (FastStateError, HTTPException):
             raise
-        except _TooLate as error:
+        except TooLate as error:
             raise BackendError(f"the app's user loader did not answer within {self.timeout:g} s") from error
         except Exception as error:
             raise BackendError("the user of this request could not be loaded") from error
@@ -155,7 +155,7 @@ class Users:
         else:
             found = await self._ask_in_thread(function, argument)
         if found is not None and not isinstance(found, UserContext) and inspect.isawaitable(found):
-            found = await _timed(self.timeout, found)
+            found = await in_time(self.timeout, found)
         return found
 
     async def _ask_in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
@@ -163,12 +163,12 @@ class Users:
         places = self._places.get(loop)
         if places is None:
             places = self._places[loop] = asyncio.Semaphore(LOADER_THREADS)
-        await _timed(self.timeout, places.acquire())
+        await in_time(self.timeout, places.acquire())
         done = self._threads.run(partial(function, argument))
         # The place is given back when the thread is free again, and not when nobody waits for it any more: else each
         # request to a loader that hangs would leave another thread behind.
         done.add_done_callback(lambda _: places.release())
-        error, found = await _timed(self.timeout, asyncio.shield(done))
+        error, found = await in_time(self.timeout, asyncio.shield(done))
         if error is not None:
             raise error
         return found
@@ -208,24 +208,6 @@ class Users:
         if self.load_user_by_id is not None:
             return _Asked(self.load_user_by_id, user_id)
         return UserContext(user_id, str(user_id), permissions=permissions)
-
-
-class _TooLate(Exception):
-    """A loader has not answered in time; its own `TimeoutError` is another matter."""
-
-
-async def _timed(seconds: float, awaitable: Awaitable[Any]) -> Any:
-    timer: asyncio.Timeout | None = None
-    begun = begin(awaitable)
-    if begun.steps is None:
-        return begun.value
-    try:
-        async with asyncio.timeout(seconds) as timer:
-            return await go_on(begun)
-    except TimeoutError as error:
-        if timer is not None and timer.expired():
-            raise _TooLate from error
-        raise
 
 
 def _stays_on_loop(function: Any) -> bool:

@@ -7,7 +7,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, NamedTuple, TypeVar
 
-__all__ = ["Begun", "begin", "go_on", "in_time"]
+__all__ = ["Begun", "TooLate", "begin", "go_on", "in_time"]
 
 T = TypeVar("T")
 
@@ -67,14 +67,23 @@ def go_on(
         return done.value
 
 
+class TooLate(TimeoutError):
+    """What was awaited has not answered in time. A `TimeoutError` of its own is another matter."""
+
+
 async def in_time(seconds: float, awaitable: Awaitable[T]) -> T:
-    """What is awaited. Raises `TimeoutError`, and cancels it, when it waits for longer than `seconds`.
+    """What is awaited. Raises `TooLate`, and cancels it, when it waits for longer than `seconds`.
 
     It is begun without a timer, which is set where it has to wait: a request's body, say, is mostly there already.
     """
     begun = begin(awaitable)
     if begun.steps is None:
         return begun.value  # type: ignore[no-any-return]  # it is what is awaited
-    async with asyncio.timeout(seconds):
-        rest: T = await go_on(begun)
-    return rest
+    try:
+        async with asyncio.timeout(seconds) as timer:
+            rest: T = await go_on(begun)
+            return rest
+    except TimeoutError as error:
+        if timer.expired():
+            raise TooLate from error
+        raise

@@ -319,7 +319,7 @@ class SSEConnection:
         topics = {topic.key: topic for topic in self.topics} if len(box.states) > 1 else {}
         for key, changes in box.states.items():
             topic = topics.get(key) or self.topic(key)
-            if topic is None:
+            if topic is None or topic.is_held(self):
                 continue
             audience = topic.connections[self]
             try:

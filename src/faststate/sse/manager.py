@@ -228,6 +228,28 @@ class SSEManager:
             self._leave(connection, topic)
         connection.forget(key)
 
+    def hold(self, connection: SSEConnection, key: str) -> None:
+        """Tells a connection nothing more of a state until it is released; what waited of it is dropped."""
+        if (topic := connection.topic(key)) is not None:
+            topic.hold(connection)
+            connection.forget(key)
+
+    def is_held(self, connection: SSEConnection, key: str) -> bool:
+        """Whether a connection follows a state and is told nothing of it."""
+        topic = connection.topic(key)
+        return topic is not None and topic.is_held(connection)
+
+    def release(self, connection: SSEConnection, state: ReactiveState) -> None:
+        """Sends a connection that was held the snapshot `state`, the newest, and what is committed from here on."""
+        key = state._committed.identifier.key
+        topic = connection.topic(key)
+        if topic is None or not topic.is_held(connection):
+            return
+        topic.release(connection)
+        if topic.changes is not None or self.is_undecided(key):
+            topic.begin_with(connection, state)  # the others are still to be told, or asked about it
+        connection.notify(key, None)
+
     def silence(self, connection: SSEConnection) -> None:
         """Has a connection be told nothing more, at once; it stays open to be closed with a last frame."""
         for topic in connection.topics:
@@ -255,6 +277,13 @@ class SSEManager:
         """The connections that follow `key`."""
         topic = self._topics.get(key)
         return list(topic.connections) if topic is not None else []
+
+    def told(self, key: str) -> list[SSEConnection]:
+        """The connections that follow `key` and are not held."""
+        topic = self._topics.get(key)
+        if topic is None or topic.held is None:
+            return self.watchers(key)
+        return [connection for connection in topic.connections if not topic.is_held(connection)]
 
     @property
     def state_subscriptions(self) -> dict[str, set[str]]:
@@ -319,7 +348,7 @@ class SSEManager:
         echo: Mapping[str, Any] | None,
     ) -> None:
         typing = self.connections.get(origin) if origin is not None and echo else None
-        if typing is not None and typing in topic.connections:
+        if typing is not None and typing in topic.connections and not topic.is_held(typing):
             topic.hand_over(typing)
             if is_newer(commit.new, topic.shown_by(typing) or commit.old):
                 topic.begin_with(typing, commit.new)
@@ -491,7 +520,7 @@ class SSEManager:
             never = type(state)._fs_schema().hidden if state is not None else frozenset()
             for connection in reached:
                 topic = connection.topic(state_key)
-                if connection.closed or topic is None:
+                if connection.closed or topic is None or topic.is_held(connection):
                     continue
                 hidden = topic.connections[connection].hidden
                 values = {name: value for name, value in data.items() if name not in hidden and name not in never}

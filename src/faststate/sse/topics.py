@@ -52,10 +52,10 @@ class Topic:
     `ahead` are those who have been sent more than the others, or began with it: by connection, the snapshot they show.
     Of many followers those who keep up are `quick`: by audience and connection, what takes their bytes. Two objects are
     touched for each of them, and not five: 1.07 times the floor's cost at 1,000 followers, where that is 1.2. The
-    others are the `rest`.
+    others are the `rest`. Those who are `held` are told nothing: it is not known yet whether their user may see it.
     """
 
-    __slots__ = ("_latest", "_since", "ahead", "changes", "connections", "key", "quick", "rest", "unchecked")
+    __slots__ = ("_latest", "_since", "ahead", "changes", "connections", "held", "key", "quick", "rest", "unchecked")
 
     def __init__(self, key: str, latest: Callable[[str], ReactiveState | None]) -> None:
         self.key = key
@@ -65,6 +65,7 @@ class Topic:
         self.quick: dict[Audience, dict[SSEConnection, Callable[[bytes], object]]] | None = None
         self.rest: dict[SSEConnection, None] | None = None
         self.unchecked = 0
+        self.held: dict[SSEConnection, None] | None = None
         self._latest = latest
         self._since: dict[int, Changes] | None = None  # since other commits (their numbers) than the last flush
 
@@ -90,6 +91,24 @@ class Topic:
             self.rest.pop(connection, None)
         if self.ahead is not None:
             self.ahead.pop(connection, None)
+        self.release(connection)
+
+    def hold(self, connection: SSEConnection) -> None:
+        """Tells a follower nothing more until it is released."""
+        self.slow_down(connection)
+        if self.held is None:
+            self.held = {}
+        self.held[connection] = None
+
+    def release(self, connection: SSEConnection) -> None:
+        """Tells a follower again what all are told."""
+        if self.held is not None:
+            self.held.pop(connection, None)
+            self.held = self.held or None
+
+    def is_held(self, connection: SSEConnection) -> bool:
+        """Whether a follower is told nothing."""
+        return self.held is not None and connection in self.held
 
     def slow_down(self, connection: SSEConnection) -> None:
         """Has a follower be none of the quick ones, until it is looked again who keeps up."""
@@ -108,6 +127,8 @@ class Topic:
                 self.slow_down(connection)
         for connection in list(self.rest):
             writer = connection.writer
+            if self.is_held(connection):
+                continue
             if writer is not None and writer.ready and not connection.waits and (write := writer.quick) is not None:
                 self.quick.setdefault(self.connections[connection], {})[connection] = write
                 del self.rest[connection]
@@ -136,7 +157,7 @@ class Topic:
     def hand_over(self, connection: SSEConnection) -> None:
         """Has a connection have in its own outbox what all are about to be sent."""
         changes = self.changes
-        if changes is None:
+        if changes is None or self.is_held(connection):
             return
         shown = self.shown_by(connection) or changes.old
         if is_newer(changes.new, shown):
@@ -163,7 +184,7 @@ class Topic:
         if changes is not None and ahead is not None:
             # Who began with more than was decided yet still must not be sent what is older.
             self.ahead = {c: shown for c, shown in ahead.items() if is_newer(shown, changes.new)} or None
-        return Sending(self, changes, ahead)
+        return Sending(self, changes, {**(ahead or {}), **self.held} if self.held else ahead)
 
 
 class Sending:
