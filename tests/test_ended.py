@@ -25,7 +25,7 @@ from faststate.stores import Version, Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
 
-from .client import Page, browser, status
+from .client import BROWSER, Page, browser, status
 from .live import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -266,6 +266,10 @@ async def test_where_the_store_cannot_be_asked_nobody_is_signed_in_and_no_cookie
         store.fails = True
         response = await client.get("/profile")
         assert response.status_code == 503 and "set-cookie" not in response.headers
+        answer = await client.post("/_faststate/event/Cart/add", json={"a": {"name": "tea"}}, headers=BROWSER)
+        assert (answer.status_code, status(answer)) == (200, 503) and "Please try again" in answer.text
+        stream = await client.post("/_faststate/stream", json={}, headers=BROWSER)
+        assert stream.status_code == 503 and stream.headers["retry-after"]
         store.fails = False
         assert (await client.get("/profile")).status_code == 200
 

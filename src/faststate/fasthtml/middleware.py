@@ -9,7 +9,6 @@ from typing import Any
 from fasthtml.core import Beforeware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
@@ -21,7 +20,7 @@ from ..scopes import StateScope
 from ..state import current_page
 from .injection import add_late, inject
 from .requests import headers_of
-from .routes import BUSY, Routes
+from .routes import Routes
 from .streams import drain_on_signal
 
 __all__ = ["FastStateMiddleware", "SameOriginOnly", "check_routes"]
@@ -63,7 +62,7 @@ class FastStateMiddleware:
         except FastStateError as error:
             scope.pop("faststate", None)
             logger.error("the store cannot be had: %s", error, exc_info=error)
-            busy = PlainTextResponse(BUSY, 503) if scope["type"] == "http" else WebSocketClose(1011)
+            busy = self._routes.unavailable(scope, error) if scope["type"] == "http" else WebSocketClose(1011)
             await busy(scope, receive, send)
             return
         if self.provider.root_path is None:

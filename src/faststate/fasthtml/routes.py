@@ -297,10 +297,7 @@ class Routes:
         router = self._app.router
         if scope["type"] != "http" or scope["method"] != "POST" or router.routes[0] is not self._event_route:
             return None
-        path, root = scope["path"], scope.get("root_path", "")
-        if root and path.startswith(root + "/"):
-            path = path[len(root) :]
-        found = self._event_path.fullmatch(path)
+        found = self._named(scope)
         if found is None:
             return None
         scope.setdefault("router", router)
@@ -311,6 +308,19 @@ class Routes:
         except Exception as error:
             scope[_FAILED] = error
             return None
+
+    def _named(self, scope: Scope) -> re.Match[str] | None:
+        """The names of the state and the event in a request's path, None where that is not an event's."""
+        path, root = scope["path"], scope.get("root_path", "")
+        if root and path.startswith(root + "/"):
+            path = path[len(root) :]
+        return self._event_path.fullmatch(path)
+
+    def unavailable(self, scope: Scope, error: FastStateError) -> Response:
+        """The answer to a request that nothing can be said to, since the store cannot be had: an event's page shows it."""
+        if self._named(scope) is not None and b"datastar-request" in headers_of(scope):
+            return self._refused(error)
+        return PlainTextResponse(BUSY, 503, {"retry-after": "5"})
 
     async def event(self, request: Request) -> Response:
         """POST: runs an event. Attacks get a plain status; what a person may run into is shown in the page."""
