@@ -317,7 +317,7 @@ class Routes:
         return self._event_path.fullmatch(path)
 
     def unavailable(self, scope: Scope, error: FastStateError) -> Response:
-        """The answer to a request that nothing can be said to, since the store cannot be had: an event's page shows it."""
+        """The answer to a request while the store cannot be had; of an event, one that the page shows."""
         if self._named(scope) is not None and b"datastar-request" in headers_of(scope):
             return self._refused(error)
         return PlainTextResponse(BUSY, 503, {"retry-after": "5"})
