@@ -321,9 +321,8 @@ async def dispatch(
         )
     typed_arguments = event.arguments
     signals = {**call.bound, **call.signals} if call.bound else call.signals
-    arguments = typed_arguments.validate(call.explicit, call.form, call.query, signals, is_form=call.is_form)
-    if typed_arguments.defaults:
-        arguments = {**typed_arguments.defaults, **arguments}
+    accepted = typed_arguments.accept(call.explicit, call.form, call.query, signals, is_form=call.is_form)
+    arguments = typed_arguments.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
     others: Mapping[str, Entry] = {}
     guards: list[Guard] = []
     if typed_arguments.states:

@@ -7,7 +7,7 @@ import inspect
 import math
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import (
     Any,
@@ -15,13 +15,8 @@ from typing import (
     Final,
     Generic,
     Literal,
-    NotRequired,
     ParamSpec,
-    Required,
     TypeVar,
-    Union,
-    get_args,
-    get_origin,
     overload,
 )
 from urllib.parse import urlencode
@@ -29,13 +24,11 @@ from urllib.parse import urlencode
 from datastar_py.attributes import JSExpression, OnAttr
 from datastar_py.attributes import attribute_generator as data
 from datastar_py.consts import ElementPatchMode
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
+from .arguments import Arguments, changeable_defaults, copied, unknown_argument
 from .auth import AccessRule, rule_of
 from .exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateError
 from .homes import home_of
-from .parameters import StateParameter, signature_of, state_parameter
 from .wire import js, to_wire
 
 __all__ = ["VERSION_SIGNAL", "Event", "EventRef", "event", "expr"]
@@ -98,7 +91,7 @@ class Event(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self._local_names = local_names
-        self._bound: _Arguments | None = None
+        self._bound: Arguments | None = None
         self._is_owned = False
         if inspect.isgeneratorfunction(function):
             raise EventDefinitionError(f"{function.__qualname__} is a plain generator: make it an `async def`")
@@ -111,6 +104,9 @@ class Event(Generic[P, R]):
                 raise EventDefinitionError(f"{where} must be a named one: events have no *args, **kwargs or /")
             if parameter.annotation is parameter.empty:
                 raise EventDefinitionError(f"{where} has no type: annotate it, clients' values are validated by it")
+
+        self.changeable_defaults = changeable_defaults(function)
+        """Defaults that each call gets a copy of: position behind `self`, name and value."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         # A decorator may have left the function with a name of its own. One event that stands in a second class under
@@ -145,10 +141,10 @@ class Event(Generic[P, R]):
         self.rule |= AccessRule.from_auth_config(config)
 
     @property
-    def arguments(self) -> _Arguments:
+    def arguments(self) -> Arguments:
         """The types of the arguments. Raises `EventDefinitionError` when an annotation cannot be resolved."""
         if self._bound is None:
-            self._bound = _Arguments(self.function, self._local_names)
+            self._bound = Arguments(self.function, self._local_names)
             self._local_names = {}
         return self._bound
 
@@ -194,6 +190,9 @@ class EventRef(Generic[P, R]):
 
         Raises `ReadOnlyStateError` on a committed state.
         """
+        for position, name, default in self.event.changeable_defaults:
+            if name not in kwargs and len(args) <= position + (self._state is None):
+                kwargs[name] = copied(default)
         if self._state is None:
             result: R = self.event.function(*args, **kwargs)
             return result
@@ -245,10 +244,10 @@ class EventRef(Generic[P, R]):
         return url + (f"?{urlencode(pairs, doseq=True)}" if pairs else "")
 
     def _check_names(self, arguments: Mapping[str, Any]) -> None:
-        known = self.event.arguments.types
+        known = self.event.arguments
         for name in arguments:
-            if name not in known:
-                raise EventArgumentError(_unknown(self.event.name, name, known))
+            if name not in known.names:
+                raise EventArgumentError(unknown_argument(self.event.name, name, known.types))
 
     def _expression(self, arguments: Mapping[str, Any], form: bool) -> str:
         self._check_names(arguments)
@@ -310,144 +309,6 @@ def is_time_limit(value: Any) -> bool:
     if value is None:
         return True
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-EXACT: Final = (int, bool, str)
-"""Types whose very own values pydantic takes as they are, where nothing more is asked of them; see `is_exact`."""
-
-
-def is_exact(value: Any, kind: Any) -> bool:
-    """Whether `value` is valid as it is for what is of the type `kind`: one of `EXACT`, or None for "not known"."""
-    return type(value) is kind and (kind is not str or value.isascii())  # other text may hold half of a character
-
-
-class _Arguments:
-    """The typed arguments of one event: validates what a client sent."""
-
-    def __init__(self, function: Callable[..., Any], local_names: Mapping[str, Any]) -> None:
-        self.where = function.__qualname__
-        self.states: list[StateParameter] = []
-        self.defaults: dict[str, Any] = {}
-        self.types: dict[str, Any] = {}
-        fields: dict[str, Any] = {}
-        parameters = list(signature_of(function, local_names).parameters.values())[1:]
-        for parameter in parameters:
-            if isinstance(parameter.annotation, str):
-                raise EventDefinitionError(
-                    f"the type {parameter.annotation!r} of argument {parameter.name!r} of {self.where} is unknown there"
-                )
-            state = state_parameter(parameter.name, parameter.annotation)
-            if state is not None:
-                self.states.append(state)
-                continue
-            optional = parameter.default is not parameter.empty
-            if optional:
-                self.defaults[parameter.name] = parameter.default
-            self.types[parameter.name] = parameter.annotation
-            fields[parameter.name] = (NotRequired if optional else Required)[parameter.annotation]
-        for state in self.states:
-            argument = state.record.argument if state.record is not None else None
-            if argument is not None and argument not in self.types:
-                raise EventDefinitionError(
-                    f"{self.where}: {state.name} is the record whose id is the argument {argument!r}, and there is no "
-                    f"such argument; it takes {', '.join(self.types) or 'none'}"
-                )
-        make: Any = TypedDict  # type checkers know it as a class statement alone
-        model = make(f"{function.__name__}_arguments", fields)
-        model.__pydantic_config__ = ConfigDict(extra="forbid")
-        self._exact = {name: kind for name, kind in self.types.items() if any(kind is own for own in EXACT)}
-        self._required = self.types.keys() - self.defaults.keys()
-        self.adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(model)
-        if not self.adapter.pydantic_complete:
-            raise EventDefinitionError(f"the arguments of {self.where} have a type that is unknown there: {self.types}")
-        self._validate: Callable[[Any], dict[str, Any]] = self.adapter.validator.validate_python
-
-    def validate(
-        self,
-        explicit: Mapping[str, Any],
-        form: Sequence[tuple[str, Any]] = (),
-        query: Sequence[tuple[str, Any]] = (),
-        signals: Mapping[str, Any] | None = None,
-        *,
-        is_form: bool = False,
-    ) -> dict[str, Any]:
-        """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one.
-
-        Each parameter is what one call gives by one source: explicit arguments win over form fields, the URL's and
-        signals, in this order.
-        """
-        values: dict[str, Any] = {}
-        if signals:
-            for name, value in signals.items():
-                if name in self.types:
-                    values[name] = self._blank(name, value)
-        if query:
-            values |= self._collect(query)
-        if form:
-            values |= self._collect(form)
-        if is_form:
-            for name, kind in self.types.items():
-                if kind is bool and name not in values and name not in self.defaults:
-                    values[name] = False  # HTML sends nothing for a box that is not ticked
-        values |= explicit
-        exact = self._exact
-        for name, value in values.items():
-            if not is_exact(value, exact.get(name)):
-                break
-        else:
-            if self._required <= values.keys():
-                return values
-        try:
-            return self._validate(values)
-        except ValidationError as error:
-            raise EventArgumentError(self._explain(error)) from error
-
-    def _collect(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in pairs:
-            name = name if name in self.types else name.replace("-", "_")
-            if _takes_many(self.types.get(name)):
-                found.setdefault(name, []).append(value)
-            else:
-                found[name] = self._blank(name, value)
-        return found
-
-    def _blank(self, name: str, value: Any) -> Any:
-        if value == "" and self.types.get(name) is bool:
-            return False  # FastHTML's CheckboxX sends this for a box that is not ticked
-        return None if value == "" and accepts_none(self.types.get(name)) else value
-
-    def _explain(self, error: ValidationError) -> str:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = str(problem["loc"][0]) if problem["loc"] else "?"
-        if problem["type"] == "extra_forbidden":
-            return _unknown(self.where, name, tuple(self.types))
-        if problem["type"] == "missing" and len(problem["loc"]) == 1:
-            return f"{self.where}: the argument {name!r} is missing"
-        place = ".".join(map(str, problem["loc"][1:]))
-        return f"{self.where}: argument {name!r}{f' at {place}' if place else ''}: {problem['msg']}"
-
-
-def _unknown(where: str, name: str, known: Iterable[str]) -> str:
-    return f"{where}: there is no argument {name[:100]!r}; it takes {', '.join(known) or 'none'}"
-
-
-def accepts_none(annotation: Any) -> bool:
-    """True for `Optional[T]` and `T | None`, also inside `Annotated`."""
-    if annotation is None:
-        return False
-    while hasattr(annotation, "__metadata__"):
-        annotation = get_args(annotation)[0]
-    is_union = get_origin(annotation) in (Union, types.UnionType)
-    return is_union and types.NoneType in get_args(annotation)
-
-
-def _takes_many(annotation: Any) -> bool:
-    while hasattr(annotation, "__metadata__"):
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) in (Union, types.UnionType):
-        return any(map(_takes_many, get_args(annotation)))
-    return (get_origin(annotation) or annotation) in (list, set, frozenset, tuple)
 
 
 @overload

@@ -17,9 +17,11 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 from pydantic import BaseModel, Field
 from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
 
+from .arguments import EXACT
 from .auth import UserContext
-from .events import EXACT, Event, accepts_none
+from .events import Event
 from .exceptions import EventDefinitionError
+from .forms import accepts_none
 from .revalidation import revalidation_of
 from .views import View
 

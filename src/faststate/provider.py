@@ -1067,8 +1067,8 @@ class StateProvider:
         """As `run`, once."""
         config = self.config_of(cls)
         entry = await self._entry(identifier, config, lookup="with lock")
-        values = event.arguments.validate(arguments)
-        values = {**event.arguments.defaults, **values}
+        accepted = event.arguments.accept(arguments)
+        values = event.arguments.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
         others = {}
         for parameter in event.arguments.states:
             other = self.config_of(parameter.cls)

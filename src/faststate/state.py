@@ -20,8 +20,9 @@ from fastcore.xml import Dd, Dl, Dt, Safe
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import HTTPConnection
 
+from .arguments import is_exact
 from .auth import UserContext, current_request, current_user
-from .events import Event, is_exact
+from .events import Event
 from .exceptions import EventArgumentError, EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
 from .fields import EVERYTHING_SHOWN, PLAIN, Schema
 from .homes import Home, current_home, home_of

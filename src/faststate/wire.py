@@ -213,7 +213,8 @@ def elements_frame(html: str, selector: str | None = None, mode: str | None = No
 def depth_of(value: Any) -> int:
     """Levels of nesting (int) of a parsed JSON value; a scalar has 0."""
     deepest, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
+    # Not by isinstance with a union of types, which takes five times as long: a payload may have 130,000 values.
+    while level := [item for item in level if type(item) is list or type(item) is dict]:
         deepest += 1
-        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        level = [child for item in level for child in (item.values() if type(item) is dict else item)]
     return deepest

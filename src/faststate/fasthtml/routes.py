@@ -47,6 +47,7 @@ from ..exceptions import (
 from ..limits import network_of
 from ..page import message_frame, reload_frame
 from ..provider import StateProvider
+from ..schemas import first_problem
 from ..sse import SSEConnection
 from ..waits import in_time
 from ..wire import depth_of, signals_frame
@@ -468,10 +469,10 @@ class Routes:
             return self._refused(error, seen.frames)
         except ValidationError as error:
             # A model that the event made of what it was given: its own words, without the value.
-            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(map(str, (error.title, *problem["loc"])))
+            _, inside, message = first_problem(error)
+            place = ".".join(map(str, (error.title, *inside)))
             self.provider.refused += 1
-            return EventResponse(message_frame(f"{place}: {problem['msg']}", 400), 400)
+            return EventResponse(message_frame(f"{place[:200]}: {message[:300]}", 400), 400)
         except HTTPException as error:
             self.provider.refused += 1
             return EventResponse(message_frame(str(error.detail), error.status_code), error.status_code)

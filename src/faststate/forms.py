@@ -1,0 +1,196 @@
+"""What a form's fields fill: how annotations take the texts that a browser sends."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections import deque
+from collections.abc import Collection, Iterable, MutableSequence, MutableSet, Sequence, Set
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    NamedTuple,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import AliasChoices, BaseModel, RootModel
+from pydantic.fields import FieldInfo
+from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
+
+from .parameters import is_state_class
+
+__all__ = ["FilledArgument", "Shape", "accepts_none", "filled_argument", "shape_of"]
+
+_MANY: Final = frozenset(
+    {list, set, frozenset, tuple, deque, Sequence, MutableSequence, Collection, Iterable, Set, MutableSet}
+)
+
+
+def _stripped(annotation: Any) -> Any:
+    """The annotation without `Annotated`, `Required` and `NotRequired`, and behind the names that stand for another."""
+    while True:
+        origin = get_origin(annotation)
+        if origin in (Annotated, Required, NotRequired):
+            annotation = get_args(annotation)[0]
+        elif hasattr(annotation, "__value__") and not isinstance(annotation, type):  # `type Tags = list[str]`
+            annotation = annotation.__value__
+        elif hasattr(annotation, "__supertype__"):  # of NewType
+            annotation = annotation.__supertype__
+        else:
+            return annotation
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation alone."""
+    annotation = _stripped(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(member for part in get_args(annotation) for member in _members(part))
+    return (annotation,)
+
+
+def accepts_none(annotation: Any) -> bool:
+    """True for `Optional[T]` and `T | None`, also inside `Annotated`."""
+    members = _members(annotation)
+    return len(members) > 1 and types.NoneType in members
+
+
+def _takes_many(annotation: Any) -> bool:
+    return (get_origin(annotation) or annotation) in _MANY
+
+
+def _takes_none_of_many(annotation: Any) -> bool:
+    """Whether it is a collection that may be empty: `tuple[int, int]` may not."""
+    arguments = get_args(annotation)
+    fixed = (get_origin(annotation) or annotation) is tuple and bool(arguments) and arguments[-1] is not Ellipsis
+    return _takes_many(annotation) and not fixed
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """How an argument, or a field of one, takes what a form sends."""
+
+    many: bool
+    """It takes all values of its name, in a list."""
+    optional: bool
+    """An empty text is None."""
+    box: bool
+    """An empty text is False, as FastHTML's `CheckboxX` sends it for a box that is not ticked."""
+    absent: Any = None
+    """What it is where a form has nothing of its name: False, an empty list, or None for "missing"."""
+
+    def read(self, values: list[Any]) -> Any:
+        """The value that these `values` of one name give."""
+        return values if self.many else self.read_one(values[-1])
+
+    def read_one(self, value: Any) -> Any:
+        """The value that a single text gives."""
+        if value == "" and (self.box or self.optional):
+            return False if self.box else None
+        return value
+
+
+def shape_of(annotation: Any, required: bool) -> Shape:
+    """The shape of an argument or field of this type; where it is not `required`, its default is what is absent."""
+    members = _members(annotation)
+    box = members == (bool,)
+    absent: Any = None
+    if required:
+        absent = False if box else () if any(map(_takes_none_of_many, members)) else None
+    return Shape(any(map(_takes_many, members)), accepts_none(annotation), box, absent)
+
+
+class FilledArgument(NamedTuple):
+    """An argument that the fields of a form can fill: a model, dataclass, TypedDict or NamedTuple."""
+
+    name: str
+    required: bool
+    fields: dict[str, Shape]
+    """By the name that a form sends: a field's own, or its aliases."""
+    absent: tuple[tuple[frozenset[str], str, Any], ...]
+    """Fields that a form may have nothing of: all their names, the one to use, and what they are then."""
+    needs_some: bool
+    """Whether a form that has nothing of it leaves it missing: a field has no default, and is no box or collection."""
+
+    def fill(self, given: dict[str, list[Any]], exact: dict[str, Any], is_form: bool) -> dict[str, Any] | None:
+        """What the values of these names give; None when they are not for this argument."""
+        values = {name: shape.read(given[name]) for name, shape in self.fields.items() if name in given}
+        values |= {name: exact[name] for name in self.fields if name in exact}
+        if not values and not (is_form and self.required and not self.needs_some):
+            return None
+        if is_form:
+            for names, name, value in self.absent:
+                if names.isdisjoint(values):
+                    values[name] = [] if value == () else value
+        return values
+
+
+def filled_argument(name: str, annotation: Any, required: bool) -> FilledArgument | None:
+    """The argument as one that a form's fields fill; None where its type is not made of named fields."""
+    members = [member for member in _members(annotation) if member is not types.NoneType]
+    found = _fields_of(members[0]) if len(members) == 1 else []
+    if not found:
+        return None
+    shapes: dict[str, Shape] = {}
+    absent = []
+    needs_some = False
+    for names, inner, is_required in found:
+        shape = shape_of(inner, is_required)
+        shapes |= dict.fromkeys(names, shape)
+        if shape.absent is not None:
+            absent.append((frozenset(names), names[0], shape.absent))
+        else:
+            needs_some = needs_some or is_required
+    return FilledArgument(name, required, shapes, tuple(absent), needs_some)
+
+
+def _fields_of(annotation: Any) -> list[tuple[list[str], Any, bool]]:
+    """The fields of a type: the names that it takes, their type, and whether they have no default."""
+    cls: Any = get_origin(annotation) or annotation
+    if not isinstance(cls, type) or is_state_class(cls) or issubclass(cls, RootModel):
+        return []
+    if issubclass(cls, BaseModel):
+        model: Any = annotation if isinstance(annotation, type) else cls
+        return _fields_of_model(model.model_fields, model.model_config)
+    if hasattr(cls, "__pydantic_fields__"):  # pydantic's dataclass
+        return _fields_of_model(cls.__pydantic_fields__, getattr(cls, "__pydantic_config__", {}))
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except Exception:  # a name that only pydantic can resolve, which gets the values as they came
+        hints = {}
+    if dataclasses.is_dataclass(cls):
+        missing = dataclasses.MISSING
+        return [
+            ([f.name], hints.get(f.name, Any), f.default is missing and f.default_factory is missing)
+            for f in dataclasses.fields(cls)
+            if f.init
+        ]
+    if is_typeddict(cls):
+        required: frozenset[str] = getattr(cls, "__required_keys__", frozenset())
+        return [([name], hint, name in required) for name, hint in hints.items()]
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        defaults: dict[str, Any] = getattr(cls, "_field_defaults", {})
+        return [([name], hints.get(name, Any), name not in defaults) for name in cls._fields]
+    return []
+
+
+def _fields_of_model(fields: dict[str, FieldInfo], config: Any) -> list[tuple[list[str], Any, bool]]:
+    by_name = config.get("validate_by_name") or config.get("populate_by_name")
+    by_alias = config.get("validate_by_alias", True)
+    found = []
+    for name, field in fields.items():
+        if field.init is False:
+            continue
+        alias = field.validation_alias if field.validation_alias is not None else field.alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        names = [choice for choice in choices if isinstance(choice, str)] if by_alias else []
+        if by_name or alias is None or not by_alias:
+            names.append(name)
+        if names:
+            found.append((names, field.annotation, field.is_required()))
+    return found
