@@ -16,6 +16,7 @@ from faststate import (
     ConfigurationError,
     ReactiveState,
     SSEConnection,
+    StateConfig,
     StateProvider,
     StateScope,
     event,
@@ -66,17 +67,32 @@ class Draft(ReactiveState):
         self.text += "."
 
 
+class Paper(ReactiveState):
+    """A record, of which any id in a URL makes one."""
+
+    text: str = ""
+
+    @event
+    def write(self):
+        self.text += "."
+
+
 class Site:
     def __init__(self, **options):
         self.clock = Clock()
         self.provider = StateProvider(event_rate=math.inf, stream_rate=math.inf, clock=self.clock, **options)
         self.provider.register_state(Cart)
         self.provider.register_state(Draft)
+        self.provider.register_state(Paper, StateConfig(scope=StateScope.RECORD, public=True))
         self.app, rt = fast_app(state_provider=self.provider, secret_key="for tests", pico=False)
 
         @rt("/")
         def index(cart: Cart):
             return P("[", ", ".join(cart.items), "]")
+
+        @rt("/papers/{paper_id}")
+        def paper(paper: Paper):
+            return P(paper.signal.text)
 
         @rt("/draft")
         def draft(draft: Draft):
@@ -144,6 +160,26 @@ def test_a_stranger_pushes_out_nothing_of_other_addresses_however_busy_and_early
     shoppers += [site.shopper(f"10.1.1.{n}") for n in range(10)]
     site.flood(100, AWAY, again=again)
     assert site.carts(shoppers) == 20
+
+
+def test_neither_do_records_that_a_stranger_makes_by_the_hundred():
+    site = Site(max_states=60, max_states_per_address=50)
+    shoppers = [site.shopper() for _ in range(FEW + 10)]
+    stranger = site.visitor(AWAY)
+    for number in range(100):
+        page = Page(stranger, f"/papers/{number}")
+        assert status(page.send("Paper", "write", instance_id=str(number))) < 300
+    assert site.carts(shoppers) == FEW + 10 and len(site.provider.registry) <= 60
+
+
+def test_what_belongs_to_all_leaves_only_a_full_memory():
+    site = Site(max_states_per_address=5)
+    client = site.visitor(PUBLIC)
+    for number in range(12):
+        Page(client, f"/papers/{number}").send("Paper", "write", instance_id=str(number))
+    site.flood(8, PUBLIC)
+    keys = list(site.provider.registry._entries)
+    assert sum(key.startswith("record:") for key in keys) == 12 and sum(":Cart:" in key for key in keys) == 5
 
 
 def test_an_address_has_so_many_changed_states_in_memory():
@@ -296,14 +332,15 @@ def test_each_state_is_counted_once_and_who_goes_is_one_of_its_address(actions):
     for action, number, address in actions:
         entry = books.entry(number, address)
         key = entry.identifier.key
-        if action == "join":
+        if action == "join" and key not in books.inside:
             assert guests.join(entry) is guests._homes[entry.address]
             books.inside.add(key)
         elif action == "again" and key in books.inside:
             entry.used = books.clock.now
             guests.heard_again(entry)
         elif action == "leave":
-            guests.leave(entry)
+            if key in books.inside:
+                guests.leave(entry)
             books.inside.discard(key)
         elif action == "time":
             books.clock.now += 100 * number
@@ -320,6 +357,7 @@ def test_each_state_is_counted_once_and_who_goes_is_one_of_its_address(actions):
         assert len(guests) == len(books.inside)
         for home in guests._homes.values():
             assert len(home) == sum(books.entries[k].address == home.address for k in books.inside) > 0
+            assert home.sessions == len(home)
         assert set(guests._crowds) == {home for home in guests._homes.values() if home.crowd is not None}
         for home in guests._crowds:
             crowd = home.crowd

@@ -65,17 +65,18 @@ class _Crowd:
 
 
 class Home:
-    """The changed states that sessions of one address have in memory alone. Lifetime: while there are any.
+    """The states that were changed first from one address, and memory alone has. Lifetime: while there are any.
 
-    Most addresses have `few` of them; a `crowd` is kept in order.
+    Most addresses have `few` of them; a `crowd` is kept in order. Of all, `sessions` many belong to a session.
     """
 
-    __slots__ = ("address", "crowd", "few")
+    __slots__ = ("address", "crowd", "few", "sessions")
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.few: tuple[str, ...] = ()
         self.crowd: _Crowd | None = None
+        self.sessions = 0
 
     def __len__(self) -> int:
         return len(self.few) if self.crowd is None else len(self.crowd.made)
@@ -100,7 +101,7 @@ class Guests:
         return sum(map(len, self._homes.values()))
 
     def join(self, entry: Entry) -> Home | None:
-        """Counts a changed state to its entry's address; the home that it has there, None without an address."""
+        """Counts a changed state, once, to its entry's address; the home that it has there, None without an address."""
         if not entry.address:
             return None
         key, home = entry.identifier.key, self._homes.get(entry.address)
@@ -109,10 +110,12 @@ class Guests:
         entry.address = home.address  # one object for all of them
         if home.crowd is not None:
             home.crowd.add(key, is_again=entry.visits > 0)
+            self._crowds[home] = self._crowds.pop(home)  # the last to grow comes last
         elif key not in home.few:
             home.few += (key,)
             if len(home.few) > CROWD:
                 self.open(home)
+        home.sessions += entry.identifier.session_id is not None
         return home
 
     def open(self, home: Home) -> _Crowd:
@@ -143,13 +146,14 @@ class Guests:
             home.few = tuple(other for other in home.few if other != key)
         else:
             home.crowd.discard(key)
+        home.sessions -= entry.identifier.session_id is not None
         if not home:
             del self._homes[home.address]
             self._crowds.pop(home, None)
 
     def crowded(self) -> Home | None:
-        """The address that has most, None where none is crowded."""
-        return max(self._crowds, key=len, default=None)
+        """The address that has most, of several the one that grew last; None where none is crowded."""
+        return max(reversed(self._crowds), key=len, default=None)
 
     def first_to_go(self, home: Home, may_go: Callable[[str], bool]) -> str | None:
         """The key of the state of a crowd that gives way first; None where none may go.

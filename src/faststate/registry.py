@@ -423,7 +423,7 @@ class StateRegistry:
             self._idle[order].move_to_end(key)
         if entry.address is not None:
             self.guests.heard_again(entry)
-        elif entry.identifier.session_id is not None:
+        elif entry.identifier.scope is not StateScope.GLOBAL:
             worth = order[1] if order is not WATCHED else entry.worth
             if worth == CHANGED:
                 self._count(entry)
@@ -431,7 +431,10 @@ class StateRegistry:
             self._note_use(entry)
 
     def _count(self, entry: Entry) -> None:
-        """Counts what a visitor has changed to the address; where that has too much, some of it leaves memory."""
+        """Counts what was changed to the address that did it; what its sessions have too much leaves memory.
+
+        What belongs to users or to all is counted, and leaves for the sake of others alone: where memory is full.
+        """
         entry.address = self.hooks.address()
         home, most, key = self.guests.join(entry), self.max_states_per_address, entry.identifier.key
         if home is None:
@@ -440,8 +443,15 @@ class StateRegistry:
             if not is_public(home.address):
                 return
             most = max(1, self.max_states // SHARE_OF_ADDRESS)
-        while len(home) > most:
-            going = self.guests.first_to_go(home, lambda other: other != key and self._may_go(other))
+
+        def may_go(other: str) -> bool:
+            found = self._entries.get(other)
+            return (
+                other != key and found is not None and found.identifier.session_id is not None and self._may_go(other)
+            )
+
+        while home.sessions > most:
+            going = self.guests.first_to_go(home, may_go)
             if going is None or not self.evict(going):
                 return
             self.evicted += 1
