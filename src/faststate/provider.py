@@ -339,7 +339,7 @@ class StateProvider:
         store: str | StateStore | None = None,
         user_loader: UserLoader | None = None,
         load_user_by_id: LoadUserById | None = None,
-        user_timeout: float = 10.0,
+        user_timeout: float = 5.0,
         login_route: str | None = None,
         secret_key: str | Sequence[str] | None = None,
         prefix: str = DEFAULT_PREFIX,

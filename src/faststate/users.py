@@ -120,7 +120,7 @@ class Users:
     """
 
     def __init__(
-        self, user_loader: UserLoader | None, load_user_by_id: LoadUserById | None, timeout: float = 10.0
+        self, user_loader: UserLoader | None, load_user_by_id: LoadUserById | None, timeout: float = 5.0
     ) -> None:
         self.user_loader = user_loader
         self.load_user_by_id = load_user_by_id
