@@ -188,14 +188,10 @@ def test_several_permissions_make_a_class_of_viewers_for_each_set_of_them(staff)
 @pytest.mark.parametrize(
     "spill",
     [
-        repr,
-        str,
         vars,
         lambda s: s.model_dump(exclude={"notes"}),
         lambda s: s.model_dump(mode="json", exclude={"notes"}, by_alias=True, round_trip=True),
         lambda s: s.model_dump_json(exclude={"notes"}),
-        lambda s: [*s.__repr_args__()],
-        lambda s: [*s.__rich_repr__()],
         lambda s: s.__getstate__(),
         lambda s: {name: getattr(s, name) for name in [*Staff.model_fields, *Staff.model_computed_fields]},
         lambda s: [str(s.signal.__getattr__(name).__ft__()) for name in Staff._fs_schema().signals],
@@ -209,6 +205,15 @@ def test_no_way_to_look_at_a_snapshot_shows_what_it_hides(staff, spill):
     hides(spill(staff._seen_by(CAT)), SECRET, GRADE)
     hides(spill(staff._seen_by(ANN)), GRADE)
     assert SECRET in str(spill(staff)), "this way shows nothing at all"
+
+
+@pytest.mark.parametrize("spill", [repr, str, lambda s: [*s.__repr_args__()], lambda s: [*s.__rich_repr__()]])
+def test_no_repr_shows_what_is_not_visible_to_all_whoever_has_it(staff, spill):
+    for seen in (staff, staff._seen_by(CAT), staff._seen_by(ANN), copy.deepcopy(staff)):
+        text = str(spill(seen))
+        hides(text, SECRET, GRADE)
+        assert "ada" in text, "this way shows nothing at all"
+    assert "pay" in str(spill(staff)) and "**" in str(spill(staff))
 
 
 def test_a_hidden_field_is_none_in_repr_and_no_row_in_the_page(staff):

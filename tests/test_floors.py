@@ -29,6 +29,7 @@ FLOORS = {
     "tokens": 2,
     "wire": 2,
     "scalars": 1,
+    "redaction": 1,
     "revalidation": 2,
     "values": 3,
     "codec": 3,

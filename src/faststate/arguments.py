@@ -21,6 +21,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 from .exceptions import EventArgumentError, EventDefinitionError
 from .forms import FilledArgument, Shape, filled_argument, shape_of
 from .parameters import StateParameter, is_state_class, signature_of, state_parameter
+from .redaction import is_hidden
 from .scalars import UnshowableError, check_showable
 from .schemas import MAX_DIGITS, TooMuchWork, Unfit, bounded, first_problem, runs_own_code, work_of
 
@@ -362,6 +363,8 @@ class Arguments:
         kind, place, message = first_problem(error)
         if name is None and place:
             name, place = str(place[0]), place[1:]
+        if is_hidden(self.types.get(name or ""), place):
+            return f"{self.where}: argument {name!r} is not valid"  # a constraint may be no client's business
         at = ".".join(str(part)[:40] for part in place[:20])
         sent = _came(*came) if kind == "missing" and len(place) == 1 else ""
         return f"{self.where}: argument {name or '?'!r}{f' at {at}' if at else ''}: {message[:300]}{sent}"

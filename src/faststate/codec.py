@@ -29,6 +29,7 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError,
 from pydantic_core import MultiHostUrl, TzInfo, Url, from_json, to_json
 
 from .exceptions import ConfigurationError
+from .redaction import explained, redacted
 from .revalidation import revalidation_of
 from .scalars import IP_TYPES, exact_key
 from .values import ReadOnlyDict, ReadOnlyList, ReadOnlySet, _shapes, freeze
@@ -660,15 +661,14 @@ class Codec:
             back = validate(cls, decode(dump(tree))).__dict__
             again = {name: freeze(back[name]) for name in names}
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(map(str, (cls.__name__, *problem["loc"])))
-            raise ConfigurationError(
-                f"{place} could be stored, but not be read again ({problem['msg']}): {REMEDY}"
-            ) from error
+            place, message = explained(error, cls, values=values)[0]
+            name = ".".join(map(str, (cls.__name__, *place)))
+            raise ConfigurationError(f"{name} could be stored, but not be read again ({message}): {REMEDY}") from None
         except Exception as error:  # validators are the app's own code, and raise what they like
+            cause = redacted(error, cls, values)
             raise ConfigurationError(
-                f"{cls.__name__} could be stored, but not be read again ({type(error).__name__}: {error}): {REMEDY}"
-            ) from error
+                f"{cls.__name__} could be stored, but not be read again ({type(error).__name__}: {cause}): {REMEDY}"
+            ) from cause
         for name, value in again.items():
             found = _difference(values[name], value)
             if found is not None:

@@ -28,6 +28,7 @@ from .exceptions import (
 from .limits import network_of
 from .page import merged_tokens, message_frame, reload_frame, reopen_frame
 from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits, taken_ids
+from .redaction import told_of
 from .registry import Commit, Entry
 from .scopes import StateIdentifier, StateScope, namespace_of
 from .sharing import OutdatedError
@@ -689,9 +690,10 @@ async def _snapshots(
             except AccessError:
                 frames[key] = vanish_frame(type(state)._fs_schema(), state._committed.namespace, views)
                 continue
-            except Exception:
+            except Exception as error:
                 # The event is committed, so it must not look failed; the page keeps what it shows.
-                logger.exception("the rule of %s failed; the page is not told what changed", config.state_name)
+                failed = "the rule of %s failed; the page is not told what changed"
+                logger.error(failed, config.state_name, exc_info=told_of(error, state))
                 continue
         frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
     return b"".join(frames.values())

@@ -154,7 +154,7 @@ class LockTimeoutError(FastStateError, TimeoutError):
 
 
 class BackendError(FastStateError):
-    """A store, a backplane or the app's own user loader failed; the error of it is the `__cause__`."""
+    """A store, a backplane or the app's own user loader failed; an error of its type is the `__cause__`."""
 
     status = 503
 

@@ -12,7 +12,7 @@ import types
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, Field
 from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 
 class _Marker(enum.Enum):
+    """What `ServerOnly` hides, pydantic excludes: errors look there, and at `Visible.hides_values`."""
+
     BOUND = "Bound"
     SERVER_ONLY = "ServerOnly"
     AS_SIGNAL = "AsSignal"
@@ -55,6 +57,7 @@ class Visible:
     """
 
     permission: str
+    hides_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.permission, str) or not self.permission:
@@ -260,7 +263,16 @@ def _is_exact(cls: type[BaseModel], name: str) -> bool:
 
 
 _CHECKS_NO_FIELDS: Final = frozenset(
-    {"extra", "ignored_types", "ser_json_bytes", "ser_json_inf_nan", "title", "arbitrary_types_allowed", "frozen"}
+    {
+        "extra",
+        "hide_input_in_errors",
+        "ignored_types",
+        "ser_json_bytes",
+        "ser_json_inf_nan",
+        "title",
+        "arbitrary_types_allowed",
+        "frozen",
+    }
 )
 """Settings of a model that ask nothing more of a field of the types `EXACT`; of all others nothing is assumed."""
 

@@ -20,6 +20,7 @@ from .codec import Codec, dump, from_tree, load
 from .exceptions import ConfigurationError, FastStateError, PersistenceError, VersionConflict
 from .records import RecordSource, RowChange
 from .records.table import columns_to_fields
+from .redaction import explained, redacted
 from .revalidation import revalidation_of
 from .scopes import StateIdentifier
 from .state import ReactiveState
@@ -116,11 +117,11 @@ async def reported(what: str, seconds: float) -> AsyncIterator[None]:
     except FastStateError:
         raise
     except TimeoutError as error:
-        raise PersistenceError(f"{what}: no answer within {seconds:g} s") from error
-    except ValidationError as error:  # of the app's own code; it shows the values
-        raise PersistenceError(f"{what}: {_without_values(error)}") from None
-    except Exception as error:
-        raise PersistenceError(f"{what}: {type(error).__name__}") from error
+        raise PersistenceError(f"{what}: no answer within {seconds:g} s") from redacted(error)
+    except ValidationError as error:  # of the app's own code
+        raise PersistenceError(f"{what}: {_without_values(redacted(error))}") from None
+    except Exception as error:  # of a driver, or of the app's own code: it may show what was to be stored
+        raise PersistenceError(f"{what}: {type(error).__name__}") from redacted(error)
 
 
 class Persistence(ABC):
@@ -180,7 +181,7 @@ class StorePersistence(Persistence):
             return None
 
     def decode(self, stored: Stored) -> Found:
-        """What is stored as a state. Raises anything for what does not fit the class."""
+        """What is stored as a state. Raises anything for what does not fit the class, with no hidden value in it."""
         envelope = load(stored.data)
         typed = {str(page): int(number) for page, number in envelope.get("typed", {}).items()}
         nonces = [str(nonce) for nonce in envelope["nonces"]]
@@ -196,10 +197,14 @@ class StorePersistence(Persistence):
         is_shared = isinstance(self.store, SharedStore)  # and the newer version lives on beside this one
         if schema_version > cls.schema_version and (is_shared or not _migrates(cls)):
             raise ValueError("stored by a newer version of the class, and there is no migrate that knows it")
-        if schema_version != cls.schema_version or values.keys() != fields.keys():
-            migrated = cls.migrate(values, schema_version)
-            values = {name: value for name, value in migrated.items() if name in fields}
-        return _validated(cls, values)
+        given = dict(values)  # migrate may change what it is given
+        try:
+            if schema_version != cls.schema_version or values.keys() != fields.keys():
+                migrated = cls.migrate(values, schema_version)
+                values = {name: value for name, value in migrated.items() if name in fields}
+            return _validated(cls, values)
+        except Exception as error:
+            raise redacted(error, cls, given) from None
 
     async def _put_aside(self, key: str, version: Version, data: bytes, error: Exception) -> None:
         # With something of its own at the end: what was put aside once may have been brought back, and fit no better.
@@ -310,9 +315,8 @@ class RecordPersistence(Persistence):
             try:
                 state = _of_row(cls, {n: v for n, v in values.items() if n in cls.__pydantic_fields__})
             except ValidationError as error:
-                raise PersistenceError(
-                    f"the row of {identifier.key} does not fit {cls.__name__}: {_without_values(error)}"
-                ) from None  # pydantic's own error shows the values
+                said = _without_values(redacted(error, cls, values))
+                raise PersistenceError(f"the row of {identifier.key} does not fit {cls.__name__}: {said}") from None
             version = Version(secrets.token_hex(6), 1) if row.version is None else Version(COUNTED, row.version)
             return Found(state, version)
 
@@ -355,9 +359,10 @@ def _refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
         revalidation_of(cls).load_some(defaults)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        message = explained(error, cls, values=defaults)[0][1]
         raise ConfigurationError(
             f"the default of {cls.__name__}.{problem['loc'][0]} does not fit the field: it could be stored, and not be "
-            f"loaded again ({problem['msg']}). Change it, or use StateConfig(in_memory=True)"
+            f"loaded again ({message}). Change it, or use StateConfig(in_memory=True)"
         ) from None
 
 
@@ -496,8 +501,8 @@ def _of_row(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
         return made
 
 
-def _without_values(error: Exception) -> str:
-    """What is wrong, for the log: without the data itself, which may be anybody's secret."""
+def _without_values(error: BaseException) -> str:
+    """What is wrong, for the log, of a `redacted` error."""
     if isinstance(error, ValidationError):
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         return "; ".join(f"{'.'.join(map(str, p['loc'])) or 'state'}: {p['msg']}" for p in problems[:5])

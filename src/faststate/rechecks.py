@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 from .auth import UserContext, authorize, current_request, current_user
 from .config import StateConfig
 from .exceptions import AccessError
+from .redaction import told_of
 from .registry import Commit
 from .sse import SSEConnection, SSEManager, snapshot_frame
 from .state import ReactiveState
@@ -297,8 +298,9 @@ class Rechecks:
                 raise
             logger.error("the rule of %s was cancelled; the stream is ended", config.state_name)
             return "failed"
-        except Exception:
-            logger.exception("the rule of %s failed; the stream is ended", config.state_name)
+        except Exception as error:
+            failed = "the rule of %s failed; the stream is ended"
+            logger.error(failed, config.state_name, exc_info=told_of(error, state))
             return "failed"
         return "allowed"
 

@@ -23,9 +23,17 @@ from starlette.requests import HTTPConnection
 from .arguments import is_exact
 from .auth import UserContext, current_request, current_user
 from .events import Event
-from .exceptions import EventArgumentError, EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
+from .exceptions import (
+    EventArgumentError,
+    EventDefinitionError,
+    EventError,
+    FastStateError,
+    NotStartedError,
+    ReadOnlyStateError,
+)
 from .fields import EVERYTHING_SHOWN, PLAIN, Schema
 from .homes import Home, current_home, home_of
+from .redaction import explained, hold_back, redacted, told_of
 from .revalidation import Kept, revalidation_of
 from .scalars import UnshowableError
 from .scopes import StateIdentifier
@@ -229,7 +237,11 @@ class ReactiveState(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", ignored_types=(Event, View), ser_json_bytes="base64", ser_json_inf_nan="constants"
+        extra="forbid",
+        hide_input_in_errors=True,  # a value that does not fit may be one that nobody is to see
+        ignored_types=(Event, View),
+        ser_json_bytes="base64",
+        ser_json_inf_nan="constants",
     )
     __slots__ = ("_fs",)
     __faststate__: ClassVar[bool] = True
@@ -347,7 +359,9 @@ class ReactiveState(BaseModel):
             try:
                 frozen[name] = freeze(values[name])
             except (ValidationError, UnshowableError) as error:
-                raise _event_error(type(self), error, name) from error
+                raise _event_error(type(self), error, name, values=values) from redacted(
+                    error, type(self), values, (name,)
+                )
         return frozen
 
     def _working(self) -> Self:
@@ -373,7 +387,7 @@ class ReactiveState(BaseModel):
     def _change(self) -> Change | None:
         """What this working copy would commit, validated; None when nothing changed.
 
-        Raises `EventError` (the ValidationError as its cause) when the new values do not validate.
+        Raises `EventError` when the new values do not validate.
         """
         fs = self._fs
         if type(fs) is not Working:
@@ -383,6 +397,7 @@ class ReactiveState(BaseModel):
         old, changed = base.__dict__, []
         values = _fields_of(base, fs.schema)
         place: str | None = None
+        failed: BaseException | None = None
         try:
             for name, value in self.__dict__.items():
                 if name not in values or value is old[name]:
@@ -398,7 +413,16 @@ class ReactiveState(BaseModel):
             place = None
             made, changed = cls._validated(fs, values, changed)
         except (ValidationError, UnshowableError) as error:
-            raise _event_error(cls, error, place) from error
+            at = (place,) if place is not None else ()
+            cause = redacted(error, cls, (old, values), at)
+            raise _event_error(cls, error, place, values=(old, values)) from cause
+        except FastStateError:
+            raise
+        except Exception as error:  # a validator is the app's own code, and says what it likes
+            hold_back(error, [(cls, old), (cls, values)])
+            failed = told_of(error)
+        if failed is not None:  # not in the block above: it would have the error itself as its context
+            raise failed
         return base._as_change(fs.schema, made, changed) if changed else None  # a validator may have put all back
 
     def _as_change(self, schema: Schema, made: ReactiveState, changed: list[str]) -> Change:
@@ -500,7 +524,8 @@ class ReactiveState(BaseModel):
             for place in fresh:
                 fs.refreeze(found[place])
         except (ValidationError, UnshowableError) as error:
-            raise _event_error(cls, error, place, EventArgumentError) from error
+            cause = redacted(error, cls, (old, fresh), (place,) if place is not None else ())
+            raise _event_error(cls, error, place, EventArgumentError, values=(old, fresh)) from cause
         for name in fresh:
             fs.frozen.pop(name, None)
             self.__dict__[name] = fs.validated[name] = found[name]
@@ -635,7 +660,11 @@ class ReactiveState(BaseModel):
     __hash__ = None  # type: ignore[assignment]  # states are compared by value
 
     def __repr_args__(self) -> Any:
-        return BaseModel.__repr_args__(self._whole())
+        # A repr ends up in logs and messages, which nobody checks for who may see them.
+        schema = type(self)._fs_schema()
+        for name, value in BaseModel.__repr_args__(self._whole()):
+            if name not in schema.hidden:
+                yield name, _MASKED if name in schema.restricted and value is not None else value
 
     # -- what a page sees ------------------------------------------------------------------------------------------
 
@@ -784,6 +813,15 @@ def _made_of(cls: type[M], schema: Schema, values: dict[str, Any], private: Any)
     return made
 
 
+class _Masked:
+    """What stands in a repr for a value that is not visible to all."""
+
+    def __repr__(self) -> str:
+        return "**"
+
+
+_MASKED: Final = _Masked()
+
 _put_fs: Final = vars(ReactiveState)["_fs"].__set__
 
 
@@ -847,25 +885,23 @@ def _event_error(
     error: ValidationError | UnshowableError,
     name: str | None = None,
     kind: type[EventError] = EventError,
+    *,
+    values: Any = None,
 ) -> EventError:
-    """What is wrong with new values, as an error for the client; `name` is the field's, where the error has it not."""
+    """What is wrong with new values, as an error for the client; `name` is the field's, where the error has it not.
+
+    It is raised from the `redacted` error, since the error itself shows more than a client or a log may see. `values`
+    are those that it may quote.
+    """
     if isinstance(error, ValidationError):
-        return kind(_explain(cls, error, name))
+        place, message = explained(error, cls, at=(name,) if name is not None else (), values=values)[0]
+        return kind(f"{'.'.join(map(str, (cls.__name__, *place)))}: {message}")
     return kind(f"{cls.__name__}{f'.{name}' if name is not None else ''} {error}")
 
 
 def _is_shown(shown: Any, sent: Any) -> bool:
     """Whether a page sent a field as it was shown it; an input may have made text of a number."""
     return same(shown, "" if sent is None else sent) or str(shown) == str(sent)
-
-
-def _explain(cls: type[ReactiveState], error: ValidationError, name: str | None = None) -> str:
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    schema = cls._fs_schema()
-    place = (name, *problem["loc"]) if name is not None else problem["loc"]
-    if place and (place[0] in schema.hidden or place[0] in schema.restricted):
-        return f"{cls.__name__}: the new values are not valid"  # a constraint can give a hidden value away
-    return f"{'.'.join(map(str, (cls.__name__, *place)))}: {problem['msg']}"
 
 
 _OVERRIDABLE: Final = frozenset({"migrate", "schema_version"})

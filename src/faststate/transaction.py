@@ -16,6 +16,7 @@ from .events import Event
 from .exceptions import EventConflictError, FastStateError, StateNotFoundError
 from .locks import Holder, current_holder, identity_here
 from .persistence import nonce_key
+from .redaction import hold_back
 from .registry import StateRegistry
 from .running import Running
 from .sharing import OutdatedError
@@ -244,6 +245,12 @@ class Transaction:
         inner = outermost._inner
         return inner if outermost is self else inner[inner.index(self) + 1 :]
 
+    def hold_back(self, error: Exception) -> None:
+        """Notes with an error of the event's own code what of its states no log may show."""
+        held = [(type(part.entry.state), part.entry.state.__dict__) for part in self._parts]
+        held += [(type(part.entry.state), part.copy.__dict__) for part in self._parts if part.copy is not None]
+        hold_back(error, held)
+
     def unlock(self) -> None:
         """Drops what was not committed and gives the locks back."""
         self._is_working = False
@@ -339,6 +346,9 @@ async def run_event(
             if thread is not None:
                 thread.close()
             await transaction.finish(result, seen, run)
+        except Exception as error:
+            transaction.hold_back(error)
+            raise
         finally:
             transaction.end()
     finally:

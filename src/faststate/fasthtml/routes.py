@@ -47,7 +47,7 @@ from ..exceptions import (
 from ..limits import network_of
 from ..page import message_frame, reload_frame
 from ..provider import StateProvider
-from ..schemas import first_problem
+from ..redaction import explained_by_title, told_of
 from ..sse import SSEConnection
 from ..waits import in_time
 from ..wire import depth_of, signals_frame
@@ -469,15 +469,16 @@ class Routes:
             return self._refused(error, seen.frames)
         except ValidationError as error:
             # A model that the event made of what it was given: its own words, without the value.
-            _, inside, message = first_problem(error)
-            place = ".".join(map(str, (error.title, *inside)))
+            place, message = explained_by_title(error)[0]
+            named = ".".join(map(str, (error.title, *place)))
             self.provider.refused += 1
-            return EventResponse(message_frame(f"{place[:200]}: {message[:300]}", 400), 400)
+            return EventResponse(message_frame(f"{named[:200]}: {message[:300]}", 400), 400)
         except HTTPException as error:
             self.provider.refused += 1
             return EventResponse(message_frame(str(error.detail), error.status_code), error.status_code)
-        except Exception:
-            logger.exception("the event %s.%s failed; nothing was changed", call.state, call.event)
+        except Exception as error:
+            failed = "the event %s.%s failed; nothing was changed"
+            logger.error(failed, call.state, call.event, exc_info=told_of(error))
             self.provider.refused += 1
             return EventResponse(message_frame(_BROKEN, 500), 500)
         if call.is_form and call.nonce is not None:

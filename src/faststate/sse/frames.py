@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from starlette.types import Message
 
 from ..fields import EVERYTHING_SHOWN, Schema
+from ..redaction import told_of
 from ..state import ReactiveState
 from ..views import ATTRIBUTE
 from ..wire import elements_frame, merge_patch, nest, patch_frame, same, signals_frame
@@ -130,8 +131,9 @@ class Changes:
                 continue
             try:
                 html = state._render(known[name])
-            except Exception:
-                logger.exception("the view %s failed; pages keep the one they show", known[name].function.__qualname__)
+            except Exception as error:
+                failed = "the view %s failed; pages keep the one they show"
+                logger.error(failed, known[name].function.__qualname__, exc_info=told_of(error, self.new))
                 continue
             if before.get(name) != html:
                 frames.append(_view_frame(state, name, html))
@@ -171,8 +173,9 @@ def _all_view_frames(state: ReactiveState, views: Iterable[str]) -> bytes:
         if name in known:
             try:
                 html = state._render(known[name])
-            except Exception:
-                logger.exception("the view %s.%s failed; pages keep the one they show", type(state).__name__, name)
+            except Exception as error:
+                failed = "the view %s.%s failed; pages keep the one they show"
+                logger.error(failed, type(state).__name__, name, exc_info=told_of(error, state))
                 if not state._hidden_here:
                     continue
                 # What such a page shows may be from when its user could see more.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ...exceptions import ConfigurationError, MissingDependencyError, PersistenceError
+from ...redaction import redacted
 from .scripts import HELLO, LOST, Script
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Client:
                 command = (b"EVAL", script.text, *command[2:])
             except ResponseError as error:
                 if not str(error).startswith(LOST):  # which says so too; connections are greeted anew
-                    raise self._failure(error) from error
+                    raise self._failure(error) from redacted(error)
                 self._drop_all()
         raise PersistenceError(f"Redis at {self._address.shown} loses its data again and again")
 
@@ -204,7 +205,7 @@ class Client:
         try:
             return await self._ask(command, True, False)
         except ResponseError as error:
-            raise self._failure(error) from error
+            raise self._failure(error) from redacted(error)
 
     async def _ask(self, command: Sequence[Argument], again: bool, first: bool) -> Any:
         if self._closed or self.away is not None:
@@ -448,7 +449,9 @@ class Client:
     def _failure(self, error: BaseException) -> PersistenceError:
         if isinstance(error, PersistenceError):
             return error
-        reason = str(error) or ("it gave no answer in time" if isinstance(error, TimeoutError) else repr(error))
+        reason = str(error).partition(", with args")[0] or (
+            "it gave no answer in time" if isinstance(error, TimeoutError) else repr(error)
+        )
         return PersistenceError(f"Redis at {self._address.shown} failed: {reason}")
 
 
