@@ -291,7 +291,9 @@ class RunningEvents:
             try:
                 await go_on(rest, error=asyncio.CancelledError())
             except Exception as error:
-                logger.info("%s was stopped, and has failed later: %r", name, error)
+                logger.info(
+                    "%s was stopped, and has failed later: %s", name, type(error).__name__
+                )  # it may quote a value
 
         task = asyncio.get_running_loop().create_task(go_on_alone(), name="faststate-left-event")
         self._left.add(task)
