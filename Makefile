@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target makes. Needed: Python 3.11 or later with its venv module, and make.
 #   make demo    the todo example (PORT=8000 make demo for another port)
 #   make test    ruff, mypy --strict and all tests; ARGS="-k floors" goes to pytest, ARGS=-n0 has it run in one process
+#   make test-lowest   the tests with the lowest versions that pyproject.toml declares, in .venv-lowest; ARGS as for test
 #   make lint    ruff and mypy alone
 #   make bench   the benchmarks
 #   make docs    run every snippet of the documentation
@@ -20,7 +21,7 @@ ARGS ?=
 # tests come last. tests/conftest.py says how many they are, and tests/browser/conftest.py why the order matters.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test test-lowest lint bench docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -54,6 +55,18 @@ test: lint
 	@# Bytecode is kept, whatever the environment says: each of the hundreds of servers would compile all modules anew.
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
+# An environment of its own, with each dependency at its lower bound; what has none there is the newest.
+LOWEST := .venv-lowest
+$(LOWEST)/.test: pyproject.toml .ci/lowest.py | $(BIN)/python
+	rm -rf $(LOWEST)
+	"$(PYTHON)" -m venv $(LOWEST)
+	"$(PYTHON)" .ci/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check --quiet install -e '.[test]' -c $(LOWEST)/constraints.txt
+	@touch $@
+
+test-lowest: $(LOWEST)/.test
+	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) $(ARGS)
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
@@ -61,5 +74,5 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
