@@ -13,7 +13,7 @@ import uvicorn
 
 from .client import BROWSER, Page
 
-PATIENCE = 10  # seconds for something to arrive that should take milliseconds
+PATIENCE = 30  # seconds for something to arrive that should take milliseconds, on a busy machine
 
 
 def merge(into, patch):

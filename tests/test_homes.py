@@ -25,6 +25,7 @@ from faststate import (
     requires_auth,
     view,
 )
+from faststate.homes import settle
 from tests.client import Page, patched_signals, status
 
 KEY = "a key of the tests"
@@ -176,14 +177,16 @@ def test_a_provider_that_nobody_holds_any_more_is_forgotten():
     assert gone() is None
 
 
-def test_a_class_that_nobody_holds_any_more_is_forgotten():
-    cls = class_of_its_own()
+def test_what_is_noted_of_a_class_keeps_neither_it_nor_its_provider():
+    class Mine:
+        pass
+
     provider = StateProvider()
-    provider.register_state(cls)
-    gone = weakref.ref(cls)
-    del cls, provider
+    settle(Mine, provider)
+    gone = weakref.ref(Mine), weakref.ref(provider)
+    del Mine, provider
     gc.collect()
-    assert gone() is None
+    assert [each() for each in gone] == [None, None]
 
 
 def test_a_subclass_is_not_registered_as_its_base_is():

@@ -913,12 +913,13 @@ async def test_a_rule_that_fails_for_one_user_ends_that_user_s_streams_alone(cap
 
 
 async def test_a_rule_that_hangs_sends_nobody_anything_and_ends_the_streams(caplog):
-    site = Site("async", lock_timeout=0.05)
+    site = Site("async")
     await site.make("ann", "bob")
     ann, bob = await site.page("ann"), await site.page("bob")
     for tab in (ann, bob):
         tab.take()
     site.rule.hold.clear()
+    site.provider.rechecks._timeout = 0.05  # from here on, since it is waited for
     await site.change("v2")
     await site.settle()
     for tab in (ann, bob):

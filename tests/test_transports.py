@@ -1,6 +1,7 @@
 """Transports: which writer a stream gets and where it is kept open, and what a writer promises to all other readers."""
 
 import asyncio
+import collections
 import contextlib
 import contextvars
 import gc
@@ -41,7 +42,7 @@ from .client import BROWSER
 from .live import Model, Site, assert_nothing_is_left, eventually, serving
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
-LIMIT = 10  # seconds for what should take milliseconds
+LIMIT = 30  # seconds for what should take milliseconds, on a machine that has other things to do
 
 
 class Counter(ReactiveState):
@@ -256,7 +257,8 @@ async def test_a_stream_whose_messages_a_middleware_makes_anew_stays_inside_it(m
 
 @pytest.mark.parametrize("middleware", [StampsBodies, StampsBodiesInPlace])
 async def test_a_middleware_that_alters_bodies_alters_all_of_them(middleware):
-    async with site([Middleware(middleware)]) as visited:
+    # Without signs of life, which are stamped as well: the first may come at any time.
+    async with site([Middleware(middleware)], heartbeat=100_000, stream_max_age=400_000) as visited:
         tabs = await two_tabs_follow(visited)
         assert tabs[0].beats == 3, "the opening and both changes carry the middleware's stamp"
 
@@ -621,7 +623,7 @@ BOARD = "global:Board"
 
 @pytest.fixture
 async def provider():
-    made = StateProvider(secret_key="for tests", write_timeout=5)
+    made = StateProvider(secret_key="for tests", write_timeout=600)
     made.register_state(Counter)
     made.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
     async with made.modify(Counter, session_id="abc"), made.modify(Board):
@@ -925,10 +927,11 @@ async def test_a_send_that_ends_another_stream_does_not_disturb_the_rest(provide
 
 
 class Recorder:
-    """A writer that takes all, and notes how often it was asked for anything."""
+    """A writer that takes all, and notes how often it was asked for anything, and in which of its manager's beats."""
 
-    def __init__(self):
-        self.bodies, self.touches, self.times = [], 0, []
+    def __init__(self, manager):
+        self.bodies, self.touches, self.beats = [], 0, []
+        self.manager = manager
         self.takes = True
 
     @property
@@ -944,7 +947,7 @@ class Recorder:
         self.touches += 1
         if self.takes:
             self.bodies.append(chunk.body)
-            self.times.append(asyncio.get_running_loop().time())
+            self.beats.append(self.manager._beating)
         return self.takes
 
     def wake(self):
@@ -961,7 +964,7 @@ def follower(manager, keys, **about):
     """A connection that follows `keys`, with a `Recorder` for a writer."""
     connection = SSEConnection(**about)
     manager.add_connection(connection, keys)
-    manager.attach(connection, Recorder())
+    manager.attach(connection, Recorder(manager))
     return connection
 
 
@@ -1132,11 +1135,10 @@ async def test_signs_of_life_are_spread_over_the_period_and_end_with_the_last_st
     manager = SSEManager(heartbeat=1.0)
     opened = [follower(manager, [KEY]) for _ in range(1_000)]
     await asyncio.wait_for(until(lambda: all(connection.writer.bodies for connection in opened)), LIMIT)
-    first = sorted(connection.writer.times[0] for connection in opened)
     share = math.ceil(1_000 / (1.0 / manager._tick))
     assert share <= 250
-    herds = [sum(at <= time < at + manager._tick / 2 for time in first) for at in first]
-    assert max(herds) <= share, "no tick has more than its share"
+    first = collections.Counter(connection.writer.beats[0] for connection in opened)
+    assert max(first.values()) <= share, "no tick has more than its share"
     assert manager._beats is not None
     for connection in opened:
         assert set(connection.writer.bodies) == {b": \n\n"}
@@ -1168,6 +1170,7 @@ async def test_a_stream_ends_with_its_age_and_its_page_opens_another(transport, 
         assert tab.signals["_fs"]["n"] == "" and tab.signals["_fs"]["go"], "it was told to"
         await eventually(lambda: not visited.provider.sse_manager.connections)
         assert visited.provider.stats().cut == 0
+        visited.provider.sse_manager._max_age = 3_600.0  # or the next one might be over before its event has arrived
         await tab.open()
         await tab.post("Counter/add", a={"by": 1})
         await tab.until(lambda: tab.signals["Counter"]["count"] == 1)
@@ -1179,8 +1182,10 @@ async def test_a_stream_ends_with_its_age_and_its_page_opens_another(transport, 
 @both_writers
 async def test_frozen_readers_cost_bounded_memory_and_nobody_else_anything(transport, writer):
     count, frozen, size, last = 300, 30, 50_000, 40
-    options = {"write_timeout": 3.0, "heartbeat": 0.5, "max_streams_per_session": count}
-    async with site(transport=transport, **options) as visited:
+    # Far longer than all of this takes on any machine: were it over before all was written and looked at, the frozen
+    # readers would be gone by then, and a slow one with them. When it is over is said below.
+    patience = 600.0
+    async with site(transport=transport, write_timeout=patience, max_streams_per_session=count) as visited:
         provider, manager = visited.provider, visited.provider.sse_manager
         tab = await visited.tab(await visited.browser(), streaming=False)
         async with contextlib.AsyncExitStack() as stack:
@@ -1214,9 +1219,20 @@ async def test_frozen_readers_cost_bounded_memory_and_nobody_else_anything(trans
             assert max(kept) < 65_536 + 2 * (size + 1_000), "asyncio's limit, and one frame"
             async with asyncio.timeout(LIMIT):
                 await asyncio.gather(*reading)
+            # A reader may have read the last of it before its server's task has heard that it was taken.
+            await eventually(lambda: provider.stats().behind == frozen)
             stats = provider.stats()
-            assert stats.behind == frozen and stats.lag > 0 and stats.coalesced >= (last - 10) * frozen
+            assert stats.lag > 0 and stats.coalesced >= (last - 10) * frozen
             assert stats.connections == count
+            assert manager.cut == 0
+            behind = list(manager.behind)
+
+            async def let_time_run_out():
+                for each in behind:
+                    assert 0 < each.writer._limit.when() - provider._loop.time() <= patience
+                    each.writer.hurry(0)
+
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(let_time_run_out(), provider._loop))
             await eventually(lambda: manager.cut == frozen)
             await eventually(lambda: len(manager.connections) == count - frozen and not manager.behind)
             assert provider.stats().lag == 0

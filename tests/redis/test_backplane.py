@@ -214,7 +214,7 @@ async def test_a_connection_over_which_nothing_comes_is_made_anew(
 
 async def test_a_redis_that_is_away_is_told_and_found_again(new_redis: Callable[..., RedisServer]) -> None:
     server = new_redis(appendonly="yes", appendfsync="always")
-    store = RedisStore(server.url, beat=0.1, connect_timeout=1.0, answer_timeout=1.0)
+    store = RedisStore(server.url, beat=0.1, connect_timeout=5.0, answer_timeout=5.0)
     listener = await listening(store, "t")
     origin, timeline = store.origin, store.timeline
     server.kill()
@@ -238,7 +238,7 @@ async def test_a_redis_that_is_away_is_told_and_found_again(new_redis: Callable[
 async def test_a_topic_whose_subscription_failed_is_not_subscribed_to(
     new_store: NewStore, redis_server: RedisServer
 ) -> None:
-    store = new_store(answer_timeout=0.4, beat=1_000.0)
+    store = new_store(answer_timeout=2.0, beat=1_000.0)
     await listening(store, "t")
     redis_server.pause()
     try:

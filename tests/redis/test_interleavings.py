@@ -56,7 +56,7 @@ KEY = "global:Board"
 
 @pytest.fixture
 async def two(redis_server):
-    async with open_providers(redis_server, lock_timeout=2.0) as providers:
+    async with open_providers(redis_server, lock_timeout=20.0) as providers:
         yield providers
 
 
@@ -248,7 +248,7 @@ async def test_an_event_is_not_begun_again_for_a_state_that_its_own_code_has_ask
 async def test_rows_and_other_states_are_locked_in_one_order_here_and_among_the_processes(redis_server, tmp_path):
     shop = Shop(tmp_path)
     states = {**shop.config(), Stall: lambda: StateConfig(scope=StateScope.RECORD)}
-    async with open_providers(redis_server, states=states, lock_timeout=2.0) as (a, b):
+    async with open_providers(redis_server, states=states, lock_timeout=20.0) as (a, b):
 
         async def both(provider) -> Transaction:
             found = [await entry_of(provider, cls, record_id=1) for cls in (Product, Stall)]

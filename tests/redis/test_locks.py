@@ -417,14 +417,14 @@ async def test_a_process_that_is_busy_buries_nobody(new_store: NewStore) -> None
 
 
 async def test_a_lock_that_is_answered_too_late_is_given_back(new_store: NewStore, redis_server: RedisServer) -> None:
-    store = new_store(answer_timeout=0.3, connect_timeout=0.3, silence=60.0)
+    store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     await store.open()
     redis_server.pause()
     try:
         with pytest.raises(PersistenceError):
             await store.lock({"key": None}, 10)
         with pytest.raises(PersistenceError):  # it is known to be away by now
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(1.5):
                 await store.lock({"key": None}, 10)
     finally:
         redis_server.resume()
@@ -447,7 +447,7 @@ async def test_a_request_that_comes_after_it_was_given_up_takes_nothing(
 
 
 async def test_locks_are_given_back_when_redis_is_there_again(new_store: NewStore, redis_server: RedisServer) -> None:
-    store = new_store(answer_timeout=0.3, connect_timeout=0.3, silence=60.0)
+    store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     locked = await store.lock({"key": None}, 10)
     redis_server.pause()
     store.unlock(locked.holds.values())

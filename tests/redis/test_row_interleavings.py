@@ -43,7 +43,7 @@ def shop(tmp_path):
 
 @pytest.fixture
 async def two(redis_server, shop):
-    async with open_providers(redis_server, states=shop.config(), lock_timeout=2.0) as providers:
+    async with open_providers(redis_server, states=shop.config(), lock_timeout=20.0) as providers:
         yield providers
 
 

@@ -213,7 +213,7 @@ async def test_an_event_that_comes_again_in_another_process_is_not_run_again(off
 
 
 async def test_a_lock_that_another_process_keeps_is_waited_for_only_so_long(redis_server):
-    async with open_office(redis_server.url, lock_timeout=0.3) as office:
+    async with open_office(redis_server.url, lock_timeout=1.5) as office:
         provider = office.sites[0].provider
 
         def keep():

@@ -324,7 +324,7 @@ async def test_what_cannot_open_the_store_leaves_it_closed(new_redis: NewRedis) 
 async def test_a_redis_that_answers_nothing_is_away_until_it_does(
     new_store: NewStore, redis_server: RedisServer
 ) -> None:
-    store = new_store(answer_timeout=0.4, connect_timeout=0.4, silence=60.0)
+    store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     await store.open()
     redis_server.pause()
     try:
@@ -332,7 +332,7 @@ async def test_a_redis_that_answers_nothing_is_away_until_it_does(
             await store.save(first("key"))
         for _ in range(100):
             with pytest.raises(PersistenceError):
-                async with asyncio.timeout(0.3):
+                async with asyncio.timeout(1.5):
                     await store.save(first("key"))
     finally:
         redis_server.resume()
