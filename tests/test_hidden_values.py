@@ -442,6 +442,38 @@ def test_a_row_that_does_not_fit_shows_no_hidden_value(vault, caplog, tmp_path, 
     assert_silent("".join(answers) + logged(caplog))
 
 
+FIRST = {
+    "a wrong type": {"token": {SECRET: 1}},
+    "a validator that quotes": {"quoted": SECRET},
+    "a constraint": {"bounded": 1},
+    "a nested constraint": {"inner": {"pin": 1}},
+    "a nested validator that quotes": {"many": [{"key": SECRET}]},
+    "a visible field's validator": {"token": SECRET, "shown": "look"},
+    "a model's validator": {"token": SECRET, "whole": 1},
+}
+
+
+@pytest.mark.parametrize("how", ["initial", "create"])
+@pytest.mark.parametrize("name", FIRST)
+def test_first_values_that_do_not_fit_show_no_hidden_value(vault, caplog, name, how):
+    provider = StateProvider(secret_key="k")
+    create = (lambda identifier: FIRST[name]) if how == "create" else None
+    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL, name="Vault", create=create))
+    app, rt = fast_app(state_provider=provider, secret_key="k", debug=True)
+
+    @rt("/")
+    async def index(request):
+        await provider.get_state(vault, request, **(FIRST[name] if how == "initial" else {}))
+        return "done"
+
+    with TestClient(app) as client, caplog.at_level(logging.DEBUG):
+        with pytest.raises(ValidationError) as raised:
+            client.get("/")
+        answer = TestClient(app, raise_server_exceptions=False).get("/")
+    assert answer.status_code == 500
+    assert_silent(answer.text + logged(caplog) + "".join(traceback.format_exception(raised.value)))
+
+
 @pytest.mark.parametrize("cls", [Hashed, Breaks])
 def test_what_does_not_come_back_from_a_store_shows_no_hidden_value(cls, caplog, tmp_path):
     provider = StateProvider(secret_key="k", store=f"sqlite:///{tmp_path}/s.db")

@@ -15,6 +15,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from functools import lru_cache, partial
 from typing import Any, Final, TypeVar, cast
 
+from pydantic import ValidationError
+
 from .commits import Committer, RegistryHooks
 from .entries import (
     CHANGED,
@@ -34,6 +36,7 @@ from .exceptions import ConfigurationError, FastStateError, LimitError, StateNot
 from .guests import Guests, is_public
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
+from .redaction import redacted
 from .running import RunningEvents
 from .scopes import StateIdentifier, StateScope
 from .state import ReactiveState
@@ -236,7 +239,7 @@ class StateRegistry:
             if first is None:
                 raise _not_found(identifier)
             values = first
-        fresh = cls(**{**values, **initial}) if create is not None else _made_by_class(identifier, cls, initial)
+        fresh = _made(cls, {**values, **initial}) if create is not None else _made_by_class(identifier, cls, initial)
         by_class = create is None and not initial
         is_reproducible = by_class and cls._fs_schema().reproducible
         if identifier.scope is StateScope.TEMPORARY and self.committer.sharing is not None:
@@ -770,7 +773,15 @@ def _made_by_class(identifier: StateIdentifier, cls: type[S], initial: Mapping[s
     """A new state. Raises `StateNotFoundError` where its first values have to be given, and nobody has given any."""
     if not initial and cls._fs_schema().required:
         raise _not_found(identifier)
-    return cls(**(initial or {}))
+    return _made(cls, initial or {})
+
+
+def _made(cls: type[S], values: Mapping[str, Any]) -> S:
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        failed = redacted(error, cls, values)
+    raise failed  # not in the block above: it would have the error itself as its context
 
 
 def _not_found(identifier: StateIdentifier) -> StateNotFoundError:

@@ -227,7 +227,8 @@ class Job:
         self._done = True
         if self.is_left:
             if error is not None:
-                logger.info("%s was stopped, and has failed later in its thread: %r", self.name, error)
+                failed = "%s was stopped, and has failed later in its thread: %s"
+                logger.info(failed, self.name, type(error).__name__)  # its message may quote a value
             return
         self._result, self._error = result, error
         if self._waiter is not None and not self._waiter.done():
