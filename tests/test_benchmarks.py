@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from benchmarks import sharing
+from benchmarks import fairness, sharing
 from benchmarks.delivery import Bench, Scale, deliver, delivered, unconcerned
 from benchmarks.events import in_process, over_http
 from benchmarks.million import Costs
@@ -56,6 +56,14 @@ def test_what_sharing_costs_is_measured():
     assert all(math.isfinite(value) for value in found) and found.redis_event > 0 < found.message
     assert 0.3 < found.redis_state_kb < 3
     assert set(found._fields) <= {field.name for field in fields(Costs)}, "the plan knows them by these names"
+
+
+@pytest.mark.timeout(180)
+def test_a_visitors_latency_beside_a_flood_is_measured():
+    found = fairness.measured(clicks=3, flood=10)
+    assert len(found) == 4
+    assert all(0 < latency.p50 <= latency.p99 <= latency.worst for latency in found.values())
+    assert not any(latency.refused for latency in found.values())
 
 
 def test_a_stream_that_never_has_what_changed_is_reported(monkeypatch):

@@ -270,8 +270,8 @@ class RequestContext:
     @property
     def address(self) -> str:
         """The client's address (str), as the server sees it; empty where it sees none (a Unix socket)."""
-        client = self.connection.client
-        return client.host if client is not None else ""
+        client = self._scope.get("client")  # Starlette would make an object of it
+        return str(client[0]) if client else ""
 
     async def binding(self) -> str:
         """The digest (str) that ties tokens to this session and user."""

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from starlette.types import Receive
+
 from .auth import READ, UserContext, authorize
 from .context import RequestContext
 from .events import Event
@@ -102,8 +104,8 @@ class Call:
     is_form = False
     sequence: int | None = None
     version: str | None = None
-    gone_at: Callable[[], float | None] | None = None
-    """Gives when (the loop's time) the client was found not to wait for the answer any more, None while it does."""
+    receive: Receive | None = None
+    """ASGI's `receive` of the request, whose body has been read: tells when the client has gone."""
 
     def __init__(self, state: str, event: str, nonce: str | None = None, connection_id: str | None = None) -> None:
         self.state = state
@@ -348,7 +350,7 @@ async def dispatch(
             nonce=f"{session_id or context.session_id()}:{call.nonce}" if call.nonce else None,
             expected=call.version if event.expect_version else None,
             guards=guards,
-            limit=event.limit(provider.event_timeout),
+            limit=provider.event_timeout,
         )
     except EventConflictError:
         await run.show_as_it_is()
@@ -361,9 +363,52 @@ async def dispatch(
         is_outdated = True  # it was looked up with its lock, and was another process's by then, or nobody's
     finally:
         run.open = False
+        if run.presence is not None:
+            run.presence.end()
         origin_of_commits.reset(token)
     if is_outdated:
         await dispatch(context, call, live, take, elsewhere=elsewhere, again=False)
+
+
+class _Presence:
+    """Whether the client of an event still waits for its answer. Lifetime: the event.
+
+    It begins to listen when it is asked first, since most events are over before anybody asks. The body has been read
+    by then, so the server has nothing to give any more but word of the end: of the connection, or of a later answer.
+    """
+
+    __slots__ = ("_at", "_listening", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._listening: asyncio.Task[None] | None = None
+        self._at: float | None = None
+
+    def gone_at(self) -> float | None:
+        """When (the loop's time) the client was found to have gone, None while it is there."""
+        if self._listening is None:
+            self._listening = asyncio.get_running_loop().create_task(self._listen(), name="faststate-presence")
+            self._listening.add_done_callback(_ignore)
+        return self._at
+
+    async def _listen(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._at = asyncio.get_running_loop().time()
+                return
+            await asyncio.sleep(1)  # a server that gives more of the body than there is
+
+    def end(self) -> None:
+        """Listen no more."""
+        if self._listening is not None:
+            self._listening.cancel()
+
+
+def _ignore(task: asyncio.Task[None]) -> None:
+    """Take note of how a task has ended, so that asyncio does not report it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.debug("a client's presence is not known: %r", error)
 
 
 class _PageRun(Origin, Run):
@@ -374,8 +419,8 @@ class _PageRun(Origin, Run):
     """
 
     __slots__ = (
-        "_alone_since", "_bound", "_call", "_context", "_entry", "_event", "_live", "_provider", "_shown", "_take",
-        "_typed", "_user", "has_begun",
+        "_alone_since", "_bound", "_call", "_context", "_entry", "_event", "_live", "_provider", "_shown",
+        "_take", "_typed", "_user", "has_begun", "presence",
     )  # fmt: skip
 
     def __init__(
@@ -405,6 +450,8 @@ class _PageRun(Origin, Run):
         self._typed: Mapping[str, Any] = _NOTHING  # bound fields as the page showed them when it sent the event
         self.has_begun = False
         """Whether a step of it was committed."""
+        self.presence: _Presence | None = None
+        """What listens for the end of the client, once somebody has asked for that."""
         self._alone_since: float | None = None  # since when nobody is there to see what it does
         self.connection_id = live.id if live is not None else call.connection_id if elsewhere else None
         self.key = entry.identifier.key
@@ -442,7 +489,11 @@ class _PageRun(Origin, Run):
 
     def wants_more(self) -> bool:
         """False when its client has gone for good: its request was given up, and its page has had no stream since."""
-        if self._call.gone_at is None or (gone_at := self._call.gone_at()) is None:
+        if self.presence is None:
+            if self._call.receive is None:
+                return True
+            self.presence = _Presence(self._call.receive)
+        if (gone_at := self.presence.gone_at()) is None:
             return True
         named, now = self._call.connection_id, asyncio.get_running_loop().time()
         if not named:

@@ -53,7 +53,7 @@ from .sharing import DELETED, OutdatedError, Sharing
 from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
 from .state import ReactiveState
 from .stores import SharedStore, StateStore, store_from_url
-from .threads import places_here
+from .threads import left_behind, with_left
 from .tokens import TOKEN_MAX_AGE, TokenSigner, binding
 from .transaction import Guard, Run, Step, run_event
 from .users import LoadUserById, UserLoader, Users
@@ -1078,7 +1078,7 @@ class StateProvider:
                 other,
                 lookup="with lock",
             )
-        await run_event(self.registry, entry, event, values, others, run, limit=event.limit(self.event_timeout))
+        await run_event(self.registry, entry, event, values, others, run, limit=self.event_timeout)
 
     # -- users and their rights ------------------------------------------------------------------------------------
 
@@ -1161,7 +1161,7 @@ class StateProvider:
         Threads that go on with an event which was stopped count, too.
         """
         under_way = self._under_way.get(client, 0)
-        if under_way + places_here().left_behind[client] >= self.max_events_per_session:
+        if (under_way + left_behind(client) if with_left else under_way) >= self.max_events_per_session:
             return False
         self._under_way[client] = under_way + 1
         return True

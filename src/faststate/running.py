@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import types
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from enum import Enum
 from typing import Any, Final, Protocol, cast
 
@@ -143,14 +143,9 @@ class Running:
             other.error, other._cancels = other.error or self.error, 0
             other._end()
 
-    def check(self) -> None:
-        """Raise the error that the event has to end with, if there is one."""
+    def _check_between_steps(self) -> None:
         if self.error is not None:
             raise self.error
-
-    def check_between_steps(self) -> None:
-        """As `check`, and `NotStartedError` while the server ends."""
-        self.check()
         if self._events.draining is not None:
             raise self._events.draining
 
@@ -178,20 +173,23 @@ class Running:
             raise self.error
         return value
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The event waits for its locks, and may be cancelled."""
-        self.check_between_steps()
+    async def next_step(self, begin: Callable[[], Awaitable[object]]) -> None:
+        """Begin a generator's next step, which waits for its locks and may be cancelled meanwhile.
+
+        Raises the error that the event has to end with, `NotStartedError` while the server ends, and what `begin` does.
+        """
+        self._check_between_steps()
         self._phase = _Phase.WAITING
         try:
-            yield
+            await asyncio.sleep(0)  # others have their turn, also where nothing else is waited for
+            await begin()
         except asyncio.CancelledError:
             if self.error is None:
                 raise
             self._take_back_cancels()
         finally:
             self._phase = _Phase.IDLE
-        self.check_between_steps()
+        self._check_between_steps()
 
     def _take_back_cancels(self) -> None:
         """Leave the task as uncancelled as it was. Raises `CancelledError` where somebody else has cancelled it too."""

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from .exceptions import FastStateError, LockTimeoutError
 from .queues import Client, FairQueue
 
-__all__ = ["ADDRESS_THREADS", "EVENT_THREADS", "Job", "Place", "Places", "places_here"]
+__all__ = ["ADDRESS_THREADS", "EVENT_THREADS", "Job", "Place", "Places", "left_behind", "places_here", "with_left"]
 
 logger = logging.getLogger("faststate")
 
@@ -83,6 +83,15 @@ def _run(function: Callable[[], None]) -> None:
 # -- places ------------------------------------------------------------------------------------------------------------
 
 
+with_left: set[Places] = set()
+"""Those that have had a thread which was left behind: mostly none, so that nobody has to look."""
+
+
+def left_behind(session: Hashable) -> int:
+    """How many threads of a session go on with an event that was stopped."""
+    return places_here().left_behind[session]
+
+
 class Place:
     """The right to one worker thread. Lifetime: until it is released, by the thread's return at the latest."""
 
@@ -98,6 +107,7 @@ class Place:
         if self._places is not None:
             self._is_left = True
             self._places.left_behind[self._client.session] += 1
+            with_left.add(self._places)
 
     def release(self) -> None:
         """Give the place to the next who waits for one. Harmless when it was released before."""
@@ -106,6 +116,8 @@ class Place:
             return
         if self._is_left:
             _count_down(places.left_behind, self._client.session)
+            if not places.left_behind:
+                with_left.discard(places)
         places._released(self._client)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import Token
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -26,8 +24,6 @@ from .threads import Job, Place, places_here
 from .waits import begin
 
 __all__ = ["Guard", "Holder", "Run", "Step", "Transaction", "current_holder", "run_event"]
-
-logger = logging.getLogger("faststate")
 
 
 class Guard(NamedTuple):
@@ -290,8 +286,9 @@ async def run_event(
 
     `states` are the further states that the event takes, by parameter; `guards` are asked again where a state changed
     before it runs. An event whose `nonce` the state has seen is not run again, one that `expected` another version than
-    the state's (as the signal has it) not at all: `EventConflictError`. It may take `limit` seconds from when it has
-    its locks (None for no limit): `EventTimeoutError`. What the event raises leaves no trace of the step.
+    the state's (as the signal has it) not at all: `EventConflictError`. Without a limit of its own it may take `limit`
+    seconds from when it has its locks (None for no limit): `EventTimeoutError`. What the event raises leaves no trace
+    of the step.
     """
     entries = [entry, *states.values()]
     thread = await _Thread.enter(registry, entries) if event.kind == "sync" else None
@@ -326,7 +323,9 @@ async def run_event(
                 arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
             holder = Holder(transaction.owner, asyncio.current_task())
             if event.kind == "generator":
-                with Running(registry.running, _name(entry, event), limit, transaction, transaction.abandon) as running:
+                with Running(
+                    registry.running, _name(entry, event), event.limit(limit), transaction, transaction.abandon
+                ) as running:
                     await _run_generator(event.function(state, **arguments), transaction, holder, seen, run, running)
                 return
             token = current_holder.set(holder)  # its own code runs as the locks' holder
@@ -339,10 +338,15 @@ async def run_event(
                     result = begun.value  # as most events, it has waited for nothing: there is nothing to limit
                 else:
                     abandon = transaction.abandon if thread is None else partial(thread.abandon, transaction)
-                    with Running(registry.running, _name(entry, event), limit, transaction, abandon) as running:
+                    with Running(
+                        registry.running, _name(entry, event), event.limit(limit), transaction, abandon
+                    ) as running:
                         result = await running.result_of(begun)
             finally:
-                _reset(token)
+                try:
+                    current_holder.reset(token)
+                except ValueError:
+                    _reset_elsewhere()
             if thread is not None:
                 thread.close()
             await transaction.finish(result, seen, run)
@@ -360,11 +364,9 @@ def _name(entry: Entry, event: Event[Any, Any]) -> str:
     return f"{entry.identifier.cls_name}.{event.name}"
 
 
-def _reset(token: Token[Holder | None]) -> None:
-    try:
-        current_holder.reset(token)
-    except ValueError as error:  # an event that was stopped, and goes on alone, has another context by then
-        logger.debug("the holder of an event's locks stays noted where it ends: %r", error)
+def _reset_elsewhere() -> None:
+    """An event that was stopped, and goes on alone, has another context by now than the one in which it began."""
+    current_holder.set(None)
 
 
 class _Thread:
@@ -444,14 +446,15 @@ async def _run_generator(
             except StopAsyncIteration:
                 last = True
             finally:
-                _reset(token)
+                try:
+                    current_holder.reset(token)
+                except ValueError:
+                    _reset_elsewhere()
             await transaction.finish(result, nonce, run, closing=last)
             nonce = None
             if last:
                 break
-            with running.waiting():
-                await asyncio.sleep(0)  # others have their turn, also where nothing else is waited for
-                await transaction.begin()
+            await running.next_step(transaction.begin)
             if not run.wants_more():
                 break
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -202,47 +201,6 @@ def _no_stream(request: Request, status: int, text: str) -> Response:
     return _NoStream(text, status) if request.method == "POST" else _NoStream(status_code=204)
 
 
-class _Presence:
-    """Whether the client of an event still waits for its answer. Lifetime: the request.
-
-    It begins to listen when it is asked first, since most events are over before anybody asks. The body has been read
-    by then, so the server has nothing to give any more but word of the end: of the connection, or of a later answer.
-    """
-
-    __slots__ = ("_at", "_listening", "_receive")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._listening: asyncio.Task[None] | None = None
-        self._at: float | None = None
-
-    def gone_at(self) -> float | None:
-        """When (the loop's time) the client was found to have gone, None while it is there."""
-        if self._listening is None:
-            self._listening = asyncio.get_running_loop().create_task(self._listen(), name="faststate-presence")
-            self._listening.add_done_callback(_ignore)
-        return self._at
-
-    async def _listen(self) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._at = asyncio.get_running_loop().time()
-                return
-            await asyncio.sleep(1)  # a server that gives more of the body than there is
-
-    def end(self) -> None:
-        """Listen no more."""
-        if self._listening is not None:
-            self._listening.cancel()
-
-
-def _ignore(task: asyncio.Task[None]) -> None:
-    """Take note of how a task has ended, so that asyncio does not report it."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.debug("a client's presence is not known: %r", error)
-
-
 class _Seen:
     """What an event's page is to see of it: in its answer, where the page has no `live` stream. Lifetime: the event."""
 
@@ -347,48 +305,33 @@ class Routes:
             return self._refused(
                 LimitError(f"{provider.max_events_per_session} actions are under way already. Please wait for them.")
             )
-        presence = _Presence(receive)
         try:
-            return await self._answer_counted(context, state, event, scope, receive, presence)
+            try:
+                body = await in_time(provider.body_timeout, _read_body(receive, headers, provider.max_payload))
+                call = Call.parse(
+                    state,
+                    event,
+                    _parse(body, provider.max_depth),
+                    Request(scope).query_params.multi_items() if scope["query_string"] else (),
+                    _text(headers, b"faststate-nonce"),
+                    _text(headers, b"faststate-connection"),
+                )
+            except TimeoutError:
+                return PlainTextResponse("The event took too long to arrive.", 408, {"connection": "close"})
+            except StaleTokens:
+                return EventResponse(reload_frame(), 403)
+            except FastStateError as error:
+                return self._refused(error)
+            call.receive = receive
+
+            if not self._app.before and not self._app.after:
+                return await self._run(context, call, session_id)
+            again = _Replayed(self._app, scope, body)
+            again.state.faststate_call = call
+            response = await self._let_through(again, self._event, self._dispatch)
+            return response if isinstance(response, EventResponse) else self._before_answered(response)
         finally:
-            presence.end()
             provider.end_event(client)
-
-    async def _answer_counted(
-        self,
-        context: RequestContext,
-        state: str,
-        event: str,
-        scope: Scope,
-        receive: Receive,
-        presence: _Presence,
-    ) -> Response:
-        """As `_answer`, of an event that is counted as one of its client's."""
-        provider, headers = self.provider, headers_of(scope)
-        try:
-            body = await in_time(provider.body_timeout, _read_body(receive, headers, provider.max_payload))
-            call = Call.parse(
-                state,
-                event,
-                _parse(body, provider.max_depth),
-                Request(scope).query_params.multi_items() if scope["query_string"] else (),
-                _text(headers, b"faststate-nonce"),
-                _text(headers, b"faststate-connection"),
-            )
-        except TimeoutError:
-            return PlainTextResponse("The event took too long to arrive.", 408, {"connection": "close"})
-        except StaleTokens:
-            return EventResponse(reload_frame(), 403)
-        except FastStateError as error:
-            return self._refused(error)
-        call.gone_at = presence.gone_at
-
-        if not self._app.before and not self._app.after:
-            return await self._run(context, call, context.session_id())
-        again = _Replayed(self._app, scope, body)
-        again.state.faststate_call = call
-        response = await self._let_through(again, self._event, self._dispatch)
-        return response if isinstance(response, EventResponse) else self._before_answered(response)
 
     async def _let_through(self, request: _Replayed, page: _Endpoint, own: _Endpoint) -> Response:
         """What `own` answers to a request that all Beforeware lets through, or what the first answers that does not.

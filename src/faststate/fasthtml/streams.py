@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from sys import intern
 from types import MappingProxyType
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,11 +56,15 @@ class StreamKeeper:
         self.owner = owner
         self._path = provider.prefix + "/stream"
         self._events = provider.prefix + "/event/"
+        self._watched: ref[asyncio.AbstractEventLoop] | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or not scope["path"].endswith(self._path):
-            if scope["type"] == "http" and self._events in scope["path"]:
-                _watch_server(self.provider, servers_protocol(send, receive), send)
+            if self._events in scope.get("path", ""):
+                loop = asyncio.get_running_loop()
+                if self._watched is None or self._watched() is not loop:  # whose events have to end with its server
+                    self._watched = ref(loop)
+                    _watch_server(self.provider, servers_protocol(send, receive), send)
             return self.app(scope, receive, send)
         return self._keep(scope, receive, send)
 
