@@ -194,6 +194,17 @@ def test_an_address_has_so_many_changed_states_in_memory():
     assert site.carts([newest]) == 1, "what was just changed is there"
 
 
+def test_that_something_is_lost_is_logged_and_not_each_time(caplog):
+    site = Site(max_states=10)
+    site.flood(10)
+    assert "leave memory" not in caplog.text
+    site.flood(20)
+    assert caplog.text.count("are lost, since there are more than max_states=10: give the provider a store") == 1
+    site = Site(max_states_per_address=5)
+    site.flood(10, AWAY)
+    assert f"since {AWAY} has more than 5 of them" in caplog.text
+
+
 def test_a_public_address_has_a_tenth_unless_it_is_said_and_a_private_one_may_be_a_proxy_s():
     site = Site(max_states=100)
     site.flood(30, PUBLIC)

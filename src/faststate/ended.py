@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import OrderedDict
@@ -69,8 +70,9 @@ class EndedSessions:
         if found.until <= self._clock():
             self.forget(session_id)
             return None
-        if session_id in self._stored:
-            self._stored.move_to_end(session_id)
+        with contextlib.suppress(KeyError):  # sync code asks from threads, and another may have forgotten it just now
+            if session_id in self._stored:
+                self._stored.move_to_end(session_id)
         return found
 
     def is_alive(self, session_id: str) -> bool:

@@ -118,6 +118,7 @@ class StateRegistry:
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
         self._held: list[set[str]] = []  # keys of states that are not to be evicted
         self._full_since: float | None = None
+        self._lost_at: float | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self.is_started = False
 
@@ -458,6 +459,7 @@ class StateRegistry:
             if going is None or not self.evict(going):
                 return
             self.evicted += 1
+            self._warn_of_loss(f"{home.address} has more than {most} of them")
 
     def _may_go(self, key: str) -> bool:
         entry = self._entries.get(key)
@@ -565,8 +567,11 @@ class StateRegistry:
                 key = choose()
                 if key is None:
                     break
+                is_lost = self._entries[key].worth == CHANGED
                 if self.evict(key):
                     self.evicted += 1
+                    if is_lost:
+                        self._warn_of_loss(f"there are more than max_states={self.max_states}")
                 else:
                     self.touch(self._entries[key])  # in use, or watched, which is as good
         now = self.clock()
@@ -576,6 +581,14 @@ class StateRegistry:
                 "there are %d states in memory, more than max_states=%d, and all that were looked at are in use",
                 len(self._entries) + 1, self.max_states,
             )  # fmt: skip
+
+    def _warn_of_loss(self, why: str) -> None:
+        now = self.clock()
+        if self._lost_at is None or now - self._lost_at > 60:
+            self._lost_at = now
+            logger.warning(
+                "states that were changed leave memory, and are lost, since %s: give the provider a store", why
+            )
 
     def _first_of_crowd(self) -> str | None:
         home = self.guests.crowded()
