@@ -113,7 +113,7 @@ _OWN_HASH: Final = frozenset(
 )
 """Types of which nobody can choose many values with one hash: the hash is keyed, or the values are few."""
 
-_OTHERS_WITH_BOUNDS: Final = frozenset({"generator", "json", "decimal", "fraction", "definition-ref"})
+_OTHERS_WITH_BOUNDS: Final = frozenset({"generator", "json", "decimal", "complex", "definition-ref"})
 _UNITS: Final = {
     "int": 1, "str": 1, "bool": 1, "float": 1, "any": 1, "none": 1, "literal": 1, "is-instance": 1, "fraction": 150,
 }  # fmt: skip
@@ -169,9 +169,15 @@ def _schema_of(adapter: TypeAdapter[Any]) -> dict[str, Any]:
     return schema  # type: ignore[no-any-return]  # a union of TypedDicts, which is read as a plain dict here
 
 
+def _is_fraction(schema: dict[str, Any]) -> bool:
+    if schema["type"] == "function-plain":  # before pydantic 2.14
+        return getattr(schema["function"]["function"], "__name__", "") == "fraction_validator"
+    return bool(schema["type"] == "fraction")
+
+
 def _needs_bounds(schema: dict[str, Any]) -> bool:
     kind = schema["type"]
-    return kind in _COLLECTIONS or kind in _RECORDS or kind in _OTHERS_WITH_BOUNDS
+    return kind in _COLLECTIONS or kind in _RECORDS or kind in _OTHERS_WITH_BOUNDS or _is_fraction(schema)
 
 
 def bounded(adapter: TypeAdapter[Any]) -> Validator | None:
@@ -275,8 +281,10 @@ class _Bounding:
                 made["custom_error_message"] = f"Input fits none of {', '.join(label for _, label in made['choices'])}"
         elif kind == "decimal":
             return _wrap("after", _check_decimal, made)
-        elif kind == "fraction":
+        elif _is_fraction(schema):
             return _wrap("before", _check_fraction, made)
+        elif kind == "complex":
+            return _wrap("before", _check_complex, made)
         return made
 
     def _with_children(self, schema: dict[str, Any]) -> dict[str, Any]:
@@ -407,7 +415,7 @@ def _whole_spender(units: int) -> Callable[[Any], Any]:
     """As `_spender`, for a record whose insides pydantic validates by a schema of its own."""
 
     def spend(value: Any) -> Any:
-        _spend((units + 20) * _values_in(value))
+        _spend(units + 20 * _values_in(value))
         return value
 
     return spend
@@ -479,6 +487,18 @@ def _check_decimal(value: Any) -> Any:
     """Refuses a Decimal that would take seconds, or gigabytes, as `f"{price:.2f}"` or `int(price)`."""
     if isinstance(value, Decimal) and not -MAX_DIGITS < value.adjusted() < MAX_DIGITS:
         raise PydanticCustomError("decimal_size", f"Decimal input should have at most {MAX_DIGITS} digits")
+    return value
+
+
+def _check_complex(value: Any) -> Any:
+    """Makes a float of a long int, at which pydantic panics before 2.13."""
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        try:
+            return float(value)
+        except OverflowError:
+            raise PydanticCustomError(
+                "complex_size", "Complex input should be a number that a float can hold"
+            ) from None
     return value
 
 
