@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from faststate import (
     BackendError,
     ConfigurationError,
+    Depends,
     ReactiveState,
     StateConfig,
     StateProvider,
@@ -24,6 +25,7 @@ from faststate import (
     event,
     fast_app,
     get_current_request,
+    get_current_user,
 )
 from faststate import users as module
 
@@ -177,6 +179,46 @@ def test_a_sync_handler_that_signs_somebody_in_waits_for_no_thread_of_its_own():
         for _ in range(3):
             assert client.get("/login").status_code == 200
             assert client.get("/note").status_code == 200
+
+
+async def test_for_a_visitor_who_is_nobody_the_loader_is_called_once_before_the_handler_and_again_behind_it():
+    calls, users = [], {}
+
+    def load(request):
+        calls.append(request.url.path)
+        return users.get("now")
+
+    site = Site(user_loader=load)
+
+    @site.app.get("/becomes")
+    async def becomes(request: Request, cart: Cart):
+        assert calls == ["/becomes"] and await get_current_user(request) is None
+        users["now"] = ADA  # as a handler does that signs somebody up
+        return P(getattr(await get_current_user(request), "username", "nobody"))
+
+    async with browser(site.app) as client:
+        calls.clear()
+        assert "Ada" in (await client.get("/becomes")).text
+        users.clear()
+        calls.clear()
+        await client.get("/")
+        assert calls == ["/"]
+
+
+async def test_a_dependency_that_signs_somebody_in_is_noticed():
+    users = {}
+    site = Site(user_loader=lambda request: users.get("now"))
+
+    def sign_in():
+        users["now"] = ADA
+        return "done"
+
+    @site.app.get("/depends")
+    async def depends(request: Request, cart: Cart, done: str = Depends(sign_in)):
+        return P(getattr(await get_current_user(request), "username", "nobody"))
+
+    async with browser(site.app) as client:
+        assert "Ada" in (await client.get("/depends")).text
 
 
 # -- how long ----------------------------------------------------------------------------------------------------------

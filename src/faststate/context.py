@@ -72,8 +72,8 @@ class RequestContext:
     """What one request is: its session, its user, the states resolved for it. Lifetime: the request."""
 
     __slots__ = (
-        "_after", "_became", "_page", "_scope", "_session", "_start", "_user_known", "add_late", "asked",
-        "connection", "ended_session", "fresh_session", "is_foreign", "is_unsure", "known_user", "provider", "root",
+        "_after", "_became", "_nobody_stays", "_page", "_scope", "_session", "_start", "_user_known", "add_late",
+        "asked", "connection", "ended_session", "fresh_session", "is_foreign", "is_unsure", "known_user", "provider", "root",
         "since", "temporary_id", "will_answer",
     )  # fmt: skip
 
@@ -99,7 +99,7 @@ class RequestContext:
         """The snapshots, by key, that this request's user was found to be allowed to read."""
         self._after: list[Callable[[], None]] | None = None
         self.known_user: UserContext | None = None
-        self._user_known = self._became = False
+        self._user_known = self._became = self._nobody_stays = False
         self.since = provider.sessions.changes
         """How many changes of rights had been told of when this request's user was not loaded yet."""
         self.is_foreign = self._scope["type"] == "websocket" and is_cross_site(dict(self._scope["headers"]))
@@ -226,8 +226,17 @@ class RequestContext:
                     return self.known_user
             self.known_user = await self.provider.users.load(self.connection)
             # A Beforeware may sign somebody in later in the same request: "nobody" is not remembered.
-            self._user_known = self.known_user is not None
+            self._user_known = self.known_user is not None or self._nobody_stays
         return self.known_user
+
+    def remember_nobody(self, remember: bool) -> None:
+        """Says whether "nobody" is remembered from here on, as long as none of the app's own code signs somebody in.
+
+        A handler's states are resolved so: for a visitor whom the loader does not know it would be called three times.
+        """
+        self._nobody_stays = remember
+        if not remember and self.known_user is None and not self._became:
+            self._user_known = False
 
     def knows_user(self) -> bool:
         """Whether `known_user` is the user of the request, or None for nobody, without anybody having to be asked."""

@@ -89,6 +89,8 @@ class _Injection:
                 if not wanted.optional:
                     raise
                 filled[wanted.name] = None
+        if self.dependencies:
+            self.provider.context(connection).remember_nobody(False)  # one of them may sign somebody in
         for name, dependency, wants_request in self.dependencies:
             filled[name] = await (dependency(connection) if wants_request else dependency())
         context = self.provider.context(connection)
@@ -137,9 +139,13 @@ def inject(provider: StateProvider, function: Any, kind: Literal["page", "before
         context = provider.context(connection)
         if kind == "socket":
             context.forget_user()  # a websocket lives long, and rights change meanwhile
-        if kind != "before" and is_apps_own:
-            current_user.set(await context.user())
-        arguments |= await injection.fill(connection)
+        context.remember_nobody(kind != "before")
+        try:
+            if kind != "before" and is_apps_own:
+                current_user.set(await context.user())
+            arguments |= await injection.fill(connection)
+        finally:
+            context.remember_nobody(False)
         result = await injection.call(**arguments)
         return _make_live(context, connection, result) if kind == "page" else result
 
