@@ -59,6 +59,13 @@ APP = """
             time.sleep(3600)
 
         @event
+        async def few(self):
+            for _ in range(20):
+                self.n += 1
+                yield P(self.n, id="n")
+                await asyncio.sleep(0.01)
+
+        @event
         def soon(self):
             time.sleep(1)
             self.n += 1
@@ -160,3 +167,39 @@ def test_a_server_without_a_signal_ends_its_events(tmp_path):
                 httpx.get(server.url, timeout=PATIENCE)
         server.process.wait(PATIENCE)
     assert (tmp_path / "ended").exists(), server.output()
+
+
+KEPT_ALIVE = ["uvicorn", "uvicorn with h11", "hypercorn", "granian"]
+
+
+@pytest.mark.parametrize("kind", KEPT_ALIVE)
+def test_requests_behind_a_generator_event_on_one_connection_are_answered(tmp_path, kind):
+    """Somebody listens meanwhile for the end of the connection, and takes nothing from what comes on it."""
+    with started(tmp_path, KINDS[kind]) as server, post(server, "few") as sent:
+        sent.settimeout(PATIENCE)
+        if kind.startswith("uvicorn"):  # the others take no request that comes before the answer to the last one
+            sent.sendall(b"GET /under_way HTTP/1.1\r\nHost: x\r\n\r\n")
+        answers = sent.makefile("rb")
+        assert read_answer(answers)[0] == b"200"
+        for number in range(3):
+            if number or not kind.startswith("uvicorn"):
+                sent.sendall(b"GET /under_way HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_answer(answers) == (b"200", b"0")
+
+
+def read_answer(answers):
+    """The status and the body of the next answer on a connection."""
+    status = answers.readline().split()[1]
+    length, chunked = 0, False
+    while (line := answers.readline().strip().lower()) != b"":
+        name, _, value = line.partition(b": ")
+        length = int(value) if name == b"content-length" else length
+        chunked = chunked or line == b"transfer-encoding: chunked"
+    if not chunked:
+        return status, answers.read(length)
+    body = b""
+    while (size := int(answers.readline(), 16)) > 0:
+        body += answers.read(size)
+        answers.readline()
+    answers.readline()
+    return status, body

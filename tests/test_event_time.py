@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 
+import anyio
 import pytest
 from fasthtml import common as fh
 
@@ -324,6 +326,17 @@ async def test_a_thread_goes_on_without_its_state_and_keeps_its_place_until_it_r
     assert [type(told) for told in world.told] == [ReadOnlyStateError]
     assert not places_here().left_behind and the(provider).n == 100
     assert not [record for record in caplog.records if "never retrieved" in record.getMessage()]
+
+
+async def test_a_cancel_scope_around_a_sync_event_waits_for_its_thread_without_keeping_the_loop_busy(provider):
+    provider.event_timeout = LONG
+    asyncio.get_running_loop().call_later(0.5, world.go_on.set)
+    began = time.thread_time()
+    with anyio.move_on_after(0.01) as scope:
+        await run(provider, "block")
+    assert scope.cancelled_caught and world.go_on.is_set()
+    assert time.thread_time() - began < 0.25, "it was cancelled anew in each turn of the loop"
+    assert the(provider).n == 100 and not provider.registry.find("global:Clock").users
 
 
 async def test_a_state_that_a_stopped_thread_modifies_is_free_too_and_unchanged(provider):

@@ -239,6 +239,7 @@ async def test_a_session_has_a_bounded_number_of_events_under_way():
             await waiting_for_the_board(site, 3)
             refused = await page.send("Board", "write_async", text="one too many")
             assert status(refused) == 429 and "3 actions are under way already" in message(refused)
+            assert refused.headers["retry-after"] == "1"
             accepted = asyncio.create_task(other.send("Board", "write_async", text="theirs"))
             await waiting_for_the_board(site, 4)
         assert {status(answer) for answer in await asyncio.gather(*waiting, accepted)} == {200}

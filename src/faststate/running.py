@@ -147,7 +147,7 @@ class Running:
         if self.error is not None:
             raise self.error
         if self._events.draining is not None:
-            raise self._events.draining
+            raise _ending()
 
     # -- its own code ----------------------------------------------------------------------------------------------
 
@@ -227,8 +227,8 @@ class RunningEvents:
 
     def __init__(self) -> None:
         self.under_way: set[Running] = set()
-        self.draining: FastStateError | None = None
-        """While the server ends: what generators are told between two steps."""
+        self.draining: object | None = None
+        """While the server ends: what tells this draining from an earlier one."""
         self.is_over = False
         """Whether the time is over that events have to end when the server ends."""
         self._left: set[asyncio.Task[None]] = set()
@@ -249,21 +249,21 @@ class RunningEvents:
     def drain(self) -> None:
         """End the events, since the server ends: generators at their next step, all others when their time is over."""
         if self.draining is None:
-            self.draining = NotStartedError("the server ends, and the event with it")
+            self.draining = object()
             loop = asyncio.get_running_loop()
             for running in list(self.under_way):
                 with contextlib.suppress(RuntimeError):  # its loop is closed
-                    running._loop.call_soon_threadsafe(running.end_soon, self.draining)
+                    running._loop.call_soon_threadsafe(running.end_soon, _ending())
             loop.call_later(DRAIN_PATIENCE, self._cut_all, self.draining)
 
-    def _cut_all(self, error: FastStateError) -> None:
-        if self.draining is not error:
+    def _cut_all(self, draining: object) -> None:
+        if self.draining is not draining:
             return  # it was reopened, and may even be drained again
         self.is_over = True
-        places_here().refuse(error)
+        places_here().refuse(_ending())
         for running in list(self.under_way):
             logger.warning("%s was stopped: the server ends", running.name)
-            running.cut_from_anywhere(error)
+            running.cut_from_anywhere(_ending())
         for task in self._left:
             _let_end_without(task)
 
@@ -298,6 +298,11 @@ class RunningEvents:
         task.add_done_callback(self._left.discard)
         if self.is_over:
             _let_end_without(task)
+
+
+def _ending() -> FastStateError:
+    """The error of an event that ends since the server does: each has its own, for its own traceback."""
+    return NotStartedError("the server ends, and the event with it")
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
@@ -13,6 +14,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
+
+from anyio import CancelScope
 
 from .exceptions import FastStateError, LockTimeoutError
 from .queues import Client, FairQueue
@@ -252,22 +255,27 @@ class Job:
             self.is_left = True
             self._place.leave()
 
+    async def _returned_after_all(self) -> None:
+        """Wait for the thread, however often this is cancelled; until it is left, at most."""
+        while not (self._done or self.is_left):
+            self._waiter = self._loop.create_future()
+            # Shielded, or a cancel scope of anyio's would cancel it anew in each turn of the loop.
+            with contextlib.suppress(asyncio.CancelledError), CancelScope(shield=True):
+                await self._waiter
+
     async def result(self) -> Any:
         """Wait for the thread, also when this is cancelled: its event's locks are held meanwhile.
 
         Returns and raises what the call does. Only a job that was left is waited for no more.
         """
-        cancelled: asyncio.CancelledError | None = None
-        while not self._done:
+        if not self._done:
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
-            except asyncio.CancelledError as error:
-                if self.is_left:
-                    raise
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
+            except asyncio.CancelledError:
+                if not self.is_left:
+                    await self._returned_after_all()
+                raise
         if self._error is not None:
             raise self._error
         return self._result

@@ -302,9 +302,11 @@ class Routes:
             return refused
         client = session_id or f"address {network_of(context.address)}"
         if not provider.begin_event(client):
-            return self._refused(
+            refused = self._refused(
                 LimitError(f"{provider.max_events_per_session} actions are under way already. Please wait for them.")
             )
+            refused.headers["retry-after"] = "1"
+            return refused
         try:
             try:
                 body = await in_time(provider.body_timeout, _read_body(receive, headers, provider.max_payload))
