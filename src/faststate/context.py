@@ -73,8 +73,8 @@ class RequestContext:
 
     __slots__ = (
         "_after", "_became", "_nobody_stays", "_page", "_scope", "_session", "_start", "_user_known", "add_late",
-        "asked", "connection", "ended_session", "fresh_session", "is_foreign", "is_unsure", "known_user", "provider", "root",
-        "since", "temporary_id", "will_answer",
+        "asked", "connection", "ended_session", "fresh_session", "is_foreign", "is_unsure", "known_user", "provider",
+        "root", "since", "temporary_id", "will_answer",
     )  # fmt: skip
 
     def __init__(self, provider: StateProvider, connection: HTTPConnection) -> None:
