@@ -22,7 +22,6 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate import guests as module
 from faststate.entries import Entry
 from faststate.guests import ABANDONED, Guests, is_public
 from faststate.scopes import StateIdentifier
@@ -31,13 +30,7 @@ from .client import Page, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
-FEW = 20  # states of one address that are not a crowd yet, here
 HERE, AWAY, PUBLIC = "127.0.0.1", "10.0.0.9", "192.88.99.7"
-
-
-@pytest.fixture(autouse=True)
-def small_crowds(monkeypatch):
-    monkeypatch.setattr(module, "CROWD", FEW)
 
 
 class Clock:
@@ -135,6 +128,15 @@ def test_a_stranger_s_sessions_push_out_nobody_s_cart_though_all_share_an_addres
     assert len(site.provider.registry) <= 60
 
 
+@pytest.mark.parametrize("most", [25, 50, 130])
+def test_however_few_states_memory_may_hold(most):
+    site = Site(max_states=most)
+    shoppers = [site.shopper() for _ in range(10)]
+    visited(shoppers)
+    site.flood(most)
+    assert site.carts(shoppers) == 10
+
+
 @pytest.mark.parametrize("again", [1, 3])
 def test_neither_do_they_where_the_stranger_comes_back_to_each_of_them(again):
     site = Site(max_states=60)
@@ -164,12 +166,12 @@ def test_a_stranger_pushes_out_nothing_of_other_addresses_however_busy_and_early
 
 def test_neither_do_records_that_a_stranger_makes_by_the_hundred():
     site = Site(max_states=60, max_states_per_address=50)
-    shoppers = [site.shopper() for _ in range(FEW + 10)]
+    shoppers = [site.shopper() for _ in range(30)]
     stranger = site.visitor(AWAY)
     for number in range(100):
         page = Page(stranger, f"/papers/{number}")
         assert status(page.send("Paper", "write", instance_id=str(number))) < 300
-    assert site.carts(shoppers) == FEW + 10 and len(site.provider.registry) <= 60
+    assert site.carts(shoppers) == 30 and len(site.provider.registry) <= 60
 
 
 def test_what_belongs_to_all_leaves_only_a_full_memory():
@@ -294,10 +296,10 @@ def test_nothing_is_counted_that_comes_back_from_a_store():
 
 
 def test_what_has_ended_is_counted_no_more():
-    site = Site()
-    site.flood(FEW + 20)
+    site = Site(max_states=200)
+    site.flood(40)
     registry = site.provider.registry
-    assert len(registry.guests) == len(registry) == FEW + 20
+    assert len(registry.guests) == len(registry) == 40 and registry.guests._crowds
     site.clock.now += 86_401
     registry.sweep()
     assert len(registry) == len(registry.guests) == 0

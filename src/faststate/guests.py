@@ -14,7 +14,8 @@ from .entries import Entry
 __all__ = ["CROWD", "Guests", "Home", "is_public"]
 
 CROWD: Final = 100
-"""States of one address from which on it counts as crowded, and gives way before all others do."""
+"""States of one address beyond which it counts as crowded, and gives way before all others do; fewer where memory may
+hold few."""
 
 ABANDONED: Final = 3_600.0
 """Seconds after which a state that nobody has used counts as left behind."""
@@ -86,12 +87,15 @@ class Guests:
     """What visitors have changed and memory alone has. Lifetime: the registry.
 
     Sessions are free, so one visitor can have as many as all others together; addresses are not. Where memory is full,
-    the address that has most gives way (of those that have more than `CROWD`), and an address that has too many gives
+    the address that has most gives way (of those that have more than `crowd`), and an address that has too many gives
     way itself. In a crowd, who goes first is said by `first_to_go`. `find` gives the entry under a key, `clock` returns
-    seconds. A changed state costs about 100 bytes here, one in a crowd about 300.
+    seconds. A changed state costs about 250 bytes here.
     """
 
-    def __init__(self, find: Callable[[str], Entry | None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, find: Callable[[str], Entry | None], clock: Callable[[], float], crowd: int | None = None
+    ) -> None:
+        self._crowd = CROWD if crowd is None else crowd
         self._find = find
         self._clock = clock
         self._homes: dict[str, Home] = {}
@@ -113,7 +117,7 @@ class Guests:
             self._crowds[home] = self._crowds.pop(home)  # the last to grow comes last
         elif key not in home.few:
             home.few += (key,)
-            if len(home.few) > CROWD:
+            if len(home.few) > self._crowd:
                 self.open(home)
         home.sessions += entry.identifier.session_id is not None
         return home

@@ -33,7 +33,7 @@ from .entries import (
     is_initial,
 )
 from .exceptions import ConfigurationError, FastStateError, LimitError, StateNotFoundError, VersionConflict
-from .guests import Guests, is_public
+from .guests import CROWD, Guests, is_public
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
 from .redaction import redacted
@@ -66,6 +66,9 @@ LOOKED_AT: Final = 64
 
 SHARE_OF_ADDRESS: Final = 10
 """One in so many of all states is what visitors from one public address may have changed, unless an option says so."""
+
+CROWDS: Final = 20
+"""One in so many of all states makes an address crowded, where that is less than `CROWD`."""
 
 WATCHED: Final = (-1.0, RECOVERABLE)
 """The order of states that pages watch: among none of those that wait to be idle for long enough."""
@@ -112,7 +115,7 @@ class StateRegistry:
         self._sessions: dict[str, tuple[str, ...]] = {}  # per session: its states' keys, the oldest first
         # Per idle time, and what is lost with them: keys, the longest unused first.
         self._idle: dict[tuple[float, int], OrderedDict[str, None]] = {}
-        self.guests = Guests(self._entries.get, clock)
+        self.guests = Guests(self._entries.get, clock, min(CROWD, max_states // CROWDS))
         # Per period in which the store is to be told of their use: the keys of watched states, and when that is next.
         self._telling: dict[float, OrderedDict[str, float]] = {}
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
