@@ -10,6 +10,7 @@ from fasthtml.common import P
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
+from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import (
@@ -22,6 +23,7 @@ from faststate import (
     event,
     fast_app,
 )
+from faststate.auth import current_request
 from faststate.entries import Entry
 from faststate.guests import ABANDONED, Guests, is_public
 from faststate.scopes import StateIdentifier
@@ -135,6 +137,34 @@ def test_however_few_states_memory_may_hold(most):
     visited(shoppers)
     site.flood(most)
     assert site.carts(shoppers) == 10
+
+
+async def test_nor_where_the_server_sees_no_addresses_at_all():
+    site = Site(max_states=60)
+
+    async def visit(session_id, sku=""):
+        scope = {
+            "type": "http",
+            "headers": [],
+            "session": {"session_id": session_id},
+            "path_params": {},
+            "client": None,
+        }
+        token = current_request.set(HTTPConnection(scope))
+        try:
+            if sku:
+                async with site.provider.modify(Cart, current_request.get()) as cart:
+                    cart.items.append(sku)
+            return (await site.provider.get_state(Cart, current_request.get())).items
+        finally:
+            current_request.reset(token)
+
+    for number in range(10):
+        await visit(f"shopper {number}", "tea")
+    for number in range(150):
+        await visit(f"stranger {number}", "x")
+    assert [await visit(f"shopper {number}") for number in range(10)] == [["tea"]] * 10
+    await site.provider.stop()
 
 
 @pytest.mark.parametrize("again", [1, 3])

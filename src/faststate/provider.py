@@ -75,6 +75,9 @@ SHARE_OF_ADDRESS: Final = 10
 """Times as much as one session that all sessions of a client address may do, unless an option says otherwise: an office
 behind one address has many people, of whom few act at the same moment."""
 
+NO_ADDRESS: Final = "unknown"
+"""Stands for the addresses of all clients of a server that sees none, as on a Unix socket."""
+
 MAX_NEXT: Final = 2_000
 """Longest path, in characters, that is taken back from `?next=`."""
 
@@ -151,7 +154,9 @@ class _Hooks(RegistryHooks):
 
     def address(self) -> str:
         request = current_request.get()
-        return network_of(request.client.host) if request is not None and request.client is not None else ""
+        if request is None:
+            return ""
+        return network_of(request.client.host) if request.client is not None else NO_ADDRESS
 
     def is_watched(self, key: str) -> bool:
         return self.provider.sse_manager.is_watched(key)
