@@ -237,6 +237,27 @@ def test_an_error_says_where_it_is(annotation, value, place):
     assert f"argument 'x' at {place}: " in str(caught.value)
 
 
+class Own(BaseModel):
+    """Its `__init__` validates by the class's own schema."""
+
+    lines: list[Wide] = []
+    expression: And | Or | Not | None = None
+
+    def __init__(self, **data):
+        super().__init__(**data)
+
+
+def test_a_model_with_an_init_of_its_own_is_bounded_too():
+    line = {f"f{i}": i for i in range(20)}
+    assert len(check(list[Own], [{"lines": [line, line]}] * 50)) == 50
+    deep: dict[str, Any] = {}
+    for _ in range(28):
+        deep = {"left": deep}
+    for value in ({"lines": [{}] * 80_000}, {"expression": deep}):
+        with pytest.raises(EventArgumentError, match="too much work"):
+            check(Own, value)
+
+
 def test_an_error_is_small_whatever_was_sent():
     for annotation, value in (
         (dict[str, int], {"k" * 100_000: "x"}),

@@ -321,7 +321,24 @@ class _Bounding:
         if extra == "forbid" or inner["type"] in ("named-tuple", "arguments"):
             most = 2 * len(_children(inner)) + 16  # a field may be known by its name and by aliases
         units = 40 + sum(1 + self._weight(child) for child in _children(inner))
-        return _wrap("before", _spender(units, 2, most) if _CAN_REBUILD else _whole_spender(units), made)
+        if schema.get("custom_init") or not _CAN_REBUILD:
+            # Its own `__init__` validates by the class's own schema, in which nothing is counted.
+            return _wrap("before", _whole_spender(units, self._most_members(schema)), made)
+        return _wrap("before", _spender(units, 2, most), made)
+
+    def _most_members(self, schema: dict[str, Any]) -> int:
+        """Members of the largest union of a recursive type: so many ways there are to read each level of a value."""
+        found = [1]
+        is_recursive = _any(schema, lambda s: s["type"] == "definition-ref")
+
+        def count(inside: dict[str, Any]) -> bool:
+            if inside["type"] == "union":
+                found.append(len(inside["choices"]))
+            return False
+
+        if is_recursive:
+            _any(schema, count)
+        return max(found)
 
     # How much work one attempt to validate a value takes; what collections and records hold is counted when they come.
 
@@ -411,28 +428,36 @@ def _spender(units: int, units_of_item: int, most: int | None = None) -> Callabl
     return spend
 
 
-def _whole_spender(units: int) -> Callable[[Any], Any]:
-    """As `_spender`, for a record whose insides pydantic validates by a schema of its own."""
+def _whole_spender(units: int, members: int) -> Callable[[Any], Any]:
+    """As `_spender`, for a record whose insides pydantic validates by another schema, in which nothing is counted.
+
+    Each of the containers inside may have many errors, and each level be read in as many ways as a union has `members`.
+    """
 
     def spend(value: Any) -> Any:
-        _spend(units + 20 * _values_in(value))
+        if type(value) in _SIZED:
+            containers, depth = _containers_in(value)
+            _spend(units + 20 * len(value) + 600 * (containers - 1) + members**depth)
         return value
 
     return spend
 
 
-def _values_in(value: Any) -> int:
-    """The number of values in a tree of plain containers, itself included."""
-    count, level = 0, [value]
-    while level:
+def _containers_in(value: Any) -> tuple[int, int]:
+    """The number of plain containers in a tree, itself included, and of their levels."""
+    count, depth, level = 0, 0, [value]
+    while level := [item for item in level if type(item) in _SIZED]:
         count += len(level)
-        level = [
-            inner
-            for item in level
-            if type(item) in _SIZED
-            for inner in ((*item.keys(), *item.values()) if isinstance(item, dict) else item)
-        ]
-    return count
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return count, depth
+
+
+def _values_in(value: Any) -> int:
+    """The number of values in a default, itself included."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_values_in, value.values()))
+    return 1 + sum(map(_values_in, value)) if type(value) in _SIZED else 1
 
 
 def _note_key(key: Any) -> Any:
