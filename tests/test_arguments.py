@@ -38,7 +38,16 @@ from pydantic_core import from_json
 from starlette.testclient import TestClient
 from typing_extensions import TypeAliasType, TypedDict
 
-from faststate import EventArgumentError, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
+from faststate import (
+    EventArgumentError,
+    LockTimeoutError,
+    ReactiveState,
+    StateConfig,
+    StateProvider,
+    StateScope,
+    event,
+    fast_app,
+)
 from faststate.arguments import LARGE, Arguments
 from faststate.schemas import Unfit, bounded, first_problem, runs_own_code, work_of
 
@@ -460,6 +469,23 @@ def test_long_checks_leave_the_loop_with_the_context_and_short_ones_stay():
             await arguments.accept({"x": ["x"] * 10_000})
 
     asyncio.run(both())
+
+
+def test_a_check_that_finds_no_free_thread_is_given_up():
+    go = threading.Event()
+    arguments = taking(list[Annotated[int, AfterValidator(lambda value: go.wait(30) and value)]])
+    many = {"x": [1] * LARGE}
+
+    async def run():
+        busy = [asyncio.ensure_future(arguments.accept(many)) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(LockTimeoutError, match="no thread was free"):
+            await arguments.accept(many, wait=0.05)
+        go.set()
+        assert await asyncio.gather(*busy) == [many] * 4
+        assert await arguments.accept(many) == many
+
+    asyncio.run(run())
 
 
 def test_a_long_text_for_a_validator_in_python_leaves_the_loop():

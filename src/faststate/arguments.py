@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import inspect
@@ -18,7 +19,7 @@ from anyio.lowlevel import RunVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
-from .exceptions import EventArgumentError, EventDefinitionError
+from .exceptions import EventArgumentError, EventDefinitionError, LockTimeoutError
 from .forms import FilledArgument, Shape, filled_argument, shape_of
 from .parameters import StateParameter, is_state_class, signature_of, state_parameter
 from .redaction import is_hidden
@@ -57,7 +58,7 @@ _LARGE_WORK: Final = 3_000_000
 _MAX_THREADS: Final = 4
 """Checks that run in worker threads at a time: the loop waits for the interpreter behind each of them."""
 
-_threads: Final[RunVar[CapacityLimiter]] = RunVar("faststate_argument_threads")
+_threads: Final[RunVar[asyncio.Semaphore]] = RunVar("faststate_argument_threads")
 
 
 def _look(waiting: list[Any], most: float, seen: set[int] | None = None) -> bool:
@@ -182,12 +183,13 @@ class Arguments:
         signals: Mapping[str, Any] | None = None,
         *,
         is_form: bool = False,
+        wait: float = 5.0,
     ) -> dict[str, Any] | Awaitable[dict[str, Any]]:
         """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one.
 
         Each parameter is what one call gives by one source: explicit arguments win over form fields, the URL's and
         signals, in this order. Where they are many, they are checked in a worker thread, and the result has to be
-        awaited.
+        awaited: it raises `LockTimeoutError` where no thread is free for `wait` seconds.
         """
         values = self._gather(explicit, form, query, signals, is_form)
         exact = self._exact
@@ -205,7 +207,7 @@ class Arguments:
         came = (explicit, form, query, is_form)
         if is_small or not self._may_be_long:
             return self._check(values, waiting, _SMALL_WORK if is_small else _LARGE_WORK, came)
-        return self._check_in_thread(values, waiting, came)
+        return self._check_in_thread(values, waiting, came, wait)
 
     def validate(
         self,
@@ -312,13 +314,24 @@ class Arguments:
             name = next(name for name in values if name not in self.types)
             raise EventArgumentError(unknown_argument(self.where, name, self.types))
 
-    async def _check_in_thread(self, values: dict[str, Any], waiting: list[Any], came: _Came) -> dict[str, Any]:
+    async def _check_in_thread(
+        self, values: dict[str, Any], waiting: list[Any], came: _Came, wait: float
+    ) -> dict[str, Any]:
         try:
-            limiter = _threads.get()
+            places = _threads.get()
         except LookupError:
-            limiter = CapacityLimiter(_MAX_THREADS)
-            _threads.set(limiter)
-        return await to_thread.run_sync(self._check, values, waiting, _LARGE_WORK, came, limiter=limiter)
+            places = asyncio.Semaphore(_MAX_THREADS)
+            _threads.set(places)
+        try:
+            async with asyncio.timeout(wait):
+                await places.acquire()
+        except TimeoutError as error:
+            raise LockTimeoutError(f"{self.where}: no thread was free for {wait:g} s to check the arguments") from error
+        try:
+            # A limiter of its own: the threads of the app's handlers may all be taken.
+            return await to_thread.run_sync(self._check, values, waiting, _LARGE_WORK, came, limiter=CapacityLimiter(1))
+        finally:
+            places.release()
 
     def _check(self, values: dict[str, Any], waiting: list[Any], work: int, came: _Came) -> dict[str, Any]:
         """The `values`, converted. Those that are `waiting` are looked at first."""

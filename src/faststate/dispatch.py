@@ -324,7 +324,9 @@ async def dispatch(
         )
     typed_arguments = event.arguments
     signals = {**call.bound, **call.signals} if call.bound else call.signals
-    accepted = typed_arguments.accept(call.explicit, call.form, call.query, signals, is_form=call.is_form)
+    accepted = typed_arguments.accept(
+        call.explicit, call.form, call.query, signals, is_form=call.is_form, wait=provider.registry.locks.timeout
+    )
     arguments = typed_arguments.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
     others: Mapping[str, Entry] = {}
     guards: list[Guard] = []

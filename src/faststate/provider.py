@@ -1072,7 +1072,7 @@ class StateProvider:
         """As `run`, once."""
         config = self.config_of(cls)
         entry = await self._entry(identifier, config, lookup="with lock")
-        accepted = event.arguments.accept(arguments)
+        accepted = event.arguments.accept(arguments, wait=self.registry.locks.timeout)
         values = event.arguments.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
         others = {}
         for parameter in event.arguments.states:
