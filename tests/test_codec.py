@@ -5,152 +5,64 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import decimal
 import enum
 import io
 import json
-import math
-import pathlib
-import re
 import struct
-import uuid
 import zoneinfo
 from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple, Union
+from typing import Annotated, Any, Literal, Union
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import (
     AfterValidator,
-    AnyUrl,
     Base64Bytes,
     BaseModel,
     BeforeValidator,
-    ByteSize,
     ConfigDict,
     Field,
     HttpUrl,
     Json,
     PlainValidator,
-    PostgresDsn,
     PrivateAttr,
     RootModel,
-    Secret,
-    SecretBytes,
-    SecretStr,
     ValidationError,
     computed_field,
     create_model,
     field_validator,
     model_validator,
 )
-from pydantic_core import MultiHostUrl, TzInfo, Url
 
 from faststate import ReactiveState, ServerOnly, codec
 from faststate.codec import Codec, decode, dump, encode, from_tree, load, to_tree, validate
 from faststate.exceptions import ConfigurationError, EventError
 from faststate.values import freeze
 
-BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
-TWICE = datetime.datetime(2026, 10, 25, 2, 30)  # an hour that Berlin has two times
-UTC = datetime.UTC
-
-
-class Colour(enum.Enum):
-    RED = "red"
-    GREEN = "green"
-
-
-class Size(enum.StrEnum):
-    SMALL = "s"
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-
-
-class Rights(enum.Flag):
-    READ = 1
-    WRITE = 2
-
-
-class Planet(enum.Enum):
-    EARTH = (5.97, 6371)
-
-
-class Line(BaseModel):
-    text: str = ""
-    done: bool = False
-    tags: list[str] = []
-
-
-class Point(NamedTuple):
-    x: int
-    y: list[int]
-
-
-@dataclasses.dataclass
-class Spot:
-    x: int = 0
-    path: list[int] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(slots=True)
-class Slotted:
-    x: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    x: int = 0
-
-
-class Fixed(BaseModel):
-    model_config = ConfigDict(frozen=True)
-    x: int = 0
-
-
-class Word(str):
-    """A str that is more than one."""
-
-
-def state_of(annotation: Any) -> type[ReactiveState]:
-    """A state class with one field, `x`."""
-    made: type[ReactiveState] = create_model("Thing", __base__=ReactiveState, x=(annotation, ...))
-    return made
-
-
-def type_name(value: Any) -> str:
-    return type(value).__name__
-
-
-def as_id(value: Any) -> str:
-    """A value as the name of a test has it: the same in every process, so without addresses and the order of sets."""
-    text = f"{{{', '.join(sorted(map(repr, value)))}}}" if isinstance(value, set) else repr(value)
-    return re.sub(r" at 0x\w+", "", text)
-
-
-def canonical(value: Any) -> str:
-    """A value as text that tells every other value, and every other type, from it."""
-    kind = type(value).__name__
-    if kind == "int":
-        return f"int:{value:x}"  # Python writes no decimal digits beyond some thousand
-    if isinstance(value, BaseModel):
-        fields = {name: getattr(value, name) for name in type(value).__pydantic_fields__}
-        return f"{kind}({canonical(fields)}{canonical(value.__pydantic_extra__)})"
-    if dataclasses.is_dataclass(value):
-        return f"{kind}({canonical({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})})"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{canonical(key)}:{canonical(item)}' for key, item in value.items())}}}"
-    if isinstance(value, set | frozenset):
-        return f"{kind}({','.join(sorted(map(canonical, value)))})"
-    if isinstance(value, list | tuple):
-        return f"{kind}({','.join(map(canonical, value))})"
-    if isinstance(value, SecretStr | SecretBytes | Secret):
-        return f"{kind}:{canonical(value.get_secret_value())}"
-    return f"{kind}:{value!r}"
+from .kinds import (
+    CONTAINERS,
+    LINES,
+    LOOKALIKES,
+    SCALARS,
+    TWICE,
+    TYPED,
+    UNSHOWABLE,
+    VALUES,
+    Colour,
+    Level,
+    Line,
+    Place,
+    Point,
+    Size,
+    Spot,
+    Word,
+    as_id,
+    canonical,
+    state_of,
+    type_name,
+)
 
 
 def kept(cls: type[ReactiveState], **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -159,95 +71,6 @@ def kept(cls: type[ReactiveState], **fields: Any) -> tuple[dict[str, Any], dict[
     back = validate(cls, decode(Codec(cls).encode(values)))
     assert isinstance(back, cls)
     return values, back._frozen_values()
-
-
-SCALARS = [
-    None,
-    True,
-    False,
-    0,
-    -1,
-    2**53 + 1,
-    -(2**64),
-    2**2048,
-    0.1,
-    -0.0,
-    5e-324,
-    1e22,
-    1.0,
-    math.nan,
-    math.inf,
-    -math.inf,
-    1 - 2j,
-    complex(-0.0, math.nan),
-    "",
-    "é\0\u2028😀",
-    b"\x00\xff",
-    datetime.date(2026, 1, 31),
-    datetime.datetime(2026, 1, 31, 12, 0, 0, 1),
-    TWICE.replace(fold=1),
-    TWICE.replace(fold=1, tzinfo=BERLIN),
-    TWICE.replace(tzinfo=UTC),
-    TWICE.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=-3, microseconds=1), "odd")),
-    TWICE.replace(tzinfo=TzInfo(-5400)),
-    datetime.time(1, 2, 3, 4),
-    datetime.time(1, fold=1, tzinfo=UTC),
-    datetime.timedelta(-1, 2, 3),
-    decimal.Decimal("1.10"),
-    decimal.Decimal("-0E-7"),
-    decimal.Decimal("NaN"),
-    decimal.Decimal("sNaN12"),
-    uuid.UUID(int=5),
-    range(0, 10**30, 3),
-    pathlib.Path("/tmp/a"),
-    pathlib.PureWindowsPath("C:\\a"),
-    BERLIN,
-    TzInfo(3600),
-    SecretStr("s\ud800"),
-    SecretBytes(b"\xff"),
-    HttpUrl("https://example.org/a?b=é"),
-    AnyUrl("ftp://exämple.org"),
-    PostgresDsn("postgresql://u:p@a:1,b:2/db"),
-    Url("https://example.org"),
-    MultiHostUrl("redis://a,b"),
-]
-CONTAINERS = [
-    [],
-    [1, 1.0, True, None, "1"],
-    (),
-    (1, [2, (3,)]),
-    {},
-    {"b": 1, "a": {"c": [None]}},
-    {1: "a", None: "b", 1.5: "c", "1": "d", (1, "x"): "e", frozenset({1}): "f"},
-    {math.nan: 1},
-    set(),
-    {1, "1", None, (2, 3)},
-    frozenset({b"1", frozenset({2})}),
-    [{1: {2: ({3},)}}],
-]
-UNSHOWABLE = [
-    -(10**5000),
-    "\ud83d",
-    "\ud83d\ude00",  # two halves that are no whole: JSON's escapes would make one character of them
-    pathlib.PurePosixPath("a/\udc80"),
-    {"\ud800": 1},
-    ["\ud800"],
-    {("\ud800",)},
-    frozenset({"\ud800"}),
-]
-"""What a codec could keep, and no page could show: a state refuses it."""
-LOOKALIKES = [
-    {"$date": "2026-01-31"},
-    {"$date": 5},
-    {"$dict": []},
-    {"$dict": [["a", 1]]},
-    {"$tuple": []},
-    {"$": 1},
-    {"$unknown": {"$set": [{"$": {}}]}},
-    {"$a": 1, "$b": 2},
-    {"$set": [1], "x": 1},
-    ["$set", {"a": {"$set": [1]}}],
-]
 
 
 @pytest.mark.parametrize("value", [*SCALARS, *CONTAINERS, *LOOKALIKES], ids=type_name)
@@ -271,60 +94,7 @@ def test_a_tree_survives_every_writer_of_json(value):
     assert canonical(decode(dump(to_tree({"x": value})))) == canonical({"x": value})
 
 
-@pytest.mark.parametrize(
-    ("annotation", "value"),
-    [
-        (int, 2**100),
-        (float, 1.0),
-        (float, math.nan),
-        (bytes, b"\xff"),
-        (complex, 1j),
-        (datetime.date | str, datetime.date(2026, 1, 31)),
-        (datetime.date | str, "2026-01-31"),
-        (datetime.datetime | datetime.date, datetime.datetime(2026, 1, 31)),
-        (decimal.Decimal | float, decimal.Decimal("1.5")),
-        (decimal.Decimal | float, 1.5),
-        (int | float | bool, 1.0),
-        (int | float | bool, True),
-        (str | bytes, b"a"),
-        (uuid.UUID | str, uuid.UUID(int=1)),
-        (uuid.UUID | str, str(uuid.UUID(int=1))),
-        (pathlib.Path | str, pathlib.Path("a")),
-        (SecretStr | str, SecretStr("a")),
-        (HttpUrl | str, HttpUrl("https://example.org")),
-        (HttpUrl | str, "https://example.org/"),
-        (Secret[datetime.date], Secret[datetime.date](datetime.date(2026, 1, 31))),
-        (ByteSize, ByteSize(5)),
-        (zoneinfo.ZoneInfo, BERLIN),
-        (datetime.datetime, "2026-01-31T12:00:00+02:00"),
-        (Colour, Colour.RED),
-        (Size, Size.SMALL),
-        (Level, Level.LOW),
-        (Rights, Rights.READ | Rights.WRITE),
-        (Planet, Planet.EARTH),
-        (Literal["a", 1], 1),
-        (list[Colour], [Colour.RED, Colour.GREEN]),
-        (set[Colour], {Colour.RED, Colour.GREEN}),
-        (dict[Colour, Level], {Colour.GREEN: Level.LOW, Colour.RED: Level.LOW}),
-        (dict[Size, int], {Size.SMALL: 1}),
-        (dict[int, str], {2: "a", 1: "b"}),
-        (dict[datetime.date | str, int], {datetime.date(2026, 1, 31): 1, "2026-01-31": 2}),
-        (tuple[int, ...] | list[int], (1, 2)),
-        (tuple[int, ...] | list[int], [1, 2]),
-        (frozenset[int] | set[int], {1}),
-        (Point, Point(1, [2])),
-        (list[Line], [Line(text="é", tags=["a"]), Line(done=True)]),
-        (Line | None, None),
-        (dict[str, dict[str, Line]], {"a": {"b": Line()}}),
-        (Spot, Spot(1, [2])),
-        (tuple[Slotted, Line], (Slotted(3), Line())),
-        (set[Place], {Place(1), Place(2)}),
-        (frozenset[Fixed], frozenset({Fixed(x=1)})),
-        (dict[Place, int], {Place(1): 1, Place(2): 2}),
-        (dict[tuple[Fixed, int], Place], {(Fixed(x=1), 2): Place(3)}),
-    ],
-    ids=as_id,
-)  # fmt: skip
+@pytest.mark.parametrize(("annotation", "value"), TYPED, ids=as_id)
 def test_a_value_in_a_typed_field_comes_back_in_value_and_type(annotation, value):
     values, back = kept(state_of(annotation), x=value)
     assert canonical(back) == canonical(values)
@@ -353,43 +123,6 @@ def test_stored_data_can_be_read_by_people_and_other_programs(value, written):
 
 # -- any value ---------------------------------------------------------------------------------------------------------
 
-TEXT = st.text(st.characters(exclude_categories=()), max_size=6) | st.sampled_from(["$", "$date", "$dict", "$str"])
-ZONES = st.none() | st.timezones() | st.just(UTC) | st.integers(-86_399, 86_399).map(TzInfo)
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.integers().map(lambda n: n << 2047),  # around the length from which they are written otherwise
-    st.floats(),
-    st.complex_numbers(),
-    TEXT,
-    st.binary(max_size=6),
-    st.dates(),
-    st.datetimes(timezones=ZONES, allow_imaginary=True),
-    st.times(timezones=st.none() | st.just(UTC)),
-    st.timedeltas(),
-    st.decimals().filter(lambda d: not d.is_snan()),  # which has no hash
-    st.uuids(),
-    st.builds(range, st.integers(), st.integers(), st.integers(min_value=1)),
-    TEXT.map(pathlib.PurePosixPath),
-    st.builds(SecretStr, TEXT),
-)
-KEYS = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.lists(inner, max_size=3).map(frozenset)
-)
-# Sets and dicts are made of lists, which need not be drawn again where two members are equal.
-VALUES = st.recursive(
-    KEYS,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.lists(inner, max_size=4).map(tuple),
-        st.lists(st.tuples(TEXT, inner), max_size=3).map(dict),
-        st.lists(st.tuples(KEYS, inner), max_size=3).map(dict),
-        st.lists(KEYS, max_size=3).map(set),
-    ),
-    max_leaves=12,
-)
-
 
 @settings(deadline=None)
 @given(VALUES)
@@ -397,10 +130,6 @@ def test_every_value_comes_back_in_value_type_and_order(value):
     value = freeze(value)
     back = decode(encode({"x": value}))
     assert canonical(freeze(back["x"])) == canonical(value)
-
-
-PLAIN = st.text(max_size=6)  # pydantic takes no half of a surrogate pair where it expects a str
-LINES = st.builds(Line, text=PLAIN, done=st.booleans(), tags=st.lists(PLAIN, max_size=3))
 
 
 @settings(deadline=None)

@@ -54,6 +54,7 @@ FLOORS = {
     "guests": 5,
     "registry": 5,
     "persistence": 5,
+    "rows": 5,
     "transaction": 5,
     "sse": 5,
     "transports": 6,

@@ -35,9 +35,15 @@ from pydantic import BaseModel
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from faststate.exceptions import ConfigurationError, PersistenceError, StateNotFoundError, VersionConflict
+from faststate.exceptions import (
+    ConfigurationError,
+    PersistenceError,
+    RowValueError,
+    StateNotFoundError,
+    VersionConflict,
+)
 from faststate.records import CallableRecords, RecordSource, Row, RowChange, TableRecords, record_source
-from faststate.records.table import columns_to_fields
+from faststate.records.columns import columns_to_fields
 from tests.helpers import free_port
 
 POSTGRES = "root@127.0.0.1:5432/test"
@@ -690,7 +696,7 @@ async def test_a_decimal_in_a_column_of_numbers_is_a_number(db):
 
 async def test_a_value_that_no_column_can_keep_is_named_and_nothing_is_written(db):
     source = everything(db, "TEXT")
-    with pytest.raises(ConfigurationError, match="'anything' cannot keep a object"):
+    with pytest.raises(RowValueError, match="an object cannot be kept in the column anything"):
         await save(source, "1", text="x", anything=object())
     assert (await source.load("1")).values["text"] is None
 

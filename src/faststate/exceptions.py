@@ -24,6 +24,8 @@ __all__ = [
     "NotStartedError",
     "PersistenceError",
     "ReadOnlyStateError",
+    "RowUnreadableError",
+    "RowValueError",
     "StateNotFoundError",
     "StateNotRegisteredError",
     "UnknownEventError",
@@ -127,6 +129,15 @@ class EventTimeoutError(EventError, TimeoutError):
     status = 503
 
 
+class RowValueError(EventError):
+    """A value that the row of a RECORD state cannot keep; nothing was changed.
+
+    The message names the state's class and field and the column, and never the value.
+    """
+
+    status = 400
+
+
 class ReadOnlyStateError(FastStateError, TypeError):
     """A committed state was assigned to or changed in place. Write in an event, `run()` or `modify()`."""
 
@@ -165,6 +176,11 @@ class PersistenceError(BackendError):
 
 class VersionConflict(PersistenceError):
     """A store or a row holds another version than the one that a change was made from; nothing was changed."""
+
+
+class RowUnreadableError(PersistenceError):
+    """What the row of a RECORD state holds does not fit the class. No page, event or `modify` can use the record until
+    the row is mended in the database; the message (for the log) names the row, the fields and what is wrong."""
 
 
 class LockLostError(PersistenceError):

@@ -5,23 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import dataclasses
+import datetime
+import decimal
 import logging
 import secrets
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
-from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from . import codec
 from .codec import Codec, dump, from_tree, load
-from .exceptions import ConfigurationError, FastStateError, PersistenceError, VersionConflict
+from .exceptions import (
+    ConfigurationError,
+    FastStateError,
+    PersistenceError,
+    RowUnreadableError,
+    RowValueError,
+    StateNotFoundError,
+    VersionConflict,
+)
 from .records import RecordSource, RowChange
-from .records.table import columns_to_fields
+from .records.columns import columns_to_fields, is_about_values
 from .redaction import explained, redacted
 from .revalidation import revalidation_of
+from .rows import RowCheck, plain, unlike
 from .scopes import StateIdentifier
 from .state import ReactiveState
 from .stores import SharedStore, StateStore, Stored, Version, Write
@@ -256,6 +267,8 @@ class RecordPersistence(Persistence):
     `to_state` makes field values of a row (both dicts), `to_row` a row of a state; without them the class's fields are
     columns. Nonces are kept in `store`, where there is one: a row has no place for them. Raises `ConfigurationError`
     for a class whose fields cannot be columns of the table.
+
+    A commit is refused (`RowValueError`) where its row would not give back what was set, in value and type.
     """
 
     def __init__(
@@ -270,11 +283,16 @@ class RecordPersistence(Persistence):
         self.source = source
         self.timeout = timeout
         self.store = store
+        columns: Mapping[str, str] | None = getattr(source, "columns", None)
+        self._columns: Mapping[str, str] = columns if isinstance(columns, Mapping) else {}
         if to_row is None:
-            _refuse_other_columns(cls, getattr(source, "columns", None), getattr(source, "version_column", None))
+            _refuse_other_columns(cls, columns, getattr(source, "version_column", None))
+            _refuse_unfit_columns(cls, getattr(source, "gives", {}), self._columns)
         self._cls = cls
         self._to_state = to_state
         self._to_row = to_row
+        self.proven: set[tuple[str, Any] | None] = set()
+        """What came back from rows that are loaded once more behind each save, and is not looked at again: counts."""
 
     async def load(self, identifier: StateIdentifier) -> Found | None:
         """The row as a state, or None. Raises `PersistenceError` for a row that does not fit the class, too."""
@@ -301,24 +319,34 @@ class RecordPersistence(Persistence):
         raise PersistenceError(f"{identifier.key} keeps changing while it is loaded")
 
     async def _load_row(self, identifier: StateIdentifier) -> Found | None:
-        cls, record_id = self._cls, str(identifier.record_id)
+        record_id = str(identifier.record_id)
         async with reported(f"the row of {identifier.key} could not be loaded", self.timeout):
             row = await self.source.load(record_id)
             if row is None:
                 return None
-            values = dict(row.values)
-            values = columns_to_fields(values, cls) if self._to_state is None else self._fields_of(values)
-            if missing := [n for n, f in cls.__pydantic_fields__.items() if n not in values and f.is_required()]:
-                raise ConfigurationError(
-                    f"{cls.__name__}.{missing[0]} is no column of its row, which has {', '.join(row.values)}: {REMEDY}"
-                )
+            values = self._values_of(row.values)
             try:
-                state = _of_row(cls, {n: v for n, v in values.items() if n in cls.__pydantic_fields__})
+                state = _of_row(self._cls, values)
             except ValidationError as error:
-                said = _without_values(redacted(error, cls, values))
-                raise PersistenceError(f"the row of {identifier.key} does not fit {cls.__name__}: {said}") from None
+                table = getattr(self.source, "name", None)
+                where = f"{record_id!r} in the table {table!r}" if isinstance(table, str) else f"{record_id!r}"
+                raise RowUnreadableError(
+                    f"the row of {identifier.key} ({where}) does not fit {self._cls.__name__}: "
+                    f"{_without_values(redacted(error, self._cls, values))}. No page, event or modify() can use it "
+                    "until the row is mended in the database; call provider.refresh() then"
+                ) from None  # pydantic's own error shows the values
             version = Version(secrets.token_hex(6), 1) if row.version is None else Version(COUNTED, row.version)
             return Found(state, version)
+
+    def _values_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The field values of a row. Raises `ConfigurationError` where some are missing, and what `to_state` raises."""
+        cls = self._cls
+        values = columns_to_fields(row, cls) if self._to_state is None else self._fields_of(dict(row))
+        if missing := [n for n, f in cls.__pydantic_fields__.items() if n not in values and f.is_required()]:
+            raise ConfigurationError(
+                f"{cls.__name__}.{missing[0]} is no column of its row, which has {', '.join(row)}: {REMEDY}"
+            )
+        return {name: value for name, value in values.items() if name in cls.__pydantic_fields__}
 
     def _fields_of(self, row: dict[str, Any]) -> dict[str, Any]:
         made: Any = cast(Any, self._to_state)(row)
@@ -330,18 +358,43 @@ class RecordPersistence(Persistence):
 
     def change(self, save: Save) -> RowChange:
         """What a commit changes of the row: those columns alone that are others than before."""
+        is_held: Callable[[str], bool] | None = None
+        is_whole = self._to_row is not None or self._cls._fs_schema().checks_whole
         if self._to_row is None:
             changed = {name: plain(save.values[name]) for name in save.changed}
         else:
-            private = save.old.__pydantic_private__
-            before = self._to_row(save.old)
-            after = self._to_row(self._cls._blank(dict(save.values), private))
-            changed = {
-                name: plain(value) for name, value in after.items() if name not in before or before[name] != value
-            }
+            before, after = self._to_row(save.old), self._row_of(save, save.values)
+            changed = {name: plain(after[name]) for name in _others(before, after)}
+
+            def is_held(name: str) -> bool:
+                return bool(_others(before, self._row_of(save, {**save.old.__dict__, name: save.values[name]})))
+
+        def loaded(row: Mapping[str, Any]) -> Mapping[str, Any]:
+            return _of_row(self._cls, self._values_of(row)).__dict__ if is_whole else self._fields_from(save, row)
+
+        check = RowCheck(self._cls, save.values, save.changed, loaded, self._columns, is_held, whole=is_whole)
         counted = save.stored is not None and save.stored.epoch == COUNTED
         version = save.stored.number if save.stored is not None and counted else None
-        return RowChange(self.source, str(save.identifier.record_id), changed, version)
+        return RowChange(self.source, str(save.identifier.record_id), changed, version, check)
+
+    def undoing(self, save: Save, change: RowChange, version: int | None) -> RowChange:
+        """What puts the old values back into the columns of `change`, whose row has this `version` now."""
+        before = save.old.__dict__ if self._to_row is None else self._to_row(save.old)
+        columns = {name: plain(before[name]) for name in change.changed if name in before}
+        return RowChange(self.source, change.record_id, columns, version)
+
+    def _row_of(self, save: Save, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        to_row = cast(Callable[[Any], Mapping[str, Any]], self._to_row)
+        return to_row(self._cls._blank(dict(values), save.old.__pydantic_private__))
+
+    def _fields_from(self, save: Save, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The changed fields, by name, as they would be loaded from these columns. Raises `ValidationError`."""
+        cls = self._cls
+        found = columns_to_fields({name: row[name] for name in save.changed if name in row}, cls)
+        try:
+            return revalidation_of(cls).load_some(found)
+        except ValidationError as error:
+            return revalidation_of(cls).load_some(_read_by_validators(cls, found, error, dict(save.values)))
 
     async def delete(self, identifier: StateIdentifier) -> None:
         async with reported(f"the row of {identifier.key} could not be deleted", self.timeout):
@@ -366,7 +419,55 @@ def _refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
         ) from None
 
 
-def _refuse_other_columns(cls: type[ReactiveState], columns: Sequence[str] | None, counted: str | None) -> None:
+def _others(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The columns of `after` that are others than `before`, in value or type."""
+    return [name for name in after if name not in before or unlike(after[name], before[name]) is not None]
+
+
+def _refuse_unfit_columns(cls: type[ReactiveState], gives: Mapping[str, type], columns: Mapping[str, str]) -> None:
+    """Reports a field that takes nothing of what its column gives, a text in a column of numbers for example."""
+    decorators = cls.__pydantic_decorators__
+    if decorators.model_validators or decorators.root_validators:
+        return  # which may make of the row what they like
+    validated = {name for each in decorators.field_validators.values() for name in each.info.fields}
+    for name, field in cls.__pydantic_fields__.items():
+        own_code = "*" in validated or name in validated or any(hasattr(mark, "func") for mark in field.metadata)
+        if name not in gives or own_code:
+            continue
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, field.annotation))
+        except (PydanticUserError, NameError):  # a type that only its class knows what to do with
+            continue
+        if not any(_takes(adapter, sample) for sample in _SAMPLES.get(gives[name], ())):
+            raise ConfigurationError(
+                f"{cls.__name__}.{name} cannot be kept in the column {name} ({columns.get(name)}), which gives "
+                f"{gives[name].__name__}: give the column another type (a text keeps most), or give to_state and to_row"
+            )
+
+
+_SAMPLES: Final[dict[type, tuple[Any, ...]]] = {
+    bool: (True,),
+    int: (1,),
+    float: (1.0,),
+    decimal.Decimal: (decimal.Decimal(1),),
+    datetime.date: (datetime.date(2000, 1, 1),),
+    datetime.datetime: (datetime.datetime(2000, 1, 1), datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)),
+    datetime.time: (datetime.time(0), datetime.time(0, tzinfo=datetime.UTC)),
+    datetime.timedelta: (datetime.timedelta(0),),
+    uuid.UUID: (uuid.UUID(int=0),),
+}
+
+
+def _takes(adapter: TypeAdapter[Any], sample: Any) -> bool:
+    """Whether a type takes values such as `sample`, if perhaps not this one."""
+    try:
+        adapter.validate_python(sample)
+    except ValidationError as error:
+        return not all(problem["type"].endswith(("_type", "_parsing")) for problem in error.errors())
+    return True
+
+
+def _refuse_other_columns(cls: type[ReactiveState], columns: Iterable[str] | None, counted: str | None) -> None:
     for name in cls.__pydantic_fields__:
         if columns is not None and name not in columns:
             raise ConfigurationError(
@@ -414,14 +515,72 @@ async def save_rows(
                 together = id(database if database is not None else save.persistence.source)
                 rows.setdefault(together, []).append((place, change))
             writes += _nonce_writes(save, shared=shared)
+    done: list[tuple[Save, RowChange, int | None]] = []
     for group in rows.values():
         names = ", ".join(saves[place].identifier.key for place, _ in group)
-        async with reported(f"the rows of {names} could not be saved", seconds):
-            counted = await group[0][1].source.save([change for _, change in group])
+        try:
+            async with reported(f"the rows of {names} could not be saved", seconds):
+                counted = await _save_group([change for _, change in group])
+            made = [(saves[place], change, number) for (place, change), number in zip(group, counted, strict=True)]
+            done += made
+            for save, change, number in made:
+                await _look_again(save, change, number, seconds)
+        except RowValueError:
+            for save, change, number in reversed(done):
+                await _put_back(save, change, number, seconds)
+            raise
         for (place, _), number in zip(group, counted, strict=True):
             if number is not None:
                 versions[place] = Version(COUNTED, number)
     return versions, writes
+
+
+async def _save_group(changes: Sequence[RowChange]) -> Sequence[int | None]:
+    """Saves rows of one database; what is refused there since a value does not fit is a `RowValueError`."""
+    try:
+        return await changes[0].source.save(changes)
+    except FastStateError:
+        raise
+    except Exception as error:
+        if len(changes) > 1 or not is_about_values(error):
+            raise
+        (change,) = changes  # the driver's own message may show the values
+        raise change.refusal(f"a new value ({type(error).__name__})", *change.changed) from None
+
+
+async def _look_again(save: Save, change: RowChange, version: int | None, seconds: float) -> None:
+    """Asks the guard of a row that was saved by what does not ask it while that can be undone. Raises as the guard."""
+    check, persistence = cast(RowCheck, change.guard), cast(RecordPersistence, save.persistence)
+    if check.asked:
+        return
+    kinds = {_small(name, value) for name, value in change.changed.items()}
+    if kinds <= persistence.proven:
+        return
+    async with reported(f"the row of {save.identifier.key} could not be loaded", seconds):
+        row = await change.source.load(change.record_id)
+        # Where it is gone, or another version by now, somebody else has changed it since: there is nothing to compare.
+        if row is not None and row.version == version:
+            check.check(row.values)
+            persistence.proven |= kinds - {None}
+
+
+def _small(column: str, value: Any) -> tuple[str, Any] | None:
+    """What a small number has in common with those that come back from a column if it does; None for other values.
+
+    Small is what the narrowest column of numbers holds exactly: 24 bits, as a float of 32 bits does.
+    """
+    if value is None or type(value) is bool:
+        return column, value
+    is_small = type(value) is int and value.bit_length() <= 24
+    return (column, (value.bit_length(), value < 0)) if is_small else None
+
+
+async def _put_back(save: Save, change: RowChange, version: int | None, seconds: float) -> None:
+    """Undoes the change of a row whose commit is refused."""
+    persistence = cast(RecordPersistence, save.persistence)
+    async with reported(f"the row of {save.identifier.key} could not be put back as it was", seconds):
+        with contextlib.suppress(StateNotFoundError):
+            await change.source.save([persistence.undoing(save, change, version)])
 
 
 async def write_all(writes: Sequence[Write], store: StateStore, seconds: float) -> None:
@@ -464,21 +623,6 @@ def is_uncounted(save: Save) -> bool:
     return isinstance(save.persistence, RecordPersistence) and (save.stored is None or save.stored.epoch != COUNTED)
 
 
-def plain(value: Any) -> Any:
-    """A field's value for a row: plain lists and dicts, models and dataclasses as dicts of all fields, secrets open."""
-    if isinstance(value, SecretStr | SecretBytes | Secret):
-        return plain(value.get_secret_value())
-    if isinstance(value, BaseModel):
-        return {name: plain(getattr(value, name)) for name in type(value).__pydantic_fields__}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return copy.copy(value)
-
-
 def _migrates(cls: type[ReactiveState]) -> bool:
     """Whether the class, or one that it is made of, has a `migrate` of its own."""
     return next(klass for klass in cls.__mro__ if "migrate" in vars(klass)) is not ReactiveState
@@ -496,9 +640,28 @@ def _of_row(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
     """
     try:
         return _validated(cls, values)
-    except ValidationError:
+    except ValidationError as error:
+        if not cls._fs_schema().checks_whole:
+            return _validated(cls, _read_by_validators(cls, values, error, values))
         made: ReactiveState = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
         return made
+
+
+def _read_by_validators(
+    cls: type[ReactiveState], values: Mapping[str, Any], error: ValidationError, beside: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`values` with those that did not fit (as `error` says) as their fields' own validators make them.
+
+    `beside` are the values that these may look at. Raises `ValidationError` where they do not fit either.
+    """
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    unfit = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
+    made = cls._blank(dict(beside), None)
+    for name in unfit & values.keys():
+        if cls.__pydantic_fields__[name].frozen or cls.model_config.get("frozen"):
+            raise error  # no validator is asked about a single one
+        cls.__pydantic_validator__.validate_assignment(made, name, values[name])
+    return {name: made.__dict__[name] if name in unfit else value for name, value in values.items()}
 
 
 def _without_values(error: BaseException) -> str:

@@ -110,8 +110,7 @@ class Revalidation:
 
     def load_some(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """As `load`, for some of the fields and no others, whose defaults are not made. Raises `ValidationError`."""
-        validator = SchemaValidator(_Rewriting("load", is_partial=True).whole(self._schema))
-        found: dict[str, Any] = validator.validate_python(values)
+        found: dict[str, Any] = self._load_some.validate_python(values)
         return found
 
     @functools.cached_property
@@ -129,6 +128,10 @@ class Revalidation:
     @functools.cached_property
     def _load(self) -> SchemaValidator:
         return SchemaValidator(_Rewriting("load").whole(self._schema))
+
+    @functools.cached_property
+    def _load_some(self) -> SchemaValidator:
+        return SchemaValidator(_Rewriting("load", is_partial=True).whole(self._schema))
 
     @functools.cached_property
     def converting_fields(self) -> frozenset[str]:

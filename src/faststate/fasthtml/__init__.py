@@ -21,7 +21,14 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from ..exceptions import AuthenticationError, BackendError, ConfigurationError, FastStateError, PersistenceError
+from ..exceptions import (
+    AuthenticationError,
+    BackendError,
+    ConfigurationError,
+    FastStateError,
+    PersistenceError,
+    RowUnreadableError,
+)
 from ..provider import StateProvider
 from ..sessions import SESSION_MAX_AGE
 from ..wire import signals_frame
@@ -30,7 +37,7 @@ from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
 from .headers import with_quick_copies
 from .injection import inject
 from .middleware import FastStateMiddleware, SameOriginOnly, check_routes
-from .routes import BUSY, UNREAD, EventResponse, Routes
+from .routes import BUSY, UNREAD, UNREADABLE, EventResponse, Routes
 from .script import DatastarScript
 from .streams import StreamKeeper, StreamResponse
 
@@ -124,6 +131,7 @@ async def _error_response(provider: StateProvider, connection: HTTPConnection, e
     if isinstance(error, AuthenticationError) and provider.login_route is not None:
         return _to_login(provider.login_route, connection)
     busy = UNREAD if isinstance(error, PersistenceError) else BUSY
+    busy = UNREADABLE if isinstance(error, RowUnreadableError) else busy
     return PlainTextResponse(str(error) if status < 500 else busy, status)
 
 

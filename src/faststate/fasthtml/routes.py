@@ -42,6 +42,7 @@ from ..exceptions import (
     LockTimeoutError,
     NotStartedError,
     PersistenceError,
+    RowUnreadableError,
 )
 from ..limits import network_of
 from ..page import message_frame, reload_frame
@@ -55,18 +56,20 @@ from .requests import headers_of
 from .script import datastar_url
 from .streams import SSE_HEADERS, StreamResponse, drain_on_signal
 
-__all__ = ["BUSY", "UNREAD", "EventResponse", "Routes"]
+__all__ = ["BUSY", "UNREAD", "UNREADABLE", "EventResponse", "Routes"]
 
 logger = logging.getLogger("faststate")
 
 BUSY: Final = "The server is restarting. Please try again."
 UNREAD: Final = "What this page shows cannot be had just now. Please try again later."
+UNREADABLE: Final = "This record cannot be shown or changed: what is stored of it does not fit. Nothing was changed."
 _CROWDED: Final = "The server is busy just now. Please try again."
 _TOO_LONG: Final = "This took too long and was stopped. Please try again."
 _UNSAVED: Final = "This could not be saved. Please try again."
 _MESSAGES: Final[dict[type[FastStateError], str]] = {
     EventTimeoutError: _TOO_LONG,
     LockTimeoutError: _CROWDED,
+    RowUnreadableError: UNREADABLE,
     PersistenceError: _UNSAVED,
 }
 """What a page is told of errors whose own message is for the log."""

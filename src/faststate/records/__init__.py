@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from ..exceptions import ConfigurationError
+from ..exceptions import ConfigurationError, RowValueError
 
-__all__ = ["CallableRecords", "RecordSource", "Row", "RowChange", "TableRecords", "record_source"]
+__all__ = ["CallableRecords", "RecordSource", "Row", "RowChange", "RowGuard", "TableRecords", "record_source"]
 
 
 class Row(NamedTuple):
@@ -17,16 +17,37 @@ class Row(NamedTuple):
     version: int | None = None
 
 
+class RowGuard(Protocol):
+    """Makes sure that a row, once it is saved, is loaded as the state that was set. Lifetime: one commit."""
+
+    whole: bool
+    """Whether `check` is to be given all columns of the row, and not only those that the commit changes."""
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Compares the columns of `row` (a dict, as `load` gives them) with what was set. Raises `RowValueError`."""
+
+    def refusal(self, reason: str, *columns: str) -> RowValueError:
+        """The error for a value that `columns` cannot keep. `reason` (str) names the value, as in "a NUL character"."""
+
+
 class RowChange(NamedTuple):
     """What one commit changes of a row: the source and id (str) it was loaded by, the columns that are others now.
 
-    `version` is the one that was loaded; with it the row is changed only if it still has that version.
+    `version` is the one that was loaded; with it the row is changed only if it still has that version. `guard` is to be
+    asked about the row as it is saved, while that can still be undone; None where nobody asks.
     """
 
     source: RecordSource
     record_id: str
     changed: Mapping[str, Any]
     version: int | None
+    guard: RowGuard | None = None
+
+    def refusal(self, reason: str, *columns: str) -> RowValueError:
+        """The error for a value that one of `columns` cannot keep; `reason` (str) names it, and does not show it."""
+        if self.guard is not None:
+            return self.guard.refusal(reason, *columns)
+        return RowValueError(f"{reason} cannot be kept in the column {', '.join(columns)}")
 
 
 @runtime_checkable
@@ -46,7 +67,12 @@ class RecordSource(Protocol):
     async def save(self, changes: Sequence[RowChange]) -> Sequence[int | None]:
         """Changes these columns of these rows, all or none; returns the rows' new versions, None without one.
 
-        Raises `StateNotFoundError` when a row is gone, `VersionConflict` when one has another version by now.
+        Gives the `guard` of each change the row as it is then, within the transaction: what `check` raises undoes all
+        changes. Where a guard was not asked, FastState loads the row again behind the save, and puts the old values
+        back if it is not what was set.
+
+        Raises `StateNotFoundError` when a row is gone, `VersionConflict` when one has another version by now,
+        `RowValueError` for a value that a column does not take.
         """
 
     async def delete(self, record_id: str) -> None:

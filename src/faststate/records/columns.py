@@ -1,0 +1,229 @@
+"""Columns: what a field's value is in a row, and what a column's value is in a field."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import json
+import re
+import types
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from weakref import WeakKeyDictionary
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
+
+__all__ = ["UnfitError", "columns_to_fields", "is_about_values", "to_column", "to_json_column", "with_article"]
+
+
+class UnfitError(Exception):
+    """A value that no column, or not this one, can keep: the message names it as the subject of a sentence.
+
+    Never holds the value itself. Lifetime: until the row's class and field are known.
+    """
+
+
+# -- from a row --------------------------------------------------------------------------------------------------------
+
+
+def columns_to_fields(values: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:
+    """Those columns of a row that `cls` (a pydantic model) has fields for, as its validation takes them.
+
+    A text that the field does not take as it is, but that is JSON, is parsed: that is how a list, a dict or a nested
+    model is kept in a column, and a number of a Literal or an enum in a column of texts.
+    """
+    fields = cls.__pydantic_fields__
+    return {
+        name: _read(cls, name, value) if isinstance(value, str) else value
+        for name, value in values.items()
+        if name in fields
+    }
+
+
+def _read(cls: type[Any], name: str, text: str) -> Any:
+    reader = _readers.setdefault(cls, {}).get(name)
+    if reader is None:
+        reader = _readers[cls][name] = _Reader(cls.__pydantic_fields__[name])
+    return reader.read(text)
+
+
+class _Reader:
+    """Reads the texts of one column for the field of its name. Lifetime: the state class."""
+
+    def __init__(self, field: Any) -> None:
+        parts = set(_parts(field.annotation))
+        moments = parts & _MOMENTS.keys()
+        # Python reads a fixed offset as its own `timezone`, where pydantic has a class of its own for it.
+        self._moment = _MOMENTS[moments.pop()] if len(moments) == 1 and parts <= {*moments, type(None)} else None
+        self._may_be_number = any(map(_has_other_values, parts))
+        try:  # of the type alone: a validator of the field's author's may read any text
+            self._adapter: TypeAdapter[Any] | None = TypeAdapter(field.annotation)
+        except (PydanticUserError, NameError):  # a type that only its class knows what to do with
+            self._adapter = None
+
+    def read(self, text: str) -> Any:
+        if self._moment is not None:
+            try:
+                return self._moment(text)
+            except ValueError:
+                return text  # the class says what is wrong with it
+        if self._adapter is None or not (self._may_be_number or text.lstrip()[:1] in ("[", "{")):
+            return text
+        try:
+            self._adapter.validate_python(text)
+        except ValidationError:
+            try:
+                return from_json(text)
+            except ValueError:
+                return text
+        return text
+
+
+_readers: WeakKeyDictionary[type[Any], dict[str, _Reader]] = WeakKeyDictionary()
+
+_MOMENTS: Final[dict[Any, Callable[[str], Any]]] = {
+    datetime.datetime: datetime.datetime.fromisoformat,
+    datetime.time: datetime.time.fromisoformat,
+}
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """The members of a union, without their own metadata; of any other type itself."""
+    if get_origin(annotation) is Annotated:
+        return _parts(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [part for member in get_args(annotation) for part in _parts(member)]
+    return [annotation]
+
+
+def _has_other_values(annotation: Any) -> bool:
+    """Whether it names values one by one, and there are others than texts among them."""
+    if get_origin(annotation) is Literal:
+        return any(type(value) is not str for value in get_args(annotation))
+    is_enum = isinstance(annotation, type) and issubclass(annotation, enum.Enum)
+    return is_enum and any(not isinstance(member.value, str) for member in annotation)
+
+
+# -- into a row --------------------------------------------------------------------------------------------------------
+
+
+def to_column(value: Any, *, as_text: bool = False) -> Any:
+    """A field's value as SQLite keeps it: numbers, texts and bytes as they are, an enum's value, all else as text.
+
+    That is what fastlite writes, with two exceptions. A Decimal is text here, so that it is exact in a TEXT column (in
+    a FLOAT one SQLite makes a number of it). Numbers for a column of texts are made text here (`as_text`), since SQLite
+    would write 15 digits of a float, and no integer of more than 64 bits. Raises `UnfitError`.
+    """
+    if isinstance(value, enum.Enum):
+        return to_column(value.value, as_text=as_text)
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, bool):
+        return str(int(value)) if as_text else value
+    if isinstance(value, int):
+        if as_text:
+            return _digits(value)
+        if not -(2**63) <= value < 2**63:
+            raise UnfitError("a whole number of more than 64 bits")
+        return value
+    if isinstance(value, float):
+        return float.__repr__(value) if as_text else value
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal | uuid.UUID):
+        return str(value)
+    plain = to_json_column(value)
+    if isinstance(plain, str):
+        return _text(plain)
+    try:
+        return _text(json.dumps(plain, ensure_ascii=False))
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        raise UnfitError("a whole number of that many digits") from None
+
+
+def to_json_column(value: Any) -> Any:
+    """A field's value as a column of JSON takes it. Raises `UnfitError`."""
+    try:
+        return to_jsonable_python(value)
+    except (PydanticSerializationError, UnicodeError) as error:
+        raise UnfitError(_unserializable(value, error)) from None
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise UnfitError(f"{with_article(type(value).__name__)} that has no JSON") from None
+
+
+def _unserializable(value: Any, error: Exception) -> str:
+    kind = with_article(type(value).__name__)
+    if isinstance(error, UnicodeDecodeError):
+        return f"{kind} with bytes that are not UTF-8"
+    return f"{kind} with half a surrogate pair" if isinstance(error, UnicodeEncodeError) else kind
+
+
+def with_article(name: str) -> str:
+    """A type's name with "a" or "an" before it."""
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _digits(value: int) -> str:
+    try:
+        return int.__repr__(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        raise UnfitError("a whole number of that many digits") from None
+
+
+def _text(value: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UnfitError("half a surrogate pair") from None
+    return value
+
+
+# -- what a driver says ------------------------------------------------------------------------------------------------
+
+_SQLSTATES: Final = ("22", "23502", "23514", "42804", "42846")
+"""What SQL's codes for unfit values begin with: data exceptions, NOT NULL, CHECK, a value of another type."""
+
+_SQLITE_CODES: Final = frozenset({20, 275, 1299, 3091})
+"""SQLite's codes for the same: SQLITE_MISMATCH, and the constraints CHECK, NOTNULL and DATATYPE (of strict tables)."""
+
+
+_CANNOT_BIND: Final = re.compile(r"\b(?:adapt type|binding parameter)\b")
+
+
+def is_about_values(error: BaseException) -> bool:
+    """Whether a database or its driver has refused a value, and not just failed.
+
+    Drivers are not imported here: they name the class `DataError` (as PEP 249 wants), or give the code of the SQL
+    standard or of SQLite.
+    """
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, UnicodeEncodeError | OverflowError):  # raised by drivers that bind a value
+            return True
+        if any(cls.__name__ == "DataError" for cls in type(current).__mro__):
+            return True
+        state = getattr(current, "sqlstate", None) or getattr(current, "pgcode", None)
+        if isinstance(state, str) and state.startswith(_SQLSTATES):
+            return True
+        code = getattr(current, "sqlite_errorcode", None) or getattr(current, "extendedresult", None)
+        if code in _SQLITE_CODES:
+            return True
+        # A type that a driver does not know has no code of its own.
+        if type(current).__name__ in ("ProgrammingError", "InterfaceError") and _CANNOT_BIND.search(str(current)):
+            return True
+        inner = getattr(current, "orig", None)
+        if isinstance(inner, TypeError | ValueError):  # SQLAlchemy could not make of a value what its column takes
+            return True
+        queue += [inner, current.__cause__]
+    return False
