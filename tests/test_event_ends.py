@@ -38,6 +38,17 @@ class Ticker(ReactiveState):
         finally:
             ended.set()
 
+    @event(timeout=None)
+    async def cling(self):
+        try:
+            while True:
+                self.n += 1
+                yield
+                await asyncio.sleep(0.001)
+        finally:
+            ended.set()
+            await asyncio.Event().wait()
+
 
 ended = asyncio.Event()
 
@@ -78,7 +89,7 @@ class Site:
 class Click:
     """An event as a server hands it to the app, whose client goes away when the test says so."""
 
-    def __init__(self, site, page, connection=""):
+    def __init__(self, site, page, connection="", name="tick"):
         self.gone = asyncio.Event()
         self.sent = []
         body = json.dumps({"w": page.tokens}).encode()
@@ -90,7 +101,7 @@ class Click:
             "faststate-connection": connection,
         }
         self.scope = {
-            "type": "http", "method": "POST", "path": "/_faststate/event/Ticker/tick", "query_string": b"",
+            "type": "http", "method": "POST", "path": f"/_faststate/event/Ticker/{name}", "query_string": b"",
             "raw_path": b"", "root_path": "", "scheme": "http", "http_version": "1.1", "server": ("testserver", 80),
             "client": ("127.0.0.1", 1), "headers": [(n.encode(), v.encode()) for n, v in headers.items()],
         }  # fmt: skip
@@ -125,6 +136,21 @@ async def test_a_generator_ends_when_its_client_has_gone_that_never_had_a_stream
         click.gone.set()
         async with asyncio.timeout(10):
             await ended.wait()
+            await click.task
+    assert not site.provider._under_way and not site.provider.registry.running.under_way
+
+
+async def test_a_generator_that_does_not_end_when_it_is_closed_is_waited_for_no_more(monkeypatch):
+    monkeypatch.setattr("faststate.running.CLOSING", 0.05)
+    site = Site()
+    async with browser(site.app) as client:
+        click = Click(site, await Page.open(client), name="cling")
+        await steps(site)
+        click.gone.set()
+        async with asyncio.timeout(10):
+            await ended.wait()
+            async with site.provider.modify(Ticker) as ticker:  # it has no lock while it tidies up
+                ticker.n += 1
             await click.task
     assert not site.provider._under_way and not site.provider.registry.running.under_way
 

@@ -59,7 +59,7 @@ class _Turn:
         """
         loop = given.get_loop()
         came = loop.time()
-        self.waiting.push(client.session, given)
+        self.waiting.push(client, given)
         while not given.done():
             left = max(came, self.progressed) + seconds - loop.time()
             if left <= 0:
@@ -106,11 +106,11 @@ class Locks:
         if self.take(entry, owner):
             return
         self._refuse_deadlock(entry, owner)
-        loop, session = asyncio.get_running_loop(), self.client().session
+        loop, client = asyncio.get_running_loop(), self.client()
         waiter = Waiter(owner, loop.create_future())
         if entry.waiting is None:
             entry.waiting = FairQueue()
-        entry.waiting.push(session, waiter)
+        entry.waiting.push(client, waiter)
         self.waiting[owner] = entry
         try:
             async with asyncio.timeout_at(loop.time() + self.timeout if until is None else until):
@@ -120,7 +120,7 @@ class Locks:
             if entry.owner is owner:
                 self.release(entry)  # it was given in the same moment
             else:
-                entry.waiting.remove(session, waiter)
+                entry.waiting.remove(client, waiter)
             if not isinstance(error, TimeoutError):
                 raise
             raise LockTimeoutError(
@@ -196,7 +196,7 @@ class Locks:
                     if given.done():  # and cancelled in the same moment
                         end(key, ran=lambda: False)
                     else:
-                        turn.waiting.remove(client.session, given)
+                        turn.waiting.remove(client, given)
                     if isinstance(error, TimeoutError):
                         raise LockTimeoutError(f"{key} was kept by another event for {self.timeout:g} s") from error
                     raise

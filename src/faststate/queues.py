@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 __all__ = ["SERVER", "Client", "FairQueue"]
 
@@ -22,59 +22,88 @@ SERVER: Final = Client(None, None)
 """Server code that runs for no request."""
 
 
-class FairQueue(Generic[T]):
-    """Those who wait, each on behalf of somebody (`who`). Lifetime: what they wait for.
+K = TypeVar("K")
+V = TypeVar("V")
 
-    `pop` serves one of each `who` in turn, and those of one `who` in the order in which they came. So a client with
-    thousands of waiting events delays another client's event by one of them, and not by all.
+
+class _Rotation(OrderedDict[K, V]):
+    """Those who wait, by name, whose turn comes first standing first. Lifetime: the queue, or what it is a part of."""
+
+    last: K | None = None
+    """Who was served last."""
+
+    def enter(self, name: K, waiting: V) -> None:
+        """Add who has just come: behind all others, but before who was served just now."""
+        self[name] = waiting
+        if self.last in self and self.last != name:
+            self.move_to_end(cast(K, self.last))
+
+    def served(self, name: K) -> None:
+        """Move who was served behind all others, or remove it where nothing of it waits any more."""
+        self.last = name
+        if self[name]:
+            self.move_to_end(name)
+        else:
+            del self[name]
+
+
+class FairQueue(Generic[T]):
+    """What waits on behalf of clients. Lifetime: what it waits for.
+
+    `pop` serves one item of each address in turn, for each of these one of each of its sessions in turn, and those of
+    one session in the order in which they came. So a session with thousands of waiting events delays another one's by
+    one of them, and so does an address with thousands of sessions.
     """
 
-    __slots__ = ("_last", "_length", "_lines")
+    __slots__ = ("_addresses", "_length")
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[Hashable, deque[T]] = OrderedDict()  # whose turn comes first stands first
-        self._last: Hashable = None  # who was served last
+        self._addresses: _Rotation[str | None, _Rotation[Hashable, deque[T]]] = _Rotation()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[T]:
-        for line in self._lines.values():
-            yield from line
+        for sessions in self._addresses.values():
+            for line in sessions.values():
+                yield from line
 
-    def push(self, who: Hashable, item: T) -> None:
-        """Add an item at the end of `who`'s line."""
+    def push(self, client: Client, item: T) -> None:
+        """Add an item at the end of the client's line."""
         self._length += 1
-        if (line := self._lines.get(who)) is not None:
+        sessions = self._addresses.get(client.address)
+        if sessions is None:
+            sessions = _Rotation()
+            sessions.enter(client.session, deque((item,)))
+            self._addresses.enter(client.address, sessions)
+        elif (line := sessions.get(client.session)) is not None:
             line.append(item)
-            return
-        self._lines[who] = deque((item,))
-        if self._last in self._lines and self._last != who:
-            self._lines.move_to_end(self._last)  # who was served just now comes behind who has just come
+        else:
+            sessions.enter(client.session, deque((item,)))
 
     def pop(self, may: Callable[[T], bool] | None = None) -> T | None:
         """Remove and return the next item; with `may`, the next that it accepts. None when there is none."""
-        for who, line in self._lines.items():
-            if may is None or may(line[0]):
-                item = line.popleft()
-                self._shrink(who, line)
-                if line:
-                    self._lines.move_to_end(who)
-                self._last = who
-                return item
+        for address, sessions in self._addresses.items():
+            for session, line in sessions.items():
+                if may is None or may(line[0]):
+                    item = line.popleft()
+                    self._length -= 1
+                    sessions.served(session)
+                    self._addresses.served(address)
+                    return item
         return None
 
-    def remove(self, who: Hashable, item: T) -> bool:
+    def remove(self, client: Client, item: T) -> bool:
         """Remove an item that waits no more; False when it is not there."""
-        line = self._lines.get(who)
-        if line is None or item not in line:
+        sessions = self._addresses.get(client.address)
+        line = sessions.get(client.session) if sessions is not None else None
+        if sessions is None or line is None or item not in line:
             return False
         line.remove(item)
-        self._shrink(who, line)
-        return True
-
-    def _shrink(self, who: Hashable, line: deque[T]) -> None:
         self._length -= 1
         if not line:
-            del self._lines[who]
+            del sessions[client.session]
+        if not sessions:
+            del self._addresses[client.address]
+        return True

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from enum import Enum
 from typing import Any, Final, Protocol, cast
 
 from .exceptions import EventTimeoutError, FastStateError, NotStartedError
 from .threads import places_here
-from .waits import Begun, go_on
+from .waits import Begun, begin, go_on
 
 __all__ = ["DRAIN_PATIENCE", "Running", "RunningEvents"]
 
@@ -24,6 +24,10 @@ DRAIN_PATIENCE: Final = 2.5
 LAST_WORDS: Final = 1.0
 """Seconds that an event which was stopped has for its `finally` blocks before its client is told without it. Its locks
 are free from the beginning."""
+
+
+CLOSING: Final = 10.0
+"""Seconds that a generator has for its `finally` blocks which ends between two steps; it has no locks then."""
 
 
 class _Phase(Enum):
@@ -190,6 +194,20 @@ class Running:
         finally:
             self._phase = _Phase.IDLE
         self._check_between_steps()
+
+    async def close(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Have a generator run its `finally` blocks, which has ended, or goes on no more; for a while."""
+        if self.is_left:
+            return
+        closing = begin(generator.aclose())
+        if closing.steps is None:
+            return
+        late = EventTimeoutError(f"{self.name} did not end within {CLOSING:g} s when nobody waited for it any more")
+        timer = self._loop.call_later(CLOSING, self.cut, late)
+        try:
+            await self.result_of(closing)
+        finally:
+            timer.cancel()
 
     def _take_back_cancels(self) -> None:
         """Leave the task as uncancelled as it was. Raises `CancelledError` where somebody else has cancelled it too."""

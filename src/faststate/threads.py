@@ -147,12 +147,12 @@ class Places:
         if self._free and self._may(client):
             return self._take(client)
         waiting = _Waiting(client, asyncio.get_running_loop().create_future())
-        self._waiting.push(client.session, waiting)
+        self._waiting.push(client, waiting)
         try:
             async with asyncio.timeout(seconds):
                 return await waiting.given
         except BaseException as error:
-            self._waiting.remove(client.session, waiting)
+            self._waiting.remove(client, waiting)
             if waiting.given.done() and not waiting.given.cancelled() and waiting.given.exception() is None:
                 waiting.given.result().release()  # it was given in the same moment
             if not isinstance(error, TimeoutError):

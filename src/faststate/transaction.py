@@ -459,7 +459,4 @@ async def _run_generator(
                 break
     finally:
         transaction.unlock()
-        if not running.is_left:
-            closing = begin(generator.aclose())
-            if closing.steps is not None:
-                await running.result_of(closing)
+        await running.close(generator)
