@@ -32,7 +32,7 @@ class PersonalAnswers:
 
     `Cache-Control: private` keeps shared caches (a proxy, a CDN) from giving one visitor's page to another, and
     `Vary: Cookie` keeps a browser from showing the page of whoever was signed in before. This layer lies outside all of
-    the app's middleware, so it sees errors and the headers that a middleware sets. It costs a page 1 µs.
+    the app's middleware, so it sees errors and the headers that a middleware sets. It costs a page 2 µs.
     """
 
     def __init__(self, app: ASGIApp, provider: StateProvider) -> None:
