@@ -62,8 +62,8 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 LONG: Final = 4_096
 """Characters of a request's tokens from which on they are verified in portions, and charged to the client.
 
-Each fragment that a page has fetched brings a token, and each state that it shows an entry of one. What `max_payload`
-lets through takes up to 40 ms; 1,000 tokens take 11 ms, and 0.2 ms where they are remembered.
+Each fragment that a page has fetched brings a token, and each state that it shows an entry of one. To verify what
+`max_payload` lets through takes up to 40 ms, and 1,000 tokens take 11 ms; an event verifies those that it needs.
 """
 
 PORTION: Final = 64
@@ -234,6 +234,51 @@ def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str, *, a
     return found
 
 
+class _Watched:
+    """What a page shows, by its tokens: of many, those are verified that are asked about. Lifetime: the event.
+
+    `shown` is what the verified ones show; `claimed` holds the others by what they claim to show.
+    """
+
+    __slots__ = ("_context", "_expected", "claimed", "shown")
+
+    def __init__(self, context: RequestContext, expected: str, shown: Sequence[Shown]) -> None:
+        self._context = context
+        self._expected = expected
+        self.shown = shown
+        self.claimed: dict[tuple[str, str | None], list[Any]] = {}
+
+    @classmethod
+    async def by_many(cls, context: RequestContext, expected: str, tokens: Sequence[Any]) -> _Watched:
+        """By many tokens. The first is verified in any case: it tells whether the page is of this session and user."""
+        made = cls(context, expected, ())
+        unread = [tokens[0]]
+        for token in tokens[1:]:
+            claims = context.provider.signer.claims(token)
+            if claims is None:
+                unread.append(token)
+            for own in claims or ():
+                made.claimed.setdefault(own, []).append(token)
+        made.shown = list(_shown_by(await verify_tokens(context, unread, again=True)))
+        return made
+
+    def views(self, name: str, instance_id: str | None) -> list[tuple[str, ...]]:
+        """The views of a state that the page shows, by each of its tokens; none where it does not show the state.
+
+        Raises as `verify_tokens`.
+        """
+        if self.claimed and (tokens := self.claimed.pop((name, instance_id), None)):
+            self.shown = [*self.shown, *_shown_by(_genuine(self._context.provider, tokens, self._expected))]
+        return [shown.views for shown in self.shown if shown.name == name and shown.instance_id == instance_id]
+
+    async def all(self) -> Sequence[Shown]:
+        """All that the page shows. Raises as `verify_tokens`."""
+        tokens = list(dict.fromkeys(token for claiming in self.claimed.values() for token in claiming))
+        self.claimed = {}
+        self.shown = [*self.shown, *_shown_by(await verify_tokens(self._context, tokens, again=True))]
+        return self.shown
+
+
 def _shown_by(tokens: Sequence[WatchToken]) -> Sequence[Shown]:
     return tokens[0].shown if len(tokens) == 1 else [shown for token in tokens for shown in token.shown]
 
@@ -285,12 +330,12 @@ async def dispatch(
     user = context.known_user if context.knows_user() else await context.user()
     session_id = context.session_id()
     config = provider.config_of(cls)
-    shown: Sequence[Shown] = ()
+    watched: _Watched | None = None
     is_followed = False
     if call.tokens:
         expected = binding(session_id, user.id if user else None)
         if not _is_long(call.tokens):
-            shown = _shown_by(_genuine(provider, call.tokens, expected))
+            watched = _Watched(context, expected, _shown_by(_genuine(provider, call.tokens, expected)))
         else:
             # A page with many tokens has shown them all when it opened its stream: what that follows needs no proof.
             is_followed = (
@@ -299,10 +344,10 @@ async def dispatch(
                 and (not config.has_ids or _follows(context, user, cls, call.instance_id, live))
             )
             if not is_followed:
-                shown = _shown_by(await verify_tokens(context, call.tokens, again=True))
+                watched = await _Watched.by_many(context, expected, call.tokens)
     ids: dict[str, Any] = {}
     if config.has_ids:
-        if not is_followed and not any(s.name == call.state and s.instance_id == call.instance_id for s in shown):
+        if not is_followed and not (watched is not None and watched.views(call.state, call.instance_id)):
             raise ForgedTokens(f"no page of this session shows that {call.state}")
         ids = _ids(config.scope, call.instance_id)
     elif call.instance_id is not None:
@@ -313,9 +358,8 @@ async def dispatch(
         entry, guard = await provider.resolve_as(user, context, event.name, cls, rule=event.rule, **ids)
     except StateNotFoundError:
         if live is None and not elsewhere:  # else its stream has told the page
-            views = {
-                view for s in shown if (s.name, s.instance_id) == (call.state, call.instance_id) for view in s.views
-            }
+            parts = watched.views(call.state, call.instance_id) if watched is not None else ()
+            views = {view for part in parts for view in part}
             take(Effect(vanish_frame(schema, namespace_of(call.state, call.instance_id), views), repeated=False))
         raise
     if event.expect_version and not call.version:
@@ -337,7 +381,7 @@ async def dispatch(
     bound = _bound_values(cls, call.bound, schema.hidden_from(user)) if call.bound else {} if schema.bound else None
     has_stream = live is not None or elsewhere
     run = _PageRun(
-        context, call, live, elsewhere, take, user, session_id, event, entry, bound, () if has_stream else shown
+        context, call, live, elsewhere, take, user, session_id, event, entry, bound, None if has_stream else watched
     )
     token = origin_of_commits.set(run)
     is_outdated = False
@@ -416,13 +460,13 @@ def _ignore(task: asyncio.Task[None]) -> None:
 class _PageRun(Origin, Run):
     """An event that a page has sent. Lifetime: the event.
 
-    `bound` are the fields to set before it, `shown` what the page shows and has no stream for, `take` is given the
+    `bound` are the fields to set before it, `watched` what the page shows and has no stream for, `take` is given the
     effects.
     """
 
     __slots__ = (
-        "_alone_since", "_bound", "_call", "_context", "_entry", "_event", "_live", "_provider", "_shown",
-        "_take", "_typed", "_user", "has_begun", "presence",
+        "_alone_since", "_bound", "_call", "_context", "_entry", "_event", "_live", "_provider",
+        "_take", "_typed", "_user", "_watched", "has_begun", "presence",
     )  # fmt: skip
 
     def __init__(
@@ -437,7 +481,7 @@ class _PageRun(Origin, Run):
         event: Event[Any, Any],
         entry: Entry,
         bound: Mapping[str, Any] | None,
-        shown: Sequence[Shown],
+        watched: _Watched | None,
     ) -> None:
         self._provider = context.provider
         self._context = context
@@ -448,7 +492,7 @@ class _PageRun(Origin, Run):
         self._event = event
         self._entry = entry
         self._bound = bound
-        self._shown = shown
+        self._watched = watched
         self._typed: Mapping[str, Any] = _NOTHING  # bound fields as the page showed them when it sent the event
         self.has_begun = False
         """Whether a step of it was committed."""
@@ -527,14 +571,15 @@ class _PageRun(Origin, Run):
         provider.events += not (step.repeated or self.has_begun)
         provider.repeated += step.repeated
         self.has_begun = True
-        if self._shown:
+        if self._watched is not None:
             return self._take_with_snapshots(step)
         self._tell(b"", step)
         return None
 
     async def _take_with_snapshots(self, step: Step) -> None:
         if step.repeated:  # the first answer was lost, and with it what had changed
-            frames = await self._snapshots((await _followed(self._context, self._shown)).states)
+            shown = await self._watched.all() if self._watched is not None else ()
+            frames = await self._snapshots((await _followed(self._context, shown)).states)
         else:
             frames = await self._snapshots(self._changed([commit.new for commit in self.commits]))
         self._tell(frames, step)
@@ -547,7 +592,10 @@ class _PageRun(Origin, Run):
         found: dict[str, tuple[Entry, set[str]]] = {}
         for state in states:
             identifier = state._committed.identifier
-            views = [s.views for s in self._shown if s[:2] == (identifier.cls_name, identifier.instance_id)]
+            views: list[tuple[str, ...]] = []
+            if self._watched is not None:
+                with contextlib.suppress(StaleTokens, ForgedTokens):  # of another session's state, so it is not shown
+                    views = self._watched.views(identifier.cls_name, identifier.instance_id)
             entry = self._provider.registry.find(identifier.key)
             if not views or entry is None:
                 continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
+from pydantic_core import from_json
 
 __all__ = ["TOKEN_MAX_AGE", "Genuine", "Shown", "TokenSigner", "WatchToken", "binding"]
 
@@ -124,6 +125,22 @@ class TokenSigner:
     def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:
         """A URL-safe token (str) for a page that shows `shown`, of the session and user in `bound_to`."""
         return self._signing.sign(self._serializer.dump_payload([bound_to, list(shown)])).decode()
+
+    def claims(self, token: object) -> list[tuple[str, str | None]] | None:
+        """What a token says that it shows (name and own id each), unverified; None where only `verify` can tell.
+
+        So of a thousand tokens those alone are verified that are of use. It takes 2.5 µs, where `verify` takes 11.
+        """
+        if not isinstance(token, str) or token.startswith("."):  # compressed: unverified, it might grow beyond bounds
+            return None
+        if (kept := self._genuine.get(token)) is not None:
+            return [(name, own) for name, own, _ in kept.shown]
+        payload = token.partition(".")[0]
+        try:
+            _, entries = from_json(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            return [(name, own) for name, own, _ in entries]
+        except (ValueError, TypeError):
+            return None
 
     def verify(self, token: object, *, again: bool = True) -> WatchToken | None:
         """What `token` says, or None when it is forged, cut or no token at all. An expired one says so.

@@ -258,8 +258,8 @@ def raw(victim, method, path, headers):
     return answer
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
-def test_a_stream_answers_to_get_alone(victim, method):
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
+def test_a_stream_answers_to_get_and_post_alone(victim, method):
     for extra in ({}, {"x-http-method-override": "GET"}):
         answer = victim.request(
             method,
@@ -291,8 +291,14 @@ def test_an_event_of_another_origin_is_refused_though_it_has_the_header(victim):
             answer = sends(victim, {"datastar-request": "true", "origin": origin}, state)
             assert (answer.status_code, status(answer)) == (403, 403), origin
             assert "datastar" not in answer.text
-        stream = open_stream(victim.client, victim.page, headers={"sec-fetch-site": "cross-site", "origin": origin})
+        foreign = {**BROWSER, "sec-fetch-site": "cross-site", "origin": origin}
+        stream = open_stream(victim.client, victim.page, headers=foreign)
         assert (stream.status, stream.text) == (204, "")
+        posted = {"w": victim.page.tokens, "n": ""}
+        answer = victim.client.post("/_faststate/stream", json=posted, headers=foreign)
+        assert answer.status_code == 403 and "datastar" not in answer.text
+        del foreign["sec-fetch-site"]
+        assert victim.client.post("/_faststate/stream", json=posted, headers=foreign).status_code == 403
     victim.assert_untouched()
 
 

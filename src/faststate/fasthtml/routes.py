@@ -501,8 +501,9 @@ class Routes:
         try:
             if request.method == "POST":
                 reading = _read_body(request.receive, headers, self.provider.max_payload)
-                body = await in_time(self.provider.body_timeout, reading)
-            asked = body or request.query_params.get("datastar", "").encode(errors="replace")
+                asked = body = await in_time(self.provider.body_timeout, reading)
+            else:
+                asked = request.query_params.get("datastar", "").encode(errors="replace")
             payload = _parse(asked, self.provider.max_depth)
             if not isinstance(payload, dict):
                 raise EventArgumentError("the payload must be an object")
