@@ -220,7 +220,7 @@ def test_a_small_payload_cannot_have_every_member_of_nested_unions_tried():
     deep: dict[str, Any] = {}
     for _ in range(28):  # 3 ** 28 ways to read it
         deep = {"left": deep}
-    with pytest.raises(EventArgumentError, match="too much work"):
+    with pytest.raises(EventArgumentError, match="argument 'x' takes too much work"):
         check(And | Or | Not, deep)
     shallow = {"left": {"left": {"left": {"must": 1}}}}
     assert check(And | Or | Not, shallow) == TypeAdapter(And | Or | Not).validate_python(shallow)
@@ -263,7 +263,7 @@ def test_a_model_with_an_init_of_its_own_is_bounded_too():
     for _ in range(28):
         deep = {"left": deep}
     for value in ({"lines": [{}] * 80_000}, {"expression": deep}):
-        with pytest.raises(EventArgumentError, match="too much work"):
+        with pytest.raises(EventArgumentError, match="argument 'x' takes too much work"):
             check(Own, value)
 
 
@@ -369,6 +369,8 @@ def test_large_collections_without_tricks_are_accepted():
     assert len(check(list[Frozen], [{"a": i} for i in range(20_000)])) == 20_000
     assert len(check(frozenset[int], [2**70 + i for i in range(10_000)])) == 10_000
     assert len(check(list[set[int]], [[0, MODULUS]] * 20_000)) == 20_000
+    assert len(check(list[Wide] | list[int], [1] * 100_000)) == 100_000
+    assert len(check(list[list[Wide] | list[int]], [[1] * 100_000])[0]) == 100_000
     assert check(set[int], [MODULUS * i for i in range(20)]) == {MODULUS * i for i in range(20)}
 
 
@@ -626,7 +628,7 @@ def test_a_bad_payload_is_refused_by_its_event_without_its_values(caplog):
     _, app = room()
     with TestClient(app) as client, caplog.at_level(logging.DEBUG):
         client.get("/")
-        text = send(client, "lots", "400", a={"lines": [{"secret": "s3cr3t"}] + [{}] * 60_000})
+        text = send(client, "lots", "400", a={"lines": [{"secret": "s3cr3t"}] + [{}] * 20_000})
         assert "lines" in text and "0.f0" in text.replace("\\u002e", ".")
         send(client, "lots", None, a={"lines": [{f"f{i}": i for i in range(20)}] * 400})
     assert "s3cr3t" not in caplog.text and len(caplog.text) < 5_000

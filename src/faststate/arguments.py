@@ -349,8 +349,8 @@ class Arguments:
             refused = EventArgumentError(self._explain(unfit.name, unfit.error, came))
         except ValidationError as error:
             refused = EventArgumentError(self._explain(None, error, came))
-        except TooMuchWork:
-            refused = EventArgumentError(f"{self.where}: the arguments take too much work to check")
+        except TooMuchWork as error:
+            refused = EventArgumentError(f"{self.where}: argument {error.args[0]!r} takes too much work to check")
         except RecursionError:
             refused = EventArgumentError(f"{self.where}: the arguments are nested too deep")
         # Not from what pydantic raised, which holds the values: whoever logs this would log them too.

@@ -40,7 +40,10 @@ _SHOWN: Final = 100
 
 
 class TooMuchWork(Exception):
-    """Raised through pydantic when a validation has used up its work; a ValueError would be collected there."""
+    """Raised through pydantic when a validation has used up its work, with the field's name as argument.
+
+    It is not a ValueError, which pydantic would collect.
+    """
 
 
 class Validator(Protocol):
@@ -149,6 +152,16 @@ def _any(schema: dict[str, Any], holds: Callable[[dict[str, Any]], bool]) -> boo
     return holds(schema) or any(_any(child, holds) for child in _children(schema))
 
 
+def _fields_inside(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the fields of a model, a dataclass or the like."""
+    while schema["type"] not in _FIELDS:
+        inside = schema.get("schema", schema.get("arguments_schema"))
+        if inside is None:
+            break
+        schema = inside
+    return schema
+
+
 def _is_own_code(schema: dict[str, Any]) -> bool:
     kind = schema["type"]
     return (
@@ -237,6 +250,8 @@ class _Bounding:
     def __init__(self, schema: dict[str, Any]) -> None:
         self._definitions: dict[str, dict[str, Any]] = {}
         self._weighing: set[str] = set()
+        self._is_only_way = True
+        """Whether what is being rewritten has to fit: another member of a union may fit as well."""
         _any(schema, self._define)
 
     def _define(self, schema: dict[str, Any]) -> bool:
@@ -251,6 +266,7 @@ class _Bounding:
             for name, field in made["fields"].items()
         }
         if schema is not top:
+            self._is_only_way = False  # any of them may be a member of a union
             made = {"type": "definitions", "schema": made, "definitions": self._inside(schema["definitions"])}
         return _build(made)
 
@@ -258,7 +274,10 @@ class _Bounding:
         kind = schema["type"]
         if kind == "json":
             return self._json(schema)
+        before = self._is_only_way
+        self._is_only_way = before and kind not in ("union", "function-wrap")
         made = self._with_children(schema)
+        self._is_only_way = before
         if kind == "generator":
             # Pydantic would check the items one by one, while the event's body takes them.
             made["type"] = kind = "list"
@@ -267,7 +286,8 @@ class _Bounding:
             keys = _HASHED.get(kind)
             if keys is not None and not self._has_own_hash(made.get(keys, {"type": "any"})):
                 made[keys] = _wrap("after", _note_key, made.get(keys, {"type": "any"}))
-            return _wrap("before", _spender(6, self._weight_of_item(schema)), made)
+            least = self._least_of_item(schema) if self._is_only_way else 0
+            return _wrap("before", _spender(6, self._weight_of_item(schema), least=least), made)
         if kind in _RECORDS:
             return self._record(schema, made)
         if kind == "union":
@@ -309,18 +329,13 @@ class _Bounding:
         return {**made, "ref": schema["ref"]} if "ref" in schema else made
 
     def _record(self, schema: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-        inner = schema
-        while inner["type"] not in _FIELDS:
-            nested = inner.get("schema", inner.get("arguments_schema"))
-            if nested is None:
-                break
-            inner = nested
+        inner = _fields_inside(schema)
         config = {**schema.get("config", {}), **inner.get("config", {})}
         extra = inner.get("extra_behavior", config.get("extra_fields_behavior"))
         most = None
         if extra == "forbid" or inner["type"] in ("named-tuple", "arguments"):
             most = 2 * len(_children(inner)) + 16  # a field may be known by its name and by aliases
-        units = 40 + sum(1 + self._weight(child) for child in _children(inner))
+        units = self._weight_of_record(schema)
         if schema.get("custom_init") or not _CAN_REBUILD:
             # Its own `__init__` validates by the class's own schema, in which nothing is counted.
             return _wrap("before", _whole_spender(units, self._most_members(schema)), made)
@@ -370,6 +385,29 @@ class _Bounding:
         finally:
             self._weighing.discard(ref)
 
+    def _weight_of_record(self, schema: dict[str, Any]) -> int:
+        return 40 + sum(1 + self._weight(child) for child in _children(_fields_inside(schema)))
+
+    def _least(self, schema: dict[str, Any]) -> int:
+        """The least that a valid value takes, with what is counted when the value comes."""
+        kind = schema["type"]
+        if kind == "definition-ref":
+            return self._least(self._definitions[schema["schema_ref"]]) if not self._weighing else 1
+        if kind in _RECORDS:
+            return self._weight_of_record(schema)
+        if kind in ("union", "tagged-union"):
+            self._weighing.add("")  # members may be recursive
+            try:
+                return min(map(self._least, _children(schema)), default=1)
+            finally:
+                self._weighing.discard("")
+        return 1
+
+    def _least_of_item(self, schema: dict[str, Any]) -> int:
+        if schema["type"] == "tuple":
+            return min(map(self._least, _children(schema)), default=1)
+        return sum(map(self._least, _children(schema)))
+
     def _weight_of_item(self, schema: dict[str, Any]) -> int:
         children = _children(schema)
         if schema["type"] == "tuple":
@@ -400,6 +438,8 @@ def _named(name: str) -> Callable[[Any, Callable[[Any], Any]], Any]:
             return check(value)
         except ValidationError as error:
             raise Unfit(name, error) from None
+        except TooMuchWork:
+            raise TooMuchWork(name) from None
 
     return named
 
@@ -410,8 +450,11 @@ def _spend(units: int) -> None:
         raise TooMuchWork
 
 
-def _spender(units: int, units_of_item: int, most: int | None = None) -> Callable[[Any], Any]:
-    """Takes the work of validating a collection or a record, before that begins. `most` keys can be in it."""
+def _spender(units: int, units_of_item: int, most: int | None = None, least: int = 0) -> Callable[[Any], Any]:
+    """Takes the work of validating a collection or a record, before that begins. `most` keys can be in it.
+
+    With items that take at `least` so many units each, a collection that cannot be finished is not begun.
+    """
     work, sized = _work, _SIZED
 
     def spend(value: Any) -> Any:
@@ -420,6 +463,9 @@ def _spender(units: int, units_of_item: int, most: int | None = None) -> Callabl
             left -= units_of_item * len(value)
             if most is not None and len(value) > most:
                 raise PydanticCustomError("too_many_fields", "Input has fields that are not known")
+            if least * len(value) > left:
+                work.left = -1
+                raise TooMuchWork
         work.left = left
         if left < 0:
             raise TooMuchWork
