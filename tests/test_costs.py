@@ -5,6 +5,7 @@ Operations of the interpreter are counted, not time: a busy machine changes noth
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 
@@ -62,11 +63,14 @@ def operations(call: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.collect()
+    gc.disable()  # what others have left behind would be finalized in the middle, and counted
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 
