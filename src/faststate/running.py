@@ -7,7 +7,6 @@ import contextlib
 import logging
 import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from enum import Enum
 from typing import Any, Final, Protocol, cast
 
 from .exceptions import EventTimeoutError, FastStateError, NotStartedError
@@ -30,15 +29,13 @@ CLOSING: Final = 10.0
 """Seconds that a generator has for its `finally` blocks which ends between two steps; it has no locks then."""
 
 
-class _Phase(Enum):
-    """What may be done to an event that is to end now."""
-
-    IDLE = 0
-    """Nothing: it is being committed, or does what soon ends by itself, and looks behind that whether it may go on."""
-    WORKING = 1
-    """Its own code waits for something: it is rolled back, and cancelled."""
-    WAITING = 2
-    """It waits for its locks, between two steps of a generator: the waiting is cancelled."""
+# What may be done to an event that is to end now: plain numbers, since each step sets and reads them several times.
+_IDLE: Final = 0
+"""Nothing: it is being committed, or does what soon ends by itself, and looks behind that whether it may go on."""
+_WORKING: Final = 1
+"""Its own code waits for something: it is rolled back, and cancelled."""
+_WAITING: Final = 2
+"""It waits for its locks, between two steps of a generator: the waiting is cancelled."""
 
 
 class Enclosing(Protocol):
@@ -82,7 +79,7 @@ class Running:
         self._cancelling = self._task.cancelling()
         self._cancels = 0
         self._leaves = False
-        self._phase = _Phase.IDLE
+        self._phase: int = _IDLE
         self._timer = self._loop.call_later(limit, self._time_is_over) if limit is not None else None
         self._last_words: asyncio.TimerHandle | None = None
 
@@ -109,7 +106,7 @@ class Running:
 
     def end_soon(self, error: FastStateError) -> None:
         """End the event between two steps, and at once where it waits for its next one."""
-        if self._phase is _Phase.WAITING:
+        if self._phase == _WAITING:
             self.cut(error)
 
     def cut(self, error: FastStateError) -> None:
@@ -117,10 +114,10 @@ class Running:
         if self.error is not None:
             return
         self.error = error
-        if self._phase is _Phase.WORKING:
+        if self._phase == _WORKING:
             self._abandon(error)
             self._limit_last_words()
-        if self._phase is not _Phase.IDLE:
+        if self._phase != _IDLE:
             self._cancel()
 
     def cut_from_anywhere(self, error: FastStateError) -> None:
@@ -137,7 +134,7 @@ class Running:
             self._last_words = self._loop.call_later(LAST_WORDS, self._leave)
 
     def _leave(self) -> None:
-        if self._phase is _Phase.WORKING:
+        if self._phase == _WORKING:
             self._leaves = True
             self._cancel()
 
@@ -160,7 +157,7 @@ class Running:
 
         Raises what that raises, or the error that the event has to end with, whatever its code has made of that.
         """
-        self._phase = _Phase.WORKING
+        self._phase = _WORKING
         if self.error is not None:
             self._limit_last_words()
         try:
@@ -171,7 +168,7 @@ class Running:
             self._take_back_cancels()
             raise self.error from (None if isinstance(error, asyncio.CancelledError) else error)
         finally:
-            self._phase = _Phase.IDLE
+            self._phase = _IDLE
         if self.error is not None:
             self._take_back_cancels()
             raise self.error
@@ -183,7 +180,7 @@ class Running:
         Raises the error that the event has to end with, `NotStartedError` while the server ends, and what `begin` does.
         """
         self._check_between_steps()
-        self._phase = _Phase.WAITING
+        self._phase = _WAITING
         try:
             await asyncio.sleep(0)  # others have their turn, also where nothing else is waited for
             await begin()
@@ -192,7 +189,7 @@ class Running:
                 raise
             self._take_back_cancels()
         finally:
-            self._phase = _Phase.IDLE
+            self._phase = _IDLE
         self._check_between_steps()
 
     async def close(self, generator: AsyncGenerator[Any, Any]) -> None:
