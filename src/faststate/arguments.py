@@ -334,15 +334,16 @@ class Arguments:
             places.release()
 
     def _check(self, values: dict[str, Any], waiting: list[Any], work: int, came: _Came) -> dict[str, Any]:
-        """The `values`, converted. Those that are `waiting` are looked at first."""
+        """The `values`, converted. Those `waiting` are looked at last, which takes longer than most refusals."""
         try:
+            if self._bounded is None:
+                checked = self._validate(values)
+            else:
+                with work_of(work):
+                    checked = self._bounded(values)
             if waiting:
                 _look(waiting, inf, set())
-            if self._bounded is None:
-                return self._validate(values)
-            with work_of(work):
-                checked: dict[str, Any] = self._bounded(values)
-                return checked
+            return checked
         except UnshowableError as problem:
             refused = self._unshowable(values, problem)
         except Unfit as unfit:
