@@ -279,6 +279,11 @@ class Other(ReactiveState):
     n: int = 0
 
 
+@dataclasses.dataclass(unsafe_hash=True)
+class HashedData:
+    n: int = 0
+
+
 @dataclasses.dataclass
 class WithQueue:
     queue: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
@@ -300,6 +305,10 @@ class WithTable(BaseModel):
         (WithQueue, r"Holder\.x holds a deque"),
         (list[WithTable], r"Holder\.x holds a defaultdict"),
         (Annotated[list[int | collections.deque[int]], Field(max_length=3)], "deque"),
+        (set[HashedData], "HashedData as a key or in a set, .* use a frozen class"),
+        (dict[HashedData, int], "HashedData as a key or in a set"),
+        (dict[str, frozenset[tuple[int, HashedData]]], "HashedData as a key or in a set"),
+        (dict[frozenset[int], int], "frozenset as a key, .* use a tuple"),
     ],
 )
 def test_a_type_that_cannot_be_kept_is_refused_at_registration(annotation, instead):

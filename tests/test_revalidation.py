@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Annotated, Any
 
 import pytest
@@ -18,6 +19,7 @@ from pydantic import (
     Json,
     PrivateAttr,
     RootModel,
+    SecretStr,
     ValidationError,
     WrapValidator,
     field_validator,
@@ -26,8 +28,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from faststate import EventError, ReactiveState, ServerOnly, StateConfig, StateProvider, StateScope
-from faststate.revalidation import Kept, revalidation_of
-from faststate.values import Thaw, freeze
+from faststate.revalidation import revalidation_of
+from faststate.values import Thaw, freeze, known_items
 
 
 def cents(euros: Any) -> int:
@@ -352,6 +354,244 @@ async def test_a_value_set_to_what_it_is_already_is_no_change():
     assert provider.registry.peek("global:Shop") is before
 
 
+class Money:
+    """Whose methods stand in annotations: they are validators as any other."""
+
+    @classmethod
+    def to_cents(cls, value: int) -> int:
+        return value * 100
+
+
+class Typed(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Marked]
+    n: int = 0
+
+
+class Always(BaseModel):
+    model_config = ConfigDict(revalidate_instances="always")
+    text: Marked = ""
+
+
+class Colour(enum.Enum):
+    A = "a"
+    B = "b"
+
+
+class Everywhere(ReactiveState):
+    """Validators in all places that a type has."""
+
+    clicks: int = 0
+    keys: dict[Marked, int] = {}
+    nested: list[list[Doubled]] = []
+    pairs: list[tuple[Marked, Doubled]] = []
+    tuple_keys: dict[Annotated[tuple[str, int], AfterValidator(lambda pair: (pair[0] + "!", pair[1]))], int] = {}
+    members: set[Doubled] = set()
+    secrets: list[Annotated[SecretStr, AfterValidator(lambda s: SecretStr("#" + s.get_secret_value()))]] = []
+    models: list[Annotated[Assigned, AfterValidator(lambda m: Assigned(value=m.value))]] = []
+    lists: list[Annotated[list[int], AfterValidator(lambda values: [*values, 0])]] = []
+    either: list[Doubled] | list[Marked] = []
+    maybe: dict[str, Doubled | Marked | None] = {}
+    methods: list[Annotated[int, AfterValidator(Money.to_cents)]] = []
+    hexes: list[Annotated[bytes, BeforeValidator(bytes.fromhex)]] = []
+    colours: list[Annotated[Colour, AfterValidator(lambda c: Colour.B if c is Colour.A else Colour.A)]] = []
+    extra: Typed = Typed()
+    always: list[Always] = []
+    texts: list[Json] = []
+
+
+NEW: dict[str, tuple[Any, Any]] = {
+    "keys": ({"a": 1}, {"a!": 1}),
+    "nested": ([[1, 2], [3]], [[2, 4], [6]]),
+    "pairs": ([("a", 1)], [("a!", 2)]),
+    "tuple_keys": ({("a", 1): 1}, {("a!", 1): 1}),
+    "members": ({1, 3}, {2, 6}),
+    "secrets": ([SecretStr("a")], [SecretStr("#a")]),
+    "models": ([Assigned(value=1)], [Assigned.model_construct(value=4, other=0)]),
+    "lists": ([[1]], [[1, 0]]),
+    "either": (["a"], ["a!"]),
+    "maybe": ({"a": 1, "b": "x", "c": None}, {"a": 2, "b": "x!", "c": None}),
+    "methods": ([2], [200]),
+    "hexes": (["ff"], [b"\xff"]),
+    "colours": ([Colour.A], [Colour.B]),
+    "extra": (Typed(more="a"), Typed.model_construct(n=0, more="a!")),
+    "always": ([Always(text="a")], [Always.model_construct(text="a!")]),
+    "texts": (["[1]"], [[1]]),
+}
+BESIDE: dict[str, tuple[Any, Any]] = {
+    "keys": (lambda v: v.__setitem__("b", 2), {"a!": 1, "b!": 2}),
+    "nested": (lambda v: (v[0].append(5), v.append([7])), [[2, 4, 10], [6], [14]]),
+    "pairs": (lambda v: v.append(("b", 2)), [("a!", 2), ("b!", 4)]),
+    "tuple_keys": (lambda v: v.__setitem__(("b", 2), 2), {("a!", 1): 1, ("b!", 2): 2}),
+    "members": (lambda v: v.add(5), {2, 6, 10}),
+    "secrets": (lambda v: v.append(SecretStr("b")), [SecretStr("#a"), SecretStr("#b")]),
+    "models": (
+        lambda v: v.append(Assigned(value=2)),
+        [Assigned.model_construct(value=4, other=0), Assigned.model_construct(value=8, other=0)],
+    ),
+    "lists": (lambda v: v.append([2]), [[1, 0], [2, 0]]),
+    "either": (lambda v: v.append("b"), ["a!", "b!"]),
+    "maybe": (lambda v: v.__setitem__("d", 4), {"a": 2, "b": "x!", "c": None, "d": 8}),
+    "methods": (lambda v: v.append(3), [200, 300]),
+    "hexes": (lambda v: v.append("aa"), [b"\xff", b"\xaa"]),
+    "colours": (lambda v: v.append(Colour.A), [Colour.B, Colour.B]),
+    "extra": (lambda v: setattr(v, "n", 5), Typed.model_construct(n=5, more="a!")),
+    "always": (
+        lambda v: v.append(Always(text="b")),
+        [Always.model_construct(text="a!"), Always.model_construct(text="b!")],
+    ),
+    "texts": (lambda v: v.append("[2]"), [[1], [2]]),
+}
+
+
+@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "sqlite"])
+async def test_a_validator_anywhere_in_a_type_converts_each_value_once(name, stored, tmp_path):
+    store = f"sqlite:///{tmp_path / 'state.db'}" if stored else None
+    provider = provider_of(Everywhere, store)
+    await provider.start()
+    given, expected = NEW[name]
+    change, beside = BESIDE[name]
+
+    def now() -> Any:
+        return getattr(provider.registry.peek("global:Everywhere"), name)
+
+    async with provider.modify(Everywhere) as state:
+        setattr(state, name, given)
+    assert now() == expected
+    async with provider.modify(Everywhere) as state:
+        state.clicks += 1
+    async with provider.modify(Everywhere) as state:
+        change(getattr(state, name))
+    assert now() == beside
+    if stored:
+        await provider.stop()
+        provider = provider_of(Everywhere, store)
+        await provider.start()
+        async with provider.modify(Everywhere) as state:
+            state.clicks += 1
+        assert now() == beside
+    await provider.stop()
+
+
+async def test_an_untouched_item_stays_what_it_is_where_a_new_one_is_given_its_value():
+    provider = provider_of(Shop)
+    async with provider.modify(Shop) as shop:
+        shop.stock = {"tea": 1, "gold": 50}
+        shop.prices = [1, 500]
+    async with provider.modify(Shop) as shop:
+        shop.stock["tea"] = 100
+        shop.prices[0] = 50000
+    shop = provider.registry.peek("global:Shop")
+    assert (shop.stock, shop.prices) == ({"tea": 200, "gold": 100}, [5000000, 50000])
+
+
+async def test_validators_may_change_the_models_that_they_see():
+    class Item(BaseModel):
+        n: int = 0
+        total: int = 0
+
+    class Inner(BaseModel):
+        items: list[Item] = []
+
+        @model_validator(mode="after")
+        def add_up(self):
+            for item in self.items:
+                item.total = item.n * 2
+            return self
+
+    class Holder(ReactiveState):
+        items: list[Item] = []
+        checked: list[Item] = []
+        inner: Inner = Inner()
+
+        @model_validator(mode="after")
+        def add_up(self):
+            for item in self.items:
+                item.total = item.n * 2
+            return self
+
+        @field_validator("checked")
+        @classmethod
+        def look(cls, items):
+            for item in items:
+                item.total = item.n * 3
+            return items
+
+    provider = provider_of(Holder)
+    async with provider.modify(Holder) as state:
+        state.items.append(Item(n=1))
+        state.checked.append(Item(n=1))
+        state.inner = Inner(items=[Item(n=1)])
+    async with provider.modify(Holder) as state:
+        state.items[0].n = state.checked[0].n = state.inner.items[0].n = 5
+    state = provider.registry.peek("global:Holder")
+    assert (state.items[0].total, state.checked[0].total, state.inner.items[0].total) == (10, 15, 10)
+    before = state
+    async with provider.modify(Holder) as state:
+        state.items.append(Item(n=2))
+    assert provider.registry.peek("global:Holder").items[0] is before.items[0]
+
+
+async def test_a_model_validator_that_reads_input_is_not_given_what_is_there_already():
+    class Member(BaseModel):
+        password_hash: str
+        logins: int = 0
+
+        @model_validator(mode="before")
+        @classmethod
+        def hashed(cls, values):
+            return {"password_hash": "#" + values["password"], "logins": values.get("logins", 0)}
+
+    class Holder(ReactiveState):
+        member: Member | None = None
+        cents: int = 0
+        clicks: int = 0
+
+        @model_validator(mode="before")
+        @classmethod
+        def convert(cls, values):
+            return {**values, "cents": values.get("cents", 0) * 100}
+
+    provider = provider_of(Holder)
+    async with provider.modify(Holder) as state:
+        state.member, state.cents = Member(password="x"), 5
+    for _ in range(3):
+        async with provider.modify(Holder) as state:
+            state.member.logins += 1
+            state.clicks += 1
+    state = provider.registry.peek("global:Holder")
+    assert (state.member.password_hash, state.member.logins, state.cents) == ("#x", 3, 5)
+
+
+async def test_what_is_changed_after_it_was_assigned_is_validated_too():
+    class Limited(BaseModel):
+        model_config = ConfigDict(validate_assignment=True)
+        tags: list[Annotated[str, Field(max_length=3), AfterValidator(str.upper)]] = []
+
+    class Strictly(ReactiveState):
+        model_config = ConfigDict(validate_assignment=True)
+        tags: list[Annotated[str, Field(max_length=3), AfterValidator(str.upper)]] = []
+        ended: Annotated[list[str], AfterValidator(lambda values: [*values, "end"])] = []
+        limited: Limited = Limited()
+
+    provider = provider_of(Strictly)
+    for wrong in ("much too long", 5):
+        for find in (lambda state: state, lambda state: state.limited):
+            with pytest.raises(EventError, match="tags"):
+                async with provider.modify(Strictly) as state:
+                    find(state).tags = ["a"]
+                    find(state).tags.append(wrong)
+    async with provider.modify(Strictly) as state:
+        state.tags = ["a"]
+        state.tags.append("b")
+        state.ended = ["a"]
+        state.limited.tags = ["c"]
+        state.limited.tags.append("d")
+    state = provider.registry.peek("global:Strictly")
+    assert (state.tags, state.ended, state.limited.tags) == (["A", "B"], ["a", "end"], ["C", "D"])
+
+
 @given(
     st.lists(
         st.one_of(
@@ -473,16 +713,7 @@ def test_a_constraint_is_asked_of_what_is_loaded_unless_a_validator_may_have_mad
             revalidation_of(Limited).load(wrong)
 
 
-def test_each_kept_item_stands_for_one():
-    kept = Kept({}, {"x": [100, 100, "a"], "y": [5]}, dict)
-    kept.enter_field("y")
-    assert not kept.take_item(100) and kept.take_item(5)
-    kept.enter_field("x")
-    assert [kept.take_item(value) for value in (100, 100, 100, True, "a", [1])] == [
-        True,
-        True,
-        False,
-        False,
-        True,
-        False,
-    ]
+def test_each_known_item_stands_for_one():
+    known = known_items([100, 100, 100, True, "a"], freeze([100, 100, 100, True, "a"]), freeze([7, 100, "a", 100]))
+    assert [known.take("i", value) for value in (100, 100, 100, True, "a")] == [True, True, False, False, True]
+    assert not known.take("i", 100) and not known.take("v", "a") and not known.take("i", [1])

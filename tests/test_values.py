@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 
 from faststate import ReactiveState
 from faststate.exceptions import ConfigurationError, ReadOnlyStateError
+from faststate.scalars import UnshowableError
 from faststate.values import Thaw, equal, freeze, is_container, unlocked
 
 
@@ -230,6 +231,110 @@ def test_no_function_of_pythons_changes_a_committed_value(value, change):
         assert seen == before and repr(seen) == repr(before)
     if isinstance(value, list | dict):
         assert len(committed) == len(before) and [*committed] == [*before]
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Tag:
+    n: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    text: str = ""
+    hidden: list[int] = dataclasses.field(default_factory=list, compare=False)
+
+
+@pytest.mark.parametrize("value", [{Tag(1)}, {Tag(1): 1}, frozenset({Tag(1)}), {(Tag(1),)}, {Label("a")}])
+def test_what_could_be_changed_as_a_key_or_in_a_set_is_refused(value):
+    with pytest.raises(ConfigurationError, match=r"Tag as a key or in a set|holds a list"):
+        freeze(value)
+
+
+class Price(BaseModel):
+    amount: decimal.Decimal = decimal.Decimal("1.0")
+    model_config = ConfigDict(frozen=True)
+
+
+@pytest.mark.parametrize("make", [lambda v: {v}, lambda v: frozenset({v}), lambda v: {v: 1}])
+def test_a_member_that_is_equal_and_another_is_a_change(make):
+    one, other = Price(), Price(amount=decimal.Decimal("1.00"))
+    assert one == other
+    assert not equal(freeze(make(one)), freeze(make(other))) and equal(freeze(make(one)), freeze(make(Price())))
+
+
+def test_a_model_that_makes_another_of_itself_makes_an_ordinary_one():
+    class Money(BaseModel):
+        n: int = 0
+
+        def plus(self, n):
+            return type(self)(n=self.n + n)
+
+        @classmethod
+        def of(cls, n):
+            return cls(n=n)
+
+    for value in (freeze(Money(n=1)), Thaw().thaw(freeze(Money(n=1)))):
+        for made in (value.plus(2), value.of(3), value.model_construct(n=3), value.model_validate({"n": 3})):
+            made.n += 1
+            assert type(made) is Money and made.n == 4
+    for value in (freeze(Point(1, [2])), Thaw().thaw(freeze(Point(1, [2])))):
+        made = type(value)(5)
+        made.x += 1
+        assert type(made) is Point and made == Point(6)
+
+
+def test_asdict_and_a_containers_own_type_give_builtin_containers():
+    for value in (freeze(Point(1, [2])), Thaw().thaw(freeze(Point(1, [2])))):
+        made = dataclasses.asdict(value)
+        made["path"].append(3)
+        assert made == {"x": 1, "path": [2, 3]} and type(made["path"]) is list
+    for kind in (list, dict, set):
+        for value in (freeze(kind()), Thaw().thaw(freeze(kind()))):
+            assert type(type(value)()) is kind
+    assert type(Thaw().thaw(freeze({"a": 1})).fromkeys("ab")) is dict
+
+
+def test_adding_a_committed_list_in_place_changes_the_list_that_it_is_added_to():
+    out = alias = [0]
+    out += freeze([1, 2])
+    assert alias == [0, 1, 2]
+
+
+def test_a_users_class_does_not_hear_of_its_guarded_one():
+    heard = []
+
+    @dataclasses.dataclass
+    class Base:
+        n: int = 0
+
+        def __init_subclass__(cls, *, name, **options):
+            heard.append(name)
+
+    @dataclasses.dataclass
+    class Child(Base, name="child"):
+        pass
+
+    assert freeze(Child(1)).n == 1 and heard == ["child"]
+
+
+@pytest.mark.parametrize("value", [Line(text="a"), Point(1), Fixed(1)])
+def test_a_committed_instance_is_not_initialised_again(value):
+    committed = freeze(value)
+    for change in (lambda: committed.__init__(), lambda: committed.__setstate__({})):
+        with pytest.raises((ReadOnlyStateError, AttributeError)):
+            change()
+    assert committed == value
+
+
+def test_a_value_that_is_nested_too_deeply_or_holds_itself_is_refused():
+    deep: list = []
+    for _ in range(200):
+        deep = [deep]
+    itself: list = []
+    itself.append({"a": itself})
+    for value in (deep, itself):
+        with pytest.raises(UnshowableError, match="nested in more than 100 levels"):
+            freeze(value)
 
 
 def test_a_committed_container_reads_as_what_it_stands_for():

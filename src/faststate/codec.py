@@ -683,7 +683,7 @@ def _difference(old: Any, new: Any) -> str | None:
     if kind is not type(new):
         return f"{_name(old)} comes back as {_name(new)}"
     pairs: Iterable[tuple[Any, Any]]
-    if isinstance(old, tuple):  # a read-only list is one, too
+    if isinstance(old, list | tuple):
         if len(old) != len(new):
             return f"{_name(old)} comes back with another length"
         pairs = zip(old, new, strict=True)

@@ -23,7 +23,7 @@ from typing_extensions import is_typeddict  # typing's own knows only typing's T
 
 from .exceptions import ConfigurationError
 from .scalars import SCALARS, UnshowableError
-from .values import freeze
+from .values import freeze, is_frozen_class
 
 __all__ = ["refuse_field_types"]
 
@@ -100,9 +100,33 @@ def _refused(annotation: Any, seen: set[Any]) -> Iterator[tuple[str, str]]:
         elif not _is_kept(kind):
             yield kind.__name__, _instead_of(kind)
             return
+    if kind in _KEYED and arguments:
+        yield from _refused_keys(arguments[0], of_dict=kind not in _SETS)
     for argument in arguments:
         for each in argument if isinstance(argument, list) else (argument,):
             yield from _refused(each, seen)
+
+
+def _refused_keys(annotation: Any, *, of_dict: bool) -> Iterator[tuple[str, str]]:
+    """The types of keys, or of a set's members, that could be changed for all readers, or that no page can show."""
+    while hasattr(annotation, "__metadata__"):
+        annotation = get_args(annotation)[0]
+    kind = get_origin(annotation) or annotation
+    if kind in (Union, types.UnionType, tuple):
+        for each in get_args(annotation):
+            yield from _refused_keys(each, of_dict=of_dict)
+    elif kind is frozenset and of_dict:
+        yield "frozenset as a key", "a tuple"
+    elif (
+        isinstance(kind, type)
+        and (issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind))
+        and not is_frozen_class(kind)
+    ):
+        yield f"{kind.__name__} as a key or in a set", "a frozen class there"
+
+
+_SETS: Final = frozenset({set, frozenset, collections.abc.Set, collections.abc.MutableSet})
+_KEYED: Final = _SETS | {dict, collections.abc.Mapping, collections.abc.MutableMapping}
 
 
 def _members_of(kind: type) -> list[Any] | None:

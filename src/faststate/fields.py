@@ -199,7 +199,9 @@ class Schema:
         self.exact = {name: cls.model_fields[name].annotation for name in cls.model_fields if _is_exact(cls, name)}
         """By field: the type whose very own values pydantic takes as they are, so that nothing of them is checked."""
         self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
-        self.converting = revalidation_of(cls).converting_fields
+        validators = revalidation_of(cls)
+        self.converting, self.authored = validators.converting_fields, validators.authored_fields
+        self.sees_whole = validators.sees_whole
         self.versioned = any(event.expect_version for event in self.events.values())
         # Whether every new instance is the same: no code of the class has a word in it, but what makes an empty
         # collection.
@@ -208,7 +210,7 @@ class Schema:
         self.reproducible = (
             not self.required
             and _has_no_post_init(cls)
-            and cls.__init__ is BaseModel.__init__
+            and getattr(cls.__init__, "__pydantic_base_init__", False)
             and not self.checks_whole
             and not cls.model_config.get("validate_default")
             and not any(

@@ -406,8 +406,10 @@ def _refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
     defaults = {
         name: copy.deepcopy(field.default)
         for name, field in cls.__pydantic_fields__.items()
-        if field.default_factory is None and not field.is_required()
+        if field.default_factory is None and not field.is_required() and not field.validate_default
     }
+    if cls.model_config.get("validate_default"):
+        return  # then pydantic does not take them as given
     try:
         revalidation_of(cls).load_some(defaults)
     except ValidationError as error:

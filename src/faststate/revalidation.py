@@ -5,7 +5,7 @@ they are validated when they are committed. Running a class's own validator over
 converting validators again, on what these have made already: a hashed password would be hashed once more. So for each
 class three further validators are made from its pydantic core schema:
 
-- `assign` validates the fields that changed, with all of their validators, and takes the other ones as they are;
+- `assign` validates the fields that changed, with all of their validators, and takes what they held before as it is;
 - `check` looks at the types of a new instance, whose validators ran when its author made it;
 - `load` makes an instance of what a store has kept, and runs none of the author's code but `model_post_init`.
 
@@ -14,16 +14,25 @@ The core schema is public: https://docs.pydantic.dev/latest/api/pydantic_core_sc
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal, get_args, get_type_hints, overload
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, PydanticUserError, RootModel, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    PlainValidator,
+    PydanticUserError,
+    RootModel,
+    TypeAdapter,
+    WrapValidator,
+)
 from pydantic_core import SchemaValidator
+from typing_extensions import is_typeddict
 
 from .scalars import SCALARS, exact_key, same_scalar
 
@@ -33,27 +42,65 @@ Schema = dict[str, Any]
 Mode = Literal["assign", "check", "load"]
 
 
+class KnownItems:
+    """Which items of a changed field were there before. Lifetime: one validation.
+
+    An item is known by its role (see `_ROLES`) and value, and has an answer for each time that it comes: of two equal
+    ones, one may be new. `answers` has these for values without parts, `objects` the ids of lists, models and the like
+    that did not change, by role.
+    """
+
+    __slots__ = ("_answers", "_objects", "_taken")
+
+    def __init__(
+        self, answers: Mapping[tuple[str, Any], Sequence[bool]], objects: Mapping[str, Container[int]]
+    ) -> None:
+        self._answers = answers
+        self._objects = objects
+        self._taken: dict[tuple[str, Any], int] = {}
+
+    def take(self, role: str, value: Any) -> bool:
+        """Whether `value`, which comes next among its equals, was there before."""
+        if id(value) in self._objects.get(role, ()):
+            return True
+        try:
+            answers = self._answers.get(key := (role, exact_key(value)))
+        except TypeError:  # no hashable value, and none that was there
+            return False
+        if answers is None:
+            return False
+        place = self._taken[key] = self._taken.get(key, -1) + 1
+        return place < len(answers) and answers[place]
+
+    def place(self) -> dict[tuple[str, Any], int]:
+        """How far its items have come."""
+        return dict(self._taken)
+
+    def go_to(self, place: dict[tuple[str, Any], int]) -> None:
+        """Go back or forth to a place: the members of a union look at one value after the other."""
+        self._taken = dict(place)
+
+
 class Kept:
     """What one validation takes as it is. Lifetime: that validation.
 
     `fields` are values that were validated before, by name; a field that holds another value is validated. `items` are
-    the scalars that a changed field's containers held before, by the field's name: as many of each as there were are
-    taken as they are. `make` makes the instance that the class's own model validators are given.
+    those of a changed field that were there before, by the field's name.
     """
 
-    __slots__ = ("_items", "_items_left", "fields", "make")
+    __slots__ = ("_items", "choices", "fields", "items")
 
-    def __init__(
-        self, fields: Mapping[str, Any], items: Mapping[str, Iterable[Any]], make: Callable[[dict[str, Any]], Any]
-    ) -> None:
+    def __init__(self, fields: Mapping[str, Any], items: Mapping[str, KnownItems]) -> None:
         self.fields = fields
-        self.make = make
         self._items = items
-        self._items_left: Counter[Any] = Counter()
+        self.items = NOTHING_KNOWN
+        """The items of the field that is just validated."""
+        self.choices: list[dict[tuple[str, Any], int]] = []
+        """How far the members of the unions that are just tried have come."""
 
     def enter_field(self, name: str) -> None:
         """Begin with a field that is validated."""
-        self._items_left = Counter(map(exact_key, self._items.get(name, ())))
+        self.items = self._items.get(name, NOTHING_KNOWN)
 
     def has_field(self, name: str, value: Any) -> bool:
         """Whether `value` is what the field held before."""
@@ -62,21 +109,15 @@ class Kept:
         old = self.fields[name]
         return value is old or (type(value) is type(old) and type(value) in SCALARS and same_scalar(value, old))
 
-    def take_item(self, value: Any) -> bool:
-        """Whether `value` was in the container before; it then counts as one of those that were."""
-        if type(value) not in SCALARS:
-            return False
-        key = exact_key(value)
-        if not self._items_left[key]:
-            return False
-        self._items_left[key] -= 1
-        return True
+
+NOTHING_KNOWN: Final = KnownItems({}, {})
 
 
 class Revalidation:
     """The validators of one class beside its own. Lifetime: the class. Each is made when it is first needed."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, cls: type[Any], schema: Schema) -> None:
+        self._cls = cls
         self._schema = schema
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,25 +125,29 @@ class Revalidation:
         found: dict[str, Any] = self._check.validate_python(values)
         return found
 
-    def assign(self, values: Mapping[str, Any], kept: Kept) -> Any:
-        """What `kept.make` made of the values, validated but for those that are kept; then model validators ran.
+    def assign(self, values: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
+        """The values of all fields (and extras), by name, validated but for those that are kept.
 
-        `values` are those of all fields (and extras), by name. Raises pydantic's `ValidationError`.
+        Raises pydantic's `ValidationError`.
         """
         token = _kept_now.set(kept)
         try:
-            return self._assign.validate_python(values)
-        finally:
-            _kept_now.reset(token)
-
-    def assign_fields(self, values: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
-        """As `assign`, without the model validators: the validated values by name."""
-        token = _kept_now.set(kept)
-        try:
-            found: dict[str, Any] = self._fields.validate_python(values)
+            found: dict[str, Any] = self._assign.validate_python(values)
             return found
         finally:
             _kept_now.reset(token)
+
+    @functools.cached_property
+    def sees_whole(self) -> bool:
+        """Whether the class has model validators that see an instance whose fields are validated."""
+        return _model_validators(self._schema) is not None
+
+    def look_at_whole(self, instance: Any) -> Any:
+        """Run the model validators (but for those that read input) on an instance; the instance that they return.
+
+        Raises `ValidationError`, and whatever they raise.
+        """
+        return self._whole.validate_python(instance) if self.sees_whole else instance
 
     def load(self, values: Mapping[str, Any]) -> Any:
         """An instance with these values (all or some, by name), which it held before. Raises `ValidationError`."""
@@ -115,30 +160,38 @@ class Revalidation:
 
     @functools.cached_property
     def _check(self) -> SchemaValidator:
-        return SchemaValidator(_Rewriting("check").whole(self._schema))
+        return SchemaValidator(_Rewriting("check").of(self._cls, self._schema))
 
     @functools.cached_property
     def _assign(self) -> SchemaValidator:
-        return SchemaValidator(_Rewriting("assign").whole(self._schema))
+        return SchemaValidator(self._assigning[0])
 
     @functools.cached_property
-    def _fields(self) -> SchemaValidator:
-        return SchemaValidator(_Rewriting("assign", with_model_validators=False).whole(self._schema))
+    def _assigning(self) -> tuple[Any, frozenset[str], frozenset[str]]:
+        rewriting = _Rewriting("assign")
+        return rewriting.of(self._cls, self._schema), frozenset(rewriting.converting), frozenset(rewriting.authored)
+
+    @functools.cached_property
+    def _whole(self) -> SchemaValidator:
+        return SchemaValidator(_model_validators(self._schema) or {"type": "any"})
 
     @functools.cached_property
     def _load(self) -> SchemaValidator:
-        return SchemaValidator(_Rewriting("load").whole(self._schema))
+        return SchemaValidator(_Rewriting("load").of(self._cls, self._schema))
 
     @functools.cached_property
     def _load_some(self) -> SchemaValidator:
-        return SchemaValidator(_Rewriting("load", is_partial=True).whole(self._schema))
+        return SchemaValidator(_Rewriting("load", is_partial=True).of(self._cls, self._schema))
 
-    @functools.cached_property
+    @property
     def converting_fields(self) -> frozenset[str]:
         """The fields in which code of the author's may convert parts of the value, such as a list's items."""
-        found = _Rewriting("assign")
-        found.whole(self._schema)
-        return frozenset(found.converting)
+        return self._assigning[1]
+
+    @property
+    def authored_fields(self) -> frozenset[str]:
+        """The fields that code of the author's looks at, and may change what it is given."""
+        return self._assigning[2]
 
 
 _known: WeakKeyDictionary[type, Revalidation | None] = WeakKeyDictionary()
@@ -159,9 +212,9 @@ def _made_for(cls: type[Any]) -> Revalidation | None:
     if issubclass(cls, BaseModel):
         if not cls.__pydantic_complete__:
             cls.model_rebuild()
-        return Revalidation(dict(cls.__pydantic_core_schema__))
+        return Revalidation(cls, dict(cls.__pydantic_core_schema__))
     try:
-        return Revalidation(dict(TypeAdapter(cls).core_schema))
+        return Revalidation(cls, dict(TypeAdapter(cls).core_schema))
     except (PydanticUserError, NameError):  # of a type that pydantic does not know, or that is local to a function
         return None
 
@@ -193,19 +246,26 @@ class _Rewriting:
     to its constraints.
     """
 
-    def __init__(self, mode: Mode, *, with_model_validators: bool = True, is_partial: bool = False) -> None:
+    def __init__(self, mode: Mode, *, is_partial: bool = False) -> None:
         self._mode = mode
-        self._runs_model_validators = mode == "assign" and with_model_validators
-        self._makes = mode == "load" or self._runs_model_validators
         self._is_partial = is_partial
         self._definitions: dict[str, Schema] = {}
         self._inside = 0
-        self._within_container = False
-        self._is_converting = False
+        self._role = ""
+        self._is_converting = self._is_authored = False
         self.converting: set[str] = set()
+        self.authored: set[str] = set()
+
+    def of(self, cls: type[Any], schema: Schema) -> Any:
+        """The schema of the class itself, whose instance is not there yet."""
+        token = _written.set(_Functions(cls))
+        try:
+            return self.whole(schema)
+        finally:
+            _written.reset(token)
 
     def whole(self, schema: Schema) -> Any:
-        """The schema of the class itself, whose instance is not there yet."""
+        """As `of`, for the class that is looked at or one that stands in its fields."""
         kind = schema["type"]
         if kind == "definitions":
             definitions = schema["definitions"]
@@ -215,9 +275,8 @@ class _Rewriting:
                 own = self._definitions[own["schema_ref"]]
                 own = {key: value for key, value in own.items() if key != "ref"}  # it stays among the definitions
             return {**schema, "schema": self.whole(own), "definitions": self._part(definitions)}
-        if kind.startswith("function-"):
-            inner = self.whole(schema["schema"])
-            return {**_without_ref(schema), "schema": inner} if self._runs_model_validators else inner
+        if kind.startswith("function-"):  # a model validator
+            return self.whole(schema["schema"])
         return self._instance(schema) if kind in ("model", "dataclass") else self._node(schema)
 
     def _instance(self, schema: Schema) -> Schema:
@@ -226,20 +285,18 @@ class _Rewriting:
         is_partial, self._is_partial = self._is_partial, False  # those of nested models are all there
         fields = self._fields(schema["schema"], schema, is_partial)
         self._inside = outside
-        if is_partial or not self._makes:
+        if is_partial or self._mode != "load":
             return fields
-        if self._mode == "assign":
-            return _function("after", _make, fields)
         return _function("wrap", functools.partial(_load_instance, schema["cls"], "post_init" in schema), fields)
 
     def _fields(self, schema: Schema, owner: Schema, is_partial: bool) -> Schema:
         kind = schema["type"]
         fields: Iterable[tuple[str, Schema]]
+        if kind == "function-before" and _reads_input(owner["cls"]):
+            # A model validator that reads input. What is there already is none.
+            return self._fields(schema["schema"], owner, is_partial)
         if owner["type"] == "model" and owner.get("root_model"):
             fields = [("root", {"schema": schema})]
-        elif kind.startswith("function-"):  # a model validator that is asked before the fields are
-            inner = self._fields(schema["schema"], owner, is_partial)
-            return {**_without_ref(schema), "schema": inner} if self._runs_model_validators else inner
         elif kind == "model-fields":
             fields = schema["fields"].items()
         else:
@@ -259,12 +316,14 @@ class _Rewriting:
         return made
 
     def _field(self, name: str, schema: Schema, is_partial: bool) -> Schema:
-        self._is_converting = self._within_container = False
+        self._is_converting, self._is_authored, self._role = False, False, ""
         while is_partial and schema["type"] == "default":
             schema = schema["schema"]
         inner = self._node(schema)
         if self._is_converting:
             self.converting.add(name)
+        if self._is_authored or self._is_converting:
+            self.authored.add(name)
         if self._mode == "assign":
             inner = _function("wrap", functools.partial(_keep_field, name), inner)
         return {"type": "typed-dict-field", "schema": inner, "required": not is_partial and schema["type"] != "default"}
@@ -274,26 +333,32 @@ class _Rewriting:
         if (cls := _class_of(schema)) is not None:
             # Instances pass as they are, and whatever else stands there is validated by their own class.
             if self._mode == "load":
-                return {**_of_ref(schema), **_without_ref(self.whole(schema))}
-            if kind in ("model", "dataclass"):
+                return {**_of_ref(schema), **_without_ref(self.of(cls, schema))}
+            revalidates = schema.get("config", {}).get("revalidate_instances", "never") != "never"
+            if kind in ("model", "dataclass") and not revalidates:
                 return schema
             self._is_converting = True  # pydantic would run the model validators of an instance that is there already
             passing = _function("wrap", functools.partial(_pass_instance, cls), _without_ref(schema))
             return {**_of_ref(schema), **passing}
         if kind == "definition-ref" and self._definitions[schema["schema_ref"]]["type"] not in ("model", "dataclass"):
             self._is_converting = True  # its schema stands among the definitions, and may do so
-        if kind == "json" and "schema" in schema:  # what was validated is text no more
-            inner = self._part(schema["schema"])
+        if kind == "json":  # what was validated is text no more
+            inner = self._part(schema.get("schema", {"type": "any"}))
             if self._mode != "assign":
                 return {**_of_ref(schema), **_without_ref(inner)}
             self._is_converting = True
             return {"type": "union", "mode": "left_to_right", "choices": [{**schema, "schema": inner}, inner]}
         if kind.startswith("function-") and _is_authors(schema["function"]["function"]):
             return self._authors(kind, schema)
-        is_container = kind in _CONTAINERS
-        outside, self._within_container = self._within_container, self._within_container or is_container
-        made = {key: self._part(value) if key in _PARTS else value for key, value in schema.items()}
-        self._within_container = outside
+        outside, made = self._role, {}
+        before, self._is_converting = self._is_converting, False
+        for key, value in schema.items():
+            self._role = outside + _ROLES.get((kind, key), _ROLES.get(("", key), ""))
+            made[key] = self._part(value) if key in _PARTS else value
+        self._role = outside
+        if self._mode == "assign" and self._is_converting and kind in ("union", "tagged-union"):
+            made = _by_choice(made)
+        self._is_converting = self._is_converting or before
         if self._mode == "load" and (self._inside or "now_op" in made):  # what was in the future may be past by now
             made = {key: value for key, value in made.items() if key not in _CONSTRAINTS}
         return made
@@ -311,10 +376,14 @@ class _Rewriting:
 
     def _authors(self, kind: str, schema: Schema) -> Schema:
         """A validator that the class's author wrote."""
-        self._is_converting = self._is_converting or self._within_container
+        self._is_authored = True
+        self._is_converting = self._is_converting or self._role != ""
         if self._mode == "assign":
             inner = {**schema, "schema": self._part(schema["schema"])} if "schema" in schema else schema
-            return {**_of_ref(schema), **_function("wrap", _keep_item, _without_ref(inner))}
+            return {
+                **_of_ref(schema),
+                **_function("wrap", functools.partial(_keep_item, self._role), _without_ref(inner)),
+            }
         if kind == "function-before":  # what it returns was validated behind it
             return {**_of_ref(schema), **_without_ref(self._node(schema["schema"]))}
         if kind == "function-plain" or self._mode == "check":
@@ -325,9 +394,49 @@ class _Rewriting:
         return {**_of_ref(schema), **_without_ref(inner)}
 
 
-_CONTAINERS: Final = frozenset(
-    {"list", "tuple", "set", "frozenset", "dict", "typed-dict", "named-tuple", "call", "json", "generator", "deque"}
-)
+_ROLES: Final = {
+    ("", "items_schema"): "i",
+    ("", "keys_schema"): "k",
+    ("", "values_schema"): "v",
+    ("typed-dict", "fields"): "v",
+    ("named-tuple", "fields"): "i",
+    ("call", "arguments_schema"): "i",
+}
+"""What a part of a container is, by the container's type in a core schema ("" for any) and the key of the part's: an
+item, a key, or a value. The role of a value within its field is one letter for each container around it."""
+
+
+def _model_validators(schema: Schema) -> Schema | None:
+    """The model validators around a class's schema, for an instance; None where there are none."""
+    if schema["type"] == "definitions":
+        own = schema["schema"]
+        if own["type"] == "definition-ref":
+            own = next(found for found in schema["definitions"] if found.get("ref") == own["schema_ref"])
+        return _model_validators(own)
+    if not schema["type"].startswith("function-") or "schema" not in schema:
+        return None
+    return {**_without_ref(schema), "schema": _model_validators(schema["schema"]) or {"type": "any"}}
+
+
+def _reads_input(cls: type[Any]) -> bool:
+    decorators = getattr(cls, "__pydantic_decorators__", None)
+    return decorators is not None and any(each.info.mode == "before" for each in decorators.model_validators.values())
+
+
+def _by_choice(union: Schema) -> Schema:
+    """A union each member of which looks at the same items."""
+    choices = union["choices"]
+    made: Any
+    if isinstance(choices, dict):
+        made = {tag: _function("wrap", _in_choice, each) for tag, each in choices.items()}
+    else:
+        made = [
+            (_function("wrap", _in_choice, each[0]), each[1])
+            if isinstance(each, tuple)
+            else _function("wrap", _in_choice, each)
+            for each in choices
+        ]
+    return {**_of_ref(union), **_function("wrap", _in_union, {**_without_ref(union), "choices": made})}
 
 
 def _class_of(schema: Schema) -> type[Any] | None:
@@ -357,16 +466,66 @@ def _function(kind: str, function: Callable[..., Any], schema: Schema) -> Schema
 
 def _is_authors(function: Any) -> bool:
     """Whether a validator is code of a class's author, and no part of a type itself."""
+    if function in _written.get():
+        return True
     while isinstance(function, functools.partial):
         function = function.func
-    if isinstance(function, type):
-        return False  # `Sku`, which makes a Sku of a str
+    if isinstance(function, type | operator.attrgetter):
+        return False  # `Sku`, which makes a Sku of a str; and the values of an enum with use_enum_values
     if (getattr(function, "__module__", None) or "").partition(".")[0] in _TYPE_MAKERS:
         # These decode what they are given, or look whether a file is there.
         return getattr(function, "__qualname__", "").startswith(("EncodedBytes.", "EncodedStr.", "PathType."))
     owner = getattr(function, "__self__", None)
-    is_types_own = isinstance(owner, type) and not issubclass(owner, BaseModel) and not dataclasses.is_dataclass(owner)
-    return not is_types_own
+    return not (isinstance(owner, type) and hasattr(owner, "__get_pydantic_core_schema__")) or issubclass(
+        owner, BaseModel
+    )
+
+
+_written: ContextVar[Container[Any]] = ContextVar("faststate_written", default=())
+"""The functions that stand in the annotations of the class that is looked at."""
+
+
+class _Functions:
+    """The functions of all validators in some annotations. Lifetime: until a class's schemas are made."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._found: list[Any] = []
+        self._seen: list[Any] = []
+        self._add_class(cls)
+
+    def __contains__(self, function: object) -> bool:
+        return any(each is function or each == function for each in self._found)
+
+    def _add_class(self, cls: type[Any]) -> None:
+        if issubclass(cls, BaseModel):
+            for field in cls.model_fields.values():
+                self._add_marks(field.metadata)
+                self._add(field.annotation)
+            return
+        try:
+            hints = get_type_hints(cls, include_extras=True)
+        except NameError:  # types that are local to a function
+            return
+        for hint in hints.values():
+            self._add(hint)
+
+    def _add(self, annotation: Any) -> None:
+        if any(each is annotation for each in self._seen):
+            return
+        self._seen.append(annotation)
+        self._add_marks(getattr(annotation, "__metadata__", ()))
+        for inner in (getattr(annotation, "__value__", None), getattr(annotation, "__supertype__", None)):
+            if inner is not None:
+                self._add(inner)
+        for part in get_args(annotation):
+            self._add(part)
+        if isinstance(annotation, type) and (is_typeddict(annotation) or hasattr(annotation, "_fields")):
+            self._add_class(annotation)
+
+    def _add_marks(self, marks: Iterable[Any]) -> None:
+        for mark in marks:
+            if isinstance(mark, AfterValidator | BeforeValidator | PlainValidator | WrapValidator):
+                self._found.append(mark.func)
 
 
 _TYPE_MAKERS: Final = frozenset({"pydantic", "pydantic_extra_types", "pydantic_core"})
@@ -387,12 +546,28 @@ def _keep_field(name: str, value: Any, handler: Callable[[Any], Any]) -> Any:
     return handler(value)
 
 
-def _keep_item(value: Any, handler: Callable[[Any], Any]) -> Any:
-    return value if _kept_now.get().take_item(value) else handler(value)
+def _keep_item(role: str, value: Any, handler: Callable[[Any], Any]) -> Any:
+    return value if _kept_now.get().items.take(role, value) else handler(value)
 
 
-def _make(values: dict[str, Any]) -> Any:
-    return _kept_now.get().make(values)
+def _in_union(value: Any, handler: Callable[[Any], Any]) -> Any:
+    kept = _kept_now.get()
+    kept.choices.append(kept.items.place())
+    try:
+        return handler(value)
+    finally:
+        kept.items.go_to(kept.choices.pop())
+
+
+def _in_choice(value: Any, handler: Callable[[Any], Any]) -> Any:
+    items, choices = _kept_now.get().items, _kept_now.get().choices
+    before = items.place()
+    try:
+        result = handler(value)
+        choices[-1] = items.place()  # where the union will have come, should this be its choice
+        return result
+    finally:
+        items.go_to(before)
 
 
 def _pass_instance(cls: type[Any], value: Any, handler: Callable[[Any], Any]) -> Any:

@@ -7,7 +7,7 @@ import inspect
 import json
 import types
 from abc import ABCMeta
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from functools import partial
@@ -38,7 +38,7 @@ from .revalidation import Kept, revalidation_of
 from .scalars import UnshowableError
 from .scopes import StateIdentifier
 from .stores import Version
-from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container, plain, scalars_in, unlocked
+from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container, known_items, plain, unlocked
 from .views import View, ViewFragment, attribute
 from .wire import display, merge_patch, same, to_wire
 
@@ -314,6 +314,20 @@ class ReactiveState(BaseModel):
         """
         return values
 
+    if not TYPE_CHECKING:  # a declared __init__ would hide the fields from type checkers
+
+        def __init__(self, /, **values: Any) -> None:
+            if self._fs is not None:  # by who calls it by its name: it would set the fields of a snapshot
+                raise ReadOnlyStateError(f"this {type(self).__name__} is there already; {REMEDY}")
+            super().__init__(**values)
+
+        __init__.__pydantic_base_init__ = True  # as BaseModel marks its own, which need not be called by pydantic
+
+        def __setstate__(self, state: dict[Any, Any]) -> None:
+            if self._fs is not None:
+                raise ReadOnlyStateError(f"this {type(self).__name__} is there already; {REMEDY}")
+            super().__setstate__(state)
+
     # -- the three lives -------------------------------------------------------------------------------------------
 
     if not TYPE_CHECKING:  # a declared __getattr__ would hide misspelt fields from type checkers
@@ -337,7 +351,7 @@ class ReactiveState(BaseModel):
                 self.__dict__[name] = value
                 return
             super().__setattr__(name, value)
-            fs.validated[name] = self.__dict__.get(name)  # by a class with validate_assignment
+            fs.validated[name] = freeze(self.__dict__[name])  # by a class with validate_assignment
             return
         elif fs is not None and not name.startswith("_"):
             raise ReadOnlyStateError(f"{type(self).__name__}.{name}: this state is a committed snapshot; {REMEDY}")
@@ -418,6 +432,8 @@ class ReactiveState(BaseModel):
             raise _event_error(cls, error, place, values=(old, values)) from cause
         except FastStateError:
             raise
+        except RecursionError:
+            raise EventError(f"{cls.__name__}: the new values are nested too deeply") from None
         except Exception as error:  # a validator is the app's own code, and says what it likes
             hold_back(error, [(cls, old), (cls, values)])
             failed = told_of(error)
@@ -462,45 +478,56 @@ class ReactiveState(BaseModel):
         Each value is validated once: those that did not change, or that were validated when they were set, are taken
         as they are. Raises pydantic's `ValidationError`.
         """
-        schema, old, private = fs.schema, fs.base.__dict__, fs.base.__pydantic_private__
-        valid = fs.validated
+        schema, old, private, valid = fs.schema, fs.base.__dict__, fs.base.__pydantic_private__, fs.validated
         raw = [
             name for name in changed
-            if not (name in valid and values[name] is valid[name])
+            if not (name in valid and equal(values[name], valid[name]))
             and not is_exact(values[name], schema.exact.get(name))
         ]  # fmt: skip
+        if raw:
+            cls._validate(fs, values, raw)
+        if schema.sees_whole:
+            changed = cls._look_at_whole(schema, values, changed, old, private)
+        return cls._blank(values, private), [name for name in changed if values[name] is not old[name]]
+
+    @classmethod
+    def _validate(cls, fs: Working, values: dict[str, Any], raw: Sequence[str]) -> None:
+        """Validate the fields `raw` of `values`, and put there what the validators make of them, frozen."""
+        schema, old, valid, thaw = fs.schema, fs.base.__dict__, fs.validated, Thaw()
+        # What code of the author's looks at, it may change: the models in it, too.
+        given = {
+            name: plain(thaw.thaw(values[name]) if name in schema.authored else values[name])
+            for name in raw
+        }  # fmt: skip
         if schema.checks_whole or not schema.converting.isdisjoint(raw):
-            given = {name: plain(value) for name, value in values.items()}
-            known = {name: [*scalars_in(old[name]), *scalars_in(valid.get(name))] for name in raw}
-            kept = Kept(
-                {name: value for name, value in given.items() if name not in raw},
-                known,
-                lambda found: cls._blank({name: found[name] for name in schema.fields}, private),
-            )
-            validators = revalidation_of(cls)
-            found = (
-                validators.assign(given, kept).__dict__
-                if schema.checks_whole
-                else validators.assign_fields(given, kept)
-            )
-            made, touched = cls._blank({name: found[name] for name in schema.fields}, private), list(schema.fields)
-        elif not raw:
-            return cls._blank(values, private), changed
+            olds = {name: [old[name], *([valid[name]] if name in valid else [])] for name in raw}
+            known = {name: known_items(given[name], values[name], *olds[name]) for name in raw}
+            kept = Kept({name: value for name, value in values.items() if name not in given}, known)
+            found = revalidation_of(cls).assign({**values, **given}, kept)
         else:
-            made, touched = cls._blank(values, private), changed
+            made = cls._blank(dict(values), None)
             for name in raw:
-                cls.__pydantic_validator__.validate_assignment(made, name, plain(values[name]))
-        result, others = made.__dict__, []
-        for name in touched:
-            value, before = result[name], old[name]
-            if type(value) not in SCALARS:
-                value = freeze(value)
-            if equal(value, before):
-                result[name] = before
-            else:
-                result[name] = value
-                others.append(name)
-        return made, others
+                cls.__pydantic_validator__.validate_assignment(made, name, given[name])
+            found = made.__dict__
+        for name in raw:
+            value = thaw.refreeze(found[name])
+            values[name] = old[name] if equal(value, old[name]) else value
+
+    @classmethod
+    def _look_at_whole(
+        cls, schema: Schema, values: dict[str, Any], changed: list[str], old: Mapping[str, Any], private: Any
+    ) -> list[str]:
+        """Run the class's model validators on `values`, which they may change; gives the names of all that changed."""
+        seen = cls._blank(dict(values), private)._working()
+        result: Any = revalidation_of(cls).look_at_whole(seen)
+        fs = seen._fs
+        if type(fs) is not Working:
+            raise NotStartedError(f"a model validator of {cls.__name__} has committed it")
+        for name, value in result.__dict__.items():
+            if name in values and value is not values[name]:
+                frozen = fs.refreeze(value)
+                values[name] = old[name] if equal(frozen, old[name]) else frozen
+        return [name for name in schema.fields if name in changed or values[name] is not old[name]]
 
     def _bind(self, given: Mapping[str, Any]) -> None:
         """Set `Bound` fields of this working copy to what a client sent, validated and converted.
@@ -519,8 +546,8 @@ class ReactiveState(BaseModel):
         try:
             if not all(is_exact(value, exact.get(name)) for name, value in fresh.items()):  # which takes 14 µs
                 old = _fields_of(fs.base, fs.schema)
-                kept = Kept({name: value for name, value in old.items() if name not in fresh}, {}, dict)
-                found = revalidation_of(cls).assign_fields({**old, **fresh}, kept)
+                kept = Kept({name: value for name, value in old.items() if name not in fresh}, {})
+                found = revalidation_of(cls).assign({**old, **fresh}, kept)
             for place in fresh:
                 fs.refreeze(found[place])
         except (ValidationError, UnshowableError) as error:
@@ -720,6 +747,7 @@ class ReactiveState(BaseModel):
             encoded = self.__pydantic_serializer__.to_python(
                 self._unlocked(names, schema or type(self)._fs_schema()),
                 mode="json",
+                fallback=str,  # of what an Any may hold: paths, ranges, time zones
                 include=set(names),
                 by_alias=False,
                 warnings=False,

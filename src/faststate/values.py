@@ -14,6 +14,7 @@ import functools
 import pathlib
 import re
 from abc import ABCMeta
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import is_
 from typing import Any, Final, NamedTuple, NoReturn
@@ -21,8 +22,8 @@ from typing import Any, Final, NamedTuple, NoReturn
 from pydantic import BaseModel
 
 from .exceptions import ConfigurationError, ReadOnlyStateError
-from .revalidation import Kept, revalidation_of
-from .scalars import SCALARS, check_showable, exact_key, same_scalar
+from .revalidation import Kept, KnownItems, Revalidation, revalidation_of
+from .scalars import SCALARS, UnshowableError, check_showable, exact_key, same_scalar
 
 __all__ = [
     "SCALARS",
@@ -37,8 +38,9 @@ __all__ = [
     "equal",
     "freeze",
     "is_container",
+    "is_frozen_class",
+    "known_items",
     "plain",
-    "scalars_in",
     "unlocked",
 ]
 
@@ -48,10 +50,12 @@ REMEDY = "change it in an @event, with `await state.<event>.run(...)`, or in `as
 class Guard:
     """Says whether a container may be changed. One per working copy; `FROZEN` for everything that is committed."""
 
-    __slots__ = ("live",)
+    __slots__ = ("live", "validated")
 
     def __init__(self, live: bool) -> None:
         self.live = live
+        self.validated: dict[tuple[int, str], Any] | None = None
+        """What models with validate_assignment were set to (frozen), by the model's id and the field's name."""
 
     def check(self) -> None:
         """Raises `ReadOnlyStateError` unless the container's transaction is still open."""
@@ -70,76 +74,105 @@ def _refuse_change(*_: Any, **__: Any) -> NoReturn:
 
 # -- committed containers ----------------------------------------------------------------------------------------------
 #
-# Python's own C code changes a list, a dict or a set past the methods of its class: heapq does, and `list.sort(x)`.
-# So a committed list is no list underneath but a tuple, and a committed set a frozenset: such code refuses them with a
-# TypeError. Both say `list` and `set` when they are asked for their `__class__`, so that isinstance() and `match` take
-# them for what they stand for. Nothing that json.dumps writes as an object can be made unchangeable in this way; a
-# committed dict keeps its items in a second dict, which C code does not know of.
+# Python's own C code changes a list, a dict or a set past the methods of its class: heapq does, and `list.sort(x)`. So
+# a committed list or dict keeps its items a second time, where such code does not find them: what it changes is a copy
+# that pydantic reads, and Python code does not. A committed set is a frozenset, which says `set` when it is asked for
+# its `__class__`. None of these classes makes instances of itself: `type(x)(...)`, as dataclasses.asdict() calls it,
+# gives a builtin container.
 
 
-class ReadOnlyList(tuple[Any, ...]):
+class ReadOnlyList(list[Any]):
     """A committed list. It reads as a list does, and raises `ReadOnlyStateError` where a list would change."""
 
-    __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]  # as a list
+    __slots__ = ("_items",)
+    _items: tuple[Any, ...]
 
-    @property  # type: ignore[misc]  # mypy knows __class__ as a plain attribute
-    def __class__(self) -> type:
-        return list
+    def __new__(cls, items: Iterable[Any] = ()) -> Any:
+        return list(items)
+
+    @staticmethod
+    def of(items: list[Any]) -> ReadOnlyList:
+        """A committed list of these items."""
+        made: ReadOnlyList = list.__new__(ReadOnlyList)
+        list.extend(made, items)
+        _put_items(made, tuple(items))
+        return made
+
+    def __init__(self, items: Iterable[Any] = ()) -> None:
+        """Changes nothing: `x.__init__(...)` would fill a list that is there already."""
 
     def __getitem__(self, place: Any) -> Any:
-        found = tuple.__getitem__(self, place)
-        return list(found) if type(place) is slice else found
+        return list(self._items[place]) if type(place) is slice else self._items[place]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Any:
+        return iter(self._items)
+
+    def __reversed__(self) -> Any:
+        return reversed(self._items)
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self._items
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, list):
-            return tuple.__eq__(self, tuple(other))
-        return False if isinstance(other, tuple) else NotImplemented
+        return self._items == tuple(other) if isinstance(other, list) else NotImplemented
 
     def __ne__(self, other: object) -> bool:
-        return not self == other
+        return self._items != tuple(other) if isinstance(other, list) else NotImplemented
 
     def __lt__(self, other: Any) -> bool:
-        return tuple.__lt__(self, tuple(other)) if isinstance(other, list) else NotImplemented
+        return self._items < tuple(other) if isinstance(other, list) else NotImplemented
 
     def __le__(self, other: Any) -> bool:
-        return tuple.__le__(self, tuple(other)) if isinstance(other, list) else NotImplemented
+        return self._items <= tuple(other) if isinstance(other, list) else NotImplemented
 
     def __gt__(self, other: Any) -> bool:
-        return tuple.__gt__(self, tuple(other)) if isinstance(other, list) else NotImplemented
+        return self._items > tuple(other) if isinstance(other, list) else NotImplemented
 
     def __ge__(self, other: Any) -> bool:
-        return tuple.__ge__(self, tuple(other)) if isinstance(other, list) else NotImplemented
+        return self._items >= tuple(other) if isinstance(other, list) else NotImplemented
+
+    __hash__ = None
 
     def __add__(self, other: Any) -> Any:
-        return [*self, *other] if isinstance(other, list) else NotImplemented
-
-    def __radd__(self, other: Any) -> Any:
-        return [*other, *self] if isinstance(other, list) else NotImplemented
+        return [*self._items, *other] if isinstance(other, list) else NotImplemented
 
     def __mul__(self, times: Any) -> Any:
-        return list(self) * times
+        return [*self._items] * times
 
     __rmul__ = __mul__
 
     def copy(self) -> list[Any]:
         """A plain list of the same items."""
-        return list(self)
+        return [*self._items]
+
+    def count(self, item: Any) -> int:
+        """As a list's."""
+        return self._items.count(item)
+
+    def index(self, item: Any, *between: Any) -> int:
+        """As a list's."""
+        return self._items.index(item, *between)
 
     def __repr__(self) -> str:
-        return repr(list(self))
+        return repr([*self._items])
 
     def __copy__(self) -> list[Any]:
-        return list(self)
+        return [*self._items]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
-        return [copy.deepcopy(item, memo) for item in self]
+        return [copy.deepcopy(item, memo) for item in self._items]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return (list, (list(self),))
+        return (list, ([*self._items],))
 
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse_change
+    __setattr__ = __delattr__ = __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse_change
     append = clear = extend = insert = pop = remove = reverse = sort = _refuse_change
+
+
+_put_items: Final = vars(ReadOnlyList)["_items"].__set__
 
 
 class ReadOnlySet(frozenset[Any]):
@@ -147,6 +180,14 @@ class ReadOnlySet(frozenset[Any]):
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]  # as a set
+
+    def __new__(cls, items: Iterable[Any] = ()) -> Any:
+        return set(items)
+
+    @staticmethod
+    def of(items: Iterable[Any]) -> ReadOnlySet:
+        """A committed set of these members."""
+        return frozenset.__new__(ReadOnlySet, items)
 
     @property  # type: ignore[misc]  # mypy knows __class__ as a plain attribute
     def __class__(self) -> type:
@@ -202,22 +243,23 @@ class ReadOnlySet(frozenset[Any]):
 
 
 class ReadOnlyDict(dict[Any, Any]):
-    """A committed dict. It reads as a dict does, and raises `ReadOnlyStateError` where a dict would change.
-
-    json.dumps and pydantic read the dict underneath, all else reads `_items`. So what `dict.update(x, ...)` does to the
-    one underneath no reader sees.
-    """
+    """A committed dict. It reads as a dict does, and raises `ReadOnlyStateError` where a dict would change."""
 
     __slots__ = ("_items",)
     _items: dict[Any, Any]
 
-    def __new__(cls, items: Any = ()) -> ReadOnlyDict:
-        made, kept = dict.__new__(cls), dict(items)
-        dict.update(made, kept)
-        _put_items(made, kept)
+    def __new__(cls, items: Any = (), **named: Any) -> Any:
+        return dict(items, **named)
+
+    @staticmethod
+    def of(items: dict[Any, Any]) -> ReadOnlyDict:
+        """A committed dict of these items; `items` is its own from here on."""
+        made: ReadOnlyDict = dict.__new__(ReadOnlyDict)
+        dict.update(made, items)
+        _put_entries(made, items)
         return made
 
-    def __init__(self, items: Any = ()) -> None:
+    def __init__(self, items: Any = (), **named: Any) -> None:
         """Changes nothing: `x.__init__(...)` would add to a dict that is there already."""
 
     def __getitem__(self, key: Any) -> Any:
@@ -287,7 +329,7 @@ class ReadOnlyDict(dict[Any, Any]):
     clear = pop = popitem = setdefault = update = _refuse_change
 
 
-_put_items: Final = vars(ReadOnlyDict)["_items"].__set__
+_put_entries: Final = vars(ReadOnlyDict)["_items"].__set__
 
 
 # -- containers of a working copy --------------------------------------------------------------------------------------
@@ -305,6 +347,17 @@ class StateList(list[Any]):
 
     __slots__ = ("_guard",)
     _guard: Guard
+
+    def __new__(cls, *items: Any) -> Any:
+        return list(*items)
+
+    @staticmethod
+    def of(guard: Guard, items: Any) -> StateList:
+        """A working container that asks `guard`."""
+        made: StateList = list.__new__(StateList)
+        list.extend(made, items)
+        made._guard = guard
+        return made
 
     __setitem__ = _guarded(list.__setitem__)
     __delitem__ = _guarded(list.__delitem__)
@@ -335,6 +388,17 @@ class StateDict(dict[Any, Any]):
     __slots__ = ("_guard",)
     _guard: Guard
 
+    def __new__(cls, *items: Any, **named: Any) -> Any:
+        return dict(*items, **named)
+
+    @staticmethod
+    def of(guard: Guard, items: Any) -> StateDict:
+        """A working container that asks `guard`."""
+        made: StateDict = dict.__new__(StateDict)
+        dict.update(made, items)
+        made._guard = guard
+        return made
+
     __setitem__ = _guarded(dict.__setitem__)
     __delitem__ = _guarded(dict.__delitem__)
     __ior__ = _guarded(dict.__ior__)
@@ -359,6 +423,17 @@ class StateSet(set[Any]):
 
     __slots__ = ("_guard",)
     _guard: Guard
+
+    def __new__(cls, *items: Any) -> Any:
+        return set(*items)
+
+    @staticmethod
+    def of(guard: Guard, items: Any) -> StateSet:
+        """A working container that asks `guard`."""
+        made: StateSet = set.__new__(StateSet)
+        set.update(made, items)
+        made._guard = guard
+        return made
 
     __iand__ = _guarded(set.__iand__)
     __ior__ = _guarded(set.__ior__)
@@ -410,12 +485,23 @@ def _guarded_class(cls: type) -> type:
         raise ConfigurationError("a state cannot be held in a field of another state: refer to it by its id")
 
     def set_attribute(self: Any, name: str, value: Any) -> None:
-        self._fs_guard.check()
+        guard: Guard = self._fs_guard
+        guard.check()
         base.__setattr__(self, name, value)
+        if shape.validates_assignment:
+            guard.validated = {**(guard.validated or {}), (id(self), name): freeze(getattr(self, name))}
 
     def delete_attribute(self: Any, name: str) -> None:
         self._fs_guard.check()
         base.__delattr__(self, name)
+
+    def initialise(self: Any, *args: Any, **named: Any) -> None:
+        self._fs_guard.check()  # only who calls it by its name comes here
+        base.__init__(self, *args, **named)
+
+    def restore(self: Any, state: Any) -> None:
+        self._fs_guard.check()
+        base.__setstate__(self, state)
 
     def shallow(self: Any) -> Any:
         return _twin(self, shape, cls, copy.copy)
@@ -430,10 +516,13 @@ def _guarded_class(cls: type) -> type:
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "__class__": property(lambda self: cls),
+        "__new__": lambda guarded, *args, **named: cls(*args, **named),  # `type(self)(...)` makes an ordinary one
+        "__init__": initialise,
         "__setattr__": set_attribute,
         "__delattr__": delete_attribute,
         "__copy__": shallow,
         "__deepcopy__": deep,
+        "__setstate__": restore,
         "__reduce__": lambda self: copy.copy(self).__reduce__(),
         "__reduce_ex__": lambda self, protocol: copy.copy(self).__reduce_ex__(protocol),
     }
@@ -442,14 +531,25 @@ def _guarded_class(cls: type) -> type:
     config = getattr(cls, "model_config", None) or getattr(cls, "__pydantic_config__", None) or {}
     shape = _Shape(cls, names, is_model, bool(config.get("validate_assignment")))
     if is_model:  # pydantic writes what it was given, and warns of a tuple in the place of a list
+        members["model_construct"] = classmethod(lambda guarded, *args, **named: base.model_construct(*args, **named))
         members["model_dump"] = lambda self, **options: base.model_dump(unlocked(self), **options)
         members["model_dump_json"] = lambda self, **options: base.model_dump_json(unlocked(self), **options)
     # Not through pydantic's metaclass: that would build a second validator for what is the same class to the user.
-    found = ABCMeta.__new__(type(cls), cls.__name__, (cls,), members) if is_model else None
-    found = found or type(cls)(cls.__name__, (cls,), members)
+    bases = (_Unannounced, cls)
+    found = ABCMeta.__new__(type(cls), cls.__name__, bases, members) if is_model else None
+    found = found or type(cls)(cls.__name__, bases, members)
     _guarded_classes[cls] = found
     _shapes[found] = shape
     return found
+
+
+class _Unannounced:
+    """Stands before a user's class in its guarded one, so that its `__init_subclass__` does not hear of that."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        pass
 
 
 class _Shape(NamedTuple):
@@ -464,9 +564,16 @@ class _Shape(NamedTuple):
         """The fields of `value` by name, and behind them what a model with `extra="allow"` holds besides."""
         if not self.is_model:
             return {name: getattr(value, name) for name in self.names}
-        held = value.__dict__
+        held, extra = value.__dict__, value.__pydantic_extra__
         fields = {name: held[name] for name in self.names}
-        return {**fields, **value.__pydantic_extra__} if value.__pydantic_extra__ else fields
+        if not extra:
+            return fields
+        if not fields.keys().isdisjoint(extra):
+            raise ConfigurationError(
+                f"a {self.original.__name__} holds an extra value under the name of one of its own fields, which has "
+                "another alias: the two cannot be told apart"
+            )
+        return {**fields, **extra}
 
     def is_untouched(self, value: Any, origin: Any) -> bool:
         """True when every field of a model holds the same object: the quick way to see that it was never changed."""
@@ -487,7 +594,7 @@ class _Shape(NamedTuple):
                 extra = {name: value for name, value in parts.items() if name not in self.names}
                 parts = {name: parts[name] for name in self.names}
                 if guard is not None:
-                    extra = ReadOnlyDict(extra) if guard is FROZEN else _guarded_by(guard, StateDict(extra))
+                    extra = ReadOnlyDict.of(extra) if guard is FROZEN else StateDict.of(guard, extra)
             put(made, "__dict__", parts)
             put(made, "__pydantic_extra__", extra)
             for name in ("__pydantic_fields_set__", "__pydantic_private__"):
@@ -503,11 +610,6 @@ class _Shape(NamedTuple):
 
 _guarded_classes: dict[type, type] = {}
 _shapes: dict[type, _Shape] = {}  # by guarded class
-
-
-def _guarded_by(guard: Guard, container: Any) -> Any:
-    container._guard = guard
-    return container
 
 
 def _twin(source: Any, shape: _Shape, cls: type, convert: Callable[[Any], Any], guard: Guard | None = None) -> Any:
@@ -578,18 +680,89 @@ _DICTS: Final = frozenset({ReadOnlyDict, StateDict, dict})
 _SETS: Final = frozenset({ReadOnlySet, StateSet, set})
 
 
-def scalars_in(value: Any) -> Iterator[Any]:
-    """The scalars in a container at any depth, those within models excepted."""
-    kind = type(value)
-    if kind in SCALARS:
-        yield value
-    elif kind in _DICTS:
+def known_items(given: Any, new: Any, *olds: Any) -> KnownItems:
+    """Which items of a changed field were there before, for the validators that are `given` its value.
+
+    `new` is the value frozen, `olds` are what the field held. An item counts as there before where it stands in its old
+    place or under its old key; of the other ones, as many of each value as stand no more where they were.
+    """
+    found = _Compared()
+    for old in olds:
+        found.add_old("", old)
+    found.add_new("", given, new, olds[0])
+    return found.known()
+
+
+class _Compared:
+    """The items of a changed field beside those that it held before, by role. Lifetime: until that is known."""
+
+    def __init__(self) -> None:
+        self._left: Counter[tuple[str, Any]] = Counter()
+        self._old_objects: dict[str, set[int]] = {}
+        self._comes: dict[tuple[str, Any], list[bool]] = {}
+        self._objects: dict[str, set[int]] = {}
+
+    def add_old(self, role: str, old: Any) -> None:
+        """Note a value that the field held, with all that is in it."""
+        if (key := _key_of(old)) is not None:
+            self._left[role, key] += 1
+        else:
+            self._old_objects.setdefault(role, set()).add(id(old))
+        for inner, part in _parts_of(old):
+            self.add_old(role + inner, part)
+
+    def add_new(self, role: str, given: Any, new: Any, old: Any) -> None:
+        """Note a value that the field holds now; `old` is what stood in its place, or something else."""
+        if (key := _key_of(new)) is not None:
+            is_in_place = _key_of(old) == key
+            self._comes.setdefault((role, key), []).append(is_in_place)
+            self._left[role, key] -= is_in_place
+        elif id(new) in self._old_objects.get(role, ()) or equal(new, old):
+            self._objects.setdefault(role, set()).add(id(given))
+        if isinstance(new, dict):
+            places = old if isinstance(old, dict) else {}
+            for key, value in new.items():
+                is_known = key in places
+                self.add_new(role + "k", key, key, key if is_known else None)
+                self.add_new(role + "v", given[key], value, places.get(key))
+        elif isinstance(new, list | tuple):
+            before = old if isinstance(old, list | tuple) else ()
+            for place, value in enumerate(new):
+                self.add_new(role + "i", given[place], value, before[place] if place < len(before) else None)
+        elif isinstance(new, set | frozenset):
+            for value in given:  # in the order in which it is validated
+                self.add_new(
+                    role + "i", value, value, value if isinstance(old, set | frozenset) and value in old else None
+                )
+
+    def known(self) -> KnownItems:
+        answers = {}
+        for key, comes in self._comes.items():
+            left = self._left[key]
+            answers[key] = [is_in_place or (left := left - 1) >= 0 for is_in_place in comes]
+        return KnownItems(answers, self._objects)
+
+
+def _key_of(value: Any) -> Any:
+    """What stands for a value without parts; None for lists, models and the like."""
+    if isinstance(value, list | dict | tuple | set | BaseModel) or dataclasses.is_dataclass(value):
+        return None
+    try:
+        key = exact_key(value)
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
         for key, item in value.items():
-            yield from scalars_in(key)
-            yield from scalars_in(item)
+            yield "k", key
+            yield "v", item
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
-            yield from scalars_in(item)
+            yield "i", item
 
 
 class Thaw:
@@ -599,15 +772,17 @@ class Thaw:
     twin was not changed, so that committing costs what was touched.
     """
 
-    __slots__ = ("_origins", "guard")
+    __slots__ = ("_depth", "_origins", "guard")
 
     def __init__(self) -> None:
         self.guard = Guard(live=True)
+        self._depth = 0
         self._origins: dict[int, tuple[Any, Any]] = {}  # id of a twin -> the twin (kept alive) and its frozen origin
 
     def close(self) -> None:
         """From now on, changing a value that this object thawed raises."""
         self.guard.live = False
+        self.guard.validated = None
         self._origins.clear()
 
     def thaw(self, value: Any) -> Any:
@@ -617,11 +792,11 @@ class Thaw:
             return value
         twin: Any
         if kind is ReadOnlyList:
-            twin = _guarded_by(self.guard, StateList(map(self.thaw, value)))
+            twin = StateList.of(self.guard, map(self.thaw, value))
         elif kind is ReadOnlyDict:
-            twin = _guarded_by(self.guard, StateDict({key: self.thaw(item) for key, item in value.items()}))
+            twin = StateDict.of(self.guard, {key: self.thaw(item) for key, item in value.items()})
         elif kind is ReadOnlySet:
-            twin = _guarded_by(self.guard, StateSet(value))
+            twin = StateSet.of(self.guard, value)
         elif isinstance(value, tuple):
             items = [self.thaw(item) for item in value]
             if all(map(is_, items, value)):
@@ -657,7 +832,7 @@ class Thaw:
             return origin if is_untouched else self._refreeze_instance(value, shape, origin)
         if kind is list or kind is StateList:
             items = self._refreeze_all(value)
-            return origin if origin is not None and _all_same(items, origin) else ReadOnlyList(items)
+            return origin if origin is not None and _all_same(items, origin) else ReadOnlyList.of(items)
         if kind is dict or kind is StateDict:
             for key in value:
                 if type(key) is not str or not key.isascii():
@@ -666,14 +841,14 @@ class Thaw:
             # The order of keys is part of what views show.
             if origin is not None and _all_same(items, [*origin.values()]) and _all_same([*value], [*origin]):
                 return origin
-            return ReadOnlyDict(zip(value, items, strict=True))
+            return ReadOnlyDict.of(dict(zip(value, items, strict=True)))
         if kind is set or kind is StateSet:
             if origin is not None and _has_same_members(value, origin):
                 return origin
             for item in value:
                 if type(item) is not str or not item.isascii():
                     _check_hashable(item)
-            return ReadOnlySet(value)
+            return ReadOnlySet.of(value)
         if isinstance(value, tuple):
             items = self._refreeze_all(value)
             if origin is not None and _all_same(items, origin):
@@ -692,8 +867,11 @@ class Thaw:
         raise _unsupported(value)
 
     def _refreeze_all(self, values: Iterable[Any]) -> list[Any]:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:  # also where a list holds itself
+            raise UnshowableError(f"is nested in more than {MAX_DEPTH} levels, which no page can show")
         # Nearly all items are such text and numbers: a call for each would take three times as long.
-        return [
+        frozen = [
             value
             if ((kind := type(value)) is str and value.isascii())
             or (kind is int and -_SHORT_INT < value < _SHORT_INT)
@@ -701,6 +879,8 @@ class Thaw:
             else self.refreeze(value)
             for value in values
         ]
+        self._depth -= 1
+        return frozen
 
     def _refreeze_instance(self, value: Any, shape: _Shape, origin: Any) -> Any:
         """The frozen form of a model or dataclass; see `revalidation` for what is validated of it."""
@@ -716,29 +896,59 @@ class Thaw:
         if len(kept) == len(fresh) == len(before):
             return origin
         if validators is not None:
-            given = {name: plain(each) for name, each in fresh.items()}
-            if shape.validates_assignment:  # what was assigned was validated at once
-                made = shape.make(shape.original, {**given, **validators.check(given)}, value)
-            else:
-                old_items = {name: scalars_in(old) for name, old in before.items() if name not in kept}
-                same = {name: given[name] for name in kept}
-                made = validators.assign(
-                    given, Kept(same, old_items, lambda found: shape.make(shape.original, found, value))
-                )
-            fresh = shape.read(made)
-            fresh = {
-                name: before[name] if name in kept and equal(each, before[name]) else each
-                for name, each in zip(fresh, self._refreeze_all(fresh.values()), strict=True)
-            }
+            fresh = self._validated(value, shape, validators, fresh, before, kept)
         return shape.make(_guarded_class(shape.original), fresh, value, FROZEN)
+
+    def _validated(
+        self,
+        value: Any,
+        shape: _Shape,
+        validators: Revalidation,
+        fresh: dict[str, Any],
+        before: dict[str, Any],
+        kept: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The fields of a changed model or dataclass, validated where they changed; of these, `kept` did not."""
+        valid = {name: valid for (place, name), valid in (self.guard.validated or {}).items() if place == id(value)}
+        kept = kept | {name: new for name, new in fresh.items() if name in valid and equal(new, valid[name])}
+        inner = Thaw()
+        given, known = {}, {}
+        for name, new in fresh.items():
+            if name in kept:
+                given[name] = new
+            else:
+                given[name] = plain(inner.thaw(new) if name in validators.authored_fields else new)
+                olds = [found[name] for found in (before, valid) if name in found]
+                known[name] = known_items(given[name], new, *(olds or [None]))
+        extras = {name: new for name, new in fresh.items() if name in kept and name not in shape.names}
+        found = validators.assign(
+            {name: each for name, each in given.items() if name not in extras},
+            Kept({name: given[name] for name in kept}, known),
+        )
+        fresh = {
+            name: before[name] if name in before and equal(new, before[name]) else new
+            for name, new in ((name, inner.refreeze(each)) for name, each in {**found, **extras}.items())
+        }
+        if not validators.sees_whole:
+            return fresh
+        # Its own validators may change it, and what it holds.
+        inner = Thaw()
+        twin = inner.thaw(shape.make(_guarded_class(shape.original), fresh, value, FROZEN))
+        seen = shape.read(validators.look_at_whole(twin))
+        return dict(zip(seen, inner._refreeze_all(seen.values()), strict=True))
 
 
 _SHORT_INT: Final = 2**63
+MAX_DEPTH: Final = 100
+"""Levels of lists, dicts and models in each other. pydantic writes and validates up to about 250 of them."""
 _SCALAR_BASES: Final = tuple(SCALARS - {type, type(None), bool, range, re.Pattern})
 
 
 def _check_hashable(value: Any) -> None:
-    """Raises `UnshowableError` where a key, or a member of a set, holds text that no page could show."""
+    """Raises `UnshowableError` where a key, or a member of a set, holds text that no page could show.
+
+    Raises `ConfigurationError` for a model or dataclass there that may be changed: all readers share it as it is.
+    """
     if isinstance(value, pathlib.PurePath):
         value = str(value)
     if isinstance(value, str | int):
@@ -746,6 +956,25 @@ def _check_hashable(value: Any) -> None:
     elif isinstance(value, tuple | frozenset):
         for item in value:
             _check_hashable(item)
+    elif isinstance(value, BaseModel) or dataclasses.is_dataclass(value):
+        if not is_frozen_class(type(value)):
+            raise ConfigurationError(
+                f"a state field holds a {type(value).__name__} as a key or in a set, where it could be changed for all "
+                "readers: make the class frozen"
+            )
+        names = value.__pydantic_fields__ if isinstance(value, BaseModel) else value.__dataclass_fields__
+        for part in [getattr(value, name) for name in names]:
+            if isinstance(part, list | dict | set):
+                raise _unsupported(part)
+            _check_hashable(part)
+
+
+def is_frozen_class(cls: type[Any]) -> bool:
+    """Whether the fields of a model or dataclass cannot be set."""
+    if issubclass(cls, BaseModel):
+        return bool(cls.model_config.get("frozen"))
+    parameters = getattr(cls, "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
 
 
 def equal(new: Any, old: Any) -> bool:
@@ -759,7 +988,7 @@ def equal(new: Any, old: Any) -> bool:
         return bool(new == old)
     if kind in SCALARS:
         return same_scalar(new, old)
-    if isinstance(new, tuple):  # a read-only list is one, too
+    if isinstance(new, list | tuple):
         return len(new) == len(old) and all(map(equal, new, old))
     if isinstance(new, dict):
         keys = len(new) == len(old) and (all(map(is_, new, old)) or all(map(equal, new, old)))
@@ -770,6 +999,10 @@ def equal(new: Any, old: Any) -> bool:
         return equal(shape.read(new), shape.read(old))
     if isinstance(new, _SCALAR_BASES):
         return bool(exact_key(new) == exact_key(old))
+    if isinstance(new, BaseModel):  # as a key, or in a set, where it is the user's own
+        return equal(new.__dict__, old.__dict__) and equal(new.__pydantic_extra__, old.__pydantic_extra__)
+    if dataclasses.is_dataclass(new):
+        return all(equal(getattr(new, field.name), getattr(old, field.name)) for field in dataclasses.fields(new))
     return bool(new == old)
 
 
