@@ -6,13 +6,15 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import fractions
 import functools
+import ipaddress
 import math
 import pathlib
 import re
 import uuid
 import zoneinfo
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, NotRequired, TypeVar
 
 from hypothesis import strategies as st
 from pydantic import (
@@ -29,6 +31,7 @@ from pydantic import (
     create_model,
 )
 from pydantic_core import MultiHostUrl, TzInfo, Url
+from typing_extensions import TypedDict
 
 from faststate import ReactiveState
 
@@ -367,6 +370,22 @@ class Visit(BaseModel):
     tags: set[int] = set()
 
 
+class Totals(TypedDict):
+    """A dict of known keys."""
+
+    n: int
+    by: NotRequired[decimal.Decimal]
+
+
+T = TypeVar("T")
+
+
+class Box(BaseModel, Generic[T]):
+    """A model of any type."""
+
+    held: T
+
+
 KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "bool": (bool, st.booleans()),
     "int": (int, INTEGERS),
@@ -438,6 +457,13 @@ KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     ),
     "root model": (Names, st.lists(TEXTS, max_size=3).map(Names)),
     "dataclass": (Spot, st.builds(Spot, INTEGERS, st.lists(INTEGERS, max_size=3))),
+    "TypedDict": (Totals, st.fixed_dictionaries({"n": INTEGERS}, optional={"by": NUMBERS})),
+    "generic model": (Box[int | str], st.builds(Box[int | str], held=INTEGERS | TEXTS)),
+    "frozen dataclass": (Place, st.builds(Place, INTEGERS)),
+    "IPv4Address": (ipaddress.IPv4Address, st.ip_addresses(v=4)),
+    "Fraction": (fractions.Fraction, st.fractions()),
+    "pattern": (re.Pattern[str], st.sampled_from([re.compile("a+"), re.compile("a", re.IGNORECASE)])),
+    "ZoneInfo": (zoneinfo.ZoneInfo, st.just(BERLIN)),
     "set of models": (frozenset[Fixed], st.frozensets(st.builds(Fixed, x=INTEGERS), max_size=3)),
 }  # fmt: skip
 """Kinds of fields that a state may have: the field's type, and what makes values of it."""
