@@ -20,6 +20,10 @@ logger = logging.getLogger("faststate")
 DRAIN_PATIENCE: Final = 2.5
 """Seconds that events have to end by themselves when the server ends. What waits then is stopped."""
 
+STEP_PATIENCE: Final = 1.5
+"""Seconds that generators have to end by themselves when the server ends. Most end within moments, and a deploy is no
+reason to refuse the rest of their steps. Those that go on end at their next step then."""
+
 LAST_WORDS: Final = 1.0
 """Seconds that an event which was stopped has for its `finally` blocks before its client is told without it. Its locks
 are free from the beginning."""
@@ -147,7 +151,7 @@ class Running:
     def _check_between_steps(self) -> None:
         if self.error is not None:
             raise self.error
-        if self._events.draining is not None:
+        if self._events.ends_steps:
             raise _ending()
 
     # -- its own code ----------------------------------------------------------------------------------------------
@@ -244,6 +248,8 @@ class RunningEvents:
         self.under_way: set[Running] = set()
         self.draining: object | None = None
         """While the server ends: what tells this draining from an earlier one."""
+        self.ends_steps = False
+        """Whether generators end at their next step."""
         self.is_over = False
         """Whether the time is over that events have to end when the server ends."""
         self._left: set[asyncio.Task[None]] = set()
@@ -262,14 +268,20 @@ class RunningEvents:
             raise NotStartedError("the server ends: it runs no events any more")
 
     def drain(self) -> None:
-        """End the events, since the server ends: generators at their next step, all others when their time is over."""
+        """Let the events end, since the server ends: generators at a step, all others when their time is over."""
         if self.draining is None:
             self.draining = object()
             loop = asyncio.get_running_loop()
-            for running in list(self.under_way):
-                with contextlib.suppress(RuntimeError):  # its loop is closed
-                    running._loop.call_soon_threadsafe(running.end_soon, _ending())
+            loop.call_later(STEP_PATIENCE, self._end_steps, self.draining)
             loop.call_later(DRAIN_PATIENCE, self._cut_all, self.draining)
+
+    def _end_steps(self, draining: object) -> None:
+        if self.draining is not draining:
+            return
+        self.ends_steps = True
+        for running in list(self.under_way):
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                running._loop.call_soon_threadsafe(running.end_soon, _ending())
 
     def _cut_all(self, draining: object) -> None:
         if self.draining is not draining:
@@ -294,7 +306,7 @@ class RunningEvents:
 
     def reopen(self) -> None:
         """Run events again: the provider was stopped, and is used once more."""
-        self.draining, self.is_over = None, False
+        self.draining, self.ends_steps, self.is_over = None, False, False
 
     def leave(self, name: str, rest: Begun) -> None:
         """Let the code of an event that was stopped, and has not ended, go on alone: it holds no locks."""
