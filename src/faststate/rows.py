@@ -56,8 +56,8 @@ class RowCheck:
     are the types (str) of the columns by name, as far as they are known. Where the columns are not the fields,
     `is_held` says whether the row holds a field at all.
 
-    Measured with Python 3.11 and fastlite, a commit with the check and without: of one number 129 and 122 µs (in memory),
-    of a list of 1,000 models 7.9 and 6.7 ms, of one number beside such a list 137 and 126 µs.
+    Measured with Python 3.11 and fastlite (in memory), a commit with the check and without: of one number 129 and
+    122 µs, of a list of 1,000 models 7.9 and 6.7 ms, of one number beside such a list 137 and 126 µs.
     """
 
     __slots__ = ("_changed", "_columns", "_is_held", "_load", "_state", "_values", "asked", "whole")
