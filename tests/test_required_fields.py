@@ -43,6 +43,13 @@ class Filled(ReactiveState):
         return {"number": 5, **values}
 
 
+class Makes(ReactiveState):
+    number: int
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**{"number": 5, **values})
+
+
 class Inherits(Order):
     number: int = 1
     place: str = "here"
@@ -79,9 +86,10 @@ def test_a_store_does_not_make_the_first_value(store, in_tmp_path):
         (Order, {"scope": StateScope.RECORD, "records": (lambda id: {"number": 1, "place": "x"}, lambda *_: None)}),
         (Order, {"initial_values": True}),
         (Filled, {}),
+        (Makes, {}),
         (Inherits, {}),
     ],
-    ids=["create", "records", "initial values", "a validator of the class", "a subclass with defaults"],
+    ids=["create", "records", "initial values", "a validator of the class", "an __init__", "a subclass with defaults"],
 )
 async def test_who_gives_the_first_values_is_known(cls, config):
     provider = StateProvider(secret_key=KEY)

@@ -282,7 +282,7 @@ _CHECKS_NO_FIELDS: Final = frozenset(
 def _required(cls: type[BaseModel]) -> tuple[str, ...]:
     decorators, own_schema = cls.__pydantic_decorators__, cls.__get_pydantic_core_schema__
     may_fill = (
-        cls.__init__ is not BaseModel.__init__
+        cls.__pydantic_custom_init__  # an __init__ of its own
         or any(validator.info.mode != "after" for validator in decorators.model_validators.values())
         or decorators.root_validators
         or own_schema.__func__ is not BaseModel.__get_pydantic_core_schema__.__func__  # type: ignore[attr-defined]  # classmethods
