@@ -31,7 +31,7 @@ from .exceptions import (
 from .records import RecordSource, RowChange
 from .records.columns import columns_to_fields, is_about_values
 from .redaction import explained, redacted
-from .revalidation import revalidation_of
+from .revalidation import Kept, revalidation_of
 from .rows import RowCheck, plain, unlike
 from .scopes import StateIdentifier
 from .state import ReactiveState
@@ -643,8 +643,12 @@ def _of_row(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
     try:
         return _validated(cls, values)
     except ValidationError as error:
-        if not cls._fs_schema().checks_whole:
-            return _validated(cls, _read_by_validators(cls, values, error, values))
+        try:
+            return _validated(cls, _read_by_validators(cls, values, error, {}))
+        except ValidationError:
+            if not cls._fs_schema().checks_whole:
+                raise
+        # A validator of the whole state may make fields that are no columns.
         made: ReactiveState = cls.__pydantic_validator__.validate_python(values, by_alias=False, by_name=True)
         return made
 
@@ -658,12 +662,10 @@ def _read_by_validators(
     """
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     unfit = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
-    made = cls._blank(dict(beside), None)
-    for name in unfit & values.keys():
-        if cls.__pydantic_fields__[name].frozen or cls.model_config.get("frozen"):
-            raise error  # no validator is asked about a single one
-        cls.__pydantic_validator__.validate_assignment(made, name, values[name])
-    return {name: made.__dict__[name] if name in unfit else value for name, value in values.items()}
+    given = {**beside, **values}
+    kept = Kept({name: value for name, value in given.items() if name not in unfit}, {})
+    found = revalidation_of(cls).assign(given, kept)
+    return {name: found[name] for name in values}
 
 
 def _without_values(error: BaseException) -> str:
