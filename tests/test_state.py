@@ -539,7 +539,19 @@ def test_a_class_that_defines_ft_is_a_view_of_itself():
 
 # -- classes -----------------------------------------------------------------------------------------------------------
 
-RESERVED = ["signal", "watch", "model_dump", "_fs", "_wire", "_home", "_show", "_change", "__iter__", "copy", "json"]
+RESERVED = [
+    "signal",
+    "watch",
+    "model_dump",
+    "_fs",
+    "_wire",
+    "_provider",
+    "_show",
+    "_change",
+    "__iter__",
+    "copy",
+    "json",
+]
 
 
 @pytest.mark.parametrize("name", [name for name in RESERVED if not name.startswith("_")])
@@ -559,7 +571,7 @@ def test_an_event_or_view_that_hides_a_name_of_the_library_is_an_error_at_once(n
         type("Bad", (ReactiveState,), {name: make(method), "__module__": __name__})
 
 
-@pytest.mark.parametrize("name", ["_fs", "_wire", "_home", "_namespace", "_show", "_change", "_run"])
+@pytest.mark.parametrize("name", ["_fs", "_wire", "_provider", "_namespace", "_show", "_change", "_run"])
 def test_a_private_that_hides_a_name_of_the_library_is_an_error_at_once(name):
     for members in ({"__annotations__": {name: int}, name: 0}, {name: lambda self: None}, {name: 1}):
         with pytest.raises(EventDefinitionError, match="hides a name"):

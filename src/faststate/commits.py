@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar, cast
 from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
 from .events import VERSION_SIGNAL
 from .exceptions import FastStateError, StateNotFoundError, VersionConflict
-from .homes import Home
 from .locks import SessionGates
 from .persistence import (
     Found,
@@ -27,6 +26,7 @@ from .persistence import (
     write_all,
 )
 from .scopes import StateIdentifier
+from .serving import ServingProvider
 from .sharing import Sharing
 from .state import Change, Committed, ReactiveState
 from .stores import StateStore, Version, Write
@@ -41,10 +41,10 @@ T = TypeVar("T")
 class RegistryHooks:
     """What the provider plugs into a registry: who is told, and who is watching.
 
-    `home` is the provider itself, for the snapshots to know where they came from.
+    `serving` is the provider itself, for the snapshots to know where they came from.
     """
 
-    home: Home | None = None
+    serving: ServingProvider | None = None
 
     def committed(self, commit: Commit) -> None:
         """A state changed."""
@@ -336,7 +336,7 @@ class Committer:
         if versioned:
             encoded = {**encoded, VERSION_SIGNAL: str(version)}
         return made._commit(
-            Committed(identifier, version.number, self.number, encoded, self._hooks.home, epoch=version.epoch)
+            Committed(identifier, version.number, self.number, encoded, self._hooks.serving, epoch=version.epoch)
         )
 
     def _swap(

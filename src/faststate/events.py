@@ -28,7 +28,7 @@ from datastar_py.consts import ElementPatchMode
 from .arguments import Arguments, changeable_defaults, copied, unknown_argument
 from .auth import AccessRule, rule_of
 from .exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateError
-from .homes import home_of
+from .serving import provider_of
 from .wire import js, to_wire
 
 __all__ = ["VERSION_SIGNAL", "Event", "EventRef", "event", "expr"]
@@ -235,12 +235,12 @@ class EventRef(Generic[P, R]):
         """
         self._check_names(arguments)
         state, owner = self._state, self._owner._full_class or self._owner
-        home = (state._home if state is not None else None) or home_of(owner)
-        name = state._namespace[0] if state is not None else owner._registered_name(home)
+        provider = (state._provider if state is not None else None) or provider_of(owner)
+        name = state._namespace[0] if state is not None else owner._registered_name(provider)
         own = state._instance_id if state is not None else None
         pairs = {**({"_id": own} if own is not None else {}), **{k: to_wire(v) for k, v in arguments.items()}}
         path = f"event/{name}/{self.event.name}"
-        url = home.url_of(path) if home is not None else f"{DEFAULT_PREFIX}/{path}"
+        url = provider.url_of(path) if provider is not None else f"{DEFAULT_PREFIX}/{path}"
         return url + (f"?{urlencode(pairs, doseq=True)}" if pairs else "")
 
     def _check_names(self, arguments: Mapping[str, Any]) -> None:
@@ -255,13 +255,13 @@ class EventRef(Generic[P, R]):
         if state is not None:
             namespace = state._namespace
         else:
-            home = home_of(owner)
-            if home is not None and home.has_ids(owner):
+            provider = provider_of(owner)
+            if provider is not None and provider.has_ids(owner):
                 raise EventDefinitionError(
                     f"{owner.__name__}.{self.event.name} is an event of one of several states: write it with the one "
                     f"that is meant, state.{self.event.name}.on(...)"
                 )
-            namespace = (owner._registered_name(home),)
+            namespace = (owner._registered_name(provider),)
         name = namespace[0]
         fields = []
         if arguments:

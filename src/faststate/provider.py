@@ -36,7 +36,6 @@ from .exceptions import (
 )
 from .field_types import refuse_field_types
 from .following import Following
-from .homes import settle
 from .limits import Rates, TokenBuckets, network_of
 from .locks import identity_here
 from .modify import Modify, Settled, call_from_anywhere, is_for_scripts
@@ -48,6 +47,7 @@ from .queues import SERVER, Client
 from .rechecks import Rechecks
 from .registry import Commit, Entry, RegistryHooks, StateRegistry
 from .scopes import Id, StateIdentifier, StateScope
+from .serving import note_provider
 from .sessions import Sessions
 from .sharing import DELETED, OutdatedError, Sharing
 from .sse import SSEConnection, SSEManager, StateEventHandler, vanish_frame
@@ -132,7 +132,7 @@ class _Hooks(RegistryHooks):
     """What a provider does when its registry changes. Lifetime: the provider."""
 
     def __init__(self, provider: StateProvider) -> None:
-        self.provider = self.home = provider
+        self.provider = self.serving = provider
 
     def committed(self, commit: Commit) -> None:
         origin, provider = origin_of_commits.get(), self.provider
@@ -548,7 +548,7 @@ class StateProvider:
             self.registry.persistence[state_cls] = StorePersistence(self.store, state_cls, seconds)
         self.state_configs[state_cls] = config
         self._names[name] = state_cls
-        settle(state_cls, self)
+        note_provider(state_cls, self)
 
     def _check_taken(self, added: type[ReactiveState], config: StateConfig) -> None:
         """Checks the events that the class to be `added` has, and those that take it along: the order of registering

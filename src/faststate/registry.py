@@ -32,8 +32,8 @@ from .entries import (
     initial_wire,
     is_initial,
 )
+from .eviction import CROWD, ChangedStates, is_public
 from .exceptions import ConfigurationError, FastStateError, LimitError, StateNotFoundError, VersionConflict
-from .guests import CROWD, Guests, is_public
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
 from .redaction import redacted
@@ -81,8 +81,8 @@ class StateRegistry:
     `max_states_per_session` states: beyond that its oldest unwatched TEMPORARY one gives way, or `LimitError` is
     raised. Beyond `max_states` in all some of which nobody has the page open leave memory: first those that can be had
     again, then those that nobody has changed, the longest unused first; then those that visitors have changed, as
-    `Guests` says. From one address these have changed at most `max_states_per_address`; None is a tenth of all for
-    public addresses, and nothing for private ones. A process numbers its commits: `epoch` is the process's own random
+    `ChangedStates` says. From one address these have changed at most `max_states_per_address`; None is a tenth of all
+    for public addresses, and nothing for private ones. A process numbers its commits: `epoch` is the process's random
     name (str), `commits` the number of the last commit. `persistence` says for classes where their states outlive the
     process.
     """
@@ -115,7 +115,7 @@ class StateRegistry:
         self._sessions: dict[str, tuple[str, ...]] = {}  # per session: its states' keys, the oldest first
         # Per idle time, and what is lost with them: keys, the longest unused first.
         self._idle: dict[tuple[float, int], OrderedDict[str, None]] = {}
-        self.guests = Guests(self._entries.get, clock, min(CROWD, max_states // CROWDS))
+        self.changed = ChangedStates(self._entries.get, clock, min(CROWD, max_states // CROWDS))
         # Per period in which the store is to be told of their use: the keys of watched states, and when that is next.
         self._telling: dict[float, OrderedDict[str, float]] = {}
         self._used: dict[str, Entry] = {}  # stored states that were used since the store was told so, by key
@@ -302,7 +302,7 @@ class StateRegistry:
         encoded = (
             initial_wire(type(fresh), fresh)
             if is_initial(version) and not schema.computed
-            else fresh._wire(self.hooks.home)
+            else fresh._wire(self.hooks.serving)
         )
         state = self.committer.snapshot(fresh._loose(), identifier, version, encoded, versioned=schema.versioned)
         entry = Entry(identifier, idle_time(identifier, ttl), state, persistence)
@@ -330,7 +330,7 @@ class StateRegistry:
         del self._entries[key]
         self._leave_order(entry)
         if entry.address is not None:
-            self.guests.leave(entry)
+            self.changed.leave(entry)
             entry.address = None
         if session_id is not None and (keys := self._sessions.get(session_id)) is not None:
             if left := tuple(other for other in keys if other != key):
@@ -429,7 +429,7 @@ class StateRegistry:
                 self._idle.setdefault(order, OrderedDict())[key] = None
             self._idle[order].move_to_end(key)
         if entry.address is not None:
-            self.guests.heard_again(entry)
+            self.changed.heard_again(entry)
         elif entry.identifier.scope is not StateScope.GLOBAL:
             worth = order[1] if order is not WATCHED else entry.worth
             if worth == CHANGED:
@@ -443,11 +443,11 @@ class StateRegistry:
         What belongs to users or to all is counted, and leaves for the sake of others alone: where memory is full.
         """
         entry.address = self.hooks.address()
-        home, most, key = self.guests.join(entry), self.max_states_per_address, entry.identifier.key
-        if home is None:
+        states, most, key = self.changed.join(entry), self.max_states_per_address, entry.identifier.key
+        if states is None:
             return
         if most is None:
-            if not is_public(home.address):
+            if not is_public(states.address):
                 return
             most = max(1, self.max_states // SHARE_OF_ADDRESS)
 
@@ -457,12 +457,12 @@ class StateRegistry:
                 other != key and found is not None and found.identifier.session_id is not None and self._may_go(other)
             )
 
-        while home.sessions > most:
-            going = self.guests.first_to_go(home, may_go)
+        while states.sessions > most:
+            going = self.changed.first_to_go(states, may_go)
             if going is None or not self.evict(going):
                 return
             self.evicted += 1
-            self._warn_of_loss(f"{home.address} has more than {most} of them")
+            self._warn_of_loss(f"{states.address} has more than {most} of them")
 
     def _may_go(self, key: str) -> bool:
         entry = self._entries.get(key)
@@ -594,8 +594,8 @@ class StateRegistry:
             )
 
     def _first_of_crowd(self) -> str | None:
-        home = self.guests.crowded()
-        return self.guests.first_to_go(home, self._may_go) if home is not None else None
+        states = self.changed.crowded()
+        return self.changed.first_to_go(states, self._may_go) if states is not None else None
 
     def _longest_unused(self, worth: int) -> str | None:
         heads = [next(iter(keys)) for (_, kind), keys in self._idle.items() if kind == worth and keys]

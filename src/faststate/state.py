@@ -32,11 +32,11 @@ from .exceptions import (
     ReadOnlyStateError,
 )
 from .fields import EVERYTHING_SHOWN, PLAIN, Schema
-from .homes import Home, current_home, home_of
 from .redaction import explained, hold_back, redacted, told_of
 from .revalidation import Kept, revalidation_of
 from .scalars import UnshowableError
 from .scopes import StateIdentifier
+from .serving import ServingProvider, current_provider, provider_of
 from .stores import Version
 from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container, known_items, plain, unlocked
 from .views import View, ViewFragment, attribute
@@ -64,24 +64,25 @@ current_page: ContextVar[Page | None] = ContextVar("current_page", default=None)
 class _unseen:
     """In its block nobody is asking: what all viewers share must not depend on the one who happened to cause it.
 
-    All of them are of one provider, `home`.
+    All of them are of one `provider`.
     """
 
-    __slots__ = ("_home", "_tokens")
+    __slots__ = ("_provider", "_tokens")
 
-    def __init__(self, home: Home | None) -> None:
-        self._home = home
+    def __init__(self, provider: ServingProvider | None) -> None:
+        self._provider = provider
 
     def __enter__(self) -> None:
         self._tokens = (
-            current_page.set(None), current_user.set(None), current_request.set(None), current_home.set(self._home)
+            current_page.set(None), current_user.set(None), current_request.set(None),
+            current_provider.set(self._provider),
         )  # fmt: skip
 
     def __exit__(self, *exc: object) -> None:
         current_page.reset(self._tokens[0])
         current_user.reset(self._tokens[1])
         current_request.reset(self._tokens[2])
-        current_home.reset(self._tokens[3])
+        current_provider.reset(self._tokens[3])
 
 
 _NONE: Final[Mapping[Any, Any]] = types.MappingProxyType({})
@@ -98,11 +99,12 @@ class Committed:
     """What a committed snapshot knows of itself. Lifetime: until the state's next commit and its last reader.
 
     A snapshot as some viewers have it, with hidden fields, knows the `full` one; `seen` holds these by what is hidden.
-    `home` is the provider that it came from, None for one of a registry without a provider.
+    `provider` is the provider that it came from, None for one of a registry without a provider.
     """
 
     __slots__ = (
-        "commit", "encoded", "epoch", "frames", "full", "home", "identifier", "namespace", "seen", "version", "views",
+        "commit", "encoded", "epoch", "frames", "full", "identifier", "namespace", "provider", "seen",
+        "version", "views",
     )  # fmt: skip
 
     def __init__(
@@ -111,7 +113,7 @@ class Committed:
         version: int,
         commit: int,
         encoded: dict[str, Any],
-        home: Home | None,
+        provider: ServingProvider | None,
         full: ReactiveState | None = None,
         *,
         epoch: str = INITIAL,
@@ -127,7 +129,7 @@ class Committed:
         self.version = version
         self.commit = commit
         self.encoded = encoded
-        self.home = home
+        self.provider = provider
 
 
 class Working(Thaw):
@@ -300,9 +302,9 @@ class ReactiveState(BaseModel):
         return schema
 
     @classmethod
-    def _registered_name(cls, home: Home | None) -> str:
-        """The name of the class at the provider `home`; its own where it is not registered there."""
-        return (home.name_of(cls) if home is not None else None) or cls.__name__
+    def _registered_name(cls, provider: ServingProvider | None) -> str:
+        """The name of the class at a provider; its own where it is not registered there."""
+        return (provider.name_of(cls) if provider is not None else None) or cls.__name__
 
     @classmethod
     def migrate(cls, values: dict[str, Any], version: int) -> dict[str, Any]:
@@ -444,7 +446,7 @@ class ReactiveState(BaseModel):
     def _as_change(self, schema: Schema, made: ReactiveState, changed: list[str]) -> Change:
         """The change from this committed snapshot to the values of `made`; those of `changed` are others."""
         try:
-            fresh = made._encode(schema.affected(changed), schema, self._committed.home)
+            fresh = made._encode(schema.affected(changed), schema, self._committed.provider)
         except ValueError as error:  # Python writes no number of more than 4,300 digits
             raise EventError(f"{type(self).__name__}: a value is too long to be shown") from error
         known, delta = self._committed.encoded, {}
@@ -595,7 +597,7 @@ class ReactiveState(BaseModel):
         made = type(self)._partly_hidden_class(hidden)._blank(values, self.__pydantic_private__)
         encoded = {name: "" if name in hidden else value for name, value in self._wire().items()}
         own = Committed(
-            committed.identifier, committed.version, committed.commit, encoded, committed.home, self,
+            committed.identifier, committed.version, committed.commit, encoded, committed.provider, self,
             epoch=committed.epoch,
         )  # fmt: skip
         object.__setattr__(made, "_fs", own)
@@ -702,15 +704,15 @@ class ReactiveState(BaseModel):
             return fs.base._namespace
         if type(fs) is Committed:
             return fs.namespace
-        return (self._registered_name(home_of(type(self)._full_class or type(self))),)
+        return (self._registered_name(provider_of(type(self)._full_class or type(self))),)
 
     @property
-    def _home(self) -> Home | None:
+    def _provider(self) -> ServingProvider | None:
         """The provider that this state came from; None for an instance that your own code has made."""
         fs = self._fs
         if type(fs) is Working:
-            return fs.base._home
-        return fs.home if type(fs) is Committed else None
+            return fs.base._provider
+        return fs.provider if type(fs) is Committed else None
 
     @property
     def _version(self) -> str | None:
@@ -726,11 +728,11 @@ class ReactiveState(BaseModel):
         return fs.identifier.instance_id if type(fs) is Committed else None
 
     def _encode(
-        self, names: AbstractSet[str], schema: Schema | None = None, home: Home | None = None
+        self, names: AbstractSet[str], schema: Schema | None = None, provider: ServingProvider | None = None
     ) -> dict[str, Any]:
         """The wire values of the signals `names`. `schema` is the class's, for who has it at hand.
 
-        `home` is the provider of what is no snapshot yet.
+        `provider` is that of what is no snapshot yet.
         """
         if not names:
             return {}
@@ -743,7 +745,7 @@ class ReactiveState(BaseModel):
                 plain[name] = to_wire(value)
             else:
                 return plain
-        with _unseen(home or self._home):
+        with _unseen(provider or self._provider):
             encoded = self.__pydantic_serializer__.to_python(
                 self._unlocked(names, schema or type(self)._fs_schema()),
                 mode="json",
@@ -754,9 +756,13 @@ class ReactiveState(BaseModel):
             )
         return {name: to_wire(value) for name, value in encoded.items()}
 
-    def _wire(self, home: Home | None = None) -> dict[str, Any]:
+    def _wire(self, provider: ServingProvider | None = None) -> dict[str, Any]:
         fs = self._fs
-        return fs.encoded if type(fs) is Committed else self._encode(set(type(self)._fs_schema().signals), home=home)
+        return (
+            fs.encoded
+            if type(fs) is Committed
+            else self._encode(set(type(self)._fs_schema().signals), provider=provider)
+        )
 
     @property
     def signal(self) -> Any:
@@ -775,7 +781,7 @@ class ReactiveState(BaseModel):
         cached = fs.views.get(view.name) if type(fs) is Committed else None
         if cached is not None:
             return cached
-        with _unseen(self._home):
+        with _unseen(self._provider):
             html = view.render(self, ".".join((*self._namespace, view.name)))
         if type(fs) is Committed:
             fs.views = {**fs.views, view.name: html}
@@ -813,11 +819,11 @@ class ReactiveState(BaseModel):
             raise NotStartedError(
                 f"{event.name}.run() works on a state that a provider gave; inside an event call self.{event.name}()"
             )
-        if fs.home is None:
+        if fs.provider is None:
             raise NotStartedError(
                 f"{event.name}.run() works on a state of a StateProvider; this one's registry has none"
             )
-        return await fs.home.run(fs.identifier, type(self)._full_class or type(self), event, arguments)
+        return await fs.provider.run(fs.identifier, type(self)._full_class or type(self), event, arguments)
 
     @classmethod
     async def __from_request__(cls, req: HTTPConnection) -> Any:

@@ -25,7 +25,7 @@ from faststate import (
     requires_auth,
     view,
 )
-from faststate.homes import settle
+from faststate.serving import note_provider
 from tests.client import Page, patched_signals, status
 
 KEY = "a key of the tests"
@@ -182,7 +182,7 @@ def test_what_is_noted_of_a_class_keeps_neither_it_nor_its_provider():
         pass
 
     provider = StateProvider()
-    settle(Mine, provider)
+    note_provider(Mine, provider)
     gone = weakref.ref(Mine), weakref.ref(provider)
     del Mine, provider
     gc.collect()

@@ -13,10 +13,10 @@ from .auth import current_request
 from .exceptions import ConfigurationError
 from .scopes import StateIdentifier
 
-__all__ = ["Home", "current_home", "home_of", "settle"]
+__all__ = ["ServingProvider", "current_provider", "note_provider", "provider_of"]
 
 
-class Home(Protocol):
+class ServingProvider(Protocol):
     """A provider, as the states and events of its classes know it. Lifetime: the app."""
 
     def name_of(self, cls: type[Any]) -> str | None:
@@ -32,29 +32,29 @@ class Home(Protocol):
         """Run an event from server code."""
 
 
-current_home: ContextVar[Home | None] = ContextVar("faststate_home", default=None)
+current_provider: ContextVar[ServingProvider | None] = ContextVar("faststate_home", default=None)
 """The provider of the state that is being rendered: views are the same for everybody, and know no request."""
 
-_homes: Final[WeakKeyDictionary[type[Any], WeakSet[Home]]] = WeakKeyDictionary()
+_providers: Final[WeakKeyDictionary[type[Any], WeakSet[ServingProvider]]] = WeakKeyDictionary()
 """All providers by class. They are held weakly: a provider is in use for as long as its app is, and no longer."""
 _lock: Final = threading.Lock()  # apps are made in threads too, and a set must not grow while another one reads it
 
 
-def settle(cls: type[Any], home: Home) -> None:
-    """Note that `home` has registered `cls`."""
+def note_provider(cls: type[Any], provider: ServingProvider) -> None:
+    """Note that `provider` has registered `cls`."""
     with _lock:
-        _homes.setdefault(cls, WeakSet()).add(home)
+        _providers.setdefault(cls, WeakSet()).add(provider)
 
 
-def home_of(cls: type[Any]) -> Home | None:
+def provider_of(cls: type[Any]) -> ServingProvider | None:
     """The provider with which `cls` is used here and now; None where no provider has registered it.
 
     Raises `ConfigurationError` where several providers have it, know it by other names, scopes or URLs, and nothing
     says which one is meant.
     """
-    for home in (current_home.get(), _of_request()):
-        if home is not None and home.name_of(cls) is not None:
-            return home
+    for provider in (current_provider.get(), _of_request()):
+        if provider is not None and provider.name_of(cls) is not None:
+            return provider
     found = _known(cls)
     if len(found) > 1 and _differ(cls, found):
         # A provider that nobody uses any more is there until its circles of references are found; a test suite makes
@@ -71,16 +71,18 @@ def home_of(cls: type[Any]) -> Home | None:
     return found[0] if found else None
 
 
-def _of_request() -> Home | None:
+def _of_request() -> ServingProvider | None:
     request = current_request.get()
-    home: Home | None = getattr(request.scope.get("faststate"), "provider", None) if request is not None else None
-    return home
+    provider: ServingProvider | None = (
+        getattr(request.scope.get("faststate"), "provider", None) if request is not None else None
+    )
+    return provider
 
 
-def _known(cls: type[Any]) -> list[Home]:
+def _known(cls: type[Any]) -> list[ServingProvider]:
     with _lock:
-        return list(_homes.get(cls, ()))
+        return list(_providers.get(cls, ()))
 
 
-def _differ(cls: type[Any], homes: list[Home]) -> bool:
-    return len({(home.name_of(cls), home.has_ids(cls), home.url_of("")) for home in homes}) > 1
+def _differ(cls: type[Any], providers: list[ServingProvider]) -> bool:
+    return len({(provider.name_of(cls), provider.has_ids(cls), provider.url_of("")) for provider in providers}) > 1

@@ -1,4 +1,4 @@
-"""Guests: what visitors have changed and memory alone has, by the address it came from; and what gives way first."""
+"""Eviction: which states leave a full memory first, of those that visitors have changed and memory alone has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 from .entries import Entry
 
-__all__ = ["CROWD", "Guests", "Home", "is_public"]
+__all__ = ["CROWD", "AddressStates", "ChangedStates", "is_public"]
 
 CROWD: Final = 100
 """States of one address beyond which it counts as crowded, and gives way before all others do; fewer where memory may
@@ -65,7 +65,7 @@ class _Crowd:
             keys.pop(key, None)
 
 
-class Home:
+class AddressStates:
     """The states that were changed first from one address, and memory alone has. Lifetime: while there are any.
 
     Most addresses have `few` of them; a `crowd` is kept in order. Of all, `sessions` many belong to a session.
@@ -83,7 +83,7 @@ class Home:
         return len(self.few) if self.crowd is None else len(self.crowd.made)
 
 
-class Guests:
+class ChangedStates:
     """What visitors have changed and memory alone has. Lifetime: the registry.
 
     Sessions are free, so one visitor can have as many as all others together; addresses are not. Where memory is full,
@@ -98,76 +98,76 @@ class Guests:
         self._crowd = CROWD if crowd is None else crowd
         self._find = find
         self._clock = clock
-        self._homes: dict[str, Home] = {}
-        self._crowds: dict[Home, None] = {}
+        self._addresses: dict[str, AddressStates] = {}
+        self._crowds: dict[AddressStates, None] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._homes.values()))
+        return sum(map(len, self._addresses.values()))
 
-    def join(self, entry: Entry) -> Home | None:
-        """Counts a changed state, once, to its entry's address; the home that it has there, None without an address."""
+    def join(self, entry: Entry) -> AddressStates | None:
+        """Count a changed state, once, to its entry's address; returns the states of that, None without an address."""
         if not entry.address:
             return None
-        key, home = entry.identifier.key, self._homes.get(entry.address)
-        if home is None:
-            home = self._homes[entry.address] = Home(entry.address)
-        entry.address = home.address  # one object for all of them
-        if home.crowd is not None:
-            home.crowd.add(key, is_again=entry.visits > 0)
-            self._crowds[home] = self._crowds.pop(home)  # the last to grow comes last
-        elif key not in home.few:
-            home.few += (key,)
-            if len(home.few) > self._crowd:
-                self.open(home)
-        home.sessions += entry.identifier.session_id is not None
-        return home
+        key, states = entry.identifier.key, self._addresses.get(entry.address)
+        if states is None:
+            states = self._addresses[entry.address] = AddressStates(entry.address)
+        entry.address = states.address  # one object for all of them
+        if states.crowd is not None:
+            states.crowd.add(key, is_again=entry.visits > 0)
+            self._crowds[states] = self._crowds.pop(states)  # the last to grow comes last
+        elif key not in states.few:
+            states.few += (key,)
+            if len(states.few) > self._crowd:
+                self.open(states)
+        states.sessions += entry.identifier.session_id is not None
+        return states
 
-    def open(self, home: Home) -> _Crowd:
+    def open(self, states: AddressStates) -> _Crowd:
         """The crowd of an address, made of its few states where there is none yet."""
-        if home.crowd is None:
-            home.crowd = _Crowd()
-            self._crowds[home] = None
-            for key in home.few:
+        if states.crowd is None:
+            states.crowd = _Crowd()
+            self._crowds[states] = None
+            for key in states.few:
                 entry = self._find(key)
-                home.crowd.add(key, is_again=entry is not None and entry.visits > 0)
-            home.few = ()
-        return home.crowd
+                states.crowd.add(key, is_again=entry is not None and entry.visits > 0)
+            states.few = ()
+        return states.crowd
 
     def heard_again(self, entry: Entry) -> None:
         """Notes that a request used a state after it was changed first. 0.2 us."""
         entry.visits += 1
-        home = self._homes.get(entry.address or "")
-        if home is not None and home.crowd is not None:
-            home.crowd.heard_again(entry.identifier.key)
+        states = self._addresses.get(entry.address or "")
+        if states is not None and states.crowd is not None:
+            states.crowd.heard_again(entry.identifier.key)
 
     def leave(self, entry: Entry) -> None:
         """Takes a state out that leaves memory."""
-        home = self._homes.get(entry.address or "")
-        if home is None:
+        states = self._addresses.get(entry.address or "")
+        if states is None:
             return
         key = entry.identifier.key
-        if home.crowd is None:
-            home.few = tuple(other for other in home.few if other != key)
+        if states.crowd is None:
+            states.few = tuple(other for other in states.few if other != key)
         else:
-            home.crowd.discard(key)
-        home.sessions -= entry.identifier.session_id is not None
-        if not home:
-            del self._homes[home.address]
-            self._crowds.pop(home, None)
+            states.crowd.discard(key)
+        states.sessions -= entry.identifier.session_id is not None
+        if not states:
+            del self._addresses[states.address]
+            self._crowds.pop(states, None)
 
-    def crowded(self) -> Home | None:
+    def crowded(self) -> AddressStates | None:
         """The address that has most, of several the one that grew last; None where none is crowded."""
         return max(reversed(self._crowds), key=len, default=None)
 
-    def first_to_go(self, home: Home, may_go: Callable[[str], bool]) -> str | None:
+    def first_to_go(self, states: AddressStates, may_go: Callable[[str], bool]) -> str | None:
         """The key of the state of a crowd that gives way first; None where none may go.
 
         Who was heard of again outranks who was not, and what lies unused for long goes before what does not. Of those
         that are left the newest goes: who fills memory within an hour pushes out what came last, which is his own, and
         not the cart of somebody who was there before.
         """
-        crowd = self.open(home)
-        is_flood = len(crowd.once) * NEWCOMERS > len(home)
+        crowd = self.open(states)
+        is_flood = len(crowd.once) * NEWCOMERS > len(states)
         return (
             self._abandoned(crowd.once_used, may_go)
             or (_first(reversed(crowd.once), may_go) if is_flood else None)

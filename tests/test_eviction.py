@@ -25,7 +25,7 @@ from faststate import (
 )
 from faststate.auth import current_request
 from faststate.entries import Entry
-from faststate.guests import ABANDONED, Guests, is_public
+from faststate.eviction import ABANDONED, ChangedStates, is_public
 from faststate.scopes import StateIdentifier
 
 from .client import Page, status
@@ -322,18 +322,18 @@ def test_nothing_is_counted_that_comes_back_from_a_store():
     site = Site(max_states=20, store="memory://")
     shoppers = [site.shopper() for _ in range(10)]
     site.flood(30)
-    assert site.carts(shoppers) == 10 and len(site.provider.registry.guests) == 0
+    assert site.carts(shoppers) == 10 and len(site.provider.registry.changed) == 0
 
 
 def test_what_has_ended_is_counted_no_more():
     site = Site(max_states=200)
     site.flood(40)
     registry = site.provider.registry
-    assert len(registry.guests) == len(registry) == 40 and registry.guests._crowds
+    assert len(registry.changed) == len(registry) == 40 and registry.changed._crowds
     site.clock.now += 86_401
     registry.sweep()
-    assert len(registry) == len(registry.guests) == 0
-    assert not registry.guests._homes and not registry.guests._crowds
+    assert len(registry) == len(registry.changed) == 0
+    assert not registry.changed._addresses and not registry.changed._crowds
 
 
 # -- the books ---------------------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ class Books:
     def __init__(self):
         self.clock = Clock()
         self.entries: dict[str, Entry] = {}
-        self.guests = Guests(self.entries.get, self.clock)
+        self.changed = ChangedStates(self.entries.get, self.clock)
         self.inside: set[str] = set()
 
     def entry(self, number, address):
@@ -371,39 +371,39 @@ ACTIONS = st.lists(
 @given(ACTIONS)
 def test_each_state_is_counted_once_and_who_goes_is_one_of_its_address(actions):
     books = Books()
-    guests = books.guests
+    changed = books.changed
     for action, number, address in actions:
         entry = books.entry(number, address)
         key = entry.identifier.key
         if action == "join" and key not in books.inside:
-            assert guests.join(entry) is guests._homes[entry.address]
+            assert changed.join(entry) is changed._addresses[entry.address]
             books.inside.add(key)
         elif action == "again" and key in books.inside:
             entry.used = books.clock.now
-            guests.heard_again(entry)
+            changed.heard_again(entry)
         elif action == "leave":
             if key in books.inside:
-                guests.leave(entry)
+                changed.leave(entry)
             books.inside.discard(key)
         elif action == "time":
             books.clock.now += 100 * number
-        elif action == "open" and entry.address in guests._homes:
-            guests.open(guests._homes[entry.address])
-        elif action == "go" and (home := guests._homes.get(entry.address)) is not None:
-            going = guests.first_to_go(home, lambda other, key=key: other != key)
-            mates = {k for k in books.inside if books.entries[k].address == home.address} - {key}
+        elif action == "open" and entry.address in changed._addresses:
+            changed.open(changed._addresses[entry.address])
+        elif action == "go" and (states := changed._addresses.get(entry.address)) is not None:
+            going = changed.first_to_go(states, lambda other, key=key: other != key)
+            mates = {k for k in books.inside if books.entries[k].address == states.address} - {key}
             assert going in mates if mates else going is None
             if going is not None:
                 old = {k for k in mates if books.clock.now - books.entries[k].used > ABANDONED}
                 if not books.entries[going].visits and going not in old:
                     assert not {k for k in old if not books.entries[k].visits}, "what lies unused goes first"
-        assert len(guests) == len(books.inside)
-        for home in guests._homes.values():
-            assert len(home) == sum(books.entries[k].address == home.address for k in books.inside) > 0
-            assert home.sessions == len(home)
-        assert set(guests._crowds) == {home for home in guests._homes.values() if home.crowd is not None}
-        for home in guests._crowds:
-            crowd = home.crowd
+        assert len(changed) == len(books.inside)
+        for states in changed._addresses.values():
+            assert len(states) == sum(books.entries[k].address == states.address for k in books.inside) > 0
+            assert states.sessions == len(states)
+        assert set(changed._crowds) == {states for states in changed._addresses.values() if states.crowd is not None}
+        for states in changed._crowds:
+            crowd = states.crowd
             assert set(crowd.once) == set(crowd.once_used) and not set(crowd.once) & set(crowd.again_used)
             assert set(crowd.made) == set(crowd.once) | set(crowd.again_used)
             assert all(not books.entries[k].visits for k in crowd.once)
