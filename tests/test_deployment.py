@@ -258,7 +258,7 @@ def test_the_units_command_serves_and_ends_within_its_time(shop):
 
 
 def as_arguments(request):
-    return {"method": request.method, "url": request.url, "headers": request.headers}
+    return {"method": request.method, "url": request.url, "headers": request.headers, "content": request.content}
 
 
 # -- nginx -------------------------------------------------------------------------------------------------------------

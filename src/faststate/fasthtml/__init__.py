@@ -72,7 +72,12 @@ def setup(provider: StateProvider, app: Any) -> None:
     if add_ws is not None:
 
         def add_websocket(func: Any, path: str, conn: Any, disconn: Any, name: Any, middleware: Any) -> Any:
-            handlers = [inject(provider, f, "socket") for f in (func, conn, disconn)]
+            # What ends a connection has the user of its last message: servers may cancel what waits by then.
+            handlers = [
+                inject(provider, func, "socket"),
+                inject(provider, conn, "socket"),
+                inject(provider, disconn, "end"),
+            ]
             if any(handler is not None and handler.__faststate__.states for handler in handlers):
                 middleware = [Middleware(SameOriginOnly), *(middleware or ())]
             add_ws(handlers[0], path, handlers[1], handlers[2], name, middleware)

@@ -121,7 +121,7 @@ async def _resolve(provider: StateProvider, wanted: StateParameter, connection: 
     )
 
 
-def inject(provider: StateProvider, function: Any, kind: Literal["page", "before", "socket"]) -> Any:
+def inject(provider: StateProvider, function: Any, kind: Literal["page", "before", "socket", "end"]) -> Any:
     """`function` with its states filled in and the context variables set; what a "page" returns gets the live element.
 
     A "before" function runs before it is known who asks, unless it asks for a state itself.
@@ -130,9 +130,8 @@ def inject(provider: StateProvider, function: Any, kind: Literal["page", "before
         return function
     injection = _Injection(provider, function)
 
-    is_apps_own = not str(getattr(function, "__module__", "")).startswith(
-        "fasthtml."
-    )  # not its static files, and the like
+    # Not FastHTML's static files, and the like.
+    is_apps_own = not str(getattr(function, "__module__", "")).startswith("fasthtml.")
 
     async def handler(**arguments: Any) -> Any:
         connection = arguments.pop(_CONNECTION)
