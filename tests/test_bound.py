@@ -105,6 +105,7 @@ REFUSED = {
     "not among them": {"plan": "gold"},
     "no member": {"kind": "gold"},
     "no decimal": {"price": "much"},
+    "a decimal of two billion digits": {"price": "1e999999999"},
     "no date": {"day": "tomorrow"},
     "no ratio": {"ratio": "NaN"},
     "no bool": {"ready": "perhaps"},

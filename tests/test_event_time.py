@@ -16,6 +16,7 @@ from faststate import (
     EventDefinitionError,
     EventTimeoutError,
     LockTimeoutError,
+    PersistenceError,
     ReactiveState,
     ReadOnlyStateError,
     StateConfig,
@@ -468,3 +469,101 @@ async def test_an_event_that_waits_for_its_lock_does_not_spend_its_time(provider
 
 def test_the_error_is_one_of_events_and_of_time():
     assert issubclass(EventTimeoutError, TimeoutError) and not issubclass(EventTimeoutError, LockTimeoutError)
+
+
+# -- what an event does when it was stopped, or fails by a cancellation ------------------------------------------------
+
+
+class Late(ReactiveState):
+    n: int = 0
+
+    @event(timeout=SHORT)
+    def in_a_thread(self):
+        world.inside.set()
+        world.go_on.wait(LONG)
+        try:
+            with world.provider.modify(Other) as other:
+                other.n += 1
+        except Exception as error:
+            world.told.append(error)
+        finally:
+            world.inside.clear()
+
+    @event
+    async def waits_for_what_was_cancelled(self):
+        self.n += 1
+        task = asyncio.ensure_future(asyncio.sleep(LONG))
+        task.cancel()
+        await task
+
+    @event(timeout=SHORT)
+    async def outer(self):
+        await world.other.slow_to_end.run()
+
+    @event(timeout=SHORT * 2)
+    async def slow_to_end(self):
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            await asyncio.sleep(1.5)  # longer than an event has for its last words
+
+
+def late_provider(**options):
+    provider = world.provider = StateProvider(**options)
+    provider.register_state(Late, StateConfig(scope=StateScope.GLOBAL))
+    provider.register_state(Other, StateConfig(scope=StateScope.GLOBAL))
+    return provider
+
+
+async def state_of(provider, cls):
+    async with provider.modify(cls):
+        pass
+    return provider.registry.peek(f"global:{cls.__name__}")
+
+
+async def test_a_thread_that_goes_on_behind_its_event_commits_nothing_any_more():
+    provider = late_provider()
+    state = await state_of(provider, Late)
+    await state_of(provider, Other)
+    with pytest.raises(EventTimeoutError):
+        await state.in_a_thread.run()
+    world.go_on.set()
+    await eventually(lambda: world.told)
+    assert isinstance(world.told[0], EventTimeoutError)
+    assert provider.registry.peek("global:Other").n == 0
+    async with provider.modify(Other) as other:  # nobody else is kept from it
+        other.n += 1
+
+
+async def test_an_event_that_waits_for_what_was_cancelled_fails_and_is_not_cancelled_itself():
+    provider = late_provider()
+    state = await state_of(provider, Late)
+    with pytest.raises(RuntimeError, match=r"Late\.waits_for_what_was_cancelled waited for what was cancelled"):
+        await state.waits_for_what_was_cancelled.run()
+    assert asyncio.current_task().cancelling() == 0
+    assert provider.registry.peek("global:Late").n == 0
+
+
+async def test_an_outer_and_an_inner_event_whose_time_is_over_are_one_timeout():
+    provider = late_provider()
+    provider.register_state(Inner, StateConfig(scope=StateScope.GLOBAL))
+    world.other = await state_of(provider, Inner)
+    state = await state_of(provider, Late)
+    with pytest.raises(EventTimeoutError):
+        await state.outer.run()
+    assert asyncio.current_task().cancelling() == 0
+
+
+class Inner(Late):
+    pass
+
+
+async def test_a_create_that_hangs_has_the_time_of_a_store():
+    async def create(identifier):
+        await asyncio.sleep(LONG)
+
+    provider = StateProvider(store_timeout=SHORT)
+    provider.register_state(Other, StateConfig(scope=StateScope.GLOBAL, create=create))
+    with pytest.raises(PersistenceError, match="create gave global:Other no first values within"):
+        async with provider.modify(Other):
+            pass

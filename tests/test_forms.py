@@ -1,11 +1,13 @@
 """Forms: what the fields of a form fill, and what a message says of those that came."""
 
 import datetime
+import html
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple, NewType, NotRequired
+from typing import Annotated, Any, Literal, NamedTuple, NewType, NotRequired
 
+import fasthtml.common as fh
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from faststate import EventArgumentError, ReactiveState, StateProvider, event, fast_app
 
-from .client import Page
+from .client import Page, status
 
 
 class User(BaseModel):
@@ -277,3 +279,38 @@ def test_a_page_sends_a_form_that_fills_a_model():
         assert "Ann3" in client.get("/").text
         answer = page.send("Forms", "save", form=[("name", "Ann"), ("agee", "3")])
         assert answer.headers["faststate-status"] == "400" and "the form sent" in answer.text
+
+
+class Chosen(BaseModel):
+    size: Literal[1, 2]
+
+
+class Choosing(ReactiveState):
+    said: str = ""
+
+    @event
+    def choose(self, plan: Literal["a", 1, 2, True], more: list[Literal[1, 2, "x"]], chosen: Chosen):
+        self.said = repr((plan, more, chosen.size))
+
+
+def test_a_select_of_numbers_gives_numbers():
+    provider = StateProvider()
+    provider.register_state(Choosing)
+    app, rt = fast_app(state_provider=provider, secret_key="x")
+
+    @rt("/")
+    def index(choosing: Choosing):
+        return fh.P(choosing.signal.said), choosing
+
+    page = Page(TestClient(app))
+    for plan, more, size in (("2", ["1", "x"], "1"), ("a", [], "2"), ("True", ["2"], "2")):
+        form = [("plan", plan), *[("more", each) for each in more], ("size", size)]
+        assert page.send("Choosing", "choose", form=form).status_code in (200, 204)
+        expected = (
+            {"2": 2, "a": "a", "True": True}[plan],
+            [int(each) if each.isdigit() else each for each in more],
+            int(size),
+        )
+        assert html.unescape(page.client.get("/").text).find(repr(expected)) >= 0
+    assert status(page.send("Choosing", "choose", form=[("plan", "3"), ("size", "1")])) == 400
+    assert Choosing.choose.to(plan=2).endswith("?plan=2")

@@ -128,6 +128,9 @@ UNSHOWABLE_CHANGES = {
     "deep": lambda s: setattr(s, "anything", [{"a": ("\ud800",)}]),
     "member": lambda s: setattr(s, "anything", {("a", "\ud800")}),
     "number": lambda s: setattr(s, "anything", [10**5000]),
+    "decimal": lambda s: setattr(s, "anything", [decimal.Decimal("1e999999999")]),
+    "fraction": lambda s: setattr(s, "anything", {"a": fractions.Fraction(1, 10**5000)}),
+    "decimal as a key": lambda s: setattr(s, "anything", {decimal.Decimal("1e-99999"): 1}),
 }
 
 

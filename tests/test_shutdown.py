@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
 import socket
 import threading
 import time
+import weakref
 
 import httpx
 import pytest
@@ -22,7 +24,7 @@ from faststate import ReactiveState, StateConfig, StateProvider, StateScope, fas
 
 from .client import BROWSER, Page
 from .helpers import Process
-from .live import assert_nothing_is_left
+from .live import assert_nothing_is_left, eventually
 
 LIMIT = 5  # seconds from the signal to the end: what the library promises
 PATIENCE = 20  # seconds for a process to start
@@ -327,3 +329,28 @@ def test_stop_ends_the_streams_of_a_server_that_goes_on(in_tmp_path):
         asyncio.run_coroutine_threadsafe(provider.stop(), provider._loop).result(LIMIT)
         assert provider.stats().connections == 0
         read_to_the_end(readers)
+
+
+async def test_a_signal_handler_keeps_no_provider_alive_and_is_there_once():
+    """As in a test suite that makes one provider after the other, each of which serves a request."""
+    from faststate.fasthtml import streams
+
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        known = []
+        for _ in range(5):
+            provider = StateProvider()
+            streams.drain_on_signal(provider)
+            known.append(weakref.ref(provider))
+        handler = signal.getsignal(signal.SIGTERM)
+        assert isinstance(handler, streams._Draining) and not isinstance(handler._previous, streams._Draining)
+        assert not provider.sse_manager.draining
+        handler(signal.SIGTERM, None)
+        await eventually(lambda: known[-1]().sse_manager.draining)
+        assert heard == [signal.SIGTERM]
+        del provider
+        gc.collect()
+        assert [each() for each in known] == [None] * 5
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -23,8 +23,8 @@ from .exceptions import EventArgumentError, EventDefinitionError, LockTimeoutErr
 from .forms import FilledArgument, Shape, filled_argument, shape_of
 from .parameters import StateParameter, is_state_class, signature_of, state_parameter
 from .redaction import is_hidden
-from .scalars import UnshowableError, check_showable
-from .schemas import MAX_DIGITS, TooMuchWork, Unfit, bounded, first_problem, runs_own_code, work_of
+from .scalars import MAX_DIGITS, UnshowableError, check_showable
+from .schemas import TooMuchWork, Unfit, bounded, first_problem, runs_own_code, work_of
 
 __all__ = ["EXACT", "Arguments", "changeable_defaults", "copied", "is_exact", "unknown_argument"]
 

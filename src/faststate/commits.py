@@ -201,7 +201,7 @@ class Committer:
 
     async def _save_and_swap(
         self,
-        prepared: Sequence[Prepared],
+        prepared: list[Prepared],
         nonce: Nonce | None,
         also: Sequence[Write],
         still_current: Callable[[], None],
@@ -241,8 +241,11 @@ class Committer:
                 uncounted = [save.identifier.key for save in saves if save.changed and is_uncounted(save)]
                 await self.sharing.assert_held([entry for entry in concerned if entry.identifier.key in uncounted])
             saved, writes = await save_rows(saves, also, self.store_timeout, shared=self.sharing is not None)
-            for place, version in zip(places, saved, strict=True):
+            for place, version, save in zip(places, saved, saves, strict=True):
                 versions[place] = version or versions[place]
+                entry, change = prepared[place]
+                if save.taken and change is not None:
+                    prepared[place] = entry, entry.state._taken(change, save.taken)
             frames = await self._write(prepared, versions, writes)
         except BaseException as error:
             # It may have been saved all the same, or some of it: what is stored now counts.

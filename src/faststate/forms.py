@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections import deque
-from collections.abc import Collection, Iterable, MutableSequence, MutableSet, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, MutableSequence, MutableSet, Sequence, Set
 from typing import (
     Annotated,
     Any,
     Final,
+    Literal,
     NamedTuple,
     NotRequired,
     Required,
@@ -83,16 +84,22 @@ class Shape:
     """An empty text is False, as FastHTML's `CheckboxX` sends it for a box that is not ticked."""
     absent: Any = None
     """What it is where a form has nothing of its name: False, an empty list, or None for "missing"."""
+    choices: Mapping[str, Any] | None = None
+    """The values of a `Literal` that are no text, by the text that stands for them in a form."""
 
     def read(self, values: list[Any]) -> Any:
         """The value that these `values` of one name give."""
-        return values if self.many else self.read_one(values[-1])
+        return [self.read_choice(value) for value in values] if self.many else self.read_one(values[-1])
 
     def read_one(self, value: Any) -> Any:
         """The value that a single text gives."""
         if value == "" and (self.box or self.optional):
             return False if self.box else None
-        return value
+        return self.read_choice(value)
+
+    def read_choice(self, value: Any) -> Any:
+        """The value of a `Literal` that a text stands for, and any other text as it is."""
+        return self.choices.get(value, value) if self.choices and isinstance(value, str) else value
 
 
 def shape_of(annotation: Any, required: bool) -> Shape:
@@ -102,7 +109,23 @@ def shape_of(annotation: Any, required: bool) -> Shape:
     absent: Any = None
     if required:
         absent = False if box else () if any(map(_takes_none_of_many, members)) else None
-    return Shape(any(map(_takes_many, members)), accepts_none(annotation), box, absent)
+    return Shape(any(map(_takes_many, members)), accepts_none(annotation), box, absent, _choices_of(members))
+
+
+def _choices_of(members: Iterable[Any]) -> Mapping[str, Any] | None:
+    """The values of the `Literal`s among these types, or in a collection of them, that are no text, by their text."""
+    found: dict[str, Any] = {}
+    for member in members:
+        if get_origin(member) is Literal:
+            for value in get_args(member):
+                if isinstance(value, str):
+                    found.setdefault(value, value)
+                elif isinstance(value, int):
+                    found.setdefault(str(value), value)
+        elif _takes_many(member):
+            for inner in get_args(member):
+                found |= _choices_of(_members(inner)) or {}
+    return found if any(not isinstance(value, str) for value in found.values()) else None
 
 
 class FilledArgument(NamedTuple):

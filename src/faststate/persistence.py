@@ -13,7 +13,9 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any, Final, NamedTuple, cast
+from uuid import UUID
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
@@ -117,6 +119,8 @@ class Save:
     nonce: str | None
     ttl: float | None
     typed: Mapping[str, int] | None = None
+    taken: dict[str, Any] = dataclass_field(default_factory=dict)
+    """Numbers as their row gives them back, by field: with other decimal places than they were set."""
 
 
 @contextlib.asynccontextmanager
@@ -341,7 +345,8 @@ class RecordPersistence(Persistence):
     def _values_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The field values of a row. Raises `ConfigurationError` where some are missing, and what `to_state` raises."""
         cls = self._cls
-        values = columns_to_fields(row, cls) if self._to_state is None else self._fields_of(dict(row))
+        row = {name: _of_driver(value) for name, value in row.items()}
+        values = columns_to_fields(row, cls) if self._to_state is None else self._fields_of(row)
         if missing := [n for n, f in cls.__pydantic_fields__.items() if n not in values and f.is_required()]:
             raise ConfigurationError(
                 f"{cls.__name__}.{missing[0]} is no column of its row, which has {', '.join(row)}: {REMEDY}"
@@ -372,7 +377,9 @@ class RecordPersistence(Persistence):
         def loaded(row: Mapping[str, Any]) -> Mapping[str, Any]:
             return _of_row(self._cls, self._values_of(row)).__dict__ if is_whole else self._fields_from(save, row)
 
-        check = RowCheck(self._cls, save.values, save.changed, loaded, self._columns, is_held, whole=is_whole)
+        check = RowCheck(
+            self._cls, save.values, save.changed, loaded, self._columns, is_held, save.taken, whole=is_whole
+        )
         counted = save.stored is not None and save.stored.epoch == COUNTED
         version = save.stored.number if save.stored is not None and counted else None
         return RowChange(self.source, str(save.identifier.record_id), changed, version, check)
@@ -390,7 +397,7 @@ class RecordPersistence(Persistence):
     def _fields_from(self, save: Save, row: Mapping[str, Any]) -> dict[str, Any]:
         """The changed fields, by name, as they would be loaded from these columns. Raises `ValidationError`."""
         cls = self._cls
-        found = columns_to_fields({name: row[name] for name in save.changed if name in row}, cls)
+        found = columns_to_fields({name: _of_driver(row[name]) for name in save.changed if name in row}, cls)
         try:
             return revalidation_of(cls).load_some(found)
         except ValidationError as error:
@@ -632,6 +639,11 @@ def _migrates(cls: type[ReactiveState]) -> bool:
 
 def _validated(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
     return cast(ReactiveState, codec.validate(cls, values))
+
+
+def _of_driver(value: Any) -> Any:
+    """A value as Python has it, where a driver has a class of its own for it: asyncpg's UUID."""
+    return UUID(int=value.int) if isinstance(value, UUID) and type(value) is not UUID else value
 
 
 def _of_row(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:

@@ -33,7 +33,14 @@ from .entries import (
     is_initial,
 )
 from .eviction import CROWD, ChangedStates, is_public
-from .exceptions import ConfigurationError, FastStateError, LimitError, StateNotFoundError, VersionConflict
+from .exceptions import (
+    ConfigurationError,
+    FastStateError,
+    LimitError,
+    PersistenceError,
+    StateNotFoundError,
+    VersionConflict,
+)
 from .locks import Locks
 from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
 from .redaction import redacted
@@ -239,7 +246,7 @@ class StateRegistry:
         values: Mapping[str, Any] = {}
         if create is not None:
             made = create(identifier)
-            first = await made if inspect.isawaitable(made) else made
+            first = await self._first_values(identifier, made) if inspect.isawaitable(made) else made
             if first is None:
                 raise _not_found(identifier)
             values = first
@@ -746,6 +753,18 @@ class StateRegistry:
         if self._entries.get(key) is entry:
             self._remove(entry)
         self.hooks.removed(entry.state, reason)
+
+    async def _first_values(self, identifier: StateIdentifier, made: Awaitable[Any]) -> Any:
+        """What an async `create` gives, which has the time of a store. Raises `PersistenceError` when that is over."""
+        seconds = self.committer.store_timeout
+        timer = asyncio.timeout(seconds)
+        try:
+            async with timer:
+                return await made
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise PersistenceError(f"create gave {identifier.key} no first values within {seconds:g} s") from error
 
     def in_store_time(self, what: str) -> AbstractAsyncContextManager[None]:
         """Gives the store its time, and makes all its failures `PersistenceError`s; `what` (str) has failed then."""

@@ -54,13 +54,14 @@ class RowCheck:
     `values` are the state's new ones, frozen, of which those of the fields `changed` are to come back. `load` makes
     field values of a row's columns, as a load does after a restart, and raises pydantic's `ValidationError`. `columns`
     are the types (str) of the columns by name, as far as they are known. Where the columns are not the fields,
-    `is_held` says whether the row holds a field at all.
+    `is_held` says whether the row holds a field at all. Into `taken` it puts numbers of the same size in the form in
+    which the row gives them back, for the state to have them so: a `NUMERIC(10, 2)` makes 9.50 of 9.5.
 
     Measured with Python 3.11 and fastlite (in memory), a commit with the check and without: of one number 129 and
     122 µs, of a list of 1,000 models 7.9 and 6.7 ms, of one number beside such a list 137 and 126 µs.
     """
 
-    __slots__ = ("_changed", "_columns", "_is_held", "_load", "_state", "_values", "asked", "whole")
+    __slots__ = ("_changed", "_columns", "_is_held", "_load", "_state", "_taken", "_values", "asked", "whole")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class RowCheck:
         load: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         columns: Mapping[str, str],
         is_held: Callable[[str], bool] | None,
+        taken: dict[str, Any],
         *,
         whole: bool,
     ) -> None:
@@ -79,6 +81,7 @@ class RowCheck:
         self._load = load
         self._columns = columns
         self._is_held = is_held
+        self._taken = taken
         self.whole = whole
         self.asked = False
         """Whether the source has given it the row."""
@@ -105,6 +108,9 @@ class RowCheck:
             ) from None
         for name in self._changed:
             problem = unlike(self._values[name], back[name]) if name in back else "the row has no such column"
+            if problem is not None and name in back and _is_same_number(self._values[name], back[name]):
+                self._taken[name] = back[name]
+                continue
             if problem is not None and (self._is_held is None or self._is_held(name)):
                 raise self.misfit(name, problem)
 
@@ -196,6 +202,11 @@ def unlike(new: Any, back: Any) -> str | None:
     else:
         return _unlike_scalars(new, back, kind.__name__)
     return next((problem for pair in pairs if (problem := unlike(*pair)) is not None), None)
+
+
+def _is_same_number(new: Any, back: Any) -> bool:
+    kind = type(new)
+    return kind is type(back) and (kind is decimal.Decimal or kind is float) and bool(new == back)
 
 
 def _kind(value: Any) -> type[Any]:

@@ -145,6 +145,7 @@ class Running:
     def leave_inner(self) -> None:
         """Let go of the events that its own code has begun: that runs in another task from now on, if at all."""
         for other in [each for each in self._events.under_way if self._transaction.encloses(each._transaction)]:
+            self._cancels += other._cancels  # of the task that they have together: all are taken back at this one's end
             other.error, other._cancels = other.error or self.error, 0
             other._end()
 

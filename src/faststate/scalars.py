@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["IP_TYPES", "SCALARS", "UnshowableError", "check_showable", "exact_key", "same_scalar"]
+__all__ = ["CHECKED", "IP_TYPES", "SCALARS", "UnshowableError", "check_showable", "exact_key", "same_scalar"]
 
 IP_TYPES: Final = (
     ipaddress.IPv4Address,
@@ -50,8 +50,15 @@ SCALARS: Final[frozenset[type]] = frozenset(
 )
 """The types whose values can never change, by exact type."""
 
+MAX_DIGITS: Final = 4_200
+"""Digits of the longest Decimal, before and behind its point: `f"{Decimal('1e999999999'):.2f}"` takes 18 s and 2 GB."""
+
 _LONGEST_INT: Final = 14_000
 """Bits of the longest int that can be shown: `str()` refuses more than 4,300 digits (CPython, sys.int_info)."""
+
+
+CHECKED: Final = frozenset({str, int, decimal.Decimal, fractions.Fraction})
+"""The types of scalars some values of which no page could show; see `check_showable`."""
 
 
 class UnshowableError(ValueError):
@@ -59,15 +66,23 @@ class UnshowableError(ValueError):
 
 
 def check_showable(value: Any) -> None:
-    """Raises `UnshowableError` for text and whole numbers, also of subclasses, that no page could show."""
+    """Raises `UnshowableError` for text and numbers, also of subclasses, that no page could show."""
     if isinstance(value, str):
         if not value.isascii():
             try:
                 value.encode()
             except UnicodeEncodeError:
                 raise UnshowableError("holds half of a character (a lone surrogate), which no page can show") from None
-    elif isinstance(value, int) and value.bit_length() > _LONGEST_INT:
-        raise UnshowableError("holds a whole number of more than 4,200 digits, which no page can show")
+    elif isinstance(value, int):
+        if value.bit_length() > _LONGEST_INT:
+            raise UnshowableError("holds a whole number of more than 4,200 digits, which no page can show")
+    elif isinstance(value, decimal.Decimal):
+        _, digits, exponent = value.as_tuple()
+        if isinstance(exponent, int) and len(digits) + abs(exponent) > MAX_DIGITS:
+            raise UnshowableError("holds a decimal number of more than 4,200 digits, which no page can show")
+    elif isinstance(value, fractions.Fraction):
+        check_showable(value.numerator)
+        check_showable(value.denominator)
 
 
 def _zone_key(value: datetime.datetime | datetime.time) -> Any:

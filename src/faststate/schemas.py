@@ -21,12 +21,10 @@ from typing import Any, Final, Protocol
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError, PydanticKnownError, SchemaValidator, from_json
 
+from .scalars import MAX_DIGITS
 from .wire import depth_of
 
-__all__ = ["MAX_DIGITS", "TooMuchWork", "Unfit", "Validator", "bounded", "first_problem", "runs_own_code", "work_of"]
-
-MAX_DIGITS: Final = 4_300
-"""Most decimal digits of a number before its point: Python writes no longer int as text (`sys.int_info`)."""
+__all__ = ["TooMuchWork", "Unfit", "Validator", "bounded", "first_problem", "runs_own_code", "work_of"]
 
 _MAX_JSON_DEPTH: Final = 32
 """Levels of nesting in a string that is read as JSON; as `StateProvider(max_depth=)` has it for the payload."""

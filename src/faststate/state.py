@@ -464,6 +464,11 @@ class ReactiveState(BaseModel):
                 delta[name] = merge_patch(before, value) if type(value) is dict else value
         return Change(made, changed, {**known, **fresh}, delta)
 
+    def _taken(self, change: Change, values: Mapping[str, Any]) -> Change:
+        """A change of this committed snapshot with `values` in the place of those that it had."""
+        change.made.__dict__.update(values)
+        return self._as_change(type(self)._fs_schema(), change.made, change.changed)
+
     def _change_to(self, other: ReactiveState) -> Change | None:
         """What makes this committed snapshot have the field values of `other`; None when it has them."""
         old, fresh = self.__dict__, other._frozen_values()

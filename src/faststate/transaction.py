@@ -129,6 +129,7 @@ class Transaction:
         """
         owner = self.owner
         if owner is None:
+            _refuse_abandoned()
             owner = self.owner = identity_here() or self
             if owner is not self and isinstance(owner, Transaction):
                 owner._inner = [*(owner._inner or ()), self]
@@ -290,6 +291,33 @@ async def run_event(
     seconds from when it has its locks (None for no limit): `EventTimeoutError`. What the event raises leaves no trace
     of the step.
     """
+    try:
+        await _run_event(
+            registry, entry, event, arguments, states, run,
+            nonce=nonce, expected=expected, guards=guards, limit=limit,
+        )  # fmt: skip
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody has cancelled this: the event has waited for something that was. It fails as with any other error.
+        raise RuntimeError(f"{_name(entry, event)} waited for what was cancelled") from error
+
+
+async def _run_event(
+    registry: StateRegistry,
+    entry: Entry,
+    event: Event[Any, Any],
+    arguments: Mapping[str, Any],
+    states: Mapping[str, Entry],
+    run: Run,
+    *,
+    nonce: str | None,
+    expected: str | None,
+    guards: Sequence[Guard],
+    limit: float | None,
+) -> None:
+    """As `run_event`, where the event itself may raise that it was cancelled."""
     entries = [entry, *states.values()]
     thread = await _Thread.enter(registry, entries) if event.kind == "sync" else None
     try:
@@ -358,6 +386,14 @@ async def run_event(
     finally:
         if thread is not None:
             thread.close()
+
+
+def _refuse_abandoned() -> None:
+    """Raises where an event asks that was stopped: its code may go on in a thread, and must change nothing any more."""
+    holder = current_holder.get()
+    error = holder.identity._error if holder is not None and isinstance(holder.identity, Transaction) else None
+    if error is not None:
+        raise type(error)(*error.args)
 
 
 def _name(entry: Entry, event: Event[Any, Any]) -> str:

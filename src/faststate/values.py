@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import decimal
 import enum
+import fractions
 import functools
 import pathlib
 import re
@@ -23,7 +25,7 @@ from pydantic import BaseModel
 
 from .exceptions import ConfigurationError, ReadOnlyStateError
 from .revalidation import Kept, KnownItems, Revalidation, revalidation_of
-from .scalars import SCALARS, UnshowableError, check_showable, exact_key, same_scalar
+from .scalars import CHECKED, SCALARS, UnshowableError, check_showable, exact_key, same_scalar
 
 __all__ = [
     "SCALARS",
@@ -637,7 +639,7 @@ def freeze(value: Any) -> Any:
     they declare.
     """
     kind = type(value)
-    return value if kind in SCALARS and kind is not str and kind is not int else Thaw().refreeze(value)
+    return value if kind in SCALARS and kind not in CHECKED else Thaw().refreeze(value)
 
 
 def plain(value: Any) -> Any:
@@ -817,7 +819,7 @@ class Thaw:
         """
         kind = type(value)
         if kind in SCALARS:
-            if kind is str or (kind is int and not -SHORT_INT < value < SHORT_INT):
+            if kind in CHECKED:
                 check_showable(value)
             return value
         if kind in _READ_ONLY:
@@ -876,7 +878,7 @@ class Thaw:
             value
             if ((kind := type(value)) is str and value.isascii())
             or (kind is int and -SHORT_INT < value < SHORT_INT)
-            or (kind in SCALARS and kind is not str and kind is not int)
+            or (kind in SCALARS and kind not in CHECKED)
             else self.refreeze(value)
             for value in values
         ]
@@ -953,7 +955,7 @@ def _check_hashable(value: Any) -> None:
     """
     if isinstance(value, pathlib.PurePath):
         value = str(value)
-    if isinstance(value, str | int):
+    if isinstance(value, str | int | decimal.Decimal | fractions.Fraction):
         check_showable(value)
     elif isinstance(value, tuple | frozenset):
         for item in value:

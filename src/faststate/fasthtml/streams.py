@@ -307,7 +307,22 @@ async def _drain_when(terminated: Any, provider: StateProvider) -> None:
     provider.drain()
 
 
-_watched_signals: dict[StateProvider, bool] = {}
+_watched: WeakKeyDictionary[StateProvider, asyncio.AbstractEventLoop] = WeakKeyDictionary()
+"""The providers that serve requests in the main thread, each with its loop. A signal must not keep one alive."""
+
+
+class _Draining:
+    """A signal handler that drains all providers, and then calls the `previous` one. Lifetime: until it is replaced."""
+
+    def __init__(self, previous: Callable[..., Any]) -> None:
+        self._previous = previous
+
+    def __call__(self, number: int, frame: Any) -> None:
+        state = getattr(getattr(self._previous, "__self__", None), "server_state", None)  # uvicorn's Server has it
+        for provider, loop in list(_watched.items()):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_drain, loop, provider, getattr(state, "connections", ()))
+        self._previous(number, frame)
 
 
 def drain_on_signal(provider: StateProvider) -> None:
@@ -316,22 +331,14 @@ def drain_on_signal(provider: StateProvider) -> None:
     Servers wait for open connections before they run shutdown handlers. The server's own handler is called afterwards,
     so everything else goes as it would. Without a handler (a script, a thread) there is nothing to chain to.
     """
-    if _watched_signals.get(provider) or threading.current_thread() is not threading.main_thread():
-        return
-    _watched_signals[provider] = True
     loop = asyncio.get_running_loop()
+    if _watched.get(provider) is loop or threading.current_thread() is not threading.main_thread():
+        return
+    _watched[provider] = loop
     for number in (signal.SIGTERM, signal.SIGINT):
         previous = signal.getsignal(number)
-        if not callable(previous) or previous is signal.default_int_handler:
-            continue
-
-        def handle(number: int, frame: Any, previous: Callable[..., Any] = previous) -> None:
-            if not loop.is_closed():
-                state = getattr(getattr(previous, "__self__", None), "server_state", None)  # uvicorn's Server has it
-                loop.call_soon_threadsafe(_drain, loop, provider, getattr(state, "connections", ()))
-            previous(number, frame)
-
-        signal.signal(number, handle)
+        if callable(previous) and previous is not signal.default_int_handler and not isinstance(previous, _Draining):
+            signal.signal(number, _Draining(previous))
 
 
 def _drain(loop: asyncio.AbstractEventLoop, provider: StateProvider, connections: Iterable[Any]) -> None:
