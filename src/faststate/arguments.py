@@ -35,7 +35,7 @@ _MAX_INT: Final = 2**63
 
 
 def is_exact(value: Any, kind: Any) -> bool:
-    """Whether `value` is valid as it is for what is of the type `kind`: one of `EXACT`, or None for "not known".
+    """Tells whether `value` is valid as it is for the type `kind`: one of `EXACT`, or None for "not known".
 
     False for a value that has to be looked at: text that may hold half of a character, a very long number.
     """
@@ -97,7 +97,7 @@ def _look(waiting: list[Any], most: float, seen: set[int] | None = None) -> bool
 
 
 def _parts_of(value: Any) -> Iterable[Any]:
-    """What is directly inside of a value that is no plain scalar, list or dict."""
+    """Returns the direct parts of a value that is not a plain scalar, list or dict."""
     if isinstance(value, str | int):
         check_showable(value)
     elif isinstance(value, Decimal):
@@ -385,13 +385,13 @@ class Arguments:
 
 
 _Came = tuple[Mapping[str, Any], Sequence[tuple[str, Any]], Sequence[tuple[str, Any]], bool]
-"""What `_came` takes: explicit arguments, form, query, and whether it was a form."""
+"""The input of `_came`: explicit arguments, form, query, and whether it was a form."""
 
 
 def _came(
     explicit: Mapping[str, Any], form: Sequence[tuple[str, Any]], query: Sequence[tuple[str, Any]], is_form: bool
 ) -> str:
-    """What a message says of the names that came: never a value."""
+    """Describes the names that came, for a message: never a value."""
     names = dict.fromkeys(chain(explicit, (name for name, _ in form), (name for name, _ in query)))
     if is_form or form:
         return f"; the form sent {_listed(names)}"
@@ -414,7 +414,7 @@ def unknown_argument(where: str, name: str, known: Iterable[str]) -> str:
 
 
 def is_changeable(value: Any) -> bool:
-    """Whether a default has to be copied for each call: a list, a model or the like, or what holds one.
+    """Tells whether a default has to be copied for each call: a list, a model or the like, or what holds one.
 
     States, functions and objects of other classes are not copied: they may be meant to be shared.
     """

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class RegistryHooks:
-    """What the provider plugs into a registry: who is told, and who is watching.
+    """The provider's callbacks in a registry: who is told, and who is watching.
 
     `serving` is the provider itself, for the snapshots to know where they came from.
     """

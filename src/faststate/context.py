@@ -33,7 +33,7 @@ PERSONAL: Final = "faststate_personal"
 
 
 class Personal:
-    """Whether the answer to a request may show a state, so that no other visitor may get it. Lifetime: the request."""
+    """Marks an answer that may show a state, so that no other visitor may get it. Lifetime: the request."""
 
     __slots__ = ("resolved",)
 
@@ -42,7 +42,7 @@ class Personal:
 
 
 def is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser says that another site's page made the request with these `headers` (by lower-case name).
+    """Tells whether another site's page made a request with these `headers` (by lower-case name), as the browser says.
 
     Events, streams, beacons and the handshakes of websockets all ask here. Another subdomain or port of one host is
     another app. A request without these headers does not come from a browser, and a browser alone sends a visitor's

@@ -191,7 +191,7 @@ class Effect(NamedTuple):
 
 
 async def verify_tokens(context: RequestContext, tokens: Sequence[Any], *, again: bool = False) -> list[WatchToken]:
-    """What these genuine tokens of this very session and user say.
+    """Returns the content of these tokens, all genuine and of this very session and user.
 
     Raises `StaleTokens` for one of another session or user, or too old, and `ForgedTokens` for one that is not genuine.
     """
@@ -216,7 +216,7 @@ def _is_long(tokens: Sequence[Any]) -> bool:
 
 
 def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str, *, again: bool = True) -> list[WatchToken]:
-    """What these tokens say, made for the session and user `expected`; as `verify_tokens`.
+    """Returns the content of tokens that were made for the session and user `expected`; as `verify_tokens`.
 
     They are remembered where they will come `again` soon.
     """
@@ -235,7 +235,7 @@ def _genuine(provider: StateProvider, tokens: Sequence[Any], expected: str, *, a
 
 
 class _Watched:
-    """What a page shows, by its tokens: of many, those are verified that are asked about. Lifetime: the event.
+    """The states that a page shows, by its tokens: of many, only those asked about are verified. Lifetime: the event.
 
     `shown` is what the verified ones show; `claimed` holds the others by what they claim to show.
     """
@@ -417,7 +417,7 @@ async def dispatch(
 
 
 class _Presence:
-    """Whether the client of an event still waits for its answer. Lifetime: the event.
+    """Watches whether the client of an event still waits for its answer. Lifetime: the event.
 
     It begins to listen when it is asked first, since most events are over before anybody asks. The body has been read
     by then, so the server has nothing to give any more but word of the end: of the connection, or of a later answer.
@@ -497,7 +497,7 @@ class _PageRun(Origin, Run):
         self.has_begun = False
         """Whether a step of it was committed."""
         self.presence: _Presence | None = None
-        """What listens for the end of the client, once somebody has asked for that."""
+        """The task that listens for the end of the client, once somebody has asked for that."""
         self._alone_since: float | None = None  # since when nobody is there to see what it does
         self.connection_id = live.id if live is not None else call.connection_id if elsewhere else None
         self.key = entry.identifier.key
@@ -552,7 +552,7 @@ class _PageRun(Origin, Run):
         return now - self._alone_since < AWAY
 
     def _is_followed(self, connection_id: str) -> bool:
-        """Whether the page has its stream, or a later one of its session follows the state: a page that came back."""
+        """Tells whether the page has its stream, or came back: a later one of its session follows the state."""
         manager = self._provider.sse_manager
         first = self._live.connected_at if self._live is not None else None
         for connection in manager.connections_of(session_id=self._context.session_id()):
@@ -902,7 +902,7 @@ def _opened(
 
 
 async def tokens_instead(context: RequestContext, tokens: Sequence[Any]) -> Mapping[str, str | None]:
-    """What a page that sends many tokens is to have in their place (by name; None for no more), as `merged_tokens`.
+    """Returns what replaces the many tokens of a page (by name; None for no more), as `merged_tokens`.
 
     Raises as `verify_tokens`.
     """

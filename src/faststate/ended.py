@@ -78,7 +78,7 @@ class EndedSessions:
         return found
 
     def is_alive(self, session_id: str) -> bool:
-        """Whether the session was found not to have ended, and nobody has told of its end since."""
+        """Tells whether the session was found not to have ended, and nobody has told of its end since."""
         if session_id in self._alive:
             return True
         if session_id not in self._alive_before:
@@ -142,7 +142,7 @@ class EndedSessions:
 
 
 def write_note(ended: Ended) -> bytes:
-    """What a store keeps of an ended session, beside its id and its time to live; `read_note` reads it."""
+    """Returns what a store keeps of an ended session, beside its id and time to live; `read_note` reads it."""
     return json.dumps([ended.successor, ended.user_id]).encode()
 
 

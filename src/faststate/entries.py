@@ -198,7 +198,7 @@ class Entry:
 
     @property
     def worth(self) -> int:
-        """What is lost when it is dropped from memory: one of `CHANGED`, `RECOVERABLE` and `UNTOUCHED`."""
+        """Returns what would be lost by dropping it from memory: one of `CHANGED`, `RECOVERABLE` and `UNTOUCHED`."""
         if self.recoverable:
             return RECOVERABLE
         return UNTOUCHED if self.state._committed.version == 1 else CHANGED

@@ -305,7 +305,7 @@ def _url(state: str, event: str) -> str:
 
 
 def is_time_limit(value: Any) -> bool:
-    """Whether `value` can be a limit of time: seconds (finite, above 0), or None for no limit."""
+    """Tells whether `value` can be a limit of time: seconds (finite, above 0), or None for no limit."""
     if value is None:
         return True
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

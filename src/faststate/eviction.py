@@ -84,7 +84,7 @@ class AddressStates:
 
 
 class ChangedStates:
-    """What visitors have changed and memory alone has. Lifetime: the registry.
+    """Counts what visitors have changed and memory alone has. Lifetime: the registry.
 
     Sessions are free, so one visitor can have as many as all others together; addresses are not. Where memory is full,
     the address that has most gives way (of those that have more than `crowd`), and an address that has too many gives
@@ -189,7 +189,7 @@ def _first(keys: Iterable[str], may_go: Callable[[str], bool]) -> str | None:
 
 @lru_cache(maxsize=4_096)
 def is_public(address: str) -> bool:
-    """Whether an address is one of the internet's. A private one may be a proxy's, with all visitors behind it."""
+    """Tells whether an address is public. A private one may be a proxy's, with all visitors behind it."""
     try:
         return ipaddress.ip_address(address.partition("/")[0]).is_global
     except ValueError:

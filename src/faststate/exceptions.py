@@ -179,7 +179,7 @@ class VersionConflict(PersistenceError):
 
 
 class RowUnreadableError(PersistenceError):
-    """What the row of a RECORD state holds does not fit the class. No page, event or `modify` can use the record until
+    """The row of a RECORD state does not fit the class. No page, event or `modify` can use the record until
     the row is mended in the database; the message (for the log) names the row, the fields and what is wrong."""
 
 

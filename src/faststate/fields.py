@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class _Marker(enum.Enum):
-    """What `ServerOnly` hides, pydantic excludes: errors look there, and at `Visible.hides_values`."""
+    """Pydantic excludes what `ServerOnly` hides: errors look there, and at `Visible.hides_values`."""
 
     BOUND = "Bound"
     SERVER_ONLY = "ServerOnly"
@@ -367,7 +367,7 @@ def _refuse_lost_markers(cls: type[BaseModel]) -> None:
 
 
 _SERVER_ONLY: Final = (_Marker.SERVER_ONLY,)
-"""What stands for `ServerOnly` where the name of a permission stands for `Visible`."""
+"""Stands for `ServerOnly` where the name of a permission stands for `Visible`."""
 
 
 def _hiding(cls: type) -> dict[str, Any]:

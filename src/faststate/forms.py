@@ -1,4 +1,4 @@
-"""What a form's fields fill: how annotations take the texts that a browser sends."""
+"""Converts the texts of a form's fields to what annotations take."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _takes_many(annotation: Any) -> bool:
 
 
 def _takes_none_of_many(annotation: Any) -> bool:
-    """Whether it is a collection that may be empty: `tuple[int, int]` may not."""
+    """Tells whether it is a collection that may be empty: `tuple[int, int]` may not."""
     arguments = get_args(annotation)
     fixed = (get_origin(annotation) or annotation) is tuple and bool(arguments) and arguments[-1] is not Ellipsis
     return _takes_many(annotation) and not fixed
@@ -83,7 +83,7 @@ class Shape:
     box: bool
     """An empty text is False, as FastHTML's `CheckboxX` sends it for a box that is not ticked."""
     absent: Any = None
-    """What it is where a form has nothing of its name: False, an empty list, or None for "missing"."""
+    """Returns its value where a form has nothing of its name: False, an empty list, or None for "missing"."""
     choices: Mapping[str, Any] | None = None
     """The values of a `Literal` that are no text, by the text that stands for them in a form."""
 
@@ -138,10 +138,10 @@ class FilledArgument(NamedTuple):
     absent: tuple[tuple[frozenset[str], str, Any], ...]
     """Fields that a form may have nothing of: all their names, the one to use, and what they are then."""
     needs_some: bool
-    """Whether a form that has nothing of it leaves it missing: a field has no default, and is no box or collection."""
+    """Tells whether it is missing where a form has nothing of it: no default, and not a box or collection."""
 
     def fill(self, given: dict[str, list[Any]], exact: dict[str, Any], is_form: bool) -> dict[str, Any] | None:
-        """What the values of these names give; None when they are not for this argument."""
+        """Returns what the values of these names give; None when they are not for this argument."""
         values = {name: shape.read(given[name]) for name, shape in self.fields.items() if name in given}
         values |= {name: exact[name] for name in self.fields if name in exact}
         if not values and not (is_form and self.required and not self.needs_some):

@@ -115,7 +115,7 @@ class Rates:
 
 
 def network_of(address: str) -> str:
-    """What counts as one client address: of IPv6 the network of 64 bits, which one household or server has to itself.
+    """Returns what counts as one client address: of IPv6 the network of 64 bits, which one household or server has.
 
     An IPv4 address that is written as IPv6 is itself; what is no address at all stays what it is.
     """

@@ -43,7 +43,7 @@ def identity_here() -> object | None:
 
 
 class _Turn:
-    """Who is next at a state, the sessions in turn. Lifetime: while anybody has it or waits for it."""
+    """Decides who is next at a state, the sessions in turn. Lifetime: while anybody has it or waits for it."""
 
     __slots__ = ("progressed", "waiting")
 

@@ -254,7 +254,7 @@ def message_frame(message: str, status: int) -> bytes:
 
 
 def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str, str | None]:
-    """What a page is to call a single token in place of these, which it would else send with each event.
+    """Returns the name of the single token that a page is to send in place of these.
 
     By name, as `_fs.w` has them: the token, and None for each that it replaces.
     A thousand fragments bring as many tokens, which are 130 KB; their ids in one token are 3 KB, or 30 KB of UUIDs.

@@ -196,7 +196,7 @@ class StorePersistence(Persistence):
             return None
 
     def decode(self, stored: Stored) -> Found:
-        """What is stored as a state. Raises anything for what does not fit the class, with no hidden value in it."""
+        """Reads what is stored as a state. Raises any error for what does not fit the class, without hidden values."""
         envelope = load(stored.data)
         typed = {str(page): int(number) for page, number in envelope.get("typed", {}).items()}
         nonces = [str(nonce) for nonce in envelope["nonces"]]
@@ -296,7 +296,7 @@ class RecordPersistence(Persistence):
         self._to_state = to_state
         self._to_row = to_row
         self.proven: set[tuple[str, Any] | None] = set()
-        """What came back from rows that are loaded once more behind each save, and is not looked at again: counts."""
+        """Counts what came back from rows that are loaded once more behind each save, and is not looked at again."""
 
     async def load(self, identifier: StateIdentifier) -> Found | None:
         """The row as a state, or None. Raises `PersistenceError` for a row that does not fit the class, too."""
@@ -385,7 +385,7 @@ class RecordPersistence(Persistence):
         return RowChange(self.source, str(save.identifier.record_id), changed, version, check)
 
     def undoing(self, save: Save, change: RowChange, version: int | None) -> RowChange:
-        """What puts the old values back into the columns of `change`, whose row has this `version` now."""
+        """Returns the change that puts back the old values of `change`, whose row has this `version` now."""
         before = save.old.__dict__ if self._to_row is None else self._to_row(save.old)
         columns = {name: plain(before[name]) for name in change.changed if name in before}
         return RowChange(self.source, change.record_id, columns, version)
@@ -468,7 +468,7 @@ _SAMPLES: Final[dict[type, tuple[Any, ...]]] = {
 
 
 def _takes(adapter: TypeAdapter[Any], sample: Any) -> bool:
-    """Whether a type takes values such as `sample`, if perhaps not this one."""
+    """Tells whether a type takes values such as `sample`, if perhaps not this one."""
     try:
         adapter.validate_python(sample)
     except ValidationError as error:
@@ -574,7 +574,7 @@ async def _look_again(save: Save, change: RowChange, version: int | None, second
 
 
 def _small(column: str, value: Any) -> tuple[str, Any] | None:
-    """What a small number has in common with those that come back from a column if it does; None for other values.
+    """Returns what a small number shares with all that come back from a column if it does; None for other values.
 
     Small is what the narrowest column of numbers holds exactly: 24 bits, as a float of 32 bits does.
     """
@@ -681,7 +681,7 @@ def _read_by_validators(
 
 
 def _without_values(error: BaseException) -> str:
-    """What is wrong, for the log, of a `redacted` error."""
+    """Describes a `redacted` error for the log."""
     if isinstance(error, ValidationError):
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         return "; ".join(f"{'.'.join(map(str, p['loc'])) or 'state'}: {p['msg']}" for p in problems[:5])

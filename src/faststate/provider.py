@@ -241,7 +241,7 @@ def _acting() -> str | None:
 
 
 def _is_here(future: asyncio.Future[None] | None) -> TypeGuard[asyncio.Future[None]]:
-    """Whether there is one that belongs to the running event loop: another one may have ended in the middle of it."""
+    """Tells whether there is one of the running event loop: another loop may have ended in the middle of it."""
     return future is not None and not future.done() and future.get_loop() is asyncio.get_running_loop()
 
 
@@ -600,7 +600,7 @@ class StateProvider:
         return config.state_name if config is not None else None
 
     def has_ids(self, cls: type[ReactiveState]) -> bool:
-        """Whether a page may show several states of a class that is registered here, told apart by ids."""
+        """Tells whether a page may show several states of a class that is registered here, told apart by ids."""
         return self.state_configs[cls].has_ids
 
     def url_of(self, path: str) -> str:
@@ -1172,7 +1172,7 @@ class StateProvider:
         return True
 
     def _has_other_events(self, session_id: str) -> bool:
-        """Whether events of a session are under way, besides the one that asks."""
+        """Tells whether events of a session are under way, besides the one that asks."""
         origin = origin_of_commits.get()
         is_own = origin is not None and origin.open and origin.session_id == session_id
         return self._under_way.get(session_id, 0) > is_own
@@ -1190,7 +1190,7 @@ class StateProvider:
         return streams
 
     def is_revoked(self, session_id: str) -> bool:
-        """Whether the session with this id was ended by `login` or `logout`, as far as this process knows.
+        """Tells whether the session with this id was ended by `login` or `logout`, as far as this process knows.
 
         Of the session that a request came with it knows for certain; any other id may not have been looked up yet.
         """

@@ -30,7 +30,7 @@ class _Rotation(OrderedDict[K, V]):
     """Those who wait, by name, whose turn comes first standing first. Lifetime: the queue, or what it is a part of."""
 
     last: K | None = None
-    """Who was served last."""
+    """Returns who was served last."""
 
     def enter(self, name: K, waiting: V) -> None:
         """Add who has just come: behind all others, but before who was served just now."""
@@ -48,7 +48,7 @@ class _Rotation(OrderedDict[K, V]):
 
 
 class FairQueue(Generic[T]):
-    """What waits on behalf of clients. Lifetime: what it waits for.
+    """A queue of what waits on behalf of clients. Lifetime: what it waits for.
 
     `pop` serves one item of each address in turn, for each of these one of each of its sessions in turn, and those of
     one session in the order in which they came. So a session with thousands of waiting events delays another one's by

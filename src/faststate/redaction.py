@@ -1,4 +1,4 @@
-"""What errors may say: nothing of values that are `ServerOnly`, or not visible to all.
+"""Keeps values that are `ServerOnly`, or not visible to all, out of errors and logs.
 
 A message of pydantic's shows the value that did not fit, a constraint tells what is compared with it, a validator of
 the app says what it likes, and a database's driver shows what was to be written. All of it ends in logs, or in a page.
@@ -81,7 +81,7 @@ def _shapes(annotation: Any) -> Iterator[type]:
 
 
 def is_hidden(annotation: Any, place: Iterable[Any]) -> bool:
-    """Whether what lies at `place` (names and indices, as an error's `loc`) in such a value is hidden from anybody."""
+    """Tells whether `place` (names and indices, as an error's `loc`) in such a value is hidden from anybody."""
     return _follow(list(_shapes(annotation)), place)[1]
 
 
@@ -109,7 +109,7 @@ def _reachable(shapes: Iterable[type]) -> set[type]:
 
 @lru_cache(maxsize=4_096)
 def hides(cls: type) -> bool:
-    """Whether a class hides anything from anybody, at any depth."""
+    """Tells whether a class hides anything from anybody, at any depth."""
     if any(member.hidden for shape in _reachable([cls]) for member in _members(shape).values()):
         return True
     return any(_hides(getattr(info.return_type, "__metadata__", ())) for info in _computed(cls))
@@ -221,7 +221,7 @@ def explained_by_title(error: ValidationError) -> list[tuple[tuple[Any, ...], st
 def redacted(
     error: BaseException, cls: type | None = None, values: Any = None, at: tuple[Any, ...] = ()
 ) -> BaseException:
-    """What stands for `error` as the cause of another one: of the same type, and without values in its message.
+    """Returns what replaces `error` as the cause of another one: of the same type, without values in its message.
 
     `cls` is the class whose `values` it is about, and `at` the field, where these are known: errors about a class that
     hides nothing keep their messages, but for the values that pydantic adds to its own. The traceback stays, what led
@@ -285,7 +285,7 @@ def hold_back(error: BaseException, states: Iterable[tuple[type, Any]]) -> None:
 
 
 def told_of(error: BaseException, *states: BaseModel) -> BaseException:
-    """What to log of an error that code of the app has raised, and of all that led to it: nothing that is hidden.
+    """Returns what to log of an error raised by the app, and of all that led to it: nothing that is hidden.
 
     Where a message quotes a hidden value of these states, or of those that `hold_back` was told of, or is pydantic's
     own, a twin without it stands in its place. All else is as it was.

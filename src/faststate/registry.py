@@ -755,7 +755,7 @@ class StateRegistry:
         self.hooks.removed(entry.state, reason)
 
     async def _first_values(self, identifier: StateIdentifier, made: Awaitable[Any]) -> Any:
-        """What an async `create` gives, which has the time of a store. Raises `PersistenceError` when that is over."""
+        """Awaits an async `create`, for `store_timeout` at most. Raises `PersistenceError` when that is over."""
         seconds = self.committer.store_timeout
         timer = asyncio.timeout(seconds)
         try:

@@ -60,7 +60,7 @@ class KnownItems:
         self._taken: dict[tuple[str, Any], int] = {}
 
     def take(self, role: str, value: Any) -> bool:
-        """Whether `value`, which comes next among its equals, was there before."""
+        """Tells whether `value`, which comes next among its equals, was there before."""
         if id(value) in self._objects.get(role, ()):
             return True
         try:
@@ -82,7 +82,7 @@ class KnownItems:
 
 
 class Kept:
-    """What one validation takes as it is. Lifetime: that validation.
+    """The values that one validation takes as they are. Lifetime: that validation.
 
     `fields` are values that were validated before, by name; a field that holds another value is validated. `items` are
     those of a changed field that were there before, by the field's name.
@@ -103,7 +103,7 @@ class Kept:
         self.items = self._items.get(name, NOTHING_KNOWN)
 
     def has_field(self, name: str, value: Any) -> bool:
-        """Whether `value` is what the field held before."""
+        """Tells whether `value` is what the field held before."""
         if name not in self.fields:
             return False
         old = self.fields[name]
@@ -139,7 +139,7 @@ class Revalidation:
 
     @functools.cached_property
     def sees_whole(self) -> bool:
-        """Whether the class has model validators that see an instance whose fields are validated."""
+        """Tells whether the class has model validators that see an instance whose fields are validated."""
         return _model_validators(self._schema) is not None
 
     def look_at_whole(self, instance: Any) -> Any:
@@ -465,7 +465,7 @@ def _function(kind: str, function: Callable[..., Any], schema: Schema) -> Schema
 
 
 def _is_authors(function: Any) -> bool:
-    """Whether a validator is code of a class's author, and no part of a type itself."""
+    """Tells whether a validator is code of a class's author, and not part of a type itself."""
     if function in _written.get():
         return True
     while isinstance(function, functools.partial):

@@ -84,7 +84,7 @@ class RowCheck:
         self._taken = taken
         self.whole = whole
         self.asked = False
-        """Whether the source has given it the row."""
+        """Tells whether the source has given it the row."""
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Compares what `row` (its columns, a dict) is loaded as with what was set. Raises `RowValueError`."""
@@ -164,7 +164,7 @@ _BUILTIN: Final[dict[type, type]] = {ReadOnlyList: list, ReadOnlyDict: dict, Rea
 
 
 def unlike(new: Any, back: Any) -> str | None:
-    """What a frozen value and the one that came back for it differ in, in value or type, at any depth; None if nothing.
+    """Returns where a frozen value and the one that came back differ, in value or type, at any depth; None if nowhere.
 
     A fixed offset of time is the same whether Python's or pydantic's class for it has it, and a dict is the same in
     another order: some columns of JSON sort it. The text says nothing of the values.

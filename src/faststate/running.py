@@ -43,10 +43,10 @@ _WAITING: Final = 2
 
 
 class Enclosing(Protocol):
-    """What knows which events were begun inside which: their transactions."""
+    """Protocol of transactions, which know which events were begun inside which."""
 
     def encloses(self, other: Any) -> bool:
-        """Whether `other` was opened in this one's body, at any depth."""
+        """Tells whether `other` was opened in this one's body, at any depth."""
 
 
 class Running:
@@ -73,7 +73,7 @@ class Running:
         self.error: FastStateError | None = None
         """Why it has to end, None while it need not."""
         self.is_left = False
-        """Whether its own code goes on alone, since it did not end when it was cancelled."""
+        """Tells whether its own code goes on alone, since it did not end when it was cancelled."""
         self._events = events
         self._limit = limit
         self._transaction = transaction
@@ -158,7 +158,7 @@ class Running:
     # -- its own code ----------------------------------------------------------------------------------------------
 
     async def result_of(self, begun: Begun) -> Any:
-        """What the event's own code returns, which was begun and waits for something.
+        """Returns what the event's own code returns, which was begun and waits for something.
 
         Raises what that raises, or the error that the event has to end with, whatever its code has made of that.
         """
@@ -250,9 +250,9 @@ class RunningEvents:
         self.draining: object | None = None
         """While the server ends: what tells this draining from an earlier one."""
         self.ends_steps = False
-        """Whether generators end at their next step."""
+        """Tells whether generators end at their next step."""
         self.is_over = False
-        """Whether the time is over that events have to end when the server ends."""
+        """Tells whether the time is over that events have to end when the server ends."""
         self._left: set[asyncio.Task[None]] = set()
         self._emptied: asyncio.Future[None] | None = None
 

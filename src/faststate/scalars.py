@@ -103,7 +103,7 @@ _BY_BASE: Final = (float, complex, decimal.Decimal, datetime.datetime, datetime.
 
 
 def exact_key(value: Any) -> Any:
-    """What two scalars have in common exactly when they are the same value: their type, and all that tells them apart.
+    """Returns what two scalars share exactly when they are the same value: their type, and all that tells them apart.
 
     For subclasses of these types as well; any other hashable value stands for itself. It is hashable.
     """
@@ -115,7 +115,7 @@ def exact_key(value: Any) -> Any:
 
 
 def same_scalar(new: Any, old: Any) -> bool:
-    """Whether two values of one type are the same value; see `exact_key`."""
+    """Tells whether two values of one type are the same value; see `exact_key`."""
     if new is old:
         return True
     kind = type(new)

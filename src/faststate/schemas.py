@@ -45,13 +45,13 @@ class TooMuchWork(Exception):
 
 
 class Validator(Protocol):
-    """What checks a value: returns what it is converted to, or raises `ValidationError`."""
+    """Checks a value: returns what it is converted to, or raises `ValidationError`."""
 
     def __call__(self, value: Any, /) -> Any: ...
 
 
 class _Work(threading.local):
-    """What is left of the running validation's work, in units. Lifetime: the thread."""
+    """Counts what is left of the running validation's work, in units. Lifetime: the thread."""
 
     left: int = 0
     seen: dict[int, Any] | None = None
@@ -171,7 +171,7 @@ def _is_own_code(schema: dict[str, Any]) -> bool:
 
 
 def runs_own_code(adapter: TypeAdapter[Any]) -> bool:
-    """Whether validation calls functions written in Python, such as the app's own validators."""
+    """Tells whether validation calls functions written in Python, such as the app's own validators."""
     return _any(_schema_of(adapter), _is_own_code)
 
 
@@ -215,7 +215,7 @@ class Unfit(Exception):
 
 
 def _can_rebuild() -> bool:
-    """Whether pydantic builds the insides of a model from the schema it is given; it takes the model's own else."""
+    """Tells whether pydantic builds the insides of a model from the given schema, and not from the model's own."""
     try:
         SchemaValidator({"type": "any"}, None, _use_prebuilt=False)
     except TypeError:  # before pydantic 2.13
@@ -249,7 +249,7 @@ class _Bounding:
         self._definitions: dict[str, dict[str, Any]] = {}
         self._weighing: set[str] = set()
         self._is_only_way = True
-        """Whether what is being rewritten has to fit: another member of a union may fit as well."""
+        """Tells whether what is being rewritten has to fit: another member of a union may fit as well."""
         _any(schema, self._define)
 
     def _define(self, schema: dict[str, Any]) -> bool:
@@ -413,7 +413,7 @@ class _Bounding:
         return 1 + sum(map(self._weight, children))
 
     def _label(self, schema: dict[str, Any]) -> str:
-        """What stands for a union's member in the place of an error."""
+        """Names a union's member in the place of an error."""
         if schema["type"] == "definition-ref":
             return self._label(self._definitions[schema["schema_ref"]])
         if "cls" in schema:

@@ -23,7 +23,7 @@ class ServingProvider(Protocol):
         """The name under which it has registered `cls`; None where it has not."""
 
     def has_ids(self, cls: type[Any]) -> bool:
-        """Whether a page may show several states of `cls`, told apart by ids."""
+        """Tells whether a page may show several states of `cls`, told apart by ids."""
 
     def url_of(self, path: str) -> str:
         """The URL path (str) of one of its routes, below its prefix and where its app is mounted."""

@@ -108,18 +108,18 @@ class Sessions:
         self._forgotten = 0
         self.following: Following | None = None
         self.has_events: Callable[[str], bool] = lambda session_id: False
-        """Whether events of a session are under way, which are to end with it."""
+        """Tells whether events of a session are under way, which are to end with it."""
 
     @property
     def _sharing(self) -> Sharing | None:
         return self._registry.committer.sharing
 
     def is_ended(self, session_id: str) -> bool:
-        """Whether the session has ended, as far as is known here; of a session that `is_settled` that is certain."""
+        """Tells whether the session has ended, as far as is known here: for certain where it `is_settled`."""
         return self._ended.get(session_id) is not None
 
     def is_settled(self, session_id: str) -> bool:
-        """Whether it is known here, without the store being asked, if the session has ended."""
+        """Tells whether it is known here, without the store being asked, if the session has ended."""
         if self._registry.committer.store is None:
             return True
         return self._ended.is_alive(session_id) or self.is_ended(session_id)
@@ -146,7 +146,7 @@ class Sessions:
         self._ended.forget_old()
 
     async def _read_end(self, session_id: str) -> Ended | None:
-        """What the store knows of a session's end. Raises `PersistenceError`."""
+        """Asks the store about a session's end. Raises `PersistenceError`."""
         store = self._registry.committer.store
         if store is None:
             return None

@@ -487,7 +487,7 @@ class ReactiveState(BaseModel):
 
     @classmethod
     def _validated(cls, fs: Working, values: dict[str, Any], changed: list[str]) -> tuple[Self, list[str]]:
-        """What holds the working copy's `values`, of which the `changed` ones are validated; and what is changed then.
+        """Returns a holder of the copy's `values`, of which the `changed` ones are validated; and what is changed then.
 
         Each value is validated once: those that did not change, or that were validated when they were set, are taken
         as they are. Raises pydantic's `ValidationError`.
@@ -862,7 +862,7 @@ def _made_of(cls: type[M], schema: Schema, values: dict[str, Any], private: Any)
 
 
 class _Masked:
-    """What stands in a repr for a value that is not visible to all."""
+    """Stands in a repr for a value that is not visible to all."""
 
     def __repr__(self) -> str:
         return "**"
@@ -936,7 +936,7 @@ def _event_error(
     *,
     values: Any = None,
 ) -> EventError:
-    """What is wrong with new values, as an error for the client; `name` is the field's, where the error has it not.
+    """Returns an error for the client about new values; `name` is the field's, where the error does not have it.
 
     It is raised from the `redacted` error, since the error itself shows more than a client or a log may see. `values`
     are those that it may quote.
@@ -948,7 +948,7 @@ def _event_error(
 
 
 def _is_shown(shown: Any, sent: Any) -> bool:
-    """Whether a page sent a field as it was shown it; an input may have made text of a number."""
+    """Tells whether a page sent a field as it was shown it; an input may have made text of a number."""
     return same(shown, "" if sent is None else sent) or str(shown) == str(sent)
 
 

@@ -215,7 +215,7 @@ class Job:
     def __init__(self, name: str, place: Place, call: Callable[[], Any]) -> None:
         self.name = name
         self.is_left = False
-        """Whether nobody waits for the result any more."""
+        """True once nobody waits for the result any more."""
         self._place = place
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None

@@ -127,7 +127,7 @@ class TokenSigner:
         return self._signing.sign(self._serializer.dump_payload([bound_to, list(shown)])).decode()
 
     def claims(self, token: object) -> list[tuple[str, str | None]] | None:
-        """What a token says that it shows (name and own id each), unverified; None where only `verify` can tell.
+        """Returns what a token claims to show (name and own id each), unverified; None where only `verify` can tell.
 
         So of a thousand tokens those alone are verified that are of use. It takes 2.5 µs, where `verify` takes 11.
         """

@@ -63,7 +63,7 @@ class Run:
         return result
 
     def wants_more(self) -> bool:
-        """Whether a generator is to go on behind a `yield`; asked with the locks held, before each further step."""
+        """Tells whether a generator goes on behind a `yield`; asked with the locks held, before each further step."""
         return True
 
     def take(self, step: Step) -> Awaitable[None] | None:
@@ -108,7 +108,7 @@ class Transaction:
         self._locked = 0
         """How many of them are locked, from the first on."""
         self._is_working = False
-        """Whether the copies may be changed: from `begin` until they are committed or dropped."""
+        """Tells whether the copies may be changed: from `begin` until they are committed or dropped."""
         self._error: FastStateError | None = None
         """Why it was abandoned, if it was."""
         self._inner: list[Transaction] | None = None
@@ -185,7 +185,7 @@ class Transaction:
         return self._part(entry).copy
 
     def prepare(self) -> list[tuple[Entry, Change]]:
-        """What there is to commit, validated; the copies are not to be changed any more.
+        """Returns what there is to commit, validated; the copies are not to be changed any more.
 
         Raises `EventError` when new values do not validate, and what the transaction was abandoned with.
         """
@@ -232,7 +232,7 @@ class Transaction:
                 transaction.unlock()
 
     def encloses(self, other: Transaction) -> bool:
-        """Whether `other` was opened in this one's body, at any depth."""
+        """Tells whether `other` was opened in this one's body, at any depth."""
         return other in self._opened_inside()
 
     def _opened_inside(self) -> list[Transaction]:
@@ -406,7 +406,7 @@ def _reset_elsewhere() -> None:
 
 
 class _Thread:
-    """What a sync event needs to run in a worker thread: its turn at its states, and a place. Lifetime: the event.
+    """The turn at its states, and the place, of a sync event in a worker thread. Lifetime: the event.
 
     A place comes before the locks: who holds one must not wait for what others keep while they wait for the lock. And a
     turn at its states comes before the place: of those that wait for one busy state, one alone may keep a place from
@@ -439,7 +439,7 @@ class _Thread:
         return made
 
     async def result_of(self, name: str, call: Callable[[], Any]) -> Any:
-        """What the call returns, which is made in a worker thread."""
+        """Makes the call in a worker thread, and returns its result."""
         self._has_run = True
         self._job = Job(name, cast(Place, self._place), call)
         self._place = None  # from here on the job's, until its thread returns

@@ -40,7 +40,7 @@ IDLE_THREAD: Final = 10.0
 
 
 class _Asked(NamedTuple):
-    """What is to be called, and with what, to know the user."""
+    """Returns what is to be called, and with what, to know the user."""
 
     function: Callable[[Any], Any]
     argument: Any
@@ -67,7 +67,7 @@ class _Threads:
         self._lock = threading.Lock()
 
     def run(self, call: Callable[[], Any]) -> asyncio.Future[tuple[BaseException | None, Any]]:
-        """Has a thread call `call`, with the context variables of the caller; gives its error, or None, and result."""
+        """Calls `call` in a thread, with the caller's context variables; returns its error, or None, and its result."""
         done: asyncio.Future[tuple[BaseException | None, Any]] = asyncio.get_running_loop().create_future()
         with self._lock:
             self._waiting.put(_Work(contextvars.copy_context(), call, done))
@@ -211,7 +211,7 @@ class Users:
 
 
 def _stays_on_loop(function: Any) -> bool:
-    """Whether a loader is called on the event loop: it is async, or a lookup in a dict."""
+    """Tells whether a loader is called on the event loop: it is async, or a lookup in a dict."""
     while isinstance(function, partial):
         function = function.func
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):

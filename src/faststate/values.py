@@ -58,7 +58,7 @@ class Guard:
     def __init__(self, live: bool) -> None:
         self.live = live
         self.validated: dict[tuple[int, str], Any] | None = None
-        """What models with validate_assignment were set to (frozen), by the model's id and the field's name."""
+        """The values (frozen) set in models with validate_assignment, by the model's id and the field's name."""
 
     def check(self) -> None:
         """Raises `ReadOnlyStateError` unless the container's transaction is still open."""
@@ -747,7 +747,7 @@ class _Compared:
 
 
 def _key_of(value: Any) -> Any:
-    """What stands for a value without parts; None for lists, models and the like."""
+    """Returns what stands for a value without parts; None for lists, models and the like."""
     if isinstance(value, list | dict | tuple | set | BaseModel) or dataclasses.is_dataclass(value):
         return None
     try:
@@ -974,7 +974,7 @@ def _check_hashable(value: Any) -> None:
 
 
 def is_frozen_class(cls: type[Any]) -> bool:
-    """Whether the fields of a model or dataclass cannot be set."""
+    """Tells whether the fields of a model or dataclass cannot be set."""
     if issubclass(cls, BaseModel):
         return bool(cls.model_config.get("frozen"))
     parameters = getattr(cls, "__dataclass_params__", None)
@@ -982,7 +982,7 @@ def is_frozen_class(cls: type[Any]) -> bool:
 
 
 def equal(new: Any, old: Any) -> bool:
-    """Whether two frozen values are the same, in value and type, at any depth; see `scalars.same_scalar`."""
+    """Tells whether two frozen values are the same, in value and type, at any depth; see `scalars.same_scalar`."""
     if new is old:
         return True
     kind = type(new)

@@ -68,11 +68,11 @@ def go_on(
 
 
 class TooLate(TimeoutError):
-    """What was awaited has not answered in time. A `TimeoutError` of its own is another matter."""
+    """Raised where what was awaited has not answered in time. A `TimeoutError` of its own is another matter."""
 
 
 async def in_time(seconds: float, awaitable: Awaitable[T]) -> T:
-    """What is awaited. Raises `TooLate`, and cancels it, when it waits for longer than `seconds`.
+    """Returns what is awaited. Raises `TooLate`, and cancels it, when it waits for longer than `seconds`.
 
     It is begun without a timer, which is set where it has to wait: a request's body, say, is mostly there already.
     """

@@ -1,4 +1,4 @@
-"""What caches may keep: an answer that shows a visitor's state is marked as that visitor's own."""
+"""Marks each answer that shows a visitor's state as that visitor's own, for caches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Headers = list[tuple[bytes, bytes]]
 _PRIVATE: Final = (b"cache-control", b"private")
 _VARY: Final = (b"vary", b"Cookie")
 _CDN: Final = b"cdn-cache-control"
-"""What the headers end with that a CDN obeys instead of `Cache-Control` (RFC 9213)."""
+"""The end of the names of headers that a CDN obeys instead of `Cache-Control` (RFC 9213)."""
 _DIRECTIVE: Final = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _FOR_ALL: Final = frozenset({b"public", b"s-maxage", b"private"})
 """Directives that say what shared caches may do. `private="a header"` lets them keep all but that header."""

@@ -72,7 +72,7 @@ _MESSAGES: Final[dict[type[FastStateError], str]] = {
     RowUnreadableError: UNREADABLE,
     PersistenceError: _UNSAVED,
 }
-"""What a page is told of errors whose own message is for the log."""
+"""Messages for pages, of errors whose own message is for the log."""
 _FAILED: Final = "faststate_failed"
 """Where an event's error waits in the request's scope for the event's route."""
 _OPENED: Final = "faststate_opened"

@@ -21,7 +21,7 @@ class RowGuard(Protocol):
     """Makes sure that a row, once it is saved, is loaded as the state that was set. Lifetime: one commit."""
 
     whole: bool
-    """Whether `check` is to be given all columns of the row, and not only those that the commit changes."""
+    """True if `check` is to be given all columns of the row, and not only those that the commit changes."""
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Compares the columns of `row` (a dict, as `load` gives them) with what was set. Raises `RowValueError`."""

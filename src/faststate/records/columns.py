@@ -100,7 +100,7 @@ def _parts(annotation: Any) -> list[Any]:
 
 
 def _has_other_values(annotation: Any) -> bool:
-    """Whether it names values one by one, and there are others than texts among them."""
+    """Tells whether it names values one by one, and there are others than texts among them."""
     if get_origin(annotation) is Literal:
         return any(type(value) is not str for value in get_args(annotation))
     is_enum = isinstance(annotation, type) and issubclass(annotation, enum.Enum)
@@ -187,7 +187,7 @@ def _text(value: str) -> str:
 # -- what a driver says ------------------------------------------------------------------------------------------------
 
 _SQLSTATES: Final = ("22", "23502", "23514", "42804", "42846")
-"""What SQL's codes for unfit values begin with: data exceptions, NOT NULL, CHECK, a value of another type."""
+"""The beginnings of SQL's codes for unfit values: data exceptions, NOT NULL, CHECK, a value of another type."""
 
 _SQLITE_CODES: Final = frozenset({20, 275, 1299, 3091})
 """SQLite's codes for the same: SQLITE_MISMATCH, and the constraints CHECK, NOTNULL and DATATYPE (of strict tables)."""
@@ -197,7 +197,7 @@ _CANNOT_BIND: Final = re.compile(r"\b(?:adapt type|binding parameter)\b")
 
 
 def is_about_values(error: BaseException) -> bool:
-    """Whether a database or its driver has refused a value, and not just failed.
+    """Tells whether a database or its driver has refused a value, and not just failed.
 
     Drivers are not imported here: they name the class `DataError` (as PEP 249 wants), or give the code of the SQL
     standard or of SQLite.

@@ -225,7 +225,7 @@ _shared_lock = threading.Lock()
 
 
 def _written(change: RowChange, write: Callable[[str, Any], Any]) -> dict[str, Any]:
-    """What `write` makes of the changed values, by column. Raises `RowValueError` where it raises `UnfitError`."""
+    """Writes the changed values, by column, with `write`. Raises `RowValueError` where that raises `UnfitError`."""
     made = {}
     for name, value in change.changed.items():
         try:
@@ -502,7 +502,7 @@ class _SQLiteRows(_Rows):
 
 
 def _keeps_texts(declared: str) -> bool:
-    """Whether SQLite makes a text of each number in a column of this type: its "affinity" is TEXT."""
+    """Tells whether SQLite makes a text of each number in a column of this type: its "affinity" is TEXT."""
     kind = declared.upper()
     return "INT" not in kind and any(part in kind for part in ("CHAR", "CLOB", "TEXT"))
 
@@ -701,7 +701,7 @@ def _refuse_for_postgres(kind: Any, value: Any) -> None:
 
 
 _BITS: Final = {"integer": 32, "INTEGER": 32, "small_integer": 16, "SMALLINT": 16}
-"""What PostgreSQL's columns of integers hold, by the name that SQLAlchemy has for their types."""
+"""The bounds of PostgreSQL's columns of integers, by the name that SQLAlchemy has for their types."""
 
 
 # -- other tables ------------------------------------------------------------------------------------------------------

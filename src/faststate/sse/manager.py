@@ -235,7 +235,7 @@ class SSEManager:
             connection.forget(key)
 
     def is_held(self, connection: SSEConnection, key: str) -> bool:
-        """Whether a connection follows a state and is told nothing of it."""
+        """Tells whether a connection follows a state and is told nothing of it."""
         topic = connection.topic(key)
         return topic is not None and topic.is_held(connection)
 

@@ -107,7 +107,7 @@ class Topic:
             self.held = self.held or None
 
     def is_held(self, connection: SSEConnection) -> bool:
-        """Whether a follower is told nothing."""
+        """Tells whether a follower is told nothing."""
         return self.held is not None and connection in self.held
 
     def slow_down(self, connection: SSEConnection) -> None:
