@@ -101,15 +101,18 @@ def started(tmp_path, kind):
         server.kill()
 
 
-def post(server, name):
-    """Sends an event of a session of its own; the socket on which nobody waits for the answer."""
+def post(server, path, *, size=2):
+    """Sends a request of a session of its own; the socket on which nobody waits for the answer.
+
+    Of a body with a `size` above 2 the rest never comes.
+    """
     with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
         client.get("/")
         cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
     sent = socket.create_connection(("127.0.0.1", server.port))
     sent.sendall(
-        f"POST /_faststate/event/Job/{name} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nDatastar-Request: true\r\n"
-        f"Cookie: {cookies}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        f"POST /_faststate/{path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        f"Datastar-Request: true\r\nCookie: {cookies}\r\nContent-Length: {size}\r\n\r\n{{}}".encode()
     )
     return sent
 
@@ -134,7 +137,7 @@ CASES = [*((kind, "gone") for kind in KINDS_HERE), ("uvicorn", "there"), ("hyper
 @pytest.mark.parametrize(("kind", "clients"), CASES, ids=[" ".join(case) for case in CASES])
 def test_endless_events_do_not_hold_up_the_end(tmp_path, kind, clients):
     with started(tmp_path, KINDS[kind]) as server, contextlib.ExitStack() as sockets:
-        posted = [sockets.enter_context(post(server, name)) for name in (*EVENTS, "tick", "block")]
+        posted = [sockets.enter_context(post(server, f"event/Job/{name}")) for name in (*EVENTS, "tick", "block")]
         wait_until(lambda: under_way(server) == len(posted))
         if clients == "gone":
             sockets.close()
@@ -148,8 +151,23 @@ def test_endless_events_do_not_hold_up_the_end(tmp_path, kind, clients):
     assert "never retrieved" not in server.output() and "was destroyed" not in server.output()
 
 
+# Granian waits for the rest of a body that was answered already, of any app, until its `--workers-kill-timeout`.
+@pytest.mark.parametrize("kind", [name for name in KINDS_HERE if name != "granian"])
+def test_requests_that_never_arrive_whole_do_not_hold_up_the_end(tmp_path, kind):
+    with started(tmp_path, KINDS[kind]) as server, contextlib.ExitStack() as sockets:
+        for path in ("stream", "leave", "event/Job/tick"):
+            sockets.enter_context(post(server, path, size=100))
+        wait_until(lambda: under_way(server) == 1)
+        before = time.monotonic()
+        server.process.terminate()
+        server.process.wait(LIMIT)
+        took = time.monotonic() - before
+    assert took < LIMIT
+    assert (tmp_path / "ended").exists(), server.output()
+
+
 def test_a_sync_event_that_returns_in_time_is_committed_and_answered(tmp_path):
-    with started(tmp_path, KINDS["uvicorn"]) as server, post(server, "soon") as sent:
+    with started(tmp_path, KINDS["uvicorn"]) as server, post(server, "event/Job/soon") as sent:
         wait_until(lambda: under_way(server) == 1)
         server.process.terminate()
         server.process.wait(LIMIT)
@@ -160,8 +178,8 @@ def test_a_sync_event_that_returns_in_time_is_committed_and_answered(tmp_path):
 def test_a_server_without_a_signal_ends_its_events(tmp_path):
     kind = type(KINDS["uvicorn"])(command=lambda *a: [*KINDS["uvicorn"].command(*a), "--limit-max-requests", "8"])
     with started(tmp_path, kind) as server, contextlib.ExitStack() as sockets:
-        sockets.enter_context(post(server, "tick"))
-        sockets.enter_context(post(server, "wait"))
+        sockets.enter_context(post(server, "event/Job/tick"))
+        sockets.enter_context(post(server, "event/Job/wait"))
         with contextlib.suppress(httpx.TransportError):
             for _ in range(8):
                 httpx.get(server.url, timeout=PATIENCE)
@@ -175,7 +193,7 @@ KEPT_ALIVE = ["uvicorn", "uvicorn with h11", "hypercorn", "granian"]
 @pytest.mark.parametrize("kind", KEPT_ALIVE)
 def test_requests_behind_a_generator_event_on_one_connection_are_answered(tmp_path, kind):
     """Somebody listens meanwhile for the end of the connection, and takes nothing from what comes on it."""
-    with started(tmp_path, KINDS[kind]) as server, post(server, "few") as sent:
+    with started(tmp_path, KINDS[kind]) as server, post(server, "event/Job/few") as sent:
         sent.settimeout(PATIENCE)
         if kind.startswith("uvicorn"):  # the others take no request that comes before the answer to the last one
             sent.sendall(b"GET /under_way HTTP/1.1\r\nHost: x\r\n\r\n")

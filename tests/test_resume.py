@@ -42,7 +42,6 @@ from faststate import (
     view,
 )
 from faststate.exceptions import AccessError
-from faststate.fasthtml import streams
 from faststate.page import RELOAD, REOPEN
 from faststate.sse import Chunk, SSEConnection, SSEManager
 from faststate.sse import manager as sse_manager
@@ -216,7 +215,6 @@ class Site:
             return "in"
 
         self.app = app
-        streams._watched_signals[provider] = True  # no signal ends it, and no handler for one keeps it for ever
         original = provider.registry.committer.snapshot
 
         def snapshot(made, identifier, *args, **options):
@@ -270,7 +268,6 @@ class Site:
         for cycle in list(self.open_cycles):
             cycle.lost()
         self.open_cycles.clear()
-        streams._watched_signals.pop(self.provider, None)
         if not crash and self.provider.is_started:  # by a stream's request that was under way
             await self.provider.stop()
         if crash:

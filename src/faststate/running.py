@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, cast
 
 from .exceptions import EventTimeoutError, FastStateError, NotStartedError
 from .threads import places_here
-from .waits import Begun, begin, go_on
+from .waits import Begun, begin, go_on, in_time
 
 __all__ = ["DRAIN_PATIENCE", "Running", "RunningEvents"]
 
@@ -254,6 +254,7 @@ class RunningEvents:
         self.is_over = False
         """Tells whether the time is over that events have to end when the server ends."""
         self._left: set[asyncio.Task[None]] = set()
+        self._bodies: set[asyncio.Timeout] = set()
         self._emptied: asyncio.Future[None] | None = None
 
     def ended(self, running: Running) -> None:
@@ -268,8 +269,17 @@ class RunningEvents:
         if self.is_over:
             raise NotStartedError("the server ends: it runs no events any more")
 
+    async def receive(self, body: Awaitable[bytes], seconds: float) -> bytes:
+        """Return a request's body. Raises `TooLate` after `seconds`, or soon after the server began to end."""
+        if self.ends_steps:
+            seconds = 0
+        return await in_time(seconds, body, self._bodies)
+
     def drain(self) -> None:
-        """Let the events end, since the server ends: generators at a step, all others when their time is over."""
+        """Let the events end, since the server ends: generators at a step, all others when their time is over.
+
+        What clients are still sending has the time of a step to arrive.
+        """
         if self.draining is None:
             self.draining = object()
             loop = asyncio.get_running_loop()
@@ -283,6 +293,10 @@ class RunningEvents:
         for running in list(self.under_way):
             with contextlib.suppress(RuntimeError):  # its loop is closed
                 running._loop.call_soon_threadsafe(running.end_soon, _ending())
+        now = asyncio.get_running_loop().time()
+        for timer in self._bodies:
+            with contextlib.suppress(RuntimeError):  # its time is just over
+                timer.reschedule(now)
 
     def _cut_all(self, draining: object) -> None:
         if self.draining is not draining:

@@ -71,19 +71,25 @@ class TooLate(TimeoutError):
     """Raised where what was awaited has not answered in time. A `TimeoutError` of its own is another matter."""
 
 
-async def in_time(seconds: float, awaitable: Awaitable[T]) -> T:
+async def in_time(seconds: float, awaitable: Awaitable[T], timers: set[asyncio.Timeout] | None = None) -> T:
     """Returns what is awaited. Raises `TooLate`, and cancels it, when it waits for longer than `seconds`.
 
     It is begun without a timer, which is set where it has to wait: a request's body, say, is mostly there already.
+    `timers` has the timer meanwhile, for who would set it to an earlier time.
     """
     begun = begin(awaitable)
     if begun.steps is None:
         return begun.value  # type: ignore[no-any-return]  # it is what is awaited
     try:
         async with asyncio.timeout(seconds) as timer:
+            if timers is not None:
+                timers.add(timer)
             rest: T = await go_on(begun)
             return rest
     except TimeoutError as error:
         if timer.expired():
             raise TooLate from error
         raise
+    finally:
+        if timers is not None:
+            timers.discard(timer)

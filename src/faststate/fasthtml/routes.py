@@ -49,7 +49,6 @@ from ..page import message_frame, reload_frame
 from ..provider import StateProvider
 from ..redaction import explained_by_title, told_of
 from ..sse import SSEConnection
-from ..waits import in_time
 from ..wire import depth_of, signals_frame
 from .beforeware import run_before
 from .requests import headers_of
@@ -312,7 +311,8 @@ class Routes:
             return refused
         try:
             try:
-                body = await in_time(provider.body_timeout, _read_body(receive, headers, provider.max_payload))
+                reading = _read_body(receive, headers, provider.max_payload)
+                body = await provider.registry.running.receive(reading, provider.body_timeout)
                 call = Call.parse(
                     state,
                     event,
@@ -444,7 +444,7 @@ class Routes:
             try:
                 reading = _read_body(request.receive, headers, self.provider.max_payload)
                 try:
-                    body = await in_time(self.provider.body_timeout, reading)
+                    body = await self.provider.registry.running.receive(reading, self.provider.body_timeout)
                 except TimeoutError:
                     return PlainTextResponse("The beacon took too long to arrive.", 408, {"connection": "close"})
                 again = _Replayed(self._app, request.scope, body)
@@ -501,7 +501,7 @@ class Routes:
         try:
             if request.method == "POST":
                 reading = _read_body(request.receive, headers, self.provider.max_payload)
-                asked = body = await in_time(self.provider.body_timeout, reading)
+                asked = body = await self.provider.registry.running.receive(reading, self.provider.body_timeout)
             else:
                 asked = request.query_params.get("datastar", "").encode(errors="replace")
             payload = _parse(asked, self.provider.max_depth)
