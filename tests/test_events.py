@@ -428,6 +428,12 @@ def test_the_url_of_an_event_names_class_event_and_arguments():
     assert Thing.many.to(tags=["a", "b"]) == "/_faststate/event/Thing/many?tags=a&tags=b"
 
 
+@pytest.mark.parametrize("unfit", [{"a": 1}, [["a"]], [{"a": 1}], Point(x=1)], ids=repr)
+def test_what_no_query_string_can_hold_is_an_error_where_the_url_is_written(unfit):
+    with pytest.raises(EventArgumentError, match="so not the argument 'tags'"):
+        Thing.many.to(tags=unfit)
+
+
 def test_an_expression_is_written_as_it_is_and_a_value_as_json():
     written = Thing.scalars.post(number=expr("el.value"), kind="a'b\"c")
     assert "(el.value)" in written

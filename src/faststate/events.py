@@ -230,15 +230,24 @@ class EventRef(Generic[P, R]):
         """The URL path (str) that this event is posted to, arguments in its query string.
 
         It begins with the path at which the app is mounted: as the request being served says, or in a view, which is
-        the same for all requests, as the first request said. Raises `EventArgumentError` for an argument the event has
-        not, `ConfigurationError` on a class of several providers where no request says which one is meant.
+        the same for all requests, as the first request said. A model's fields are given by name. Raises
+        `EventArgumentError` for an argument the event has not, and for a model or dict, which no query string can hold;
+        `ConfigurationError` on a class of several providers where no request says which one is meant.
         """
         self._check_names(arguments)
+        written = {name: to_wire(value) for name, value in arguments.items()}
+        for name, value in written.items():
+            if not _fits_query(value):
+                raise EventArgumentError(
+                    f"{self.event.name}: a URL holds texts, numbers and lists of these, and so not the argument"
+                    f" {name!r}, {type(arguments[name]).__name__}: give its fields by name, or send it with `.on` or"
+                    " `.post`"
+                )
         state, owner = self._state, self._owner._full_class or self._owner
         provider = (state._provider if state is not None else None) or provider_of(owner)
         name = state._namespace[0] if state is not None else owner._registered_name(provider)
         own = state._instance_id if state is not None else None
-        pairs = {**({"_id": own} if own is not None else {}), **{k: to_wire(v) for k, v in arguments.items()}}
+        pairs = {**({"_id": own} if own is not None else {}), **written}
         path = f"event/{name}/{self.event.name}"
         url = provider.url_of(path) if provider is not None else f"{DEFAULT_PREFIX}/{path}"
         return url + (f"?{urlencode(pairs, doseq=True)}" if pairs else "")
@@ -302,6 +311,12 @@ class EventRef(Generic[P, R]):
 def _url(state: str, event: str) -> str:
     """The expression (str) for the URL of an event, by the names of its state and its own."""
     return f"$_fs.u+{js(f'event/{state}/{event}')}"
+
+
+def _fits_query(value: Any) -> bool:
+    """Tells whether a wire value can be written as fields of a query string: a scalar, or a list of scalars."""
+    parts = value if type(value) is list else (value,)
+    return not any(isinstance(part, list | dict) for part in parts)
 
 
 def is_time_limit(value: Any) -> bool:
