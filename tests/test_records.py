@@ -409,7 +409,7 @@ async def test_of_rows_that_cannot_all_be_saved_none_is(db, last):
     failing, error = {
         "conflict": (change(first, "2", 7, stock=0), VersionConflict),
         "gone": (change(first, "3", 1, stock=0), StateNotFoundError),
-        "constraint": (change(first, "2", 1, name="tea"), apsw.ConstraintError),
+        "constraint": (change(first, "2", 1, name="tea"), RowValueError),
         "unknown column": (change(first, "2", 1, colour="red"), ConfigurationError),
         "primary key": (change(first, "2", 1, id=5), ConfigurationError),
     }[last]

@@ -492,6 +492,11 @@ async def test_an_odd_value_that_the_row_can_keep_is_there_after_a_restart(name,
         ("set_note", '{"note": "a\\u0000b"}', "Item.note: a NUL character cannot be kept in the column note"),
         ("set_note", '{"note": "far too long"}', "Item.note: a text of more than 10 characters cannot be kept"),
         ("set_price", '{"price": 0.123456789}', "Item.price: a float cannot be kept in the column price (REAL)"),
+        (
+            "set_note",
+            '{"note": "another"}',
+            "Item.note: a new value (UniqueViolation) cannot be kept in the column note",
+        ),
     ],
 )
 async def test_postgresql_refuses_with_the_field_and_changes_nothing(name, body, where, server):
@@ -500,10 +505,11 @@ async def test_postgresql_refuses_with_the_field_and_changes_nothing(name, body,
         connection.execute(
             sa.text(
                 f"CREATE TABLE {server.schema}.items (id INTEGER PRIMARY KEY, price REAL, stock INTEGER, "
-                "note VARCHAR(10), meta JSONB, pin REAL, version INTEGER)"
+                "note VARCHAR(10) UNIQUE, meta JSONB, pin REAL, version INTEGER)"
             )
         )
         connection.execute(sa.text(f"INSERT INTO {server.schema}.items VALUES (1, 2.5, 3, 'as it was', '\"\"', 1, 1)"))
+        connection.execute(sa.text(f"INSERT INTO {server.schema}.items (id, note) VALUES (2, 'another')"))
     db = fastsql.database(f"postgresql+psycopg://{server.address}?options=-csearch_path%3D{server.schema}")
     app = serve(db.t.items)
     code, text = await sent(app, name, body)
@@ -652,6 +658,38 @@ async def test_none_in_a_column_that_takes_no_null_is_refused(directory):
         async with provider.modify(Note, record_id=1) as note:
             note.n = 10
     assert db.t.notes[1] == {"id": 1, "text": "a", "n": 1}
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        "CREATE UNIQUE INDEX names ON notes (text)",
+        "CREATE TABLE owners (name TEXT PRIMARY KEY); INSERT INTO owners VALUES ('a'), ('c')",
+    ],
+    ids=["unique", "foreign key"],
+)
+async def test_a_value_that_breaks_a_constraint_is_refused(directory, constraint):
+    db = fastlite.database(directory / "notes.db")
+    reference = "REFERENCES owners (name)" if "owners" in constraint else ""
+    db.execute(f"CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT {reference})")
+    for statement in constraint.split("; "):
+        db.execute(statement)
+    db.execute("PRAGMA foreign_keys = ON")
+    db.t.notes.insert(id=1, text="a")
+    if "UNIQUE" in constraint:
+        db.t.notes.insert(id=2, text="b")
+
+    class Note(ReactiveState):
+        text: str = ""
+
+    provider = register(Note, db.t.notes)
+    with pytest.raises(RowValueError, match=r"Note\.text: a new value .* cannot be kept in the column text") as caught:
+        async with provider.modify(Note, record_id=1) as note:
+            note.text = "b"
+    assert caught.value.status == 400 and "'b'" not in str(caught.value)
+    async with provider.modify(Note, record_id=1) as note:
+        note.text = "c"
+    assert db.t.notes[1]["text"] == "c"
 
 
 class Right(ReactiveState):

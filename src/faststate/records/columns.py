@@ -186,11 +186,12 @@ def _text(value: str) -> str:
 
 # -- what a driver says ------------------------------------------------------------------------------------------------
 
-_SQLSTATES: Final = ("22", "23502", "23514", "42804", "42846")
-"""The beginnings of SQL's codes for unfit values: data exceptions, NOT NULL, CHECK, a value of another type."""
+_SQLSTATES: Final = ("22", "23", "42804", "42846")
+"""The beginnings of SQL's codes for unfit values: data exceptions, all constraints, a value of another type."""
 
-_SQLITE_CODES: Final = frozenset({20, 275, 1299, 3091})
-"""SQLite's codes for the same: SQLITE_MISMATCH, and the constraints CHECK, NOTNULL and DATATYPE (of strict tables)."""
+_SQLITE_CODES: Final = frozenset({20, 275, 787, 1299, 1555, 2067, 2579, 3091})
+"""SQLite's codes for the same: SQLITE_MISMATCH, and the constraints CHECK, FOREIGNKEY, NOTNULL, PRIMARYKEY, UNIQUE,
+ROWID and DATATYPE (of strict tables). Not TRIGGER: an app's own trigger may refuse for any reason."""
 
 
 _CANNOT_BIND: Final = re.compile(r"\b(?:adapt type|binding parameter)\b")
