@@ -33,7 +33,11 @@ def count_of(tab, name):
 
 
 async def until_count(tab, name, count):
-    await tab.until(lambda: count_of(tab, name) == count)
+    try:
+        await tab.until(lambda: count_of(tab, name) == count)
+    except TimeoutError as error:
+        error.add_note(f"the page shows {name} as {count_of(tab, name)}, and not as {count}")
+        raise
 
 
 def round_trips(server):
