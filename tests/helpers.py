@@ -207,6 +207,22 @@ class Process:
             assert time.monotonic() < deadline, self.output()
             time.sleep(0.02)
 
+    def save(self, text: str, within: float) -> None:
+        """Writes the app's file, as an editor does, and returns once its reloader has seen that.
+
+        A server may serve before its reloader watches files, on a busy machine: so it is saved again every 5 seconds.
+        """
+        before, saved = self.output().count("Reloading"), 0.0
+
+        def is_seen() -> bool:
+            nonlocal saved
+            if time.monotonic() - saved > 5:
+                self.source.write_text(text)
+                saved = time.monotonic()
+            return self.output().count("Reloading") > before
+
+        self.until(is_seen, within)
+
     def serves(self, text: str = "", path: str = "/") -> bool:
         """Whether it answers, with `text` in the page."""
         with contextlib.suppress(httpx.TransportError):

@@ -144,7 +144,7 @@ def test_a_changed_file_reloads_while_streams_are_open(start, arguments):
     server = start(arguments)
     with open_streams(server.url, 2) as readers:
         server.until(lambda: "Started reloader" in server.output(), PATIENCE)
-        server.source.write_text(server.source.read_text().replace('Titled("Board"', 'Titled("Changed"'))
+        server.save(server.source.read_text().replace('Titled("Board"', 'Titled("Changed"'), PATIENCE)
         read_to_the_end(readers)
         server.until(lambda: server.ended() == 1, LIMIT)
     server.until(lambda: server.serves("Changed"), PATIENCE)

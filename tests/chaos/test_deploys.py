@@ -78,7 +78,7 @@ class Deployed(Process):
     def reload(self):
         """Changes the source, and waits until what is changed is served."""
         self.until(lambda: "Started reloader" in self.output(), PATIENCE)
-        self.source.write_text(self.source.read_text().replace('"Shop"', '"Changed"'))
+        self.save(self.source.read_text().replace('"Shop"', '"Changed"'), PATIENCE)
         self.until(lambda: self.serves("Changed"), PATIENCE)
 
 
