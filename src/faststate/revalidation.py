@@ -402,8 +402,8 @@ _ROLES: Final = {
     ("named-tuple", "fields"): "i",
     ("call", "arguments_schema"): "i",
 }
-"""What a part of a container is, by the container's type in a core schema ("" for any) and the key of the part's: an
-item, a key, or a value. The role of a value within its field is one letter for each container around it."""
+"""The role of a container's part: an item, a key, or a value. It is found by the container's type in a core schema (""
+for any) and the part's key there. The role of a value within its field is one letter for each container around it."""
 
 
 def _model_validators(schema: Schema) -> Schema | None:
