@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable
 
 import redis.asyncio
 
-from faststate.backplane import Message
-from faststate.stores import Version, Write
+from faststate.scopes import Version
+from faststate.stores.backplane import Message
+from faststate.stores.base import Write
 from faststate.stores.redis import RedisStore
 
 ROUNDS = 7

@@ -32,7 +32,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, UserContext, event, fast_app
-from faststate.stores import EXPIRED_KEPT
+from faststate.stores.base import EXPIRED_KEPT
 from faststate.stores.sqlite import SQLiteStore
 
 SESSIONS = 200_000

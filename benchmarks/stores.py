@@ -12,7 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from faststate.stores import Version, Write, sqlite
+from faststate.scopes import Version
+from faststate.stores import sqlite
+from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
 

@@ -47,8 +47,8 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.arguments import LARGE, Arguments
-from faststate.schemas import Unfit, bounded, first_problem, runs_own_code, work_of
+from faststate.state.arguments import LARGE, Arguments
+from faststate.validation.schemas import Unfit, bounded, first_problem, runs_own_code, work_of
 
 from .client import BROWSER
 

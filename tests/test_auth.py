@@ -32,7 +32,7 @@ from faststate import (
     requires_auth,
     view,
 )
-from faststate.auth import AccessRule, authorize
+from faststate.auth.rules import AccessRule, authorize
 from faststate.exceptions import AuthenticationError, AuthorizationError, NotStartedError
 from tests.client import BROWSER, Page, browser
 

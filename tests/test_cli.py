@@ -41,7 +41,7 @@ from faststate import (
     fast_app,
     requires_auth,
 )
-from faststate.audit import (
+from faststate.tools.audit import (
     LEVELS,
     USER_OF_THE_KEY,
     Argument,
@@ -56,7 +56,7 @@ from faststate.audit import (
     providers_of,
     type_name,
 )
-from faststate.cli import main
+from faststate.tools.cli import main
 
 from .forks import run_module
 

@@ -36,10 +36,11 @@ from pydantic import (
     model_validator,
 )
 
-from faststate import ReactiveState, ServerOnly, codec
-from faststate.codec import Codec, decode, dump, encode, from_tree, load, to_tree, validate
+from faststate import ReactiveState, ServerOnly
 from faststate.exceptions import ConfigurationError, EventError
-from faststate.values import freeze
+from faststate.registry import codec
+from faststate.registry.codec import Codec, decode, dump, encode, from_tree, load, to_tree, validate
+from faststate.state.values import freeze
 
 from .kinds import (
     CONTAINERS,

@@ -6,7 +6,7 @@ from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import ConfigurationError, IdentifierError, ReactiveState, StateProvider, UserContext, fast_app
-from faststate.context import SESSION_ID, RequestContext
+from faststate.sessions.caller import SESSION_ID, RequestContext
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -24,8 +24,8 @@ import pytest
 
 from benchmarks.million import LOADS, read, table
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope
-from faststate.cli import main
 from faststate.stores.redis import RedisStore
+from faststate.tools.cli import main
 
 from .client import Page, merge, patched_signals, status
 from .helpers import Process, Server, free_port

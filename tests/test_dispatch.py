@@ -24,7 +24,7 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.tokens import Shown, TokenSigner
+from faststate.auth.tokens import Shown, TokenSigner
 from tests.client import BROWSER, Page, browser, message, patched_signals, status
 
 SECRET = "a key of the tests"

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from faststate import StateProvider, fast_app
-from faststate.cli import main
-from faststate.doctor import examine
 from faststate.stores.sqlite import SQLiteStore
+from faststate.tools.cli import main
+from faststate.tools.doctor import examine
 
 from .forks import run_module
 
@@ -135,7 +135,7 @@ async def test_a_directory_that_is_not_there_or_not_writable_is_a_problem(in_tmp
 async def test_a_disk_that_is_nearly_full_is_a_problem(in_tmp_path, monkeypatch):
     provider = StateProvider(store="sqlite:///state.db")
     assert (await found(provider))["disk"][0][0] == "ok"
-    monkeypatch.setattr("faststate.doctor.LITTLE", 2**62)
+    monkeypatch.setattr("faststate.tools.doctor.LITTLE", 2**62)
     assert (await found(provider))["disk"][0][0] == "problem"
 
 

@@ -19,9 +19,10 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate import ended as module
-from faststate.ended import Ended, EndedSessions, read_note, write_note
-from faststate.stores import Version, Write
+from faststate.scopes import Version
+from faststate.sessions import ended as module
+from faststate.sessions.ended import Ended, EndedSessions, read_note, write_note
+from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
 

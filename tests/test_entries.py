@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faststate import ReactiveState, StateScope
-from faststate.entries import NONCES_IN_ANY_CASE, NONCES_KEPT, Entry
-from faststate.persistence import NONCE_AGE
+from faststate.registry.entries import NONCES_IN_ANY_CASE, NONCES_KEPT, Entry
+from faststate.registry.persistence import NONCE_AGE
 from faststate.scopes import StateIdentifier
 
 

@@ -141,7 +141,7 @@ async def test_a_generator_ends_when_its_client_has_gone_that_never_had_a_stream
 
 
 async def test_a_generator_that_does_not_end_when_it_is_closed_is_waited_for_no_more(monkeypatch):
-    monkeypatch.setattr("faststate.running.CLOSING", 0.05)
+    monkeypatch.setattr("faststate.scheduling.running.CLOSING", 0.05)
     site = Site()
     async with browser(site.app) as client:
         click = Click(site, await Page.open(client), name="cling")
@@ -166,7 +166,7 @@ def stream(site, session_id, **options):
 @pytest.fixture
 def moments(monkeypatch):
     """A grace that is over within moments."""
-    monkeypatch.setattr("faststate.dispatch.AWAY", 0.2)
+    monkeypatch.setattr("faststate.provider.dispatch.AWAY", 0.2)
 
 
 async def test_a_generator_goes_on_while_its_page_has_its_stream_and_ends_when_it_has_none(moments):
@@ -278,7 +278,7 @@ async def test_the_answer_to_a_client_that_waits_is_sent_and_its_connection_is_l
 
 
 async def test_draining_ends_generators_between_steps_and_what_waits_inside_a_step_in_time(monkeypatch):
-    monkeypatch.setattr("faststate.running.DRAIN_PATIENCE", 0.1)
+    monkeypatch.setattr("faststate.scheduling.running.DRAIN_PATIENCE", 0.1)
     inside = asyncio.Event()
 
     class Work(ReactiveState):

@@ -25,8 +25,8 @@ from faststate import (
     event,
     fast_app,
 )
+from faststate.scheduling.threads import EVENT_THREADS, places_here
 from faststate.stores.memory import MemoryStore
-from faststate.threads import EVENT_THREADS, places_here
 
 from .client import Page, browser, message, status
 from .live import eventually

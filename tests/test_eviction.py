@@ -23,9 +23,9 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.auth import current_request
-from faststate.entries import Entry
-from faststate.eviction import ABANDONED, ChangedStates, is_public
+from faststate.auth.rules import current_request
+from faststate.registry.entries import Entry
+from faststate.registry.eviction import ABANDONED, ChangedStates, is_public
 from faststate.scopes import StateIdentifier
 
 from .client import Page, status

@@ -10,8 +10,8 @@ import pytest
 from fasthtml import common as fh
 
 from faststate import LockTimeoutError, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
-from faststate.queues import SERVER, Client
-from faststate.threads import Places, places_here
+from faststate.scheduling.queues import SERVER, Client
+from faststate.scheduling.threads import Places, places_here
 
 from .client import BROWSER, Page, browser, message
 from .client import status as exact_status
@@ -129,8 +129,8 @@ async def test_a_click_waits_for_one_event_of_a_flood_and_not_for_all(name, floo
 
 @pytest.fixture
 def few_places(monkeypatch):
-    monkeypatch.setattr("faststate.threads.EVENT_THREADS", 4)
-    monkeypatch.setattr("faststate.threads.ADDRESS_THREADS", 3)
+    monkeypatch.setattr("faststate.scheduling.threads.EVENT_THREADS", 4)
+    monkeypatch.setattr("faststate.scheduling.threads.ADDRESS_THREADS", 3)
     return Places()
 
 
@@ -193,8 +193,8 @@ async def test_who_gets_no_place_within_the_lock_timeout_is_told_that_threads_ar
 
 
 async def test_a_page_whose_event_gets_no_thread_in_time_is_told_that_the_server_is_busy(monkeypatch):
-    monkeypatch.setattr("faststate.threads.EVENT_THREADS", 3)
-    monkeypatch.setattr("faststate.threads.ADDRESS_THREADS", 3)
+    monkeypatch.setattr("faststate.scheduling.threads.EVENT_THREADS", 3)
+    monkeypatch.setattr("faststate.scheduling.threads.ADDRESS_THREADS", 3)
     site = Site(lock_timeout=0.2)
     async with contextlib.AsyncExitStack() as stack:
         clients = [await Page.open(await stack.enter_async_context(browser(site.app))) for _ in range(4)]
@@ -208,7 +208,7 @@ async def test_a_page_whose_event_gets_no_thread_in_time_is_told_that_the_server
 
 
 async def test_many_who_wait_for_the_turn_at_one_state_give_up_in_time_where_no_thread_is_free(monkeypatch):
-    monkeypatch.setattr("faststate.threads.EVENT_THREADS", 1)
+    monkeypatch.setattr("faststate.scheduling.threads.EVENT_THREADS", 1)
     site = Site(lock_timeout=0.3)
     async with browser(site.app) as first, browser(site.app) as second:
         page, other = await Page.open(first), await Page.open(second)

@@ -24,7 +24,7 @@ from faststate import (
 from faststate.sse.frames import audience_of
 from faststate.sse.manager import QUICK_FROM, UNCHECKED
 from faststate.sse.topics import Topic
-from faststate.transports import AsgiWriter
+from faststate.sse.transports import AsgiWriter
 
 from .live import Model
 

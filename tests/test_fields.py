@@ -37,11 +37,11 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.context import RequestContext
-from faststate.dispatch import open_connection
-from faststate.registry import StateRegistry
+from faststate.auth.tokens import Shown
+from faststate.provider.dispatch import open_connection
+from faststate.registry.registry import StateRegistry
+from faststate.sessions.caller import RequestContext
 from faststate.sse import snapshot_frame
-from faststate.tokens import Shown
 from tests.client import BROWSER, Page, browser
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from faststate import Record
-from faststate.parameters import signature_of, state_parameter
+from faststate.state.parameters import signature_of, state_parameter
 from tests.client import Page, patched_signals, status
 from tests.helpers import Process
 

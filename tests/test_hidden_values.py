@@ -29,10 +29,11 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.persistence import StorePersistence, reported
 from faststate.records.calls import CallableRecords
 from faststate.redaction import explained, is_hidden, redacted, told_of
-from faststate.stores import Stored, Version, Write
+from faststate.registry.persistence import StorePersistence, reported
+from faststate.scopes import Version
+from faststate.stores.base import Stored, Write
 from faststate.stores.memory import MemoryStore
 
 from .client import Page

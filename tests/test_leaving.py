@@ -6,7 +6,7 @@ import pytest
 from fasthtml.common import Div
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
-from faststate.dispatch import LEFT_TTL
+from faststate.provider.dispatch import LEFT_TTL
 
 from .client import Page, browser, status
 

@@ -26,12 +26,12 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.context import RequestContext
-from faststate.dispatch import open_connection
-from faststate.limits import Rates, TokenBuckets, network_of
-from faststate.provider import FRESH_TTL
+from faststate.auth.limits import Rates, TokenBuckets, network_of
+from faststate.auth.tokens import Shown
+from faststate.provider.dispatch import open_connection
+from faststate.provider.provider import FRESH_TTL
+from faststate.sessions.caller import RequestContext
 from faststate.sse import SSEConnection
-from faststate.tokens import Shown
 from tests.client import BROWSER, Page, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")

@@ -27,7 +27,7 @@ from faststate import (
     get_current_request,
     get_current_user,
 )
-from faststate import users as module
+from faststate.auth import users as module
 
 from .client import Page, browser, status
 from .live import eventually

@@ -7,16 +7,8 @@ import pytest
 from fasthtml import common as fh
 from starlette.testclient import TestClient
 
-from faststate import (
-    AuthorizationError,
-    ReactiveState,
-    StateConfig,
-    StateProvider,
-    StateScope,
-    UserContext,
-    fast_app,
-)
-from faststate.modify import Settled, call_from_anywhere, loop_for_scripts
+from faststate import AuthorizationError, ReactiveState, StateConfig, StateProvider, StateScope, UserContext, fast_app
+from faststate.registry.modify import Settled, call_from_anywhere, loop_for_scripts
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -12,8 +12,8 @@ from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import Component, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
-from faststate.context import RequestContext
-from faststate.page import LiveElement, SeedElement
+from faststate.provider.page import LiveElement, SeedElement
+from faststate.sessions.caller import RequestContext
 
 from .client import Page, elements_of
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from faststate import Component, Depends, ReactiveState, Record
-from faststate.parameters import StateParameter, is_state_class, signature_of, state_parameter
+from faststate.state.parameters import StateParameter, is_state_class, signature_of, state_parameter
 
 
 class Counter(ReactiveState):

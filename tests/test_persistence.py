@@ -29,8 +29,8 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.scopes import signal_segment
-from faststate.stores import Version, Write
+from faststate.scopes import Version, signal_segment
+from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
 
@@ -1238,7 +1238,7 @@ async def test_a_change_under_way_to_a_state_that_is_deleted_fails_and_brings_no
         profile.name = "Ann"
     entry = provider.registry.find("user:Profile:user7")
     await provider.delete(Profile, user_id=7)
-    from faststate.transaction import Transaction
+    from faststate.registry.transaction import Transaction
 
     transaction = Transaction(provider.registry, [entry])
     with pytest.raises(StateNotFoundError, match="deleted"):

@@ -11,8 +11,8 @@ import time
 import httpx
 import pytest
 
-from faststate.processes import Processes, processes_asked_for, processes_found, workers_argument
-from faststate.provider import StateProvider
+from faststate.cluster.processes import Processes, processes_asked_for, processes_found, workers_argument
+from faststate.provider.provider import StateProvider
 
 from .helpers import Process, Server
 from .servers import granian, gunicorn, hypercorn, uvicorn

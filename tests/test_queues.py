@@ -7,7 +7,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faststate.queues import SERVER, Client, FairQueue
+from faststate.scheduling.queues import SERVER, Client, FairQueue
 
 CLIENTS = [SERVER, *(Client(session, address) for session in ("ann", "bob", "eve") for address in ("here", "there"))]
 WHO = st.sampled_from(CLIENTS)

@@ -24,11 +24,11 @@ from faststate import (
     event,
     view,
 )
-from faststate import rechecks as module
-from faststate.context import RequestContext
-from faststate.dispatch import Call, dispatch, open_connection
+from faststate.auth.tokens import Shown, binding
 from faststate.exceptions import AccessError, LockTimeoutError
-from faststate.tokens import Shown, binding
+from faststate.provider.dispatch import Call, dispatch, open_connection
+from faststate.sessions import rechecks as module
+from faststate.sessions.caller import RequestContext
 
 from .test_sse import Model
 

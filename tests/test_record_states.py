@@ -22,7 +22,8 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.records import Row, TableRecords
+from faststate.records.sources import Row
+from faststate.records.table import TableRecords
 from faststate.stores.memory import MemoryStore
 
 from .client import Page, browser, message, patched_signals, status

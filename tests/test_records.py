@@ -42,8 +42,11 @@ from faststate.exceptions import (
     StateNotFoundError,
     VersionConflict,
 )
-from faststate.records import CallableRecords, RecordSource, Row, RowChange, TableRecords, record_source
+from faststate.records.calls import CallableRecords
+from faststate.records.choice import record_source
 from faststate.records.columns import columns_to_fields
+from faststate.records.sources import RecordSource, Row, RowChange
+from faststate.records.table import TableRecords
 from tests.helpers import free_port
 
 POSTGRES = "root@127.0.0.1:5432/test"

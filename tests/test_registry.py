@@ -16,9 +16,9 @@ from faststate import (
     StateRegistry,
     StateScope,
 )
-from faststate import registry as registry_module
-from faststate.registry import DEFAULT_TTL, RegistryHooks
-from faststate.transaction import Transaction
+from faststate.registry import registry as registry_module
+from faststate.registry.registry import DEFAULT_TTL, RegistryHooks
+from faststate.registry.transaction import Transaction
 
 
 class Cart(ReactiveState):

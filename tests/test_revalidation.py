@@ -28,8 +28,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from faststate import EventError, ReactiveState, ServerOnly, StateConfig, StateProvider, StateScope
-from faststate.revalidation import revalidation_of
-from faststate.values import Thaw, freeze, known_items
+from faststate.state.values import Thaw, freeze, known_items
+from faststate.validation.revalidation import revalidation_of
 
 
 def cents(euros: Any) -> int:

@@ -40,7 +40,7 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.records import Row, RowChange
+from faststate.records.sources import Row, RowChange
 
 from .client import BROWSER, Page, browser, status
 from .kinds import KINDS, canonical

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faststate import EventError, ReactiveState, StateConfig, StateProvider, StateScope
-from faststate.scalars import UnshowableError, check_showable, exact_key, same_scalar
-from faststate.values import equal, freeze
+from faststate.state.values import equal, freeze
+from faststate.validation.scalars import UnshowableError, check_showable, exact_key, same_scalar
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 NOON = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC)

@@ -25,7 +25,7 @@ from faststate import (
     requires_auth,
     view,
 )
-from faststate.serving import note_provider
+from faststate.state.serving import note_provider
 from tests.client import Page, patched_signals, status
 
 KEY = "a key of the tests"

@@ -36,8 +36,8 @@ from faststate import (
     get_current_request,
     get_current_user,
 )
-from faststate.context import USER_ID
-from faststate.registry import StateRegistry
+from faststate.registry.registry import StateRegistry
+from faststate.sessions.caller import USER_ID
 
 from .client import BROWSER, Page, browser, patched_signals, status
 

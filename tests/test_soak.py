@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from benchmarks.soak import ARRIVALS, TTL, Memory, Soak
-from faststate.tokens import Genuine
+from faststate.auth.tokens import Genuine
 
 from .forks import Fork
 

@@ -30,12 +30,12 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.context import RequestContext
-from faststate.dispatch import open_connection
+from faststate.auth.tokens import Shown, binding
 from faststate.fasthtml.streams import StreamResponse
+from faststate.provider.dispatch import open_connection
+from faststate.sessions.caller import RequestContext
 from faststate.sse.connection import MAX_MESSAGES
-from faststate.tokens import Shown, binding
-from faststate.transports import AsgiWriter, DirectWriter
+from faststate.sse.transports import AsgiWriter, DirectWriter
 
 from .client import BROWSER
 from .live import PATIENCE, Model, Site, Tab, eventually, frozen_reader, serving

@@ -32,7 +32,7 @@ from pydantic import (
 
 from faststate import AsSignal, Bound, ReactiveState, ServerOnly, StateIdentifier, StateScope, Visible, event, view
 from faststate.exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
-from faststate.state import Committed, SignalRef
+from faststate.state.reactive import Committed, SignalRef
 
 SECRET = "s3cr3t-value"
 UserId = NewType("UserId", int)

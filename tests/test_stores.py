@@ -23,10 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faststate.exceptions import ConfigurationError, MissingDependencyError, PersistenceError, VersionConflict
-from faststate.stores import EXPIRED_KEPT, StateStore, Stored, Version, Write, sqlite, store_from_url
+from faststate.scopes import Version
+from faststate.stores import sqlite
+from faststate.stores.base import EXPIRED_KEPT, StateStore, Stored, Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.redis import RedisStore
 from faststate.stores.sqlite import SQLiteStore
+from faststate.stores.urls import store_from_url
 
 from .redis.server import RedisServer
 

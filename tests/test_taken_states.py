@@ -20,7 +20,7 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.audit import audit
+from faststate.tools.audit import audit
 from tests.client import Page, message, patched_signals, status
 from tests.test_provider import request_of
 

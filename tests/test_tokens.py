@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer, URLSafeTimedSerializer
 
-from faststate.tokens import TOKEN_MAX_AGE, Shown, TokenSigner, WatchToken, binding
+from faststate.auth.tokens import TOKEN_MAX_AGE, Shown, TokenSigner, WatchToken, binding
 
 SIGNER = TokenSigner(["key"])
 SHOWN = (Shown("Counter", None, ()), Shown("Product", "a:b/ü", ("__ft__", "stock")))
@@ -161,7 +161,7 @@ def test_a_token_that_comes_again_is_not_computed_again(monkeypatch):
 
 
 def test_tokens_that_were_verified_are_remembered_within_bounds(monkeypatch):
-    monkeypatch.setattr("faststate.tokens.TOKENS_KEPT", 10)
+    monkeypatch.setattr("faststate.auth.tokens.TOKENS_KEPT", 10)
     signer = TokenSigner(["key"])
     tokens = [signer.sign(BOUND, [Shown("Product", str(n), ())]) for n in range(50)]
     for token in tokens * 2:

@@ -20,9 +20,9 @@ from faststate import (
     StateScope,
     event,
 )
-from faststate.provider import Origin, origin_of_commits
-from faststate.threads import EVENT_THREADS
-from faststate.transaction import Run, run_event
+from faststate.provider.provider import Origin, origin_of_commits
+from faststate.registry.transaction import Run, run_event
+from faststate.scheduling.threads import EVENT_THREADS
 
 LONG = 30.0  # a lock timeout that no test may come near: what ends sooner ended for another reason
 

@@ -36,7 +36,7 @@ from faststate import (
 from faststate.fasthtml import streams
 from faststate.fasthtml.streams import StreamKeeper, StreamResponse
 from faststate.sse import frames
-from faststate.transports import AsgiWriter, DirectWriter, Probe
+from faststate.sse.transports import AsgiWriter, DirectWriter, Probe
 
 from .client import BROWSER
 from .live import Model, Site, assert_nothing_is_left, eventually, serving

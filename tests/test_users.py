@@ -37,7 +37,7 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.users import Users
+from faststate.auth.users import Users
 from tests.client import BROWSER, Page, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")

@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 
 from faststate import ReactiveState
 from faststate.exceptions import ConfigurationError, ReadOnlyStateError
-from faststate.scalars import UnshowableError
-from faststate.values import Thaw, equal, freeze, is_container, unlocked
+from faststate.state.values import Thaw, equal, freeze, is_container, unlocked
+from faststate.validation.scalars import UnshowableError
 
 
 class Line(BaseModel):

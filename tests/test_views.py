@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from faststate import ReactiveState, StateIdentifier, StateScope, UserContext, current_request, current_user, view
 from faststate.exceptions import EventDefinitionError
-from faststate.state import Committed
-from faststate.views import ViewFragment, attribute, quoted, render_ft
+from faststate.state.reactive import Committed
+from faststate.state.views import ViewFragment, attribute, quoted, render_ft
 
 from .client import elements_of
 from .test_state import commit

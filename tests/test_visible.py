@@ -30,7 +30,7 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.registry import StateRegistry
+from faststate.registry.registry import StateRegistry
 from faststate.sse import snapshot_frame
 
 from .client import BROWSER, Page, patched_signals, status

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from faststate.waits import in_time
+from faststate.scheduling.waits import in_time
 
 
 async def at_once(value):

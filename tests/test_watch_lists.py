@@ -11,9 +11,9 @@ from fasthtml import common as fh
 from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
-from faststate.dispatch import LONG, MERGED_FROM
-from faststate.page import merged_tokens
-from faststate.tokens import Shown, TokenSigner
+from faststate.auth.tokens import Shown, TokenSigner
+from faststate.provider.dispatch import LONG, MERGED_FROM
+from faststate.provider.page import merged_tokens
 
 from .client import BROWSER, Page, frames, merge, message, patched_signals, status
 

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from faststate.wire import (
+from faststate.wire.values import (
     MAX_SAFE_INTEGER,
     _quick_encoder,
     attribute_json,

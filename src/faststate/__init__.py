@@ -1,9 +1,6 @@
 """FastState: scoped, authorised, live server state for FastHTML."""
 
-from .auth import UserContext, current_request, current_user, get_current_request, get_current_user, requires_auth
-from .backplane import Backplane
-from .config import StateConfig
-from .events import event, expr
+from .auth.rules import UserContext, current_request, current_user, get_current_request, get_current_user, requires_auth
 from .exceptions import (
     AccessError,
     AuthenticationError,
@@ -34,16 +31,19 @@ from .exceptions import (
     VersionConflict,
 )
 from .fasthtml import fast_app
-from .fields import AsSignal, Bound, ServerOnly, Visible
-from .parameters import Component, Depends, Record
-from .provider import StateProvider
-from .records import RecordSource
-from .registry import StateRegistry
+from .provider.provider import StateProvider
+from .records.sources import RecordSource
+from .registry.registry import StateRegistry
 from .scopes import StateIdentifier, StateScope
+from .sessions.config import StateConfig
 from .sse import SSEConnection, SSEManager, StateEventHandler
-from .state import ReactiveState
-from .stores import SharedStore, StateStore
-from .views import view
+from .state.events import event, expr
+from .state.parameters import Component, Depends, Record
+from .state.reactive import ReactiveState
+from .state.schema import AsSignal, Bound, ServerOnly, Visible
+from .state.views import view
+from .stores.backplane import Backplane
+from .stores.base import SharedStore, StateStore
 
 __version__ = "0.1.0"
 

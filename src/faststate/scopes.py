@@ -1,17 +1,17 @@
-"""Scopes and identifiers: the only place that builds state keys, and the only one that parses them."""
+"""Scopes, identifiers and versions. No other module builds state keys or parses them."""
 
 from __future__ import annotations
 
 import re
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import quote, unquote
 from uuid import UUID
 
 from .exceptions import IdentifierError
 
-__all__ = ["MAX_ID_LENGTH", "Id", "StateIdentifier", "StateScope", "namespace_of"]
+__all__ = ["MAX_ID_LENGTH", "Id", "StateIdentifier", "StateScope", "Version", "namespace_of"]
 
 Id = str | int | UUID
 """What callers may give as an id; identifiers keep ids as `str`."""
@@ -213,3 +213,18 @@ def signal_segment(text: str) -> str:
     if _PLAIN_SEGMENT.match(text):
         return text
     return "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in text)
+
+
+class Version(NamedTuple):
+    """Which version of which life of a state.
+
+    `epoch` (str) is drawn anew when a state is made, `number` (int) counts its commits. Two versions are one only when
+    both agree: version 3 of a state that was lost and made anew is not version 3 of the former one.
+    """
+
+    epoch: str
+    number: int
+
+    def __str__(self) -> str:
+        """As a page has it: `4f2a….7`."""
+        return f"{self.epoch}.{self.number}"

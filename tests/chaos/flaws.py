@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from faststate import commits
-from faststate.persistence import StorePersistence
+from faststate.registry import commits
+from faststate.registry.persistence import StorePersistence
 
 
 def acknowledge_before_it_is_saved() -> None:

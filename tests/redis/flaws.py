@@ -19,8 +19,8 @@ def do_not_fence() -> None:
 
 def do_not_lock() -> None:
     """Gives each who asks the locks at once, and has commits not look for them."""
-    from faststate.sharing import Sharing
-    from faststate.stores import Hold, Locked
+    from faststate.cluster.sharing import Sharing
+    from faststate.stores.base import Hold, Locked
     from faststate.stores.redis import RedisStore
 
     do_not_fence()
@@ -48,9 +48,9 @@ def drop_messages() -> None:
 
 def tell_the_new_before_the_old() -> None:
     """Takes in messages in another order than they came in, and asks no version."""
-    from faststate import commits
-    from faststate.following import Following
-    from faststate.stores import Version
+    from faststate.cluster.following import Following
+    from faststate.registry import commits
+    from faststate.scopes import Version
 
     take_commit = Following._take_commit
     waiting: list[Any] = []
@@ -71,7 +71,7 @@ def tell_the_new_before_the_old() -> None:
 
 def never_look_again() -> None:
     """Takes it that nothing was missed when the connection for messages was lost."""
-    from faststate.following import Following
+    from faststate.cluster.following import Following
 
     async def nothing(self: Any, lost: int) -> None:
         for topic in self._topics.values():
@@ -83,8 +83,8 @@ def never_look_again() -> None:
 
 def forget_nonces() -> None:
     """Does an event again that is sent again."""
-    from faststate.commits import Committer
-    from faststate.entries import Entry
+    from faststate.registry.commits import Committer
+    from faststate.registry.entries import Entry
 
     async def never(self: Any, *arguments: Any) -> bool:
         return False

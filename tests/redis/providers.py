@@ -11,17 +11,11 @@ from typing import Any
 from fastlite import database
 from starlette.requests import Request
 
-from faststate import (
-    ReactiveState,
-    StateConfig,
-    StateProvider,
-    StateScope,
-    event,
-)
-from faststate.registry import Entry
+from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event
+from faststate.registry.registry import Entry
+from faststate.registry.transaction import Run, Step, run_event
 from faststate.sse import SSEConnection
 from faststate.stores.redis import RedisStore
-from faststate.transaction import Run, Step, run_event
 from tests.live import Model, eventually
 
 from .server import RedisServer

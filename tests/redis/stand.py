@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from faststate.stores import Version, Write
+from faststate.scopes import Version
+from faststate.stores.base import Write
 
 ROOT = Path(__file__).resolve().parents[2]
 

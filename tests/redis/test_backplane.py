@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from faststate.backplane import Backplane, Message
 from faststate.exceptions import BackplaneError, PersistenceError, VersionConflict
-from faststate.stores import Write
+from faststate.stores.backplane import Backplane, Message
+from faststate.stores.base import Write
 from faststate.stores.redis import RedisStore
 
 from .server import RedisServer

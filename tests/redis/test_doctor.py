@@ -90,8 +90,8 @@ async def test_a_redis_that_is_away_or_refuses_is_a_problem_and_no_password_is_s
 
 async def test_an_old_or_slow_redis_and_another_clock_are_told_of(new_redis, monkeypatch):
     server = new_redis()
-    monkeypatch.setattr("faststate.doctor.OLDEST_REDIS", (99, 0))
-    monkeypatch.setattr("faststate.doctor.SLOW", 0.0)
+    monkeypatch.setattr("faststate.tools.doctor.OLDEST_REDIS", (99, 0))
+    monkeypatch.setattr("faststate.tools.doctor.SLOW", 0.0)
     now = time.time
     monkeypatch.setattr("faststate.stores.redis.checkup.time.time", lambda: now() + 90)
     checks = await of_redis(server.url)

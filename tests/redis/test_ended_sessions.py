@@ -8,7 +8,7 @@ import json
 import pytest
 
 from faststate import ReactiveState, StateConfig, StateScope, UserContext
-from faststate import sessions as module
+from faststate.sessions import sessions as module
 from faststate.sse import SSEConnection
 from tests.client import status
 from tests.live import eventually

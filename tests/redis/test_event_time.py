@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from faststate import EventTimeoutError, ReactiveState, StateConfig, StateProvider, StateScope, event
-from faststate.threads import EVENT_THREADS, places_here
+from faststate.scheduling.threads import EVENT_THREADS, places_here
 from tests.live import eventually
 
 from .server import RedisServer

@@ -13,14 +13,15 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import computed_field
 
-from faststate import ReactiveState, StateConfig, StateScope, UserContext, entries, event
-from faststate.dispatch import Call, _unchanged, dispatch
-from faststate.entries import NONCES_IN_ANY_CASE
+from faststate import ReactiveState, StateConfig, StateScope, UserContext, event
+from faststate.cluster.sharing import HANDED_ON, OutdatedError
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError
-from faststate.persistence import NONCE_AGE
-from faststate.sharing import HANDED_ON, OutdatedError
+from faststate.provider.dispatch import Call, _unchanged, dispatch
+from faststate.registry import entries
+from faststate.registry.entries import NONCES_IN_ANY_CASE
+from faststate.registry.persistence import NONCE_AGE
+from faststate.registry.transaction import Transaction
 from faststate.sse import SSEConnection
-from faststate.transaction import Transaction
 from tests.live import eventually
 
 from .providers import (

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from faststate.backplane import Message
 from faststate.exceptions import LockLostError, LockTimeoutError, PersistenceError, VersionConflict
-from faststate.stores import Hold, Locked, SharedStore, Stored, Version, Write
+from faststate.scopes import Version
+from faststate.stores.backplane import Message
+from faststate.stores.base import Hold, Locked, SharedStore, Stored, Write
 from faststate.stores.redis import RedisStore
 
 from .server import RedisServer

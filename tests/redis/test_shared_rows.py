@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from faststate.records import RowChange, TableRecords
+from faststate.records.sources import RowChange
+from faststate.records.table import TableRecords
 
 from .cluster import until
 from .stage import by_hand, stage

@@ -24,8 +24,10 @@ from faststate.exceptions import (
     PersistenceError,
     VersionConflict,
 )
-from faststate.stores import EXPIRED_KEPT, Stored, Version, Write, store_from_url
+from faststate.scopes import Version
+from faststate.stores.base import EXPIRED_KEPT, Stored, Write
 from faststate.stores.redis import RedisStore
+from faststate.stores.urls import store_from_url
 from tests.helpers import free_port
 
 from .server import RedisServer, require_redis

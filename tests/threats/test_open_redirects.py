@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faststate.dispatch import safe_location
 from faststate.exceptions import EventDefinitionError
+from faststate.provider.dispatch import safe_location
 from tests.client import BROWSER, Page, patched_signals, status
 from tests.threats.injection_server import client, event_request, frames_of, merged, over_http, raw, running
 

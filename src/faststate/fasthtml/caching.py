@@ -9,8 +9,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..context import PERSONAL, Personal
-from ..provider import StateProvider
+from ..provider.provider import StateProvider
+from ..sessions.caller import PERSONAL, Personal
 
 __all__ = ["PersonalAnswers"]
 

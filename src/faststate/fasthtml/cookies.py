@@ -13,7 +13,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..tokens import LONGEST_KEPT, Genuine
+from ..auth.tokens import LONGEST_KEPT, Genuine
 from .requests import headers_of
 
 __all__ = ["SessionMiddlewareThatRemembers", "remembers_sessions"]

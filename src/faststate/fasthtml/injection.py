@@ -13,13 +13,13 @@ from fasthtml.core import FtResponse, HttpHeader, is_full_page
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from ..auth import current_user
-from ..context import RequestContext
+from ..auth.rules import current_user
 from ..exceptions import AccessError, ConfigurationError, StateNotFoundError
-from ..page import LiveElement, SeedElement
-from ..parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
-from ..provider import StateProvider
-from ..registry import Entry
+from ..provider.page import LiveElement, SeedElement
+from ..provider.provider import StateProvider
+from ..registry.registry import Entry
+from ..sessions.caller import RequestContext
+from ..state.parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
 from .script import script_source
 
 __all__ = ["add_late", "inject"]

@@ -12,12 +12,12 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from ..auth import current_request, current_user
-from ..context import Answered, RequestContext, is_cross_site
+from ..auth.rules import current_request, current_user
 from ..exceptions import ConfigurationError, FastStateError
-from ..provider import StateProvider
+from ..provider.provider import StateProvider
 from ..scopes import StateScope
-from ..state import current_page
+from ..sessions.caller import Answered, RequestContext, is_cross_site
+from ..state.reactive import current_page
 from .injection import add_late, inject
 from .requests import headers_of
 from .routes import Routes

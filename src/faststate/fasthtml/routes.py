@@ -20,19 +20,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from ..context import RequestContext, is_cross_site
-from ..dispatch import (
-    Call,
-    Effect,
-    ForgedTokens,
-    StaleTokens,
-    dispatch,
-    leave_page,
-    open_connection,
-    safe_location,
-    tokens_instead,
-    tokens_of,
-)
+from ..auth.limits import network_of
 from ..exceptions import (
     EventArgumentError,
     EventConflictError,
@@ -44,12 +32,24 @@ from ..exceptions import (
     PersistenceError,
     RowUnreadableError,
 )
-from ..limits import network_of
-from ..page import message_frame, reload_frame
-from ..provider import StateProvider
+from ..provider.dispatch import (
+    Call,
+    Effect,
+    ForgedTokens,
+    StaleTokens,
+    dispatch,
+    leave_page,
+    open_connection,
+    safe_location,
+    tokens_instead,
+    tokens_of,
+)
+from ..provider.page import message_frame, reload_frame
+from ..provider.provider import StateProvider
 from ..redaction import explained_by_title, told_of
-from ..sse import SSEConnection
-from ..wire import depth_of, signals_frame
+from ..sessions.caller import RequestContext, is_cross_site
+from ..sse.connection import SSEConnection
+from ..wire.values import depth_of, signals_frame
 from .beforeware import run_before
 from .requests import headers_of
 from .script import datastar_url

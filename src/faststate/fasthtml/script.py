@@ -8,9 +8,9 @@ from typing import Any
 from fastcore.xml import Safe
 from starlette.requests import HTTPConnection
 
-from ..auth import current_request
-from ..page import script_element
-from ..provider import StateProvider
+from ..auth.rules import current_request
+from ..provider.page import script_element
+from ..provider.provider import StateProvider
 
 __all__ = ["DatastarScript", "datastar_url", "script_source"]
 

@@ -16,9 +16,10 @@ from weakref import WeakKeyDictionary, ref
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..provider import StateProvider
-from ..sse import LAST_WRITE, SSEConnection
-from ..transports import (
+from ..provider.provider import StateProvider
+from ..sse.connection import SSEConnection
+from ..sse.manager import LAST_WRITE
+from ..sse.transports import (
     AsgiWriter,
     DirectWriter,
     Probe,
@@ -27,7 +28,7 @@ from ..transports import (
     servers_protocol,
     servers_transport,
 )
-from ..wire import signals_frame
+from ..wire.values import signals_frame
 
 __all__ = ["SSE_HEADERS", "StreamKeeper", "StreamResponse", "drain_on_signal"]
 

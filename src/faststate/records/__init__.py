@@ -1,104 +1,12 @@
-"""Record sources: where the rows are that RECORD states show and change."""
+"""Rows of the user's own database, loaded and saved for RECORD states.
 
-from __future__ import annotations
+This package knows databases and their columns, and nothing of states. Begin with `sources.RecordSource`, the protocol
+that a source fulfils; `choice.record_source` picks the source for what a developer passes as `records`.
+"""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
-
-from ..exceptions import ConfigurationError, RowValueError
+from .calls import CallableRecords
+from .choice import record_source
+from .sources import RecordSource, Row, RowChange, RowGuard
+from .table import TableRecords
 
 __all__ = ["CallableRecords", "RecordSource", "Row", "RowChange", "RowGuard", "TableRecords", "record_source"]
-
-
-class Row(NamedTuple):
-    """One row as it was loaded: its columns, by name, and its version where the table counts one (int), else None."""
-
-    values: Mapping[str, Any]
-    version: int | None = None
-
-
-class RowGuard(Protocol):
-    """Makes sure that a row, once it is saved, is loaded as the state that was set. Lifetime: one commit."""
-
-    whole: bool
-    """True if `check` is to be given all columns of the row, and not only those that the commit changes."""
-
-    def check(self, row: Mapping[str, Any]) -> None:
-        """Compares the columns of `row` (a dict, as `load` gives them) with what was set. Raises `RowValueError`."""
-
-    def refusal(self, reason: str, *columns: str) -> RowValueError:
-        """The error for a value that `columns` cannot keep. `reason` (str) names the value, as in "a NUL character"."""
-
-
-class RowChange(NamedTuple):
-    """What one commit changes of a row: the source and id (str) it was loaded by, the columns that are others now.
-
-    `version` is the one that was loaded; with it the row is changed only if it still has that version. `guard` is to be
-    asked about the row as it is saved, while that can still be undone; None where nobody asks.
-    """
-
-    source: RecordSource
-    record_id: str
-    changed: Mapping[str, Any]
-    version: int | None
-    guard: RowGuard | None = None
-
-    def refusal(self, reason: str, *columns: str) -> RowValueError:
-        """The error for a value that one of `columns` cannot keep; `reason` (str) names it, and does not show it."""
-        if self.guard is not None:
-            return self.guard.refusal(reason, *columns)
-        return RowValueError(f"{reason} cannot be kept in the column {', '.join(columns)}")
-
-
-@runtime_checkable
-class RecordSource(Protocol):
-    """Loads rows and saves what changed of them. Lifetime: the provider. Nothing in it may block the event loop.
-
-    Errors other than those named become a `PersistenceError` (503) to the client.
-    """
-
-    database: Any
-    """What the source's rows are changed together with: the rows of all sources that have the same `database` (by
-    identity) are saved by one call of one of them. None for the source alone."""
-
-    async def load(self, record_id: str) -> Row | None:
-        """The row with this id, or None when there is none (404). An id that is spelt otherwise is not there."""
-
-    async def save(self, changes: Sequence[RowChange]) -> Sequence[int | None]:
-        """Changes these columns of these rows, all or none; returns the rows' new versions, None without one.
-
-        Gives the `guard` of each change the row as it is then, within the transaction: what `check` raises undoes all
-        changes. Where a guard was not asked, FastState loads the row again behind the save, and puts the old values
-        back if it is not what was set.
-
-        Raises `StateNotFoundError` when a row is gone, `VersionConflict` when one has another version by now,
-        `RowValueError` for a value that a column does not take.
-        """
-
-    async def delete(self, record_id: str) -> None:
-        """Deletes the row; there being none is no error."""
-
-
-from .calls import CallableRecords  # noqa: E402 -- made of what is defined above
-from .table import TableRecords, is_table  # noqa: E402
-
-
-def record_source(source: object) -> RecordSource:
-    """The `RecordSource` that `source` is or makes: a table (`db.t.products`), or a tuple `(load, save)` or
-    `(load, save, delete)` of functions.
-
-    Raises `ConfigurationError` for anything else.
-    """
-    # The class is asked: `db.t`, which is no table, has every attribute that one could look for.
-    methods = ("load", "save", "delete")
-    if all(callable(getattr(type(source), name, None)) for name in methods) and isinstance(source, RecordSource):
-        return source
-    if is_table(source):
-        return TableRecords(source)
-    if isinstance(source, tuple) and len(source) in (2, 3):
-        return CallableRecords(*source)
-    found = f"a tuple of {len(source)}" if isinstance(source, tuple) else repr(source)
-    raise ConfigurationError(
-        "records is a table (db.t.products), a tuple of functions (load, save) or (load, save, delete), or a "
-        f"RecordSource; it cannot be {found}"
-    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..exceptions import ConfigurationError, StateNotFoundError
-from . import Row, RowChange
+from .sources import Row, RowChange
 
 __all__ = ["CallableRecords"]
 

@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..exceptions import ConfigurationError, PersistenceError, StateNotFoundError, VersionConflict
-from . import Row, RowChange
 from .columns import UnfitError, is_about_values, to_column, to_json_column
+from .sources import Row, RowChange
 
 __all__ = ["TableRecords", "is_table"]
 

@@ -1,4 +1,8 @@
-"""Server-Sent Events: connections and their outboxes, the fan-out, and the frames themselves."""
+"""Who follows what, and how bytes reach them over Server-Sent Events.
+
+This package knows states and frames. It knows no request, no registry and no provider. Begin with `manager.SSEManager`,
+which knows who is connected, and `connection.SSEConnection`, one page's stream with its outbox.
+"""
 
 from .connection import Done, SSEConnection, Writer
 from .frames import Chunk, snapshot_frame, vanish_frame

@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ..auth import UserContext
+from ..auth.rules import UserContext
 from ..exceptions import ConnectionClosedError
 from ..scopes import Id, StateIdentifier
-from ..wire import signals_frame, to_wire
+from ..wire.values import signals_frame, to_wire
 from .frames import Audience, Changes, Chunk, snapshot_frame
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from starlette.types import Message
 
-from ..fields import EVERYTHING_SHOWN, Schema
 from ..redaction import told_of
-from ..state import ReactiveState
-from ..views import ATTRIBUTE
-from ..wire import elements_frame, merge_patch, nest, patch_frame, same, signals_frame
+from ..state.reactive import ReactiveState
+from ..state.schema import EVERYTHING_SHOWN, Schema
+from ..state.views import ATTRIBUTE
+from ..wire.values import elements_frame, merge_patch, nest, patch_frame, same, signals_frame
 
 __all__ = ["Audience", "Changes", "Chunk", "CommitLike", "audience_of", "snapshot_frame", "vanish_frame"]
 

@@ -13,10 +13,10 @@ from random import uniform
 from typing import Any, Final, cast
 
 from ..exceptions import IdentifierError
-from ..fields import EVERYTHING_SHOWN
 from ..scopes import Id, StateIdentifier
-from ..state import ReactiveState
-from ..wire import nest
+from ..state.reactive import ReactiveState
+from ..state.schema import EVERYTHING_SHOWN
+from ..wire.values import nest
 from .connection import Done, SSEConnection, Writer, running_loop
 from .frames import Audience, Changes, Chunk, CommitLike, audience_of
 from .topics import Index, Joined, Sending, Topic, is_newer

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from ..state import ReactiveState
+from ..state.reactive import ReactiveState
 from .connection import SSEConnection
 from .frames import Audience, Changes, Chunk, CommitLike
 

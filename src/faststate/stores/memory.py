@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ..exceptions import VersionConflict
-from . import EXPIRED_KEPT, Stored, Version, Write
+from ..scopes import Version
+from .base import EXPIRED_KEPT, Stored, Write
 
 __all__ = ["MemoryStore"]
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..exceptions import ConfigurationError, MissingDependencyError, PersistenceError, VersionConflict
-from . import EXPIRED_KEPT, Stored, Version, Write
+from ..scopes import Version
+from .base import EXPIRED_KEPT, Stored, Write
 
 __all__ = ["SQLiteStore"]
 

@@ -5,7 +5,8 @@ import os
 from fasthtml.common import *
 from fastlite import database
 
-from faststate import ReactiveState, StateConfig, StateProvider, StateScope, dispatch, event, fast_app, view
+from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
+from faststate.provider import dispatch
 
 dispatch.LEFT_TTL = 0.1  # seconds; nobody comes back in these tests
 

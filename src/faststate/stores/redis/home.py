@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from ...backplane import Message
 from ...exceptions import LockLostError, PersistenceError, VersionConflict
-from .. import EXPIRED_KEPT, Committed, Hold, Locked, Stored, Version, Write
+from ...scopes import Version
+from ..backplane import Message
+from ..base import EXPIRED_KEPT, Committed, Hold, Locked, Stored, Write
 from .client import Address, Argument, Client
 from .locking import Locking, token
 from .members import Members

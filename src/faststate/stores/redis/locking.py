@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ...exceptions import LockTimeoutError, PersistenceError
-from .. import Hold, Version
+from ...scopes import Version
+from ..base import Hold
 from .client import RETURN_INTERVAL, Argument, Client
 from .scripts import GIVE_BACK, LOCK
 from .standing import Standing

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ...backplane import Receiver
+from ..backplane import Receiver
 from .client import Greeting
 
 __all__ = ["Standing"]

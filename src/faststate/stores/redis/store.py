@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable,
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from ...backplane import Message, Receiver
 from ...exceptions import BackplaneError, PersistenceError
-from .. import Committed, Hold, Locked, Stored, Version, Write
+from ...scopes import Version
+from ..backplane import Message, Receiver
+from ..base import Committed, Hold, Locked, Stored, Write
 from .client import Address
 from .home import ANY, Home, Settings
 from .locking import token

@@ -1,0 +1,24 @@
+"""Who may do what.
+
+Users and access rules stand below the states, which carry rules; signed tokens and rate limits stand above them. This
+package knows requests and errors, and nothing of states, stores or pages. Begin with `rules.authorize`, the one place
+where a rule is asked.
+"""
+
+from .rules import (
+    UserContext,
+    current_request,
+    current_user,
+    get_current_request,
+    get_current_user,
+    requires_auth,
+)
+
+__all__ = [
+    "UserContext",
+    "current_request",
+    "current_user",
+    "get_current_request",
+    "get_current_user",
+    "requires_auth",
+]

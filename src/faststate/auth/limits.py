@@ -1,0 +1,133 @@
+"""How often a session and an address may do something: token buckets."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from ..exceptions import ConfigurationError
+
+__all__ = ["Rates", "TokenBuckets", "network_of"]
+
+logger = logging.getLogger("faststate")
+
+MOST_BUCKETS: Final = 100_000
+"""Buckets that are kept at most, at about 250 bytes each: of more clients those that were used last count."""
+
+WARN_EVERY: Final = 60.0
+"""Seconds between two warnings that addresses are being refused."""
+
+
+class TokenBuckets:
+    """One token bucket per client. Lifetime: the provider.
+
+    A bucket holds `burst` tokens and gets `rate` new ones a second; each action takes one. With a rate of `math.inf`
+    there is no limit. `clock` returns seconds. A bucket that would be full again is forgotten, and so is, beyond `most`
+    buckets, the one that was used least recently: whoever has more clients than that had as many bursts anyway. Raises
+    `ConfigurationError` for what lets nothing through.
+    """
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float], most: int = MOST_BUCKETS) -> None:
+        if not rate > 0 or not burst >= 1:
+            raise ConfigurationError(f"a rate is above 0 and a burst at least 1, not {rate!r} and {burst!r}")
+        self.rate = rate
+        self.burst = burst
+        self._clock = clock
+        self._most = most
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when; least recent first
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def charge(self, client: str, tokens: float) -> None:
+        """Take `tokens` for what `client` has cost already; what is not there is missing from what comes next."""
+        if self.rate == math.inf:
+            return
+        now = self._clock()
+        left, since = self._buckets.pop(client, (self.burst, now))
+        self._buckets[client] = (min(self.burst, left + (now - since) * self.rate) - tokens, now)
+
+    def take(self, client: str) -> float:
+        """Takes a token of `client`'s: 0.0 when there was one, else the seconds until there is."""
+        if self.rate == math.inf:
+            return 0.0
+        now = self._clock()
+        buckets = self._buckets
+        tokens, since = buckets.pop(client, (self.burst, now))
+        tokens = min(self.burst, tokens + (now - since) * self.rate)
+        allowed = tokens >= 1
+        buckets[client] = (tokens - allowed, now)
+        while buckets:
+            oldest = next(iter(buckets))
+            tokens_left, used = buckets[oldest]
+            is_full = tokens_left + (now - used) * self.rate >= self.burst
+            if oldest == client or not (is_full or len(buckets) > self._most):
+                break
+            del buckets[oldest]
+        return 0.0 if allowed else (1 - tokens) / self.rate
+
+
+class Rates:
+    """How often one session, and all of one address, may do something. Lifetime: the provider.
+
+    A session costs its visitor nothing, an address does: so whoever has many sessions is bounded by `addresses`. `what`
+    (str) names the options of the addresses' rate in the log.
+    """
+
+    def __init__(self, what: str, sessions: TokenBuckets, addresses: TokenBuckets, clock: Callable[[], float]) -> None:
+        self.sessions = sessions
+        self.addresses = addresses
+        self._what = what
+        self._clock = clock
+        self._warned_at = -math.inf
+
+    def take(self, session_id: str | None, address: str) -> float:
+        """Takes a token of a session's and of its address's: 0.0 when there were both, else the seconds until there is.
+
+        `address` (str) is the client's as the server sees it, empty where it sees none: then it is not asked. Without a
+        session the address has the share of one. Costs 1.5 us.
+        """
+        network = network_of(address)
+        # The session first: one that is refused must not use up what others of its address may do.
+        if wait := self.sessions.take(session_id or f"address {network}"):
+            return wait
+        if not network or not (wait := self.addresses.take(network)):
+            return 0.0
+        if (now := self._clock()) - self._warned_at >= WARN_EVERY:
+            self._warned_at = now
+            logger.warning(
+                "%s does more than %s allows; behind a proxy the server must be told the clients' own addresses",
+                address, self._what,
+            )  # fmt: skip
+        return wait
+
+    def charge(self, session_id: str | None, address: str, tokens: float) -> None:
+        """Take `tokens` of a session and of its address for what it has cost already; as `TokenBuckets.charge`."""
+        network = network_of(address)
+        self.sessions.charge(session_id or f"address {network}", tokens)
+        if network:
+            self.addresses.charge(network, tokens)
+
+
+def network_of(address: str) -> str:
+    """Returns what counts as one client address: of IPv6 the network of 64 bits, which one household or server has.
+
+    An IPv4 address that is written as IPv6 is itself; what is no address at all stays what it is.
+    """
+    return _network_of(address) if ":" in address else address
+
+
+@lru_cache(maxsize=4_096)
+def _network_of(address: str) -> str:
+    try:
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return f"{ipaddress.IPv6Address(int(parsed) >> 64 << 64)}/64"

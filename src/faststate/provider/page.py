@@ -1,0 +1,279 @@
+"""What one page shows, and the elements that make it follow: seeded signals, the watch token, the stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from fastcore.xml import Safe
+
+from ..auth.rules import UserContext
+from ..auth.tokens import Shown, TokenSigner, WatchToken
+from ..registry.registry import StateRegistry
+from ..scopes import StateScope
+from ..state.reactive import ReactiveState
+from ..state.views import attribute, quoted
+from ..wire.values import attribute_json, nest, signals_frame
+
+__all__ = [
+    "LiveElement",
+    "PageContent",
+    "SeedElement",
+    "merged_tokens",
+    "message_frame",
+    "reload_frame",
+    "reopen_frame",
+    "script_element",
+]
+
+RELOAD: Final = "#reload"
+"""What the signal `_fs.go` holds to have the page load itself again."""
+
+REOPEN: Final = "#reopen"
+"""What the signal `_fs.go` holds to have the page open its stream anew, as one that knows nothing yet."""
+
+FEW: Final = 16
+"""States up to which the name of a page's token is remembered: those of longer ones would take much memory."""
+
+# Signals of the library, in `_fs`; the underscore keeps them out of what Datastar sends of its own accord.
+#   u: URL that the library's routes begin with    c: id of the open stream      n: stream position at first paint
+#   w: watch tokens                                err: message to show          ok: nonce of the last acknowledged form
+#   q: number of the last event sent               status: HTTP status of the last refusal, else 0
+#   go: URL to go to                               k(): a new nonce              o(p, n): options of an event's request
+#   f(): open the stream, which follows what the page shows
+#   v: version of the state that the last event which expected one has left or found
+# Requests are not retried by the client and carry a nonce: an event happens once.
+_OPTIONS: Final = (
+    "(p,n)=>($_fs.err='',$_fs.status=0,{payload:{...p,"
+    "s:p.s&&Object.fromEntries(p.s.filter(k=>k in $).map(k=>[k,$[k]])),"
+    "w:Object.values($_fs.w),q:++$_fs.q},headers:{'FastState-Nonce':n||$_fs.k(),'FastState-Connection':$_fs.c},"
+    "requestCancellation:'disabled',retryMaxCount:0})"
+)
+# crypto.randomUUID is there on secure origins alone, and apps are tried out over plain HTTP.
+_NONCE: Final = "()=>[...crypto.getRandomValues(new Uint8Array(12))].map(b=>b.toString(16).padStart(2,'0')).join('')"
+# A page has one stream: the document knows how to end it, and the next one that is opened takes its place. By POST,
+# since the tokens of many fragments are longer than a URL may be (8 KB in nginx). A hidden tab gives its stream back.
+# Fragments may come faster than streams can be opened, so there are four in a second at most; the old stream goes on.
+_FOLLOW: Final = (
+    "(o=>()=>document.fsStream?document.fsNext??=setTimeout(o,250):o())"
+    "(()=>(document.fsNext=null,document.fsStream?.abort(),@post($_fs.u+'stream',{payload:{w:Object.values($_fs.w),n:$_fs.n},"
+    "requestCancellation:document.fsStream=new AbortController(),openWhenHidden:false,"
+    "retry:'always',retryMaxWait:5000,retryMaxCount:1000000000})))"
+)
+# One reload in ten seconds: a page that is told to reload each time (a loader that knows the user on one path and not
+# on another) must not do it for ever. Where cookies are refused, sessionStorage raises.
+# A stream is opened outside the effect, which would otherwise follow all signals that the request reads.
+_GO: Final = (
+    "$_fs.go==='#reopen'?($_fs.go='',setTimeout(()=>$_fs.f())):"
+    "$_fs.go&&($_fs.go!=='#reload'?location.assign($_fs.go)"
+    ":(()=>{try{return Date.now()-(+sessionStorage.getItem('faststate-reload')||0)>10000"
+    "&&(sessionStorage.setItem('faststate-reload',Date.now()),true)}catch{return false}})()?location.reload()"
+    ":($_fs.err='This page is out of date. Please load it again.'),$_fs.go='')"
+)
+# A tab that is closed says so, for its TEMPORARY states; one that the browser may bring back as it was does not.
+_LEAVE: Final = "evt.persisted||navigator.sendBeacon($_fs.u+'leave',JSON.stringify({w:Object.values($_fs.w)}))"
+# A stream that is refused says so, and is opened again after a while: a proxy that allows no such body, or a limit,
+# gives the same answer to whoever asks at once. What a server says that is just being replaced (404, 405, 5xx) is soon
+# over, and Datastar tries again within seconds. Several live elements hear of each answer; the first deals with it.
+_REFUSED: Final = (
+    "evt.detail.fs||(evt.detail.fs=1,evt.detail.type==='error'?"
+    "/^4(?!0[458])/.test(evt.detail.argsRaw.status)&&((c,s)=>(document.fsRefused=$_fs.err="
+    "s==='429'?'Too many pages are open, or were opened at once: this one does not show changes just now.'"
+    ":'This page does not show changes: the server refused that ('+s+'). Please load it again.',"
+    "setTimeout(()=>c.abort()),setTimeout(()=>document.fsStream===c&&$_fs.f(),s==='429'?15000:60000)"
+    "))(document.fsStream,evt.detail.argsRaw.status)"
+    ":evt.detail.type.startsWith('datastar')&&document.fsRefused"
+    "&&($_fs.err===document.fsRefused&&($_fs.err=''),document.fsRefused=''))"
+)
+_FAILED: Final = (
+    f"evt.detail.el.matches('[data-fs-live]')?{_REFUSED}:"
+    "(evt.detail.type==='retries-failed'&&($_fs.err='The server could not be reached. Please look whether this was '"
+    "+'done before you try again.'),"
+    "evt.detail.type==='error'&&($_fs.err='The server refused this ('+evt.detail.argsRaw.status+').'))"
+)
+# What is the same on every page is text, made when this module is loaded: as FT elements, made and rendered anew, the
+# live element and the seeded signals took 134 of a small page's 1,070 µs; so they take 43.
+_OWN: Final = quoted(f"c:'',err:'',status:0,ok:'',v:'',go:'',q:0,k:{_NONCE},o:{_OPTIONS},f:{_FOLLOW}")
+_FOLLOWS: Final = " ".join(
+    (attribute("data-effect", _GO), attribute("data-on:datastar-fetch", _FAILED), attribute("data-init", "$_fs.f()"))
+)
+_LEAVES: Final = " " + attribute("data-on:pagehide__window", _LEAVE)
+# No style attribute, which a strict Content-Security-Policy forbids; it allows what Datastar sets from an expression.
+# Shown and hidden by `display`, since `hidden` gives way to any `display` in a stylesheet of the app.
+_TOAST_STYLE: Final = (
+    "{display:$_fs.err&&el===document.querySelector('.faststate-toast')?'':'none',position:'fixed',bottom:'1rem',"
+    "left:'50%',transform:'translateX(-50%)',width:'max-content','max-width':'90vw',padding:'.75rem 1.25rem',"
+    "'border-radius':'.5rem',background:'#7a1420',color:'#fff','box-shadow':'0 2px 12px rgba(0,0,0,.3)','z-index':9999,"
+    "cursor:'pointer'}"
+)
+_TOAST: Final = (
+    '<div class="faststate-toast" role="alert" hidden data-attr:hidden="false" '  # hidden until Datastar is there
+    f"""data-text="$_fs.err" {attribute("data-style", _TOAST_STYLE)} data-on:click="$_fs.err=''"></div>"""
+)
+
+
+class PageContent:
+    """The states and views that one page shows. Lifetime: one request.
+
+    `start` is the number of the last commit when the request came, `url` that of the library's routes.
+    """
+
+    __slots__ = (
+        "_mixed", "_registry", "_signer", "_start", "bound_to", "live_added", "states", "url", "viewer", "views",
+    )  # fmt: skip
+
+    def __init__(self, registry: StateRegistry, signer: Callable[[], TokenSigner], start: int, url: str) -> None:
+        self._registry = registry
+        self._signer = signer
+        self._mixed = False
+        self._start = start
+        self.states: dict[str, ReactiveState] = {}
+        self.views: dict[str, set[str]] = {}
+        self.viewer: UserContext | None = None
+        self.bound_to = ""
+        self.url = url
+        self.live_added = False
+
+    def show(self, state: ReactiveState, view: str | None = None) -> None:
+        """Notes that the page shows `state`, and which of its views."""
+        key = state._committed.identifier.key
+        # Another snapshot than the one known: one of the two is old, and the page may show either.
+        self._mixed = self._mixed or self.states.setdefault(key, state) is not state
+        if view is not None:
+            self.views.setdefault(key, set()).add(view)
+
+    def refresh(self, asked: Mapping[str, ReactiveState]) -> None:
+        """Takes the states as they are now, all at one moment: no page shows half of an event over two states.
+
+        Those of which only the snapshot in `asked` was found to be for this user (by key) stay that one.
+        """
+        kept = {key: state._seen_by(self.viewer) for key, state in asked.items()}
+        current = {key: kept.get(key) or self._latest(key) or state for key, state in self.states.items()}
+        self._mixed = self._mixed or any(current[key] is not state for key, state in self.states.items())
+        self.states = current
+
+    def _latest(self, key: str) -> ReactiveState | None:
+        state = self._registry.peek(key)
+        return state._seen_by(self.viewer) if state is not None else None
+
+    def position(self) -> str:
+        """The stream id (str) from which on the page has to be told of changes."""
+        current = not self._mixed and all(self._latest(key) is state for key, state in self.states.items())
+        return f"{self._registry.epoch}.{self._registry.commits if current else self._start}"
+
+    def shown(self) -> Iterator[Shown]:
+        """What the page shows, for its token."""
+        for key, state in self.states.items():
+            identifier = state._committed.identifier
+            yield Shown(identifier.cls_name, identifier.instance_id, tuple(sorted(self.views.get(key, ()))))
+
+    def signals(self) -> dict[str, Any]:
+        """The signals (nested dict of wire values) of all states that the page shows."""
+        merged: dict[str, Any] = {}
+        for state in self.states.values():
+            committed = state._committed
+            for name, values in nest(committed.namespace, committed.encoded).items():
+                merged.setdefault(name, {}).update(values)
+        return merged
+
+    def live_element(self) -> LiveElement:
+        """The element that makes the page follow what it shows; rendered late, so that it knows all of it."""
+        self.live_added = True
+        return LiveElement(self, with_signals=True)
+
+    def token(self) -> str:
+        """The page's watch token."""
+        return self._signer().sign(self.bound_to, self.shown())
+
+
+class LiveElement:
+    """What makes a page live, as an FT child at its end. Lifetime: one request.
+
+    `with_signals` also seeds the states' signals, where no `SeedElement` stands in the head.
+    """
+
+    def __init__(self, page: PageContent, with_signals: bool, script: str | None = None) -> None:
+        self._page = page
+        self._with_signals = with_signals
+        self._script = script
+
+    def __html__(self) -> str:
+        page = self._page
+        own = f"{{_fs:{{u:{attribute_json(page.url)},n:{attribute_json(page.position())},"
+        watched = {"_fs": {"w": {_name(tuple(page.shown())): page.token()}}}
+        signals = attribute_json({**page.signals(), **watched} if self._with_signals else watched)
+        is_temporary = any(s._committed.identifier.scope is StateScope.TEMPORARY for s in page.states.values())
+        live = (
+            f"<div data-fs-live data-signals__ifmissing='{quoted(own)}{_OWN}}}}}' data-signals='{quoted(signals)}' "
+            f"{_FOLLOWS}{_LEAVES if is_temporary else ''}>{_TOAST}</div>"
+        )
+        return f"<div>{script_element(self._script)}{live}</div>" if self._script else live
+
+    def __ft__(self) -> Safe:
+        return Safe(self.__html__())
+
+    __str__ = __html__
+
+
+def _name(shown: tuple[Shown, ...]) -> str:
+    """What a page calls its token: the same fragment fetched again replaces its token instead of adding one."""
+    return _short_name(shown) if len(shown) <= FEW else _short_name.__wrapped__(shown)
+
+
+@lru_cache(maxsize=1_024)
+def _short_name(shown: tuple[Shown, ...]) -> str:
+    return f"p{hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:8]}"
+
+
+class SeedElement:
+    """The signals of a page's states, as an FT child before all that reads them. Lifetime: one request."""
+
+    def __init__(self, page: PageContent) -> None:
+        self._page = page
+
+    def __html__(self) -> str:
+        return f'<meta name="faststate" {attribute("data-signals", attribute_json(self._page.signals()))}>'
+
+    def __ft__(self) -> Safe:
+        return Safe(self.__html__())
+
+    __str__ = __html__
+
+
+def script_element(source: str) -> Safe:
+    """The script element (markup) that loads Datastar."""
+    return Safe(f'<script type="module" {attribute("src", source)}></script>')
+
+
+def message_frame(message: str, status: int) -> bytes:
+    """The frame (bytes) that shows `message` to the user of the page, in the toast, and the HTTP `status` meant."""
+    return signals_frame({"_fs": {"err": message, "status": status}})
+
+
+def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str, str | None]:
+    """Returns the name of the single token that a page is to send in place of these.
+
+    By name, as `_fs.w` has them: the token, and None for each that it replaces.
+    A thousand fragments bring as many tokens, which are 130 KB; their ids in one token are 3 KB, or 30 KB of UUIDs.
+    """
+    views: dict[tuple[str, str | None], set[str]] = {}
+    for token in tokens:
+        for name, instance_id, shown in token.shown:
+            views.setdefault((name, instance_id), set()).update(shown)
+    merged = tuple(Shown(*own, tuple(sorted(names))) for own, names in views.items())
+    names: dict[str, str | None] = {_name(token.shown): None for token in tokens}
+    names[_name(merged)] = signer.sign(tokens[0].binding, merged)
+    return names
+
+
+def reload_frame() -> bytes:
+    """The frame (bytes) that has the page load itself again."""
+    return signals_frame({"_fs": {"go": RELOAD}})
+
+
+def reopen_frame() -> bytes:
+    """The frame (bytes) that has the page open its stream anew and be sent all that it may see."""
+    return signals_frame({"_fs": {"n": "", "go": REOPEN}})

@@ -1,0 +1,431 @@
+"""Commits: saved first, then swapped in for all readers at once, then told; and what others have changed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, TypeVar, cast
+
+from ..cluster.sharing import Sharing
+from ..exceptions import FastStateError, StateNotFoundError, VersionConflict
+from ..scopes import StateIdentifier, Version
+from ..state.events import VERSION_SIGNAL
+from ..state.reactive import Change, Committed, ReactiveState
+from ..state.serving import ServingProvider
+from ..stores.base import StateStore, Write
+from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
+from .locks import SessionGates
+from .persistence import (
+    Found,
+    RecordPersistence,
+    Save,
+    StorePersistence,
+    is_uncounted,
+    nonce_beside,
+    nonce_key,
+    reported,
+    save_rows,
+    write_all,
+)
+
+__all__ = ["Committer", "RegistryHooks"]
+
+logger = logging.getLogger("faststate")
+
+T = TypeVar("T")
+
+
+class RegistryHooks:
+    """The provider's callbacks in a registry: who is told, and who is watching.
+
+    `serving` is the provider itself, for the snapshots to know where they came from.
+    """
+
+    serving: ServingProvider | None = None
+
+    def committed(self, commit: Commit) -> None:
+        """A state changed."""
+
+    def removed(self, state: ReactiveState, reason: str) -> None:
+        """A state is no more, for all who follow it; `reason` (str) says why."""
+
+    def is_watched(self, key: str) -> bool:
+        """Whether any connection follows the state with this key."""
+        return False
+
+    def address(self) -> str:
+        """The client address (str) whose request is being served, empty for none."""
+        return ""
+
+    def doubtful(self, entry: Entry) -> None:
+        """A commit of a state that other processes change as well has failed, with an unknown outcome."""
+
+    async def look_up_session(self, session_id: str) -> None:
+        """A session may have ended in another process."""
+
+    def swept(self) -> None:
+        """Idle states were dropped; others may tidy up too."""
+
+    def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
+        """Send `data` to the watchers of `key`."""
+        raise NotImplementedError  # a registry without connections has nobody to broadcast to
+
+
+GATE_PATIENCE: Final = 5.0
+"""Seconds that a commit waits for a sign-in or sign-out beyond what the store may take for it; and the other way."""
+
+
+class Committer:
+    """Commits the changes of a process's states. Lifetime: the registry.
+
+    `number` is that of the last commit, `saves` how often something was saved. `store` is where the states are that
+    have a `StorePersistence`; `owned` says that nobody else writes there, so that what is in memory is what is stored.
+    `remove` is told of a state that is no more, and why.
+    """
+
+    def __init__(
+        self,
+        hooks: RegistryHooks,
+        clock: Callable[[], float],
+        store_timeout: float,
+        remove: Callable[[Entry, str], None],
+    ) -> None:
+        self.number = self.saves = 0
+        self.store: StateStore | None = None
+        self.store_timeout = store_timeout
+        self.owned = False
+        self.sharing: Sharing | None = None
+        self.gates = SessionGates(store_timeout + GATE_PATIENCE)
+        self._hooks = hooks
+        self._clock = clock
+        self._remove = remove
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    def commit(
+        self,
+        changes: Sequence[tuple[Entry, Change]],
+        *,
+        nonce: Nonce | None = None,
+        also: Sequence[Write] = (),
+        still_current: Callable[[], None] = lambda: None,
+    ) -> Awaitable[object] | None:
+        """Saves all changes, swaps the states for their new snapshots, then tells the hooks. The caller has the locks.
+
+        Gives what is to be awaited for that, at once; None where nothing had to be, and all is done.
+
+        No reader sees some of the changes and not the others: between the swaps nothing is awaited. `nonce` is that of
+        the event, and remembered with its state; `also` are further changes of the store, made with it or not at all.
+        Once the saving has begun it is ended, and the commit with it, even if the caller is cancelled. A session that
+        is signed in or out comes first or last: where the caller had to wait for that, `still_current` is asked again.
+        Raises what that raises; `StateNotFoundError`, with nothing changed, when one of the states is no more, but
+        for those whose session is over or which the event itself has deleted: these are passed over; `VersionConflict`
+        and `PersistenceError`.
+        """
+        if not self.gates.all_open:
+            concerned = [*(entry for entry, _ in changes), *([nonce.entry] if nonce is not None else [])]
+            if not self.gates.is_open(_sessions(concerned)):
+                return self._commit_later(concerned, changes, nonce, also, still_current)
+        own = nonce.entry if nonce is not None else None
+        prepared: list[Prepared] = []
+        is_kept, is_apart = bool(also), own is not None
+        for entry, change in changes:
+            if entry.removed is not None:
+                if entry.takes_no_more:
+                    continue
+                raise StateNotFoundError(entry.removed)
+            prepared.append((entry, change))
+            is_kept = is_kept or entry.persistence is not None
+            is_apart = is_apart and entry is not own
+        # An event that changed only other states than its own leaves its nonce with its own.
+        if own is not None and is_apart and prepared and not own.takes_no_more:
+            prepared.append((own, None))
+            is_kept = is_kept or own.persistence is not None
+        if own is not None and not prepared and self.sharing is not None and own.persistence is not None:
+            # What changed nothing has happened all the same, and another process must not run it again.
+            also, is_kept = [*also, nonce_beside(own.identifier, cast(Nonce, nonce).digest, grouped=False)], True
+        if is_kept:
+            # From here to where the gates are held nothing is awaited: the task holds them when it begins.
+            passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
+            passed.__enter__()
+            saving = self._save_and_swap(prepared, nonce, also, still_current)
+            return self.finish(saving if self.sharing is None else self._shared(saving), passed)
+        self._swap(prepared)
+        if nonce is not None:
+            nonce.entry.remember(nonce.digest, self._clock())
+        return None
+
+    async def _commit_later(
+        self,
+        concerned: Sequence[Entry],
+        changes: Sequence[tuple[Entry, Change]],
+        nonce: Nonce | None,
+        also: Sequence[Write],
+        still_current: Callable[[], None],
+    ) -> None:
+        """Commits when no session of these states is being signed in or out any more."""
+        while not self.gates.is_open(sessions := _sessions(concerned)):
+            for session_id in sessions:
+                await self.gates.opened(session_id)
+        still_current()
+        saving = self.commit(changes, nonce=nonce, also=also, still_current=still_current)
+        if saving is not None:
+            await saving
+
+    async def finish(self, coroutine: Coroutine[Any, Any, T], inside: AbstractContextManager[None] | None = None) -> T:
+        """Runs it to its end, and leaves `inside` then, whether the caller is cancelled or not."""
+        task = asyncio.get_running_loop().create_task(coroutine, name="faststate-commit")
+        self._under_way.add(task)
+
+        def ended(task: asyncio.Task[T]) -> None:
+            self._under_way.discard(task)
+            if inside is not None:
+                inside.__exit__(None, None, None)
+
+        task.add_done_callback(ended)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():  # the locks are given back when this returns
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.error("what a cancelled request was about to change could not be saved", exc_info=error)
+            raise
+
+    async def _shared(self, saving: Coroutine[Any, Any, T]) -> T:
+        with self.sharing.under_way() if self.sharing is not None else contextlib.nullcontext():
+            return await saving
+
+    async def _save_and_swap(
+        self,
+        prepared: list[Prepared],
+        nonce: Nonce | None,
+        also: Sequence[Write],
+        still_current: Callable[[], None],
+    ) -> None:
+        now = self._clock()
+        versions = [next_version(entry) if change is not None else entry.version for entry, change in prepared]
+        saves, places = [], []
+        for place, (entry, change) in enumerate(prepared):
+            if entry.persistence is None:
+                continue
+            is_first = entry.stored is None and change is not None
+            if is_first and isinstance(entry.persistence, StorePersistence) and self.sharing is None:
+                # With its first save the state takes over what was kept beside it.
+                for beside in await entry.persistence.nonces_beside(entry.identifier):
+                    entry.remember(beside, now)
+            new = nonce.digest if nonce is not None and nonce.entry is entry else None
+            added = [new] if new is not None else []
+            nonces = (
+                entry.stamped_nonces(now, added) if self.sharing is not None else [*entry.recent_nonces(now), *added]
+            )
+            values = change.values if change is not None else entry.state._frozen_values()
+            places.append(place)
+            saves.append(
+                Save(
+                    entry.persistence, entry.identifier, entry.stored, versions[place], entry.state, values,
+                    change.changed if change is not None else (), nonces, new, finite(entry.ttl),
+                    entry.shared.typed if entry.shared is not None else None,
+                )
+            )  # fmt: skip
+        concerned = [prepared[place][0] for place in places]
+        is_kept = nonce is not None and any(save.identifier == nonce.entry.identifier for save in saves)
+        if nonce is not None and saves and not is_kept and self.store is not None:
+            # With none of the states that it changed: the event's own one is in memory alone, or no more.
+            also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest, grouped=self.sharing is None)]
+        try:
+            if self.sharing is not None:
+                uncounted = [save.identifier.key for save in saves if save.changed and is_uncounted(save)]
+                await self.sharing.assert_held([entry for entry in concerned if entry.identifier.key in uncounted])
+            saved, writes = await save_rows(saves, also, self.store_timeout, shared=self.sharing is not None)
+            for place, version, save in zip(places, saved, saves, strict=True):
+                versions[place] = version or versions[place]
+                entry, change = prepared[place]
+                if save.taken and change is not None:
+                    prepared[place] = entry, entry.state._taken(change, save.taken)
+            frames = await self._write(prepared, versions, writes)
+        except BaseException as error:
+            # It may have been saved all the same, or some of it: what is stored now counts.
+            for entry in concerned:
+                entry.doubtful = True
+                if self.sharing is not None:
+                    self.sharing.give_up(entry)
+                    self._hooks.doubtful(entry)
+                with contextlib.suppress(FastStateError):
+                    await self.reload(entry)
+            if self.sharing is not None and isinstance(error, VersionConflict):
+                await self._learn_of_ends(concerned, self.sharing.acting())
+                still_current()
+            gone = next((entry.removed for entry in concerned if entry.removed is not None), None)
+            if isinstance(error, StateNotFoundError) and gone is not None:
+                raise StateNotFoundError(gone) from error
+            raise
+        swaps = list(prepared)
+        for place, version in zip(places, saved, strict=True):
+            entry, change = prepared[place]
+            entry.touched = now
+            if self.sharing is None or not _is_behind(version, entry.stored):
+                entry.stored = version
+            elif change is not None:
+                # Others were given the lock with this commit, and have told of theirs before its own answer was read.
+                swaps[place], versions[place] = (entry, entry.state._no_change()), entry.version
+                if frames is not None:
+                    frames[place] = b""
+        if nonce is not None:
+            nonce.entry.remember(nonce.digest, now)
+        self._swap(swaps, versions, frames)
+
+    async def _write(
+        self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]
+    ) -> list[bytes] | None:
+        """Makes a commit's `writes`; the frames of its changes, where these were published with it."""
+        self.saves += 1
+        if self.sharing is not None:
+            names = ", ".join(entry.identifier.key for entry, _ in prepared)
+            async with reported(f"{names} could not be saved", self.store_timeout):
+                return await self.sharing.save(prepared, versions, writes)
+        if writes and self.store is not None:
+            await write_all(writes, self.store, self.store_timeout)
+        return None
+
+    async def _learn_of_ends(self, entries: Iterable[Entry], acting: str | None) -> None:
+        """Looks whether the `acting` session, or that of one of these states, has ended in another process."""
+        for session_id in dict.fromkeys([*_sessions(entries), *([acting] if acting is not None else [])]):
+            with contextlib.suppress(FastStateError):
+                await self._hooks.look_up_session(session_id)
+
+    async def has_stored(
+        self, nonce: Nonce, others: Iterable[Entry] = (), present: frozenset[str] | None = None
+    ) -> bool:
+        """Whether the event with this nonce, which its state in memory has not seen, has been committed all the same.
+
+        `others` are the further states that it takes; `present` is what was found of it (`look_for`) with the locks of
+        a store of many processes. Raises `PersistenceError`.
+        """
+        entry = nonce.entry
+        if present is not None:
+            return nonce_key(entry.identifier, nonce.digest) in present
+        # With a state that is stored its nonces were loaded; others have them beside it.
+        is_beside = not isinstance(entry.persistence, StorePersistence) or entry.stored is None
+        is_beside = is_beside or (self.sharing is not None and any(True for _ in others))
+        if self.store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
+            return False
+        async with reported(f"the nonces of {entry.identifier.key} could not be loaded", self.store_timeout):
+            return await self.store.load(nonce_key(entry.identifier, nonce.digest)) is not None
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """Makes changes of the store, all or none. Raises `VersionConflict` and `PersistenceError`."""
+        self.saves += 1
+        if self.store is not None:
+            await write_all(writes, self.store, self.store_timeout)
+
+    def snapshot(
+        self,
+        made: ReactiveState,
+        identifier: StateIdentifier,
+        version: Version,
+        encoded: dict[str, Any],
+        *,
+        versioned: bool,
+    ) -> ReactiveState:
+        """Makes a committed snapshot of `made`, which holds frozen values, under the process's next commit number.
+
+        `versioned` says whether pages are told its version.
+        """
+        self.number += 1
+        if versioned:
+            encoded = {**encoded, VERSION_SIGNAL: str(version)}
+        return made._commit(
+            Committed(identifier, version.number, self.number, encoded, self._hooks.serving, epoch=version.epoch)
+        )
+
+    def _swap(
+        self,
+        prepared: Iterable[Prepared],
+        versions: Sequence[Version] | None = None,
+        frames: Sequence[bytes] | None = None,
+    ) -> None:
+        """Swaps states for their new snapshots, of these `versions` or the next ones, and tells the hooks."""
+        done = []
+        for place, (entry, change) in enumerate(prepared):
+            if change is None:
+                continue
+            old, version = entry.state, versions[place] if versions is not None else next_version(entry)
+            versioned = VERSION_SIGNAL in change.encoded
+            new = entry.state = self.snapshot(
+                change.made, entry.identifier, version, change.encoded, versioned=versioned
+            )
+            delta = with_version(change.delta, change.encoded, version) if versioned else change.delta
+            frame = frames[place] if frames is not None else None
+            done.append(Commit(entry.identifier.key, old, new, change.changed, delta, self.number, frame or None))
+        for commit in done:
+            self._hooks.committed(commit)
+
+    # -- what others have changed ----------------------------------------------------------------------------------
+
+    async def reload(self, entry: Entry) -> bool:
+        """Loads a locked state again; True when it had changed, and its followers are told. The caller has the lock.
+
+        Raises `PersistenceError`, and `StateNotFoundError` when it is kept no more: then it is removed here, too.
+        """
+        persistence = entry.persistence
+        if persistence is None or entry.removed is not None:
+            return False
+        return self.take_in(entry, await persistence.load(entry.identifier))
+
+    def take_in(self, entry: Entry, found: Found | None, frame: bytes | None = None) -> bool:
+        """Makes a state in memory the one that was found where it is kept; as `reload`.
+
+        `frame` is what brings pages there from the signals of the state in memory, where that is known.
+        """
+        if found is None:
+            entry.doubtful = False
+            if entry.stored is None:
+                return False  # its first save has failed, or it is as its class makes it
+            self._remove(entry, "it is not there any more")
+            raise StateNotFoundError(entry.removed)
+        entry.doubtful = False
+        if isinstance(entry.persistence, StorePersistence) and _is_behind(found.version, entry.stored):
+            return False  # it was looked up, and a later one told, at the same time
+        entry.remember_stamped(found.nonces, self._clock())
+        if found.mark is not None or found.typed:
+            entry.shared = entry.shared or Shared()
+            entry.shared.mark, entry.shared.typed = found.mark, dict(found.typed)
+        if isinstance(entry.persistence, StorePersistence) and found.version == entry.version:
+            entry.stored = found.version
+            return False
+        change = entry.state._change_to(found.state)
+        version = found.version
+        if isinstance(entry.persistence, RecordPersistence) and entry.stored is not None:
+            if entry.stored.epoch == version.epoch:  # the row counts its versions
+                if change is None and version == entry.stored:
+                    return False
+            elif found.mark is None:
+                if change is None:
+                    return False
+                version = next_version(entry)
+        self._swap([(entry, change or entry.state._no_change())], [version], [frame] if frame is not None else None)
+        entry.stored = version
+        return change is not None
+
+    async def commits_under_way(self) -> None:
+        """Waits until the commits that are just being saved have ended, and for one turn of the loop at least."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+        await asyncio.sleep(0)
+
+
+def _is_behind(version: Version | None, stored: Version | None) -> bool:
+    """Whether `stored` is a later version of the same life."""
+    return (
+        version is not None and stored is not None
+        and version.epoch == stored.epoch and version.number < stored.number
+    )  # fmt: skip
+
+
+def _sessions(entries: Iterable[Entry]) -> list[str]:
+    """The sessions whose states these are, as they are called now: a sign-in may have renamed them."""
+    return [entry.identifier.session_id for entry in entries if entry.identifier.session_id is not None]

@@ -1,0 +1,323 @@
+"""Entries: a state in memory with its lock and what is stored of it, and the commits that change it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from ..exceptions import ConfigurationError
+from ..scheduling.queues import FairQueue
+from ..scopes import StateIdentifier, StateScope, Version
+from ..state.events import VERSION_SIGNAL
+from ..state.reactive import INITIAL, Change, ReactiveState
+from ..stores.base import Hold
+from .codec import encode
+from .persistence import NONCE_AGE, Persistence, RecordPersistence, mark_key
+
+__all__ = [
+    "CHANGED",
+    "DEFAULT_TTL",
+    "NONCES_KEPT",
+    "RECOVERABLE",
+    "UNTOUCHED",
+    "Commit",
+    "Entry",
+    "Nonce",
+    "Prepared",
+    "Shared",
+    "Waiter",
+    "digest_of",
+    "finite",
+    "idle_time",
+    "initial_epoch",
+    "initial_wire",
+    "is_initial",
+    "next_version",
+    "with_version",
+]
+
+DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
+    StateScope.GLOBAL: None,
+    StateScope.SESSION: 86_400.0,
+    StateScope.USER: None,
+    StateScope.COMPONENT: 86_400.0,
+    StateScope.RECORD: None,
+    StateScope.TEMPORARY: 900.0,  # a hidden tab has no stream, and its user may be back in some minutes
+}
+"""Seconds of idle time after which a state is dropped, by scope; None for never. A watched state is not idle."""
+
+NONCES_IN_ANY_CASE: Final = 64
+"""Nonces that other processes are told of, whatever the clocks say."""
+
+NONCES_KEPT: Final = 512
+"""Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
+
+
+PAGES_TYPING: Final = 32
+"""Pages whose order of typing is remembered with a state: events overtake each other within moments."""
+
+
+CHANGED: Final = 0
+"""Of a state: somebody has changed it, and memory alone has that."""
+
+RECOVERABLE: Final = 1
+"""Of a state: it comes back as it was when it is dropped from memory."""
+
+UNTOUCHED: Final = 2
+"""Of a state: nobody has changed it, but its class would make other values another time."""
+
+
+class Commit:
+    """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
+
+    __slots__ = ("changed", "delta", "frame", "key", "new", "number", "old")
+
+    def __init__(
+        self,
+        key: str,
+        old: ReactiveState,
+        new: ReactiveState,
+        changed: list[str],
+        delta: dict[str, Any],
+        number: int,
+        frame: bytes | None = None,
+    ) -> None:
+        self.key = key
+        self.old = old
+        self.new = new
+        self.changed = changed
+        self.delta = delta
+        self.number = number
+        self.frame = frame
+        """What brings pages from the old signals to the new ones, where it was encoded for other processes already."""
+
+
+class Shared:
+    """What other processes have to do with a state. Lifetime: the entry.
+
+    `hold` is its lock among the processes, had since `handed` local transactions; `committing` says that a commit has
+    been sent which may have given it back. `mark` is what the store has of a row's version, to tell whether another
+    process has changed it since. `typed` has the number of the last event that set bound fields, of each page (its
+    connection's id). `shortened` says that it was given less time to live than it had, which the store is to be told.
+    """
+
+    __slots__ = ("committing", "handed", "hold", "mark", "shortened", "typed")
+
+    def __init__(self) -> None:
+        self.hold: Hold | None = None
+        self.handed = 0
+        self.committing = self.shortened = False
+        self.mark: Version | None = None
+        self.typed: dict[str, int] = {}
+
+    def note_typed(self, page: str, number: int) -> bool:
+        """Notes an event of a page that sets bound fields; False where a later one of the same page came before it."""
+        last = self.typed.pop(page, number)
+        self.typed[page] = max(last, number)
+        if len(self.typed) > PAGES_TYPING:
+            del self.typed[next(iter(self.typed))]
+        return number >= last
+
+
+class Waiter(NamedTuple):
+    """Who waits for a state's lock: `given` is done when it has it, or has been cancelled."""
+
+    owner: object
+    given: asyncio.Future[None]
+
+
+class Entry:
+    """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
+
+    __slots__ = (
+        "address", "doubtful", "identifier", "is_over", "is_own_end", "nonces", "order", "owner", "persistence",
+        "removed", "shared", "state", "stored", "touched", "ttl", "used", "users", "visits", "waiting",
+    )  # fmt: skip
+
+    def __init__(
+        self, identifier: StateIdentifier, ttl: float, state: ReactiveState, persistence: Persistence | None = None
+    ) -> None:
+        self.identifier = identifier
+        self.state = state
+        self.ttl = ttl
+        self.order: tuple[float, int] | None = None  # among which others it waits to be idle for long enough
+        # From where a visitor changed it first, where memory alone has it; empty where that is not known.
+        self.address: str | None = None
+        self.visits = 0  # how often it was used since then
+        self.persistence = persistence
+        self.stored: Version | None = None  # what was loaded or saved last
+        self.shared: Shared | None = None  # what other processes have to do with it
+        self.doubtful = False  # what is stored may be another version: to be loaded before the next change
+        self.touched = 0.0  # when the store was told last that this is in use
+        self.owner: object | None = None  # who has its lock
+        self.waiting: FairQueue[Waiter] | None = None  # for the lock, the sessions in turn
+        self.users = 0  # open transactions on this state; it is not dropped while there are any
+        self.used = 0.0
+        self.removed: str | None = None  # why what is committed here from now on would be lost
+        self.is_over = False  # so is its session: what comes late is dropped silently
+        self.is_own_end = False  # by the very event that holds its lock, whose own changes of it are dropped
+        self.nonces: OrderedDict[str, float] | None = None  # or their digests, and when the event was committed
+
+    @property
+    def waiters(self) -> int:
+        """How many (int) wait for the lock, and have not been cancelled."""
+        return sum(not waiter.given.done() for waiter in self.waiting) if self.waiting else 0
+
+    @property
+    def shared_key(self) -> str:
+        """Under which key a store of many processes has the state, or what it knows of its row: that of its lock, too.
+
+        All locks are taken in the order of these, within a process as well: who waits there has some of the others.
+        """
+        key = self.identifier.key
+        return mark_key(self.identifier) if isinstance(self.persistence, RecordPersistence) else key
+
+    @property
+    def version(self) -> Version:
+        """The version of the committed snapshot."""
+        committed = self.state._committed
+        return Version(committed.epoch, committed.version)
+
+    @property
+    def takes_no_more(self) -> bool:
+        """Whether what is still committed to it is passed over, and not refused."""
+        return self.is_over or self.is_own_end
+
+    @property
+    def recoverable(self) -> bool:
+        """Whether it comes back when it is dropped from memory: from where it is kept, or as nobody ever changed it."""
+        return self.persistence is not None or self.state._committed.epoch.startswith(INITIAL)
+
+    @property
+    def worth(self) -> int:
+        """Returns what would be lost by dropping it from memory: one of `CHANGED`, `RECOVERABLE` and `UNTOUCHED`."""
+        if self.recoverable:
+            return RECOVERABLE
+        return UNTOUCHED if self.state._committed.version == 1 else CHANGED
+
+    def remember(self, digest: str, now: float) -> None:
+        """Notes that the event with this nonce (its digest) has been committed."""
+        if self.nonces is None:
+            self.nonces = OrderedDict()
+        self.nonces[digest] = now
+        if len(self.nonces) > NONCES_KEPT:
+            self.nonces.popitem(last=False)
+
+    def has_seen(self, digest: str) -> bool:
+        """Whether the event with this nonce (its digest) has been committed."""
+        return self.nonces is not None and digest in self.nonces
+
+    def recent_nonces(self, now: float) -> list[str]:
+        """The digests of the nonces that are to be saved with the state."""
+        return [nonce for nonce, at in (self.nonces or {}).items() if now - at < NONCE_AGE]
+
+    def stamped_nonces(self, now: float, new: Sequence[str]) -> list[str]:
+        """As `recent_nonces`, each with its time, for other processes; the `new` ones (digests) behind them.
+
+        Their clocks may differ from this one's: so the last ones are among them, whatever their times say.
+        """
+        known, wall = list((self.nonces or {}).items()), time.time()
+        first = max(0, len(known) - NONCES_IN_ANY_CASE)
+        kept = [item for place, item in enumerate(known) if place >= first or now - item[1] < NONCE_AGE]
+        return [f"{nonce}@{int(wall - (now - at)):x}" for nonce, at in (*kept, *((nonce, now) for nonce in new))]
+
+    def remember_stamped(self, nonces: Sequence[str], now: float) -> None:
+        """Notes nonces as they were saved, by this process or another, in the order of their events.
+
+        They come behind what is known here and not among them. One by one, each that had been forgotten here already
+        would push out the next one, and in the end the newest.
+        """
+        if not nonces:
+            return
+        wall, known = time.time(), self.nonces or OrderedDict()
+        saved: dict[str, float] = {}
+        for each in nonces:
+            digest, _, stamp = each.partition("@")
+            saved[digest] = known.get(digest, now - max(0.0, wall - int(stamp, 16)) if stamp else now)
+        merged = OrderedDict((digest, at) for digest, at in known.items() if digest not in saved)
+        merged.update(saved)
+        while len(merged) > NONCES_KEPT:
+            merged.popitem(last=False)
+        self.nonces = merged
+
+
+def digest_of(nonce: str) -> str:
+    """What is kept of a nonce: 72 bits, of which two equal ones do not come about by chance."""
+    return urlsafe_b64encode(hashlib.sha256(nonce.encode()).digest()[:9]).decode()
+
+
+class Nonce(NamedTuple):
+    """An event's nonce, as what is kept of it, and the state that remembers it."""
+
+    entry: Entry
+    digest: str
+
+    @classmethod
+    def of(cls, entry: Entry, nonce: str, others: Mapping[str, Entry]) -> Nonce:
+        """The nonce of an event of `entry` that takes `others` as well: itself where it is kept in memory alone."""
+        stored = entry.persistence is not None or (others and any(other.persistence for other in others.values()))
+        return cls(entry, digest_of(nonce) if stored else nonce)
+
+
+Prepared = tuple[Entry, Change | None]
+"""What a transaction commits of one state. The change is None where only the nonce of its event is new."""
+
+
+def idle_time(identifier: StateIdentifier, ttl: float | None) -> float:
+    """Idle seconds; infinite for never."""
+    kept = DEFAULT_TTL[identifier.scope] if ttl is None else ttl
+    return math.inf if kept is None else kept
+
+
+def finite(seconds: float) -> float | None:
+    return None if seconds == math.inf else seconds
+
+
+def with_version(delta: dict[str, Any], encoded: Mapping[str, Any], version: Version) -> dict[str, Any]:
+    """The signals that a commit changes: with the version, where pages are told it with all the others (`encoded`)."""
+    return {**delta, VERSION_SIGNAL: str(version)} if VERSION_SIGNAL in encoded else delta
+
+
+def next_version(entry: Entry) -> Version:
+    """The version of the next commit. A state's own life begins with its first: as made by its class it has none."""
+    committed = entry.state._committed
+    is_first = committed.epoch.startswith(INITIAL)
+    return Version(secrets.token_hex(6) if is_first else committed.epoch, committed.version + 1)
+
+
+def initial_epoch(cls: type[ReactiveState], made: ReactiveState) -> str:
+    """The epoch of all states that are as their class makes them (`made` is one); another, when the class changes."""
+    epoch = _initial_epochs.get(cls)
+    if epoch is None:
+        values = made._frozen_values()
+        try:
+            data = encode(values)
+        except ConfigurationError:  # a class that cannot be stored, and so is known to this process alone
+            data = b""
+        epoch = _initial_epochs[cls] = f"{INITIAL}-{hashlib.sha256(data).hexdigest()[:8]}"
+    return epoch
+
+
+def initial_wire(cls: type[ReactiveState], made: ReactiveState) -> dict[str, Any]:
+    """The wire values of all states that are as their class makes them (`made` is one): one dict for all of them."""
+    encoded = _initial_wires.get(cls)
+    if encoded is None:
+        encoded = _initial_wires[cls] = made._wire()
+    return encoded
+
+
+_initial_wires: WeakKeyDictionary[type[ReactiveState], dict[str, Any]] = WeakKeyDictionary()
+_initial_epochs: WeakKeyDictionary[type[ReactiveState], str] = WeakKeyDictionary()
+
+
+def is_initial(version: Version) -> bool:
+    """Whether a state of this version is as its class makes it: there is nothing of it that could be lost."""
+    return version.epoch.startswith(INITIAL)

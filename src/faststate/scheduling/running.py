@@ -1,0 +1,358 @@
+"""Events under way: how long each may take, and how they end early when their time is over or the server ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import types
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any, Final, Protocol, cast
+
+from ..exceptions import EventTimeoutError, FastStateError, NotStartedError
+from .threads import places_here
+from .waits import Begun, begin, go_on, in_time
+
+__all__ = ["DRAIN_PATIENCE", "Running", "RunningEvents"]
+
+logger = logging.getLogger("faststate")
+
+DRAIN_PATIENCE: Final = 2.5
+"""Seconds that events have to end by themselves when the server ends. What waits then is stopped."""
+
+STEP_PATIENCE: Final = 1.5
+"""Seconds that generators have to end by themselves when the server ends. Most end within moments, and a deploy is no
+reason to refuse the rest of their steps. Those that go on end at their next step then."""
+
+LAST_WORDS: Final = 1.0
+"""Seconds that an event which was stopped has for its `finally` blocks before its client is told without it. Its locks
+are free from the beginning."""
+
+
+CLOSING: Final = 10.0
+"""Seconds that a generator has for its `finally` blocks which ends between two steps; it has no locks then."""
+
+
+# What may be done to an event that is to end now: plain numbers, since each step sets and reads them several times.
+_IDLE: Final = 0
+"""Nothing: it is being committed, or does what soon ends by itself, and looks behind that whether it may go on."""
+_WORKING: Final = 1
+"""Its own code waits for something: it is rolled back, and cancelled."""
+_WAITING: Final = 2
+"""It waits for its locks, between two steps of a generator: the waiting is cancelled."""
+
+
+class Enclosing(Protocol):
+    """Protocol of transactions, which know which events were begun inside which."""
+
+    def encloses(self, other: Any) -> bool:
+        """Tells whether `other` was opened in this one's body, at any depth."""
+
+
+class Running:
+    """An event that has had its locks. Lifetime: from its first wait to its end.
+
+    `limit` is how long it may take, in seconds (None for no limit). `abandon` rolls it back and frees its locks, while
+    its own code may still run. `transaction` is its transaction. Usable as a context manager.
+    """
+
+    __slots__ = (
+        "_abandon", "_cancelling", "_cancels", "_events", "_last_words", "_leaves", "_limit", "_loop", "_phase",
+        "_task", "_timer", "_transaction", "error", "is_left", "name",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        events: RunningEvents,
+        name: str,
+        limit: float | None,
+        transaction: Enclosing,
+        abandon: Callable[[FastStateError], None],
+    ) -> None:
+        self.name = name
+        self.error: FastStateError | None = None
+        """Why it has to end, None while it need not."""
+        self.is_left = False
+        """Tells whether its own code goes on alone, since it did not end when it was cancelled."""
+        self._events = events
+        self._limit = limit
+        self._transaction = transaction
+        self._abandon = abandon
+        self._loop = asyncio.get_running_loop()
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._cancelling = self._task.cancelling()
+        self._cancels = 0
+        self._leaves = False
+        self._phase: int = _IDLE
+        self._timer = self._loop.call_later(limit, self._time_is_over) if limit is not None else None
+        self._last_words: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Running:
+        self._events.under_way.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        self._events.ended(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._last_words is not None:
+            self._last_words.cancel()
+
+    # -- ending it early -------------------------------------------------------------------------------------------
+
+    def _time_is_over(self) -> None:
+        if self.error is None:
+            logger.error("%s was stopped: it took more than its %g s (event_timeout)", self.name, self._limit)
+            self.cut(EventTimeoutError(f"{self.name} took more than {self._limit:g} s and was stopped"))
+
+    def end_soon(self, error: FastStateError) -> None:
+        """End the event between two steps, and at once where it waits for its next one."""
+        if self._phase == _WAITING:
+            self.cut(error)
+
+    def cut(self, error: FastStateError) -> None:
+        """End the event now, with this `error`: the step under way leaves no trace, a save that has begun is kept."""
+        if self.error is not None:
+            return
+        self.error = error
+        if self._phase == _WORKING:
+            self._abandon(error)
+            self._limit_last_words()
+        if self._phase != _IDLE:
+            self._cancel()
+
+    def cut_from_anywhere(self, error: FastStateError) -> None:
+        """As `cut`, from any thread."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            self._loop.call_soon_threadsafe(self.cut, error)
+
+    def _cancel(self) -> None:
+        self._cancels += 1
+        self._task.cancel()
+
+    def _limit_last_words(self) -> None:
+        if self._last_words is None:
+            self._last_words = self._loop.call_later(LAST_WORDS, self._leave)
+
+    def _leave(self) -> None:
+        if self._phase == _WORKING:
+            self._leaves = True
+            self._cancel()
+
+    def leave_inner(self) -> None:
+        """Let go of the events that its own code has begun: that runs in another task from now on, if at all."""
+        for other in [each for each in self._events.under_way if self._transaction.encloses(each._transaction)]:
+            self._cancels += other._cancels  # of the task that they have together: all are taken back at this one's end
+            other.error, other._cancels = other.error or self.error, 0
+            other._end()
+
+    def _check_between_steps(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self._events.ends_steps:
+            raise _ending()
+
+    # -- its own code ----------------------------------------------------------------------------------------------
+
+    async def result_of(self, begun: Begun) -> Any:
+        """Returns what the event's own code returns, which was begun and waits for something.
+
+        Raises what that raises, or the error that the event has to end with, whatever its code has made of that.
+        """
+        self._phase = _WORKING
+        if self.error is not None:
+            self._limit_last_words()
+        try:
+            value = await self._drive(begun)
+        except (Exception, asyncio.CancelledError) as error:
+            if self.error is None:
+                raise
+            self._take_back_cancels()
+            raise self.error from (None if isinstance(error, asyncio.CancelledError) else error)
+        finally:
+            self._phase = _IDLE
+        if self.error is not None:
+            self._take_back_cancels()
+            raise self.error
+        return value
+
+    async def next_step(self, begin: Callable[[], Awaitable[object]]) -> None:
+        """Begin a generator's next step, which waits for its locks and may be cancelled meanwhile.
+
+        Raises the error that the event has to end with, `NotStartedError` while the server ends, and what `begin` does.
+        """
+        self._check_between_steps()
+        self._phase = _WAITING
+        try:
+            await asyncio.sleep(0)  # others have their turn, also where nothing else is waited for
+            await begin()
+        except asyncio.CancelledError:
+            if self.error is None:
+                raise
+            self._take_back_cancels()
+        finally:
+            self._phase = _IDLE
+        self._check_between_steps()
+
+    async def close(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Have a generator run its `finally` blocks, which has ended, or goes on no more; for a while."""
+        if self.is_left:
+            return
+        closing = begin(generator.aclose())
+        if closing.steps is None:
+            return
+        late = EventTimeoutError(f"{self.name} did not end within {CLOSING:g} s when nobody waited for it any more")
+        timer = self._loop.call_later(CLOSING, self.cut, late)
+        try:
+            await self.result_of(closing)
+        finally:
+            timer.cancel()
+
+    def _take_back_cancels(self) -> None:
+        """Leave the task as uncancelled as it was. Raises `CancelledError` where somebody else has cancelled it too."""
+        while self._cancels:
+            self._cancels -= 1
+            self._task.uncancel()
+        if self._task.cancelling() > self._cancelling:
+            raise asyncio.CancelledError
+
+    @types.coroutine
+    def _drive(self, begun: Begun) -> Generator[Any, Any, Any]:
+        """Run the event's own code to its end, step by step, so that it can be left where it does not end."""
+        steps, waits_for, _ = begun
+        try:
+            while True:
+                try:
+                    yield waits_for
+                except BaseException as error:
+                    if self._leaves and isinstance(error, asyncio.CancelledError):
+                        self.is_left = True
+                        self.leave_inner()
+                        self._events.leave(self.name, Begun(steps, waits_for))
+                        raise
+                    if not hasattr(steps, "throw"):
+                        raise
+                    waits_for = steps.throw(error)
+                else:
+                    waits_for = next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+class RunningEvents:
+    """The events of a process that wait for something. Lifetime: the registry."""
+
+    def __init__(self) -> None:
+        self.under_way: set[Running] = set()
+        self.draining: object | None = None
+        """While the server ends: what tells this draining from an earlier one."""
+        self.ends_steps = False
+        """Tells whether generators end at their next step."""
+        self.is_over = False
+        """Tells whether the time is over that events have to end when the server ends."""
+        self._left: set[asyncio.Task[None]] = set()
+        self._bodies: set[asyncio.Timeout] = set()
+        self._emptied: asyncio.Future[None] | None = None
+
+    def ended(self, running: Running) -> None:
+        """Take note that an event has ended."""
+        self.under_way.discard(running)
+        if self._emptied is not None and not self.under_way:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                self._emptied.get_loop().call_soon_threadsafe(_settle, self._emptied)
+
+    def check(self) -> None:
+        """Raise `NotStartedError` when it is too late for an event to begin."""
+        if self.is_over:
+            raise NotStartedError("the server ends: it runs no events any more")
+
+    async def receive(self, body: Awaitable[bytes], seconds: float) -> bytes:
+        """Return a request's body. Raises `TooLate` after `seconds`, or soon after the server began to end."""
+        if self.ends_steps:
+            seconds = 0
+        return await in_time(seconds, body, self._bodies)
+
+    def drain(self) -> None:
+        """Let the events end, since the server ends: generators at a step, all others when their time is over.
+
+        What clients are still sending has the time of a step to arrive.
+        """
+        if self.draining is None:
+            self.draining = object()
+            loop = asyncio.get_running_loop()
+            loop.call_later(STEP_PATIENCE, self._end_steps, self.draining)
+            loop.call_later(DRAIN_PATIENCE, self._cut_all, self.draining)
+
+    def _end_steps(self, draining: object) -> None:
+        if self.draining is not draining:
+            return
+        self.ends_steps = True
+        for running in list(self.under_way):
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                running._loop.call_soon_threadsafe(running.end_soon, _ending())
+        now = asyncio.get_running_loop().time()
+        for timer in self._bodies:
+            with contextlib.suppress(RuntimeError):  # its time is just over
+                timer.reschedule(now)
+
+    def _cut_all(self, draining: object) -> None:
+        if self.draining is not draining:
+            return  # it was reopened, and may even be drained again
+        self.is_over = True
+        places_here().refuse(_ending())
+        for running in list(self.under_way):
+            logger.warning("%s was stopped: the server ends", running.name)
+            running.cut_from_anywhere(_ending())
+        for task in self._left:
+            _let_end_without(task)
+
+    async def stop(self) -> None:
+        """Drain, and wait until the events have ended or been stopped."""
+        self.drain()
+        if self.under_way:
+            self._emptied = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait([self._emptied], timeout=DRAIN_PATIENCE + LAST_WORDS + 0.5)
+            finally:
+                self._emptied = None
+
+    def reopen(self) -> None:
+        """Run events again: the provider was stopped, and is used once more."""
+        self.draining, self.ends_steps, self.is_over = None, False, False
+
+    def leave(self, name: str, rest: Begun) -> None:
+        """Let the code of an event that was stopped, and has not ended, go on alone: it holds no locks."""
+        logger.warning("%s goes on though it was cancelled; it has neither locks nor a state to change", name)
+
+        async def go_on_alone() -> None:
+            try:
+                await go_on(rest, error=asyncio.CancelledError())
+            except Exception as error:
+                logger.info(
+                    "%s was stopped, and has failed later: %s", name, type(error).__name__
+                )  # it may quote a value
+
+        task = asyncio.get_running_loop().create_task(go_on_alone(), name="faststate-left-event")
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+        if self.is_over:
+            _let_end_without(task)
+
+
+def _ending() -> FastStateError:
+    """The error of an event that ends since the server does: each has its own, for its own traceback."""
+    return NotStartedError("the server ends, and the event with it")
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _let_end_without(task: asyncio.Task[None]) -> None:
+    """Let the event loop end without this task, which may never end: asyncio would wait for it."""
+    asyncio.tasks._unregister_task(task)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # else it is reported as destroyed while pending

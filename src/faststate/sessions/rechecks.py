@@ -1,0 +1,314 @@
+"""Asking again: who watched a state before a commit may be somebody who must not see it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple, cast
+
+from ..auth.rules import UserContext, authorize, current_request, current_user
+from ..exceptions import AccessError
+from ..redaction import told_of
+from ..registry.registry import Commit
+from ..sse.connection import SSEConnection
+from ..sse.frames import snapshot_frame
+from ..sse.manager import SSEManager
+from ..state.reactive import ReactiveState
+from .config import StateConfig
+
+__all__ = ["Rechecks"]
+
+logger = logging.getLogger("faststate")
+
+ASKED_AT_ONCE: Final = 50
+"""Watching users that are asked about at the same time, so that a rule with a query does not take all connections."""
+
+LATE: Final = 0.1
+"""Seconds after which the others do not wait any more for the answer about one user."""
+
+Verdict = Literal["allowed", "denied", "failed"]
+
+
+class _Waiting(NamedTuple):
+    """What is to be sent: a commit, or (None) values that were only broadcast."""
+
+    send: Callable[[], object]
+    commit: Commit | None = None
+
+
+class _Question:
+    """One user who is asked about, with all connections of that user. Lifetime: until the answer."""
+
+    __slots__ = ("connections", "is_settled", "task", "timer", "user")
+
+    def __init__(self, user: UserContext | None) -> None:
+        self.user = user
+        self.connections: list[SSEConnection] = []
+        self.task: asyncio.Task[Verdict] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.is_settled = False
+
+
+class Rechecks:
+    """Asks each watching user once after a commit of a state with an `authorize` rule. Lifetime: the provider.
+
+    Until all have been asked nobody is sent that commit, nor a snapshot newer than the one that was asked about before;
+    others' states go on. Who is `LATE` is told nothing of the state until there is an answer, and the others go on: a
+    rule that hangs for one user holds up that user alone, and ends that user's streams after `timeout` seconds.
+
+    `lost(connection, state)` is told whose state has to vanish from the page; `latest` gives the committed snapshot
+    under a key, or None.
+    """
+
+    def __init__(
+        self,
+        manager: SSEManager,
+        config_of: Callable[[type[ReactiveState]], StateConfig],
+        lost: Callable[[SSEConnection, ReactiveState], None],
+        latest: Callable[[str], ReactiveState | None],
+        timeout: float,
+    ) -> None:
+        self._manager = manager
+        self._config_of = config_of
+        self._lost = lost
+        self._latest = latest
+        self._late: set[asyncio.Task[None]] = set()
+        self._timeout = timeout
+        self._waiting: dict[str, list[_Waiting]] = {}
+        self._cleared: dict[str, ReactiveState] = {}
+        self._decided: dict[str, int] = {}  # the number of the last commit before the first that is being asked about
+        self._tasks: dict[str, asyncio.Task[None] | None] = {}  # None where one is about to begin
+        self._lock = threading.Lock()  # a thread may commit on a loop of its own
+
+    def cleared(self, key: str) -> ReactiveState | None:
+        """The newest snapshot of a state that its watchers may see, while a newer one is being asked about."""
+        return self._cleared.get(key)
+
+    def is_asking(self, key: str) -> bool:
+        """Whether watchers of a state are being asked about, so that commits of it are still to be sent."""
+        return key in self._tasks
+
+    def decided(self, number: int) -> int:
+        """Up to which commit (its number) a stream has been told of all that it may see, when `number` is the last."""
+        return min(tuple(self._decided.values()), default=number) if self._decided else number
+
+    def committed(self, commit: Commit, connection_id: str | None, echo: Mapping[str, Any] | None) -> None:
+        """Sends `commit` to those who may still see it, when they have been asked about."""
+        key = commit.key
+        if not self._manager.is_watched(key):
+            return
+        send = partial(self._manager.publish, commit, connection_id, echo)
+        with self._lock:
+            self._cleared.setdefault(key, commit.old)
+            self._decided.setdefault(key, commit.number - 1)
+            self._waiting.setdefault(key, []).append(_Waiting(send, commit))
+            is_first = key not in self._tasks
+            if is_first:
+                self._tasks[key] = None
+        if is_first:
+            self._manager.on_loop(partial(self._begin, key))
+
+    def _begin(self, key: str) -> None:
+        self._tasks[key] = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
+
+    def postpone(self, key: str, send: Callable[[], object]) -> bool:
+        """Calls `send`, a broadcast, behind the commits that are being asked about; False, and no call, without any.
+
+        Those who are about to lose the state must not get what was broadcast after the commit that takes it from them.
+        """
+        with self._lock:
+            if key not in self._tasks:
+                return False
+            self._waiting.setdefault(key, []).append(_Waiting(send))
+            return True
+
+    async def _work_off(self, key: str) -> None:
+        try:
+            while batch := self._next(key):
+                # At the front: values that were broadcast before the first of these commits.
+                while batch and batch[0].commit is None:
+                    _send(batch.pop(0))
+                if not batch:
+                    continue
+                last = max(place for place, waiting in enumerate(batch) if waiting.commit is not None)
+                newest = cast(Commit, batch[last].commit).new
+                try:
+                    await self._ask_about(key, newest)
+                except Exception:
+                    logger.exception("asking who may still see %s failed; all its streams are ended", key)
+                    for connection in self._manager.watchers(key):
+                        self._manager.dismiss(connection)
+                self._cleared[key] = newest
+                self._decided[key] = newest._committed.commit
+                for place, waiting in enumerate(batch):
+                    # Nobody was asked about the versions between these commits: several are sent as one snapshot, and
+                    # what was broadcast between them is overwritten by it.
+                    if waiting.commit is not None or place > last:
+                        _send(waiting)
+        except BaseException:
+            with self._lock:
+                self._forget(key)
+            raise
+
+    def _next(self, key: str) -> list[_Waiting] | None:
+        with self._lock:
+            batch = self._waiting.pop(key, None)
+            if batch is None:
+                self._forget(key)  # from here on a broadcast goes out at once
+        return batch
+
+    def _forget(self, key: str) -> None:
+        for known in (self._cleared, self._decided, self._waiting, self._tasks):
+            known.pop(key, None)
+
+    async def _ask_about(self, key: str, state: ReactiveState) -> None:
+        questions: dict[Any, _Question] = {}
+        for connection in self._manager.told(key):  # who is late is asked about the newest by itself
+            question = questions.get(connection.rights)
+            if question is None:
+                question = questions[connection.rights] = _Question(connection.user)
+            question.connections.append(connection)
+        try:
+            await self._ask_all(list(questions.values()), state)
+        except BaseException:
+            for question in questions.values():
+                if question.task is not None:
+                    question.task.cancel()
+            raise
+        for question in questions.values():
+            task = question.task
+            if task is None:
+                continue
+            if task.done():
+                self._act_on(task.result(), question.connections, state)
+            else:
+                self._wait_for(key, question.user, question.connections, task, state)
+        # Who began to watch meanwhile was asked about this snapshot, or a newer one, and is sent nothing older.
+
+    async def _ask_all(self, questions: list[_Question], state: ReactiveState) -> None:
+        """Asks about all, so many at once; returns when each has been answered, or is late."""
+        loop = asyncio.get_running_loop()
+        places, all_settled, left = asyncio.Semaphore(ASKED_AT_ONCE), loop.create_future(), len(questions)
+
+        def settle(question: _Question, _: object = None) -> None:
+            nonlocal left
+            if question.is_settled:
+                return
+            question.is_settled = True
+            if question.timer is not None:
+                question.timer.cancel()
+            places.release()  # one that hangs keeps its place from nobody
+            left -= 1
+            if not left and not all_settled.done():
+                all_settled.set_result(None)
+
+        for question in questions:
+            await places.acquire()
+            question.task = self._ask(question.user, state)
+            question.timer = loop.call_later(LATE, settle, question)
+            question.task.add_done_callback(partial(settle, question))
+        if questions:
+            await all_settled
+
+    def _ask(self, user: UserContext | None, state: ReactiveState) -> asyncio.Task[Verdict]:
+        asking = self._verdict(self._config_of(type(state)), user, state)
+        return asyncio.get_running_loop().create_task(asking, name="faststate-recheck")
+
+    def _act_on(self, verdict: Verdict, connections: Iterable[SSEConnection], state: ReactiveState) -> None:
+        for connection in connections:
+            if connection.closed:
+                continue  # its tab went away meanwhile, and takes nothing more
+            if verdict == "denied":
+                self._lost(connection, state)
+            elif verdict == "failed":
+                self._manager.dismiss(connection)  # it comes back, and is asked then
+
+    # -- who is late -----------------------------------------------------------------------------------------------
+
+    def ask_again(self, connection: SSEConnection, key: str) -> None:
+        """Tells a connection nothing more of a state until its user may see the newest of it, and asks about that."""
+        state = self._latest(key)
+        if state is not None:
+            self._wait_for(key, connection.user, [connection], self._ask(connection.user, state), state)
+
+    def _wait_for(
+        self,
+        key: str,
+        user: UserContext | None,
+        connections: list[SSEConnection],
+        asking: asyncio.Task[Verdict],
+        state: ReactiveState,
+    ) -> None:
+        for connection in connections:
+            self._manager.hold(connection, key)
+        late = self._follow(key, user, connections, asking, state)
+        task = asyncio.get_running_loop().create_task(self._whole(late, connections), name="faststate-recheck")
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _whole(self, following: Awaitable[None], connections: list[SSEConnection]) -> None:
+        try:
+            await following
+        except Exception:
+            logger.exception("asking on who may still see a state failed; the streams are ended")
+            for connection in connections:
+                self._manager.dismiss(connection)
+
+    async def _follow(
+        self,
+        key: str,
+        user: UserContext | None,
+        connections: list[SSEConnection],
+        asking: asyncio.Task[Verdict],
+        state: ReactiveState,
+    ) -> None:
+        """Waits for the answer about one user, and asks on until it is about the newest snapshot."""
+        while True:
+            verdict = await asking
+            held = [c for c in connections if not c.closed and self._manager.is_held(c, key)]
+            if verdict != "allowed" or not held:
+                self._act_on(verdict, held, state)
+                return
+            newest = self._latest(key)
+            if newest is None or newest is state:
+                for connection in held:
+                    if newest is None:
+                        self._manager.dismiss(connection)  # it comes back, and finds what there is by then
+                    else:
+                        self._manager.release(connection, newest)
+                return
+            for connection in held:  # commits come faster than the rule answers: this one may be shown, at least
+                audience = connection.audience(key)
+                connection.send_frame(snapshot_frame(state._seen(audience.hidden), audience.views))
+            asking, state = self._ask(user, newest), newest
+
+    async def _verdict(self, config: StateConfig, user: UserContext | None, state: ReactiveState) -> Verdict:
+        # This runs as whoever made the commit; the rule is to see the one that it is asked about, who asks nothing now.
+        current_user.set(user)
+        current_request.set(None)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await authorize(user, config.rule, state, owner_id=config.owner_of(state))
+        except AccessError:
+            return "denied"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            logger.error("the rule of %s was cancelled; the stream is ended", config.state_name)
+            return "failed"
+        except Exception as error:
+            failed = "the rule of %s failed; the stream is ended"
+            logger.error(failed, config.state_name, exc_info=told_of(error, state))
+            return "failed"
+        return "allowed"
+
+
+def _send(waiting: _Waiting) -> None:
+    try:
+        waiting.send()
+    except Exception:
+        logger.exception("what was to be sent to the followers of a state could not be")

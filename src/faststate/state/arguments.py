@@ -1,0 +1,465 @@
+"""The arguments of an event: what a client sent, gathered, checked at a bounded cost, and converted to their types."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from decimal import Decimal
+from itertools import chain
+from math import inf
+from typing import Any, Final, NotRequired, Required
+
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from ..exceptions import EventArgumentError, EventDefinitionError, LockTimeoutError
+from ..redaction import is_hidden
+from ..validation.scalars import MAX_DIGITS, UnshowableError, check_showable
+from ..validation.schemas import TooMuchWork, Unfit, bounded, first_problem, runs_own_code, work_of
+from .forms import FilledArgument, Shape, filled_argument, shape_of
+from .parameters import StateParameter, is_state_class, signature_of, state_parameter
+
+__all__ = ["EXACT", "Arguments", "changeable_defaults", "copied", "is_exact", "unknown_argument"]
+
+EXACT: Final = (int, bool, str)
+"""Types whose very own values pydantic takes as they are, where nothing more is asked of them; see `is_exact`."""
+
+_MAX_INT: Final = 2**63
+
+
+def is_exact(value: Any, kind: Any) -> bool:
+    """Tells whether `value` is valid as it is for the type `kind`: one of `EXACT`, or None for "not known".
+
+    False for a value that has to be looked at: text that may hold half of a character, a very long number.
+    """
+    if type(value) is not kind:
+        return False
+    return bool(value.isascii() if kind is str else kind is bool or -_MAX_INT <= value < _MAX_INT)
+
+
+# -- how much there is to check ----------------------------------------------------------------------------------------
+
+LARGE: Final = 2_000
+"""Values, or 16 characters each, from which on arguments are checked in a worker thread."""
+
+_SMALL_WORK: Final = 200_000
+"""Units of work for arguments that are not `LARGE`: at most some 5 ms of the loop."""
+
+_LARGE_WORK: Final = 3_000_000
+"""Units of work for all that a payload of 262,144 bytes can hold: at most some 60 ms, of a worker thread."""
+
+_MAX_THREADS: Final = 4
+"""Checks that run in worker threads at a time: the loop waits for the interpreter behind each of them."""
+
+_threads: Final[RunVar[asyncio.Semaphore]] = RunVar("faststate_argument_threads")
+
+
+def _look(waiting: list[Any], most: float, seen: set[int] | None = None) -> bool:
+    """Looks at `waiting` values of any depth; False where there are `most` or more, and some may still be waiting.
+
+    A text counts as one more for each 16 characters. Server code may send a circle: `seen` is for the ids of
+    containers. Raises `UnshowableError` for what could not be encoded or shown.
+    """
+    size = 0
+    while waiting:
+        value = waiting.pop()
+        kind = type(value)
+        size += 1
+        if kind is str:
+            size += len(value) >> 4
+            if not value.isascii():
+                check_showable(value)
+        elif kind is int:
+            if not -_MAX_INT <= value < _MAX_INT:
+                check_showable(value)
+        elif kind is not float and kind is not bool and value is not None:
+            if seen is not None:
+                if id(value) in seen:
+                    continue
+                seen.add(id(value))
+            if kind is list:
+                waiting += value
+            elif kind is dict:
+                waiting += value
+                waiting += value.values()
+            else:
+                waiting += _parts_of(value)
+        if size >= most:
+            return False
+    return True
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """Returns the direct parts of a value that is not a plain scalar, list or dict."""
+    if isinstance(value, str | int):
+        check_showable(value)
+    elif isinstance(value, Decimal):
+        if value.is_finite() and abs(value.adjusted()) > MAX_DIGITS:
+            raise UnshowableError(f"holds a number of more than {MAX_DIGITS} digits")
+    elif isinstance(value, list | tuple | deque | AbstractSet):
+        return value
+    elif isinstance(value, Mapping):
+        return chain(value.keys(), value.values())
+    elif isinstance(value, BaseModel):
+        return (*value.__dict__.values(), value.__pydantic_extra__)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return ()
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+class Arguments:
+    """The typed arguments of one event: validates what a client sent. Lifetime: the class."""
+
+    def __init__(self, function: Callable[..., Any], local_names: Mapping[str, Any]) -> None:
+        self.where = function.__qualname__
+        self.states: list[StateParameter] = []
+        self.defaults: dict[str, Any] = {}
+        self.types: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
+        self._filled: list[FilledArgument] = []
+        parameters = list(signature_of(function, local_names).parameters.values())[1:]
+        for parameter in parameters:
+            name, annotation = parameter.name, parameter.annotation
+            if isinstance(annotation, str):
+                raise EventDefinitionError(
+                    f"the type {annotation!r} of argument {name!r} of {self.where} is unknown there"
+                )
+            state = state_parameter(name, annotation)
+            if state is not None:
+                self.states.append(state)
+                continue
+            optional = parameter.default is not parameter.empty
+            if optional:
+                self.defaults[name] = parameter.default
+            self.types[name] = annotation
+            fields[name] = (NotRequired if optional else Required)[annotation]
+        for state in self.states:
+            argument = state.record.argument if state.record is not None else None
+            if argument is not None and argument not in self.types:
+                raise EventDefinitionError(
+                    f"{self.where}: {state.name} is the record whose id is the argument {argument!r}, and there is no "
+                    f"such argument; it takes {', '.join(self.types) or 'none'}"
+                )
+        make: Any = TypedDict  # type checkers know it as a class statement alone
+        model = make(f"{function.__name__}_arguments", fields)
+        model.__pydantic_config__ = ConfigDict(extra="forbid")
+        self.adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(model)
+        if not self.adapter.pydantic_complete:
+            raise EventDefinitionError(f"the arguments of {self.where} have a type that is unknown there: {self.types}")
+        self._exact = {name: kind for name, kind in self.types.items() if any(kind is own for own in EXACT)}
+        self._required = self.types.keys() - self.defaults.keys()
+        self._changeable = [name for name, default in self.defaults.items() if is_changeable(default)]
+        self._shapes: dict[str, Shape] = {}
+        for name, annotation in self.types.items():
+            self._shapes[name] = shape_of(annotation, name in self._required)
+            filled = filled_argument(name, annotation, name in self._required)
+            if filled is not None:
+                self._filled.append(filled)
+        self._absent = [(name, shape.absent) for name, shape in self._shapes.items() if shape.absent is not None]
+        self._fields = frozenset(name for filled in self._filled for name in filled.fields)
+        self.names: Final = self.types.keys() | self._fields
+        """Names that a client can give: of arguments, and of the fields of those that are models."""
+        self._validate: Callable[[Any], dict[str, Any]] = self.adapter.validator.validate_python
+        self._bounded = bounded(self.adapter)
+        self._may_be_long = self._bounded is not None or runs_own_code(self.adapter)
+
+    # -- sources
+
+    def accept(
+        self,
+        explicit: Mapping[str, Any],
+        form: Sequence[tuple[str, Any]] = (),
+        query: Sequence[tuple[str, Any]] = (),
+        signals: Mapping[str, Any] | None = None,
+        *,
+        is_form: bool = False,
+        wait: float = 5.0,
+    ) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one.
+
+        Each parameter is what one call gives by one source: explicit arguments win over form fields, the URL's and
+        signals, in this order. Where they are many, they are checked in a worker thread, and the result has to be
+        awaited: it raises `LockTimeoutError` where no thread is free for `wait` seconds.
+        """
+        values = self._gather(explicit, form, query, signals, is_form)
+        exact = self._exact
+        for name, value in values.items():
+            if not is_exact(value, exact.get(name)):
+                break
+        else:
+            return values
+        self._refuse_unknown(values)
+        waiting = list(values.values())
+        try:
+            is_small = _look(waiting, LARGE)
+        except UnshowableError as problem:
+            raise self._unshowable(values, problem) from None
+        came = (explicit, form, query, is_form)
+        if is_small or not self._may_be_long:
+            return self._check(values, waiting, _SMALL_WORK if is_small else _LARGE_WORK, came)
+        return self._check_in_thread(values, waiting, came, wait)
+
+    def validate(
+        self,
+        explicit: Mapping[str, Any],
+        form: Sequence[tuple[str, Any]] = (),
+        query: Sequence[tuple[str, Any]] = (),
+        signals: Mapping[str, Any] | None = None,
+        *,
+        is_form: bool = False,
+    ) -> dict[str, Any]:
+        """As `accept`, always in this thread."""
+        values = self._gather(explicit, form, query, signals, is_form)
+        self._refuse_unknown(values)
+        return self._check(values, list(values.values()), _LARGE_WORK, (explicit, form, query, is_form))
+
+    def with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments with the defaults of those that are missing; lists and the like are copied."""
+        if not self.defaults:
+            return arguments
+        found = {**self.defaults, **arguments}
+        for name in self._changeable:
+            if name not in arguments:
+                found[name] = copied(self.defaults[name])
+        return found
+
+    def _gather(
+        self,
+        explicit: Mapping[str, Any],
+        form: Sequence[tuple[str, Any]],
+        query: Sequence[tuple[str, Any]],
+        signals: Mapping[str, Any] | None,
+        is_form: bool,
+    ) -> dict[str, Any]:
+        """One value for each argument. Raises `EventArgumentError` where a required one is missing."""
+        values: dict[str, Any] = {}
+        texts: dict[str, list[Any]] = {}
+        if query:
+            texts = self._by_name(query)
+        if form:
+            texts |= self._by_name(form)
+        for name, given in texts.items():
+            shape = self._shapes.get(name)
+            if shape is not None:
+                values[name] = shape.read(given)
+            elif name not in self._fields:
+                values[name] = given[-1]
+        if self._fields:
+            self._fill(values, texts, explicit, is_form)
+        else:
+            values |= explicit
+        if signals:
+            shapes = self._shapes
+            for name, value in signals.items():
+                if name in shapes and name not in values:
+                    values[name] = shapes[name].read_one(value)
+        if is_form and self._absent:
+            for name, absent in self._absent:
+                if name not in values:
+                    values[name] = [] if absent == () else absent
+        if not self._required <= values.keys():
+            raise EventArgumentError(self._missing(values, _came(explicit, form, query, is_form)))
+        return values
+
+    def _by_name(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
+        """All values of each name, which is written as the argument or the field that it means."""
+        found: dict[str, list[Any]] = {}
+        known: dict[str, str] = {}
+        for name, value in pairs:
+            if name in found:
+                found[name].append(value)
+                continue
+            if (meant := known.get(name)) is None:
+                meant = known[name] = self._meant(name)
+            found.setdefault(meant, []).append(value)
+        return found
+
+    def _meant(self, name: str) -> str:
+        if name in self.names:
+            return name
+        bare = name.removesuffix("[]")
+        return bare if bare in self.names else bare.replace("-", "_")
+
+    def _fill(
+        self, values: dict[str, Any], texts: dict[str, list[Any]], explicit: Mapping[str, Any], is_form: bool
+    ) -> None:
+        """Adds the explicit arguments, and fills models from the values that have the names of their fields."""
+        exact = {name: value for name, value in explicit.items() if name in self._fields}
+        values |= {name: value for name, value in explicit.items() if name in self.types or name not in exact}
+        loose = (texts.keys() & self._fields) | exact.keys()
+        if not is_form and not loose:
+            return
+        if values.keys() <= self.types.keys():  # with a name that nobody knows, it is another form
+            for filled in self._filled:
+                if filled.name not in values and (made := filled.fill(texts, exact, is_form)) is not None:
+                    values[filled.name] = made
+                    loose -= filled.fields.keys()
+        for name in sorted(loose - self.types.keys()):
+            values[name] = exact[name] if name in exact else texts[name][-1]  # is told that it is unknown
+
+    # -- checks
+
+    def _refuse_unknown(self, values: dict[str, Any]) -> None:
+        if not values.keys() <= self.types.keys():
+            name = next(name for name in values if name not in self.types)
+            raise EventArgumentError(unknown_argument(self.where, name, self.types))
+
+    async def _check_in_thread(
+        self, values: dict[str, Any], waiting: list[Any], came: _Came, wait: float
+    ) -> dict[str, Any]:
+        try:
+            places = _threads.get()
+        except LookupError:
+            places = asyncio.Semaphore(_MAX_THREADS)
+            _threads.set(places)
+        try:
+            async with asyncio.timeout(wait):
+                await places.acquire()
+        except TimeoutError as error:
+            raise LockTimeoutError(f"{self.where}: no thread was free for {wait:g} s to check the arguments") from error
+        try:
+            # A limiter of its own: the threads of the app's handlers may all be taken.
+            return await to_thread.run_sync(self._check, values, waiting, _LARGE_WORK, came, limiter=CapacityLimiter(1))
+        finally:
+            places.release()
+
+    def _check(self, values: dict[str, Any], waiting: list[Any], work: int, came: _Came) -> dict[str, Any]:
+        """The `values`, converted. Those `waiting` are looked at last, which takes longer than most refusals."""
+        try:
+            if self._bounded is None:
+                checked = self._validate(values)
+            else:
+                with work_of(work):
+                    checked = self._bounded(values)
+            if waiting:
+                _look(waiting, inf, set())
+            return checked
+        except UnshowableError as problem:
+            refused = self._unshowable(values, problem)
+        except Unfit as unfit:
+            refused = EventArgumentError(self._explain(unfit.name, unfit.error, came))
+        except ValidationError as error:
+            refused = EventArgumentError(self._explain(None, error, came))
+        except TooMuchWork as error:
+            refused = EventArgumentError(f"{self.where}: argument {error.args[0]!r} takes too much work to check")
+        except RecursionError:
+            refused = EventArgumentError(f"{self.where}: the arguments are nested too deep")
+        # Not from what pydantic raised, which holds the values: whoever logs this would log them too.
+        raise refused from None
+
+    def _unshowable(self, values: dict[str, Any], problem: UnshowableError) -> EventArgumentError:
+        for name, value in values.items():
+            try:
+                _look([value], inf, set())
+            except UnshowableError:
+                return EventArgumentError(f"{self.where}: argument {name!r} {problem}")
+        return EventArgumentError(f"{self.where}: an argument {problem}")
+
+    # -- messages
+
+    def _missing(self, values: dict[str, Any], came: str) -> str:
+        name = next(name for name in self.types if name in self._required and name not in values)
+        fields = next((filled.fields for filled in self._filled if filled.name == name), None)
+        takes = f"; {name!r} takes {_listed(fields)}" if fields and came else ""
+        return f"{self.where}: the argument {name!r} is missing{came}{takes}"
+
+    def _explain(self, name: str | None, error: ValidationError, came: _Came) -> str:
+        kind, place, message = first_problem(error)
+        if name is None and place:
+            name, place = str(place[0]), place[1:]
+        if is_hidden(self.types.get(name or ""), place):
+            return f"{self.where}: argument {name!r} is not valid"  # a constraint may be no client's business
+        at = ".".join(str(part)[:40] for part in place[:20])
+        sent = _came(*came) if kind == "missing" and len(place) == 1 else ""
+        return f"{self.where}: argument {name or '?'!r}{f' at {at}' if at else ''}: {message[:300]}{sent}"
+
+
+_Came = tuple[Mapping[str, Any], Sequence[tuple[str, Any]], Sequence[tuple[str, Any]], bool]
+"""The input of `_came`: explicit arguments, form, query, and whether it was a form."""
+
+
+def _came(
+    explicit: Mapping[str, Any], form: Sequence[tuple[str, Any]], query: Sequence[tuple[str, Any]], is_form: bool
+) -> str:
+    """Describes the names that came, for a message: never a value."""
+    names = dict.fromkeys(chain(explicit, (name for name, _ in form), (name for name, _ in query)))
+    if is_form or form:
+        return f"; the form sent {_listed(names)}"
+    return f"; what came is {_listed(names)}" if names else ""
+
+
+def _listed(names: Iterable[str], most: int = 10) -> str:
+    """At most `most` names, shortened."""
+    found = list(names)
+    told = ", ".join(repr(name[:40]) for name in found[:most])
+    return f"{told} and {len(found) - most} more" if len(found) > most else told or "nothing"
+
+
+def unknown_argument(where: str, name: str, known: Iterable[str]) -> str:
+    """The message about an argument that an event has not."""
+    return f"{where}: there is no argument {name[:100]!r}; it takes {', '.join(known) or 'none'}"
+
+
+# -- defaults ----------------------------------------------------------------------------------------------------------
+
+
+def is_changeable(value: Any) -> bool:
+    """Tells whether a default has to be copied for each call: a list, a model or the like, or what holds one.
+
+    States, functions and objects of other classes are not copied: they may be meant to be shared.
+    """
+    if isinstance(value, list | dict | set | deque | bytearray):
+        return True
+    if isinstance(value, tuple):
+        return any(map(is_changeable, value))
+    if isinstance(value, type) or is_state_class(type(value)):
+        return False
+    if isinstance(value, BaseModel):
+        return not value.model_config.get("frozen") or any(map(is_changeable, value.__dict__.values()))
+    if dataclasses.is_dataclass(value):
+        kind: Any = type(value)
+        is_frozen = kind.__dataclass_params__.frozen
+        return not is_frozen or any(is_changeable(getattr(value, f.name, None)) for f in dataclasses.fields(value))
+    return False
+
+
+def copied(value: Any) -> Any:
+    """A copy of a default, as deep as what `is_changeable` says of its parts."""
+    if not is_changeable(value):
+        return value
+    if isinstance(value, tuple):
+        items = map(copied, value)
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    made = copy.copy(value)
+    if isinstance(made, dict):
+        for key, item in made.items():
+            made[key] = copied(item)
+    elif isinstance(made, list | deque):
+        for index, item in enumerate(made):
+            made[index] = copied(item)
+    elif isinstance(made, BaseModel):
+        made.__dict__.update({name: copied(item) for name, item in made.__dict__.items()})
+    elif dataclasses.is_dataclass(made):
+        for field in dataclasses.fields(made):
+            object.__setattr__(made, field.name, copied(getattr(made, field.name)))
+    return made
+
+
+def changeable_defaults(function: Callable[..., Any]) -> tuple[tuple[int, str, Any], ...]:
+    """The defaults of a method that have to be copied for each call: position behind `self`, name and value."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return tuple(
+        (position if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else len(parameters), parameter.name, default)
+        for position, parameter in enumerate(parameters)
+        if (default := parameter.default) is not parameter.empty and is_changeable(default)
+    )

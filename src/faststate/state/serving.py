@@ -1,0 +1,88 @@
+"""Which provider a state class is used with: that of the request, of the view being rendered, or the only one."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+from weakref import WeakKeyDictionary, WeakSet
+
+from ..auth.rules import current_request
+from ..exceptions import ConfigurationError
+from ..scopes import StateIdentifier
+
+__all__ = ["ServingProvider", "current_provider", "note_provider", "provider_of"]
+
+
+class ServingProvider(Protocol):
+    """A provider, as the states and events of its classes know it. Lifetime: the app."""
+
+    def name_of(self, cls: type[Any]) -> str | None:
+        """The name under which it has registered `cls`; None where it has not."""
+
+    def has_ids(self, cls: type[Any]) -> bool:
+        """Tells whether a page may show several states of `cls`, told apart by ids."""
+
+    def url_of(self, path: str) -> str:
+        """The URL path (str) of one of its routes, below its prefix and where its app is mounted."""
+
+    async def run(self, identifier: StateIdentifier, cls: type[Any], event: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run an event from server code."""
+
+
+current_provider: ContextVar[ServingProvider | None] = ContextVar("faststate_home", default=None)
+"""The provider of the state that is being rendered: views are the same for everybody, and know no request."""
+
+_providers: Final[WeakKeyDictionary[type[Any], WeakSet[ServingProvider]]] = WeakKeyDictionary()
+"""All providers by class. They are held weakly: a provider is in use for as long as its app is, and no longer."""
+_lock: Final = threading.Lock()  # apps are made in threads too, and a set must not grow while another one reads it
+
+
+def note_provider(cls: type[Any], provider: ServingProvider) -> None:
+    """Note that `provider` has registered `cls`."""
+    with _lock:
+        _providers.setdefault(cls, WeakSet()).add(provider)
+
+
+def provider_of(cls: type[Any]) -> ServingProvider | None:
+    """The provider with which `cls` is used here and now; None where no provider has registered it.
+
+    Raises `ConfigurationError` where several providers have it, know it by other names, scopes or URLs, and nothing
+    says which one is meant.
+    """
+    for provider in (current_provider.get(), _of_request()):
+        if provider is not None and provider.name_of(cls) is not None:
+            return provider
+    found = _known(cls)
+    if len(found) > 1 and _differ(cls, found):
+        # A provider that nobody uses any more is there until its circles of references are found; a test suite makes
+        # one after the other of the same classes.
+        del found
+        gc.collect()
+        found = _known(cls)
+        if len(found) > 1 and _differ(cls, found):
+            raise ConfigurationError(
+                f"{len(found)} providers have registered {cls.__name__}, under other names, scopes or URLs, and no "
+                f"request says which one is meant: write {cls.__name__}.<event> in a handler or a view, or take a "
+                f"state of the right one: (await provider.get_state({cls.__name__}, request)).<event>"
+            )
+    return found[0] if found else None
+
+
+def _of_request() -> ServingProvider | None:
+    request = current_request.get()
+    provider: ServingProvider | None = (
+        getattr(request.scope.get("faststate"), "provider", None) if request is not None else None
+    )
+    return provider
+
+
+def _known(cls: type[Any]) -> list[ServingProvider]:
+    with _lock:
+        return list(_providers.get(cls, ()))
+
+
+def _differ(cls: type[Any], providers: list[ServingProvider]) -> bool:
+    return len({(provider.name_of(cls), provider.has_ids(cls), provider.url_of("")) for provider in providers}) > 1

@@ -1,0 +1,115 @@
+"""Views: methods that render a state, and the fragments they leave in a page, which follow the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from inspect import Parameter, signature
+from typing import Any, overload
+
+from fastcore.xml import FT, NotStr, Safe, to_xml
+
+from ..exceptions import EventDefinitionError
+
+__all__ = ["View", "ViewFragment", "attribute", "quoted", "render_ft", "view"]
+
+ATTRIBUTE = "data-fs-view"
+
+
+def quoted(value: str) -> str:
+    """`value` as it stands in an attribute between single quotes, of which JSON has few (str)."""
+    return escape(value, quote=False).replace("'", "&#39;")
+
+
+def attribute(name: str, value: str) -> str:
+    """One attribute of an element, as FT writes it (str): no text in `value` ends it."""
+    return f"{name}='{quoted(value)}'" if '"' in value else f'{name}="{escape(value, quote=False)}"'
+
+
+def render_ft(value: Any) -> str:
+    """FT, text, an object with `__ft__`, or a list or tuple of these, as HTML (str). Text is escaped; NotStr is not."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(value, tuple | FT) or hasattr(value, "__ft__"):
+        return str.__str__(to_xml(value if isinstance(value, tuple) else (value,), indent=False))
+    if hasattr(value, "__html__"):
+        return str(value.__html__())
+    return str(value) if isinstance(value, NotStr) else escape(str(value), quote=False)
+
+
+class ViewFragment:
+    """A rendered view as an FT child: markup (str) whose root says which view it is. Lifetime: one page."""
+
+    __slots__ = ("html",)
+
+    def __init__(self, html: str) -> None:
+        self.html = html
+
+    def __ft__(self) -> Safe:
+        return Safe(self.html)
+
+    def __html__(self) -> str:
+        return self.html
+
+    __str__ = __html__
+
+
+class View:
+    """A method of a state class that renders it; made by `@view`. Lifetime: the class."""
+
+    def __init__(self, function: Callable[[Any], Any], name: str) -> None:
+        parameters = list(signature(function).parameters.values())[1:]
+        if any(p.default is Parameter.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+            raise EventDefinitionError(
+                f"the view {function.__qualname__} takes arguments; a view renders the state alone: keep what it "
+                "depends on in a field"
+            )
+        self.function = function
+        self.name = name
+        self._is_owned = False
+        self.__doc__ = function.__doc__
+        self.__name__ = name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if self._is_owned and name != self.name:  # in a second class under another name, which is another view
+            setattr(owner, name, View(self.function, name))
+        else:
+            self.name = self.__name__ = name
+            self._is_owned = True
+
+    def render(self, state: Any, address: str) -> str:
+        """The view's HTML (str) for `state`, its root element marked with `address` so that patches find it."""
+        content = self.function(state)
+        parts = [part for part in (content if isinstance(content, tuple | list) else (content,)) if part is not None]
+        root = parts[0] if len(parts) == 1 else None
+        if isinstance(root, FT) and root.tag:
+            marked = FT(root.tag, root.children, {**(root.attrs or {}), ATTRIBUTE: address}, void_=root.void_)
+            return render_ft(marked)
+        # Text, several elements or none: an element that browsers lay out as `display: contents` of their own accord,
+        # since a strict Content-Security-Policy forbids style attributes; a <div> would end a <p> around it.
+        inner = "".join(map(render_ft, parts))
+        return f'<slot {ATTRIBUTE}="{escape(address)}">{inner}</slot>'
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> View: ...
+    @overload
+    def __get__(self, instance: Any, owner: type) -> Callable[[], ViewFragment]: ...
+    def __get__(self, instance: Any, owner: type) -> View | Callable[[], ViewFragment]:
+        if instance is None:
+            return self
+        return lambda: instance._show(self)
+
+    def __repr__(self) -> str:
+        return f"<view {self.name}>"
+
+
+def view(function: Callable[[Any], Any]) -> View:
+    """Makes a method of a `ReactiveState` a view: its FT follows the state in every page that shows it.
+
+    The method takes `self` alone and returns FT, text, a list or tuple of these, or None. It is rendered into the page
+    where `state.<name>()` stands, and again once per commit; pages get it when it changed. Raises
+    `EventDefinitionError` when the method takes arguments.
+    """
+    return View(function, function.__name__)

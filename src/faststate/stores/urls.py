@@ -1,0 +1,38 @@
+"""Make the store that a URL names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ..exceptions import ConfigurationError
+from .base import StateStore
+
+__all__ = ["store_from_url"]
+
+
+def store_from_url(url: str, clock: Callable[[], float] | None = None) -> StateStore:
+    """The store that `url` (str) names: `sqlite:///state.db` (relative to the working directory),
+    `sqlite:////var/lib/app/state.db`, `redis://host:6379/0?prefix=app` (as well `rediss://`, `unix://` and
+    `redis+sentinel://`, see `RedisStore`), or `memory://`.
+
+    `clock` gives seconds since the epoch; None for the machine's, or for the Redis server's. Raises
+    `ConfigurationError` for any other URL, and `MissingDependencyError` where the store's driver is not installed.
+    """
+    kind, separator, rest = url.partition("://")
+    if separator and kind == "memory" and not rest:
+        from .memory import MemoryStore
+
+        return MemoryStore(clock or time.time)
+    if kind == "sqlite" and rest.startswith("/") and len(rest) > 1:
+        from .sqlite import SQLiteStore
+
+        return SQLiteStore(rest[1:], clock=clock or time.time)
+    if separator and kind in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
+        from .redis import RedisStore
+
+        return RedisStore(url, clock=clock)
+    given = f"{kind}://..." if separator else "a text without a scheme"  # not the rest, which may hold a password
+    raise ConfigurationError(
+        f"store must be like 'redis://host:6379/0', 'sqlite:///state.db' or 'memory://', not {given}"
+    )

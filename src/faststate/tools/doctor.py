@@ -1,0 +1,288 @@
+"""What an app runs on, looked at: its store, its secret, Datastar, and how many processes are asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from ..cluster.processes import processes_asked_for
+from ..exceptions import PersistenceError
+from ..provider.provider import DATASTAR_SRC, StateProvider
+from ..stores.base import SharedStore, StateStore
+from ..stores.memory import MemoryStore
+from ..stores.redis import RedisStore
+from ..stores.redis.checkup import Checkup, checkup
+from ..stores.sqlite import SQLiteStore
+
+__all__ = ["Check", "examine"]
+
+Level = Literal["ok", "note", "problem"]
+
+LITTLE: Final = 256 * 2**20
+"""Bytes free on a disk below which a store is told to be short of room."""
+
+FEW_FILES: Final = 4_096
+"""Open files below which a process is told to be short of them: each stream is one."""
+
+OLDEST_REDIS: Final = (6, 2)
+
+SLOW: Final = 0.002
+"""Seconds for a round trip to Redis above which it is worth a note: an event takes two."""
+
+CLOCK: Final = 1.0
+"""Seconds that two clocks may differ by before it is worth a note."""
+
+
+class Check(NamedTuple):
+    """One thing that was looked at: the `level` of what was found, what it is `about` (a word), and the `message`."""
+
+    level: Level
+    about: str
+    message: str
+
+
+async def examine(target: Any, provider: StateProvider) -> list[Check]:
+    """Looks at what `provider` runs on; `target` is the app that it was set up with, or the provider itself.
+
+    Nothing is written to the store, and no state is read.
+    """
+    store = provider.store
+    shared = isinstance(store, SharedStore)
+    checks = [check async for check in _store(store)]
+    checks += _processes(shared, store)
+    checks += _secret(target, shared)
+    checks += _datastar(provider)
+    checks += _files()
+    return checks
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+async def _store(store: StateStore | None) -> AsyncIterator[Check]:
+    if store is None or isinstance(store, MemoryStore):
+        yield Check("note", "store", "states are in memory, and end with the process; store= names a place for them")
+    elif isinstance(store, SQLiteStore):
+        for check in _sqlite(store.path):
+            yield check
+    elif isinstance(store, RedisStore):
+        try:
+            found = await checkup(store.address)
+        except PersistenceError as error:
+            yield Check("problem", "store", str(error))
+            return
+        for check in _redis(found):
+            yield check
+    else:
+        yield Check("note", "store", f"a {type(store).__name__}, of which only its author knows what to look at")
+
+
+def _sqlite(path: Path) -> Iterator[Check]:
+    where = path if path.exists() else path.parent
+    if not path.parent.is_dir():
+        yield Check("problem", "store", f"there is no directory {path.parent} to keep {path.name} in")
+        return
+    # SQLite writes files beside the one that it is asked for.
+    refused = [place for place in {where, path.parent} if not os.access(place, os.W_OK)]
+    if refused:
+        yield Check("problem", "store", f"{' and '.join(map(str, sorted(refused)))} cannot be written to")
+    if path.exists():
+        yield _header(path)
+        if _is_owned(path):
+            yield Check("ok", "store", f"{path} is in use by a running process, as it is while the app runs")
+    else:
+        yield Check("ok", "store", f"{path} is not there yet: the app makes it at its start")
+    free = shutil.disk_usage(where).free
+    message = f"{free / 2**30:.1f} GB are free on the disk of {path.parent}"
+    yield Check("problem" if free < LITTLE else "ok", "disk", message)
+
+
+def _header(path: Path) -> Check:
+    """What the file's first bytes say. They are read as bytes: SQLite's locks end where one process opens it twice."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        return Check("problem", "store", f"{path} cannot be read: {error.strerror}")
+    if not header:
+        return Check("ok", "store", f"{path} is empty yet")
+    if not header.startswith(b"SQLite format 3\x00"):
+        return Check("problem", "store", f"{path} is no SQLite file")
+    if header[18] != 2:
+        return Check("note", "store", f"{path} is no WAL database yet: the app makes it one at its next start")
+    return Check("ok", "store", f"{path} is a SQLite file with a write-ahead log, {path.stat().st_size / 2**20:.1f} MB")
+
+
+def _is_owned(path: Path) -> bool:
+    owner = Path(f"{path}-owner")
+    if not owner.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(f"{owner.as_uri()}?mode=ro", uri=True, timeout=0)) as lock:
+        try:
+            lock.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        except sqlite3.OperationalError as error:
+            return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return False
+
+
+def _redis(found: Checkup) -> Iterator[Check]:
+    info = found.info
+    product, version = next(
+        ((product, info[name]) for product, name in _VERSIONS.items() if name in info), ("Redis", "unknown")
+    )
+    numbers = tuple(int(part) for part in info.get("redis_version", "").split(".")[:2] if part.isdigit())
+    is_old = numbers != () and numbers < OLDEST_REDIS
+    yield Check(
+        "problem" if is_old else "ok",
+        "store",
+        f"{product} {version} at {found.address}{': FastState needs 6.2 or newer' if is_old else ''}",
+    )
+    role = info.get("role", "master")
+    if role != "master":
+        yield Check("problem", "store", "it is a replica, which takes no writes: name its master, or its sentinels")
+    yield Check(
+        "note" if found.round_trip > SLOW else "ok",
+        "round trip",
+        f"{found.round_trip * 1_000:.2f} ms, and an event takes two"
+        + (": have Redis nearer" if found.round_trip > SLOW else ""),
+    )
+    yield from _kept(found)
+    yield from _memory(found)
+    replicas = int(info.get("connected_slaves", "0")) if role == "master" else 0
+    yield Check("ok", "replicas", f"{replicas}, which a failover could take" if replicas else "none: if its machine is "
+                "gone for good, so are the states since the last backup")  # fmt: skip
+    yield Check(
+        "note" if abs(found.clock) > CLOCK else "ok",
+        "clock",
+        f"{abs(found.clock):.2f} s {'ahead of' if found.clock > 0 else 'behind'} this machine's; it alone decides when "
+        "states expire",
+    )
+
+
+_VERSIONS: Final = {"Valkey": "valkey_version", "Redis": "redis_version"}
+"""By product: the line of INFO with its version. Valkey tells a version of Redis, too."""
+
+
+def _kept(found: Checkup) -> Iterator[Check]:
+    """What of the acknowledged survives a crash of Redis."""
+    if found.settings is None:
+        is_kept = found.info.get("aof_enabled") == "1"
+        message = "CONFIG may not be asked here. INFO says that appendonly is " + ("yes" if is_kept else "no")
+        message += ": see that appendfsync is always" if is_kept else ": a restart loses what no snapshot has"
+        yield Check("note" if is_kept else "problem", "persistence", message)
+    elif found.settings.get("appendonly") != "yes":
+        snapshots = found.settings.get("save", "")
+        loses = f"all changes since the last snapshot (save {snapshots})" if snapshots else "all states"
+        yield Check(
+            "problem",
+            "persistence",
+            f"appendonly is no: a crash or restart of Redis loses {loses}. Set appendonly yes, appendfsync always",
+        )
+    elif (flushed := found.settings.get("appendfsync")) != "always":
+        loses = "a second" if flushed == "everysec" else "half a minute"
+        yield Check(
+            "note" if flushed == "everysec" else "problem",
+            "persistence",
+            f"appendfsync is {flushed}: a crash of its machine loses up to {loses} of acknowledged events. With always "
+            "it loses none",
+        )
+    else:
+        yield Check("ok", "persistence", "appendonly yes, appendfsync always: what is acknowledged is on the disk")
+    for name, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
+        if found.info.get(name, "ok") != "ok":
+            yield Check("problem", "persistence", f"its last write of the {what} has failed: see Redis's log")
+
+
+def _memory(found: Checkup) -> Iterator[Check]:
+    used, limit = (int(found.info.get(name, "0")) for name in ("used_memory", "maxmemory"))
+    policy = found.info.get("maxmemory_policy", "noeviction")
+    if not limit:
+        yield Check("ok", "memory", f"{_mb(used)} in use, without a maxmemory")
+    elif policy != "noeviction":
+        message = f"maxmemory-policy is {policy}: beyond {_mb(limit)} Redis drops states. Set it to noeviction"
+        yield Check("problem", "memory", message)
+    elif used > 0.8 * limit:
+        message = f"{_mb(used)} of {_mb(limit)} in use: when it is full, no event can be saved any more"
+        yield Check("problem", "memory", message)
+    else:
+        yield Check("ok", "memory", f"{_mb(used)} of {_mb(limit)} in use, and noeviction")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 2**20:,.1f} MB"
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def _processes(shared: bool, store: StateStore | None) -> Iterator[Check]:
+    found = processes_asked_for(os.environ)
+    if found is None:
+        yield Check("ok", "processes", "no variable of this environment asks for more than one")
+        return
+    said = f"{found.by} asks for {found.number}"
+    if shared:
+        yield Check("ok", "processes", f"{said}, which share their states")
+    else:
+        what = "each would have states of its own" if store is None else f"a {type(store).__name__} is for one process"
+        yield Check("problem", "processes", f"{said}, and {what}: store='redis://...' has them share one")
+
+
+def _secret(target: Any, shared: bool) -> Iterator[Check]:
+    key = None
+    for _ in range(100):  # middleware around the app
+        key = getattr(target, "secret_key", None)
+        target = getattr(target, "app", None)
+        if key is not None or target is None:
+            break
+    if not isinstance(key, str):
+        yield Check("note", "secret", "not looked at: no FastHTML app was named")
+        return
+    kept = Path(".sesskey")
+    with contextlib.suppress(OSError):
+        if kept.read_text() == key:
+            yield Check(
+                "problem" if shared else "note",
+                "secret",
+                f"secret_key was made by FastHTML and lies in {kept.resolve()}: "
+                + (
+                    "hosts, containers and directories that do not share that file do not know each other's sessions; "
+                    "give fast_app(secret_key=...) the same everywhere"
+                    if shared
+                    else "keep it with the app, or all sessions end"
+                ),
+            )
+            return
+    yield Check("ok", "secret", "secret_key is given")
+
+
+def _datastar(provider: StateProvider) -> Iterator[Check]:
+    source = provider.datastar_src
+    if source == DATASTAR_SRC:
+        yield Check(
+            "note", "datastar", "browsers load it from a CDN, cdn.jsdelivr.net; datastar_src= names a copy of your own"
+        )
+    elif "://" not in source and Path(source).is_file():
+        yield Check("ok", "datastar", f"served from {Path(source).resolve()}")
+    elif "://" in source or source.startswith("/"):
+        yield Check("ok", "datastar", f"browsers load it from {source}")
+    else:
+        yield Check("problem", "datastar", f"there is no file {source}, from which it is to be served")
+
+
+def _files() -> Iterator[Check]:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= allowed < FEW_FILES:
+        yield Check("note", "files", f"a process started here may have {allowed:,} files open, and each stream is one")
+    else:
+        yield Check("ok", "files", "a process started here may have as many files open as it likes"
+                    if allowed < 0 else f"a process started here may have {allowed:,} files open")  # fmt: skip

@@ -1,0 +1,4 @@
+"""What Datastar reads: values as JSON, attributes and frames.
+
+This package takes names and values; it knows no state, no schema and no connection. Begin with `values.to_wire`.
+"""
