@@ -11,6 +11,7 @@ import pytest
 from benchmarks import fairness, sharing
 from benchmarks.delivery import Bench, Scale, deliver, delivered, unconcerned
 from benchmarks.events import in_process, over_http
+from benchmarks.journeys import journeys
 from benchmarks.million import Costs
 from benchmarks.servers import SERVERS
 from benchmarks.table import DIRECT, FASTHTML, FLOOR, PORTABLE, Row, table
@@ -47,6 +48,13 @@ async def test_an_event_is_measured_in_one_process():
     for row in await in_process(rounds=1):
         assert row.values.keys() == {DIRECT, FASTHTML, FLOOR}
         assert all(row.value(who) > 0 for who in row.values)
+
+
+async def test_the_journeys_of_a_click_a_page_and_a_stream_are_followed():
+    found = await journeys()
+    assert found.keys() == {"click", "page", "stream"}
+    for journey in found.values():
+        assert 0 < len(journey.files) < journey.number
 
 
 @pytest.mark.timeout(180)
