@@ -95,7 +95,6 @@ AWAITED: frozenset[tuple[str, str]] = frozenset(
         ("registry/commits", "cluster/sharing"),
         ("registry/transaction", "cluster/sharing"),
         ("registry/modify", "cluster/sharing"),
-        ("cluster/following", "sse/connection"),
         ("sse/connection", "sse/topics"),
         ("sse/connection", "sse/manager"),
         ("sessions/caller", "provider/page"),

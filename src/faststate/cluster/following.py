@@ -17,8 +17,8 @@ from ..registry.entries import Entry
 from ..registry.modify import loop_for_scripts
 from ..registry.persistence import RecordPersistence, StorePersistence
 from ..registry.registry import StateRegistry
+from ..scheduling.waits import running_loop
 from ..scopes import Version
-from ..sse.connection import running_loop
 from ..stores.backplane import Message
 from ..stores.base import SharedStore, Stored
 from .sharing import APP, Sharing, Told, pack, unpack

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from ..exceptions import LockTimeoutError
 from ..scheduling.queues import SERVER, Client, FairQueue
+from ..scheduling.waits import running_loop
 from .entries import Entry, Waiter
 
 __all__ = ["Holder", "Locks", "SessionGates", "current_holder", "identity_here"]
@@ -160,7 +161,7 @@ class Locks:
                 continue
             self.waiting.pop(owner, None)
             entry.owner = owner  # from here on, so that nobody who comes meanwhile is before it
-            if loop is asyncio._get_running_loop():
+            if loop is running_loop():
                 given.set_result(None)
             else:
                 loop.call_soon_threadsafe(_settle, given)

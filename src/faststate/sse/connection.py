@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -342,10 +341,6 @@ def _rights_of(user: UserContext | None) -> Any:
     if user is None or type(user) is UserContext:
         return user and (str(user.id), frozenset(user.roles), frozenset(user.permissions))
     return id(user)
-
-
-running_loop: Callable[[], asyncio.AbstractEventLoop | None] = asyncio._get_running_loop
-"""The event loop that this code runs on; None in a thread that has none."""
 
 
 def _overlay(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from random import uniform
 from typing import Any, Final, cast
 
 from ..exceptions import IdentifierError
+from ..scheduling.waits import running_loop
 from ..scopes import Id, StateIdentifier
 from ..state.reactive import ReactiveState
 from ..state.schema import EVERYTHING_SHOWN
 from ..wire.values import nest
-from .connection import Done, SSEConnection, Writer, running_loop
+from .connection import Done, SSEConnection, Writer
 from .frames import Audience, Changes, Chunk, CommitLike, audience_of
 from .topics import Index, Joined, Sending, Topic, is_newer
 
