@@ -23,7 +23,7 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.auth.rules import current_request
+from faststate.auth.users import current_request
 from faststate.registry.entries import Entry
 from faststate.registry.eviction import ABANDONED, ChangedStates, is_public
 from faststate.scopes import StateIdentifier

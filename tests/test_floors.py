@@ -23,8 +23,8 @@ HOUSE: Mapping[str, Sequence[str]] = {
     "scopes": (),
     "redaction": (),
     "wire": ("values",),
-    "scheduling": ("queues", "waits", "threads", "running"),
-    "auth": ("rules", "limits", "tokens", "users"),
+    "scheduling": ("queues", "waits", "workers", "threads", "running"),
+    "auth": ("users", "rules", "limits", "tokens", "loaders"),
     "validation": ("scalars", "schemas", "revalidation"),
     "stores": (
         "backplane",

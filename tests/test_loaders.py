@@ -27,7 +27,8 @@ from faststate import (
     get_current_request,
     get_current_user,
 )
-from faststate.auth import users as module
+from faststate.auth import loaders as module
+from faststate.scheduling import workers
 
 from .client import Page, browser, status
 from .live import eventually
@@ -121,7 +122,9 @@ async def test_what_is_sync_runs_off_the_event_loop(kind):
     assert len(where) >= 2 and threading.current_thread() not in where and all(thread.daemon for thread in where)
 
 
-async def test_what_is_async_and_lookups_in_dicts_stay_on_the_loop():
+async def test_what_is_async_and_lookups_in_dicts_stay_on_the_loop(monkeypatch):
+    in_threads = []
+    monkeypatch.setattr(module, "call_in_worker", lambda call, answer: in_threads.append(call))
     here = threading.current_thread()
     where = []
 
@@ -139,7 +142,7 @@ async def test_what_is_async_and_lookups_in_dicts_stay_on_the_loop():
         async with browser(site.app) as client:
             await client.get("/enter")
             assert (await client.get("/note")).status_code == 200
-        assert site.provider.users._threads._started == 0
+        assert not in_threads
     assert where and set(where) == {here}
 
 
@@ -309,13 +312,19 @@ async def test_what_a_sync_loader_raises_is_told_as_before():
 
 
 async def test_a_thread_ends_when_nobody_needs_it(monkeypatch):
-    monkeypatch.setattr(module, "IDLE_THREAD", 0.01)
-    threads = module._Threads()
+    monkeypatch.setattr(workers, "IDLE", 0.01)
+    before = set(threading.enumerate())
+
+    async def called(value):
+        done = asyncio.get_running_loop().create_future()
+        workers.call_in_worker(lambda: value, lambda result, error: done.set_result((error, result)))
+        return await done
+
     for _ in range(20):
-        found = await asyncio.gather(*(threads.run(lambda n=n: n) for n in range(8)))
+        found = await asyncio.gather(*(called(n) for n in range(8)))
         assert [result for _, result in found] == list(range(8))
-    await eventually(lambda: threads._free == 0)
-    assert await threads.run(lambda: 7) == (None, 7)
+    await eventually(lambda: not set(threading.enumerate()) - before)
+    assert await called(7) == (None, 7)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])

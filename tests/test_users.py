@@ -37,7 +37,7 @@ from faststate import (
     event,
     fast_app,
 )
-from faststate.auth.users import Users
+from faststate.auth.loaders import UserFinder
 from tests.client import BROWSER, Page, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -65,7 +65,7 @@ async def later(value):
 
 def load(scope, user_loader=None, load_user_by_id=None):
     connection = HTTPConnection({"type": "http", "headers": [], **scope})
-    return asyncio.run(Users(user_loader, load_user_by_id).load(connection))
+    return asyncio.run(UserFinder(user_loader, load_user_by_id).load(connection))
 
 
 # -- where a user is found ---------------------------------------------------------------------------------------------

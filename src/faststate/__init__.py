@@ -1,6 +1,7 @@
 """FastState: scoped, authorised, live server state for FastHTML."""
 
-from .auth.rules import UserContext, current_request, current_user, get_current_request, get_current_user, requires_auth
+from .auth.rules import requires_auth
+from .auth.users import UserContext, current_request, current_user, get_current_request, get_current_user
 from .exceptions import (
     AccessError,
     AuthenticationError,

@@ -1,4 +1,4 @@
-"""How often a session and an address may do something: token buckets."""
+"""Rate limits per session and per address: token buckets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Rates", "TokenBuckets", "network_of"]
 logger = logging.getLogger("faststate")
 
 MOST_BUCKETS: Final = 100_000
-"""Buckets that are kept at most, at about 250 bytes each: of more clients those that were used last count."""
+"""Most buckets that are kept, at about 250 bytes each. Beyond that, the least recently used one is dropped."""
 
 WARN_EVERY: Final = 60.0
 """Seconds between two warnings that addresses are being refused."""
@@ -26,10 +26,10 @@ WARN_EVERY: Final = 60.0
 class TokenBuckets:
     """One token bucket per client. Lifetime: the provider.
 
-    A bucket holds `burst` tokens and gets `rate` new ones a second; each action takes one. With a rate of `math.inf`
+    A bucket holds `burst` tokens and gains `rate` tokens a second; each action takes one. With a rate of `math.inf`
     there is no limit. `clock` returns seconds. A bucket that would be full again is forgotten, and so is, beyond `most`
-    buckets, the one that was used least recently: whoever has more clients than that had as many bursts anyway. Raises
-    `ConfigurationError` for what lets nothing through.
+    buckets, the one used least recently: an attacker with more clients than that had as many bursts anyway. Raises
+    `ConfigurationError` for limits that allow nothing.
     """
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float], most: int = MOST_BUCKETS) -> None:
@@ -39,13 +39,13 @@ class TokenBuckets:
         self.burst = burst
         self._clock = clock
         self._most = most
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when; least recent first
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, last use (s); oldest first
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def charge(self, client: str, tokens: float) -> None:
-        """Take `tokens` for what `client` has cost already; what is not there is missing from what comes next."""
+        """Take `tokens` for work already done for `client`. Its next actions pay for tokens that it does not have."""
         if self.rate == math.inf:
             return
         now = self._clock()
@@ -53,7 +53,7 @@ class TokenBuckets:
         self._buckets[client] = (min(self.burst, left + (now - since) * self.rate) - tokens, now)
 
     def take(self, client: str) -> float:
-        """Takes a token of `client`'s: 0.0 when there was one, else the seconds until there is."""
+        """Take one token of `client`. Returns 0.0 if there was one, otherwise the seconds until there is."""
         if self.rate == math.inf:
             return 0.0
         now = self._clock()
@@ -73,10 +73,10 @@ class TokenBuckets:
 
 
 class Rates:
-    """How often one session, and all of one address, may do something. Lifetime: the provider.
+    """The limits of one session and of all sessions of one address. Lifetime: the provider.
 
-    A session costs its visitor nothing, an address does: so whoever has many sessions is bounded by `addresses`. `what`
-    (str) names the options of the addresses' rate in the log.
+    New sessions cost an attacker nothing, new addresses do: so `addresses` limits clients with many sessions. `what`
+    (str) names the options that set the addresses' rate, for the log.
     """
 
     def __init__(self, what: str, sessions: TokenBuckets, addresses: TokenBuckets, clock: Callable[[], float]) -> None:
@@ -87,13 +87,13 @@ class Rates:
         self._warned_at = -math.inf
 
     def take(self, session_id: str | None, address: str) -> float:
-        """Takes a token of a session's and of its address's: 0.0 when there were both, else the seconds until there is.
+        """Take one token of a session and one of its address. Returns 0.0 if both had one, else the seconds to wait.
 
-        `address` (str) is the client's as the server sees it, empty where it sees none: then it is not asked. Without a
-        session the address has the share of one. Costs 1.5 us.
+        `address` (str) is the client's address as the server sees it; if it is empty, only the session is limited.
+        Requests without a session count as one session of their address. Costs 1.5 us.
         """
         network = network_of(address)
-        # The session first: one that is refused must not use up what others of its address may do.
+        # The session first: a refused session must not use up the tokens of others at its address.
         if wait := self.sessions.take(session_id or f"address {network}"):
             return wait
         if not network or not (wait := self.addresses.take(network)):
@@ -107,7 +107,7 @@ class Rates:
         return wait
 
     def charge(self, session_id: str | None, address: str, tokens: float) -> None:
-        """Take `tokens` of a session and of its address for what it has cost already; as `TokenBuckets.charge`."""
+        """Take `tokens` of a session and of its address for work already done, as `TokenBuckets.charge` does."""
         network = network_of(address)
         self.sessions.charge(session_id or f"address {network}", tokens)
         if network:
@@ -115,9 +115,9 @@ class Rates:
 
 
 def network_of(address: str) -> str:
-    """Returns what counts as one client address: of IPv6 the network of 64 bits, which one household or server has.
+    """Return the network that counts as one client: for IPv6 the /64, which one household or server has.
 
-    An IPv4 address that is written as IPv6 is itself; what is no address at all stays what it is.
+    An IPv4 address written as IPv6 becomes the IPv4 address. Text that is not an address is returned as it is.
     """
     return _network_of(address) if ":" in address else address
 

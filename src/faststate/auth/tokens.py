@@ -1,4 +1,4 @@
-"""Watch tokens: what a page shows, signed, so that ids come back from the browser as the server wrote them."""
+"""Watch tokens: a signed list of what a page shows, so that a browser can only send back ids that the server wrote."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pydantic_core import from_json
 __all__ = ["TOKEN_MAX_AGE", "Genuine", "Shown", "TokenSigner", "WatchToken", "binding"]
 
 TOKEN_MAX_AGE: Final = 7 * 86_400
-"""Seconds that a page's token is good for; an older page is told to reload."""
+"""Seconds for which a page's token is valid. An older page is told to reload."""
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 TOKENS_KEPT: Final = 4_096
-"""Tokens whose signature was found genuine and is not computed again; the longest known gives way."""
+"""Verified tokens that are remembered, so that their signature is not computed again. The oldest one gives way."""
 
 LONGEST_KEPT: Final = 2_048
-"""Characters of a token, or bytes of a request's cookies, that are kept; what is longer is verified each time."""
+"""Longest token (characters) or cookies (bytes) that are remembered. Longer ones are verified each time."""
 
 
 class Shown(NamedTuple):
-    """One state on a page: its registered name, its own id where a page can have several, and its views shown there."""
+    """One state on a page: its registered name, its id if a page can show several, and its views shown there."""
 
     name: str
     instance_id: str | None
@@ -38,7 +38,7 @@ class Shown(NamedTuple):
 
 
 class WatchToken(NamedTuple):
-    """What a verified token says: the session and user it was made for (as `binding()`), and what the page shows."""
+    """The content of a verified token: its session and user (as `binding()`), and what the page shows."""
 
     binding: str
     shown: tuple[Shown, ...]
@@ -47,22 +47,22 @@ class WatchToken(NamedTuple):
 
 @lru_cache(maxsize=1_024, typed=True)  # typed, since True and 1 are equal and two users
 def binding(session_id: str | None, user_id: object) -> str:
-    """A digest (str) of session and user. A session id has 128 random bits, so the digest gives neither away."""
+    """Return a digest (str) of session and user. A session id has 128 random bits, so the digest reveals neither."""
     text = f"{session_id}\0{'' if user_id is None else user_id}"
     return urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:12]).decode()
 
 
 WORTH_COMPRESSING: Final = 256
-"""Bytes from which on it is tried to compress a token's content; that of a few states gets no shorter."""
+"""Least bytes of a token's content that are compressed. The content for a few states gets no shorter by it."""
 
 _COMPACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-"""As itsdangerous has it, which makes one for each token."""
+"""The same encoder as in itsdangerous, which makes a new one for each token."""
 
 
 class _Serializer(URLSafeTimedSerializer):
-    """itsdangerous' own, but that it compresses what is long alone.
+    """The serializer of itsdangerous, which here compresses long content only. Lifetime: its signer.
 
-    For each try zlib takes 256 KB of fresh memory, which was a third of what a small token cost.
+    Each attempt of zlib allocates 256 KB, which was a third of the cost of a small token.
     """
 
     def dump_payload(self, obj: Any) -> bytes:
@@ -71,10 +71,10 @@ class _Serializer(URLSafeTimedSerializer):
 
 
 class Genuine(Generic[K, V]):
-    """What signed texts say that were found genuine, by all of their characters or bytes. Lifetime: that of their keys.
+    """Remembers the content of signed texts that were verified, by the whole text. Lifetime: that of the signing keys.
 
-    There are `most` at most; the longest known gives way. Each time it counts how old one is, as itsdangerous counts
-    it: older than `max_age` seconds (None for any age) it is known no more.
+    It keeps `most` texts; the oldest one gives way. A text older than `max_age` seconds (None for any age), counted as
+    itsdangerous counts it, is forgotten.
     """
 
     __slots__ = ("_kept", "_max_age", "_most")
@@ -82,7 +82,7 @@ class Genuine(Generic[K, V]):
     def __init__(self, most: int, max_age: float | None) -> None:
         self._most = most
         self._max_age = max_age
-        self._kept: dict[K, tuple[V, int]] = {}  # and when it was signed, in seconds
+        self._kept: dict[K, tuple[V, int]] = {}  # content, and when it was signed (seconds)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -91,7 +91,7 @@ class Genuine(Generic[K, V]):
         return text in self._kept
 
     def get(self, text: K) -> V | None:
-        """What it says; None where it is not known, or too old by now."""
+        """Return the content of `text`; None if the text is unknown or too old by now."""
         kept = self._kept.get(text)
         if kept is None:
             return None
@@ -101,7 +101,7 @@ class Genuine(Generic[K, V]):
         return None
 
     def keep(self, text: K, says: V, signed_at: int) -> None:
-        """Remembers what a genuine text says, and when it was signed (seconds)."""
+        """Remember the content of a verified text, and when it was signed (seconds)."""
         if len(self._kept) >= self._most:
             del self._kept[next(iter(self._kept))]
         self._kept[text] = says, signed_at
@@ -110,8 +110,8 @@ class Genuine(Generic[K, V]):
 class TokenSigner:
     """Signs and verifies watch tokens. Lifetime: the provider.
 
-    `secret_keys` are tried from the last to the first; the last one signs (itsdangerous' key rotation). `purpose` tells
-    the tokens of two providers with one key apart.
+    The last of `secret_keys` signs; all are tried, from the last to the first (itsdangerous' key rotation). `purpose`
+    separates the tokens of two providers that share a key.
     """
 
     def __init__(self, secret_keys: Sequence[str], max_age: int = TOKEN_MAX_AGE, purpose: str = "") -> None:
@@ -120,18 +120,18 @@ class TokenSigner:
         self.max_age = max_age
         self._genuine: Genuine[str, WatchToken] = Genuine(TOKENS_KEPT, max_age)
         self.work = 0.0
-        """Microseconds, roughly, that tokens have cost which were verified and not remembered."""
+        """Approximate microseconds spent on verifying tokens that were not remembered."""
 
     def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:
-        """A URL-safe token (str) for a page that shows `shown`, of the session and user in `bound_to`."""
+        """Return a URL-safe token (str) for a page that shows `shown`; `bound_to` is the `binding()` of its visitor."""
         return self._signing.sign(self._serializer.dump_payload([bound_to, list(shown)])).decode()
 
     def claims(self, token: object) -> list[tuple[str, str | None]] | None:
-        """Returns what a token claims to show (name and own id each), unverified; None where only `verify` can tell.
+        """Return what a token claims to show (name and id of each state), unverified; None if only `verify` can tell.
 
-        So of a thousand tokens those alone are verified that are of use. It takes 2.5 µs, where `verify` takes 11.
+        So of a thousand tokens only the useful ones are verified. It takes 2.5 µs, `verify` takes 11 µs.
         """
-        if not isinstance(token, str) or token.startswith("."):  # compressed: unverified, it might grow beyond bounds
+        if not isinstance(token, str) or token.startswith("."):  # compressed: it could expand without limit
             return None
         if (kept := self._genuine.get(token)) is not None:
             return [(name, own) for name, own, _ in kept.shown]
@@ -143,15 +143,15 @@ class TokenSigner:
             return None
 
     def verify(self, token: object, *, again: bool = True) -> WatchToken | None:
-        """What `token` says, or None when it is forged, cut or no token at all. An expired one says so.
+        """Return the content of `token`, or None if it is forged, truncated or not a token. `expired` is set if it is.
 
-        It is remembered where it will come `again`, as it does with each event of its page.
+        A token that will come `again`, as with each event of its page, is remembered.
         """
         if not isinstance(token, str):
             return None
         if (kept := self._genuine.get(token)) is not None:
             return kept
-        if "+" in token or "/" in token:  # which base64 would read as - and _
+        if "+" in token or "/" in token:  # base64 would read them as - and _
             return None
         try:
             (bound_to, entries), signed = self._serializer.loads(token, max_age=self.max_age, return_timestamp=True)

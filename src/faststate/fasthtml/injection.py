@@ -13,7 +13,7 @@ from fasthtml.core import FtResponse, HttpHeader, is_full_page
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from ..auth.rules import current_user
+from ..auth.users import current_user
 from ..exceptions import AccessError, ConfigurationError, StateNotFoundError
 from ..provider.page import LiveElement, SeedElement
 from ..provider.provider import StateProvider

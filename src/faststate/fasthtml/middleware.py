@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from ..auth.rules import current_request, current_user
+from ..auth.users import current_request, current_user
 from ..exceptions import ConfigurationError, FastStateError
 from ..provider.provider import StateProvider
 from ..scopes import StateScope

@@ -8,7 +8,7 @@ from typing import Any
 from fastcore.xml import Safe
 from starlette.requests import HTTPConnection
 
-from ..auth.rules import current_request
+from ..auth.users import current_request
 from ..provider.page import script_element
 from ..provider.provider import StateProvider
 

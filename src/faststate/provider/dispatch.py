@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from starlette.types import Receive
 
 from ..auth.limits import network_of
-from ..auth.rules import READ, UserContext, authorize
+from ..auth.rules import READ, authorize
 from ..auth.tokens import Shown, WatchToken, binding
+from ..auth.users import UserContext
 from ..cluster.sharing import OutdatedError
 from ..exceptions import (
     AccessError,

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from fastcore.xml import Safe
 
-from ..auth.rules import UserContext
 from ..auth.tokens import Shown, TokenSigner, WatchToken
+from ..auth.users import UserContext
 from ..registry.registry import StateRegistry
 from ..scopes import StateScope
 from ..state.reactive import ReactiveState

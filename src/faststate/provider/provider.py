@@ -19,9 +19,10 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeGuard, TypeVar
 from starlette.requests import HTTPConnection
 
 from ..auth.limits import Rates, TokenBuckets, network_of
-from ..auth.rules import MODIFY, READ, AccessRule, UserContext, authorize, current_request, current_user
+from ..auth.loaders import LoadUserById, UserFinder, UserLoader
+from ..auth.rules import MODIFY, READ, AccessRule, authorize
 from ..auth.tokens import TOKEN_MAX_AGE, TokenSigner, binding
-from ..auth.users import LoadUserById, UserLoader, Users
+from ..auth.users import UserContext, current_request, current_user
 from ..cluster.following import Following
 from ..cluster.processes import processes_found
 from ..cluster.sharing import DELETED, OutdatedError, Sharing
@@ -303,8 +304,8 @@ class StateProvider:
 
     - `user_loader`: a callable, sync or async, from request to `UserContext | None`. Without one, a `UserContext` in
       `scope["auth"]` or `scope["user"]` is taken, else an id in `scope["auth"]` or `session["user_id"]` goes to
-      `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles. See `Users`. A sync
-      one runs in a thread. Either has `user_timeout` seconds to answer.
+      `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles. See `UserFinder`. A
+      sync one runs in a thread. Either has `user_timeout` seconds to answer.
     - `store`: where states outlive the process: "sqlite:///state.db", "redis://host:6379/0" for many processes, or a
       `StateStore`. The environment variable `FASTSTATE_STORE` overrides it. Every class is kept there but those with
       `StateConfig(in_memory=True)`; without a store, those with `auto_persist=True` are kept in `faststate.db`, and the
@@ -385,7 +386,7 @@ class StateProvider:
             raise ConfigurationError(f"login_route must be a URL path like '/login', not {login_route!r}")
         if not user_timeout > 0:
             raise ConfigurationError(f"user_timeout is in seconds, above 0, not {user_timeout!r}")
-        self.users = Users(user_loader, load_user_by_id, user_timeout)
+        self.users = UserFinder(user_loader, load_user_by_id, user_timeout)
         self.login_route = login_route
         self.prefix = prefix
         self.root_path: str | None = None

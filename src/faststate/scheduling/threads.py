@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Hashable
-from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,6 +14,7 @@ from anyio import CancelScope
 
 from ..exceptions import FastStateError, LockTimeoutError
 from .queues import Client, FairQueue
+from .workers import call_in_worker
 
 __all__ = ["ADDRESS_THREADS", "EVENT_THREADS", "Job", "Place", "Places", "left_behind", "places_here", "with_left"]
 
@@ -29,59 +25,6 @@ EVENT_THREADS: Final = 200
 
 ADDRESS_THREADS: Final = 150
 """Those of them that all sessions of one address may have at one time: anybody can have many sessions."""
-
-IDLE: Final = 10.0
-"""Seconds after which a thread ends that has nothing to do."""
-
-
-# -- threads -----------------------------------------------------------------------------------------------------------
-
-
-class _Worker:
-    """A thread that runs one function after the other. Lifetime: until it has been idle for `IDLE` seconds.
-
-    A daemon: a sync event that was stopped cannot be killed, and the process must not wait for it when it ends. Threads
-    of anyio or of an executor would be joined then.
-    """
-
-    def __init__(self) -> None:
-        self.todo: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        threading.Thread(target=self._work, name="faststate-event", daemon=True).start()
-
-    def _work(self) -> None:
-        while True:
-            try:
-                function = self.todo.get(timeout=IDLE)
-            except Empty:
-                with _guard:
-                    if self in _idle:  # else it was given something in the same moment
-                        _idle.remove(self)
-                        return
-                continue
-            function()
-            del function  # and with it the event's state and arguments
-            with _guard:
-                _idle.append(self)
-
-
-_guard = threading.Lock()
-_idle: list[_Worker] = []
-
-
-def _forget_threads() -> None:
-    global _guard
-    _guard = threading.Lock()
-    _idle.clear()
-
-
-os.register_at_fork(after_in_child=_forget_threads)  # a forked process has none of its parent's threads
-
-
-def _run(function: Callable[[], None]) -> None:
-    with _guard:
-        worker = _idle.pop() if _idle else None
-    (worker or _Worker()).todo.put(function)
-
 
 # -- places ------------------------------------------------------------------------------------------------------------
 
@@ -222,20 +165,7 @@ class Job:
         self._done = False
         self._result: Any = None
         self._error: BaseException | None = None
-        _run(partial(self._call, contextvars.copy_context(), call))
-
-    def _call(self, context: contextvars.Context, call: Callable[[], Any]) -> None:
-        """Runs in the thread."""
-        result: Any = None
-        error: BaseException | None = None
-        try:
-            result = context.run(call)
-        except BaseException as raised:
-            error = raised
-        try:
-            self._loop.call_soon_threadsafe(self._returned, result, error)
-        except RuntimeError:  # the loop is closed: the process ends, or a script's part that had one
-            logger.debug("%s has returned when its event loop was closed", self.name)
+        call_in_worker(call, self._returned)
 
     def _returned(self, result: Any, error: BaseException | None) -> None:
         self._place.release()

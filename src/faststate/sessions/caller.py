@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from ..auth.rules import UserContext
 from ..auth.tokens import binding
+from ..auth.users import UserContext
 from ..exceptions import AuthorizationError, ConfigurationError, FastStateError, IdentifierError
 from ..provider.page import LiveElement, PageContent
 from ..registry.registry import Entry

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, cast
 
-from ..auth.rules import UserContext, authorize, current_request, current_user
+from ..auth.rules import authorize
+from ..auth.users import UserContext, current_request, current_user
 from ..exceptions import AccessError
 from ..redaction import told_of
 from ..registry.registry import Commit

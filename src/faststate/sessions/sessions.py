@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from ..auth.rules import UserContext
+from ..auth.users import UserContext
 from ..cluster.following import Following
 from ..cluster.sharing import APP, ENDED, Sharing, pack
 from ..exceptions import PersistenceError, StateNotFoundError, VersionConflict

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ..auth.rules import UserContext
+from ..auth.users import UserContext
 from ..exceptions import ConnectionClosedError
 from ..scopes import Id, StateIdentifier
 from ..wire.values import signals_frame, to_wire

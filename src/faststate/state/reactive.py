@@ -20,7 +20,7 @@ from fastcore.xml import Dd, Dl, Dt, Safe
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import HTTPConnection
 
-from ..auth.rules import UserContext, current_request, current_user
+from ..auth.users import UserContext, current_request, current_user
 from ..exceptions import (
     EventArgumentError,
     EventDefinitionError,

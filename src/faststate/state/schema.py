@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, Union, get
 from pydantic import BaseModel, Field
 from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
 
-from ..auth.rules import UserContext
+from ..auth.users import UserContext
 from ..exceptions import EventDefinitionError
 from ..validation.revalidation import revalidation_of
 from .arguments import EXACT

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
-from ..auth.rules import current_request
+from ..auth.users import current_request
 from ..exceptions import ConfigurationError
 from ..scopes import StateIdentifier
 
