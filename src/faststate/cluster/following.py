@@ -15,7 +15,6 @@ from ..exceptions import FastStateError, StateNotFoundError
 from ..registry.commits import Committer
 from ..registry.entries import Entry
 from ..registry.modify import loop_for_scripts
-from ..registry.persistence import RecordPersistence, StorePersistence
 from ..registry.registry import StateRegistry
 from ..scheduling.waits import running_loop
 from ..scopes import Version
@@ -290,9 +289,9 @@ class Following:
                 key, head["typed"]
             )  # too large to be told, or of another life: which is the later one, the store knows
             return
-        if not isinstance(entry.persistence, StorePersistence):
+        found = entry.persistence.decode(Stored(version, data, None)) if entry.persistence is not None else None
+        if found is None:
             return
-        found = entry.persistence.decode(Stored(version, data, None))
         with self._news.typed(key, head["typed"] or {}):
             self._committer.take_in(entry, found, frame if follows else None)
 
@@ -342,7 +341,7 @@ class Following:
 
     async def _recover(self, entry: Entry) -> None:
         wait = AGAIN_AFTER
-        while entry.doubtful or isinstance(entry.persistence, RecordPersistence):
+        while entry.doubtful or not entry.in_store:
             try:
                 async with self._registry.locked([entry], object()):
                     return  # with its lock came what is stored

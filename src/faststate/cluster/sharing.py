@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ..exceptions import FastStateError, PersistenceError, StateNotFoundError, VersionConflict
 from ..registry.entries import Entry, Prepared, Shared, with_version
-from ..registry.persistence import MARK_TTL, Found, Persistence, RecordPersistence, StorePersistence, mark_key
+from ..registry.persistence import MARK_TTL, Found, Persistence
 from ..scopes import StateIdentifier, Version
 from ..stores.backplane import Message
 from ..stores.base import Hold, Locked, SharedStore, Stored, Write
@@ -151,8 +151,8 @@ class Sharing:
 
     async def _take_in_locked(self, entry: Entry, key: str, locked: Locked) -> None:
         """Takes in what came along with the lock of a state."""
-        persistence, own = entry.persistence, _shared(entry)
-        if isinstance(persistence, StorePersistence):
+        own = _shared(entry)
+        if entry.in_store:
             if key not in locked.news:
                 entry.doubtful = False
                 return
@@ -174,15 +174,14 @@ class Sharing:
             raise OutdatedError(str(error)) from None
 
     async def _found(self, entry: Entry, stored: Stored | None) -> Found | None:
-        """A state as it is kept now; for one in the store, that is what is `stored`."""
+        """Load a state as it is kept now, where the store has `stored` under its shared key."""
         persistence = entry.persistence
-        if isinstance(persistence, StorePersistence):
-            return await persistence.restore(entry.identifier, stored) if stored is not None else None
-        return await persistence.load(entry.identifier) if persistence is not None else None
+        return await persistence.find(entry.identifier, stored) if persistence is not None else None
 
     async def refresh(self, entry: Entry) -> None:
         """Has all processes load a row again that other code may have changed. The caller has its lock."""
-        await self.renew(entry, _mark_of(entry))
+        if not entry.in_store:
+            await self.renew(entry, _mark_of(entry))
 
     async def renew(self, entry: Entry, known: Version | None) -> None:
         """Has all processes load a row again, which may have been changed by what tells nobody.
@@ -223,7 +222,7 @@ class Sharing:
         shared = entry.shared
         if shared is not None and shared.hold is not None:
             hold, shared.hold = shared.hold, None
-            self.store.unlock([hold], unclean=isinstance(entry.persistence, RecordPersistence))
+            self.store.unlock([hold], unclean=not entry.in_store)
 
     def _keeps(self, entry: Entry) -> bool:
         shared = entry.shared
@@ -255,7 +254,7 @@ class Sharing:
                 "kind": "commit", "from": list(entry.stored) if entry.stored is not None else None,
                 "to": list(version), "with": changed if len(changed) > 1 else [], "typed": self.typed(key),
             }  # fmt: skip
-            if isinstance(entry.persistence, RecordPersistence):
+            if not entry.in_store:
                 head["kind"] = "changed"
                 mark = _mark(entry, _shared(entry).mark, version)
                 writes.append(mark)
@@ -282,7 +281,7 @@ class Sharing:
             own = entry.shared
             if own is None or entry.persistence is None:
                 continue
-            if isinstance(entry.persistence, RecordPersistence) and change is not None:
+            if not entry.in_store and change is not None:
                 own.mark = version
             if own.hold is None or own.hold.key not in keep:
                 own.hold = None
@@ -296,9 +295,8 @@ class Sharing:
 
     async def deleted(self, identifier: StateIdentifier, persistence: Persistence | None) -> None:
         """Tells the other processes that a state was deleted. Raises `BackplaneError` and `PersistenceError`."""
-        if isinstance(persistence, RecordPersistence):
-            await self.store.delete([mark_key(identifier)])
         if persistence is not None:
+            await persistence.forget_version(identifier)
             await self.publish(identifier.key, {"kind": "removed", "reason": DELETED})
 
     async def last_changes(self, entries: Iterable[Entry]) -> dict[str, int]:
@@ -327,7 +325,7 @@ class Sharing:
             news = await self.store.fresh({entry.shared_key: _known(entry) for entry in left})
             again = []
             for entry, state in zip(left, states, strict=True):
-                key, is_row = entry.shared_key, isinstance(entry.persistence, RecordPersistence)
+                key, is_row = entry.shared_key, not entry.in_store
                 if entry.removed is not None or not (key in news or (is_row and _mark_of(entry) is None)):
                     continue
                 try:
@@ -342,7 +340,7 @@ class Sharing:
                         self._states.take_in(entry, found)
             left = again
         for entry in left:
-            if isinstance(entry.persistence, RecordPersistence):
+            if not entry.in_store:
                 failed[entry] = PersistenceError(f"{entry.identifier.key} keeps changing while it is loaded")
         return failed
 
@@ -359,7 +357,7 @@ class Sharing:
 
 def _known(entry: Entry) -> Version | None:
     """Which version a process has of what the store has under the state's shared key."""
-    return _mark_of(entry) if isinstance(entry.persistence, RecordPersistence) else entry.stored
+    return entry.stored if entry.in_store else _mark_of(entry)
 
 
 def _mark_of(entry: Entry) -> Version | None:
@@ -385,7 +383,7 @@ def _holds(entries: Iterable[Entry]) -> list[Hold]:
 
 
 def _mark(entry: Entry, known: Version | None, version: Version) -> Write:
-    return Write(mark_key(entry.identifier), known, version, b"", MARK_TTL)
+    return Write(entry.shared_key, known, version, b"", MARK_TTL)
 
 
 def _end(mark: Write) -> Message:

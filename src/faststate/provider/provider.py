@@ -490,8 +490,7 @@ class StateProvider:
             self.sse_manager.spread = self._spread
             self.sessions.following = self.following
         for persistence in self.registry.persistence.values():
-            if isinstance(persistence, RecordPersistence):
-                persistence.store = self.store
+            persistence.store = self.store  # they are rows: nothing is kept in a store before there is one
 
     @property
     def sharing(self) -> Sharing | None:
@@ -995,8 +994,7 @@ class StateProvider:
                 async with self.registry.locked([entry]):
                     if self.sharing is None:
                         return await self.registry.committer.reload(entry)
-                    if isinstance(entry.persistence, RecordPersistence):
-                        await self.sharing.refresh(entry)
+                    await self.sharing.refresh(entry)
                     await self.registry.committer.reload(entry)
                     return entry.state is not before
             except StateNotFoundError:
@@ -1266,7 +1264,7 @@ class StateProvider:
     def shared_part(self, key: str) -> Shared | None:
         """What other processes have to do with the state under `key`, which is locked; None where it is not stored."""
         entry = self.registry.find(key)
-        return entry.shared if entry is not None and isinstance(entry.persistence, StorePersistence) else None
+        return entry.shared if entry is not None and entry.in_store else None
 
     def new_connection_id(self) -> str | None:
         """The id (str) of a new stream, which names its process; None where any will do."""
@@ -1408,7 +1406,7 @@ class StateProvider:
             bytes_sent=manager.sent_bytes,
             evicted=self.registry.evicted,
             saves=self.registry.committer.saves,
-            kept_aside=sum(p.kept_aside for p in self.registry.persistence.values() if isinstance(p, StorePersistence)),
+            kept_aside=sum(persistence.kept_aside for persistence in self.registry.persistence.values()),
             behind=len(manager.behind),
             lag=manager.lag,
             cut=manager.cut,

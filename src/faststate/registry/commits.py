@@ -20,10 +20,7 @@ from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_versio
 from .locks import SessionGates
 from .persistence import (
     Found,
-    RecordPersistence,
     Save,
-    StorePersistence,
-    is_uncounted,
     nonce_beside,
     nonce_key,
     reported,
@@ -82,7 +79,7 @@ class Committer:
     """Commits the changes of a process's states. Lifetime: the registry.
 
     `number` is that of the last commit, `saves` how often something was saved. `store` is where the states are that
-    have a `StorePersistence`; `owned` says that nobody else writes there, so that what is in memory is what is stored.
+    the store itself holds; `owned` says that nobody else writes there, so that what is in memory is what is stored.
     `remove` is told of a state that is no more, and why.
     """
 
@@ -213,7 +210,7 @@ class Committer:
             if entry.persistence is None:
                 continue
             is_first = entry.stored is None and change is not None
-            if is_first and isinstance(entry.persistence, StorePersistence) and self.sharing is None:
+            if is_first and self.sharing is None:
                 # With its first save the state takes over what was kept beside it.
                 for beside in await entry.persistence.nonces_beside(entry.identifier):
                     entry.remember(beside, now)
@@ -238,7 +235,9 @@ class Committer:
             also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest, grouped=self.sharing is None)]
         try:
             if self.sharing is not None:
-                uncounted = [save.identifier.key for save in saves if save.changed and is_uncounted(save)]
+                uncounted = [
+                    save.identifier.key for save in saves if save.changed and save.persistence.is_uncounted(save.stored)
+                ]
                 await self.sharing.assert_held([entry for entry in concerned if entry.identifier.key in uncounted])
             saved, writes = await save_rows(saves, also, self.store_timeout, shared=self.sharing is not None)
             for place, version, save in zip(places, saved, saves, strict=True):
@@ -309,7 +308,7 @@ class Committer:
         if present is not None:
             return nonce_key(entry.identifier, nonce.digest) in present
         # With a state that is stored its nonces were loaded; others have them beside it.
-        is_beside = not isinstance(entry.persistence, StorePersistence) or entry.stored is None
+        is_beside = not entry.in_store or entry.stored is None
         is_beside = is_beside or (self.sharing is not None and any(True for _ in others))
         if self.store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
             return False
@@ -388,18 +387,18 @@ class Committer:
             self._remove(entry, "it is not there any more")
             raise StateNotFoundError(entry.removed)
         entry.doubtful = False
-        if isinstance(entry.persistence, StorePersistence) and _is_behind(found.version, entry.stored):
+        if entry.in_store and _is_behind(found.version, entry.stored):
             return False  # it was looked up, and a later one told, at the same time
         entry.remember_stamped(found.nonces, self._clock())
         if found.mark is not None or found.typed:
             entry.shared = entry.shared or Shared()
             entry.shared.mark, entry.shared.typed = found.mark, dict(found.typed)
-        if isinstance(entry.persistence, StorePersistence) and found.version == entry.version:
+        if entry.in_store and found.version == entry.version:
             entry.stored = found.version
             return False
         change = entry.state._change_to(found.state)
         version = found.version
-        if isinstance(entry.persistence, RecordPersistence) and entry.stored is not None:
+        if not entry.in_store and entry.stored is not None:
             if entry.stored.epoch == version.epoch:  # the row counts its versions
                 if change is None and version == entry.stored:
                     return False

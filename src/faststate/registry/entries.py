@@ -20,7 +20,7 @@ from ..state.events import VERSION_SIGNAL
 from ..state.reactive import INITIAL, Change, ReactiveState
 from ..stores.base import Hold
 from .codec import encode
-from .persistence import NONCE_AGE, Persistence, RecordPersistence, mark_key
+from .persistence import NONCE_AGE, Persistence
 
 __all__ = [
     "CHANGED",
@@ -177,8 +177,13 @@ class Entry:
 
         All locks are taken in the order of these, within a process as well: who waits there has some of the others.
         """
-        key = self.identifier.key
-        return mark_key(self.identifier) if isinstance(self.persistence, RecordPersistence) else key
+        persistence = self.persistence
+        return persistence.shared_key(self.identifier) if persistence is not None else self.identifier.key
+
+    @property
+    def in_store(self) -> bool:
+        """True if the store holds the state itself, and not only the version of its row."""
+        return self.persistence is not None and self.persistence.in_store
 
     @property
     def version(self) -> Version:

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, ClassVar, Final, NamedTuple, cast
 from uuid import UUID
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -47,7 +47,6 @@ __all__ = [
     "RecordPersistence",
     "Save",
     "StorePersistence",
-    "is_uncounted",
     "mark_key",
     "nonce_beside",
     "nonce_key",
@@ -142,16 +141,54 @@ async def reported(what: str, seconds: float) -> AsyncIterator[None]:
 class Persistence(ABC):
     """How the states of one class outlive the process. Lifetime: the class's registration with a provider."""
 
+    in_store: ClassVar[bool]
+    """True if `store` holds the states themselves, with their versions, expiry and the nonces of their last events.
+    Else they are rows elsewhere: they never expire, must exist before they are used, and keep no nonces."""
+
     timeout: float
     store: StateStore | None
+    kept_aside: int = 0
+    """Stored states that did not fit the class any more, and were moved to a key of their own."""
 
     @abstractmethod
     async def load(self, identifier: StateIdentifier) -> Found | None:
-        """The state that is kept, or None. Raises `PersistenceError`."""
+        """Load a state; None if there is none. Raises `PersistenceError`."""
+
+    @abstractmethod
+    async def find(self, identifier: StateIdentifier, stored: Stored | None) -> Found | None:
+        """Load a state for which the store has `stored` under its shared key. Raises `PersistenceError`."""
 
     @abstractmethod
     async def delete(self, identifier: StateIdentifier) -> None:
-        """Deletes what is kept of a state. Raises `PersistenceError`."""
+        """Delete a state. Raises `PersistenceError`."""
+
+    @abstractmethod
+    def prepare(self, save: Save, *, shared: bool) -> tuple[Version | None, list[Write], RowChange | None]:
+        """Return the version that `save` leaves behind, what it writes to the store, and the row that it changes."""
+
+    @abstractmethod
+    def shared_key(self, identifier: StateIdentifier) -> str:
+        """Return the key under which a store of many processes has the state, or the version of its row."""
+
+    def encode(self, values: Mapping[str, Any], nonces: Sequence[str], typed: Mapping[str, int] | None = None) -> bytes:
+        """Return the bytes that the store keeps of a state's values: none of a row's."""
+        return b""
+
+    def decode(self, stored: Stored) -> Found | None:
+        """Return the state whose bytes the store has; None for a row, of which it has none."""
+        return None
+
+    async def nonces_beside(self, identifier: StateIdentifier) -> list[str]:
+        """Load the nonces that the first save of a state takes over. Raises `PersistenceError`."""
+        return []
+
+    @abstractmethod
+    async def forget_version(self, identifier: StateIdentifier) -> None:
+        """Delete the version that the store has of a deleted row. Raises `PersistenceError`."""
+
+    def is_uncounted(self, stored: Version | None) -> bool:
+        """True if nothing keeps a state of this version from being saved over a newer one: a row without a version."""
+        return False
 
 
 class StorePersistence(Persistence):
@@ -161,12 +198,12 @@ class StorePersistence(Persistence):
     that its own field does not take: such a state would not come back.
     """
 
+    in_store = True
     store: StateStore
 
     def __init__(self, store: StateStore, cls: type[ReactiveState], timeout: float) -> None:
         self.store = store
         self.timeout = timeout
-        self.kept_aside = 0
         self._cls = cls
         self._codec = Codec(cls)
         _refuse_unfit_defaults(cls)
@@ -175,14 +212,15 @@ class StorePersistence(Persistence):
         """The stored state, or None; what no longer fits the class is put under a key of its own, for None."""
         key = identifier.key
         async with reported(f"{key} could not be loaded", self.timeout):
-            stored = await self.store.load(key)
-            return await self.restore(identifier, stored) if stored is not None else None
+            return await self.find(identifier, await self.store.load(key))
 
-    async def restore(self, identifier: StateIdentifier, stored: Stored) -> Found | None:
+    async def find(self, identifier: StateIdentifier, stored: Stored | None) -> Found | None:
         """What is stored as a state; None for what no longer fits, as `load`.
 
         What other processes may have stored stays where it is, for a `PersistenceError`.
         """
+        if stored is None:
+            return None
         try:
             return self.decode(stored)
         except Exception as error:
@@ -247,22 +285,24 @@ class StorePersistence(Persistence):
         envelope = {"schema": self._cls.schema_version, "nonces": list(nonces), "values": self._codec.to_tree(values)}
         return dump({**envelope, "typed": typed} if typed else envelope)
 
-    def write(
-        self,
-        identifier: StateIdentifier,
-        stored: Version | None,
-        version: Version,
-        values: Mapping[str, Any],
-        nonces: Sequence[str],
-        ttl: float | None,
-        typed: Mapping[str, int] | None = None,
-    ) -> Write:
-        """The change (`Write`) of the store that saves these values."""
-        return Write(identifier.key, stored, version, self.encode(values, nonces, typed), ttl, identifier.session_id)
+    def prepare(self, save: Save, *, shared: bool) -> tuple[Version | None, list[Write], None]:
+        if not save.changed and (shared or save.stored is None):
+            # As its class makes it, and stored with its first change: till then its nonces are kept beside it.
+            # Other processes would not load what has no other version.
+            return save.stored, _nonce_writes(save, shared=shared), None
+        identifier, data = save.identifier, self.encode(save.values, save.nonces, save.typed)
+        write = Write(identifier.key, save.stored, save.version, data, save.ttl, identifier.session_id)
+        return save.version, [write], None
+
+    def shared_key(self, identifier: StateIdentifier) -> str:
+        return identifier.key
 
     async def delete(self, identifier: StateIdentifier) -> None:
         async with reported(f"{identifier.key} could not be deleted", self.timeout):
             await self.store.delete([identifier.key])
+
+    async def forget_version(self, identifier: StateIdentifier) -> None:
+        pass  # it went with the state
 
 
 class RecordPersistence(Persistence):
@@ -274,6 +314,8 @@ class RecordPersistence(Persistence):
 
     A commit is refused (`RowValueError`) where its row would not give back what was set, in value and type.
     """
+
+    in_store = False
 
     def __init__(
         self,
@@ -322,6 +364,9 @@ class RecordPersistence(Persistence):
             return found._replace(mark=found.version)
         raise PersistenceError(f"{identifier.key} keeps changing while it is loaded")
 
+    async def find(self, identifier: StateIdentifier, stored: Stored | None) -> Found | None:
+        return await self.load(identifier)
+
     async def _load_row(self, identifier: StateIdentifier) -> Found | None:
         record_id = str(identifier.record_id)
         async with reported(f"the row of {identifier.key} could not be loaded", self.timeout):
@@ -360,6 +405,18 @@ class RecordPersistence(Persistence):
         if not isinstance(made, Mapping):
             raise ConfigurationError(f"to_state returns field values, a dict, not {type(made).__name__}")
         return dict(made)
+
+    def prepare(self, save: Save, *, shared: bool) -> tuple[Version | None, list[Write], RowChange | None]:
+        change, writes = self.change(save), _nonce_writes(save, shared=shared)
+        if not change.changed:
+            return save.stored, writes, None  # no row is written, and counts no further
+        return save.version, writes, change
+
+    def shared_key(self, identifier: StateIdentifier) -> str:
+        return mark_key(identifier)
+
+    def is_uncounted(self, stored: Version | None) -> bool:
+        return stored is None or stored.epoch != COUNTED
 
     def change(self, save: Save) -> RowChange:
         """What a commit changes of the row: those columns alone that are others than before."""
@@ -406,6 +463,10 @@ class RecordPersistence(Persistence):
     async def delete(self, identifier: StateIdentifier) -> None:
         async with reported(f"the row of {identifier.key} could not be deleted", self.timeout):
             await self.source.delete(str(identifier.record_id))
+
+    async def forget_version(self, identifier: StateIdentifier) -> None:
+        if self.store is not None:
+            await self.store.delete([mark_key(identifier)])
 
 
 def _refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
@@ -501,29 +562,15 @@ async def save_rows(
     saves = list(saves)
     writes = list(also)
     rows: dict[int, list[tuple[int, RowChange]]] = {}
-    versions: list[Version | None] = [save.version for save in saves]
+    versions: list[Version | None] = []
     for place, save in enumerate(saves):
-        if isinstance(save.persistence, StorePersistence):
-            if not save.changed and (shared or save.stored is None):
-                # As its class makes it, and stored with its first change: till then its nonces are kept beside it.
-                # Other processes would not load what has no other version.
-                versions[place] = save.stored
-                writes += _nonce_writes(save, shared=shared)
-                continue
-            writes.append(
-                save.persistence.write(
-                    save.identifier, save.stored, save.version, save.values, save.nonces, save.ttl, save.typed
-                )
-            )
-        elif isinstance(save.persistence, RecordPersistence):
-            change = save.persistence.change(save)
-            if not change.changed:
-                versions[place] = save.stored  # no row was written, and counts no further
-            else:
-                database = save.persistence.source.database
-                together = id(database if database is not None else save.persistence.source)
-                rows.setdefault(together, []).append((place, change))
-            writes += _nonce_writes(save, shared=shared)
+        version, own, change = save.persistence.prepare(save, shared=shared)
+        versions.append(version)
+        writes += own
+        if change is not None:
+            database = change.source.database
+            together = id(database if database is not None else change.source)
+            rows.setdefault(together, []).append((place, change))
     done: list[tuple[Save, RowChange, int | None]] = []
     for group in rows.values():
         names = ", ".join(saves[place].identifier.key for place, _ in group)
@@ -625,11 +672,6 @@ def _nonce_writes(save: Save, *, shared: bool) -> list[Write]:
     if save.nonce is None or save.persistence.store is None:
         return []
     return [nonce_beside(save.identifier, save.nonce, grouped=not shared)]
-
-
-def is_uncounted(save: Save) -> bool:
-    """Whether it saves a row that counts no versions, which nothing keeps from being saved over a newer one."""
-    return isinstance(save.persistence, RecordPersistence) and (save.stored is None or save.stored.epoch != COUNTED)
 
 
 def _migrates(cls: type[ReactiveState]) -> bool:

@@ -29,7 +29,7 @@ from ..redaction import redacted
 from ..scheduling.running import RunningEvents
 from ..scopes import StateIdentifier, StateScope, Version
 from ..state.reactive import ReactiveState
-from ..stores.base import SharedStore
+from ..stores.base import SharedStore, Write
 from .commits import Committer, RegistryHooks
 from .entries import (
     CHANGED,
@@ -47,7 +47,7 @@ from .entries import (
 )
 from .eviction import CROWD, ChangedStates, is_public
 from .locks import Locks
-from .persistence import Found, Persistence, RecordPersistence, StorePersistence, reported
+from .persistence import Found, Persistence, reported
 
 __all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "RegistryHooks", "StateRegistry"]
 
@@ -204,7 +204,7 @@ class StateRegistry:
         What is stored comes with its lock; who only wants to read it has to look it up.
         """
         persistence = self.persistence.get(cls)
-        if not isinstance(persistence, StorePersistence) or not cls._fs_schema().reproducible:
+        if persistence is None or not persistence.in_store or not cls._fs_schema().reproducible:
             return None
         if identifier.key in self._loading or identifier.key in self._used:
             return None
@@ -241,7 +241,7 @@ class StateRegistry:
             return found
         if loaded is not None:
             return self._add(identifier, loaded.state, ttl, persistence=persistence, loaded=loaded)
-        if isinstance(persistence, RecordPersistence):
+        if persistence is not None and not persistence.in_store:
             raise _not_found(identifier)
         values: Mapping[str, Any] = {}
         if create is not None:
@@ -255,14 +255,14 @@ class StateRegistry:
         is_reproducible = by_class and cls._fs_schema().reproducible
         if identifier.scope is StateScope.TEMPORARY and self.committer.sharing is not None:
             is_reproducible = False  # or another process could not tell a new one from one that has ended
-        if not isinstance(persistence, StorePersistence) or is_reproducible:
+        if persistence is None or is_reproducible:
             # What the class itself makes again is stored with its first change: a robot's visits leave nothing behind.
             found = self._entries.get(identifier.key)
             return found or self._add(identifier, fresh, ttl, persistence=persistence, by_class=by_class)
         return await self._add_stored(identifier, fresh, ttl, persistence)
 
     async def _add_stored(
-        self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None, persistence: StorePersistence
+        self, identifier: StateIdentifier, fresh: ReactiveState, ttl: float | None, persistence: Persistence
     ) -> Entry:
         """Stores a new state, whose values nothing would make again, and adds it."""
         if identifier.session_id is not None:
@@ -270,7 +270,8 @@ class StateRegistry:
         version = Version(secrets.token_hex(6), 1)
         left = finite(idle_time(identifier, ttl))
         loaded = Found(fresh, version, ttl=left)
-        write = persistence.write(identifier, None, version, fresh._frozen_values(), (), left)
+        data = persistence.encode(fresh._frozen_values(), ())
+        write = Write(identifier.key, None, version, data, left, identifier.session_id)
         sessions = [identifier.session_id] if identifier.session_id is not None else []
         for session_id in sessions:
             await self.committer.gates.opened(session_id)
@@ -482,7 +483,7 @@ class StateRegistry:
             return
         self._leave_order(entry)
         entry.order = WATCHED
-        if isinstance(entry.persistence, StorePersistence) and entry.ttl != math.inf:
+        if entry.in_store and entry.ttl != math.inf:
             period = touch_after(entry.ttl)
             self._telling.setdefault(period, OrderedDict())[key] = self.clock() + period
 
@@ -521,7 +522,7 @@ class StateRegistry:
 
     def _note_use(self, entry: Entry) -> None:
         """Has the next sweep tell the store until when a state is kept."""
-        if isinstance(entry.persistence, StorePersistence):
+        if entry.in_store:
             entry.touched = entry.used
             self._used[entry.identifier.key] = entry
 

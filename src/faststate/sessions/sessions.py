@@ -23,7 +23,6 @@ from ..exceptions import PersistenceError, StateNotFoundError, VersionConflict
 from ..provider.page import reload_frame, reopen_frame
 from ..registry.entries import is_initial
 from ..registry.locks import Holder, current_holder, identity_here
-from ..registry.persistence import StorePersistence
 from ..registry.registry import Entry, StateRegistry
 from ..registry.transaction import Transaction
 from ..scopes import Id, StateIdentifier, StateScope, Version
@@ -457,7 +456,7 @@ class Sessions:
             if entry is None or entry.stored is None:
                 continue
             is_truth = self._sharing is None and not entry.doubtful
-            if is_truth and isinstance(entry.persistence, StorePersistence):
+            if is_truth and entry.persistence is not None:
                 # Of what is in memory this is the truth; in the store it may have expired already.
                 nonces = entry.recent_nonces(self._clock())
                 data = entry.persistence.encode(entry.state._frozen_values(), nonces)
