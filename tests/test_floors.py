@@ -22,7 +22,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
     "exceptions": (),
     "scopes": (),
     "redaction": (),
-    "wire": ("values",),
+    "wire": ("values", "frames"),
     "scheduling": ("queues", "waits", "workers", "threads", "running"),
     "auth": ("users", "rules", "limits", "tokens", "loaders"),
     "validation": ("scalars", "schemas", "revalidation"),
@@ -99,7 +99,6 @@ AWAITED: frozenset[tuple[str, str]] = frozenset(
         ("sse/connection", "sse/manager"),
         ("sessions/caller", "provider/page"),
         ("sessions/caller", "provider/provider"),
-        ("sessions/sessions", "provider/page"),
     }
 )
 

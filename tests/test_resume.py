@@ -42,10 +42,10 @@ from faststate import (
     view,
 )
 from faststate.exceptions import AccessError
-from faststate.provider.page import RELOAD, REOPEN
 from faststate.sse import Chunk, SSEConnection, SSEManager
 from faststate.sse import manager as sse_manager
 from faststate.sse.transports import AsgiWriter, DirectWriter
+from faststate.wire.frames import RELOAD, REOPEN
 
 from .client import BROWSER, elements_of
 from .live import merge

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from faststate.provider.page import RELOAD, REOPEN
+from faststate.wire.frames import RELOAD, REOPEN
 from tests.chaos.load import Broken, Event
 from tests.client import BROWSER, Page, merge, message, status
 

@@ -44,11 +44,11 @@ from ..provider.dispatch import (
     tokens_instead,
     tokens_of,
 )
-from ..provider.page import message_frame, reload_frame
 from ..provider.provider import StateProvider
 from ..redaction import explained_by_title, told_of
 from ..sessions.caller import RequestContext, is_cross_site
 from ..sse.connection import SSEConnection
+from ..wire.frames import go_frame, message_frame, reload_frame
 from ..wire.values import depth_of, signals_frame
 from .beforeware import run_before
 from .requests import headers_of
@@ -355,7 +355,7 @@ class Routes:
             except FastStateError as error:
                 logger.error("a Beforeware redirects to where no browser may be sent: %s", error)
                 return self._refused(error)
-            frames = signals_frame({"_fs": {"go": location}})
+            frames = go_frame(location)
         else:
             text = "You may not do this." if response.status_code < 500 else _BROKEN
             frames = message_frame(text, response.status_code)

@@ -31,7 +31,7 @@ from ..exceptions import (
 )
 from ..provider.provider import StateProvider
 from ..sessions.sessions import SESSION_MAX_AGE
-from ..wire.values import signals_frame
+from ..wire.frames import go_frame
 from .caching import PersonalAnswers
 from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
 from .headers import with_quick_copies
@@ -147,7 +147,7 @@ def _to_login(route: str, connection: HTTPConnection) -> Response:
     if path == location:
         return PlainTextResponse("The page to sign in asks for a state that needs somebody signed in.", 401)
     if "datastar-request" in connection.headers:
-        return EventResponse(signals_frame({"_fs": {"go": location}}), 401)
+        return EventResponse(go_frame(location), 401)
     if "hx-request" in connection.headers:
         return Response(status_code=401, headers={"hx-redirect": location})
     if connection.scope["method"] in ("GET", "HEAD"):

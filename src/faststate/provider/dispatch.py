@@ -39,8 +39,9 @@ from ..sse.frames import snapshot_frame, vanish_frame
 from ..state.events import Event
 from ..state.reactive import ReactiveState
 from ..state.views import render_ft
+from ..wire.frames import go_frame, message_frame, reload_frame, reopen_frame
 from ..wire.values import elements_frame, nest, signals_frame, to_wire
-from .page import merged_tokens, message_frame, reload_frame, reopen_frame
+from .page import merged_tokens
 from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits, taken_ids
 
 __all__ = [
@@ -808,7 +809,7 @@ def _frames_of(event: Event[Any, Any], result: Any) -> bytes:
         return b""
     location = getattr(result, "loc", None)
     if hasattr(result, "__response__") and isinstance(location, str):
-        return signals_frame({"_fs": {"go": safe_location(location)}})
+        return go_frame(safe_location(location))
     parts = result if isinstance(result, tuple | list) else (result,)
     if not all(part is None or hasattr(part, "tag") or hasattr(part, "__ft__") for part in parts):
         raise EventDefinitionError(

@@ -16,24 +16,15 @@ from ..registry.registry import StateRegistry
 from ..scopes import StateScope
 from ..state.reactive import ReactiveState
 from ..state.views import attribute, quoted
-from ..wire.values import attribute_json, nest, signals_frame
+from ..wire.values import attribute_json, nest
 
 __all__ = [
     "LiveElement",
     "PageContent",
     "SeedElement",
     "merged_tokens",
-    "message_frame",
-    "reload_frame",
-    "reopen_frame",
     "script_element",
 ]
-
-RELOAD: Final = "#reload"
-"""What the signal `_fs.go` holds to have the page load itself again."""
-
-REOPEN: Final = "#reopen"
-"""What the signal `_fs.go` holds to have the page open its stream anew, as one that knows nothing yet."""
 
 FEW: Final = 16
 """States up to which the name of a page's token is remembered: those of longer ones would take much memory."""
@@ -248,11 +239,6 @@ def script_element(source: str) -> Safe:
     return Safe(f'<script type="module" {attribute("src", source)}></script>')
 
 
-def message_frame(message: str, status: int) -> bytes:
-    """The frame (bytes) that shows `message` to the user of the page, in the toast, and the HTTP `status` meant."""
-    return signals_frame({"_fs": {"err": message, "status": status}})
-
-
 def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str, str | None]:
     """Returns the name of the single token that a page is to send in place of these.
 
@@ -267,13 +253,3 @@ def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str
     names: dict[str, str | None] = {_name(token.shown): None for token in tokens}
     names[_name(merged)] = signer.sign(tokens[0].binding, merged)
     return names
-
-
-def reload_frame() -> bytes:
-    """The frame (bytes) that has the page load itself again."""
-    return signals_frame({"_fs": {"go": RELOAD}})
-
-
-def reopen_frame() -> bytes:
-    """The frame (bytes) that has the page open its stream anew and be sent all that it may see."""
-    return signals_frame({"_fs": {"n": "", "go": REOPEN}})

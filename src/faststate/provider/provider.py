@@ -61,8 +61,8 @@ from ..state.reactive import ReactiveState
 from ..state.serving import note_provider
 from ..stores.base import SharedStore, StateStore
 from ..stores.urls import store_from_url
+from ..wire.frames import message_frame, reload_frame, reopen_frame
 from ..wire.values import to_wire
-from .page import message_frame, reload_frame, reopen_frame
 
 __all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits", "taken_ids"]
 

@@ -20,7 +20,6 @@ from ..auth.users import UserContext
 from ..cluster.following import Following
 from ..cluster.sharing import APP, ENDED, Sharing, pack
 from ..exceptions import PersistenceError, StateNotFoundError, VersionConflict
-from ..provider.page import reload_frame, reopen_frame
 from ..registry.entries import is_initial
 from ..registry.locks import Holder, current_holder, identity_here
 from ..registry.registry import Entry, StateRegistry
@@ -31,6 +30,7 @@ from ..sse.manager import SSEManager
 from ..state.reactive import Change, ReactiveState
 from ..stores.backplane import Message
 from ..stores.base import Stored, Write
+from ..wire.frames import reload_frame, reopen_frame
 from .caller import SESSION_ID, USER_ID, RequestContext
 from .config import StateConfig
 from .ended import NOBODYS_END, Ended, EndedSessions, read_note, write_note
