@@ -31,7 +31,8 @@ from .client import Page, merge, patched_signals, status
 from .helpers import Process, Server, free_port
 from .redis.server import RedisServer
 from .servers import Certificate, uvicorn
-from .test_docs import ROOT, Tab, pieces, snippets_elsewhere
+from .support import pages
+from .support.pages import ROOT, Tab, snippets_elsewhere
 from .test_servers import stream_request
 
 PAGE = ROOT / "docs/deployment.md"
@@ -39,12 +40,12 @@ PATIENCE = 20
 
 
 def blocks(language):
-    return [piece.text for piece in pieces(PAGE) if piece.kind == f"```{language}"]
+    return [block.text for block in pages.blocks(PAGE) if block.language == language]
 
 
 def app_of_the_page():
-    (piece,) = snippets_elsewhere(ROOT / "docs/deployment.md")
-    return piece.text
+    (block,) = snippets_elsewhere(ROOT / "docs/deployment.md")
+    return block.text
 
 
 def redis_settings():
@@ -145,7 +146,7 @@ def test_every_url_of_the_page_names_a_redis(url):
 
 def test_the_page_names_all_that_the_doctor_looks_at():
     rows = re.findall(r"^\| (`.*?) \| [^|]+ \|$", PAGE.read_text().partition("| About |")[2].partition("\n\n")[0], re.M)
-    source = (ROOT / "src/faststate/doctor.py").read_text()
+    source = (ROOT / "src/faststate/tools/doctor.py").read_text()
     named = set(re.findall(r"`([a-z ]+)`", " ".join(rows)))
     assert named == set(re.findall(r'"(?:ok|note|problem)"[^"]*?,\s*"([a-z ]+)",', source)) - {"note"}
 

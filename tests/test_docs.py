@@ -1,113 +1,28 @@
 """The documentation is true: every snippet runs, claims that can be checked are checked, every link leads somewhere.
 
-All `python` blocks of a page run in order in one namespace, `<!-- new -->` begins another. What a reader need not see
-stands in comments of the page, and runs where it stands:
-
-    <!-- check ... -->      Python, with `tab(app)` for a browser tab on an app: asserts what the text claims
-    <!-- visit /path 401 -->  a GET with the status that the page promises; a route without parameters is visited anyway
-    <!-- elsewhere test_x.py -->  the next block needs more than every machine has, and that file of tests runs it
+Checks of a page stand in `tests/docs/`, whose README.md says how they are written.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-import json
 import re
 import sys
 import types
 from dataclasses import fields
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from fasthtml.common import FastHTML
 from starlette.routing import Route
-from starlette.testclient import TestClient
 
 import faststate
 from faststate.registry.registry import DEFAULT_TTL
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+from .support.pages import CHECKS, PAGES, ROOT, Tab, blocks, checks, snippets_elsewhere
+
 LANGUAGES = {"python", "console", "text", "nginx", "ini"}
-
-_PIECE = re.compile(
-    r"^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$|^<!-- (?P<word>\w+)(?P<rest>.*?)-->$", re.MULTILINE | re.DOTALL
-)
-
-
-class Piece(NamedTuple):
-    """A fenced block or a directive of a page."""
-
-    kind: str
-    text: str
-    line: int
-
-
-def pieces(page: Path) -> list[Piece]:
-    source = page.read_text()
-    found = []
-    for match in _PIECE.finditer(source):
-        line = source.count("\n", 0, match.start()) + 1
-        kind = match["word"] or "```" + match["language"].strip()
-        found.append(Piece(kind, match["code"] if match["word"] is None else match["rest"], line))
-    return found
-
-
-def snippets_elsewhere(page: Path) -> dict[Piece, str]:
-    """The Python blocks that other tests run, since they need more than every machine has; and which file does."""
-    found = pieces(page)
-    marked = {after: before.text.strip() for before, after in itertools.pairwise(found) if before.kind == "elsewhere"}
-    assert all(piece.kind == "```python" for piece in marked)
-    return marked
-
-
-# -- a browser tab, as far as an app can tell -----------------------------------------------------------------------
-
-
-class _Attributes(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: list[dict[str, str | None]] = []
-
-    def handle_starttag(self, tag, attrs):
-        if "data-fs-live" in dict(attrs):
-            self.live.append(dict(attrs))
-
-
-class Tab:
-    """Gets pages, keeps their cookies and tokens, sends events and reads the stream as the page would."""
-
-    def __init__(self, app: FastHTML, **client_options) -> None:
-        self.client = TestClient(app, **client_options)
-        self.tokens: list[str] = []
-        self._nonces = itertools.count(10_000_000)
-
-    def get(self, path: str, status: int = 200) -> str:
-        response = self.client.get(path, follow_redirects=False)
-        assert response.status_code == status, f"{path} answered {response.status_code}: {response.text[:500]}"
-        parser = _Attributes()
-        parser.feed(response.text)
-        self.tokens = [
-            token for live in parser.live for token in json.loads(live["data-signals"] or "")["_fs"]["w"].values()
-        ]
-        return response.text
-
-    def send(self, event, *, form=None, bound=None, own_id=None, headers=None, status=None, **arguments):
-        """Posts an event; `status` is the one that it is refused with, None where it has to succeed."""
-        body = {"a": arguments, "w": self.tokens, "i": own_id, "b": bound, "f": list(form.items()) if form else None}
-        sent = {"datastar-request": "true", "faststate-nonce": str(next(self._nonces)), **(headers or {})}
-        payload = {key: value for key, value in body.items() if value is not None}
-        response = self.client.post(event.to().partition("?")[0], json=payload, headers=sent)
-        said = response.headers.get("faststate-status")
-        assert said == (str(status) if status else None), f"FastState-Status: {said}: {response.text}"
-        return response
-
-    def stream(self):
-        query = {"datastar": json.dumps({"w": self.tokens})}
-        return self.client.stream("GET", "/_faststate/stream", params=query, headers={"datastar-request": "true"})
 
 
 def own_routes(app: FastHTML) -> set[str]:
@@ -132,7 +47,7 @@ def visit(app: FastHTML, asked: list[tuple[str, int]]) -> None:
                 seen.add(route.path)
                 break
     for path in own_routes(app) - seen:
-        assert "{" not in path, f"nothing visits {path}: add <!-- visit ... -->"
+        assert "{" not in path, f"nothing visits {path}: add `# visit ...` to its checks"
         Tab(app).get(path)
 
 
@@ -153,30 +68,36 @@ def test_every_snippet_of_the_page_runs_and_does_what_the_page_says(page, in_tmp
         monkeypatch.setitem(sys.modules, fresh.__name__, fresh)
         return fresh
 
+    def run(text: str, file: Path, line: int, namespace: dict[str, object]) -> None:
+        """Run `text`, which begins behind that line of the file, so that tracebacks show the file's own lines."""
+        exec(compile("\n" * line + text, str(file), "exec", dont_inherit=True), namespace)
+
     module = begin()
     elsewhere = snippets_elsewhere(page)
-    for piece in pieces(page):
-        kind, text, line = piece
-        if piece in elsewhere:
-            runner = (ROOT / "tests" / elsewhere[piece]).read_text()
-            assert f'snippets_elsewhere(ROOT / "docs/{page.name}")' in runner, "it does not run them"
-            ran += 1
-        elif kind == "new":
+    left = checks(page)
+    for block in blocks(page):
+        here = [check for check in left if check.place == block.place] if block.language in ("", "python") else []
+        left = [check for check in left if check not in here]
+        is_snippet = block.language == "python"
+        if is_snippet and any(check.new for check in here):
             module = begin()
-        elif kind == "visit":
-            path, _, status = text.strip().partition(" ")
-            visits.setdefault(id(module.app), []).append((path, int(status or 200)))
-        elif kind in ("```python", "check"):
-            ran += kind == "```python"
-            above = "\n" * (line - (kind == "check"))  # so that tracebacks show the page's own lines
-            code = compile(above + text, str(page), "exec", dont_inherit=True)
-            if kind == "check":
-                exec(code, module.__dict__ | {"tab": Tab, "pytest": pytest})
-            else:
-                exec(code, module.__dict__)
-                for value in vars(module).values():
-                    if isinstance(value, FastHTML):
-                        apps[id(value)] = value
+        if block in elsewhere:
+            runner = (ROOT / "tests" / elsewhere[block]).read_text()
+            assert f'snippets_elsewhere(ROOT / "docs/{page.name}")' in runner, "it does not run them"
+        elif is_snippet:
+            run(block.text, page, block.line, module.__dict__)
+            for value in vars(module).values():
+                if isinstance(value, FastHTML):
+                    apps[id(value)] = value
+        ran += is_snippet
+        for check in here:
+            if check.new and not is_snippet:
+                module = begin()
+            if check.visits:
+                visits.setdefault(id(module.app), []).extend(check.visits)
+            known = {"tab": Tab, "pytest": pytest, "PAGE": page}
+            run(check.text, CHECKS / f"{page.stem}.py", check.line - 1, module.__dict__ | known)
+    assert not left, f"the page has no such place: {left[0].place}"
     for app_id, app in apps.items():
         visit(app, visits.get(app_id, []))
     assert ran == len(re.findall(r"^\s*(?:```|~~~)\s*py", page.read_text(), re.MULTILINE | re.IGNORECASE))
@@ -184,13 +105,14 @@ def test_every_snippet_of_the_page_runs_and_does_what_the_page_says(page, in_tmp
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_block_of_the_page_escapes_the_tests(page):
-    found = pieces(page)
-    fences = [piece.kind.removeprefix("```") for piece in found if piece.kind.startswith("```")]
+    fences = [block.language for block in blocks(page) if block.language]
     assert set(fences) <= LANGUAGES, "a block needs one of the known languages"
     assert len(re.findall(r"^\s*(```|~~~)", page.read_text(), re.MULTILINE)) == 2 * len(fences)
-    directives = [piece.kind for piece in found if not piece.kind.startswith("```")]
-    assert set(directives) <= {"new", "check", "visit", "elsewhere"}
-    assert page.read_text().count("<!--") == len(directives)
+    assert "<!--" not in page.read_text(), "checks stand in tests/docs, and nothing else is hidden"
+
+
+def test_every_file_of_checks_has_its_page():
+    assert {file.stem for file in CHECKS.glob("*.py")} <= {page.stem for page in PAGES}
 
 
 def test_every_page_of_the_documentation_is_listed_and_nonempty():
@@ -217,7 +139,7 @@ def test_every_relative_link_of_the_page_leads_somewhere(page):
 
 
 def _prose() -> str:
-    return "\n".join(re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.DOTALL) for page in PAGES)
+    return "\n".join(page.read_text() for page in PAGES)
 
 
 @pytest.mark.parametrize("name", faststate.__all__)

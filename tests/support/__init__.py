@@ -1,0 +1,1 @@
+"""Everything that several test modules share. `tests/README.md` explains where to find what."""
