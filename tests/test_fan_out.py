@@ -21,7 +21,7 @@ from faststate import (
     current_request,
     fast_app,
 )
-from faststate.sse.frames import audience_of
+from faststate.sse.audience import audience_of
 from faststate.sse.manager import QUICK_FROM, UNCHECKED
 from faststate.sse.topics import Topic
 from faststate.sse.transports import AsgiWriter

@@ -19,6 +19,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / PACKAGE
 # packages come in by it. The files of a package inside a package are written like `redis/client`, its door like
 # `redis`.
 HOUSE: Mapping[str, Sequence[str]] = {
+    "_compat": ("asyncio", "json"),
     "exceptions": (),
     "scopes": (),
     "redaction": (),
@@ -69,7 +70,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "modify",
     ),
     "cluster": ("processes", "sharing", "following"),
-    "sse": ("frames", "connection", "topics", "manager", "transports"),
+    "sse": ("audience", "changes", "writing", "connection", "topics", "manager", "transports"),
     "sessions": ("caller", "config", "ended", "rechecks", "sessions"),
     "provider": ("page", "provider", "dispatch"),
     "fasthtml": (

@@ -35,7 +35,7 @@ from faststate import (
 )
 from faststate.fasthtml import streams
 from faststate.fasthtml.streams import StreamKeeper, StreamResponse
-from faststate.sse import frames
+from faststate.sse import changes
 from faststate.sse.transports import AsgiWriter, DirectWriter, Probe
 
 from .client import BROWSER
@@ -1063,14 +1063,14 @@ async def test_opening_and_closing_a_stream_touches_nothing_but_its_own_states(p
 
 @pytest.mark.parametrize("alone", [False, True], ids=["written to all", "written to each alone"])
 async def test_a_state_that_cannot_be_written_does_not_hurt_the_others(provider, followers, monkeypatch, caplog, alone):
-    real = frames.Changes.frame
+    real = changes.Changes.frame
 
     def frame(self, *args):
         if isinstance(self.new, Board):
             raise RuntimeError("broken on purpose")
         return real(self, *args)
 
-    monkeypatch.setattr(frames.Changes, "frame", frame)
+    monkeypatch.setattr(changes.Changes, "frame", frame)
     boards, counters = followers(BOARD, count=2), followers(KEY, count=2)
 
     async def change(number):

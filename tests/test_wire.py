@@ -18,19 +18,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from faststate._compat.json import compact_encoder
+from faststate.wire.frames import elements_frame, signals_frame
 from faststate.wire.values import (
     MAX_SAFE_INTEGER,
-    _quick_encoder,
     attribute_json,
     depth_of,
     display,
-    elements_frame,
     js,
     merge_patch,
     nest,
     patch_steps,
     same,
-    signals_frame,
     to_wire,
 )
 
@@ -321,9 +320,9 @@ def test_a_frame_holds_the_json_that_python_writes(signals):
 
 def test_without_the_encoder_in_c_frames_are_the_same(monkeypatch):
     signals = {"Counter": {"count": 1, "text": "é\u2028", "more": [1.5, {"a": False}]}}
-    quick = _quick_encoder()(signals)
+    quick = compact_encoder()(signals)
     monkeypatch.setattr("json.encoder.c_make_encoder", None)
-    assert _quick_encoder()(signals) == quick == json.dumps(signals, separators=(",", ":"))
+    assert compact_encoder()(signals) == quick == json.dumps(signals, separators=(",", ":"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object()])

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Protocol
 
+from .._compat.asyncio import running_loop
 from ..exceptions import FastStateError, StateNotFoundError
 from ..registry.commits import Committer
 from ..registry.entries import Entry
 from ..registry.modify import loop_for_scripts
 from ..registry.registry import StateRegistry
-from ..scheduling.waits import running_loop
 from ..scopes import Version
 from ..stores.backplane import Message
 from ..stores.base import SharedStore, Stored

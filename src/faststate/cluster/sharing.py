@@ -18,7 +18,7 @@ from ..registry.persistence import MARK_TTL, Found, Persistence
 from ..scopes import StateIdentifier, Version
 from ..stores.backplane import Message
 from ..stores.base import Hold, Locked, SharedStore, Stored, Write
-from ..wire.values import patch_frame
+from ..wire.frames import patch_frame
 
 __all__ = ["APP", "ENDED", "HANDED_ON", "Sharing", "Told", "pack", "unpack"]
 

@@ -48,8 +48,8 @@ from ..provider.provider import StateProvider
 from ..redaction import explained_by_title, told_of
 from ..sessions.caller import RequestContext, is_cross_site
 from ..sse.connection import SSEConnection
-from ..wire.frames import go_frame, message_frame, reload_frame
-from ..wire.values import depth_of, signals_frame
+from ..wire.frames import go_frame, message_frame, reload_frame, signals_frame
+from ..wire.values import depth_of
 from .beforeware import run_before
 from .requests import headers_of
 from .script import datastar_url

@@ -28,7 +28,7 @@ from ..sse.transports import (
     servers_protocol,
     servers_transport,
 )
-from ..wire.values import signals_frame
+from ..wire.frames import signals_frame
 
 __all__ = ["SSE_HEADERS", "StreamKeeper", "StreamResponse", "drain_on_signal"]
 

@@ -34,13 +34,21 @@ from ..registry.registry import Commit, Entry
 from ..registry.transaction import Guard, Run, Step, run_event
 from ..scopes import StateIdentifier, StateScope, namespace_of
 from ..sessions.caller import RequestContext
+from ..sse.changes import snapshot_frame
 from ..sse.connection import SSEConnection
-from ..sse.frames import snapshot_frame, vanish_frame
 from ..state.events import Event
 from ..state.reactive import ReactiveState
 from ..state.views import render_ft
-from ..wire.frames import go_frame, message_frame, reload_frame, reopen_frame
-from ..wire.values import elements_frame, nest, signals_frame, to_wire
+from ..wire.frames import (
+    elements_frame,
+    go_frame,
+    message_frame,
+    reload_frame,
+    reopen_frame,
+    signals_frame,
+    vanish_frame,
+)
+from ..wire.values import nest, to_wire
 from .page import merged_tokens
 from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits, taken_ids
 
@@ -363,7 +371,9 @@ async def dispatch(
         if live is None and not elsewhere:  # else its stream has told the page
             parts = watched.views(call.state, call.instance_id) if watched is not None else ()
             views = {view for part in parts for view in part}
-            take(Effect(vanish_frame(schema, namespace_of(call.state, call.instance_id), views), repeated=False))
+            take(
+                Effect(vanish_frame(namespace_of(call.state, call.instance_id), schema.signals, views), repeated=False)
+            )
         raise
     if event.expect_version and not call.version:
         raise EventArgumentError(
@@ -716,10 +726,12 @@ async def _followed(context: RequestContext, shown: Sequence[Shown]) -> Followed
         try:
             entry, _ = await provider.resolve_for(READ, cls, context.connection, **_ids(scope, instance_id))
         except AccessError:
-            vanish += vanish_frame(cls._fs_schema(), namespace_of(name, instance_id), views)
+            vanish += vanish_frame(namespace_of(name, instance_id), cls._fs_schema().signals, views)
             continue
         except StateNotFoundError:
-            gone += vanish_frame(cls._fs_schema(), namespace_of(name, instance_id), views) + message_frame(GONE, 404)
+            gone += vanish_frame(namespace_of(name, instance_id), cls._fs_schema().signals, views) + message_frame(
+                GONE, 404
+            )
             continue
         except IdentifierError:
             continue
@@ -792,7 +804,7 @@ async def _snapshots(
                 async with asyncio.timeout(provider.registry.locks.timeout):
                     await authorize(user, config.rule, state, READ)
             except AccessError:
-                frames[key] = vanish_frame(type(state)._fs_schema(), state._committed.namespace, views)
+                frames[key] = vanish_frame(state._committed.namespace, type(state)._fs_schema().signals, views)
                 continue
             except Exception as error:
                 # The event is committed, so it must not look failed; the page keeps what it shows.

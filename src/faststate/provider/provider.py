@@ -52,7 +52,6 @@ from ..sessions.config import StateConfig, check_taken, session_identifier
 from ..sessions.rechecks import Rechecks
 from ..sessions.sessions import Sessions
 from ..sse.connection import SSEConnection
-from ..sse.frames import vanish_frame
 from ..sse.manager import SSEManager, StateEventHandler
 from ..state.events import DEFAULT_PREFIX, Event, is_time_limit
 from ..state.field_types import refuse_field_types
@@ -61,7 +60,7 @@ from ..state.reactive import ReactiveState
 from ..state.serving import note_provider
 from ..stores.base import SharedStore, StateStore
 from ..stores.urls import store_from_url
-from ..wire.frames import message_frame, reload_frame, reopen_frame
+from ..wire.frames import message_frame, reload_frame, reopen_frame, vanish_frame
 from ..wire.values import to_wire
 
 __all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits", "taken_ids"]
@@ -1234,7 +1233,7 @@ class StateProvider:
         """Has a page be told nothing more of a state that it follows; the frames (bytes) that take it off the page."""
         committed = state._committed
         key = committed.identifier.key
-        frame = vanish_frame(type(state)._fs_schema(), committed.namespace, connection.audience(key).views)
+        frame = vanish_frame(committed.namespace, type(state)._fs_schema().signals, connection.audience(key).views)
         self.sse_manager.unfollow(connection, key)
         return frame
 

@@ -7,12 +7,9 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, NamedTuple, TypeVar
 
-__all__ = ["Begun", "TooLate", "begin", "go_on", "in_time", "running_loop"]
+__all__ = ["Begun", "TooLate", "begin", "go_on", "in_time"]
 
 T = TypeVar("T")
-
-running_loop: Callable[[], asyncio.AbstractEventLoop | None] = asyncio._get_running_loop
-"""Return the event loop that this code runs on; None in a thread that runs none."""
 
 
 class Begun(NamedTuple):

@@ -14,8 +14,8 @@ from ..auth.users import UserContext, current_request, current_user
 from ..exceptions import AccessError
 from ..redaction import told_of
 from ..registry.registry import Commit
+from ..sse.changes import snapshot_frame
 from ..sse.connection import SSEConnection
-from ..sse.frames import snapshot_frame
 from ..sse.manager import SSEManager
 from ..state.reactive import ReactiveState
 from .config import StateConfig

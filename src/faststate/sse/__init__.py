@@ -4,9 +4,10 @@ This package knows states and frames. It knows no request, no registry and no pr
 which knows who is connected, and `connection.SSEConnection`, one page's stream with its outbox.
 """
 
-from .connection import Done, SSEConnection, Writer
-from .frames import Chunk, snapshot_frame, vanish_frame
+from .changes import snapshot_frame
+from .connection import Done, SSEConnection
 from .manager import LAST_WRITE, SSEManager, StateEventHandler
+from .writing import Chunk, Writer
 
 __all__ = [
     "LAST_WRITE",
@@ -17,5 +18,4 @@ __all__ = [
     "StateEventHandler",
     "Writer",
     "snapshot_frame",
-    "vanish_frame",
 ]

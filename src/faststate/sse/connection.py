@@ -6,19 +6,22 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from ..auth.users import UserContext
 from ..exceptions import ConnectionClosedError
 from ..scopes import Id, StateIdentifier
-from ..wire.values import signals_frame, to_wire
-from .frames import Audience, Changes, Chunk, snapshot_frame
+from ..wire.frames import signals_frame
+from ..wire.values import to_wire
+from .audience import Audience
+from .changes import Changes, snapshot_frame
+from .writing import Writer
 
 if TYPE_CHECKING:
     from .manager import SSEManager
     from .topics import Topic
 
-__all__ = ["Done", "SSEConnection", "Writer"]
+__all__ = ["Done", "SSEConnection"]
 
 logger = logging.getLogger("faststate")
 
@@ -48,34 +51,6 @@ class Done:
         return self.value == (other.value if isinstance(other, Done) else other)
 
     __hash__ = None  # type: ignore[assignment]  # equal to ints, hashed by nobody
-
-
-class Writer(Protocol):
-    """What writes a connection's bytes: a transport, from where the response has begun to its end."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether all that was written before has been taken."""
-
-    @property
-    def quick(self) -> Callable[[bytes], object] | None:
-        """What takes a framed chunk (bytes) of a reader who keeps up, and nothing else; None where there is no such."""
-
-    def write(self, chunk: Chunk) -> bool:
-        """Writes a chunk; False, with nothing written, where the reader has not taken what came before."""
-
-    def wake(self) -> None:
-        """Something waits in the connection's outbox, or the connection has been closed: sees to it in time."""
-
-    def hurry(self, seconds: float) -> None:
-        """Gives a write that is under way no more than `seconds`: who takes nothing must not hold the end up."""
-
-    @property
-    def lost(self) -> bool:
-        """Whether the connection to the reader has ended, as far as is known."""
-
-    def leave(self) -> None:
-        """Ends the stream without another word to its reader."""
 
 
 class _Outbox:

@@ -12,15 +12,17 @@ from itertools import count
 from random import uniform
 from typing import Any, Final, cast
 
+from .._compat.asyncio import running_loop
 from ..exceptions import IdentifierError
-from ..scheduling.waits import running_loop
 from ..scopes import Id, StateIdentifier
 from ..state.reactive import ReactiveState
 from ..state.schema import EVERYTHING_SHOWN
 from ..wire.values import nest
-from .connection import Done, SSEConnection, Writer
-from .frames import Audience, Changes, Chunk, CommitLike, audience_of
+from .audience import Audience, audience_of
+from .changes import Changes, CommitLike
+from .connection import Done, SSEConnection
 from .topics import Index, Joined, Sending, Topic, is_newer
+from .writing import Chunk, Writer
 
 __all__ = ["LAST_WRITE", "SSEManager", "StateEventHandler"]
 

@@ -8,8 +8,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ..state.reactive import ReactiveState
+from .audience import Audience
+from .changes import Changes, CommitLike
 from .connection import SSEConnection
-from .frames import Audience, Changes, Chunk, CommitLike
+from .writing import Chunk
 
 __all__ = ["Index", "Joined", "Sending", "Topic", "is_newer"]
 

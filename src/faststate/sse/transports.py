@@ -18,8 +18,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..scheduling.waits import Begun, begin, go_on
 from .connection import SSEConnection
-from .frames import Chunk
 from .manager import LAST_WRITE, SSEManager
+from .writing import Chunk
 
 __all__ = [
     "AsgiWriter",

@@ -10,10 +10,9 @@ from typing import Any, overload
 from fastcore.xml import FT, NotStr, Safe, to_xml
 
 from ..exceptions import EventDefinitionError
+from ..wire.frames import VIEW_ATTRIBUTE
 
 __all__ = ["View", "ViewFragment", "attribute", "quoted", "render_ft", "view"]
-
-ATTRIBUTE = "data-fs-view"
 
 
 def quoted(value: str) -> str:
@@ -85,12 +84,12 @@ class View:
         parts = [part for part in (content if isinstance(content, tuple | list) else (content,)) if part is not None]
         root = parts[0] if len(parts) == 1 else None
         if isinstance(root, FT) and root.tag:
-            marked = FT(root.tag, root.children, {**(root.attrs or {}), ATTRIBUTE: address}, void_=root.void_)
+            marked = FT(root.tag, root.children, {**(root.attrs or {}), VIEW_ATTRIBUTE: address}, void_=root.void_)
             return render_ft(marked)
         # Text, several elements or none: an element that browsers lay out as `display: contents` of their own accord,
         # since a strict Content-Security-Policy forbids style attributes; a <div> would end a <p> around it.
         inner = "".join(map(render_ft, parts))
-        return f'<slot {ATTRIBUTE}="{escape(address)}">{inner}</slot>'
+        return f'<slot {VIEW_ATTRIBUTE}="{escape(address)}">{inner}</slot>'
 
     @overload
     def __get__(self, instance: None, owner: type) -> View: ...

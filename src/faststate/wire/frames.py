@@ -1,18 +1,99 @@
-"""Frames that speak to the page itself: show a message, go elsewhere, reload, open the stream again."""
+"""Frames: SSE events (bytes) that patch a page's signals and elements. They take names and values, and know no state.
+
+The event types and their lines are Datastar 1.0's: https://data-star.dev/reference/sse_events
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-from .values import signals_frame
+from datastar_py import ServerSentEventGenerator as SSE
+from datastar_py.consts import ElementPatchMode
 
-__all__ = ["RELOAD", "REOPEN", "go_frame", "message_frame", "reload_frame", "reopen_frame"]
+from .values import nest, patch_steps, to_json
+
+__all__ = [
+    "RELOAD",
+    "REOPEN",
+    "VIEW_ATTRIBUTE",
+    "elements_frame",
+    "go_frame",
+    "message_frame",
+    "patch_frame",
+    "reload_frame",
+    "reopen_frame",
+    "replacing_frame",
+    "signals_frame",
+    "vanish_frame",
+    "view_frame",
+    "view_placeholder",
+]
+
+VIEW_ATTRIBUTE: Final = "data-fs-view"
+"""The attribute of a view's root element that holds the view's address: namespace and name, joined by dots."""
 
 RELOAD: Final = "#reload"
 """Value of the signal `_fs.go` that makes the page reload itself."""
 
 REOPEN: Final = "#reopen"
 """Value of the signal `_fs.go` that makes the page open its stream again, as a page that has seen nothing yet."""
+
+# The text around the JSON, as datastar-py writes it. Our JSON is one line of ASCII.
+_MERGE, _MERGED = SSE.patch_signals("{}").encode().split(b"{}")
+
+_LINE_ENDS: Final = re.compile("\r\n|\r|\n")
+
+
+def signals_frame(signals: Mapping[str, Any]) -> bytes:
+    """Make the event that merges `signals`, a nested dict of wire values."""
+    return b"".join((_MERGE, to_json(signals).encode(), _MERGED))
+
+
+def patch_frame(
+    path: tuple[str, ...], old: Mapping[str, Any], delta: Mapping[str, Any], new: Mapping[str, Any]
+) -> bytes:
+    """Make the events that bring the signals under `path` from `old` to `new`; `delta` is the difference."""
+    return b"".join([signals_frame(nest(path, step)) for step in patch_steps(old, delta, new)])
+
+
+def replacing_frame(path: tuple[str, ...], values: Mapping[str, Any]) -> bytes:
+    """Make the events that bring the signals under `path` to `values`, whatever the page holds."""
+    # Datastar merges dicts: a signal that holds one is cleared first, so that no removed key stays.
+    stale = {name: "" for name, value in values.items() if isinstance(value, dict)}
+    return b"".join([signals_frame(nest(path, step)) for step in (stale, values) if step])
+
+
+def elements_frame(html: str, selector: str | None = None, mode: str | None = None) -> bytes:
+    """Make the event that patches `html` in: by its id, or at `selector` in the way that `mode` says."""
+    # Not by datastar-py, which splits at every line end that Python knows: Datastar joins the parts with \n.
+    lines = [f"selector {selector}"] if selector else []
+    lines += [f"mode {ElementPatchMode(mode).value}"] if mode else []
+    lines += [f"elements {line}" for line in _LINE_ENDS.split(html)]
+    event = "event: datastar-patch-elements\n" + "".join(f"data: {line}\n" for line in lines)
+    return f"{event}\n".encode(errors="replace")
+
+
+def view_frame(address: str, html: str) -> bytes:
+    """Make the event that replaces the view at `address`, wherever it stands in the page."""
+    return elements_frame(html, f'[{VIEW_ATTRIBUTE}="{address}"]')
+
+
+def view_placeholder(address: str) -> str:
+    """Return an empty, hidden element (HTML) in place of a view that may not be shown: a later patch finds it there."""
+    return f'<span {VIEW_ATTRIBUTE}="{address}" hidden></span>'
+
+
+def vanish_frame(path: tuple[str, ...], signals: Iterable[str], views: Iterable[str]) -> bytes:
+    """Make the events that empty these `signals` under `path` and these `views`."""
+    empty = dict.fromkeys(signals, "")
+    frame = signals_frame(nest(path, empty)) if empty else b""
+    addresses = [".".join((*path, name)) for name in sorted(views)]
+    return frame + b"".join([view_frame(address, view_placeholder(address)) for address in addresses])
+
+
+# -- to the page itself ------------------------------------------------------------------------------------------------
 
 
 def message_frame(message: str, status: int) -> bytes:

@@ -1,35 +1,31 @@
-"""What travels to Datastar: JSON that it reads as meant, attributes that no string breaks, SSE frames.
+"""Values as Datastar reads them: JSON that keeps its meaning, and attributes that no string can break.
 
-Protocol rules are Datastar 1.0's: https://data-star.dev/reference
+The protocol rules are Datastar 1.0's: https://data-star.dev/reference
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from datastar_py import ServerSentEventGenerator as SSE
 from datastar_py.attributes import JSExpression
-from datastar_py.consts import ElementPatchMode
 from pydantic_core import to_jsonable_python
+
+from .._compat.json import compact_encoder
 
 __all__ = [
     "MAX_SAFE_INTEGER",
     "attribute_json",
     "depth_of",
     "display",
-    "elements_frame",
     "js",
     "merge_patch",
     "nest",
-    "patch_frame",
     "patch_steps",
     "same",
-    "signals_frame",
+    "to_json",
     "to_wire",
 ]
 
@@ -131,13 +127,6 @@ def _list_became_dict(old: Any, new: Any) -> bool:
     return isinstance(old, dict) and any(_list_became_dict(old[key], new[key]) for key in old.keys() & new.keys())
 
 
-def patch_frame(
-    path: tuple[str, ...], old: Mapping[str, Any], delta: Mapping[str, Any], new: Mapping[str, Any]
-) -> bytes:
-    """The frames (bytes) that bring the signals under `path` from `old` to `new`; the `delta` between them."""
-    return b"".join([signals_frame(nest(path, step)) for step in patch_steps(old, delta, new)])
-
-
 def nest(path: tuple[str, ...], leaf: Any) -> dict[str, Any]:
     """`leaf` under `path`: `nest(("A", "b"), 1)` is `{"A": {"b": 1}}`."""
     for segment in reversed(path):
@@ -150,27 +139,14 @@ def nest(path: tuple[str, ...], leaf: Any) -> dict[str, Any]:
 _HOSTILE: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "@;/`$"})
 
 
-# Made once: json.dumps makes one per call, which costs more than it takes to encode a few values.
-_COMPACT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-
-
-def _quick_encoder() -> Callable[[Any], str]:
-    """As `_COMPACT.encode`, which makes the C encoder anew for each call: that is most of what a small patch costs."""
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:
-        return _COMPACT.encode
-    # Without a list of what it is in: wire values are trees.
-    encode = make(None, _COMPACT.default, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
-    return lambda value: "".join(encode(value, 0))
-
-
-_encode: Final = _quick_encoder()
+to_json: Final = compact_encoder()
+"""Encode a wire value as one line of ASCII JSON (str)."""
 
 
 def attribute_json(value: Any) -> str:
     """JSON of a wire value for a `data-*` expression: no string in it can end or change the expression."""
     # Each backslash of the JSON text starts an escape; a literal backslash is the pair "\\\\".
-    return _COMPACT.encode(value).replace("\\\\", "\\u005c").translate(_HOSTILE)
+    return to_json(value).replace("\\\\", "\\u005c").translate(_HOSTILE)
 
 
 def js(value: Any) -> str:
@@ -186,28 +162,6 @@ def js(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(js, value)) + "]"
     return attribute_json(to_wire(value))
-
-
-# As datastar-py writes it. JSON of ours is one line of ASCII, which takes its place.
-_MERGE, _MERGED = SSE.patch_signals("{}").encode().split(b"{}")
-
-
-def signals_frame(signals: Mapping[str, Any]) -> bytes:
-    """One SSE event (bytes) that merges `signals`, a nested dict of wire values."""
-    return b"".join((_MERGE, _encode(signals).encode(), _MERGED))
-
-
-_LINE_ENDS: Final = re.compile("\r\n|\r|\n")
-
-
-def elements_frame(html: str, selector: str | None = None, mode: str | None = None) -> bytes:
-    """One SSE event (bytes) that patches `html` in: by its id, or at `selector` in the way `mode` says."""
-    # Not by datastar-py: it cuts at all of Python's line ends, and Datastar joins the pieces with \n.
-    lines = [f"selector {selector}"] if selector else []
-    lines += [f"mode {ElementPatchMode(mode).value}"] if mode else []
-    lines += [f"elements {line}" for line in _LINE_ENDS.split(html)]
-    event = "event: datastar-patch-elements\n" + "".join(f"data: {line}\n" for line in lines)
-    return f"{event}\n".encode(errors="replace")
 
 
 def depth_of(value: Any) -> int:

@@ -1,0 +1,54 @@
+"""Writing: the bytes that many connections get, and what a connection needs of whoever writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from starlette.types import Message
+
+__all__ = ["Chunk", "Writer"]
+
+
+class Chunk:
+    """Bytes that are written to many connections. Lifetime: one flush.
+
+    `body` are the bytes, `message` is ASGI's message that carries them, and `framed` is one chunk of HTTP/1.1's chunked
+    transfer coding (RFC 9112, 7.1).
+    """
+
+    __slots__ = ("body", "framed", "message")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.message: Message = {"type": "http.response.body", "body": body, "more_body": True}
+        self.framed = b"%x\r\n%b\r\n" % (len(body), body)
+
+
+class Writer(Protocol):
+    """Writes one connection's bytes. Lifetime: from the beginning of the response to its end."""
+
+    @property
+    def ready(self) -> bool:
+        """True if the reader has taken all that was written before."""
+
+    @property
+    def quick(self) -> Callable[[bytes], object] | None:
+        """A function that writes a framed chunk (bytes) to a reader who keeps up, without a check; None if there is
+        none."""
+
+    def write(self, chunk: Chunk) -> bool:
+        """Write a chunk; return False, with nothing written, if the reader has not taken what came before."""
+
+    def wake(self) -> None:
+        """Take note that something waits in the connection's outbox, or that the connection has been closed."""
+
+    def hurry(self, seconds: float) -> None:
+        """Allow a write that is under way no more than `seconds`: a reader who takes nothing must not delay the end."""
+
+    @property
+    def lost(self) -> bool:
+        """True if the connection to the reader is known to have ended."""
+
+    def leave(self) -> None:
+        """End the stream without another word to its reader."""
