@@ -4,6 +4,7 @@ This package knows bytes, versions and drivers, and nothing of states. Begin wit
 every store fulfils, and `base.SharedStore` for many processes.
 """
 
+from ..scopes import Version
 from .backplane import Backplane, Message
 from .base import (
     EXPIRED_KEPT,
@@ -27,6 +28,7 @@ __all__ = [
     "SharedStore",
     "StateStore",
     "Stored",
+    "Version",
     "Write",
     "store_from_url",
 ]
