@@ -47,6 +47,9 @@ HOUSE: Mapping[str, Sequence[str]] = {
     "records": ("sources", "columns", "calls", "table", "choice"),
     "state": (
         "parameters",
+        "containers",
+        "models",
+        "comparison",
         "values",
         "serving",
         "views",

@@ -28,7 +28,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from faststate import EventError, ReactiveState, ServerOnly, StateConfig, StateProvider, StateScope
-from faststate.state.values import Thaw, freeze, known_items
+from faststate.state.comparison import known_items
+from faststate.state.values import Thaw, freeze
 from faststate.validation.revalidation import revalidation_of
 
 

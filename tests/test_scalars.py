@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faststate import EventError, ReactiveState, StateConfig, StateProvider, StateScope
-from faststate.state.values import equal, freeze
+from faststate.state.comparison import equal
+from faststate.state.values import freeze
 from faststate.validation.scalars import UnshowableError, check_showable, exact_key, same_scalar
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")

@@ -26,7 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 
 from faststate import ReactiveState
 from faststate.exceptions import ConfigurationError, ReadOnlyStateError
-from faststate.state.values import Thaw, equal, freeze, is_container, unlocked
+from faststate.state.comparison import equal
+from faststate.state.models import unlocked
+from faststate.state.values import Thaw, freeze, is_container
 from faststate.validation.scalars import UnshowableError
 
 

@@ -30,7 +30,9 @@ from pydantic_core import MultiHostUrl, TzInfo, Url, from_json, to_json
 
 from ..exceptions import ConfigurationError
 from ..redaction import explained, redacted
-from ..state.values import ReadOnlyDict, ReadOnlyList, ReadOnlySet, _shapes, freeze
+from ..state.containers import ReadOnlyDict, ReadOnlyList, ReadOnlySet
+from ..state.models import guarded_shapes
+from ..state.values import freeze
 from ..validation.revalidation import revalidation_of
 from ..validation.scalars import IP_TYPES, exact_key
 
@@ -230,7 +232,7 @@ _ORDINARY: Final = frozenset({*_LEAVES, *_ITERABLES, ReadOnlyDict, dict})
 def _tree(value: Any, met: _Met, depth: int) -> Any:
     """`value` as JSON has it; `depth` is the level (int) at which it will stand. Adds to `met`."""
     kind = type(value)
-    shape = _shapes.get(kind)
+    shape = guarded_shapes.get(kind)
     if shape is not None:
         held = value.__dict__ if shape.is_model else shape.read(value)
         if len(held) != len(shape.names):  # it also has what functools.cached_property remembers

@@ -15,8 +15,9 @@ from pydantic_core import TzInfo
 
 from ..exceptions import FastStateError, RowValueError
 from ..records.columns import with_article
+from ..state.containers import ReadOnlyDict, ReadOnlyList, ReadOnlySet
 from ..state.reactive import ReactiveState
-from ..state.values import SCALARS, ReadOnlyDict, ReadOnlyList, ReadOnlySet
+from ..validation.scalars import SCALARS
 
 __all__ = ["RowCheck", "plain", "unlike"]
 

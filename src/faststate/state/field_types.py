@@ -23,7 +23,8 @@ from typing_extensions import is_typeddict  # typing's own knows only typing's T
 
 from ..exceptions import ConfigurationError
 from ..validation.scalars import SCALARS, UnshowableError
-from .values import freeze, is_frozen_class
+from .models import is_frozen_class
+from .values import freeze
 
 __all__ = ["refuse_field_types"]
 

@@ -32,13 +32,16 @@ from ..exceptions import (
 from ..redaction import explained, hold_back, redacted, told_of
 from ..scopes import StateIdentifier, Version
 from ..validation.revalidation import Kept, revalidation_of
-from ..validation.scalars import UnshowableError
+from ..validation.scalars import SCALARS, UnshowableError
 from ..wire.values import display, merge_patch, same, to_wire
 from .arguments import is_exact
+from .comparison import equal, known_items
+from .containers import REMEDY
 from .events import Event
+from .models import unlocked
 from .schema import EVERYTHING_SHOWN, PLAIN, Schema
 from .serving import ServingProvider, current_provider, provider_of
-from .values import REMEDY, SCALARS, SHORT_INT, Thaw, equal, freeze, is_container, known_items, plain, unlocked
+from .values import SHORT_INT, Thaw, freeze, is_container, plain
 from .views import View, ViewFragment, attribute
 
 __all__ = ["INITIAL", "Change", "Committed", "ReactiveState", "SignalRef", "current_page"]

@@ -12,10 +12,21 @@ import fractions
 import ipaddress
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any, Final
 
-__all__ = ["CHECKED", "IP_TYPES", "SCALARS", "UnshowableError", "check_showable", "exact_key", "same_scalar"]
+__all__ = [
+    "CHECKED",
+    "IP_TYPES",
+    "SCALARS",
+    "UnshowableError",
+    "all_same",
+    "check_showable",
+    "exact_key",
+    "same_scalar",
+    "surely_same",
+]
 
 IP_TYPES: Final = (
     ipaddress.IPv4Address,
@@ -122,3 +133,16 @@ def same_scalar(new: Any, old: Any) -> bool:
     if kind is str or kind is int or kind is bool:
         return bool(new == old)
     return bool(exact_key(new) == exact_key(old))
+
+
+def surely_same(new: Any, old: Any) -> bool:
+    """True if both are one object, or two scalars of one type and value. Lists and the like are not looked into."""
+    if new is old:
+        return True
+    kind = type(new)
+    return kind is type(old) and kind in SCALARS and same_scalar(new, old)
+
+
+def all_same(new: Sequence[Any], old: Sequence[Any]) -> bool:
+    """True if two sequences have the same items in the same order, each as in `surely_same`."""
+    return len(new) == len(old) and (all(map(is_, new, old)) or all(map(surely_same, new, old)))

@@ -1,0 +1,356 @@
+"""The lists, dicts and sets of a state: read-only once committed, guarded while an event works on them.
+
+Python's own C code changes a list, a dict or a set without the methods of its class: heapq does, and so does
+`list.sort(x)`. A committed list or dict therefore keeps its items a second time, where C code does not find them: that
+code changes a copy that only pydantic reads. A committed set is a frozenset whose `__class__` is `set`.
+
+None of these classes makes instances of itself: `type(x)(...)`, which dataclasses.asdict() calls, gives a builtin
+container. So do copies and pickles.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
+
+from ..exceptions import ReadOnlyStateError
+
+__all__ = [
+    "FROZEN",
+    "REMEDY",
+    "ChangeGuard",
+    "ReadOnlyDict",
+    "ReadOnlyList",
+    "ReadOnlySet",
+    "StateDict",
+    "StateList",
+    "StateSet",
+]
+
+REMEDY: Final = "change it in an @event, with `await state.<event>.run(...)`, or in `async with provider.modify(...)`"
+
+
+class ChangeGuard:
+    """Says whether a value may be changed. Lifetime: one working copy; `FROZEN` guards everything that is committed."""
+
+    __slots__ = ("live",)
+
+    def __init__(self, live: bool) -> None:
+        self.live = live
+
+    def check(self) -> None:
+        """Raise `ReadOnlyStateError` unless the value's transaction is still open."""
+        if not self.live:
+            _refuse_change()
+
+    def note_validated(self, model: Any, name: str) -> None:
+        """Remember that the class of `model` validated the value that was just set in its field `name`."""
+
+
+FROZEN: Final = ChangeGuard(live=False)
+
+
+def _refuse_change(*_: Any, **__: Any) -> NoReturn:
+    raise ReadOnlyStateError(
+        f"this value is a committed, shared one (or was read before a `yield` of its event): {REMEDY}"
+    )
+
+
+_CHANGING: Final[dict[type, str]] = {
+    list: "__setitem__ __delitem__ __iadd__ __imul__ append clear extend insert pop remove reverse sort",
+    dict: "__setitem__ __delitem__ __ior__ clear pop popitem setdefault update",
+    set: (
+        "__iand__ __ior__ __isub__ __ixor__ add clear difference_update discard intersection_update pop remove "
+        "symmetric_difference_update update"
+    ),
+}
+"""The methods that change a container, by its builtin type."""
+
+C = TypeVar("C", bound="type[_Container]")
+
+
+def _read_only(cls: C) -> C:
+    """Make every changing method of this class raise `ReadOnlyStateError`."""
+    for name in _CHANGING[cls._builtin].split():
+        setattr(cls, name, _refuse_change)
+    return cls
+
+
+def _guarded(cls: C) -> C:
+    """Make every changing method of this class ask the container's guard first."""
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def guarded_method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            self._guard.check()
+            return method(self, *args, **kwargs)
+
+        return guarded_method
+
+    for name in _CHANGING[cls._builtin].split():
+        setattr(cls, name, guarded(getattr(cls._builtin, name)))
+    return cls
+
+
+class _Container:
+    """Makes new instances, copies and pickles of a state's container builtin ones."""
+
+    __slots__ = ()
+    _builtin: ClassVar[type]
+    copy: Callable[[], Any]
+
+    def __new__(cls, *items: Any, **named: Any) -> Any:
+        return cls._builtin(*items, **named)
+
+    def __copy__(self) -> Any:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.copy(), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (self._builtin, (self.copy(),))
+
+
+# -- committed containers ----------------------------------------------------------------------------------------------
+
+
+class _Kept(_Container):
+    """The reading methods that a committed list and a committed dict share: both read the items that they keep."""
+
+    __slots__ = ()
+    _items: Any
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Change nothing: `x.__init__(...)` would fill a container that is there already."""
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._items[place]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Any:
+        return iter(self._items)
+
+    def __reversed__(self) -> Any:
+        return reversed(self._items)
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self._items
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
+
+    __setattr__ = __delattr__ = _refuse_change
+
+
+def _comparing(compare: Callable[[Any, Any], bool]) -> Any:
+    def compared(self: ReadOnlyList, other: object) -> bool:
+        return compare(self._items, tuple(other)) if isinstance(other, list) else NotImplemented
+
+    return compared
+
+
+@_read_only
+class ReadOnlyList(_Kept, list[Any]):
+    """A committed list. It reads as a list does, and raises `ReadOnlyStateError` where a list would change."""
+
+    __slots__ = ("_items",)
+    _builtin = list
+    _items: tuple[Any, ...]
+
+    @staticmethod
+    def of(items: list[Any]) -> ReadOnlyList:
+        """A committed list of these items."""
+        made: ReadOnlyList = list.__new__(ReadOnlyList)
+        list.extend(made, items)
+        _put_items(made, tuple(items))
+        return made
+
+    def __getitem__(self, place: Any) -> Any:
+        return list(self._items[place]) if type(place) is slice else self._items[place]
+
+    __eq__ = _comparing(operator.eq)
+    __ne__ = _comparing(operator.ne)
+    __lt__ = _comparing(operator.lt)
+    __le__ = _comparing(operator.le)
+    __gt__ = _comparing(operator.gt)
+    __ge__ = _comparing(operator.ge)
+    __hash__ = None
+
+    def __add__(self, other: Any) -> Any:
+        return [*self._items, *other] if isinstance(other, list) else NotImplemented
+
+    def __mul__(self, times: Any) -> Any:
+        return [*self._items] * times
+
+    __rmul__ = __mul__
+
+    def copy(self) -> list[Any]:
+        """A plain list of the same items."""
+        return [*self._items]
+
+    def count(self, item: Any) -> int:
+        """As a list's."""
+        return self._items.count(item)
+
+    def index(self, item: Any, *between: Any) -> int:
+        """As a list's."""
+        return self._items.index(item, *between)
+
+
+_put_items: Final = vars(ReadOnlyList)["_items"].__set__
+
+
+@_read_only
+class ReadOnlyDict(_Kept, dict[Any, Any]):
+    """A committed dict. It reads as a dict does, and raises `ReadOnlyStateError` where a dict would change."""
+
+    __slots__ = ("_items",)
+    _builtin = dict
+    _items: dict[Any, Any]
+
+    @staticmethod
+    def of(items: dict[Any, Any]) -> ReadOnlyDict:
+        """A committed dict of these items; it keeps `items` itself, which must not change any more."""
+        made: ReadOnlyDict = dict.__new__(ReadOnlyDict)
+        dict.update(made, items)
+        _put_entries(made, items)
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return self._items == (other._items if type(other) is ReadOnlyDict else other)
+
+    def __ne__(self, other: object) -> bool:
+        return self._items != (other._items if type(other) is ReadOnlyDict else other)
+
+    __hash__ = None
+
+    def __or__(self, other: Any) -> Any:
+        return {**self._items, **other} if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> Any:
+        return {**other, **self._items} if isinstance(other, dict) else NotImplemented
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """As a dict's."""
+        return self._items.get(key, default)
+
+    def keys(self) -> Any:
+        """As a dict's."""
+        return self._items.keys()
+
+    def values(self) -> Any:
+        """As a dict's."""
+        return self._items.values()
+
+    def items(self) -> Any:
+        """As a dict's."""
+        return self._items.items()
+
+    def copy(self) -> dict[Any, Any]:
+        """A plain dict of the same items."""
+        return self._items.copy()
+
+    fromkeys = dict.fromkeys
+
+
+_put_entries: Final = vars(ReadOnlyDict)["_items"].__set__
+
+
+@_read_only
+class ReadOnlySet(_Container, frozenset[Any]):
+    """A committed set. It reads as a set does, and raises `ReadOnlyStateError` where a set would change."""
+
+    __slots__ = ()
+    _builtin = set
+    __hash__ = None  # type: ignore[assignment]  # as a set
+
+    @staticmethod
+    def of(items: Iterable[Any]) -> ReadOnlySet:
+        """A committed set of these members."""
+        return frozenset.__new__(ReadOnlySet, items)
+
+    @property  # type: ignore[misc]  # mypy knows __class__ as a plain attribute
+    def __class__(self) -> type:
+        return set
+
+    def copy(self) -> set[Any]:  # type: ignore[override]  # what a set gives
+        """A plain set of the same members."""
+        return set(self)
+
+    def __repr__(self) -> str:
+        return repr(set(self))
+
+
+def _giving_set(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def given(self: ReadOnlySet, *others: Any) -> Any:
+        return method(set(self), *others)
+
+    return given
+
+
+for _name in ["__and__", "__or__", "__sub__", "__xor__", "difference", "intersection", "symmetric_difference", "union"]:
+    setattr(ReadOnlySet, _name, _giving_set(getattr(set, _name)))
+
+
+# -- containers of a working copy --------------------------------------------------------------------------------------
+
+
+@_guarded
+class StateList(_Container, list[Any]):
+    """A list in a working copy: a real `list` that asks its guard before each change."""
+
+    __slots__ = ("_guard",)
+    _builtin = list
+    _guard: ChangeGuard
+
+    @staticmethod
+    def of(guard: ChangeGuard, items: Any) -> StateList:
+        """A list of these items that asks `guard`."""
+        made: StateList = list.__new__(StateList)
+        list.extend(made, items)
+        made._guard = guard
+        return made
+
+
+@_guarded
+class StateDict(_Container, dict[Any, Any]):
+    """A dict in a working copy: a real `dict` that asks its guard before each change."""
+
+    __slots__ = ("_guard",)
+    _builtin = dict
+    _guard: ChangeGuard
+
+    @staticmethod
+    def of(guard: ChangeGuard, items: Any) -> StateDict:
+        """A dict of these items that asks `guard`."""
+        made: StateDict = dict.__new__(StateDict)
+        dict.update(made, items)
+        made._guard = guard
+        return made
+
+
+@_guarded
+class StateSet(_Container, set[Any]):
+    """A set in a working copy: a real `set` that asks its guard before each change."""
+
+    __slots__ = ("_guard",)
+    _builtin = set
+    _guard: ChangeGuard
+
+    @staticmethod
+    def of(guard: ChangeGuard, items: Any) -> StateSet:
+        """A set of these members that asks `guard`."""
+        made: StateSet = set.__new__(StateSet)
+        set.update(made, items)
+        made._guard = guard
+        return made
+
+    def __repr__(self) -> str:  # lists and dicts write themselves without their class's name
+        return repr(set(self))
