@@ -44,7 +44,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "redis",
         "urls",
     ),
-    "records": ("sources", "columns", "calls", "table", "choice"),
+    "records": ("sources", "columns", "calls", "base", "fastlite", "fastsql", "minidata", "table", "choice"),
     "state": (
         "parameters",
         "containers",

@@ -769,7 +769,7 @@ async def test_a_source_may_be_first_used_while_the_app_has_a_transaction_open(t
 
 
 async def test_a_transaction_that_the_app_never_ends_fails_the_save_in_the_end(db, monkeypatch):
-    monkeypatch.setattr("faststate.records.table.BUSY_WAIT", 0.05)
+    monkeypatch.setattr("faststate.records.fastlite.BUSY_WAIT", 0.05)
     products, _ = shop(db)
     source = TableRecords(products)
     await source.load("1")

@@ -1,7 +1,8 @@
 """Rows of the user's own database, loaded and saved for RECORD states.
 
 This package knows databases and their columns, and nothing of states. Begin with `sources.RecordSource`, the protocol
-that a source fulfils; `choice.record_source` picks the source for what a developer passes as `records`.
+that every source implements. `choice.record_source` makes a source from a developer's `records`: `table.TableRecords`,
+which has one file for each kind of database, or `calls.CallableRecords` for functions.
 """
 
 from .calls import CallableRecords

@@ -1,4 +1,4 @@
-"""Rows by the app's own functions: what loads a row, what saves it, and perhaps what deletes it."""
+"""A record source made of the app's own functions: one loads a row, one saves it, and one may delete it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["CallableRecords"]
 class CallableRecords:
     """The rows that these functions load, save and delete. Lifetime: the provider.
 
-    Each may be async or sync; a sync one runs in a worker thread.
+    Each function may be async or sync; a sync one runs in a worker thread.
 
-    - `load(record_id)` returns the row, a dict or a `Row` with the row's version, or None when there is none. An id is
-      text out of a URL. "05" is not the id of row 5: return None unless the row's id reads exactly as `record_id`,
-      because each spelling would be a state of its own.
-    - `save(record_id, changed)`, for rows with a version `save(record_id, changed, version)`, changes those columns
-      (a dict of plain values), in one transaction. It raises `StateNotFoundError` when the row is gone, and
-      `VersionConflict` when it has another version than that. It returns the new version (int); None means one more.
+    - `load(record_id)` returns the row as a dict, or as a `Row` if rows have versions, or None if there is none. An id
+      is text from a URL, and "05" is not the id of row 5: return None unless the row's id is spelt exactly like
+      `record_id`, because each spelling would become a state of its own.
+    - `save(record_id, changed)`, or `save(record_id, changed, version)` for rows with versions, changes these columns
+      (a dict of plain values) in one transaction. It raises `StateNotFoundError` if the row is gone, and
+      `VersionConflict` if the row has another version. It returns the new version (int); None stands for `version` + 1.
     - `delete(record_id)` deletes the row if there is one. Without it, rows cannot be deleted through states.
 
-    Nothing is known of what the functions do, so one commit changes one row. For commits over several rows, write a
+    The functions may use any database, so one commit changes one row. To change several rows in one commit, write a
     `RecordSource`.
 
-    Raises `ConfigurationError` for functions that cannot be called so.
+    Raises `ConfigurationError` for functions that cannot be called like this.
     """
 
     database: Any = None
@@ -41,12 +41,12 @@ class CallableRecords:
         save: Callable[..., Any],
         delete: Callable[[str], Any] | None = None,
     ) -> None:
-        self._load = _Function("load", load, {1: "load(record_id)"})
-        self._save = _Function("save", save, {2: "save(record_id, changed)", 3: "save(record_id, changed, version)"})
-        self._delete = None if delete is None else _Function("delete", delete, {1: "delete(record_id)"})
+        self._load = AppFunction("load", load, {1: "load(record_id)"})
+        self._save = AppFunction("save", save, {2: "save(record_id, changed)", 3: "save(record_id, changed, version)"})
+        self._delete = None if delete is None else AppFunction("delete", delete, {1: "delete(record_id)"})
 
     async def load(self, record_id: str) -> Row | None:
-        """The row, or None. Raises `ConfigurationError` for what is no row, or one whose version `save` cannot take."""
+        """Return the row, or None. Raises `ConfigurationError` for anything else, or a version unknown to `save`."""
         found = await self._load(record_id)
         if found is None:
             return None
@@ -64,7 +64,7 @@ class CallableRecords:
         return Row(dict(row.values), row.version)
 
     async def save(self, changes: Sequence[RowChange]) -> Sequence[int | None]:
-        """Saves one row. Raises `ConfigurationError`, with nothing saved, for several: all or none is not to be had."""
+        """Save one row. Raises `ConfigurationError` for several: functions cannot save all or none of them."""
         if len(changes) > 1 or any(change.source is not self for change in changes):
             raise ConfigurationError(
                 "a commit changes one row that functions save: for several, write a RecordSource that saves all or none"
@@ -86,15 +86,15 @@ class CallableRecords:
         return versions
 
     async def delete(self, record_id: str) -> None:
-        """Deletes the row. Raises `ConfigurationError` where no `delete` was given."""
+        """Delete the row. Raises `ConfigurationError` if no `delete` was given."""
         if self._delete is None:
             raise ConfigurationError("these records cannot be deleted: give a third function, delete(record_id)")
-        with contextlib.suppress(StateNotFoundError):  # that it is gone is what was wanted
+        with contextlib.suppress(StateNotFoundError):  # it is gone, as it should be
             await self._delete(record_id)
 
 
-class _Function:
-    """One of the app's functions, called without blocking the event loop. Lifetime: its source."""
+class AppFunction:
+    """One of the app's functions, which is called without blocking the event loop. Lifetime: its source."""
 
     def __init__(self, name: str, function: Callable[..., Any], forms: Mapping[int, str]) -> None:
         expected = " or ".join(forms.values())
@@ -107,7 +107,7 @@ class _Function:
         self._function = function
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
         self.counts = {count for count in forms if _takes(function, count)}
-        """How many arguments it can be called with."""
+        """The numbers of arguments that it can be called with."""
         if not self.counts:
             raise ConfigurationError(f"{name} must be callable as {expected}, not {name}{inspect.signature(function)}")
 
@@ -121,7 +121,7 @@ class _Function:
 def _takes(function: Callable[..., Any], count: int) -> bool:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins have none
+    except (TypeError, ValueError):  # some builtins have no signature
         return True
     try:
         signature.bind(*[None] * count)

@@ -1,4 +1,4 @@
-"""Make a record source of what a developer passes as `records`: a table, functions or a source of their own."""
+"""Make a record source from a developer's `records`: a table, functions, or a source of their own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ __all__ = ["record_source"]
 
 
 def record_source(source: object) -> RecordSource:
-    """The `RecordSource` that `source` is or makes: a table (`db.t.products`), or a tuple `(load, save)` or
-    `(load, save, delete)` of functions.
+    """Return `source` if it is a `RecordSource`, or make one from a table (`db.t.products`) or a tuple of functions.
 
-    Raises `ConfigurationError` for anything else.
+    The tuple is `(load, save)` or `(load, save, delete)`. Raises `ConfigurationError` for anything else.
     """
-    # The class is asked: `db.t`, which is no table, has every attribute that one could look for.
+    # Look at the class: `db.t`, which is not a table, has an attribute of any name.
     methods = ("load", "save", "delete")
     if all(callable(getattr(type(source), name, None)) for name in methods) and isinstance(source, RecordSource):
         return source

@@ -1,4 +1,4 @@
-"""Columns: what a field's value is in a row, and what a column's value is in a field."""
+"""Conversion between the values of a state's fields and the values of a row's columns."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["UnfitError", "columns_to_fields", "is_about_values", "to_column", "t
 
 
 class UnfitError(Exception):
-    """A value that no column, or not this one, can keep: the message names it as the subject of a sentence.
+    """Raised for a value that no column, or not this one, can keep. Lifetime: until the class and field are known.
 
-    Never holds the value itself. Lifetime: until the row's class and field are known.
+    The message is the subject of a sentence ("a NUL character"), and never contains the value itself.
     """
 
 
@@ -30,10 +30,10 @@ class UnfitError(Exception):
 
 
 def columns_to_fields(values: Mapping[str, Any], cls: type[Any]) -> dict[str, Any]:
-    """Those columns of a row that `cls` (a pydantic model) has fields for, as its validation takes them.
+    """Return the columns that `cls` (a pydantic model) has fields for, ready for its validation.
 
-    A text that the field does not take as it is, but that is JSON, is parsed: that is how a list, a dict or a nested
-    model is kept in a column, and a number of a Literal or an enum in a column of texts.
+    A text that the field does not accept but that is JSON is parsed. Lists, dicts and nested models are kept in a
+    column like this, and so are the numbers of a Literal or an enum in a column of texts.
     """
     fields = cls.__pydantic_fields__
     return {
@@ -46,22 +46,22 @@ def columns_to_fields(values: Mapping[str, Any], cls: type[Any]) -> dict[str, An
 def _read(cls: type[Any], name: str, text: str) -> Any:
     reader = _readers.setdefault(cls, {}).get(name)
     if reader is None:
-        reader = _readers[cls][name] = _Reader(cls.__pydantic_fields__[name])
+        reader = _readers[cls][name] = ColumnReader(cls.__pydantic_fields__[name])
     return reader.read(text)
 
 
-class _Reader:
-    """Reads the texts of one column for the field of its name. Lifetime: the state class."""
+class ColumnReader:
+    """Converts the texts of one column for the field of that name. Lifetime: the state class."""
 
     def __init__(self, field: Any) -> None:
         parts = set(_parts(field.annotation))
         moments = parts & _MOMENTS.keys()
-        # Python reads a fixed offset as its own `timezone`, where pydantic has a class of its own for it.
+        # Parsed by Python, a fixed offset is a `datetime.timezone`; pydantic would use a class of its own.
         self._moment = _MOMENTS[moments.pop()] if len(moments) == 1 and parts <= {*moments, type(None)} else None
         self._may_be_number = any(map(_has_other_values, parts))
-        try:  # of the type alone: a validator of the field's author's may read any text
+        try:  # the type only: a validator of the app may accept any text
             self._adapter: TypeAdapter[Any] | None = TypeAdapter(field.annotation)
-        except (PydanticUserError, NameError):  # a type that only its class knows what to do with
+        except (PydanticUserError, NameError):  # a type that only the whole class can validate
             self._adapter = None
 
     def read(self, text: str) -> Any:
@@ -69,7 +69,7 @@ class _Reader:
             try:
                 return self._moment(text)
             except ValueError:
-                return text  # the class says what is wrong with it
+                return text  # the validation of the class reports the error
         if self._adapter is None or not (self._may_be_number or text.lstrip()[:1] in ("[", "{")):
             return text
         try:
@@ -82,7 +82,7 @@ class _Reader:
         return text
 
 
-_readers: WeakKeyDictionary[type[Any], dict[str, _Reader]] = WeakKeyDictionary()
+_readers: WeakKeyDictionary[type[Any], dict[str, ColumnReader]] = WeakKeyDictionary()
 
 _MOMENTS: Final[dict[Any, Callable[[str], Any]]] = {
     datetime.datetime: datetime.datetime.fromisoformat,
@@ -91,7 +91,7 @@ _MOMENTS: Final[dict[Any, Callable[[str], Any]]] = {
 
 
 def _parts(annotation: Any) -> list[Any]:
-    """The members of a union, without their own metadata; of any other type itself."""
+    """Return the members of a union, without their metadata; for any other type, the type itself."""
     if get_origin(annotation) is Annotated:
         return _parts(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -100,7 +100,7 @@ def _parts(annotation: Any) -> list[Any]:
 
 
 def _has_other_values(annotation: Any) -> bool:
-    """Tells whether it names values one by one, and there are others than texts among them."""
+    """True for a Literal or an enum with a value that is not a text."""
     if get_origin(annotation) is Literal:
         return any(type(value) is not str for value in get_args(annotation))
     is_enum = isinstance(annotation, type) and issubclass(annotation, enum.Enum)
@@ -111,11 +111,11 @@ def _has_other_values(annotation: Any) -> bool:
 
 
 def to_column(value: Any, *, as_text: bool = False) -> Any:
-    """A field's value as SQLite keeps it: numbers, texts and bytes as they are, an enum's value, all else as text.
+    """Convert a field's value for SQLite: numbers, texts and bytes stay, an enum becomes its value, the rest is text.
 
-    That is what fastlite writes, with two exceptions. A Decimal is text here, so that it is exact in a TEXT column (in
-    a FLOAT one SQLite makes a number of it). Numbers for a column of texts are made text here (`as_text`), since SQLite
-    would write 15 digits of a float, and no integer of more than 64 bits. Raises `UnfitError`.
+    fastlite does the same, with two exceptions. Here a Decimal becomes text, so that a TEXT column keeps it exactly (in
+    a FLOAT column SQLite makes it a number). And a number for a column of texts (`as_text`) becomes text here, because
+    SQLite would write only 15 digits of a float, and no integer of more than 64 bits. Raises `UnfitError`.
     """
     if isinstance(value, enum.Enum):
         return to_column(value.value, as_text=as_text)
@@ -142,12 +142,12 @@ def to_column(value: Any, *, as_text: bool = False) -> Any:
         return _text(plain)
     try:
         return _text(json.dumps(plain, ensure_ascii=False))
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python refuses to write a number of more than 4,300 digits
         raise UnfitError("a whole number of that many digits") from None
 
 
 def to_json_column(value: Any) -> Any:
-    """A field's value as a column of JSON takes it. Raises `UnfitError`."""
+    """Convert a field's value for a column of JSON. Raises `UnfitError`."""
     try:
         return to_jsonable_python(value)
     except (PydanticSerializationError, UnicodeError) as error:
@@ -164,14 +164,14 @@ def _unserializable(value: Any, error: Exception) -> str:
 
 
 def with_article(name: str) -> str:
-    """A type's name with "a" or "an" before it."""
+    """Return a type's name with "a" or "an" before it."""
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _digits(value: int) -> str:
     try:
         return int.__repr__(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python refuses to write a number of more than 4,300 digits
         raise UnfitError("a whole number of that many digits") from None
 
 
@@ -184,24 +184,24 @@ def _text(value: str) -> str:
     return value
 
 
-# -- what a driver says ------------------------------------------------------------------------------------------------
+# -- errors of databases and drivers -----------------------------------------------------------------------------------
 
 _SQLSTATES: Final = ("22", "23", "42804", "42846")
-"""The beginnings of SQL's codes for unfit values: data exceptions, all constraints, a value of another type."""
+"""Prefixes of the SQL standard's error codes for unfit values: data exceptions, constraints, wrong types."""
 
 _SQLITE_CODES: Final = frozenset({20, 275, 787, 1299, 1555, 2067, 2579, 3091})
 """SQLite's codes for the same: SQLITE_MISMATCH, and the constraints CHECK, FOREIGNKEY, NOTNULL, PRIMARYKEY, UNIQUE,
-ROWID and DATATYPE (of strict tables). Not TRIGGER: an app's own trigger may refuse for any reason."""
+ROWID and DATATYPE (of strict tables). TRIGGER is left out: a trigger of the app may refuse for any reason."""
 
 
 _CANNOT_BIND: Final = re.compile(r"\b(?:adapt type|binding parameter)\b")
 
 
 def is_about_values(error: BaseException) -> bool:
-    """Tells whether a database or its driver has refused a value, and not just failed.
+    """True if a database or its driver refused a value, and did not just fail.
 
-    Drivers are not imported here: they name the class `DataError` (as PEP 249 wants), or give the code of the SQL
-    standard or of SQLite.
+    Drivers are not imported for this: their error is called `DataError` (as PEP 249 demands), or has the error code of
+    the SQL standard or of SQLite.
     """
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
@@ -210,7 +210,7 @@ def is_about_values(error: BaseException) -> bool:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, UnicodeEncodeError | OverflowError):  # raised by drivers that bind a value
+        if isinstance(current, UnicodeEncodeError | OverflowError):  # a driver raises these when it binds a value
             return True
         if any(cls.__name__ == "DataError" for cls in type(current).__mro__):
             return True
@@ -220,11 +220,11 @@ def is_about_values(error: BaseException) -> bool:
         code = getattr(current, "sqlite_errorcode", None) or getattr(current, "extendedresult", None)
         if code in _SQLITE_CODES:
             return True
-        # A type that a driver does not know has no code of its own.
+        # There is no code for a type that the driver does not know.
         if type(current).__name__ in ("ProgrammingError", "InterfaceError") and _CANNOT_BIND.search(str(current)):
             return True
         inner = getattr(current, "orig", None)
-        if isinstance(inner, TypeError | ValueError):  # SQLAlchemy could not make of a value what its column takes
+        if isinstance(inner, TypeError | ValueError):  # SQLAlchemy could not convert the value for its column
             return True
         queue += [inner, current.__cause__]
     return False

@@ -1,4 +1,4 @@
-"""Record sources: where the rows are that RECORD states show and change."""
+"""The protocol of record sources: where the rows come from that RECORD states show and change."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ __all__ = ["RecordSource", "Row", "RowChange", "RowGuard"]
 
 
 class Row(NamedTuple):
-    """One row as it was loaded: its columns, by name, and its version where the table counts one (int), else None."""
+    """One loaded row: its values by column name, and its version (int), None if the table does not count versions."""
 
     values: Mapping[str, Any]
     version: int | None = None
 
 
 class RowGuard(Protocol):
-    """Makes sure that a row, once it is saved, is loaded as the state that was set. Lifetime: one commit."""
+    """Checks that a saved row will be loaded as the values that the state was given. Lifetime: one commit."""
 
     whole: bool
-    """True if `check` is to be given all columns of the row, and not only those that the commit changes."""
+    """True if `check` needs all columns of the row, and not only the changed ones."""
 
     def check(self, row: Mapping[str, Any]) -> None:
-        """Compares the columns of `row` (a dict, as `load` gives them) with what was set. Raises `RowValueError`."""
+        """Compare the columns of `row` (as `load` returns them) with the new values. Raises `RowValueError`."""
 
     def refusal(self, reason: str, *columns: str) -> RowValueError:
-        """The error for a value that `columns` cannot keep. `reason` (str) names the value, as in "a NUL character"."""
+        """Return the error for a value that `columns` cannot keep. `reason` (str) names it: "a NUL character"."""
 
 
 class RowChange(NamedTuple):
-    """What one commit changes of a row: the source and id (str) it was loaded by, the columns that are others now.
+    """The part of a commit that changes one row: its source, its id (str), and the new values of the changed columns.
 
-    `version` is the one that was loaded; with it the row is changed only if it still has that version. `guard` is to be
-    asked about the row as it is saved, while that can still be undone; None where nobody asks.
+    `version` is the version that was loaded. If it is not None, the row is changed only if it still has that version.
+    If `guard` is not None, the source passes it the row as saved, while the save can still be undone.
     """
 
     source: RecordSource
@@ -44,7 +44,7 @@ class RowChange(NamedTuple):
     guard: RowGuard | None = None
 
     def refusal(self, reason: str, *columns: str) -> RowValueError:
-        """The error for a value that one of `columns` cannot keep; `reason` (str) names it, and does not show it."""
+        """Return the error for a value that `columns` cannot keep. `reason` (str) names it without showing it."""
         if self.guard is not None:
             return self.guard.refusal(reason, *columns)
         return RowValueError(f"{reason} cannot be kept in the column {', '.join(columns)}")
@@ -52,28 +52,31 @@ class RowChange(NamedTuple):
 
 @runtime_checkable
 class RecordSource(Protocol):
-    """Loads rows and saves what changed of them. Lifetime: the provider. Nothing in it may block the event loop.
+    """Loads rows and saves changes to them. Lifetime: the provider. No method may block the event loop.
 
-    Errors other than those named become a `PersistenceError` (503) to the client.
+    An error that is not documented below reaches the client as a `PersistenceError` (503).
     """
 
     database: Any
-    """What the source's rows are changed together with: the rows of all sources that have the same `database` (by
-    identity) are saved by one call of one of them. None for the source alone."""
+    """The database that holds the rows. Rows of all sources with the same `database` (compared by identity) are saved
+    together, by one call of `save` on one of them. None if the rows of this source are always saved on their own."""
 
     async def load(self, record_id: str) -> Row | None:
-        """The row with this id, or None when there is none (404). An id that is spelt otherwise is not there."""
+        """Return the row with this id, or None if there is none (a 404).
+
+        Another spelling of an id is another id: if the row's id is "5", return None for "05".
+        """
 
     async def save(self, changes: Sequence[RowChange]) -> Sequence[int | None]:
-        """Changes these columns of these rows, all or none; returns the rows' new versions, None without one.
+        """Save all changes in one transaction. Returns the new version of each row, None for rows without versions.
 
-        Gives the `guard` of each change the row as it is then, within the transaction: what `check` raises undoes all
-        changes. Where a guard was not asked, FastState loads the row again behind the save, and puts the old values
-        back if it is not what was set.
+        Within the transaction, pass each row as saved to the `guard` of its change. If `check` raises, undo all
+        changes. If a guard is not called, FastState loads the row after the save, and restores the old values if they
+        are not what was set.
 
-        Raises `StateNotFoundError` when a row is gone, `VersionConflict` when one has another version by now,
-        `RowValueError` for a value that a column does not take.
+        Raises `StateNotFoundError` if a row is gone, `VersionConflict` if a row has another version than the one that
+        was loaded, and `RowValueError` for a value that a column does not accept.
         """
 
     async def delete(self, record_id: str) -> None:
-        """Deletes the row; there being none is no error."""
+        """Delete the row. It is not an error if there is none."""

@@ -1,0 +1,108 @@
+"""Tables that offer the MiniDataAPI and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..exceptions import ConfigurationError
+from .base import (
+    Column,
+    Database,
+    TableColumns,
+    TableRows,
+    Threads,
+    fixed_columns,
+    not_found,
+    refused_values,
+    to_columns,
+)
+from .columns import to_column
+from .sources import Row, RowChange
+
+__all__ = ["MiniDataRows"]
+
+T = TypeVar("T")
+
+
+class MiniDataDatabase(Database):
+    """An unknown database behind a MiniDataAPI table: one thread at a time, and no transactions."""
+
+    has_transactions = False
+
+    def __init__(self) -> None:
+        self._threads = Threads(1)
+
+    async def read(self, work: Callable[[Any], T]) -> T:
+        return await self._threads.run(lambda: work(None))
+
+    async def write(self, steps: Sequence[Callable[[Any], T]]) -> list[T]:
+        if len(steps) > 1:
+            raise ConfigurationError("this table has no transactions: a commit can change one of its rows, not several")
+        return await self._threads.run(lambda: [step(None) for step in steps])
+
+
+class MiniDataRows(TableRows):
+    """The rows of a table that is used through `table[pk]`, `update` and `delete` alone."""
+
+    def __init__(self, table: Any, version: str | bool) -> None:
+        self._table = table
+        name = str(getattr(table, "name", type(table).__name__))
+        keys = [str(getattr(key, "name", key)) for key in getattr(table, "pks", ())]
+        if isinstance(version, str):
+            raise ConfigurationError(f"{name!r} has update() alone, which cannot tell one version from another")
+        self.name = name
+        self.key = TableColumns.of(name, dict.fromkeys(keys or ["?"], Column("")), keys, False).key
+        self.columns = self.counted = None
+        self.gives = {}
+        self.database = MiniDataDatabase()
+
+    def _find(self, record_id: str) -> dict[str, Any] | None:
+        # The table may accept a text for an integer key, or only the integer.
+        for key in (record_id, int(record_id)) if record_id.isdecimal() else (record_id,):
+            try:
+                row = self._table[key]
+            except Exception as error:
+                if isinstance(error, LookupError) or type(error).__name__ == "NotFoundError":
+                    continue
+                raise
+            values = (
+                dict(row)
+                if isinstance(row, Mapping)
+                else {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+                if dataclasses.is_dataclass(row)
+                else dict(vars(row))
+            )
+            if str(values[self.key]) == record_id:
+                return values
+        return None
+
+    def loading(self, record_id: str) -> Callable[[Any], Row | None]:
+        def load(_: Any) -> Row | None:
+            row = self._find(record_id)
+            return None if row is None else Row(row)
+
+        return load
+
+    def saving(self, change: RowChange) -> Callable[[Any], int | None]:
+        def save(_: Any) -> int | None:
+            row = self._find(change.record_id)
+            if row is None:
+                raise not_found(change.record_id)
+            described = TableColumns(self.name, dict.fromkeys(row, Column("")), self.key, None)
+            described.check(change, fixed_columns(self._table))
+            values = to_columns(change, lambda _, value: to_column(value))
+            with refused_values(change):
+                self._table.update({**values, self.key: row[self.key]})
+            return None  # the guard is not called: without a transaction, nothing could be undone
+
+        return save
+
+    def deleting(self, record_id: str) -> Callable[[Any], None]:
+        def delete(_: Any) -> None:
+            row = self._find(record_id)
+            if row is not None:
+                self._table.delete(row[self.key])
+
+        return delete
