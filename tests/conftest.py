@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from fastlite import Database
 
-from .redis.server import RedisServer, require_redis
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+from tests.support.redis_server import RedisServer, require_redis
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -49,8 +49,7 @@ from faststate import (
 )
 from faststate.state.arguments import LARGE, Arguments
 from faststate.validation.schemas import Unfit, bounded, first_problem, runs_own_code, work_of
-
-from .client import BROWSER
+from tests.support.client import BROWSER
 
 PAYLOAD = 262_144
 MODULUS = 2**61 - 1

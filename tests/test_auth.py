@@ -34,7 +34,7 @@ from faststate import (
 )
 from faststate.auth.rules import AccessRule, authorize
 from faststate.exceptions import AuthenticationError, AuthorizationError, NotStartedError
-from tests.client import BROWSER, Page, browser
+from tests.support.client import BROWSER, Page, browser
 
 
 def decide(user, rule, **about):

@@ -15,8 +15,7 @@ from benchmarks.journeys import journeys
 from benchmarks.million import Costs
 from benchmarks.servers import SERVERS
 from benchmarks.table import DIRECT, FASTHTML, FLOOR, PORTABLE, Row, table
-
-from .redis.server import require_redis
+from tests.support.redis_server import require_redis
 
 TINY = Scale(repeat=1, small=20, large=20, many=20, updates=40, burst=20, record_watchers=5)
 

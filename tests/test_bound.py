@@ -23,7 +23,7 @@ from faststate import (
     event,
     fast_app,
 )
-from tests.client import Page, message, status
+from tests.support.client import Page, message, status
 
 
 class Plan(enum.Enum):

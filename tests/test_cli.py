@@ -57,10 +57,9 @@ from faststate.tools.audit import (
     type_name,
 )
 from faststate.tools.cli import main
+from tests.support import ROOT
+from tests.support.forks import run_module
 
-from .forks import run_module
-
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 
 OPEN = """

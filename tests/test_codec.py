@@ -41,8 +41,7 @@ from faststate.exceptions import ConfigurationError, EventError
 from faststate.registry import codec
 from faststate.registry.codec import Codec, decode, dump, encode, from_tree, load, to_tree, validate
 from faststate.state.values import freeze
-
-from .kinds import (
+from tests.support.values import (
     CONTAINERS,
     LINES,
     LOOKALIKES,

@@ -28,7 +28,7 @@ from faststate import (
     fast_app,
     view,
 )
-from tests.client import BROWSER, Page, browser, message, patched_signals, status
+from tests.support.client import BROWSER, Page, browser, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

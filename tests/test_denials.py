@@ -22,7 +22,7 @@ from faststate import (
     event,
     fast_app,
 )
-from tests.client import BROWSER, Page, message, patched_signals, status
+from tests.support.client import BROWSER, Page, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

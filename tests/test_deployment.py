@@ -26,14 +26,13 @@ from benchmarks.million import LOADS, read, table
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope
 from faststate.stores.redis import RedisStore
 from faststate.tools.cli import main
-
-from .client import Page, merge, patched_signals, status
-from .helpers import Process, Server, free_port
-from .redis.server import RedisServer
-from .servers import Certificate, uvicorn
-from .support import pages
-from .support.pages import ROOT, Tab, snippets_elsewhere
-from .test_servers import stream_request
+from tests.support import pages
+from tests.support.client import Page, merge, patched_signals, status
+from tests.support.pages import ROOT, Tab, snippets_elsewhere
+from tests.support.processes import Process, Server, free_port
+from tests.support.redis_server import RedisServer
+from tests.support.servers import Certificate, uvicorn
+from tests.test_servers import stream_request
 
 PAGE = ROOT / "docs/deployment.md"
 PATIENCE = 20

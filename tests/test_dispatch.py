@@ -25,7 +25,7 @@ from faststate import (
     view,
 )
 from faststate.auth.tokens import Shown, TokenSigner
-from tests.client import BROWSER, Page, browser, message, patched_signals, status
+from tests.support.client import BROWSER, Page, browser, message, patched_signals, status
 
 SECRET = "a key of the tests"
 USERS = {

@@ -19,8 +19,7 @@ from starlette.routing import Route
 
 import faststate
 from faststate.registry.registry import DEFAULT_TTL
-
-from .support.pages import CHECKS, PAGES, ROOT, Tab, blocks, checks, snippets_elsewhere
+from tests.support.pages import CHECKS, PAGES, ROOT, Tab, blocks, checks, snippets_elsewhere
 
 LANGUAGES = {"python", "console", "text", "nginx", "ini"}
 

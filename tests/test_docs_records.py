@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .support.pages import ROOT, Tab, snippets_elsewhere
+from tests.support.pages import ROOT, Tab, snippets_elsewhere
 
 NAMED = os.environ.get("FASTSTATE_TEST_POSTGRES")
 SERVER = NAMED or f"postgresql+asyncpg://{getpass.getuser()}@127.0.0.1:5432/test"

@@ -11,8 +11,7 @@ from faststate import StateProvider, fast_app
 from faststate.stores.sqlite import SQLiteStore
 from faststate.tools.cli import main
 from faststate.tools.doctor import examine
-
-from .forks import run_module
+from tests.support.forks import run_module
 
 APP = """
 from fasthtml.common import *

@@ -25,9 +25,8 @@ from faststate.sessions.ended import Ended, EndedSessions, read_note, write_note
 from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
-
-from .client import BROWSER, Page, browser, status
-from .live import eventually
+from tests.support.client import BROWSER, Page, browser, status
+from tests.support.live import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

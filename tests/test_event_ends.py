@@ -20,9 +20,8 @@ from faststate import (
     fast_app,
     get_current_request,
 )
-
-from .client import BROWSER, Page, browser
-from .live import eventually
+from tests.support.client import BROWSER, Page, browser
+from tests.support.live import eventually
 
 
 class Ticker(ReactiveState):

@@ -17,7 +17,7 @@ from faststate import ReactiveState, StateProvider, event, fast_app, get_current
 from faststate.exceptions import EventArgumentError
 from faststate.fasthtml.requests import headers_of
 from faststate.fasthtml.routes import _parse
-from tests.client import BROWSER, Page, message, patched_signals, status
+from tests.support.client import BROWSER, Page, message, patched_signals, status
 
 
 class Counter(ReactiveState):

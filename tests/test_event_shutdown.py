@@ -10,9 +10,9 @@ import time
 import httpx
 import pytest
 
-from .helpers import Server
-from .servers import KINDS
-from .test_shutdown import LIMIT, PATIENCE
+from tests.support.processes import Server
+from tests.support.servers import KINDS
+from tests.test_shutdown import LIMIT, PATIENCE
 
 APP = """
     import asyncio, time

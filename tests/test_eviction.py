@@ -27,8 +27,7 @@ from faststate.auth.users import current_request
 from faststate.registry.entries import Entry
 from faststate.registry.eviction import ABANDONED, ChangedStates, is_public
 from faststate.scopes import StateIdentifier
-
-from .client import Page, status
+from tests.support.client import Page, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 import pytest
 from starlette.testclient import TestClient
 
-from tests.client import BROWSER, Page, browser, message, patched_signals, status
+from tests.support.client import BROWSER, Page, browser, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -12,10 +12,9 @@ from fasthtml import common as fh
 from faststate import LockTimeoutError, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
 from faststate.scheduling.queues import SERVER, Client
 from faststate.scheduling.threads import Places, places_here
-
-from .client import BROWSER, Page, browser, message
-from .client import status as exact_status
-from .live import eventually
+from tests.support.client import BROWSER, Page, browser, message
+from tests.support.client import status as exact_status
+from tests.support.live import eventually
 
 go_on = threading.Event()
 

@@ -25,8 +25,7 @@ from faststate.sse.audience import audience_of
 from faststate.sse.manager import QUICK_FROM, UNCHECKED
 from faststate.sse.topics import Topic
 from faststate.sse.transports import AsgiWriter
-
-from .live import Model
+from tests.support.live import Model
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

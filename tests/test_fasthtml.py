@@ -33,8 +33,7 @@ from faststate import (
     get_current_request,
     view,
 )
-
-from .client import BROWSER, Page, patched_signals
+from tests.support.client import BROWSER, Page, patched_signals
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

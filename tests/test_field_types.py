@@ -16,7 +16,6 @@ import uuid
 import zoneinfo
 from collections.abc import Callable, Hashable, Iterable, Mapping, MutableMapping, MutableSequence, MutableSet, Sequence
 from collections.abc import Set as AbstractSet
-from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, NotRequired, TypeVar, Union
 
 import pytest
@@ -43,8 +42,9 @@ from faststate import (
     StateProvider,
     StateScope,
 )
+from tests.support import ROOT
 
-TABLE = Path(__file__).parent.parent / "docs" / "state.md"
+TABLE = ROOT / "docs" / "state.md"
 T = TypeVar("T")
 
 

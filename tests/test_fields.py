@@ -42,7 +42,7 @@ from faststate.provider.dispatch import open_connection
 from faststate.registry.registry import StateRegistry
 from faststate.sessions.caller import RequestContext
 from faststate.sse import snapshot_frame
-from tests.client import BROWSER, Page, browser
+from tests.support.client import BROWSER, Page, browser
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 SECRET, GRADE = "S3CRET", "GR4DE"  # what must not be found where it is hidden

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
+
 PACKAGE = "faststate"
-SOURCE = Path(__file__).resolve().parent.parent / "src" / PACKAGE
+SOURCE = ROOT / "src" / PACKAGE
 
 # From the ground up: each package with its files, the lowest first. A file imports from files that stand before it,
 # here or in a lower package. The `__init__` of a package is its door: it may import the whole package, and only higher

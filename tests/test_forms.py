@@ -17,8 +17,7 @@ from starlette.testclient import TestClient
 from typing_extensions import TypeAliasType, TypedDict
 
 from faststate import EventArgumentError, ReactiveState, StateProvider, event, fast_app
-
-from .client import Page, status
+from tests.support.client import Page, status
 
 
 class User(BaseModel):

@@ -8,8 +8,8 @@ import pytest
 
 from faststate import Record
 from faststate.state.parameters import signature_of, state_parameter
-from tests.client import Page, patched_signals, status
-from tests.helpers import Process
+from tests.support.client import Page, patched_signals, status
+from tests.support.processes import Process
 
 APP = """
 from typing import Annotated, Optional

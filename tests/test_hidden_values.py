@@ -35,8 +35,7 @@ from faststate.registry.persistence import StorePersistence, reported
 from faststate.scopes import Version
 from faststate.stores.base import Stored, Write
 from faststate.stores.memory import MemoryStore
-
-from .client import Page
+from tests.support.client import Page
 
 SECRET = "sk-live-TOPSECRET"
 LIMIT = 4_711_007  # a constraint of a hidden value gives it away, too

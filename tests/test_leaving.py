@@ -7,8 +7,7 @@ from fasthtml.common import Div
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
 from faststate.provider.dispatch import LEFT_TTL
-
-from .client import Page, browser, status
+from tests.support.client import Page, browser, status
 
 
 class Clock:

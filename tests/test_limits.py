@@ -32,7 +32,7 @@ from faststate.provider.dispatch import open_connection
 from faststate.provider.provider import FRESH_TTL
 from faststate.sessions.caller import RequestContext
 from faststate.sse import SSEConnection
-from tests.client import BROWSER, Page, message, patched_signals, status
+from tests.support.client import BROWSER, Page, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -29,9 +29,8 @@ from faststate import (
 )
 from faststate.auth import loaders as module
 from faststate.scheduling import workers
-
-from .client import Page, browser, status
-from .live import eventually
+from tests.support.client import Page, browser, status
+from tests.support.live import eventually
 
 pytestmark = [pytest.mark.usefixtures("in_tmp_path"), pytest.mark.timeout(60)]
 

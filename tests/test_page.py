@@ -14,8 +14,7 @@ from starlette.testclient import TestClient
 from faststate import Component, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
 from faststate.provider.page import LiveElement, SeedElement
 from faststate.sessions.caller import RequestContext
-
-from .client import Page, elements_of
+from tests.support.client import Page, elements_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -33,8 +33,7 @@ from faststate.scopes import Version, signal_segment
 from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
-
-from .client import Page, browser, message, patched_signals, status
+from tests.support.client import Page, browser, message, patched_signals, status
 
 SECRET = "for tests"
 

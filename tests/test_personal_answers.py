@@ -26,8 +26,7 @@ from faststate import (
     fast_app,
 )
 from faststate.fasthtml.caching import PersonalAnswers
-
-from .client import Page
+from tests.support.client import Page
 
 
 class Cart(ReactiveState):

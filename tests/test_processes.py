@@ -13,9 +13,8 @@ import pytest
 
 from faststate.cluster.processes import Processes, processes_asked_for, processes_found, workers_argument
 from faststate.provider.provider import StateProvider
-
-from .helpers import Process, Server
-from .servers import granian, gunicorn, hypercorn, uvicorn
+from tests.support.processes import Process, Server
+from tests.support.servers import granian, gunicorn, hypercorn, uvicorn
 
 PATIENCE = 30  # seconds for a server to start, on a machine that has other things to do
 

@@ -37,7 +37,7 @@ from faststate import (
     get_current_user,
 )
 from faststate.stores.memory import MemoryStore
-from tests.client import Page, patched_signals
+from tests.support.client import Page, patched_signals
 
 ANN = UserContext("ann", roles=["editor"], permissions=["write"])
 

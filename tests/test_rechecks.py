@@ -29,8 +29,7 @@ from faststate.exceptions import AccessError, LockTimeoutError
 from faststate.provider.dispatch import Call, dispatch, open_connection
 from faststate.sessions import rechecks as module
 from faststate.sessions.caller import RequestContext
-
-from .test_sse import Model
+from tests.test_sse import Model
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

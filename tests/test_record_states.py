@@ -25,8 +25,7 @@ from faststate import (
 from faststate.records.sources import Row
 from faststate.records.table import TableRecords
 from faststate.stores.memory import MemoryStore
-
-from .client import Page, browser, message, patched_signals, status
+from tests.support.client import Page, browser, message, patched_signals, status
 
 
 class Part(BaseModel):

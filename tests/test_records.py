@@ -47,7 +47,7 @@ from faststate.records.choice import record_source
 from faststate.records.columns import columns_to_fields
 from faststate.records.sources import RecordSource, Row, RowChange
 from faststate.records.table import TableRecords
-from tests.helpers import free_port
+from tests.support.processes import free_port
 
 POSTGRES = "root@127.0.0.1:5432/test"
 

@@ -18,7 +18,7 @@ from faststate import (
     event,
     fast_app,
 )
-from tests.client import Page, status
+from tests.support.client import Page, status
 from tests.test_provider import request_of
 
 KEY = "a key of the tests"

@@ -46,9 +46,7 @@ from faststate.sse import Chunk, SSEConnection, SSEManager
 from faststate.sse import manager as sse_manager
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from faststate.wire.frames import RELOAD, REOPEN
-
-from .client import BROWSER, elements_of
-from .live import merge
+from tests.support.client import BROWSER, elements_of, merge
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

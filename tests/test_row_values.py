@@ -41,10 +41,9 @@ from faststate import (
     fast_app,
 )
 from faststate.records.sources import Row, RowChange
-
-from .client import BROWSER, Page, browser, status
-from .kinds import KINDS, canonical
-from .test_records import postgres  # noqa: F401  # a fixture
+from tests.support.client import BROWSER, Page, browser, status
+from tests.support.values import KINDS, canonical
+from tests.test_records import postgres  # noqa: F401  # a fixture
 
 
 def property_of(examples: int) -> settings:

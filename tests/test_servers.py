@@ -13,9 +13,9 @@ import h2.exceptions
 import httpx
 import pytest
 
-from .client import BROWSER, Page, merge, patched_signals
-from .helpers import Server
-from .servers import KINDS, Certificate
+from tests.support.client import BROWSER, Page, merge, patched_signals
+from tests.support.processes import Server
+from tests.support.servers import KINDS, Certificate
 
 LIMIT = 5  # seconds from SIGTERM to the end: what the library promises
 PATIENCE = 30  # seconds for an effect, on a busy machine: no heartbeat is as quick

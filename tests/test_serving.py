@@ -26,7 +26,7 @@ from faststate import (
     view,
 )
 from faststate.state.serving import note_provider
-from tests.client import Page, patched_signals, status
+from tests.support.client import Page, patched_signals, status
 
 KEY = "a key of the tests"
 

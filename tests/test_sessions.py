@@ -38,8 +38,7 @@ from faststate import (
 )
 from faststate.registry.registry import StateRegistry
 from faststate.sessions.caller import USER_ID
-
-from .client import BROWSER, Page, browser, patched_signals, status
+from tests.support.client import BROWSER, Page, browser, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

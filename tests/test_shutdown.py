@@ -21,10 +21,9 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, fast_app
-
-from .client import BROWSER, Page
-from .helpers import Process
-from .live import assert_nothing_is_left, eventually
+from tests.support.client import BROWSER, Page
+from tests.support.live import assert_nothing_is_left, eventually
+from tests.support.processes import Process
 
 LIMIT = 5  # seconds from the signal to the end: what the library promises
 PATIENCE = 20  # seconds for a process to start

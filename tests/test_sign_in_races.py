@@ -23,8 +23,7 @@ from faststate import (
     get_current_request,
 )
 from faststate.stores.memory import MemoryStore
-
-from .client import Page, browser, status
+from tests.support.client import Page, browser, status
 
 TURNS = 3
 """How often the store lets others run in each of its calls."""

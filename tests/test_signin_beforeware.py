@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.client import patched_signals, status
-from tests.signin import EXAMPLES, SignInPromises, assert_stranger, serve
+from tests.support.client import patched_signals, status
+from tests.support.signin import EXAMPLES, SignInPromises, assert_stranger, serve
 
 
 @pytest.fixture(scope="module")

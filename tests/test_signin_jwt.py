@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import jwt
 import pytest
 
-from tests.client import BROWSER, message, status
-from tests.signin import (
+from tests.support.client import BROWSER, message, status
+from tests.support.signin import (
     EXAMPLES,
     PASSWORDS,
     PREFIX,

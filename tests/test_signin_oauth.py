@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tests.client import patched_signals, status
-from tests.helpers import Server
-from tests.signin import SignInPromises, Visitor, assert_stranger, serve
+from tests.support.client import patched_signals, status
+from tests.support.processes import Server
+from tests.support.signin import SignInPromises, Visitor, assert_stranger, serve
 
 # -- the provider: GitHub's three endpoints, for two people -----------------------------------------------------------
 

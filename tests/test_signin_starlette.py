@@ -15,9 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateProvider, StateScope, UserContext, fast_app
-from tests.client import BROWSER, message, status
-from tests.helpers import Server
-from tests.signin import (
+from tests.support.client import BROWSER, message, status
+from tests.support.processes import Server
+from tests.support.signin import (
     EXAMPLES,
     PASSWORDS,
     PREFIX,

@@ -15,8 +15,7 @@ import pytest
 
 from benchmarks.soak import ARRIVALS, TTL, Memory, Soak
 from faststate.auth.tokens import Genuine
-
-from .forks import Fork
+from tests.support.forks import Fork
 
 TIME = 120  # seconds for a test
 ALIVE = (TTL + 60) * ARRIVALS  # sessions at a time: those of the last minutes

@@ -36,9 +36,8 @@ from faststate.provider.dispatch import open_connection
 from faststate.sessions.caller import RequestContext
 from faststate.sse.connection import MAX_MESSAGES
 from faststate.sse.transports import AsgiWriter, DirectWriter
-
-from .client import BROWSER
-from .live import PATIENCE, Model, Site, Tab, eventually, frozen_reader, serving
+from tests.support.client import BROWSER
+from tests.support.live import PATIENCE, Model, Site, Tab, eventually, frozen_reader, serving
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -30,8 +30,7 @@ from faststate.stores.memory import MemoryStore
 from faststate.stores.redis import RedisStore
 from faststate.stores.sqlite import SQLiteStore
 from faststate.stores.urls import store_from_url
-
-from .redis.server import RedisServer
+from tests.support.redis_server import RedisServer
 
 
 class Clock:

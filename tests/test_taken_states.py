@@ -21,7 +21,7 @@ from faststate import (
     fast_app,
 )
 from faststate.tools.audit import audit
-from tests.client import Page, message, patched_signals, status
+from tests.support.client import Page, message, patched_signals, status
 from tests.test_provider import request_of
 
 KEY = "a key of the tests"

@@ -37,9 +37,8 @@ from faststate.fasthtml import streams
 from faststate.fasthtml.streams import StreamKeeper, StreamResponse
 from faststate.sse import changes
 from faststate.sse.transports import AsgiWriter, DirectWriter, Probe
-
-from .client import BROWSER
-from .live import Model, Site, assert_nothing_is_left, eventually, serving
+from tests.support.client import BROWSER
+from tests.support.live import Model, Site, assert_nothing_is_left, eventually, serving
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 LIMIT = 30  # seconds for what should take milliseconds, on a machine that has other things to do

@@ -38,7 +38,7 @@ from faststate import (
     fast_app,
 )
 from faststate.auth.loaders import UserFinder
-from tests.client import BROWSER, Page, message, patched_signals, status
+from tests.support.client import BROWSER, Page, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 ANN, BOB = UserContext("ann", roles=["editor"]), UserContext("bob")

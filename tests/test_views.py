@@ -11,9 +11,8 @@ from faststate import ReactiveState, StateIdentifier, StateScope, UserContext, c
 from faststate.exceptions import EventDefinitionError
 from faststate.state.reactive import Committed
 from faststate.state.views import ViewFragment, attribute, quoted, render_ft
-
-from .client import elements_of
-from .test_state import commit
+from tests.support.client import elements_of
+from tests.test_state import commit
 
 BOX = '<slot data-fs-view="Page.shown">{}</slot>'
 

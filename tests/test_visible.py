@@ -32,8 +32,7 @@ from faststate import (
 )
 from faststate.registry.registry import StateRegistry
 from faststate.sse import snapshot_frame
-
-from .client import BROWSER, Page, patched_signals, status
+from tests.support.client import BROWSER, Page, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -14,8 +14,7 @@ from faststate import ReactiveState, StateConfig, StateProvider, StateScope, eve
 from faststate.auth.tokens import Shown, TokenSigner
 from faststate.provider.dispatch import LONG, MERGED_FROM
 from faststate.provider.page import merged_tokens
-
-from .client import BROWSER, Page, frames, merge, message, patched_signals, status
+from tests.support.client import BROWSER, Page, frames, merge, message, patched_signals, status
 
 MANY = 1_000
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, sync_playwright
 
-from tests.helpers import Server, console_errors, wait_live
+from tests.support.browser import console_errors, wait_live
+from tests.support.processes import Server
 
 APPS = Path(__file__).parent / "apps"
 

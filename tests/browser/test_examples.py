@@ -1,13 +1,12 @@
 """The examples as their users see them: each in a real server and real tabs."""
 
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import expect
 
-from tests.helpers import console_errors, wait_live
+from tests.support import ROOT
+from tests.support.browser import console_errors, wait_live
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.helpers import console_errors, wait_live
-from tests.servers import Certificate, hypercorn, uvicorn
+from tests.support.browser import console_errors, wait_live
+from tests.support.servers import Certificate, hypercorn, uvicorn
 
 from .conftest import APPS, servers
 from .test_tabs import click, shows, wait_for_connections

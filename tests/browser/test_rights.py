@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.helpers import console_errors, wait_live
+from tests.support.browser import console_errors, wait_live
 
 from .conftest import APPS
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from tests.helpers import console_errors, wait_live
+from tests.support.browser import console_errors, wait_live
 
 from .conftest import APPS, offline
 

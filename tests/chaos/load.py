@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 
 import httpx
 
-from tests.client import Page, message, status
+from tests.support.client import Page, message, status
 
 from .server import FastServer
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.forks import processes
-from tests.helpers import free_port
+from tests.support.forks import processes
+from tests.support.processes import free_port
 
 PATIENCE = 20  # seconds for a process to start
 

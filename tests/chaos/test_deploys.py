@@ -7,19 +7,17 @@ import contextlib
 import signal
 import sqlite3
 import time
-from pathlib import Path
 from random import Random
 
 import httpx
 import pytest
 
-from tests.client import Page, status
-from tests.helpers import Process
+from tests.support import ROOT
+from tests.support.client import Page, status
+from tests.support.processes import Process
 from tests.test_shutdown import LIMIT, PATIENCE, stream_of
 
 from .load import Load
-
-ROOT = Path(__file__).parents[2]
 
 APP = """
     from fasthtml.common import *

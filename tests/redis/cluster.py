@@ -16,8 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
-from tests.forks import Fork
-from tests.helpers import free_port
+from tests.support.forks import Fork
+from tests.support.processes import free_port
 
 PATIENCE = 20.0
 """Seconds for anything that should take milliseconds."""

@@ -11,8 +11,7 @@ import pytest
 
 from faststate.stores.redis import RedisStore
 from tests.chaos.conftest import seed as seed
-
-from .server import RedisServer
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture

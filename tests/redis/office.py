@@ -26,8 +26,8 @@ from faststate import (
     get_current_request,
     view,
 )
-from tests.client import BROWSER
-from tests.live import PATIENCE, Site, Tab, serving
+from tests.support.client import BROWSER
+from tests.support.live import PATIENCE, Site, Tab, serving
 
 __all__ = ["Office", "open_office"]
 

@@ -16,9 +16,8 @@ from faststate.registry.registry import Entry
 from faststate.registry.transaction import Run, Step, run_event
 from faststate.sse import SSEConnection
 from faststate.stores.redis import RedisStore
-from tests.live import Model, eventually
-
-from .server import RedisServer
+from tests.support.live import Model, eventually
+from tests.support.redis_server import RedisServer
 
 __all__ = [
     "Board",

@@ -15,11 +15,11 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from tests.chaos.load import Event
+from tests.support.redis_server import RedisServer
 
 from .cluster import Cluster, Flaw, Worker, until
 from .crowd import ALL_KINDS, Crowd, Kind
 from .proxy import Proxy
-from .server import RedisServer
 
 __all__ = ["DURABLE", "SUITE", "Scale", "Stage", "by_hand", "stage"]
 

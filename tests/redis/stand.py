@@ -8,13 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from faststate.scopes import Version
 from faststate.stores.base import Write
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
 
 
 async def until(true: Callable[[], Any], seconds: float = 15.0) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from faststate.wire.frames import RELOAD, REOPEN
 from tests.chaos.load import Broken, Event
-from tests.client import BROWSER, Page, merge, message, status
+from tests.support.client import BROWSER, Page, merge, message, status
 
 from .cluster import PATIENCE, Cluster, Worker, until
 from .web import CutOff, Network, Refused, Response

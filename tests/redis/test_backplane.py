@@ -14,8 +14,8 @@ from faststate.exceptions import BackplaneError, PersistenceError, VersionConfli
 from faststate.stores.backplane import Backplane, Message
 from faststate.stores.base import Write
 from faststate.stores.redis import RedisStore
+from tests.support.redis_server import RedisServer
 
-from .server import RedisServer
 from .stand import Listener, first, until, version
 
 NewStore = Callable[..., RedisStore]

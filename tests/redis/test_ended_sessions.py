@@ -10,8 +10,8 @@ import pytest
 from faststate import ReactiveState, StateConfig, StateScope, UserContext
 from faststate.sessions import sessions as module
 from faststate.sse import SSEConnection
-from tests.client import status
-from tests.live import eventually
+from tests.support.client import status
+from tests.support.live import eventually
 
 from .office import open_office, send
 from .providers import STATES, Case, add, entry_of, heard, instead, open_providers, request, settled

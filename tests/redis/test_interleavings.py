@@ -22,7 +22,7 @@ from faststate.registry.entries import NONCES_IN_ANY_CASE
 from faststate.registry.persistence import NONCE_AGE
 from faststate.registry.transaction import Transaction
 from faststate.sse import SSEConnection
-from tests.live import eventually
+from tests.support.live import eventually
 
 from .providers import (
     Board,

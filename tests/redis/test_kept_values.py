@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from pydantic import create_model
 
 from faststate import ConfigurationError, EventError, ReactiveState, StateConfig, StateProvider, StateScope
-from tests.kinds import KINDS, canonical
+from tests.support.values import KINDS, canonical
 
 
 @pytest.fixture(scope="module")

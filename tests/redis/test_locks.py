@@ -19,8 +19,8 @@ from faststate.scopes import Version
 from faststate.stores.backplane import Message
 from faststate.stores.base import Hold, Locked, SharedStore, Stored, Write
 from faststate.stores.redis import RedisStore
+from tests.support.redis_server import RedisServer
 
-from .server import RedisServer
 from .stand import first, script, until, version
 
 NewStore = Callable[..., RedisStore]

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from tests.client import status
+from tests.support.client import status
+from tests.support.redis_server import RedisServer
 
 from .cluster import until
-from .server import RedisServer
 from .stage import by_hand, stage
 from .tabs import Tab
 

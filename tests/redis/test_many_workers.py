@@ -12,15 +12,15 @@ from pathlib import Path
 from random import Random
 
 import faststate
-from tests.helpers import Server
-from tests.servers import uvicorn
+from tests.support import ROOT
+from tests.support.processes import Server
+from tests.support.redis_server import RedisServer
+from tests.support.servers import uvicorn
 
 from .cluster import Cluster, Worker
 from .crowd import ALL_KINDS, MANY_KEYS, ONE_KEY, ROUND, Crowd, Kind
-from .server import RedisServer
 from .stage import SUITE, Stage, by_hand, stage
 
-ROOT = Path(__file__).parents[2]
 SOURCES = Path(faststate.__file__).parents[1]
 
 LOADS = {"one key": (ONE_KEY, 0.1), "many keys": (MANY_KEYS, 0.75), "all kinds": (ALL_KINDS, 0.15)}

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from faststate.exceptions import PersistenceError
-from tests.client import status
+from tests.support.client import status
 
 from .office import make_app, open_office, send
 from .test_sharing import count_of, until_count

@@ -10,8 +10,8 @@ from fasthtml import common as fh
 from fastlite import database
 
 from faststate import Bound, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
-from tests.client import status
-from tests.live import Site, serving
+from tests.support.client import status
+from tests.support.live import Site, serving
 
 from .office import Office, send
 

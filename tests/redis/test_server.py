@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from .server import RedisServer
+from tests.support.redis_server import RedisServer
 
 
 def test_a_server_that_keeps_a_log_finds_its_data_after_a_kill(new_redis: Callable[..., RedisServer]) -> None:

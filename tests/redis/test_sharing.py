@@ -10,8 +10,8 @@ import pytest
 
 from faststate.exceptions import LockTimeoutError
 from faststate.stores.redis.scripts import BEAT
-from tests.client import message, status
-from tests.live import eventually
+from tests.support.client import message, status
+from tests.support.live import eventually
 
 from .office import Board, Item, open_office, send
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.client import status
+from tests.support.client import status
 
 from .cluster import until
 from .crowd import Crowd

@@ -28,10 +28,11 @@ from faststate.scopes import Version
 from faststate.stores.base import EXPIRED_KEPT, Stored, Write
 from faststate.stores.redis import RedisStore
 from faststate.stores.urls import store_from_url
-from tests.helpers import free_port
+from tests.support import ROOT
+from tests.support.processes import free_port
+from tests.support.redis_server import RedisServer, require_redis
 
-from .server import RedisServer, require_redis
-from .stand import ROOT, Listener, first, until, version
+from .stand import Listener, first, until, version
 
 NewStore = Callable[..., RedisStore]
 NewRedis = Callable[..., RedisServer]

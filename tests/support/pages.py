@@ -15,7 +15,8 @@ from typing import NamedTuple
 from fasthtml.common import FastHTML
 from starlette.testclient import TestClient
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 CHECKS = ROOT / "tests/docs"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

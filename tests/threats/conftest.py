@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.client import BROWSER, Page, frames, patched_signals
-from tests.helpers import Server
+from tests.support.client import BROWSER, Page, frames, patched_signals
+from tests.support.processes import Server
 
 APPS = Path(__file__).parent / "apps"
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import httpx
 from hypothesis import HealthCheck, settings
 
-from tests.client import BROWSER, Page
-from tests.helpers import Server
+from tests.support.client import BROWSER, Page, merge
+from tests.support.processes import Server
 
 APPS = Path(__file__).resolve().parent / "apps"
 
@@ -237,17 +237,6 @@ def count_events(body: bytes) -> int:
 
 def merged(frames: list[Frame]) -> dict[str, Any]:
     """What the signals in `frames` come to."""
-
-    def merge(into: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-        for name, value in patch.items():
-            if value is None:
-                into.pop(name, None)
-            elif isinstance(value, dict):
-                into[name] = merge(into[name] if isinstance(into.get(name), dict) else {}, value)
-            else:
-                into[name] = value
-        return into
-
     result: dict[str, Any] = {}
     for frame in frames:
         merge(result, frame.signals)

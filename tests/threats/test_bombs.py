@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.client import BROWSER, Page, patched_signals, status
+from tests.support.client import BROWSER, Page, patched_signals, status
 from tests.threats.injection_server import (
     assert_untroubled,
     client,

@@ -23,8 +23,7 @@ from faststate import (
     fast_app,
     requires_auth,
 )
-
-from ..client import BROWSER, Page, browser, message, status
+from tests.support.client import BROWSER, Page, browser, message, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -5,7 +5,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from tests.client import BROWSER, Page, status
+from tests.support.client import BROWSER, Page, status
 from tests.threats.conftest import open_stream
 
 APP = "csrf.py"

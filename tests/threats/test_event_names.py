@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.client import BROWSER, Page, message, status
+from tests.support.client import BROWSER, Page, message, status
 from tests.threats.conftest import delivers_nothing
 
 APP = "event_names.py"

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from itsdangerous import URLSafeTimedSerializer
 
-from tests.client import BROWSER, Page, patched_signals, status
+from tests.support.client import BROWSER, Page, patched_signals, status
 from tests.threats.conftest import delivers_nothing, open_stream, post_event
 
 APP = "foreign_ids.py"

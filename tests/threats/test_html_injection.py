@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tests.client import Page, message, status
+from tests.support.client import Page, message, status
 from tests.threats.injection_server import (
     Document,
     assert_untroubled,

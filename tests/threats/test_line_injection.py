@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from faststate import ReactiveState, event
 from faststate.exceptions import EventDefinitionError
-from tests.client import Page, message, patched_signals, status
+from tests.support.client import Page, message, patched_signals, status
 from tests.threats.injection_server import (
     Document,
     LiveStream,

@@ -10,8 +10,8 @@ import textwrap
 import httpx
 import pytest
 
-from ..client import BROWSER, Page, patched_signals
-from ..helpers import Server
+from tests.support.client import BROWSER, Page, patched_signals
+from tests.support.processes import Server
 
 APP = """
     import asyncio

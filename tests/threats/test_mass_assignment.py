@@ -7,7 +7,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from tests.client import Page, status
+from tests.support.client import Page, status
 from tests.threats.conftest import open_stream, post_event
 
 APP = "mass_assignment.py"

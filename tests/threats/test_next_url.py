@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.client import BROWSER
+from tests.support.client import BROWSER
 from tests.threats.injection_server import assert_untroubled, client, frames_of, merged, over_http, raw, running
 
 ELSEWHERE = [

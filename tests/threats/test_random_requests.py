@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.client import BROWSER, Page, browser, patched_signals
+from tests.support.client import BROWSER, Page, browser, patched_signals
 from tests.threats.injection_server import APPS, client, frames_of, read_answer, running
 
 CHUNKS, PER_CHUNK = 20, 500

@@ -20,7 +20,7 @@ from faststate import (
     fast_app,
     view,
 )
-from tests.client import message, status
+from tests.support.client import message, status
 from tests.test_sse import Site, eventually, serving
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from ..client import BROWSER, Page, patched_signals, status
-from ..helpers import Server
+from tests.support.client import BROWSER, Page, patched_signals, status
+from tests.support.processes import Server
 
 COOKIE = "session_"
 

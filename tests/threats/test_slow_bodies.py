@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Page, patched_signals, status
+from tests.support.client import Page, patched_signals, status
 from tests.threats.injection_server import (
     assert_untroubled,
     client,

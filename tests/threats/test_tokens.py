@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from itsdangerous import TimestampSigner, URLSafeSerializer, URLSafeTimedSerializer
 
-from tests.client import Page, status
+from tests.support.client import Page, status
 from tests.threats.conftest import delivers_nothing, open_stream, post_event
 
 APP = "tokens.py"

@@ -1,4 +1,4 @@
-"""Plain helpers for tests that run a real server: import them, they are no fixtures."""
+"""Apps that run as processes of their own, and the ports that they get."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 
-from .forks import Fork
-from .servers import Certificate, Command, serve_with_uvicorn
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
+from tests.support.forks import Fork
+from tests.support.servers import Certificate, Command, serve_with_uvicorn
 
 
 def _own_ports() -> Iterator[int]:
@@ -55,8 +51,8 @@ class Server:
 
     `target` is a Python source file, whose `app` is served, or "module:attribute", found from `cwd`. The working
     directory is where the app leaves its session key and its databases, so a restart finds them again. `command` says
-    which server it is (see `tests.servers`), `certificate` has it speak TLS; by default it is uvicorn, started as it is
-    by its command but for the time that imports take.
+    which server it is (see `tests.support.servers`), `certificate` makes it speak TLS. By default it is
+    uvicorn, as its command starts it, without the time of its imports.
     """
 
     def __init__(
@@ -239,34 +235,3 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-
-def console_errors(page: Page) -> list[str]:
-    """A list that fills with the errors of a page, its console's and its uncaught ones. Call it before `goto`."""
-    errors: list[str] = []
-
-    def on_console(message) -> None:
-        url = message.location.get("url", "")
-        # A favicon is asked for by the browser, not by the page; few apps under test have one.
-        if message.type == "error" and not url.endswith("/favicon.ico"):
-            errors.append(f"console: {message.text} ({url})")
-
-    page.on("console", on_console)
-    page.on("pageerror", lambda error: errors.append(f"uncaught: {error}"))
-    return errors
-
-
-def wait_live(page: Page, *, after: str = "") -> str:
-    """Wait until the page's stream is open, or another than the one called `after`; return its name."""
-    # Datastar shows its signals to elements alone, so the page gets one more: again, when it loads itself again.
-    stream = page.wait_for_function(
-        """after => {
-            if (!document.body) return false;  // in the middle of a reload
-            document.getElementById("probe") || document.body.insertAdjacentHTML("beforeend",
-                "<output hidden id=probe data-text='$_fs.c'></output>");
-            const name = document.getElementById("probe").textContent;
-            return name !== after && name;
-        }""",
-        arg=after,
-    )
-    return str(stream.json_value())

@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.helpers import free_port
+from tests.support.processes import free_port
 
 __all__ = ["RedisServer", "require_redis"]
 

@@ -11,22 +11,9 @@ import threading
 import httpx
 import uvicorn
 
-from .client import BROWSER, Page
+from tests.support.client import BROWSER, Page, merge
 
 PATIENCE = 30  # seconds for something to arrive that should take milliseconds, on a busy machine
-
-
-def merge(into, patch):
-    """What Datastar does with a patch of signals: null deletes, objects merge, all else replaces."""
-    for name, value in patch.items():
-        if value is None:
-            into.pop(name, None)
-        elif isinstance(value, dict):
-            if not isinstance(into.get(name), dict):
-                into[name] = {}
-            merge(into[name], value)
-        else:
-            into[name] = value
 
 
 class Model:

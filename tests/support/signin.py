@@ -17,10 +17,11 @@ import httpx
 import pytest
 from itsdangerous import TimestampSigner
 
-from tests.client import BROWSER, Page, message, patched_signals, status
-from tests.helpers import Server
+from tests.support import ROOT
+from tests.support.client import BROWSER, Page, message, patched_signals, status
+from tests.support.processes import Server
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 PREFIX = "/_faststate/"
 PASSWORDS = {"ada": "engine", "bob": "castle"}
 
