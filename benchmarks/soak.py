@@ -223,7 +223,7 @@ class Soak:
         provider = self.provider
         parts = [
             provider, provider.registry, provider.registry.locks, provider.registry.committer, provider.sessions,
-            provider.sse_manager, provider.rechecks,
+            provider.sse_manager, provider.sse_manager.fanout, provider.sse_manager.heartbeat, provider.rechecks,
             provider.event_rates.sessions, provider.event_rates.addresses,
             provider.stream_rates.sessions, provider.stream_rates.addresses,
         ]  # fmt: skip

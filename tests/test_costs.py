@@ -215,18 +215,18 @@ async def test_the_counters_are_what_counting_gives():
     manager.add_connection(both, ["record:Board:1", "record:Board:2", "record:Board:2"])
 
     def counted():
-        return sum(len(topic.connections) for topic in manager._topics.values())
+        return sum(len(topic.connections) for topic in manager.fanout.topics.values())
 
-    assert manager.subscriptions == counted() == 22
+    assert manager.fanout.subscriptions == counted() == 22
     manager.unfollow(both, "record:Board:1")
-    assert manager.subscriptions == counted() == 21
+    assert manager.fanout.subscriptions == counted() == 21
     both.notify("record:Board:2", None)
     both.notify("record:Board:2", None)
-    assert manager.coalesced == both.coalesced == 1
+    assert manager.fanout.coalesced == both.coalesced == 1
     manager.silence(both)
-    assert manager.subscriptions == counted() == 20
+    assert manager.fanout.subscriptions == counted() == 20
     for connection in list(manager.connections):
         manager.remove_connection(connection)
         manager.remove_connection(connection)
-    assert manager.subscriptions == counted() == 0 and provider.stats().coalesced == 1
+    assert manager.fanout.subscriptions == counted() == 0 and provider.stats().coalesced == 1
     await provider.stop()

@@ -22,7 +22,7 @@ from faststate import (
     fast_app,
 )
 from faststate.sse.audience import audience_of
-from faststate.sse.manager import QUICK_FROM, UNCHECKED
+from faststate.sse.fanout import QUICK_FROM, UNCHECKED
 from faststate.sse.topics import Topic
 from faststate.sse.transports import AsgiWriter
 from tests.support.live import Model
@@ -155,7 +155,7 @@ async def test_who_is_removed_by_being_written_to_is_kept_nothing_for(provider):
 async def test_streams_that_other_threads_end_do_not_hold_up_the_loop_that_writes(provider):
     connections = [follow(provider, "global:Board") for _ in range(500)]
     await write(provider, "begun")
-    assert provider.sse_manager._topics["global:Board"].quick
+    assert provider.sse_manager.fanout.topics["global:Board"].quick
 
     def end_some():
         for connection in connections[:400]:
@@ -189,7 +189,7 @@ async def test_commits_of_two_loops_arrive_in_their_order_and_no_position_comes_
     async with provider.modify(Meter) as meter:
         meter.alarms = 1
     both.send_event({"Own": {"hint": 1}})
-    provider.sse_manager.flush()
+    provider.sse_manager.fanout.flush()
     seen = both.writer.model
     assert seen.signals["Own"] == {"hint": 1} and "Board" not in seen.signals
     assert int(seen.position.partition(".")[2]) < number

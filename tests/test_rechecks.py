@@ -186,7 +186,7 @@ class Tab(Model):
             # A stream that has ended writes its last frame and nothing else.
             frames = connection.last_frame if connection.closed else connection.drain()
             if frames and not connection.closed:
-                frames += f"id: {self.site.provider.sse_manager.position()}\n\n".encode()
+                frames += f"id: {self.site.provider.sse_manager.hooks.position()}\n\n".encode()
         self.received += frames
         self.feed_bytes(frames)
         return frames
@@ -815,7 +815,7 @@ async def test_who_is_late_and_closes_the_tab_leaves_nothing(late_site):
     site.rule.stuck["bob", "v2"].set()
     await site.settle()
     assert not site.provider.rechecks._late
-    assert all(topic.held is None for topic in site.provider.sse_manager._topics.values())
+    assert all(topic.held is None for topic in site.provider.sse_manager.fanout.topics.values())
 
 
 async def test_a_stream_whose_rule_hangs_opens_late_or_never_and_locks_nothing():

@@ -42,8 +42,7 @@ from faststate import (
     view,
 )
 from faststate.exceptions import AccessError
-from faststate.sse import Chunk, SSEConnection, SSEManager
-from faststate.sse import manager as sse_manager
+from faststate.sse import Chunk, SSEConnection, fanout
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from faststate.wire.frames import RELOAD, REOPEN
 from tests.support.client import BROWSER, elements_of, merge
@@ -286,9 +285,9 @@ class Site:
             await asyncio.sleep(0 if not self.store or quiet else 0.0002)
 
     def at_rest(self) -> bool:
-        manager = self.provider.sse_manager
+        fanout = self.provider.sse_manager.fanout
         return not (
-            self.tasks - self.streams() or manager._changed or manager._alone or self.provider.rechecks._tasks
+            self.tasks - self.streams() or fanout._changed or fanout._alone or self.provider.rechecks._tasks
         )  # fmt: skip
 
     def streams(self) -> set[asyncio.Task]:
@@ -1117,8 +1116,8 @@ def test_whatever_happens_each_page_ends_with_the_server_s_state(part, caplog):
         run(seed)
 
 
-def one_too_high(manager):
-    epoch, _, number = manager.position().partition(".")
+def one_too_high(fanout):
+    epoch, _, number = fanout.hooks.position().partition(".")
     return f"id: {epoch}.{int(number) + 1}\n\n".encode()
 
 
@@ -1139,8 +1138,8 @@ def losing(write):
 @pytest.mark.parametrize(
     ("where", "name", "broken"),
     [
-        (SSEManager, "position_line", one_too_high),
-        (sse_manager, "Chunk", IdFirst),
+        (fanout.Fanout, "position_line", one_too_high),
+        (fanout, "Chunk", IdFirst),
         (DirectWriter, "write", losing(DirectWriter.write)),
         (AsgiWriter, "write", losing(AsgiWriter.write)),
         (SSEConnection, "take_commits", lambda connection: None),

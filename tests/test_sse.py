@@ -407,7 +407,7 @@ async def test_nothing_stays_of_a_stream_that_was_ended_before_it_was_first_writ
     async with asyncio.timeout(PATIENCE):
         await writer.hold(receive)
     assert provider.stats().behind == 0 and provider.stats().lag == 0
-    assert not any(manager._slots) and manager._beats is None, "no sign of life is ever due to it"
+    assert not any(manager.heartbeat.slots) and manager.heartbeat.timer is None, "no sign of life is ever due to it"
 
 
 async def test_an_id_stands_behind_all_that_it_promises_to_who_began_between_two_commits(provider):
@@ -424,7 +424,7 @@ async def test_an_id_stands_behind_all_that_it_promises_to_who_began_between_two
             pass
 
     await follow(provider)
-    manager._scheduled = asyncio.get_running_loop()  # one turn of the loop, which ends with the flush below
+    manager.fanout._scheduled = asyncio.get_running_loop()  # one turn of the loop, which ends with the flush below
     await count_to(provider, 1)
     two = SSEConnection("two")
     manager.add_connection(two, [KEY, "global:Board"])
@@ -432,7 +432,7 @@ async def test_an_id_stands_behind_all_that_it_promises_to_who_began_between_two
     await count_to(provider, 2)
     async with provider.modify(Board) as board:
         board.text = "new"
-    manager.flush()
+    manager.fanout.flush()
     manager.remove_connection("two")
     told = b"".join(written)
     assert told.index(b'"count":2') < told.index(b"id: ") and told.index(b'"text":"new"') < told.index(b"id: ")
@@ -525,7 +525,7 @@ async def follow_with_cuts(steps, start):
 
     def arriving():
         frames = connection.drain()
-        return frames + f"id: {provider.sse_manager.position()}\n\n".encode()
+        return frames + f"id: {provider.sse_manager.hooks.position()}\n\n".encode()
 
     try:
         for step in steps:

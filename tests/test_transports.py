@@ -568,7 +568,7 @@ async def test_a_connection_whose_stream_was_ended_serves_the_next_request(trans
                 assert type(connection.writer) is writer
                 await tab.post("Counter/add", a={"by": 1})
                 await wire.until(b'"count":%d' % number)
-                manager.on_loop(lambda each=connection: manager.dismiss(each, b": the last\n\n"))
+                manager.fanout.on_loop(lambda each=connection: manager.dismiss(each, b": the last\n\n"))
                 assert (await wire.chunks()).endswith(b": the last\n\n")
                 await eventually(lambda: not manager.connections)
                 wire.ask()
@@ -591,7 +591,7 @@ async def test_a_request_behind_a_stream_on_its_connection_is_served_when_that_h
             assert type(connection.writer) is writer
             await tab.post("Counter/add", a={"by": 1})
             await wire.until(b'"count":1')
-            manager.on_loop(lambda: manager.dismiss(connection, b": the last\n\n"))
+            manager.fanout.on_loop(lambda: manager.dismiss(connection, b": the last\n\n"))
             assert (await wire.chunks()).endswith(b": the last\n\n")
             await wire.page()
 
@@ -850,7 +850,7 @@ async def test_who_is_behind_is_sent_the_newest_alone_and_counted(provider):
     stream.free.clear()
     for number in range(1, 51):
         await count_to(provider, number)
-        await until(lambda: not provider.sse_manager._changed)  # each has been flushed
+        await until(lambda: not provider.sse_manager.fanout._changed)  # each has been flushed
     assert len(stream.waiting) == 1, "nothing more is begun"
     stats = provider.stats()
     assert (stats.behind, stats.cut) == (1, 0) and 0 < stats.lag < LIMIT
@@ -869,7 +869,7 @@ async def test_who_leaves_while_behind_is_not_counted_as_cut_and_leaves_nothing(
         stream.free.clear()
     for number in range(1, 4):
         await count_to(provider, number)
-        await until(lambda: not provider.sse_manager._changed)
+        await until(lambda: not provider.sse_manager.fanout._changed)
     assert all(stream.waiting for stream in streams) and provider.stats().behind == 3
     streams[0].connection.send_event({"x": 1})
     for stream in streams:
@@ -946,7 +946,7 @@ class Recorder:
         self.touches += 1
         if self.takes:
             self.bodies.append(chunk.body)
-            self.beats.append(self.manager._beating)
+            self.beats.append(self.manager.heartbeat.beating)
         return self.takes
 
     def wake(self):
@@ -1024,7 +1024,7 @@ async def test_what_one_event_changes_arrives_in_one_write_with_the_position_beh
     await until(lambda: both.writer.bodies and one.writer.bodies)
     (body,) = both.writer.bodies
     assert shown(both).signals == {"Left": {"count": -1}, "Right": {"count": 1}}
-    assert body.endswith(f"id: {provider.sse_manager.position()}\n\n".encode()) and body.count(b"id: ") == 1
+    assert body.endswith(f"id: {provider.sse_manager.hooks.position()}\n\n".encode()) and body.count(b"id: ") == 1
     assert shown(one).signals == {"Right": {"count": 1}} and len(one.writer.bodies) == 1
 
 
@@ -1049,14 +1049,14 @@ class Untouchable:
 async def test_opening_and_closing_a_stream_touches_nothing_but_its_own_states(provider):
     manager = provider.sse_manager
     untouchable = {f"session:Counter:{number}": Untouchable() for number in range(100)}
-    manager._topics.update(untouchable)
+    manager.fanout.topics.update(untouchable)
     try:
         connection = follower(manager, [KEY, BOARD])
         assert connection.subscribed_states == {KEY, BOARD}
         manager.remove_connection(connection.id)
     finally:
         for key in untouchable:
-            del manager._topics[key]
+            del manager.fanout.topics[key]
     assert_nothing_is_left(manager)
 
 
@@ -1134,11 +1134,11 @@ async def test_signs_of_life_are_spread_over_the_period_and_end_with_the_last_st
     manager = SSEManager(heartbeat=1.0)
     opened = [follower(manager, [KEY]) for _ in range(1_000)]
     await asyncio.wait_for(until(lambda: all(connection.writer.bodies for connection in opened)), LIMIT)
-    share = math.ceil(1_000 / (1.0 / manager._tick))
+    share = math.ceil(1_000 / (1.0 / manager.heartbeat.tick))
     assert share <= 250
     first = collections.Counter(connection.writer.beats[0] for connection in opened)
     assert max(first.values()) <= share, "no tick has more than its share"
-    assert manager._beats is not None
+    assert manager.heartbeat.timer is not None
     for connection in opened:
         assert set(connection.writer.bodies) == {b": \n\n"}
         manager.remove_connection(connection.id)
@@ -1169,7 +1169,8 @@ async def test_a_stream_ends_with_its_age_and_its_page_opens_another(transport, 
         assert tab.signals["_fs"]["n"] == "" and tab.signals["_fs"]["go"], "it was told to"
         await eventually(lambda: not visited.provider.sse_manager.connections)
         assert visited.provider.stats().cut == 0
-        visited.provider.sse_manager._max_age = 3_600.0  # or the next one might be over before its event has arrived
+        # Or the next one might be over before its event has arrived.
+        visited.provider.sse_manager.heartbeat.max_age = 3_600.0
         await tab.open()
         await tab.post("Counter/add", a={"by": 1})
         await tab.until(lambda: tab.signals["Counter"]["count"] == 1)

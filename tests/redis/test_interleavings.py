@@ -656,12 +656,12 @@ async def test_positions_have_no_timeline_whose_numbers_they_are_not(new_redis):
         for _ in range(20):
             await add(a)
         await settled(server, a)
-        old = a._position()
+        old = a.sse_manager.hooks.position()
         assert b.seen_elsewhere(old) == a.following.sequence >= 20
         with held(a.following._news, "caught_up", before=True) as catching_up:
             await asyncio.to_thread(server.restart)
             await catching_up.reached.wait()
-            position = a._position()
+            position = a.sse_manager.hooks.position()
             await eventually(lambda: b.store.timeline == a.store.timeline)
             await add(b, Wallet, by=5)
             wallet = await entry_of(b, Wallet)
@@ -670,7 +670,7 @@ async def test_positions_have_no_timeline_whose_numbers_they_are_not(new_redis):
             catching_up.go()
         await settled(server, a)
         assert b.seen_elsewhere(old) is None, "of another timeline"
-        assert b.seen_elsewhere(a._position()) == a.following.sequence
+        assert b.seen_elsewhere(a.sse_manager.hooks.position()) == a.following.sequence
 
 
 async def test_a_position_says_no_more_than_what_was_decided(redis_server):
@@ -689,7 +689,7 @@ async def test_a_position_says_no_more_than_what_was_decided(redis_server):
         await add(b)
         await eventually(lambda: page.shows(Board) == 1)
         await settled(redis_server, a)
-        before = b.seen_elsewhere(a._position())
+        before = b.seen_elsewhere(a.sse_manager.hooks.position())
         asked.clear()
         answer.clear()
         await add(b)
@@ -697,11 +697,11 @@ async def test_a_position_says_no_more_than_what_was_decided(redis_server):
         await settled(redis_server, a)
         last = sequence(redis_server)
         assert a.following.sequence >= last > before
-        assert b.seen_elsewhere(a._position()) == before and page.shows(Board) == 1
+        assert b.seen_elsewhere(a.sse_manager.hooks.position()) == before and page.shows(Board) == 1
         answer.set()
         await eventually(lambda: page.shows(Board) == 2)
         await settled(redis_server, a)
-        assert b.seen_elsewhere(a._position()) >= last
+        assert b.seen_elsewhere(a.sse_manager.hooks.position()) >= last
 
 
 # -- rules that are asked about old copies -----------------------------------------------------------------------------
@@ -802,7 +802,7 @@ async def test_a_page_is_not_told_to_have_what_its_process_cannot_read(redis_ser
         async with b.modify(New) as state:
             state.amount = 2
         await heard(redis_server, a)
-        seen = b.seen_elsewhere(a._position())
+        seen = b.seen_elsewhere(a.sse_manager.hooks.position())
         assert not await _unchanged(b, [await entry_of(b, New)], seen)
 
 

@@ -148,7 +148,7 @@ async def test_a_row_whose_changer_has_died_with_its_lock_is_loaded_again(shop):
         shop.table.update({"product_id": 1, "stock": 500})
         store.unlock(locked.holds.values(), unclean=True)
 
-    loop = shop.sites[0].provider.sse_manager.loop
+    loop = shop.sites[0].provider.sse_manager.fanout.loop
     await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(change_and_die(), loop))
     assert (await send(b, tabs[0], "Product/sell", i="1")).status_code == 204
     for tab in tabs:

@@ -59,12 +59,12 @@ def assert_nothing_is_left(manager):
     """Of no stream anything is kept: not in an index, not in a list of who has to be written to, not in a timer."""
     left = {
         name: value
-        for name in ("connections", "of_user", "of_session", "of_address", "behind", "_topics", "_changed", "_alone")
-        if (value := getattr(manager, name))
+        for name in ("connections", "of_user", "of_session", "of_address", "behind", "topics", "_changed", "_alone")
+        if (value := getattr(manager if hasattr(manager, name) else manager.fanout, name))
     }
     assert not left
-    assert not any(manager._slots) and manager._beats is None, "signs of life go to nobody"
-    assert manager.lag == 0 and manager.subscriptions == 0
+    assert not any(manager.heartbeat.slots) and manager.heartbeat.timer is None, "signs of life go to nobody"
+    assert manager.lag == 0 and manager.fanout.subscriptions == 0
 
 
 @contextlib.contextmanager

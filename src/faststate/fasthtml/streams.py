@@ -218,10 +218,10 @@ class StreamResponse(Response):
                 own = {"c": connection.id, **({"w": self.tokens} if self.tokens else {})}
                 body = signals_frame({"_fs": own}) + connection.drain()
                 if not (connection.closed or connection.silent):
-                    body += manager.position_line()  # else what there was to be told has been dropped meanwhile
+                    body += manager.fanout.position_line()  # else what there was to be told has been dropped meanwhile
                 opening: Message = {"type": "http.response.body", "body": body, "more_body": True}
                 await send(opening)
-                manager.sent_bytes += len(body)
+                manager.fanout.sent_bytes += len(body)
         except (OSError, TimeoutError) as error:
             logger.info("a stream could not be begun: %r", error)
             manager.remove_connection(connection.id)

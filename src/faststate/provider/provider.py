@@ -52,7 +52,9 @@ from ..sessions.config import StateConfig, check_taken, session_identifier
 from ..sessions.rechecks import Rechecks
 from ..sessions.sessions import Sessions
 from ..sse.connection import SSEConnection
-from ..sse.manager import SSEManager, StateEventHandler
+from ..sse.handler import StateEventHandler
+from ..sse.hooks import StreamHooks
+from ..sse.manager import SSEManager
 from ..state.events import DEFAULT_PREFIX, Event, is_time_limit
 from ..state.field_types import refuse_field_types
 from ..state.parameters import StateParameter
@@ -60,7 +62,7 @@ from ..state.reactive import ReactiveState
 from ..state.serving import note_provider
 from ..stores.base import SharedStore, StateStore
 from ..stores.urls import store_from_url
-from ..wire.frames import message_frame, reload_frame, reopen_frame, vanish_frame
+from ..wire.frames import message_frame, reload_frame, vanish_frame
 from ..wire.values import to_wire
 
 __all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits", "taken_ids"]
@@ -141,7 +143,7 @@ class _Hooks(RegistryHooks):
         origin, provider = origin_of_commits.get(), self.provider
         config = provider.state_configs.get(type(commit.new))
         checked = config is not None and config.authorize is not None
-        publish = provider.rechecks.committed if checked else provider.sse_manager.publish
+        publish = provider.rechecks.committed if checked else provider.sse_manager.fanout.publish
         # A task that the event started inherits the context, and may commit when the event is long over.
         if origin is None or not origin.open:
             publish(commit, None, None)
@@ -177,6 +179,48 @@ class _Hooks(RegistryHooks):
 
     async def look_up_session(self, session_id: str) -> None:
         await self.provider.sessions.look_up(session_id)
+
+
+class _StreamHooks(StreamHooks):
+    """What a provider answers its streams, and does with what they tell. Lifetime: the provider."""
+
+    def __init__(self, provider: StateProvider) -> None:
+        self.provider = provider
+        self._told_up_to = "."
+
+    def latest(self, key: str) -> ReactiveState | None:
+        return self.provider.rechecks.cleared(key) or self.provider.registry.peek(key)
+
+    def position(self) -> str:
+        registry, following = self.provider.registry, self.provider.following
+        number = self.provider.sse_manager.fanout.handed_over(self.provider.rechecks.decided(registry.commits))
+        own = f"{registry.epoch}.{number}"
+        if following is None:
+            return own
+        if number == registry.commits:  # else some of it is still to be decided
+            self._told_up_to = f"{following.timeline}.{following.sequence}"
+        return f"{own}.{self._told_up_to}"
+
+    def postpone(self, key: str, send: Callable[[], object]) -> bool:
+        return self.provider.rechecks.postpone(key, send)
+
+    def is_undecided(self, key: str) -> bool:
+        return self.provider.rechecks.is_asking(key)
+
+    def watched(self, key: str) -> None:
+        self.provider.registry.watched(key)
+
+    def unwatched(self, key: str) -> None:
+        self.provider.registry.unwatched(key)
+        if self.provider.following is not None:
+            self.provider.following.unwatched(key)
+
+    def spread(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
+        following, sharing = self.provider.following, self.provider.sharing
+        if following is not None and sharing is not None:
+            sent = {str(name): to_wire(value) for name, value in values.items()}
+            head = {"kind": "broadcast", "values": sent, "but": None if but_user is None else str(but_user)}
+            following.tell_soon(partial(sharing.publish, key, head))
 
 
 @dataclass(slots=True)
@@ -448,14 +492,8 @@ class StateProvider:
             max_states_per_address=max_states_per_address,
         )
         self.registry.locks.client = client_here
-        self.sse_manager = SSEManager(
-            self._shown, self._position, heartbeat=heartbeat, max_age=stream_max_age, reopen=reopen_frame()
-        )
+        self.sse_manager = SSEManager(_StreamHooks(self), heartbeat=heartbeat, max_age=stream_max_age)
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, self.registry.peek, lock_timeout)
-        self.sse_manager.postpone = self.rechecks.postpone
-        self.sse_manager.is_undecided = self.rechecks.is_asking
-        self.sse_manager.watched = self.registry.watched
-        self.sse_manager.unwatched = self.registry.unwatched
         self.following: Following | None = None
         self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
         self.sessions.has_events = self._has_other_events
@@ -466,7 +504,6 @@ class StateProvider:
         self._started = False
         self._starting: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[None] | None = None
-        self._told_up_to = "."
         self._signer: TokenSigner | None = None
         if secret_key is not None:
             self.use_secret_key(secret_key)
@@ -485,8 +522,6 @@ class StateProvider:
             sharing.typed, sharing.acting = _typed_elsewhere, _acting
             locks.let_go = sharing.let_go
             self.following = Following(opened, sharing, self.registry, _News(self))
-            self.sse_manager.unwatched = self._unwatched
-            self.sse_manager.spread = self._spread
             self.sessions.following = self.following
         for persistence in self.registry.persistence.values():
             persistence.store = self.store  # they are rows: nothing is kept in a store before there is one
@@ -495,18 +530,6 @@ class StateProvider:
     def sharing(self) -> Sharing | None:
         """The states that other processes change as well; None where the store is this process's alone."""
         return self.registry.committer.sharing
-
-    def _unwatched(self, key: str) -> None:
-        self.registry.unwatched(key)
-        if self.following is not None:
-            self.following.unwatched(key)
-
-    def _spread(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
-        """Has the followers of a state in other processes be sent values that were broadcast here."""
-        if self.following is not None and self.sharing is not None:
-            sent = {str(name): to_wire(value) for name, value in values.items()}
-            head = {"kind": "broadcast", "values": sent, "but": None if but_user is None else str(but_user)}
-            self.following.tell_soon(partial(self.sharing.publish, key, head))
 
     @property
     def store(self) -> StateStore | None:
@@ -1237,20 +1260,6 @@ class StateProvider:
         self.sse_manager.unfollow(connection, key)
         return frame
 
-    def _shown(self, key: str) -> ReactiveState | None:
-        return self.rechecks.cleared(key) or self.registry.peek(key)
-
-    def _position(self) -> str:
-        number = self.sse_manager.handed_over(self.rechecks.decided(self.registry.commits))
-        own = f"{self.registry.epoch}.{number}"
-        if self.following is None:
-            return own
-        if number == self.registry.commits:
-            self._told_up_to = (
-                f"{self.following.timeline}.{self.following.sequence}"  # else some of it is still to be decided
-            )
-        return f"{own}.{self._told_up_to}"
-
     def seen_elsewhere(self, position: str | None) -> int | None:
         """Up to which commit of all processes a page has been told that comes with a `position`; None where that cannot
         be known, or is this process's own."""
@@ -1394,15 +1403,15 @@ class StateProvider:
         return Stats(
             states=len(self.registry),
             connections=len(manager.connections),
-            subscriptions=manager.subscriptions,
+            subscriptions=manager.fanout.subscriptions,
             commits=self.registry.commits,
             events=self.events,
             refused=self.refused,
             repeated=self.repeated,
             expired=self.registry.expired,
             connections_total=manager.total,
-            coalesced=manager.coalesced,
-            bytes_sent=manager.sent_bytes,
+            coalesced=manager.fanout.coalesced,
+            bytes_sent=manager.fanout.sent_bytes,
             evicted=self.registry.evicted,
             saves=self.registry.committer.saves,
             kept_aside=sum(persistence.kept_aside for persistence in self.registry.persistence.values()),

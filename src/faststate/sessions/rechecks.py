@@ -101,7 +101,7 @@ class Rechecks:
         key = commit.key
         if not self._manager.is_watched(key):
             return
-        send = partial(self._manager.publish, commit, connection_id, echo)
+        send = partial(self._manager.fanout.publish, commit, connection_id, echo)
         with self._lock:
             self._cleared.setdefault(key, commit.old)
             self._decided.setdefault(key, commit.number - 1)
@@ -110,7 +110,7 @@ class Rechecks:
             if is_first:
                 self._tasks[key] = None
         if is_first:
-            self._manager.on_loop(partial(self._begin, key))
+            self._manager.fanout.on_loop(partial(self._begin, key))
 
     def _begin(self, key: str) -> None:
         self._tasks[key] = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
@@ -167,7 +167,7 @@ class Rechecks:
 
     async def _ask_about(self, key: str, state: ReactiveState) -> None:
         questions: dict[Any, _Question] = {}
-        for connection in self._manager.told(key):  # who is late is asked about the newest by itself
+        for connection in self._manager.active_watchers(key):  # a late user is asked about the newest separately
             question = questions.get(connection.rights)
             if question is None:
                 question = questions[connection.rights] = _Question(connection.user)

@@ -1,12 +1,15 @@
 """Who follows what, and how bytes reach them over Server-Sent Events.
 
-This package knows states and frames. It knows no request, no registry and no provider. Begin with `manager.SSEManager`,
-which knows who is connected, and `connection.SSEConnection`, one page's stream with its outbox.
+This package knows states and frames. It knows no request, no registry and no provider; `hooks.StreamHooks` is what it
+asks of them. Begin with `manager.SSEManager`, which knows who is connected. `fanout.Fanout` writes a change to all who
+follow its state, and `connection.SSEConnection` is one page's stream with its outbox.
 """
 
 from .changes import snapshot_frame
 from .connection import Done, SSEConnection
-from .manager import LAST_WRITE, SSEManager, StateEventHandler
+from .handler import StateEventHandler
+from .hooks import StreamHooks
+from .manager import LAST_WRITE, SSEManager
 from .writing import Chunk, Writer
 
 __all__ = [
@@ -16,6 +19,7 @@ __all__ = [
     "SSEConnection",
     "SSEManager",
     "StateEventHandler",
+    "StreamHooks",
     "Writer",
     "snapshot_frame",
 ]

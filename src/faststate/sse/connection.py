@@ -1,4 +1,4 @@
-"""Connections: one open stream of one page, and what it still has to be sent."""
+"""Connections: one open stream of one page, with its outbox."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from ..auth.users import UserContext
 from ..exceptions import ConnectionClosedError
@@ -15,25 +15,22 @@ from ..wire.frames import signals_frame
 from ..wire.values import to_wire
 from .audience import Audience
 from .changes import Changes, snapshot_frame
+from .topics import Topic
 from .writing import Writer
 
-if TYPE_CHECKING:
-    from .manager import SSEManager
-    from .topics import Topic
-
-__all__ = ["Done", "SSEConnection"]
+__all__ = ["Done", "SSEConnection", "Sender"]
 
 logger = logging.getLogger("faststate")
 
 MAX_MESSAGES: Final = 256
-"""Frames (events' own fragments) that may wait for one connection; with one more, snapshots take the place of all."""
+"""Frames (fragments that events return) that may wait for one connection; beyond it, snapshots replace all of them."""
 
 MAX_WAITING: Final = 1_048_576
-"""Bytes that such frames may have together before snapshots take their place."""
+"""Bytes that these frames may have together before snapshots replace them."""
 
 
 class Done:
-    """The result of something already done, which may be awaited and need not be."""
+    """The result (int) of a call that is already done: it may be awaited, and need not be."""
 
     __slots__ = ("value",)
 
@@ -53,8 +50,20 @@ class Done:
     __hash__ = None  # type: ignore[assignment]  # equal to ints, hashed by nobody
 
 
+class Sender(Protocol):
+    """Sends what waits in connections' outboxes, on the event loop that writes their streams. Lifetime: the manager."""
+
+    coalesced: int
+
+    def on_loop(self, call: Callable[[], object]) -> None:
+        """Run `call` on that loop: at once if this is it."""
+
+    def flush_soon(self, connection: SSEConnection) -> None:
+        """Flush at the end of the loop's turn: something waits in this connection's outbox."""
+
+
 class _Outbox:
-    """What waits for one connection that cannot be sent what all are sent just now. Lifetime: until it is drained."""
+    """What waits for one connection that is not sent what all are sent. Lifetime: until it is drained."""
 
     __slots__ = ("echoes", "messages", "signals", "states")
 
@@ -71,15 +80,15 @@ class _Outbox:
 class SSEConnection:
     """One open stream of one page. Lifetime: the HTTP response, or until the manager removes it.
 
-    While its reader keeps up it has no outbox: a commit's bytes go to all alike (see `SSEManager`). Else there waits,
-    per state, either what one flush would have sent or the note that only a snapshot will do; so what waits is bounded
-    by the number of states that the page shows. `response_stream` is anything that is not None while the connection is
-    open. `user` is the one who opened it, `rights` what tells two users apart (a hashable).
+    While its reader keeps up it has no outbox: it is written the same bytes as all others (see `Fanout`). Otherwise its
+    outbox holds, for each state, the changes of one flush, or None if only a snapshot will do. So its size is bounded
+    by the number of states that the page shows. `response_stream` is anything but None while the connection is open.
+    `user` is the user who opened it; users whose `rights` (a hashable) are equal get the same answer from every rule.
     """
 
     __slots__ = (
         "_outbox", "_sequences", "address", "coalesced", "connected_at", "dropped", "ends_at", "id", "last_frame",
-        "last_ping", "manager", "rights", "session_id", "silent", "slot", "stream", "topics", "user", "user_id",
+        "last_ping", "rights", "sender", "session_id", "silent", "slot", "stream", "topics", "user", "user_id",
         "writer",
     )  # fmt: skip
 
@@ -102,9 +111,9 @@ class SSEConnection:
         self.address = address
         self.connected_at = datetime.now(UTC)
         self.last_ping = self.connected_at
-        self.manager: SSEManager | None = None
+        self.sender: Sender | None = None
         self.writer: Writer | None = None
-        self.topics: tuple[Topic, ...] = ()  # a dict would take 176 bytes more, and most pages show few states
+        self.topics: tuple[Topic[SSEConnection], ...] = ()  # a dict would take 176 bytes more
         self.slot = -1
         self.ends_at = 0.0
         self.last_frame = b""
@@ -121,7 +130,7 @@ class SSEConnection:
 
     @property
     def streaming(self) -> bool:
-        """True once a response writes what waits here."""
+        """True once a response writes its stream."""
         return self.writer is not None
 
     @property
@@ -130,7 +139,7 @@ class SSEConnection:
         return {topic.key for topic in self.topics}
 
     def note_typed(self, key: str, number: int) -> bool:
-        """Notes an event that sets bound fields of the state `key`; False where a later one came before it."""
+        """Note the `number` of an event that sets bound fields of the state `key`; False if a later one came first."""
         if self._sequences is None:
             self._sequences = {}
         last = self._sequences.get(key, number)
@@ -139,29 +148,29 @@ class SSEConnection:
 
     @property
     def waits(self) -> bool:
-        """Whether anything waits to be sent to it alone."""
+        """True if anything waits to be sent to it alone."""
         return bool(self._outbox)
 
     def audience(self, key: str) -> Audience:
-        """What it shows of the state `key`, and may not see of it."""
+        """Return what it shows and may see of the state `key`. Raises `KeyError` if it does not follow that."""
         topic = self.topic(key)
         if topic is None:
             raise KeyError(key)
         return topic.connections[self]
 
-    def topic(self, key: str) -> Topic | None:
-        """The topic of the state `key`, where it follows that."""
+    def topic(self, key: str) -> Topic[SSEConnection] | None:
+        """Return the topic of the state `key`; None if it does not follow that."""
         return next((topic for topic in self.topics if topic.key == key), None)
 
     def close(self, last_frame: bytes = b"") -> None:
-        """Ends the connection; `last_frame` (bytes) is written before it does, and nothing else that waits."""
+        """End the connection. `last_frame` (bytes) is still written, and nothing else that waits."""
         self.last_frame = self.last_frame or last_frame
         self.stream = None
         if self.writer is not None:
             self._on_loop(self.writer.wake)
 
     def forget(self, key: str | None = None) -> None:
-        """Drops what waits of the state `key`, or all that waits."""
+        """Drop what waits of the state `key`, or all that waits."""
         box = self._outbox
         if box is None:
             return
@@ -172,12 +181,12 @@ class SSEConnection:
             box.echoes.pop(key, None)
             _drop(box.signals, StateIdentifier.parse(key).namespace)
 
-    # -- what is for it alone --------------------------------------------------------------------------------------
+    # -- to this page alone --------------------------------------------------------------------------------------------
 
     def send_event(self, event_data: Mapping[str, Any]) -> Done:
-        """Queues signals (a nested dict) for this connection; they are merged with what waits there already.
+        """Queue signals (a nested dict) for this connection, merged with those that wait already.
 
-        Raises `ConnectionClosedError` when the connection has ended. Awaiting the result is possible and not needed.
+        The result may be awaited, and need not be. Raises `ConnectionClosedError` when the connection has ended.
         """
         self._refuse_closed()
         values = {str(key): to_wire(value) for key, value in event_data.items()}
@@ -185,9 +194,9 @@ class SSEConnection:
         return Done(1)
 
     def send_frame(self, frame: bytes) -> None:
-        """Queues an SSE event (bytes) behind all that waits.
+        """Queue an SSE event (bytes) behind all that waits.
 
-        Beyond `MAX_MESSAGES` or `MAX_WAITING` all that waits is dropped, counted, and made up for by snapshots. Raises
+        Beyond `MAX_MESSAGES` or `MAX_WAITING` all that waits is dropped and counted, and snapshots replace it. Raises
         `ConnectionClosedError` when the connection has ended.
         """
         self._refuse_closed()
@@ -198,24 +207,24 @@ class SSEConnection:
             raise ConnectionClosedError(f"the connection {self.id} has ended")
 
     def _on_loop(self, call: Callable[[], None]) -> None:
-        if self.manager is None:
+        if self.sender is None:
             call()
         else:
-            self.manager.on_loop(call)
+            self.sender.on_loop(call)
 
     def _add_signals(self, values: Mapping[str, Any]) -> None:
         if not self.closed:
-            self.take_commits()  # values that are only sent come after what was committed before
+            self.take_commits()  # what was committed before comes first
             box = self._box()
             box.signals = _overlay(box.signals, values)
-            self._has_something()
+            self._send_soon()
 
     def _add_frame(self, frame: bytes) -> None:
         if not self.closed:
             # What waits was committed before this fragment was made, and must not overtake it.
             self.take_commits()
             self._queue([*self._drain_states(), frame])
-            self._has_something()
+            self._send_soon()
 
     def _box(self) -> _Outbox:
         if self._outbox is None:
@@ -232,51 +241,51 @@ class SSEConnection:
             box.states = dict.fromkeys(topic.key for topic in self.topics)
             box.echoes.clear()
 
-    def _has_something(self) -> None:
-        """Has what waits be sent at the end of the loop's turn, or when the reader takes something again."""
-        if self.writer is not None:  # else with the first bytes of its response
-            if self.writer.ready and self.manager is not None:
-                self.manager.flush_soon(self)
+    def _send_soon(self) -> None:
+        """Send what waits at the end of the loop's turn, or once the reader takes something again."""
+        if self.writer is not None:  # without one it is sent with the first bytes of the response
+            if self.writer.ready and self.sender is not None:
+                self.sender.flush_soon(self)
             else:
                 self.writer.wake()
 
     def notify(self, key: str, changes: Changes | None, echo: Mapping[str, Any] | None = None) -> None:
-        """Queues changes of the state `key`, or (None) a snapshot of it.
+        """Queue changes of the state `key`; None stands for a snapshot.
 
-        `echo` are the fields (name to wire value) which this page itself has just set, and need not be told.
+        `echo` holds the fields (name to wire value) that this page has just set itself and need not be told.
         """
         box = self._box()
         if box.signals:
-            # Values that were only sent, not kept: the commit comes after them, and has the last word.
+            # These values were sent, not committed: the commit comes after them and overrides them.
             sent, box.signals = box.signals, {}
             self._queue([*self._drain_states(), signals_frame(sent)])
         if key in box.states:
             box.states[key] = None
             box.echoes.pop(key, None)
             self.coalesced += 1
-            if self.manager is not None:
-                self.manager.coalesced += 1
+            if self.sender is not None:
+                self.sender.coalesced += 1
         else:
             box.states[key] = changes
             if echo:
                 box.echoes[key] = echo
-        self._has_something()
+        self._send_soon()
 
-    # -- what waits ------------------------------------------------------------------------------------------------
+    # -- the outbox ----------------------------------------------------------------------------------------------------
 
     def slow_down(self) -> None:
-        """Has it be asked, before something is written, whether it may be."""
+        """Check back-pressure before each write to this connection."""
         for topic in self.topics:
             topic.slow_down(self)
 
     def take_commits(self) -> None:
-        """Queues here what has been committed of the states that it follows, and all others are about to be sent."""
+        """Move the pending changes of all states that it follows into its own outbox."""
         for topic in self.topics:
             if topic.changes is not None:
                 topic.hand_over(self)
 
     def drain(self) -> bytes:
-        """Everything that it has to be sent by now, as bytes to write (empty when there is nothing), states first."""
+        """Empty the outbox and return what was in it, as bytes to write."""
         self.take_commits()
         box = self._outbox
         if box is None:
@@ -302,8 +311,8 @@ class SSEConnection:
                 elif (state := topic.snapshot_for(self)) is not None:
                     shown, is_shared = state._seen(audience.hidden), len(topic.connections) > 1
                     frames.append(snapshot_frame(shown, audience.views, keep=is_shared))
-            except Exception:  # it must not keep the other states from the page, nor the others from their pages
-                logger.exception("what has changed of %s could not be sent", key)
+            except Exception:  # the page still gets its other states, and other pages theirs
+                logger.exception("changes of %s could not be sent", key)
         box.states, box.echoes = {}, {}
         return frames
 
@@ -312,7 +321,7 @@ class SSEConnection:
 
 
 def _rights_of(user: UserContext | None) -> Any:
-    """What tells two users apart to a rule: the app's own kind of user may know more of them than is known here."""
+    """Return what tells two users apart to a rule. A user class of the app may hold more than is known here."""
     if user is None or type(user) is UserContext:
         return user and (str(user.id), frozenset(user.roles), frozenset(user.permissions))
     return id(user)

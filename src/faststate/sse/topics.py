@@ -1,78 +1,94 @@
-"""Topics: who follows one state, what of it is still to be sent, and what followers have in common."""
+"""Topics: who follows one state, and what of it is still to be sent."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ..state.reactive import ReactiveState
 from .audience import Audience
 from .changes import Changes, CommitLike
-from .connection import SSEConnection
-from .writing import Chunk
+from .writing import Chunk, Writer
 
-__all__ = ["Index", "Joined", "Sending", "Topic", "is_newer"]
+__all__ = ["Follower", "Sending", "Topic", "is_newer"]
 
 logger = logging.getLogger("faststate")
 
 
-class _One(Mapping[SSEConnection, Audience]):
-    """The one follower that most states have, and its audience. Never changes, and takes 170 bytes less than a dict."""
+class Follower(Protocol):
+    """A connection, as its topics need it."""
+
+    writer: Writer | None
+
+    @property
+    def waits(self) -> bool:
+        """True if anything waits to be sent to it alone."""
+
+    def notify(self, key: str, changes: Changes | None, echo: Mapping[str, Any] | None = None) -> None:
+        """Queue changes of the state `key` in its own outbox; None stands for a snapshot."""
+
+
+F = TypeVar("F", bound=Follower)
+
+
+class _One(Mapping[F, Audience]):
+    """The one follower that most states have, with its audience. Never changes; takes 170 bytes less than a dict."""
 
     __slots__ = ("_audience", "_connection")
 
-    def __init__(self, connection: SSEConnection, audience: Audience) -> None:
+    def __init__(self, connection: F, audience: Audience) -> None:
         self._connection = connection
         self._audience = audience
 
-    def __getitem__(self, connection: SSEConnection) -> Audience:
+    def __getitem__(self, connection: F) -> Audience:
         if connection is not self._connection:
             raise KeyError(connection)
         return self._audience
 
-    def get(self, connection: SSEConnection, default: Any = None) -> Any:
+    def get(self, connection: F, default: Any = None) -> Any:
         return self._audience if connection is self._connection else default
 
     def __contains__(self, connection: object) -> bool:
         return connection is self._connection
 
-    def __iter__(self) -> Iterator[SSEConnection]:
+    def __iter__(self) -> Iterator[F]:
         return iter((self._connection,))
 
     def __len__(self) -> int:
         return 1
 
 
-_NOBODY: Final[Mapping[SSEConnection, Audience]] = MappingProxyType({})
+_NOBODY: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
-class Topic:
-    """One state's followers, and what has changed since they were sent it last. Lifetime: while there are any.
+class Topic(Generic[F]):
+    """One state's followers, and what has changed since they were last sent it. Lifetime: while there are followers.
 
-    `ahead` are those who have been sent more than the others, or began with it: by connection, the snapshot they show.
-    Of many followers those who keep up are `quick`: by audience and connection, what takes their bytes. Two objects are
-    touched for each of them, and not five: 1.07 times the floor's cost at 1,000 followers, where that is 1.2. The
-    others are the `rest`. Those who are `held` are told nothing: it is not known yet whether their user may see it.
+    `ahead` are the followers who were sent more than the others, or began with it: by connection, the snapshot they
+    show. Where there are many followers, `quick` are those who keep up: by audience and connection, the function that
+    writes their bytes. So two objects are touched for each of them, and not five: 1.07 times the floor's cost at 1,000
+    followers instead of 1.2. The others are the `rest`. Followers who are `held` are sent nothing: it is not known yet
+    whether their user may see the state.
     """
 
     __slots__ = ("_latest", "_since", "ahead", "changes", "connections", "held", "key", "quick", "rest", "unchecked")
 
     def __init__(self, key: str, latest: Callable[[str], ReactiveState | None]) -> None:
         self.key = key
-        self.connections: Mapping[SSEConnection, Audience] = _NOBODY
+        self.connections: Mapping[F, Audience] = _NOBODY
         self.changes: Changes | None = None
-        self.ahead: dict[SSEConnection, ReactiveState] | None = None
-        self.quick: dict[Audience, dict[SSEConnection, Callable[[bytes], object]]] | None = None
-        self.rest: dict[SSEConnection, None] | None = None
+        self.ahead: dict[F, ReactiveState] | None = None
+        self.quick: dict[Audience, dict[F, Callable[[bytes], object]]] | None = None
+        self.rest: dict[F, None] | None = None
         self.unchecked = 0
-        self.held: dict[SSEConnection, None] | None = None
+        self.held: dict[F, None] | None = None
         self._latest = latest
-        self._since: dict[int, Changes] | None = None  # since other commits (their numbers) than the last flush
+        self._since: dict[int, Changes] | None = None  # changes since commits (by number) other than the last flush's
 
-    def join(self, connection: SSEConnection, audience: Audience) -> None:
-        """Has a connection follow the state."""
+    def join(self, connection: F, audience: Audience) -> None:
+        """Add a follower."""
         followers = self.connections
         if isinstance(followers, dict):
             followers[connection] = audience
@@ -81,8 +97,8 @@ class Topic:
         if self.rest is not None:
             self.rest[connection] = None
 
-    def leave(self, connection: SSEConnection) -> None:
-        """Has a connection follow it no more."""
+    def leave(self, connection: F) -> None:
+        """Remove a follower."""
         self.slow_down(connection)
         followers = self.connections
         if isinstance(followers, dict):
@@ -95,32 +111,32 @@ class Topic:
             self.ahead.pop(connection, None)
         self.release(connection)
 
-    def hold(self, connection: SSEConnection) -> None:
-        """Tells a follower nothing more until it is released."""
+    def hold(self, connection: F) -> None:
+        """Send a follower nothing more until it is released."""
         self.slow_down(connection)
         if self.held is None:
             self.held = {}
         self.held[connection] = None
 
-    def release(self, connection: SSEConnection) -> None:
-        """Tells a follower again what all are told."""
+    def release(self, connection: F) -> None:
+        """Send a follower again what all are sent."""
         if self.held is not None:
             self.held.pop(connection, None)
             self.held = self.held or None
 
-    def is_held(self, connection: SSEConnection) -> bool:
-        """Tells whether a follower is told nothing."""
+    def is_held(self, connection: F) -> bool:
+        """True if a follower is sent nothing."""
         return self.held is not None and connection in self.held
 
-    def slow_down(self, connection: SSEConnection) -> None:
-        """Has a follower be none of the quick ones, until it is looked again who keeps up."""
+    def slow_down(self, connection: F) -> None:
+        """Take a follower out of the quick ones, until `find_quick` looks again."""
         if self.quick is None or self.rest is None or connection not in self.connections:
             return
         if self.quick.get(self.connections[connection], {}).pop(connection, None) is not None:
             self.rest[connection] = None
 
-    def sort(self) -> None:
-        """Looks who keeps up."""
+    def find_quick(self) -> None:
+        """Sort the followers into those who keep up and the rest."""
         self.unchecked = 0
         if self.quick is None or self.rest is None:
             self.quick, self.rest = {}, dict.fromkeys(self.connections)
@@ -135,19 +151,19 @@ class Topic:
                 self.quick.setdefault(self.connections[connection], {})[connection] = write
                 del self.rest[connection]
 
-    def begin_with(self, connection: SSEConnection, state: ReactiveState) -> None:
-        """Notes that a follower shows this snapshot by now, or is about to."""
+    def begin_with(self, connection: F, state: ReactiveState) -> None:
+        """Note that a follower shows this snapshot by now, or is about to."""
         if self.ahead is None:
             self.ahead = {}
         self.ahead[connection] = state
         self.slow_down(connection)
 
-    def shown_by(self, connection: SSEConnection) -> ReactiveState | None:
-        """The snapshot that a follower shows who is ahead of the others; None for all others."""
+    def shown_by(self, connection: F) -> ReactiveState | None:
+        """Return the snapshot that a follower shows who is ahead of the others; None for all others."""
         return self.ahead.get(connection) if self.ahead is not None else None
 
     def add(self, commit: CommitLike) -> bool:
-        """Notes a commit, to be sent with the next flush; True where it is coalesced with another."""
+        """Note a commit, to be sent with the next flush; return True if it is coalesced with an earlier one."""
         before = self.changes
         self._since = None
         if before is None:
@@ -156,8 +172,8 @@ class Topic:
         self.changes = Changes(before.old, commit.new)
         return True
 
-    def hand_over(self, connection: SSEConnection) -> None:
-        """Has a connection have in its own outbox what all are about to be sent."""
+    def hand_over(self, connection: F) -> None:
+        """Move the pending change into this connection's own outbox."""
         changes = self.changes
         if changes is None or self.is_held(connection):
             return
@@ -174,34 +190,37 @@ class Topic:
             self._since[number] = Changes(shown, changes.new)
         return self._since[number]
 
-    def snapshot_for(self, connection: SSEConnection) -> ReactiveState | None:
-        """The newest snapshot that a connection may be sent: never one older than it began with."""
+    def snapshot_for(self, connection: F) -> ReactiveState | None:
+        """Return the newest snapshot that a connection may be sent: never one older than it began with."""
         state, shown = self._latest(self.key), self.shown_by(connection)
         return shown if shown is not None and (state is None or is_newer(shown, state)) else state
 
-    def take(self) -> Sending:
-        """What is to be sent now; what is committed from here on is sent with the next flush."""
+    def take(self) -> Sending[F]:
+        """Take what is to be sent now; later commits are sent with the next flush."""
         changes, ahead = self.changes, self.ahead
         self.changes = self._since = None
         if changes is not None and ahead is not None:
-            # Who began with more than was decided yet still must not be sent what is older.
+            # A follower who began with a commit that is still undecided must not be sent an older one.
             self.ahead = {c: shown for c, shown in ahead.items() if is_newer(shown, changes.new)} or None
         return Sending(self, changes, {**(ahead or {}), **self.held} if self.held else ahead)
 
 
-class Sending:
-    """What one flush sends of a state, and to whom it does not, since they are sent it alone or have it already."""
+class Sending(Generic[F]):
+    """What one flush sends of a state. Lifetime: the flush.
+
+    `ahead` are the followers whom it skips: they have it already, or are sent it alone.
+    """
 
     __slots__ = ("ahead", "changes", "chunks", "topic")
 
-    def __init__(self, topic: Topic, changes: Changes | None, ahead: Mapping[SSEConnection, object] | None) -> None:
+    def __init__(self, topic: Topic[F], changes: Changes | None, ahead: Mapping[F, object] | None) -> None:
         self.topic = topic
         self.changes = changes
-        self.ahead: Mapping[SSEConnection, object] = _NOBODY if ahead is None else ahead
+        self.ahead: Mapping[F, object] = _NOBODY if ahead is None else ahead
         self.chunks: dict[Audience, Chunk | None] = {}
 
     def chunk(self, audience: Audience, position: bytes) -> Chunk | None:
-        """What is written to an audience, with the stream's `position` (bytes) behind; None where nothing is new."""
+        """Return the chunk for an audience, ending with the stream's `position` (bytes); None if nothing is new."""
         try:
             return self.chunks[audience]
         except KeyError:
@@ -210,82 +229,14 @@ class Sending:
             return made
 
     def frame(self, audience: Audience) -> bytes:
-        """The frames (bytes) for an audience; empty where there is nothing new, or it cannot be made."""
+        """Return the frames (bytes) for an audience; empty if nothing is new, or if they cannot be made."""
         try:
             return self.changes.frame(audience) if self.changes is not None else b""
         except Exception:
-            logger.exception("what has changed of %s could not be sent", self.topic.key)
+            logger.exception("changes of %s could not be sent", self.topic.key)
             return b""
 
 
 def is_newer(state: ReactiveState, other: ReactiveState) -> bool:
-    """Whether `state` was committed after `other`."""
+    """Tell whether `state` was committed after `other`."""
     return state._committed.commit > other._committed.commit
-
-
-class Index:
-    """Connections by a name that most have for themselves: there is a set for several alone. Lifetime: the manager."""
-
-    __slots__ = ("_found",)
-
-    def __init__(self) -> None:
-        self._found: dict[str, SSEConnection | set[SSEConnection]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
-    def add(self, name: str, connection: SSEConnection) -> None:
-        """Adds a connection, which may be there already."""
-        found = self._found.setdefault(name, connection)
-        if isinstance(found, set):
-            found.add(connection)
-        elif found is not connection:
-            self._found[name] = {found, connection}
-
-    def discard(self, name: str, connection: SSEConnection) -> None:
-        """Takes a connection out, if it is there."""
-        found = self._found.get(name)
-        if found is connection:
-            del self._found[name]
-        elif isinstance(found, set):
-            found.discard(connection)
-            if not found:
-                del self._found[name]
-
-    def names(self) -> list[str]:
-        """The names that there are connections under."""
-        return list(self._found)
-
-    def count(self, name: str) -> int:
-        """How many (int) there are under a name."""
-        found = self._found.get(name)
-        return len(found) if isinstance(found, set) else int(found is not None)
-
-    def named(self, name: str) -> list[SSEConnection]:
-        """The connections under a name."""
-        found = self._found.get(name)
-        return list(found) if isinstance(found, set) else [found] if found is not None else []
-
-
-class Joined:
-    """Frames of several states that some connections get in one chunk. Lifetime: one flush."""
-
-    __slots__ = ("_after", "_chunk", "_frames")
-
-    def __init__(self, frames: tuple[bytes, ...] = ()) -> None:
-        self._frames = frames
-        self._after: dict[bytes, Joined] = {}
-        self._chunk: Chunk | None = None
-
-    def then(self, frame: bytes) -> Joined:
-        """These frames and one more; the same object for all connections that get the same."""
-        known = self._after.get(frame)
-        if known is None:
-            known = self._after[frame] = Joined((*self._frames, frame))
-        return known
-
-    def chunk(self, position: bytes) -> Chunk:
-        """All of them, with the stream's `position` (bytes) behind."""
-        if self._chunk is None:
-            self._chunk = Chunk(b"".join((*self._frames, position)))
-        return self._chunk

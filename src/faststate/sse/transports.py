@@ -126,7 +126,7 @@ class StreamWriter(ABC):
         try:
             await self._within_time(first if first is not None else self._send(_body(b"")))
             while not connection.closed:
-                waiting = manager.drain_for(connection)
+                waiting = manager.fanout.drain_for(connection)
                 if not waiting:
                     self._busy = False
                     manager.behind.pop(connection, None)
