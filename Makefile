@@ -1,12 +1,13 @@
-# Everything runs in .venv, which the first target makes. Needed: Python 3.11 or later with its venv module, and make.
+# Everything runs in .venv, which the first target creates. You need Python 3.11 or later with its venv module, and make.
 #   make demo    the todo example (PORT=8000 make demo for another port)
-#   make test    ruff, mypy --strict and all tests; ARGS="-k floors" goes to pytest, ARGS=-n0 has it run in one process
+#   make test    ruff, mypy --strict and the tests; ARGS="-k floors" is passed to pytest, ARGS=-n0 uses one process
+#   make test-long     the long tests, which `make test` leaves out: soak, kills, many workers, benchmarks; ARGS as for test
 #   make test-lowest   the tests with the lowest versions that pyproject.toml declares, in .venv-lowest; ARGS as for test
 #   make lint    ruff and mypy alone
 #   make bench   the benchmarks
 #   make docs    run every snippet of the documentation
 #   make clean   remove the environment, the caches and the builds
-# PYTHON=... names the interpreter that .venv is made with.
+# PYTHON=... names the interpreter that .venv is created with.
 
 # The first interpreter that is new enough, python3 preferred.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -17,11 +18,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-# Several processes take one file after the other, since the tests of a file share servers; in their order, since browser
-# tests come last. tests/conftest.py says how many they are, and tests/browser/conftest.py why the order matters.
+# Several processes run the tests, one file at a time, because the tests of a file share servers. The files keep their
+# order, because browser tests come last. tests/conftest.py says how many processes there are, and
+# tests/browser/conftest.py why the order matters.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-lowest lint bench docs clean
+.PHONY: help demo test test-long test-lowest lint bench docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,10 +54,14 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: lint
-	@# Bytecode is kept, whatever the environment says: each of the hundreds of servers would compile all modules anew.
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	@# Keep bytecode, whatever the environment says: otherwise each of the hundreds of servers compiles all modules.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(PARALLEL) -m "not long" $(ARGS)
 
-# An environment of its own, with each dependency at its lower bound; what has none there is the newest.
+# One process: they measure memory and time.
+test-long: $(VENV)/.dev
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m long $(ARGS)
+
+# A separate environment, with each dependency at its lower bound. A dependency without one has its newest version.
 LOWEST := .venv-lowest
 $(LOWEST)/.test: pyproject.toml .ci/lowest.py | $(BIN)/python
 	rm -rf $(LOWEST)
@@ -65,7 +71,7 @@ $(LOWEST)/.test: pyproject.toml .ci/lowest.py | $(BIN)/python
 	@touch $@
 
 test-lowest: $(LOWEST)/.test
-	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not long" $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run $(ARGS)

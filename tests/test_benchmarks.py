@@ -17,6 +17,8 @@ from benchmarks.servers import SERVERS
 from benchmarks.table import DIRECT, FASTHTML, FLOOR, PORTABLE, Row, table
 from tests.support.redis_server import require_redis
 
+pytestmark = pytest.mark.long
+
 TINY = Scale(repeat=1, small=20, large=20, many=20, updates=40, burst=20, record_watchers=5)
 
 

@@ -15,6 +15,8 @@ from benchmarks.million import (
     table,
 )
 
+pytestmark = pytest.mark.long
+
 PLAIN = Costs(
     stream_kb=10, update=10, event=200, page=1_000, reconnect=500, shared_event=100, message=50, load=100,
     redis_event=40, redis_message=4, redis_load=10, redis_beat=2, process_mb=100, redis_state_kb=1,

@@ -17,6 +17,8 @@ from benchmarks.soak import ARRIVALS, TTL, Memory, Soak
 from faststate.auth.tokens import Genuine
 from tests.support.forks import Fork
 
+pytestmark = pytest.mark.long
+
 TIME = 120  # seconds for a test
 ALIVE = (TTL + 60) * ARRIVALS  # sessions at a time: those of the last minutes
 LEFT = 500  # blocks that Python itself may have grown by: of one state in a hundred there would be twice as many

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import pytest
+
 import faststate
 from tests.support import ROOT
 from tests.support.processes import Server
@@ -38,6 +40,7 @@ async def count_all(on: Stage, kinds: list[Kind], events: int) -> None:
             await on.crowd.clear()
 
 
+@pytest.mark.long
 async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_same(tmp_path: Path, seed: str) -> None:
     async with stage(tmp_path, seed) as on:
         for name, (kinds, share) in LOADS.items():

@@ -13,6 +13,7 @@ from benchmarks.table import table
 TINY = Scale(repeat=1, events=20, rounds=2)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("shared_redis")  # which skips the test where there is no Redis
 def test_what_many_processes_cost_is_measured() -> None:
     bench = Bench((), progress=False)
