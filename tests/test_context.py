@@ -6,7 +6,8 @@ from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import ConfigurationError, IdentifierError, ReactiveState, StateProvider, UserContext, fast_app
-from faststate.sessions.caller import SESSION_ID, RequestContext
+from faststate.provider.context import RequestContext
+from faststate.sessions.caller import SESSION_ID
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

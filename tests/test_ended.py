@@ -21,7 +21,7 @@ from faststate import (
 )
 from faststate.scopes import Version
 from faststate.sessions import ended as module
-from faststate.sessions.ended import Ended, EndedSessions, read_note, write_note
+from faststate.sessions.ended import Ended, KnownEnds, read_note, write_note
 from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
@@ -136,7 +136,7 @@ class Clock:
 
 def test_ends_that_a_store_has_are_forgotten_the_least_recently_used_first(monkeypatch):
     monkeypatch.setattr(module, "RECENT", 3)
-    ends = EndedSessions(Clock())
+    ends = KnownEnds(Clock())
     for name in "abc":
         ends.note(name, Ended(0, 9_999, None, None), is_stored=True)
     assert ends.get("a") is not None
@@ -147,7 +147,7 @@ def test_ends_that_a_store_has_are_forgotten_the_least_recently_used_first(monke
 def test_ends_that_no_store_has_are_kept_and_a_flood_of_nobodys_does_not_touch_them(monkeypatch, caplog):
     monkeypatch.setattr(module, "KEPT", 10)
     clock = Clock()
-    ends = EndedSessions(clock)
+    ends = KnownEnds(clock)
     ends.note("hers", Ended(0, 1_000_000, None, "ann"), is_stored=False)
     for robot in range(1_000):
         ends.note(f"robot {robot}", Ended(0, clock.now + module.NOBODYS_END, None, None), is_stored=False)
@@ -160,7 +160,7 @@ def test_ends_that_no_store_has_are_kept_and_a_flood_of_nobodys_does_not_touch_t
 
 def test_without_a_store_the_oldest_of_too_many_is_forgotten(monkeypatch):
     monkeypatch.setattr(module, "KEPT", 3)
-    ends = EndedSessions(Clock())
+    ends = KnownEnds(Clock())
     for name in "abcd":
         ends.note(name, Ended(0, 1_000_000, None, None), is_stored=False)
     assert [name for name in "abcd" if ends.get(name)] == ["b", "c", "d"]
@@ -168,7 +168,7 @@ def test_without_a_store_the_oldest_of_too_many_is_forgotten(monkeypatch):
 
 def test_who_lives_is_remembered_as_long_as_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(module, "ALIVE", 10)
-    ends = EndedSessions(Clock())
+    ends = KnownEnds(Clock())
     ends.note_alive("busy")
     for number in range(1_000):
         ends.note_alive(f"robot {number}")
@@ -178,7 +178,7 @@ def test_who_lives_is_remembered_as_long_as_it_is_asked_for(monkeypatch):
 
 
 def test_who_has_ended_does_not_live_any_more():
-    ends = EndedSessions(Clock())
+    ends = KnownEnds(Clock())
     ends.note_alive("a")
     ends.note("a", Ended(0, 9_999, None, None), is_stored=True)
     assert not ends.is_alive("a") and ends.get("a") is not None
@@ -186,7 +186,7 @@ def test_who_has_ended_does_not_live_any_more():
 
 def test_an_end_is_forgotten_when_its_cookies_are_too_old():
     clock = Clock()
-    ends = EndedSessions(clock)
+    ends = KnownEnds(clock)
     for is_stored in (True, False):
         ends.note("a", Ended(0, clock.now + 5, None, None), is_stored=is_stored)
         assert ends.get("a") is not None
@@ -213,10 +213,10 @@ async def test_a_start_reads_no_ends_and_they_count_all_the_same():
     cookies = await ends_of(store, 20)
     store.groups.clear()
     async with running(store) as site:
-        assert store.groups == [] and len(site.provider.sessions._ended) == 0
+        assert store.groups == [] and len(site.provider.sessions.ended.known) == 0
         async with browser(site.app, cookies=cookies) as client:
             assert (await client.get("/profile")).status_code == 401
-        assert len(site.provider.sessions._ended) == 1
+        assert len(site.provider.sessions.ended.known) == 1
 
 
 async def test_a_session_is_looked_up_once_after_a_restart_and_a_new_one_never():
@@ -284,11 +284,11 @@ async def test_an_old_end_is_looked_up_again_when_memory_has_forgotten_it(monkey
                 await client.get(f"/in/user{place}")
                 old.append(dict(client.cookies))
                 await client.get("/out")
-        assert len(site.provider.sessions._ended) <= 2
+        assert len(site.provider.sessions.ended.known) <= 2
         for cookies in old:
             async with browser(site.app, cookies=cookies) as client:
                 assert (await client.get("/profile")).status_code == 401
-        assert len(site.provider.sessions._ended) <= 2
+        assert len(site.provider.sessions.ended.known) <= 2
 
 
 async def test_an_end_that_could_not_be_stored_stays_in_memory(monkeypatch):
@@ -354,14 +354,14 @@ async def test_what_is_remembered_costs_no_memory_at_all_until_it_is_asked_for()
         [Write(f"ended:s{n}", None, Version("", 1), b'["next", "1"]', 1e6, "ended") for n in range(5_000)]
     )
     async with running(store) as site:
-        assert len(site.provider.sessions._ended) == 0 and "ended" not in store.groups
-        await site.provider.sessions.settle("s4999")
-        assert site.provider.is_revoked("s4999") and len(site.provider.sessions._ended) == 1
+        assert len(site.provider.sessions.ended.known) == 0 and "ended" not in store.groups
+        await site.provider.sessions.ended.settle("s4999")
+        assert site.provider.is_revoked("s4999") and len(site.provider.sessions.ended.known) == 1
 
 
 def test_who_was_not_heard_of_for_long_is_not_remembered_as_living():
     clock = Clock()
-    ends = EndedSessions(clock)
+    ends = KnownEnds(clock)
     ends.note_alive("a")
     for _ in range(2):
         assert ends.is_alive("a")

@@ -38,9 +38,9 @@ from faststate import (
     view,
 )
 from faststate.auth.tokens import Shown
+from faststate.provider.context import RequestContext
 from faststate.provider.dispatch import open_connection
 from faststate.registry.registry import StateRegistry
-from faststate.sessions.caller import RequestContext
 from faststate.sse import snapshot_frame
 from tests.support.client import BROWSER, Page, browser
 

@@ -89,8 +89,8 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "handler",
         "transports",
     ),
-    "sessions": ("caller", "config", "ended", "rechecks", "sessions"),
-    "provider": ("page", "provider", "dispatch"),
+    "sessions": ("config", "ended", "rights", "caller", "rechecks", "handover", "sessions"),
+    "provider": ("page", "context", "provider", "dispatch"),
     "fasthtml": (
         "requests",
         "headers",
@@ -114,8 +114,6 @@ AWAITED: frozenset[tuple[str, str]] = frozenset(
         ("registry/commits", "cluster/sharing"),
         ("registry/transaction", "cluster/sharing"),
         ("registry/modify", "cluster/sharing"),
-        ("sessions/caller", "provider/page"),
-        ("sessions/caller", "provider/provider"),
     }
 )
 

@@ -28,9 +28,9 @@ from faststate import (
 )
 from faststate.auth.limits import Rates, TokenBuckets, network_of
 from faststate.auth.tokens import Shown
+from faststate.provider.context import RequestContext
 from faststate.provider.dispatch import open_connection
 from faststate.provider.provider import FRESH_TTL
-from faststate.sessions.caller import RequestContext
 from faststate.sse import SSEConnection
 from tests.support.client import BROWSER, Page, message, patched_signals, status
 

@@ -12,8 +12,8 @@ from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import Component, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
+from faststate.provider.context import RequestContext
 from faststate.provider.page import LiveElement, SeedElement
-from faststate.sessions.caller import RequestContext
 from tests.support.client import Page, elements_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")

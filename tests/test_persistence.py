@@ -1082,7 +1082,7 @@ async def test_events_beside_a_sign_in_are_all_in_what_the_session_becomes(runni
 
 async def test_max_age_of_cookies_says_how_long_an_ended_session_is_stored(running, clock):
     site = await running()
-    site.provider.sessions.max_age = 100
+    site.provider.sessions.ended.max_age = 100
     async with browser(site.app) as client:
         await client.get("/in/ann")
         await site.provider.store.delete(list(await site.provider.store.group("ended")))
@@ -1091,7 +1091,7 @@ async def test_max_age_of_cookies_says_how_long_an_ended_session_is_stored(runni
     clock.now += 161
     site = await running()
     assert len(await site.provider.store.group("ended")) == 0
-    assert not len(site.provider.sessions._ended)
+    assert not len(site.provider.sessions.ended.known)
 
 
 # -- lifetimes ---------------------------------------------------------------------------------------------------------

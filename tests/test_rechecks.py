@@ -26,9 +26,9 @@ from faststate import (
 )
 from faststate.auth.tokens import Shown, binding
 from faststate.exceptions import AccessError, LockTimeoutError
+from faststate.provider.context import RequestContext
 from faststate.provider.dispatch import Call, dispatch, open_connection
 from faststate.sessions import rechecks as module
-from faststate.sessions.caller import RequestContext
 from tests.test_sse import Model
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")

@@ -1039,7 +1039,7 @@ class Run:
         self.site.told_of = set(self.site.banned) - self.site.stale_rights
         self.site.stale_rights.discard(user)
         self.site.told_of = self.site.banned - self.site.stale_rights
-        self.site.provider.sessions.refresh(user)
+        self.site.provider.sessions.rights.change(user, "refresh")
 
     async def do_quiet_rights(self, random, tab) -> None:
         user = random.choice(Site.USERS)

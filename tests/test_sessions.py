@@ -396,7 +396,7 @@ def test_signing_out_without_a_session_does_nothing(site, client):
     response = client.get("/out")
     assert response.json()["user"] is None
     assert "set-cookie" not in response.headers
-    assert len(site.provider.sessions._ended) == 0
+    assert len(site.provider.sessions.ended.known) == 0
 
 
 @pytest.mark.parametrize("user_id", [7, "7", UUID(int=7)])
@@ -1244,7 +1244,7 @@ def test_an_old_cookie_signs_nobody_in_and_its_answer_deletes_no_newer_one(site,
 def test_ended_sessions_are_remembered_as_long_as_a_cookie_is_accepted_and_not_for_ever():
     now = [1_000.0]
     site = Site(clock=lambda: now[0], app_options={"max_age": 60})
-    assert site.provider.sessions.max_age == 60
+    assert site.provider.sessions.ended.max_age == 60
     with site.client() as client:
         ended = []
         for _ in range(50):
@@ -1260,12 +1260,12 @@ def test_ended_sessions_are_remembered_as_long_as_a_cookie_is_accepted_and_not_f
         now[0] += 1_000
         site.provider.registry.hooks.swept()
         assert not any(map(site.provider.is_revoked, ended))
-        assert len(site.provider.sessions._ended) == 0
+        assert len(site.provider.sessions.ended.known) == 0
 
 
 @pytest.mark.parametrize(("max_age", "expected"), [(60, 60.0), (None, float("inf")), (365 * 86_400, 365 * 86_400.0)])
 def test_how_long_is_taken_from_the_app_s_session_middleware(max_age, expected):
-    assert Site(app_options={"max_age": max_age}).provider.sessions.max_age == expected
+    assert Site(app_options={"max_age": max_age}).provider.sessions.ended.max_age == expected
 
 
 def test_signing_in_and_out_many_times_leaves_nothing_behind(site, client):

@@ -32,8 +32,8 @@ from faststate import (
 )
 from faststate.auth.tokens import Shown, binding
 from faststate.fasthtml.streams import StreamResponse
+from faststate.provider.context import RequestContext
 from faststate.provider.dispatch import open_connection
-from faststate.sessions.caller import RequestContext
 from faststate.sse.connection import MAX_MESSAGES
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from tests.support.client import BROWSER

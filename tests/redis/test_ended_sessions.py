@@ -8,7 +8,8 @@ import json
 import pytest
 
 from faststate import ReactiveState, StateConfig, StateScope, UserContext
-from faststate.sessions import sessions as module
+from faststate.sessions import ended as module
+from faststate.sessions.rights import RIGHTS_KEPT
 from faststate.sse import SSEConnection
 from tests.support.client import status
 from tests.support.live import eventually
@@ -42,11 +43,11 @@ async def test_the_end_of_a_session_that_was_nobodys_is_forgotten_soon_by_all(re
         for place in range(20):
             await a.logout(request({"session_id": f"robot-{place}"}))
         await settled(redis_server, a, b)
-        assert b.sessions.is_ended("somebody") and b.sessions.is_ended("robot-19")
+        assert b.sessions.ended.is_ended("somebody") and b.sessions.ended.is_ended("robot-19")
         now[0] += module.NOBODYS_END + 1
         for provider in providers:
-            provider.sessions.forget_old()
-            assert provider.sessions.is_ended("somebody") and len(provider.sessions._ended) == 1
+            provider.sessions.ended.known.forget_old()
+            assert provider.sessions.ended.is_ended("somebody") and len(provider.sessions.ended.known) == 1
 
 
 async def test_what_is_learned_in_a_sign_in_is_learned_wholly(redis_server, monkeypatch):
@@ -68,7 +69,7 @@ async def test_what_is_learned_in_a_sign_in_is_learned_wholly(redis_server, monk
             await settled(redis_server, b)
         for head in late:
             b.sessions.told(head)
-        assert late and b.sessions.is_ended("old")
+        assert late and b.sessions.ended.is_ended("old")
         assert old.silent or old.closed
         assert b.registry.keys_of_session("old") == []
         await eventually(lambda: old.closed)
@@ -95,18 +96,18 @@ async def test_ends_and_changed_rights_that_were_missed_are_learned_when_the_con
         await entry_of(b, Case, session_id="gone")
         gone, other = stream(b, "gone"), stream(b, "other", user=UserContext("bob"))
         ann = stream(b, "ann's", user=UserContext("ann"))
-        since = b.sessions.changes
+        since = b.sessions.rights.changes
         with instead(b.following._news, "told", lambda head: None):
             b.following.lost()
             await a.logout(request({"session_id": "gone", "user_id": "ann"}))
             await a.disconnect_user("ann")
             await heard(redis_server, b)
-        assert not b.sessions.is_ended("gone") and not ann.closed
+        assert not b.sessions.ended.is_ended("gone") and not ann.closed
         b.following.found()
         await settled(redis_server, b)
-        assert b.sessions.is_ended("gone") and gone.closed and ann.closed and not other.closed
+        assert b.sessions.ended.is_ended("gone") and gone.closed and ann.closed and not other.closed
         assert b.registry.keys_of_session("gone") == []
-        assert b.sessions.rights_changed(UserContext("ann"), since)
+        assert b.sessions.rights.changed(UserContext("ann"), since)
 
 
 async def test_where_it_is_not_known_what_was_missed_the_sessions_that_are_here_are_looked_up(redis_server):
@@ -114,7 +115,7 @@ async def test_where_it_is_not_known_what_was_missed_the_sessions_that_are_here_
     async with open_providers(redis_server) as (a, b):
         gone, other = stream(b, "gone"), stream(b, "other")
         for session_id in ("gone", "other"):
-            await b.sessions.settle(session_id)
+            await b.sessions.ended.settle(session_id)
         with instead(b.following._news, "told", lambda head: None):
             b.following.lost()
             for session_id in ("gone", "elsewhere"):
@@ -124,20 +125,20 @@ async def test_where_it_is_not_known_what_was_missed_the_sessions_that_are_here_
         b.following.found()
         await eventually(lambda: gone.closed)
         await settled(redis_server, b)
-        assert b.sessions.is_ended("gone") and not other.closed and len(b.sessions._ended) == 1
-        await b.sessions.settle("elsewhere")
-        assert b.sessions.is_ended("elsewhere")
+        assert b.sessions.ended.is_ended("gone") and not other.closed and len(b.sessions.ended.known) == 1
+        await b.sessions.ended.settle("elsewhere")
+        assert b.sessions.ended.is_ended("elsewhere")
 
 
 async def test_who_has_heard_nothing_for_long_asks_for_all_rights_again(redis_server):
     """Redis keeps changes of rights for so long and no longer."""
     async with open_providers(redis_server) as (_, b):
-        bob, since = stream(b, "s", user=UserContext("bob")), b.sessions.changes
+        bob, since = stream(b, "s", user=UserContext("bob")), b.sessions.rights.changes
         b.following.lost()
-        b.following._lost_at -= module.RIGHTS_KEPT + 1
+        b.following._lost_at -= RIGHTS_KEPT + 1
         b.following.found()
         await eventually(lambda: bob.closed)
-        assert b.sessions.rights_changed(UserContext("bob"), since)
+        assert b.sessions.rights.changed(UserContext("bob"), since)
 
 
 async def test_an_event_of_a_session_that_another_process_has_ended_changes_nothing_of_anybodys(redis_server):

@@ -346,7 +346,7 @@ def test_what_anybody_can_have_written_down_is_not_kept():
         client = TestClient(app)
         client.get("/")
         client.get("/out")
-    assert len(site.registry) == 0 and len(site.sessions._ended) == 0
+    assert len(site.registry) == 0 and len(site.sessions.ended.known) == 0
 
 
 async def test_users_of_the_app_s_own_kind_are_each_asked_about():

@@ -15,10 +15,10 @@ from starlette.requests import HTTPConnection
 
 from ..auth.users import current_user
 from ..exceptions import AccessError, ConfigurationError, StateNotFoundError
+from ..provider.context import RequestContext
 from ..provider.page import LiveElement, SeedElement
 from ..provider.provider import StateProvider
 from ..registry.registry import Entry
-from ..sessions.caller import RequestContext
 from ..state.parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
 from .script import script_source
 

@@ -14,9 +14,10 @@ from starlette.websockets import WebSocketClose
 
 from ..auth.users import current_request, current_user
 from ..exceptions import ConfigurationError, FastStateError
+from ..provider.context import Answered, RequestContext
 from ..provider.provider import StateProvider
 from ..scopes import StateScope
-from ..sessions.caller import Answered, RequestContext, is_cross_site
+from ..sessions.caller import is_cross_site
 from ..state.reactive import current_page
 from .injection import add_late, inject
 from .requests import headers_of

@@ -32,6 +32,7 @@ from ..exceptions import (
     PersistenceError,
     RowUnreadableError,
 )
+from ..provider.context import RequestContext
 from ..provider.dispatch import (
     Call,
     Effect,
@@ -46,7 +47,7 @@ from ..provider.dispatch import (
 )
 from ..provider.provider import StateProvider
 from ..redaction import explained_by_title, told_of
-from ..sessions.caller import RequestContext, is_cross_site
+from ..sessions.caller import is_cross_site
 from ..sse.connection import SSEConnection
 from ..wire.frames import go_frame, message_frame, reload_frame, signals_frame
 from ..wire.values import depth_of

@@ -30,7 +30,7 @@ from ..exceptions import (
     RowUnreadableError,
 )
 from ..provider.provider import StateProvider
-from ..sessions.sessions import SESSION_MAX_AGE
+from ..sessions.ended import SESSION_MAX_AGE
 from ..wire.frames import go_frame
 from .caching import PersonalAnswers
 from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
@@ -98,7 +98,7 @@ def setup(provider: StateProvider, app: Any) -> None:
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: StreamKeeper(PersonalAnswers(build(), provider), provider, app)
     app.add_exception_handler(FastStateError, partial(_error_response, provider))
-    provider.sessions.max_age = _session_max_age(app)
+    provider.sessions.ended.max_age = _session_max_age(app)
 
     async def started() -> None:
         provider._loop = asyncio.get_running_loop()

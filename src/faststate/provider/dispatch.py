@@ -33,7 +33,6 @@ from ..redaction import told_of
 from ..registry.registry import Commit, Entry
 from ..registry.transaction import Guard, Run, Step, run_event
 from ..scopes import StateIdentifier, StateScope, namespace_of
-from ..sessions.caller import RequestContext
 from ..sse.changes import snapshot_frame
 from ..sse.connection import SSEConnection
 from ..state.events import Event
@@ -49,6 +48,7 @@ from ..wire.frames import (
     vanish_frame,
 )
 from ..wire.values import nest, to_wire
+from .context import RequestContext
 from .page import merged_tokens
 from .provider import GONE, Lookup, Origin, StateProvider, origin_of_commits, taken_ids
 
@@ -525,9 +525,9 @@ class _PageRun(Origin, Run):
 
     def still_current(self) -> None:
         sessions, session_id = self._provider.sessions, self._context.session_id()
-        if session_id is not None and sessions.is_ended(session_id):
+        if session_id is not None and sessions.ended.is_ended(session_id):
             raise StaleTokens  # signed out while this waited for its turn
-        if self._user is not None and sessions.rights_changed(self._user, self._context.since):
+        if self._user is not None and sessions.rights.changed(self._user, self._context.since):
             raise AuthorizationError("your rights have changed just now: please try again")
 
     def bound(self) -> Mapping[str, Any]:
@@ -646,7 +646,7 @@ class _PageRun(Origin, Run):
 def _refuse_ended(context: RequestContext) -> None:
     """Raises `StaleTokens` when the session has ended since the request came: its states are another one's by now."""
     session_id = context.session_id()
-    if session_id is not None and context.provider.sessions.is_ended(session_id):
+    if session_id is not None and context.provider.sessions.ended.is_ended(session_id):
         raise StaleTokens
 
 
@@ -885,7 +885,7 @@ def _opened(
     """What `open_connection` gives, when it is known what is `found` for the page to follow."""
     provider, manager, user = context.provider, context.provider.sse_manager, connection.user
     followed, vanish, gone, _ = found
-    if provider.sessions.rights_changed(user, context.since):
+    if provider.sessions.rights.changed(user, context.since):
         manager.dismiss(connection, reopen_frame())  # while the user was being loaded
     if connection.closed or connection.silent:
         return connection

@@ -47,9 +47,10 @@ from ..scheduling.queues import SERVER, Client
 from ..scheduling.threads import left_behind, with_left
 from ..scheduling.waits import TooLate, in_time
 from ..scopes import Id, StateIdentifier, StateScope
-from ..sessions.caller import SESSION_ID, Answered, RequestContext
+from ..sessions.caller import SESSION_ID
 from ..sessions.config import StateConfig, check_taken, session_identifier
 from ..sessions.rechecks import Rechecks
+from ..sessions.rights import How
 from ..sessions.sessions import Sessions
 from ..sse.connection import SSEConnection
 from ..sse.handler import StateEventHandler
@@ -64,6 +65,7 @@ from ..stores.base import SharedStore, StateStore
 from ..stores.urls import store_from_url
 from ..wire.frames import message_frame, reload_frame, vanish_frame
 from ..wire.values import to_wire
+from .context import Answered, RequestContext
 
 __all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits", "taken_ids"]
 
@@ -168,7 +170,7 @@ class _Hooks(RegistryHooks):
 
     def swept(self) -> None:
         self.provider.sse_manager.cleanup_stale_connections()
-        self.provider.sessions.forget_old()
+        self.provider.sessions.ended.known.forget_old()
 
     def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
         return self.provider.sse_manager.broadcast_to_state(key, data)
@@ -495,8 +497,7 @@ class StateProvider:
         self.sse_manager = SSEManager(_StreamHooks(self), heartbeat=heartbeat, max_age=stream_max_age)
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, self.registry.peek, lock_timeout)
         self.following: Following | None = None
-        self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, clock)
-        self.sessions.has_events = self._has_other_events
+        self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, self._has_other_events, clock)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0
         self._names: dict[str, type[ReactiveState]] = {}
@@ -1162,12 +1163,7 @@ class StateProvider:
         to say.
         """
 
-        async def disconnect() -> int:
-            streams = self._told(self.sessions.disconnect(user_id))
-            await self.sessions.tell_rights(user_id, "disconnect")
-            return streams
-
-        return call_from_anywhere(lambda: self._loop, disconnect())
+        return call_from_anywhere(lambda: self._loop, self._change_rights(user_id, "disconnect"))
 
     def refresh_user(self, user_id: Id) -> Awaitable[int]:
         """Has all rights of a user be asked again, since they changed; gives the number (int) of streams in this
@@ -1177,12 +1173,7 @@ class StateProvider:
         loader is asked; a state that the user may no longer see vanishes from the page.
         """
 
-        async def refresh() -> int:
-            streams = self._told(self.sessions.refresh(user_id))
-            await self.sessions.tell_rights(user_id, "refresh")
-            return streams
-
-        return call_from_anywhere(lambda: self._loop, refresh())
+        return call_from_anywhere(lambda: self._loop, self._change_rights(user_id, "refresh"))
 
     def begin_event(self, client: str) -> bool:
         """Count one more event of a client (its session's id, or its address); False when it has too many already.
@@ -1206,11 +1197,13 @@ class StateProvider:
         if (under_way := self._under_way.pop(client) - 1) > 0:
             self._under_way[client] = under_way
 
-    def _told(self, streams: int) -> int:
-        """Has the request that told of a change of rights go on: an event may change its own user's."""
+    async def _change_rights(self, user_id: Id, how: How) -> int:
+        """Change a user's rights in all processes; an event may change those of its own user, and goes on."""
+        streams = self.sessions.rights.change(user_id, how)
         request = current_request.get()
         if request is not None:
-            self.context(request).since = self.sessions.changes
+            self.context(request).accept_own_change()
+        await self.sessions.rights.tell_others(user_id, how)
         return streams
 
     def is_revoked(self, session_id: str) -> bool:
@@ -1218,7 +1211,7 @@ class StateProvider:
 
         Of the session that a request came with it knows for certain; any other id may not have been looked up yet.
         """
-        return self.sessions.is_ended(session_id)
+        return self.sessions.ended.is_ended(session_id)
 
     def next_url(self, request: HTTPConnection, default: str = "/") -> str:
         """Where to go after signing in: the page (path and query, str) that sent the visitor to `login_route`.

@@ -2,5 +2,5 @@
 app configures for each state class.
 
 This package knows the registry, the cluster and the streams. It does not know how a request is turned into states:
-that is the provider's part. Begin with `caller.RequestContext`, the user and the session of one request.
+that is the provider's part. Begin with `caller.Caller`, the user and the session of one request.
 """

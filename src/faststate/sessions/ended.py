@@ -1,38 +1,73 @@
-"""Ended sessions: what this process knows and has to remember of them."""
+"""Sessions that are over: what this process remembers of them, and what the store says."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
+import math
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
-__all__ = ["NOBODYS_END", "Ended", "EndedSessions", "read_note", "write_note"]
+from ..cluster.sharing import ENDED, Sharing
+from ..exceptions import VersionConflict
+from ..registry.entries import is_initial
+from ..registry.registry import StateRegistry
+from ..scopes import Version
+from ..sse.manager import SSEManager
+from ..stores.base import Stored, Write
+from ..wire.frames import reload_frame
+
+__all__ = [
+    "NOBODYS_END",
+    "NOTE_VERSION",
+    "SESSION_MAX_AGE",
+    "Ended",
+    "EndedSessions",
+    "KnownEnds",
+    "read_note",
+    "write_note",
+]
 
 logger = logging.getLogger("faststate")
 
+SESSION_MAX_AGE: Final = 365 * 86_400.0
+"""Seconds for which an ended session is remembered when the app's session middleware does not limit a cookie's age."""
+
+SLACK: Final = 60.0
+"""Seconds for which an ended session is remembered beyond that. A cookie's age is counted in whole seconds of another
+clock, and an answer that was under way may have been the last to sign it."""
+
+RELOADED_AFTER: Final = 5.0
+"""Seconds after which pages reload whose session ended in another process. By then the answer has arrived that brings
+them a new session."""
+
 NOBODYS_END: Final = 600.0
-"""Seconds that the end of a session is remembered which never was anybody's: until nothing of it is under way."""
+"""Seconds for which the end of a session is remembered that never had a user: until none of its requests is left."""
 
 RECENT: Final = 20_000
-"""Ends that are in a store, and were looked up, heard of or made here last: kept in memory, about 400 bytes each."""
+"""Ends kept in memory that a store has too: those looked up, heard of or made here last, about 400 bytes each."""
 
 KEPT: Final = 100_000
-"""Ends that no store has: kept in memory alone, about 400 bytes each. Beyond that the oldest is forgotten."""
+"""Ends kept in memory that no store has, about 400 bytes each. Beyond that the oldest is forgotten."""
 
 ALIVE: Final = 50_000
-"""Session ids that were found alive are kept in two sets of at most this many, about 130 bytes each."""
+"""Session ids known to be alive are kept in two sets of at most this many, about 130 bytes each."""
 
 ALIVE_FOR: Final = 3_600.0
 """Seconds without a request after which such an id is forgotten; it may take twice as long."""
 
+NOTE_VERSION: Final = Version("", 1)
+"""The version of notes in the store, which are written once."""
+
 
 class Ended(NamedTuple):
-    """An ended session: when, until when that has to be known, and which session and user it went over to.
+    """The end of a session.
 
-    `at` and `until` are seconds of the provider's clock.
+    `at` says when, and `until` how long it must be remembered (seconds of the provider's clock). `successor` is the id
+    of the session that took over, and `user_id` that of the user who signed in then.
     """
 
     at: float
@@ -41,19 +76,19 @@ class Ended(NamedTuple):
     user_id: str | None
 
 
-class EndedSessions:
-    """The ends of sessions that this process knows of, and the sessions known to live. Lifetime: the provider.
+class KnownEnds:
+    """The session ends that this process remembers, and the sessions that it knows to be alive. Lifetime: the provider.
 
-    A store has the ends for as long as a cookie is accepted. Here are those that were needed last, so that memory does
-    not grow with the years. What no store has is remembered here alone. `clock` returns seconds.
+    A store keeps the ends for as long as a cookie is accepted, so memory holds only those needed last and does not
+    grow over the years. Ends that no store has are remembered here alone. `clock` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._stored: OrderedDict[str, Ended] = OrderedDict()  # the least recently used first
-        self._kept: OrderedDict[str, Ended] = OrderedDict()  # the oldest first, as is the next one
+        self._kept: OrderedDict[str, Ended] = OrderedDict()  # the oldest first, like the next one
         self._brief: OrderedDict[str, Ended] = OrderedDict()
-        # Two sets, of which the older one is dropped when the other is full: what was asked for lately stays.
+        # When the newer set is full, the older one is dropped: ids that were used lately stay.
         self._alive: set[str] = set()
         self._alive_before: set[str] = set()
         self._turned_at = clock()
@@ -63,22 +98,22 @@ class EndedSessions:
         return len(self._stored) + len(self._kept) + len(self._brief)
 
     def get(self, session_id: str) -> Ended | None:
-        """The end of a session, None where none is known here or its cookies are too old by now to be accepted."""
+        """Return the end of a session; None if none is known here, or if its cookies are too old by now."""
         if session_id not in self._stored and session_id not in self._kept and session_id not in self._brief:
-            return None  # nearly always: asked four times for each event, 0.07 us
+            return None  # nearly always; called four times per event, 0.07 us each
         found = self._stored.get(session_id) or self._kept.get(session_id) or self._brief.get(session_id)
-        if found is None:  # another thread has forgotten it just now
+        if found is None:  # another thread forgot it just now
             return None
         if found.until <= self._clock():
             self.forget(session_id)
             return None
-        with contextlib.suppress(KeyError):  # sync code asks from threads, and another may have forgotten it just now
+        with contextlib.suppress(KeyError):  # sync code calls from threads, and another may have forgotten it just now
             if session_id in self._stored:
                 self._stored.move_to_end(session_id)
         return found
 
     def is_alive(self, session_id: str) -> bool:
-        """Tells whether the session was found not to have ended, and nobody has told of its end since."""
+        """True if the session was found alive, and no end of it has been heard of since."""
         if session_id in self._alive:
             return True
         if session_id not in self._alive_before:
@@ -87,7 +122,7 @@ class EndedSessions:
         return True
 
     def note_alive(self, session_id: str) -> None:
-        """Notes that a session has not ended."""
+        """Note that a session has not ended."""
         self._alive.add(session_id)
         if len(self._alive) >= ALIVE:
             self._turn()
@@ -96,11 +131,11 @@ class EndedSessions:
         self._alive, self._alive_before, self._turned_at = set(), self._alive, self._clock()
 
     def forget_alive(self) -> None:
-        """Forgets which sessions live: ends may have been missed."""
+        """Forget which sessions are alive: ends may have been missed."""
         self._alive, self._alive_before = set(), set()
 
     def note(self, session_id: str, ended: Ended, *, is_stored: bool) -> None:
-        """Notes the end of a session; `is_stored` says that a store has it as well."""
+        """Note the end of a session; `is_stored` says that a store has it too."""
         self.forget(session_id)
         self._alive.discard(session_id)
         self._alive_before.discard(session_id)
@@ -126,13 +161,12 @@ class EndedSessions:
             )
 
     def forget(self, session_id: str) -> None:
-        """Forgets the end of a session."""
+        """Forget the end of a session."""
         for ends in (self._stored, self._kept, self._brief):
             ends.pop(session_id, None)
 
     def forget_old(self) -> None:
-        """Forgets ends of sessions whose cookies are too old by now to be accepted, and living sessions that were not
-        heard of for long."""
+        """Forget ends whose cookies are too old by now, and living sessions without a request for long."""
         now = self._clock()
         if now - self._turned_at >= ALIVE_FOR:
             self._turn()
@@ -141,15 +175,196 @@ class EndedSessions:
                 ends.popitem(last=False)
 
 
+class EndedSessions:
+    """The sessions of one app that are over, as far as this process or its store knows. Lifetime: the provider.
+
+    A session is a signed cookie, and an old copy of it stays genuine. So the ids of ended sessions are remembered for
+    `max_age` seconds, for as long as a cookie is accepted. A store keeps them all, and is asked once about each session
+    that this process has not seen lately. Without a store memory keeps them, up to `KEPT`. `clock` returns seconds.
+    """
+
+    def __init__(self, registry: StateRegistry, manager: SSEManager, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._manager = manager
+        self._clock = clock
+        self.known = KnownEnds(clock)
+        self.max_age: float = SESSION_MAX_AGE
+
+    @property
+    def _sharing(self) -> Sharing | None:
+        return self._registry.committer.sharing
+
+    def get(self, session_id: str) -> Ended | None:
+        """Return the end of a session; None if this process knows of none."""
+        return self.known.get(session_id)
+
+    def is_ended(self, session_id: str) -> bool:
+        """True if this process knows that the session has ended; certain only where it `is_settled`."""
+        return self.known.get(session_id) is not None
+
+    def is_settled(self, session_id: str) -> bool:
+        """True if this process knows, without asking the store, whether the session has ended."""
+        if self._registry.committer.store is None:
+            return True
+        return self.known.is_alive(session_id) or self.is_ended(session_id)
+
+    def begin(self, session_id: str) -> None:
+        """Note a session that begins now, so that nobody needs to ask whether it has ended."""
+        if self._registry.committer.store is not None:
+            self.known.note_alive(session_id)
+
+    async def settle(self, session_id: str) -> None:
+        """Ask the store whether a session has ended, unless that is known here. Raises `PersistenceError`."""
+        if self.is_settled(session_id):
+            return
+        ended = await self._read(session_id)
+        if self.is_settled(session_id):
+            return  # heard of meanwhile, which is newer than what was read
+        if ended is not None:
+            self.learn(session_id, ended)
+        else:
+            self.known.note_alive(session_id)
+
+    async def settle_pages(self) -> None:
+        """Ask the store about every session with an open page, after an unknown number of ends was missed.
+
+        The store may hold the ends of a year, so only the sessions that are here are asked about. Raises
+        `PersistenceError`.
+        """
+        self.known.forget_alive()
+        for session_id in self._manager.of_session.names():
+            await self.settle(session_id)
+            if self.is_ended(session_id):
+                self.reload_pages(session_id)
+
+    async def learn_since(self, commit: int) -> None:
+        """Learn the ends that other processes noted after the store's commit of this number.
+
+        Raises `PersistenceError`.
+        """
+        if self._sharing is None:
+            return
+        for key, note in (await self._sharing.store.group_since(ENDED, commit)).items():
+            session_id = key.removeprefix(f"{ENDED}:")
+            self.learn(session_id, self._parse(session_id, note))
+            self.reload_pages(session_id)  # the message that tells them to may have been missed, too
+
+    async def look_up(self, session_id: str) -> Ended | None:
+        """Ask the store about a session's end, even where it is known. Raises `PersistenceError`.
+
+        If it has not ended, the session's states in memory may differ from the stored ones: they are marked so.
+        """
+        ended = await self._read(session_id)
+        if ended is None and self._registry.committer.store is not None:
+            for key in self._registry.keys_of_session(session_id):
+                if (entry := self._registry.find(key)) is not None and entry.stored is not None:
+                    entry.doubtful = True
+        return ended
+
+    async def _read(self, session_id: str) -> Ended | None:
+        store = self._registry.committer.store
+        if store is None:
+            return None
+        async with self._registry.in_store_time("the end of a session could not be looked up"):
+            note = await store.load(f"{ENDED}:{session_id}")
+        return self._parse(session_id, note) if note is not None else None
+
+    def _parse(self, session_id: str, note: Stored) -> Ended:
+        successor, user_id = read_note(session_id, note.data)
+        until = self._clock() + (math.inf if note.ttl is None else note.ttl)
+        # A browser that never got the answer to its sign-in may continue where it led; `until` tells when that was.
+        at = until - self.max_age - SLACK if until != math.inf else -math.inf
+        return Ended(at, until, successor, user_id)
+
+    # -- ending a session ------------------------------------------------------------------------------------------
+
+    def end_now(self, successor: str | None, user_id: str | None, lifetime: float | None = None) -> Ended:
+        """Return an end at this moment, to be remembered for `lifetime` seconds (default: while cookies live)."""
+        now = self._clock()
+        return Ended(now, now + (self.max_age + SLACK if lifetime is None else lifetime), successor, user_id)
+
+    def note(self, session_id: str, ended: Ended, *, is_stored: bool = False) -> None:
+        """Note that a session has ended, and send its streams nothing more; `is_stored` says that a store has it."""
+        self.known.note(session_id, ended, is_stored=is_stored)
+        for connection in self._manager.connections_of(session_id=session_id):
+            self._manager.silence(connection)
+
+    def write(self, session_id: str, ended: Ended) -> Write:
+        """Return the write that stores the end of a session, for as long as a cookie with its id is accepted."""
+        ttl = None if ended.until == math.inf else ended.until - self._clock()
+        return Write(f"{ENDED}:{session_id}", None, NOTE_VERSION, write_note(ended), ttl, ENDED)
+
+    def learn(self, session_id: str, ended: Ended) -> None:
+        """Accept the end of a session that another process has noted, unless it is known here."""
+        if self.is_ended(session_id):
+            return
+        # The store rarely has the end of a session that never had a user.
+        self.note(session_id, ended, is_stored=ended.until - self._clock() > NOBODYS_END)
+        self.drop_states(session_id)
+        # The other process tells these pages to reload; it may die before it does.
+        if self._manager.connections_of(session_id=session_id):
+            asyncio.get_running_loop().call_later(RELOADED_AFTER, self.reload_pages, session_id)
+
+    def told(self, head: Mapping[str, Any]) -> None:
+        """Accept another process's message about a session that ended there, or whose pages are to reload."""
+        session_id = head["session"]
+        if head["kind"] == "ended":
+            note = Stored(NOTE_VERSION, head["mark"].encode(), head["ttl"])
+            self.learn(session_id, self._parse(session_id, note))
+        else:
+            self.reload_pages(session_id)
+
+    def reload_pages(self, session_id: str) -> None:
+        """End the session's streams, and make their pages reload."""
+        for connection in self._manager.connections_of(session_id=session_id):
+            self._manager.dismiss(connection, reload_frame())
+
+    def drop_states(self, session_id: str) -> bool:
+        """Drop a session's states from memory; True if somebody had changed one of them, or was about to."""
+        has_kept = False
+        for key in self._registry.keys_of_session(session_id):
+            entry = self._registry.find(key)
+            has_kept = has_kept or (entry is not None and bool(entry.users or not is_initial(entry.version)))
+            self._registry.drop(key)
+        return has_kept
+
+    async def end_in_store(self, session_id: str, noted: Ended, *, is_lasting: bool) -> bool:
+        """Delete an ended session's states from the store; True if there were any.
+
+        The end is stored if it `is_lasting`, or if there were any. Raises `PersistenceError`.
+        """
+        committer = self._registry.committer
+        store = committer.store
+        if store is None:
+            return False
+        what = "the end of a session could not be stored"
+        # After the commits that are being saved now.
+        async with self._registry.in_store_time(what), committer.gates.closed(session_id):
+            self.drop_states(session_id)
+            stored, note = await store.group(session_id), self.write(session_id, noted)
+            is_noted = bool(stored) or is_lasting
+            if self._sharing is not None:
+                await self._sharing.end(note, stored=is_noted)
+                # States that others have committed meanwhile; after the note they cannot.
+                stored = await store.group(session_id)
+            elif is_noted:
+                with contextlib.suppress(VersionConflict):  # the note is there already
+                    await store.save(note)
+            if is_noted and self.get(session_id) is noted:
+                self.known.note(session_id, noted, is_stored=True)
+            await store.delete(list(stored))
+        return bool(stored)
+
+
 def write_note(ended: Ended) -> bytes:
-    """Returns what a store keeps of an ended session, beside its id and time to live; `read_note` reads it."""
+    """Return the note (bytes) that a store keeps of an ended session, for `read_note`."""
     return json.dumps([ended.successor, ended.user_id]).encode()
 
 
 def read_note(session_id: str, note: bytes | str) -> tuple[str | None, str | None]:
-    """The successor and the user's id (str or None) in what a store keeps of an ended session.
+    """Return the successor's and the user's id (str or None) from the note that a store keeps of an ended session.
 
-    A damaged note is logged. Its session has ended all the same, and nobody goes on with it.
+    A damaged note is logged. Its session stays ended, and nobody continues with it.
     """
     try:
         found = json.loads(note)
@@ -157,7 +372,7 @@ def read_note(session_id: str, note: bytes | str) -> tuple[str | None, str | Non
         found = None
     if isinstance(found, list) and len(found) == 2 and all(part is None or isinstance(part, str) for part in found):
         return found[0], found[1]
-    # The id would be worth something to who reads logs: as far as is known it has ended, but its successor has not.
+    # No log shows the whole id: this session has ended as far as we know, but its successor may be alive.
     logger.error(
         "the note of the ended session %s... cannot be read: the session stays ended, and a sign-in that was repeated "
         "from it begins a new session", session_id[:6],

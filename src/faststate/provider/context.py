@@ -1,0 +1,98 @@
+"""One request as a provider sees it: its caller, and the page that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from ..auth.loaders import UserFinder
+from ..auth.tokens import TokenSigner
+from ..exceptions import FastStateError
+from ..registry.registry import StateRegistry
+from ..sessions.caller import Caller
+from ..sessions.sessions import Sessions
+from ..state.reactive import ReactiveState
+from ..state.serving import ServingProvider
+from .page import LiveElement, PageContent
+
+__all__ = ["Answered", "RequestContext", "RequestProvider"]
+
+
+class RequestProvider(ServingProvider, Protocol):
+    """A provider, as its requests know it. Lifetime: the app."""
+
+    registry: StateRegistry
+    sessions: Sessions
+    users: UserFinder
+    prefix: str
+
+    @property
+    def signer(self) -> TokenSigner:
+        """Signs and verifies page tokens."""
+
+    async def get_state(self, state_cls: Any, request: HTTPConnection) -> Any:
+        """Return the snapshot of the state of this class that `request` means."""
+
+
+class Answered:
+    """Stands in the scope of a request that is over, in place of its context. Lifetime: the app.
+
+    If a late task asks for the context, a new one is made. The context holds the scope: were it in there for good, each
+    request would wait for the cyclic collector, and the next ones would be made of memory that no cache knows.
+    """
+
+    __slots__ = ("provider",)
+
+    def __init__(self, provider: RequestProvider) -> None:
+        self.provider = provider
+
+
+class RequestContext(Caller):
+    """One request: its session, its user, the states resolved for it, the page. Lifetime: the request."""
+
+    __slots__ = ("_page", "_start", "add_late", "provider", "root", "temporary_id")
+
+    def __init__(self, provider: RequestProvider, connection: HTTPConnection) -> None:
+        super().__init__(connection, provider.users, provider.sessions.ended, provider.sessions.rights)
+        self.provider: Any = provider
+        self._page: PageContent | None = None
+        self._start = provider.registry.committer.number
+        # Kept, since an app mounted below may share its states and changes `root_path` in the scope.
+        self.root: str = self._scope.get("root_path", "")
+        self.temporary_id: str | None = None
+        """The id of the page's TEMPORARY states that are not told apart by ids of their own."""
+        self.add_late: Callable[[RequestContext, Any], None] | None = None
+
+    @property
+    def page(self) -> PageContent:
+        """The content of the request's page; an event has none."""
+        if self._page is None:
+            provider = self.provider
+            url = self.root + provider.prefix + "/"
+            self._page = PageContent(provider.registry, lambda: provider.signer, self._start, url)
+        return self._page
+
+    def show(self, state: ReactiveState, view: str | None = None) -> None:
+        """As `PageContent.show`."""
+        self.page.show(state, view)
+
+    def live_element(self) -> LiveElement:
+        """As `PageContent.live_element`."""
+        return self.page.live_element()
+
+    async def resolve_for_fasthtml(self, cls: type[ReactiveState], request: Any) -> ReactiveState:
+        """Return a state for FastHTML's own injection, where no handler of ours adds the live element afterwards."""
+        try:
+            state: ReactiveState = await self.provider.get_state(cls, self.connection)
+        except FastStateError as error:
+            is_ours = getattr(request.app.state, "faststate", None) is self.provider
+            if is_ours or error.status >= 500 or request.scope["type"] != "http":
+                raise
+            # An app without a provider, mounted below one that has it, knows only this kind of error.
+            raise HTTPException(error.status, str(error)) from error
+        if self.add_late is not None:
+            self.add_late(self, request)
+        return state

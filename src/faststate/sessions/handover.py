@@ -1,0 +1,246 @@
+"""A session's states at a sign-in: carried over to the new session, brought into the user's own, or ended."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from ..auth.users import UserContext
+from ..cluster.sharing import Sharing
+from ..exceptions import PersistenceError, StateNotFoundError, VersionConflict
+from ..registry.entries import Entry, is_initial
+from ..registry.locks import Holder, current_holder
+from ..registry.registry import StateRegistry
+from ..registry.transaction import Transaction
+from ..scopes import StateIdentifier, StateScope, Version
+from ..state.reactive import Change, ReactiveState
+from ..stores.base import Stored, Write
+from .config import StateConfig
+from .ended import EndedSessions
+
+__all__ = ["Handover"]
+
+
+class _Merge(NamedTuple):
+    """A guest's state, under `key`, whose user has one already."""
+
+    key: str
+    guest: Entry
+    users: Entry
+    config: StateConfig
+
+
+class Handover:
+    """Hands the states of sessions over when somebody signs in. Lifetime: the provider.
+
+    `config_named` returns the config of a class by its registered name, or None; `clock` returns seconds.
+    """
+
+    def __init__(
+        self,
+        registry: StateRegistry,
+        ended: EndedSessions,
+        config_named: Callable[[str], StateConfig | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._ended = ended
+        self._config_named = config_named
+        self._clock = clock
+
+    @property
+    def _sharing(self) -> Sharing | None:
+        return self._registry.committer.sharing
+
+    async def hand_over(self, old: str, new: str | None, user: UserContext, holder: Holder | None) -> bool:
+        """End a session whose states become those of `new`, or of `user`; without `new` they end.
+
+        The guest's states are merged into the user's own and moved in the store, and the end is noted there, all in one
+        change; nobody commits to them meanwhile. `holder` is the event whose user signs in, and which waits for this
+        task. Returns False, with nothing done, if something changed before that.
+        """
+        current_holder.set(holder)
+        registry, committer = self._registry, self._registry.committer
+        merges: list[_Merge] = []
+        if new is not None:
+            await self._bring_back(old, user)
+            merges = list(self._to_merge(old, user))
+        # If an event of the guest's state signs its user in, that event holds the lock: nobody else changes it now.
+        free = [merge.guest for merge in merges if holder is None or merge.guest.owner is not holder.identity]
+        transaction = Transaction(registry, [*free, *(merge.users for merge in merges)])
+        try:
+            try:
+                await transaction.begin()
+            except StateNotFoundError:  # another sign-in took them over while this one waited
+                return False
+            for merge in merges:
+                if registry.find(merge.key) is not merge.guest:
+                    return False
+                await _merge(merge, transaction.copy(merge.users))
+            prepared = transaction.prepare()
+            async with committer.gates.closed(old):
+                now_to_merge = list(self._to_merge(old, user)) if new is not None else []
+                if self._ended.is_ended(old) or [m.guest for m in now_to_merge] != [m.guest for m in merges]:
+                    return False
+                if any(transaction.entry(m.users) is not m.users for m in now_to_merge):
+                    return False
+                moved = await self._save_move(old, new, user, merges, transaction, prepared)
+                if moved is None:
+                    return False
+                for merge in merges:
+                    registry.drop(merge.key, merged=True)
+                for key in registry.keys_of_session(old):
+                    self._move(key, new, user, moved)
+                self._ended.note(old, self._ended.end_now(new, str(user.id)), is_stored=committer.store is not None)
+        finally:
+            transaction.end()
+        return True
+
+    async def _save_move(
+        self,
+        old: str,
+        new: str | None,
+        user: UserContext,
+        merges: list[_Merge],
+        transaction: Transaction,
+        prepared: list[tuple[Entry, Change]],
+    ) -> dict[str, Version] | None:
+        """Commit the merges, and move the other states in the store to where `_move` will put them.
+
+        Returns the stored versions by their new keys; None if the store had other versions, which are known now.
+        """
+        store = self._registry.committer.store
+        if store is None:
+            await transaction.commit(prepared)
+            return {}
+        merged = {merge.key for merge in merges}
+        writes, moved = [self._ended.write(old, self._ended.end_now(new, str(user.id)))], {}
+        async with self._registry.in_store_time("the states of a session that signs in could not be found"):
+            stored = dict(await store.group(old))
+        for key in self._registry.keys_of_session(old):
+            entry = self._registry.find(key)
+            if entry is None or entry.stored is None:
+                continue
+            is_truth = self._sharing is None and not entry.doubtful
+            if is_truth and entry.persistence is not None:
+                # Memory has the truth of it; in the store it may have expired already.
+                nonces = entry.recent_nonces(self._clock())
+                data = entry.persistence.encode(entry.state._frozen_values(), nonces)
+                stored[key] = Stored(entry.stored, data, None)
+            elif key not in stored:
+                self._registry.drop(key)
+        for key, found in stored.items():
+            writes.append(Write(key, found.version, found.version, None))
+            target = self._target(StateIdentifier.parse(key), new, user)
+            config = self._config_named(target.cls_name) if target is not None else None
+            if key in merged or target is None or config is None or target.key in self._registry:
+                continue
+            ttl = self._registry.ttl_of(target, config.ttl)
+            writes.append(Write(target.key, None, found.version, found.data, ttl, target.session_id))
+            moved[target.key] = found.version
+        try:
+            await transaction.commit(prepared, also=writes)
+        except VersionConflict:
+            end = await self._ended.look_up(old)
+            if end is not None and self._sharing is not None:
+                self._ended.learn(old, end)
+            elif end is not None and not self._ended.is_ended(old):  # what this process noted itself is newer
+                self._ended.known.note(old, end, is_stored=True)
+            return None
+        except PersistenceError:
+            # It may have been done all the same.
+            end = await self._ended.look_up(old)
+            if end is None or end.successor != new or end.user_id != str(user.id):
+                raise
+        return moved
+
+    def _target(self, identifier: StateIdentifier, session_id: str | None, user: UserContext) -> StateIdentifier | None:
+        """Return the identifier that a state of the old session moves to; None if it ends."""
+        config = self._config_named(identifier.cls_name)
+        if config is None or session_id is None or identifier.scope is StateScope.TEMPORARY:
+            return None
+        if config.on_login == "drop":
+            return None
+        return config.identifier(
+            user_id=user.id if config.on_login == "to_user" else None,
+            session_id=session_id,
+            component_id=identifier.component_id,
+        )
+
+    def _move(self, key: str, session_id: str | None, user: UserContext, moved: dict[str, Version]) -> None:
+        """Move a state in memory; `moved` holds the stored versions by their new keys."""
+        identifier, entry = StateIdentifier.parse(key), self._registry.find(key)
+        target = self._target(identifier, session_id, user)
+        config = self._config_named(identifier.cls_name)
+        if target is None or config is None or entry is None:
+            self._registry.drop(key)
+        elif target.key in self._registry:
+            self._registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
+        else:
+            self._registry.rename(key, target, config.ttl)
+            # Where processes share a store, its version may be newer; whoever locks the state next finds that out.
+            if self._sharing is None or target.key not in moved:
+                entry.stored = moved.get(target.key)
+
+    async def _bring_back(self, session_id: str, user: UserContext) -> None:
+        """Load the guest's states that would become the user's, and the user's own, stored or new."""
+        registry, store = self._registry, self._registry.committer.store
+        keys = dict.fromkeys(registry.keys_of_session(session_id))
+        if store is not None:
+            async with registry.in_store_time("the states of a session that signs in could not be found"):
+                keys |= dict.fromkeys(await store.group(session_id))
+        for key in keys:
+            identifier = StateIdentifier.parse(key)
+            target = self._target(identifier, session_id, user)
+            config = self._config_named(target.cls_name) if target is not None else None
+            if target is None or config is None or config.state_cls is None or target.scope is not StateScope.USER:
+                continue
+            guest, is_kept = registry.find(key), registry.persistence.get(config.state_cls) is not None
+            if self._sharing is not None:
+                await self._sharing.freshen([e for e in (guest, registry.find(target.key)) if e is not None])
+                guest = registry.find(key)
+            if guest is None and is_kept:
+                guest = await registry.entry(identifier, config.state_cls, ttl=config.ttl, create=config.create)
+            may_exist = is_kept or config.create is not None
+            if guest is not None and (may_exist or guest.users or guest.state._committed.version > 1):
+                with contextlib.suppress(StateNotFoundError):
+                    await registry.entry(target, config.state_cls, ttl=config.ttl, create=config.create)
+
+    def _to_merge(self, session_id: str, user: UserContext) -> Iterator[_Merge]:
+        for key in self._registry.keys_of_session(session_id):
+            target = self._target(StateIdentifier.parse(key), session_id, user)
+            config = self._config_named(target.cls_name) if target is not None else None
+            if target is None or config is None or target.scope is not StateScope.USER:
+                continue
+            guest, users = self._registry.find(key), self._registry.find(target.key)
+            if guest is not None and users is not None and (guest.state._committed.version > 1 or guest.users):
+                yield _Merge(key, guest, users, config)
+
+
+async def _merge(merge: _Merge, users: ReactiveState) -> None:
+    """Merge a guest's state into `users`, a working copy of the user's own."""
+    if merge.config.merge is not None and not is_initial(merge.users.version):
+        outcome = merge.config.merge(users, merge.guest.state)
+        if inspect.isawaitable(outcome):
+            await outcome
+    elif is_initial(merge.users.version) or _is_untouched(merge.users, merge.config):
+        loose = copy.deepcopy(merge.guest.state)  # with ordinary lists and dicts
+        for name in type(loose).model_fields:
+            setattr(users, name, getattr(loose, name))
+
+
+def _is_untouched(entry: Entry, config: StateConfig) -> bool:
+    """True if nobody ever put anything into a state; one that `create` made may hold what the app has stored."""
+    if entry.state._committed.version > 1:
+        return False
+    if config.create is None:
+        return True
+    try:
+        return type(entry.state).model_validate({}).model_dump() == entry.state.model_dump()
+    except ValidationError:  # there are fields without a default: these values were stored
+        return False
