@@ -119,7 +119,7 @@ def test_a_backup_is_restored_as_the_page_says(redis, tmp_path):
     assert [counts(), counts()] == [1, 2]
     text = PAGE.read_text()
     backup = re.search(r"`redis-cli (--rdb) backup\.rdb`", text)[1]
-    assert "`dump.rdb`, start `redis-server --appendonly no`, and say `redis-cli CONFIG SET appendonly yes`" in text
+    assert "`dump.rdb`, start `redis-server --appendonly no`, and run `redis-cli CONFIG SET appendonly yes`" in text
     if shutil.which("redis-cli") is None:
         pytest.skip("THE BACKUP WAS NOT TRIED: there is no redis-cli")
     command = ["redis-cli", "-p", str(redis.port), backup, str(tmp_path / "backup.rdb")]
