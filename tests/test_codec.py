@@ -38,8 +38,10 @@ from pydantic import (
 
 from faststate import ReactiveState, ServerOnly
 from faststate.exceptions import ConfigurationError, EventError
-from faststate.registry import codec
-from faststate.registry.codec import Codec, decode, dump, encode, from_tree, load, to_tree, validate
+from faststate.registry.persistence import codec, encoding
+from faststate.registry.persistence.codec import Codec
+from faststate.registry.persistence.decoding import READERS, decode, from_tree, load, validate
+from faststate.registry.persistence.encoding import dump, encode, to_tree
 from faststate.state.values import freeze
 from tests.support.values import (
     CONTAINERS,
@@ -582,7 +584,7 @@ def test_a_codec_that_has_met_too_much_starts_anew_and_still_refuses(checks, mon
     codec_ = Codec(cls)
     for value in [*SCALARS, *CONTAINERS] * 2:
         codec_.encode(cls(x=value)._frozen_values())
-        assert len(codec_._seen["x"].details) <= 20
+        assert len(codec_._proven["x"].details) <= 20
     with pytest.raises(ConfigurationError):
         codec_.encode(cls(x=Colour.RED)._frozen_values())
 
@@ -618,7 +620,7 @@ JSON = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.dictionaries(st.text(max_size=5), inner, max_size=3),
-        st.builds(lambda tag, payload: {tag: payload}, st.sampled_from([*codec._READERS, "$x"]), inner),
+        st.builds(lambda tag, payload: {tag: payload}, st.sampled_from([*READERS, "$x"]), inner),
     ),
     max_leaves=15,
 )
@@ -757,7 +759,7 @@ def test_what_is_nested_as_deeply_as_may_be_can_be_read_within_an_envelope(nest)
 
 
 def test_what_is_nested_more_deeply_than_python_goes_is_refused(monkeypatch):
-    monkeypatch.setattr(codec, "MAX_DEPTH", 100_000)
+    monkeypatch.setattr(encoding, "MAX_DEPTH", 100_000)
     value: Any = []
     for _ in range(5000):
         value = [value]

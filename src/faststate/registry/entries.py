@@ -19,8 +19,8 @@ from ..scopes import StateIdentifier, StateScope, Version
 from ..state.events import VERSION_SIGNAL
 from ..state.reactive import INITIAL, Change, ReactiveState
 from ..stores.base import Hold
-from .codec import encode
 from .persistence import NONCE_AGE, Persistence
+from .persistence.encoding import encode
 
 __all__ = [
     "CHANGED",

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from ..exceptions import (
+from ...exceptions import (
     ConfigurationError,
     FastStateError,
     PersistenceError,
@@ -28,16 +28,18 @@ from ..exceptions import (
     StateNotFoundError,
     VersionConflict,
 )
-from ..records.columns import columns_to_fields, is_about_values
-from ..records.sources import RecordSource, RowChange
-from ..redaction import explained, redacted
-from ..scopes import StateIdentifier, Version
-from ..state.reactive import ReactiveState
-from ..stores.base import SharedStore, StateStore, Stored, Write
-from ..validation.revalidation import Kept, revalidation_of
-from . import codec
-from .codec import Codec, dump, from_tree, load
-from .rows import RowCheck, plain, unlike
+from ...records.columns import columns_to_fields, is_about_values
+from ...records.sources import RecordSource, RowChange
+from ...redaction import explained, redacted
+from ...scopes import StateIdentifier, Version
+from ...state.reactive import ReactiveState
+from ...stores.base import SharedStore, StateStore, Stored, Write
+from ...validation.revalidation import Kept, revalidation_of
+from .codec import Codec
+from .decoding import from_tree, load, validate
+from .differences import difference
+from .encoding import dump
+from .row_check import RowCheck, plain
 
 __all__ = [
     "MARK_TTL",
@@ -491,7 +493,7 @@ def _refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
 
 def _others(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The columns of `after` that are others than `before`, in value or type."""
-    return [name for name in after if name not in before or unlike(after[name], before[name]) is not None]
+    return [name for name in after if name not in before or difference(after[name], before[name]) is not None]
 
 
 def _refuse_unfit_columns(cls: type[ReactiveState], gives: Mapping[str, type], columns: Mapping[str, str]) -> None:
@@ -680,7 +682,7 @@ def _migrates(cls: type[ReactiveState]) -> bool:
 
 
 def _validated(cls: type[ReactiveState], values: dict[str, Any]) -> ReactiveState:
-    return cast(ReactiveState, codec.validate(cls, values))
+    return cast(ReactiveState, validate(cls, values))
 
 
 def _of_driver(value: Any) -> Any:

@@ -1,0 +1,188 @@
+"""Decoding: the bytes of a store as field values again. They become a state when its class validates them."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import fractions
+import re
+import uuid
+import zoneinfo
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic_core import TzInfo, from_json
+
+from ...validation.revalidation import revalidation_of
+from .encoding import IP_CLASSES, PATH_CLASSES, TAG, URL_CLASSES
+
+__all__ = ["READERS", "decode", "from_tree", "load", "validate"]
+
+
+class _Record(dict[str, Any]):
+    """The fields of a model or dataclass that is a key or in a set, until validation makes it what it was."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def _hashable(value: Any) -> Any:
+    if type(value) is dict:
+        return _Record(value)
+    return tuple(map(_hashable, value)) if type(value) is tuple else value
+
+
+def _text(payload: Any) -> str:
+    if type(payload) is not str:
+        raise TypeError("no text")
+    return payload
+
+
+def _list(payload: Any) -> list[Any]:
+    if type(payload) is not list:
+        raise TypeError("no list")
+    return payload
+
+
+def _ints(payload: Any) -> list[int]:
+    if not all(type(part) is int for part in _list(payload)):
+        raise TypeError("no whole numbers")
+    return payload  # type: ignore[no-any-return]
+
+
+def _bytes(payload: Any) -> bytes:
+    return base64.b64decode(_text(payload), validate=True)
+
+
+def _complex(payload: Any) -> complex:
+    real, imaginary = _list(payload)
+    return complex(real, imaginary)
+
+
+def _moment(payload: Any, parse: Callable[[str], Any]) -> Any:
+    if type(payload) is str:
+        return parse(payload)
+    naive, zone, fold = _list(payload)
+    return parse(_text(naive)).replace(tzinfo=zone, fold=fold)
+
+
+def _timedelta(payload: Any) -> datetime.timedelta:
+    days, seconds, microseconds = _ints(payload)
+    return datetime.timedelta(days, seconds, microseconds)
+
+
+def _timezone(payload: Any) -> datetime.timezone:
+    return datetime.timezone(_timedelta(_list(payload)[:3]), *map(_text, payload[3:]))
+
+
+def _pattern(payload: Any) -> re.Pattern[Any]:
+    text, flags = _list(payload)
+    if type(text) is not str and type(text) is not bytes:
+        raise TypeError("no text")
+    (number,) = _ints([flags])
+    # The flags of a pattern in text name re.UNICODE, which re.compile() sets itself.
+    return re.compile(text, number)
+
+
+def _range(payload: Any) -> range:
+    start, stop, step = _ints(payload)
+    return range(start, stop, step)
+
+
+def _named(payload: Any, classes: Mapping[str, Callable[[str], Any]]) -> Any:
+    name, text = _list(payload)
+    return classes[name](_text(text))
+
+
+READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "$str": lambda payload: _bytes(payload).decode("utf-8", "surrogatepass"),
+    "$int": lambda payload: int(_text(payload), 16),
+    "$float": lambda payload: float(_text(payload)),
+    "$bytes": _bytes,
+    "$complex": _complex,
+    "$date": datetime.date.fromisoformat,
+    "$datetime": lambda payload: _moment(payload, datetime.datetime.fromisoformat),
+    "$time": lambda payload: _moment(payload, datetime.time.fromisoformat),
+    "$timedelta": _timedelta,
+    "$timezone": _timezone,
+    "$zoneinfo": lambda payload: zoneinfo.ZoneInfo(_text(payload)),
+    "$tzinfo": lambda payload: TzInfo(*_ints([payload])),
+    "$decimal": lambda payload: decimal.Decimal(_text(payload)),
+    "$uuid": lambda payload: uuid.UUID(_text(payload)),
+    "$range": _range,
+    "$fraction": lambda payload: fractions.Fraction(*_ints(payload)),
+    "$pattern": _pattern,
+    "$ip": lambda payload: _named(payload, IP_CLASSES),
+    "$path": lambda payload: _named(payload, PATH_CLASSES),
+    "$url": lambda payload: _named(payload, URL_CLASSES),
+    "$secret": lambda payload: SecretStr(_text(payload)),
+    "$secretbytes": lambda payload: SecretBytes(_bytes(payload)),
+    "$tuple": lambda payload: tuple(_list(payload)),
+    "$set": lambda payload: set(map(_hashable, _list(payload))),
+    "$frozenset": lambda payload: frozenset(map(_hashable, _list(payload))),
+    "$dict": lambda payload: {_hashable(key): item for key, item in map(_list, _list(payload))},
+}
+"""How the payload of each tag is read."""
+
+
+def _value(node: Any) -> Any:
+    if type(node) is list:
+        for place, item in enumerate(node):
+            if type(item) is dict or type(item) is list:
+                node[place] = _value(item)
+        return node
+    if type(node) is not dict:
+        return node
+    for name, item in node.items():
+        if type(item) is dict or type(item) is list:
+            node[name] = _value(item)
+    if len(node) == 1:
+        ((tag, payload),) = node.items()
+        if tag.startswith(TAG):
+            return _read(tag, payload)
+    return node
+
+
+def _read(tag: str, payload: Any) -> Any:
+    reader = READERS.get(tag)
+    if reader is None:
+        raise ValueError("the data has an unknown tag")
+    try:
+        return reader(payload)
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"the data has a {tag} that cannot be read") from error
+
+
+def load(data: bytes) -> Any:
+    """Return the tree (or envelope) that `dump` wrote. Raises `ValueError` for other bytes, or too deep nesting."""
+    return from_json(data, allow_inf_nan=False)
+
+
+def from_tree(tree: Any) -> dict[str, Any]:
+    """Return the values by name that `to_tree` was given, with dicts in place of models. Uses up the tree.
+
+    Raises `ValueError`, and nothing else, for what `to_tree` did not make.
+    """
+    if type(tree) is not dict:
+        raise ValueError(f"the data has a {type(tree).__name__} in place of an object of fields")
+    try:
+        return {name: _value(node) for name, node in tree.items()}
+    except RecursionError as error:
+        raise ValueError("the data is nested too deeply") from error
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Return the values that `encode` was given, as `from_tree`. Raises `ValueError`, and nothing else."""
+    return from_tree(load(data))
+
+
+def validate(cls: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+    """Make a `cls` of decoded values: by name, never by alias. A missing one gets its default.
+
+    The types are validated. The author's validators are not run: they made these values what they are. Raises
+    pydantic's `ValidationError` (a `ValueError`) for values that do not fit the class.
+    """
+    made: BaseModel = revalidation_of(cls).load(values)
+    return made
