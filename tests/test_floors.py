@@ -60,6 +60,12 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "arguments",
         "events",
         "schema",
+        "pages",
+        "signals",
+        "copies",
+        "changes",
+        "hidden",
+        "checks",
         "reactive",
     ),
     "registry": (

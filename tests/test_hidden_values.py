@@ -33,6 +33,7 @@ from faststate.records.calls import CallableRecords
 from faststate.redaction import explained, is_hidden, redacted, told_of
 from faststate.registry.persistence import StorePersistence, reported
 from faststate.scopes import Version
+from faststate.state.changes import change_of
 from faststate.stores.base import Stored, Write
 from faststate.stores.memory import MemoryStore
 from tests.support.client import Page
@@ -506,7 +507,7 @@ async def test_no_repr_of_a_state_holds_a_hidden_value(vault):
     async with provider.modify(vault) as state:
         texts += [repr(state), str(state)]
     entry = provider.registry.peek("global:Vault")
-    texts += [repr(entry), str(entry), repr(entry._working()), repr(entry._working()._change())]
+    texts += [repr(entry), str(entry), repr(entry._working()), repr(change_of(entry._working()))]
     texts += [repr(vault(token=SECRET)), repr(vault(token=SECRET).model_copy())]
     for text in texts:
         assert_silent(text)

@@ -32,7 +32,9 @@ from pydantic import (
 
 from faststate import AsSignal, Bound, ReactiveState, ServerOnly, StateIdentifier, StateScope, Visible, event, view
 from faststate.exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
-from faststate.state.reactive import Committed, SignalRef
+from faststate.state.changes import change_of
+from faststate.state.copies import SnapshotInfo
+from faststate.state.signals import SignalRef
 
 SECRET = "s3cr3t-value"
 UserId = NewType("UserId", int)
@@ -100,7 +102,7 @@ SIGNALS = {
 def commit(state, version=1):
     """`state` as the registry keeps it: a committed snapshot."""
     identifier = StateIdentifier(StateScope.GLOBAL, type(state).__name__)
-    return state._loose()._commit(Committed(identifier, version, version, state._wire(), None))
+    return state._loose()._commit(SnapshotInfo(identifier, version, version, state._wire(), None))
 
 
 def apply(snapshot, change):
@@ -108,7 +110,7 @@ def apply(snapshot, change):
     if change is None:
         return snapshot
     old = snapshot._committed
-    return change.made._commit(Committed(old.identifier, old.version + 1, old.commit + 1, change.encoded, None))
+    return change.made._commit(SnapshotInfo(old.identifier, old.version + 1, old.commit + 1, change.encoded, None))
 
 
 def changed(snapshot, edit):
@@ -116,7 +118,7 @@ def changed(snapshot, edit):
     working = snapshot._working()
     try:
         edit(working)
-        return working._change()
+        return change_of(working)
     finally:
         working._close()
 
@@ -171,7 +173,7 @@ def test_a_working_copy_is_seen_by_nobody_until_it_is_committed():
     working.numbers.append(2)
     assert (working.count, working.double, working.numbers) == (5, 10, [1, 2])
     assert (snapshot.count, snapshot.double, snapshot.numbers) == (0, 0, [1])
-    later = apply(snapshot, working._change())
+    later = apply(snapshot, change_of(working))
     assert (later.count, later.double, later.numbers, later._committed.version) == (5, 10, [1, 2], 2)
     assert (snapshot.count, snapshot.numbers) == (0, [1])
     with pytest.raises(ReadOnlyStateError):
@@ -182,7 +184,7 @@ def test_a_closed_working_copy_changes_nothing_more():
     working = commit(Board(numbers=[1]))._working()
     numbers = working.numbers
     working._close()
-    for write in (lambda: setattr(working, "count", 1), lambda: numbers.append(2), working._change):
+    for write in (lambda: setattr(working, "count", 1), lambda: numbers.append(2), lambda: change_of(working)):
         with pytest.raises(ReadOnlyStateError):
             write()
 
@@ -198,7 +200,7 @@ def test_a_rebased_working_copy_sees_what_others_committed_and_keeps_nothing_sta
     with pytest.raises(ReadOnlyStateError, match="yield"):
         stale.append(3)
     working.numbers.append(3)
-    assert apply(second, working._change()).numbers == [1, 2, 3]
+    assert apply(second, change_of(working)).numbers == [1, 2, 3]
 
 
 def test_private_attributes_are_plain_and_not_rolled_back():
@@ -206,7 +208,7 @@ def test_private_attributes_are_plain_and_not_rolled_back():
     snapshot._cache.append(1)
     working = snapshot._working()
     working._cache.append(2)
-    assert working._change() is None
+    assert change_of(working) is None
     assert snapshot._cache == [1, 2]
 
 
@@ -223,7 +225,7 @@ def test_what_a_cached_property_remembers_is_never_older_than_its_state():
     working = snapshot._working()
     working.items.append(2)
     assert working.total == 3
-    later = apply(snapshot, working._change())
+    later = apply(snapshot, change_of(working))
     assert (later.total, snapshot.total) == (3, 1)
     assert set(later._committed.encoded) == set()
 
@@ -547,7 +549,7 @@ RESERVED = [
     "_wire",
     "_provider",
     "_show",
-    "_change",
+    "_working",
     "__iter__",
     "copy",
     "json",
@@ -571,7 +573,7 @@ def test_an_event_or_view_that_hides_a_name_of_the_library_is_an_error_at_once(n
         type("Bad", (ReactiveState,), {name: make(method), "__module__": __name__})
 
 
-@pytest.mark.parametrize("name", ["_fs", "_wire", "_provider", "_namespace", "_show", "_change", "_run"])
+@pytest.mark.parametrize("name", ["_fs", "_wire", "_provider", "_namespace", "_show", "_working", "_run"])
 def test_a_private_that_hides_a_name_of_the_library_is_an_error_at_once(name):
     for members in ({"__annotations__": {name: int}, name: 0}, {name: lambda self: None}, {name: 1}):
         with pytest.raises(EventDefinitionError, match="hides a name"):

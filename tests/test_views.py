@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from faststate import ReactiveState, StateIdentifier, StateScope, UserContext, current_request, current_user, view
 from faststate.exceptions import EventDefinitionError
-from faststate.state.reactive import Committed
+from faststate.state.copies import SnapshotInfo
 from faststate.state.views import ViewFragment, attribute, quoted, render_ft
 from tests.support.client import elements_of
 from tests.test_state import commit
@@ -85,7 +85,7 @@ def test_a_view_says_which_of_several_states_it_shows():
             return P("x")
 
     identifier = StateIdentifier(StateScope.COMPONENT, "Page", session_id="s", component_id='a."b')
-    state = Page()._commit(Committed(identifier, 1, 1, {}, None))
+    state = Page()._commit(SnapshotInfo(identifier, 1, 1, {}, None))
     assert to_xml(state.shown(), indent=False) == '<p data-fs-view="Page.a_2e__22_b.shown">x</p>'
 
 

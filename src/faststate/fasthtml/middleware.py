@@ -18,7 +18,7 @@ from ..provider.context import Answered, RequestContext
 from ..provider.provider import StateProvider
 from ..scopes import StateScope
 from ..sessions.caller import is_cross_site
-from ..state.reactive import current_page
+from ..state.pages import current_page
 from .injection import add_late, inject
 from .requests import headers_of
 from .routes import Routes

@@ -12,8 +12,10 @@ from typing import Any, Final, TypeVar, cast
 from ..cluster.sharing import Sharing
 from ..exceptions import FastStateError, StateNotFoundError, VersionConflict
 from ..scopes import StateIdentifier, Version
+from ..state.changes import Change, change_to, no_change, with_values
+from ..state.copies import SnapshotInfo
 from ..state.events import VERSION_SIGNAL
-from ..state.reactive import Change, Committed, ReactiveState
+from ..state.reactive import ReactiveState
 from ..state.serving import ServingProvider
 from ..stores.base import StateStore, Write
 from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
@@ -244,7 +246,7 @@ class Committer:
                 versions[place] = version or versions[place]
                 entry, change = prepared[place]
                 if save.taken and change is not None:
-                    prepared[place] = entry, entry.state._taken(change, save.taken)
+                    prepared[place] = entry, with_values(entry.state, change, save.taken)
             frames = await self._write(prepared, versions, writes)
         except BaseException as error:
             # It may have been saved all the same, or some of it: what is stored now counts.
@@ -270,7 +272,7 @@ class Committer:
                 entry.stored = version
             elif change is not None:
                 # Others were given the lock with this commit, and have told of theirs before its own answer was read.
-                swaps[place], versions[place] = (entry, entry.state._no_change()), entry.version
+                swaps[place], versions[place] = (entry, no_change(entry.state)), entry.version
                 if frames is not None:
                     frames[place] = b""
         if nonce is not None:
@@ -338,7 +340,7 @@ class Committer:
         if versioned:
             encoded = {**encoded, VERSION_SIGNAL: str(version)}
         return made._commit(
-            Committed(identifier, version.number, self.number, encoded, self._hooks.serving, epoch=version.epoch)
+            SnapshotInfo(identifier, version.number, self.number, encoded, self._hooks.serving, epoch=version.epoch)
         )
 
     def _swap(
@@ -396,7 +398,7 @@ class Committer:
         if entry.in_store and found.version == entry.version:
             entry.stored = found.version
             return False
-        change = entry.state._change_to(found.state)
+        change = change_to(entry.state, found.state)
         version = found.version
         if not entry.in_store and entry.stored is not None:
             if entry.stored.epoch == version.epoch:  # the row counts its versions
@@ -406,7 +408,7 @@ class Committer:
                 if change is None:
                     return False
                 version = next_version(entry)
-        self._swap([(entry, change or entry.state._no_change())], [version], [frame] if frame is not None else None)
+        self._swap([(entry, change or no_change(entry.state))], [version], [frame] if frame is not None else None)
         entry.stored = version
         return change is not None
 

@@ -16,8 +16,10 @@ from weakref import WeakKeyDictionary
 from ..exceptions import ConfigurationError
 from ..scheduling.queues import FairQueue
 from ..scopes import StateIdentifier, StateScope, Version
+from ..state.changes import Change
+from ..state.copies import INITIAL
 from ..state.events import VERSION_SIGNAL
-from ..state.reactive import INITIAL, Change, ReactiveState
+from ..state.reactive import ReactiveState
 from ..stores.base import Hold
 from .persistence import NONCE_AGE, Persistence
 from .persistence.encoding import encode

@@ -15,8 +15,9 @@ from ..redaction import hold_back
 from ..scheduling.running import Running
 from ..scheduling.threads import Job, Place, places_here
 from ..scheduling.waits import begin
+from ..state.changes import Change, bind, change_of
 from ..state.events import Event
-from ..state.reactive import Change, ReactiveState
+from ..state.reactive import ReactiveState
 from ..stores.base import Write
 from .entries import Entry, Nonce, digest_of
 from .locks import Holder, current_holder, identity_here
@@ -194,7 +195,7 @@ class Transaction:
         self._is_working = False  # what is about to be saved must not be abandoned
         prepared = []
         for part in self._parts:
-            if part.copy is not None and (change := part.copy._change()) is not None:
+            if part.copy is not None and (change := change_of(part.copy)) is not None:
                 prepared.append((part.entry, change))
         return prepared
 
@@ -346,7 +347,7 @@ async def _run_event(
                     f"{entry.identifier.cls_name} has changed meanwhile: please look at it again", str(entry.version)
                 )
             if (bound := run.bound()) and state is not None:
-                state._bind(bound)
+                bind(state, bound)
             if states:
                 arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
             holder = Holder(transaction.owner, asyncio.current_task())

@@ -18,7 +18,8 @@ from ..registry.locks import Holder, current_holder
 from ..registry.registry import StateRegistry
 from ..registry.transaction import Transaction
 from ..scopes import StateIdentifier, StateScope, Version
-from ..state.reactive import Change, ReactiveState
+from ..state.changes import Change
+from ..state.reactive import ReactiveState
 from ..stores.base import Stored, Write
 from .config import StateConfig
 from .ended import EndedSessions
