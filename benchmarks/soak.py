@@ -140,7 +140,7 @@ class Soak:
         self._swept = self.now
         registry = self.provider.registry
         registry.sweep()
-        registry.hooks.swept()
+        registry.followers.swept()
         await registry.tell_store()
 
     async def quiet(self) -> None:

@@ -106,7 +106,7 @@ async def costs(work, **options) -> list[int]:
     [
         lambda provider: provider.stats(),
         lambda provider: provider.registry.sweep(),
-        lambda provider: provider.registry.hooks.swept(),
+        lambda provider: provider.registry.followers.swept(),
         lambda provider: provider.sse_manager.cleanup_stale_connections(),
     ],
     ids=["stats", "sweep", "swept", "stale"],

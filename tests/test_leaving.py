@@ -100,7 +100,7 @@ async def test_a_state_that_another_stream_follows_stays(site):
     async with browser(site.app) as client:
         page = await Page.open(client)
         [key] = [key for key in site.provider.registry._entries if key.startswith("temporary:")]
-        site.provider.registry.hooks.is_watched = lambda asked: asked == key
+        site.provider.registry.followers.is_watched = lambda asked: asked == key
         await leave(page)
         site.clock.now += 10_000
         assert "Step" in site.kept()

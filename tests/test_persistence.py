@@ -661,7 +661,7 @@ async def test_a_conflict_tells_all_pages_of_the_newer_version(running):
         page = await Page.open(client)
         await page.send("Stock", "take", name="a")
         told = []
-        site.provider.registry.hooks.committed = lambda commit: told.append(commit.delta)
+        site.provider.registry.followers.committed = lambda commit: told.append(commit.delta)
         await overwrite(site, "global:Stock", 5)
         assert status(await page.send("Stock", "take", name="b")) == 503
     assert told == [{"left": 5}]
@@ -1157,7 +1157,7 @@ async def test_a_state_that_somebody_watches_is_never_evicted(running):
     async with provider.modify(Stock) as stock:
         stock.left = 1
     watched = "global:Stock"
-    provider.registry.hooks.is_watched = lambda key: key == watched
+    provider.registry.followers.is_watched = lambda key: key == watched
     for number in range(200):
         async with provider.modify(Note, record_id=number) as note:
             note.text = "x"
@@ -1176,7 +1176,7 @@ async def test_what_only_memory_holds_leaves_last_and_not_while_it_is_watched(cl
         async with provider.modify(Note, record_id=number) as note:
             note.text = "x"
     assert all(f"record:Loose:{number}" in provider.registry for number in range(8))
-    provider.registry.hooks.is_watched = lambda key: key in {f"record:Loose:{number}" for number in range(4)}
+    provider.registry.followers.is_watched = lambda key: key in {f"record:Loose:{number}" for number in range(4)}
     for number in range(8, 40):
         async with provider.modify(Loose, record_id=number) as loose:
             loose.n = 1
@@ -1188,7 +1188,7 @@ async def test_what_only_memory_holds_leaves_last_and_not_while_it_is_watched(cl
 async def test_more_watched_states_than_there_may_be_are_all_kept_and_reported(clock, caplog):
     provider = StateProvider(clock=clock, max_states=10)
     provider.register_state(Note, StateConfig(scope=StateScope.RECORD))
-    provider.registry.hooks.is_watched = lambda key: True
+    provider.registry.followers.is_watched = lambda key: True
     for number in range(200):
         async with provider.modify(Note, record_id=number) as note:
             note.text = "x"

@@ -180,7 +180,7 @@ async def test_a_thousand_simultaneous_first_readers_cause_one_query(shop):
 
 async def test_other_code_s_change_is_pushed_to_those_who_watch_when_it_says_so(shop):
     told = []
-    shop.provider.registry.hooks.committed = lambda commit: told.append(commit.delta)
+    shop.provider.registry.followers.committed = lambda commit: told.append(commit.delta)
     async with browser(shop.app) as client:
         await client.get("/products/1")
         shop.products.update(id=1, stock=3, version=2)
@@ -252,8 +252,8 @@ async def test_the_version_of_a_row_is_what_a_page_expects_over_a_restart_too(sh
 
 async def test_a_deleted_row_is_a_404_to_events_and_pages_and_vanishes_where_it_is_shown(shop):
     gone = []
-    tell = shop.provider.registry.hooks.removed
-    shop.provider.registry.hooks.removed = lambda state, reason: (gone.append(state.name), tell(state, reason))
+    tell = shop.provider.registry.followers.removed
+    shop.provider.registry.followers.removed = lambda state, reason: (gone.append(state.name), tell(state, reason))
     async with browser(shop.app) as client:
         page = await Page.open(client, "/products/1")
         shop.products.delete(1)
@@ -268,7 +268,7 @@ async def test_a_deleted_row_is_a_404_to_events_and_pages_and_vanishes_where_it_
 
 async def test_a_deleted_row_is_told_of_when_other_code_says_so(shop):
     gone = []
-    shop.provider.registry.hooks.removed = lambda state, reason: gone.append((state.name, reason))
+    shop.provider.registry.followers.removed = lambda state, reason: gone.append((state.name, reason))
     async with browser(shop.app) as client:
         await client.get("/products/1")
         shop.products.delete(1)
@@ -287,7 +287,7 @@ async def test_a_row_that_comes_back_is_a_new_state(shop):
 
 async def test_delete_takes_the_row_away_and_tells(shop):
     gone = []
-    shop.provider.registry.hooks.removed = lambda state, reason: gone.append(state.name)
+    shop.provider.registry.followers.removed = lambda state, reason: gone.append(state.name)
     async with browser(shop.app) as client:
         await client.get("/products/1")
         await shop.provider.delete(Product, record_id=1)

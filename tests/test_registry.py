@@ -17,7 +17,8 @@ from faststate import (
     StateScope,
 )
 from faststate.registry import registry as registry_module
-from faststate.registry.registry import DEFAULT_TTL, RegistryHooks
+from faststate.registry.protocols import Nobody
+from faststate.registry.registry import DEFAULT_TTL
 from faststate.registry.transaction import Transaction
 
 
@@ -40,7 +41,7 @@ class Clock:
         return self.now
 
 
-class Watching(RegistryHooks):
+class Watching(Nobody):
     """Hooks with a set of watched keys, and the commits they were told of."""
 
     def __init__(self):
@@ -341,7 +342,7 @@ async def test_the_sweeper_survives_a_sweep_that_fails(clock, monkeypatch, caplo
     swept = asyncio.Event()
     monkeypatch.setattr(registry_module, "SWEEP_INTERVAL", 0)
 
-    class Failing(RegistryHooks):
+    class Failing(Nobody):
         calls = 0
 
         def is_watched(self, key):

@@ -1255,10 +1255,10 @@ def test_ended_sessions_are_remembered_as_long_as_a_cookie_is_accepted_and_not_f
             now[0] += 1
         assert all(map(site.provider.is_revoked, ended))
         now[0] = 1_000.0 + 60 + 1  # a cookie signed in the last moment is accepted until here
-        site.provider.registry.hooks.swept()
+        site.provider.registry.followers.swept()
         assert all(map(site.provider.is_revoked, ended[1:]))
         now[0] += 1_000
-        site.provider.registry.hooks.swept()
+        site.provider.registry.followers.swept()
         assert not any(map(site.provider.is_revoked, ended))
         assert len(site.provider.sessions.ended.known) == 0
 

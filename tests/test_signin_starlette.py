@@ -250,6 +250,6 @@ def test_a_signed_out_cookie_stays_so_whatever_max_age_another_middleware_has(in
     client.get("/leave")
     replayed = [TestClient(app, cookies=kept).get("/").status_code]
     now[0] += 601
-    provider.registry.hooks.swept()  # as it happens from time to time
+    provider.registry.followers.swept()  # as it happens from time to time
     replayed.append(TestClient(app, cookies=kept).get("/").status_code)
     assert replayed == [401, 401]

@@ -349,13 +349,13 @@ async def test_readers_never_see_a_half_done_sync_event():
 
 async def test_whoever_is_told_of_a_commit_over_two_states_sees_both_sides(provider, monkeypatch):
     seen = []
-    publish = provider.registry.hooks.committed
+    publish = provider.registry.followers.committed
 
     def committed(commit):
         seen.append((provider.registry.peek(key_of(Alpha)).left, provider.registry.peek(key_of(Zulu)).right))
         publish(commit)
 
-    monkeypatch.setattr(provider.registry.hooks, "committed", committed)
+    monkeypatch.setattr(provider.registry.followers, "committed", committed)
     await (await get(provider, Alpha)).give.run(amount=5)
     assert seen == [(5, 5), (5, 5)]
 

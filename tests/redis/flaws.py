@@ -29,7 +29,7 @@ def do_not_lock() -> None:
         return Locked({key: Hold(key, f"{self.origin}:0") for key in known}, await self.fresh(known))
 
     RedisStore.lock = lock  # type: ignore[method-assign]
-    Sharing.let_go = lambda self, entry: setattr(entry.shared or entry, "hold", None)  # type: ignore[method-assign]
+    Sharing.release = lambda self, entry: setattr(entry.shared or entry, "hold", None)  # type: ignore[method-assign]
 
 
 def drop_messages() -> None:

@@ -198,7 +198,7 @@ def sequence(server: RedisServer) -> int:
 async def heard(server: RedisServer, provider: StateProvider) -> int:
     """Returns when a process has been told of all that was committed before; the number of the last commit."""
     last = sequence(server)
-    await eventually(lambda: provider.sharing._observed >= last)
+    await eventually(lambda: provider.cluster.sharing._observed >= last)
     return last
 
 
@@ -209,16 +209,16 @@ async def settled(server: RedisServer, *providers: StateProvider) -> None:
         await asyncio.gather(*map(_next_word, providers))
 
     def is_settled(provider: StateProvider) -> bool:
-        following = provider.following
+        following = provider.cluster.following
         busy = following._looking or following._recovering or following._lost_at is not None
-        return provider.sharing._observed >= last and not busy
+        return provider.cluster.sharing._observed >= last and not busy
 
     await eventually(lambda: all(map(is_settled, providers)))
 
 
 async def _next_word(provider: StateProvider) -> None:
     """Returns when a provider is told again how far it was told; all that was published before has come by then."""
-    following = provider.following
+    following = provider.cluster.following
     real, heard = following.reached, asyncio.Event()
 
     def reached(sequence: int) -> None:
@@ -254,9 +254,9 @@ class Page(Model):
 
 async def watch(provider: StateProvider, cls: type[ReactiveState], *, user: Any = None, **ids: Any) -> Page:
     """A page that follows a state, as its stream is opened."""
-    connection = SSEConnection(provider.new_connection_id(), user=user, session_id=ids.get("session_id"))
-    with provider.following.holding() as topics:
-        while not await provider.following.follow([entry := await entry_of(provider, cls, **ids)], topics):
+    connection = SSEConnection(provider.cluster.new_stream_id(), user=user, session_id=ids.get("session_id"))
+    with provider.cluster.following.holding() as topics:
+        while not await provider.cluster.following.follow([entry := await entry_of(provider, cls, **ids)], topics):
             pass
         provider.sse_manager.add_connection(connection, [entry.identifier.key])
     return Page(provider, connection)

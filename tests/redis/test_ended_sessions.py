@@ -29,7 +29,7 @@ NOTES = {**STATES, Notes: lambda: StateConfig(scope=StateScope.SESSION, in_memor
 
 def stream(provider, session_id: str, *keys: str, user: UserContext | None = None) -> SSEConnection:
     """An open stream of a session."""
-    connection = SSEConnection(provider.new_connection_id(), session_id=session_id, user=user)
+    connection = SSEConnection(provider.cluster.new_stream_id(), session_id=session_id, user=user)
     provider.sse_manager.add_connection(connection, keys)
     return connection
 
@@ -63,7 +63,7 @@ async def test_what_is_learned_in_a_sign_in_is_learned_wholly(redis_server, monk
         async def never(head) -> None:
             """The process that has it to say is killed before."""
 
-        with instead(b.sessions, "told", late.append), instead(a.following, "tell_app", never):
+        with instead(b.sessions, "told", late.append), instead(a.cluster.following, "tell_app", never):
             await a.login(request({"session_id": "old"}), UserContext("ann"))
             await b.login(request({"session_id": "old"}), UserContext("ann"))
             await settled(redis_server, b)
@@ -85,7 +85,7 @@ async def test_pages_of_a_session_that_has_ended_load_themselves_again_though_no
         async def never(head) -> None:
             """The process that has it to say is killed before."""
 
-        with instead(a.following, "tell_app", never):
+        with instead(a.cluster.following, "tell_app", never):
             await a.logout(request({"session_id": "old", "user_id": "ann"}))
             await eventually(lambda: old.silent)
             await eventually(lambda: old.closed)
@@ -97,13 +97,13 @@ async def test_ends_and_changed_rights_that_were_missed_are_learned_when_the_con
         gone, other = stream(b, "gone"), stream(b, "other", user=UserContext("bob"))
         ann = stream(b, "ann's", user=UserContext("ann"))
         since = b.sessions.rights.changes
-        with instead(b.following._news, "told", lambda head: None):
-            b.following.lost()
+        with instead(b.cluster.following._news, "told", lambda head: None):
+            b.cluster.following.lost()
             await a.logout(request({"session_id": "gone", "user_id": "ann"}))
             await a.disconnect_user("ann")
             await heard(redis_server, b)
         assert not b.sessions.ended.is_ended("gone") and not ann.closed
-        b.following.found()
+        b.cluster.following.found()
         await settled(redis_server, b)
         assert b.sessions.ended.is_ended("gone") and gone.closed and ann.closed and not other.closed
         assert b.registry.keys_of_session("gone") == []
@@ -116,13 +116,13 @@ async def test_where_it_is_not_known_what_was_missed_the_sessions_that_are_here_
         gone, other = stream(b, "gone"), stream(b, "other")
         for session_id in ("gone", "other"):
             await b.sessions.ended.settle(session_id)
-        with instead(b.following._news, "told", lambda head: None):
-            b.following.lost()
+        with instead(b.cluster.following._news, "told", lambda head: None):
+            b.cluster.following.lost()
             for session_id in ("gone", "elsewhere"):
                 await a.logout(request({"session_id": session_id, "user_id": "ann"}))
             await heard(redis_server, b)
-        b.following.timeline = "another"
-        b.following.found()
+        b.cluster.following.timeline = "another"
+        b.cluster.following.found()
         await eventually(lambda: gone.closed)
         await settled(redis_server, b)
         assert b.sessions.ended.is_ended("gone") and not other.closed and len(b.sessions.ended.known) == 1
@@ -134,9 +134,9 @@ async def test_who_has_heard_nothing_for_long_asks_for_all_rights_again(redis_se
     """Redis keeps changes of rights for so long and no longer."""
     async with open_providers(redis_server) as (_, b):
         bob, since = stream(b, "s", user=UserContext("bob")), b.sessions.rights.changes
-        b.following.lost()
-        b.following._lost_at -= RIGHTS_KEPT + 1
-        b.following.found()
+        b.cluster.following.lost()
+        b.cluster.following._lost_at -= RIGHTS_KEPT + 1
+        b.cluster.following.found()
         await eventually(lambda: bob.closed)
         assert b.sessions.rights.changed(UserContext("bob"), since)
 

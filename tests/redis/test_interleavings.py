@@ -14,12 +14,13 @@ import pytest
 from pydantic import computed_field
 
 from faststate import ReactiveState, StateConfig, StateScope, UserContext, event
-from faststate.cluster.sharing import HANDED_ON, OutdatedError
+from faststate.cluster.sharing import HANDED_ON
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError
 from faststate.provider.dispatch import Call, _unchanged, dispatch
 from faststate.registry import entries
 from faststate.registry.entries import NONCES_IN_ANY_CASE
 from faststate.registry.persistence import NONCE_AGE
+from faststate.registry.protocols import OutdatedError
 from faststate.registry.transaction import Transaction
 from faststate.sse import SSEConnection
 from tests.support.live import eventually
@@ -85,7 +86,7 @@ async def test_a_commit_whose_answer_comes_late_is_not_put_over_what_others_have
     await settled(redis_server, a)
     assert (await served(a, Board)).count == page.shows(Board) == 110
     assert (await stored(b, KEY))["count"] == 110
-    assert a.following.is_current(KEY)
+    assert a.cluster.following.is_current(KEY)
 
 
 async def test_pages_are_not_told_to_be_further_than_this_processs_own_commits_are(two, redis_server):
@@ -94,16 +95,16 @@ async def test_pages_are_not_told_to_be_further_than_this_processs_own_commits_a
     await watch(a, Wallet)
     await add(a, Wallet)
     await settled(redis_server, a)
-    before = a.following.sequence
+    before = a.cluster.following.sequence
     with held(a.store, "commit") as answer:
         task = asyncio.create_task(add(a))
         await answer.reached.wait()
         await add(b, Wallet)
         last = await heard(redis_server, a)
-        assert a.following.sequence == before
+        assert a.cluster.following.sequence == before
         answer.go()
         await task
-    await eventually(lambda: a.following.sequence >= last)
+    await eventually(lambda: a.cluster.following.sequence >= last)
 
 
 async def test_a_commit_that_was_made_and_not_answered_is_shown_by_the_process_that_made_it(two, redis_server):
@@ -137,38 +138,38 @@ async def test_a_commit_that_was_made_and_not_answered_is_shown_by_the_process_t
 async def test_what_is_told_of_a_commit_is_shown_when_the_last_of_its_states_is_followed_no_more(two, redis_server):
     a, b = two
     page, other = await watch(a, Mover), await watch(a, Wallet)
-    take = a.following._take
+    take = a.cluster.following._take
 
     def take_and_leave(key: str, told: Any) -> None:
         take(key, told)
         if key == "global:Mover":
             other.leave()
 
-    with instead(a.following, "_take", take_and_leave):
+    with instead(a.cluster.following, "_take", take_and_leave):
         await (await served(b, Mover)).move.run()
         await eventually(lambda: page.shows(Mover) == 1)
     await settled(redis_server, a)
     assert (await served(a, Mover)).count == 1
     last = sequence(redis_server)
-    await eventually(lambda: a.following.sequence >= last)
+    await eventually(lambda: a.cluster.following.sequence >= last)
 
 
 async def test_pages_are_told_to_be_no_further_before_they_have_all_of_a_commit(two, redis_server):
     a, b = two
     pages = [await watch(a, Mover), await watch(a, Wallet)]
     await settled(redis_server, a)
-    before = a.following.sequence
-    take, reached = a.following._take, []
+    before = a.cluster.following.sequence
+    take, reached = a.cluster.following._take, []
 
     def take_and_note(key: str, told: Any) -> None:
-        reached.append(a.following.sequence)
+        reached.append(a.cluster.following.sequence)
         take(key, told)
 
-    with instead(a.following, "_take", take_and_note):
+    with instead(a.cluster.following, "_take", take_and_note):
         await (await served(b, Mover)).move.run()
         await eventually(lambda: pages[0].shows(Mover) == 1 and pages[1].shows(Wallet) == -1)
     assert reached == [before, before]
-    await eventually(lambda: a.following.sequence > before)
+    await eventually(lambda: a.cluster.following.sequence > before)
 
 
 async def test_two_processes_that_want_the_same_two_states_do_not_wait_for_each_other(two, redis_server):
@@ -340,7 +341,7 @@ async def test_a_lock_that_is_handed_to_a_transaction_which_is_cancelled_just_th
         assert entry.shared.hold is None
         await add(b)
     finally:
-        a.sharing.give_up(entry)
+        a.cluster.sharing.give_up(entry)
 
 
 async def test_a_state_that_leaves_memory_while_it_is_locked_does_not_wait_for_itself(two):
@@ -419,8 +420,8 @@ async def test_what_is_told_of_a_state_while_it_is_loaded_is_not_lost(two, redis
     a, b = two
     await add(b)
     entry = await entry_of(a, Board)
-    with a.following.holding() as topics:
-        await a.following.follow([entry], topics)
+    with a.cluster.following.holding() as topics:
+        await a.cluster.following.follow([entry], topics)
         if how == "is deleted":
             await b.delete(Board)
             await eventually(lambda: a.registry.find(KEY) is None)
@@ -435,12 +436,12 @@ async def test_what_is_told_of_a_state_while_it_is_loaded_is_not_lost(two, redis
             await settled(redis_server, a)
             load.go()
             entry = await loading
-        assert entry.state.count == 2 or not a.following.is_current(KEY)
-        while not await a.following.follow([entry], topics):
+        assert entry.state.count == 2 or not a.cluster.following.is_current(KEY)
+        while not await a.cluster.following.follow([entry], topics):
             entry = await entry_of(a, Board)
-        a.sse_manager.add_connection(SSEConnection(a.new_connection_id()), [KEY])
+        a.sse_manager.add_connection(SSEConnection(a.cluster.new_stream_id()), [KEY])
     assert (await served(a, Board)).count == entry.state.count == 2
-    assert a.following.is_current(KEY)
+    assert a.cluster.following.is_current(KEY)
 
 
 async def test_a_state_that_two_transactions_want_is_up_to_date_when_the_first_finds_the_other_gone(two):
@@ -488,17 +489,17 @@ async def test_an_error_while_a_commit_is_taken_in_has_the_state_looked_up(redis
         page = await watch(a, Gauge)
         await add(b, Gauge)
         await eventually(lambda: page.shows(Gauge) == 1)
-        take = a.following._take
+        take = a.cluster.following._take
 
         def take_and_fail(key: str, told: Any) -> None:
             failing.append(1)
             take(key, told)
 
-        with instead(a.following, "_take", take_and_fail):
+        with instead(a.cluster.following, "_take", take_and_fail):
             await add(b, Gauge)
             await eventually(lambda: page.shows(Gauge) == 2)
         await settled(redis_server, a)
-        assert (await served(a, Gauge)).twice == 4 and a.following.is_current("global:Gauge")
+        assert (await served(a, Gauge)).twice == 4 and a.cluster.following.is_current("global:Gauge")
 
 
 async def test_a_process_that_has_not_used_a_state_for_long_does_not_end_it_for_the_others(redis_server):
@@ -574,16 +575,16 @@ async def test_a_connection_that_was_lost_while_a_state_is_looked_up_has_it_look
     """It is not followed yet: of what was told while the connection was away nobody here knows."""
     a, _ = two
     entry = await entry_of(a, Board)
-    with a.following.holding() as topics:
+    with a.cluster.following.holding() as topics:
         with held(a.store, "fresh") as looked_up:
-            following = asyncio.create_task(a.following.follow([entry], topics))
+            following = asyncio.create_task(a.cluster.following.follow([entry], topics))
             await looked_up.reached.wait()
-            a.following.lost()
+            a.cluster.following.lost()
             looked_up.go()
             assert not await following
-        assert not a.following.is_current(KEY)
-        a.following.found()
-        assert await a.following.follow([entry], topics)
+        assert not a.cluster.following.is_current(KEY)
+        a.cluster.following.found()
+        assert await a.cluster.following.follow([entry], topics)
 
 
 async def test_pages_are_told_to_be_no_further_while_a_connection_is_lost(two, redis_server):
@@ -591,20 +592,20 @@ async def test_pages_are_told_to_be_no_further_while_a_connection_is_lost(two, r
     page = await watch(a, Board)
     await add(b)
     await settled(redis_server, a)
-    a.following.lost()
-    before = a.following.sequence
-    with instead(a.following, "_take", lambda key, told: None):  # as if it had been missed
+    a.cluster.following.lost()
+    before = a.cluster.following.sequence
+    with instead(a.cluster.following, "_take", lambda key, told: None):  # as if it had been missed
         await add(b)
         last = await heard(redis_server, a)
-    assert a.following.sequence == before < last
+    assert a.cluster.following.sequence == before < last
     with held(a.store, "fresh") as looked_up:
-        a.following.found()
+        a.cluster.following.found()
         await looked_up.reached.wait()
         await add(b, Wallet)
         last = await heard(redis_server, a)
-        assert a.following.sequence == before
+        assert a.cluster.following.sequence == before
         looked_up.go()
-    await eventually(lambda: a.following.sequence >= last)
+    await eventually(lambda: a.cluster.following.sequence >= last)
     assert page.shows(Board) == 2
 
 
@@ -614,37 +615,37 @@ async def test_pages_are_told_to_be_no_further_while_a_state_is_looked_up(two, r
         board.text = "x" * 70_000  # too much to be told
     page = await watch(a, Board)
     await settled(redis_server, a)
-    before = a.following.sequence
+    before = a.cluster.following.sequence
     with held(a.store, "fresh") as looked_up:
         await add(b)
         await looked_up.reached.wait()
         await add(b, Wallet)
         last = await heard(redis_server, a)
-        assert a.following.sequence == before
+        assert a.cluster.following.sequence == before
         looked_up.go()
-    await eventually(lambda: a.following.sequence >= last)
+    await eventually(lambda: a.cluster.following.sequence >= last)
     assert page.shows(Board) == 1
 
 
 async def test_a_provider_that_was_stopped_while_redis_was_away_begins_anew(two, redis_server):
     a, b = two
-    a.following.lost()
+    a.cluster.following.lost()
     await a.stop()
     await a.start()
     page = await watch(a, Board)
     await add(b)
     await eventually(lambda: page.shows(Board) == 1)
     last = sequence(redis_server)
-    await eventually(lambda: a.following.sequence >= last)
+    await eventually(lambda: a.cluster.following.sequence >= last)
 
 
 async def test_a_process_that_stops_while_a_stream_is_being_opened_lets_it_go(two):
     a, _ = two
     entry = await entry_of(a, Board)
-    with a.following.holding() as topics:
-        await a.following.follow([entry], topics)
-        await a.following.stop()
-    assert not a.following.is_current(KEY)
+    with a.cluster.following.holding() as topics:
+        await a.cluster.following.follow([entry], topics)
+        await a.cluster.following.stop()
+    assert not a.cluster.following.is_current(KEY)
 
 
 async def test_positions_have_no_timeline_whose_numbers_they_are_not(new_redis):
@@ -657,20 +658,20 @@ async def test_positions_have_no_timeline_whose_numbers_they_are_not(new_redis):
             await add(a)
         await settled(server, a)
         old = a.sse_manager.hooks.position()
-        assert b.seen_elsewhere(old) == a.following.sequence >= 20
-        with held(a.following._news, "caught_up", before=True) as catching_up:
+        assert b.cluster.seen(old) == a.cluster.following.sequence >= 20
+        with held(a.cluster.following._news, "caught_up", before=True) as catching_up:
             await asyncio.to_thread(server.restart)
             await catching_up.reached.wait()
             position = a.sse_manager.hooks.position()
             await eventually(lambda: b.store.timeline == a.store.timeline)
             await add(b, Wallet, by=5)
             wallet = await entry_of(b, Wallet)
-            for seen in (b.seen_elsewhere(old), b.seen_elsewhere(position)):
+            for seen in (b.cluster.seen(old), b.cluster.seen(position)):
                 assert seen is None or not await _unchanged(b, [wallet], seen)
             catching_up.go()
         await settled(server, a)
-        assert b.seen_elsewhere(old) is None, "of another timeline"
-        assert b.seen_elsewhere(a.sse_manager.hooks.position()) == a.following.sequence
+        assert b.cluster.seen(old) is None, "of another timeline"
+        assert b.cluster.seen(a.sse_manager.hooks.position()) == a.cluster.following.sequence
 
 
 async def test_a_position_says_no_more_than_what_was_decided(redis_server):
@@ -689,19 +690,19 @@ async def test_a_position_says_no_more_than_what_was_decided(redis_server):
         await add(b)
         await eventually(lambda: page.shows(Board) == 1)
         await settled(redis_server, a)
-        before = b.seen_elsewhere(a.sse_manager.hooks.position())
+        before = b.cluster.seen(a.sse_manager.hooks.position())
         asked.clear()
         answer.clear()
         await add(b)
         await asked.wait()
         await settled(redis_server, a)
         last = sequence(redis_server)
-        assert a.following.sequence >= last > before
-        assert b.seen_elsewhere(a.sse_manager.hooks.position()) == before and page.shows(Board) == 1
+        assert a.cluster.following.sequence >= last > before
+        assert b.cluster.seen(a.sse_manager.hooks.position()) == before and page.shows(Board) == 1
         answer.set()
         await eventually(lambda: page.shows(Board) == 2)
         await settled(redis_server, a)
-        assert b.seen_elsewhere(a.sse_manager.hooks.position()) >= last
+        assert b.cluster.seen(a.sse_manager.hooks.position()) >= last
 
 
 # -- rules that are asked about old copies -----------------------------------------------------------------------------
@@ -802,7 +803,7 @@ async def test_a_page_is_not_told_to_have_what_its_process_cannot_read(redis_ser
         async with b.modify(New) as state:
             state.amount = 2
         await heard(redis_server, a)
-        seen = b.seen_elsewhere(a.sse_manager.hooks.position())
+        seen = b.cluster.seen(a.sse_manager.hooks.position())
         assert not await _unchanged(b, [await entry_of(b, New)], seen)
 
 

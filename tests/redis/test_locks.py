@@ -296,7 +296,8 @@ async def test_a_request_that_is_given_up_leaves_what_is_unclean_unclean(
 HOLDER = """
 import asyncio, sys
 from faststate.exceptions import PersistenceError
-from faststate.stores import Version, Write
+from faststate.scopes import Version
+from faststate.stores import Write
 from faststate.stores.redis import RedisStore
 
 async def main():

@@ -131,30 +131,30 @@ async def test_one_row_that_cannot_be_loaded_keeps_no_other_state_from_catching_
     await add(b)
     await eventually(lambda: page.shows(Board) == 1)
     asked: list[int] = []
-    caught_up = a.following._news.caught_up
+    caught_up = a.cluster.following._news.caught_up
 
     async def catch_up(after: int, gone: float) -> None:
         asked.append(after)
         await caught_up(after, gone)
 
-    news = a.following._news
+    news = a.cluster.following._news
     with instead(news, "caught_up", catch_up), instead(shop.source(a), "load", raising(OSError("down"))):
-        a.following.lost()
-        with instead(a.following, "_take", lambda key, told: None):  # what is published now is missed
+        a.cluster.following.lost()
+        with instead(a.cluster.following, "_take", lambda key, told: None):  # what is published now is missed
             await sell(b)
             await add(b)
             await b.disconnect_user("ann")
             await heard(redis_server, a)
-        a.following.found()
+        a.cluster.following.found()
         await eventually(lambda: page.shows(Board) == 2)
-        await eventually(lambda: a.following.is_current("global:Board"))
+        await eventually(lambda: a.cluster.following.is_current("global:Board"))
         # Rights that were changed once end what is open once, however long the row cannot be loaded.
-        stream = SSEConnection(a.new_connection_id(), user=UserContext("ann"), session_id="s")
+        stream = SSEConnection(a.cluster.new_stream_id(), user=UserContext("ann"), session_id="s")
         a.sse_manager.add_connection(stream, [])
         await add(b)
         await eventually(lambda: page.shows(Board) == 3)
         assert len(asked) == 1 and not stream.closed
-    await eventually(lambda: a.following.is_current(shop.KEY))
+    await eventually(lambda: a.cluster.following.is_current(shop.KEY))
     assert (await row(a)).stock == shop.stock == 998
 
 
@@ -203,7 +203,7 @@ async def test_an_older_row_that_was_loaded_slowly_is_not_put_over_a_newer_one(t
         load.go()
         await settled(redis_server, a)
     assert (await row(a)).stock == page.shows(Product, "stock") == shop.stock == 997
-    assert a.following.is_current(shop.KEY)
+    assert a.cluster.following.is_current(shop.KEY)
 
 
 async def test_a_row_that_changes_while_a_process_catches_up_is_not_taken_for_current(two, shop, redis_server):
@@ -212,24 +212,24 @@ async def test_a_row_that_changes_while_a_process_catches_up_is_not_taken_for_cu
     await sell(a)
     await eventually(lambda: page.shows(Product, "stock") == 999)
     source = shop.source(b)
-    b.following.lost()
-    with instead(b.following, "_take", lambda key, told: None):  # what is published now is missed
+    b.cluster.following.lost()
+    with instead(b.cluster.following, "_take", lambda key, told: None):  # what is published now is missed
         await sell(a)
         await heard(redis_server, b)
     with held(source, "load") as first:
-        b.following.found()
+        b.cluster.following.found()
         await first.reached.wait()
         with held(source, "load", before=True) as later:
             await sell(a)  # of which it is told
             await later.reached.wait()
             first.go()
-            await eventually(lambda: b.following._lost_at is None)
-            assert not b.following.is_current(shop.KEY)
+            await eventually(lambda: b.cluster.following._lost_at is None)
+            assert not b.cluster.following.is_current(shop.KEY)
             assert (await row(b)).stock == shop.stock == 997
             later.go()
             await settled(redis_server, b)
     assert (await row(b)).stock == page.shows(Product, "stock") == shop.stock == 997
-    assert b.following.is_current(shop.KEY)
+    assert b.cluster.following.is_current(shop.KEY)
 
 
 @pytest.mark.parametrize("how", ["changed", "refreshed"])
@@ -261,7 +261,7 @@ async def test_a_row_that_changes_while_the_answer_to_a_commit_is_on_its_way_is_
         await selling
     await settled(redis_server, a)
     assert (await row(a)).stock == page.shows(Product, "stock") == shop.stock == 997
-    assert a.following.is_current(shop.KEY)
+    assert a.cluster.following.is_current(shop.KEY)
 
 
 # -- rows whose changes nobody was told of -----------------------------------------------------------------------------

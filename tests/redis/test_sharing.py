@@ -281,7 +281,7 @@ async def test_a_tab_that_changes_its_process_is_told_what_it_has_missed_and_not
     await send(a, tab, "Board/add")
     await send(b, tab, "Wallet/add")
     await until_count(tab, "Wallet", 1)
-    following = office.sites[0].provider.following
+    following = office.sites[0].provider.cluster.following
     sequence = following.sequence
     await eventually(lambda: following.sequence > sequence or following.sequence >= 2)
     await send(a, tab, "Board/add")

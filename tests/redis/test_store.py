@@ -516,7 +516,8 @@ def test_nothing_is_left_open_by_a_store_that_was_not_opened(redis_server: Redis
             *("-X", "dev", "-W", "error", "-c"),
             """
 import asyncio, gc, sys
-from faststate.stores import Version, Write
+from faststate.scopes import Version
+from faststate.stores import Write
 from faststate.stores.redis import RedisStore
 
 store = RedisStore(sys.argv[1])
@@ -593,7 +594,8 @@ async def test_a_call_is_told_when_the_home_loop_ends(new_store: NewStore, redis
 
 FORK = """
 import asyncio, os, sys, traceback
-from faststate.stores import Version, Write
+from faststate.scopes import Version
+from faststate.stores import Write
 from faststate.stores.redis import RedisStore
 
 store = RedisStore(sys.argv[1], beat=0.1)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from .._compat.asyncio import running_loop
 from ..exceptions import FastStateError, StateNotFoundError
@@ -20,9 +20,10 @@ from ..registry.registry import StateRegistry
 from ..scopes import Version
 from ..stores.backplane import Message
 from ..stores.base import SharedStore, Stored
+from .base import News
 from .sharing import APP, Sharing, Told, pack, unpack
 
-__all__ = ["Following", "News"]
+__all__ = ["Following"]
 
 logger = logging.getLogger("faststate")
 
@@ -34,31 +35,6 @@ AGAIN_AFTER: Final = 0.2
 
 AGAIN_AFTER_MOST: Final = 5.0
 """Seconds between two tries at the most, where it fails again and again."""
-
-
-class News(Protocol):
-    """What the provider does with news that are not about a commit."""
-
-    def removed(self, entry: Entry, reason: str) -> None:
-        """A state is no more."""
-
-    def broadcast(self, key: str, values: Mapping[str, Any], but_user: Any) -> None:
-        """Values were broadcast to the followers of a state."""
-
-    def typed(self, key: str, typed: Mapping[str, Any]) -> Any:
-        """A context in which a commit is published as that of the page which has `typed` the values."""
-
-    def show(self, key: str, page: str, session_id: str | None) -> None:
-        """A page, by its connection's id, is to be sent a state as it is."""
-
-    def told(self, head: Mapping[str, Any]) -> None:
-        """Something happened that concerns the whole app."""
-
-    async def caught_up(self, after: int, away: float) -> None:
-        """The connection was lost for `away` seconds: what concerns the app since the commit `after` is unknown."""
-
-    def about(self) -> Mapping[str, Any]:
-        """What other processes are told of this one."""
 
 
 class _Topic:
@@ -192,7 +168,7 @@ class Following:
     def unwatched(self, key: str) -> None:
         """Has nothing more be told of a state, unless somebody is about to follow it, or does."""
         topic = self._topics.get(key)
-        if topic is not None and not topic.holders and not self._registry.hooks.is_watched(key):
+        if topic is not None and not topic.holders and not self._registry.followers.is_watched(key):
             del self._topics[key]
             self.store.unsubscribe([key])
             self._take_all()  # of a commit whose other parts were waiting for this one's
@@ -269,7 +245,7 @@ class Following:
         elif head["kind"] == "removed":
             topic.current = False
             topic.told += 1
-            self._news.removed(entry, str(head["reason"]))
+            self._registry.remove(entry, str(head["reason"]))
         elif head["kind"] == "changed":
             if head["to"] is None or Version(*head["to"]) != entry.version:
                 self._look(key, head["typed"])  # its row has all of it

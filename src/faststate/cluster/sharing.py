@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from ..exceptions import FastStateError, PersistenceError, StateNotFoundError, VersionConflict
 from ..registry.entries import Entry, Prepared, Shared, with_version
 from ..registry.persistence import MARK_TTL, Found, Persistence
+from ..registry.protocols import OutdatedError
+from ..registry.registry import StateRegistry
 from ..scopes import StateIdentifier, Version
 from ..stores.backplane import Message
 from ..stores.base import Hold, Locked, SharedStore, Stored, Write
 from ..wire.frames import patch_frame
+from .base import News
 
 __all__ = ["APP", "ENDED", "HANDED_ON", "Sharing", "Told", "pack", "unpack"]
 
@@ -47,10 +50,6 @@ _NEVER: Final = Version("", -1)
 """A version that no state has: all that is stored is news."""
 
 
-class OutdatedError(StateNotFoundError):
-    """A state in memory turned out, with its lock, to be no more where it is kept: another may be made, or loaded."""
-
-
 class Told(NamedTuple):
     """What a process was told by another: the `head` (a dict), and what goes with it (bytes)."""
 
@@ -76,26 +75,15 @@ def unpack(body: bytes) -> Told:
     return Told(head, parts)
 
 
-class TakesIn(Protocol):
-    """What has the states: the committer."""
-
-    def take_in(self, entry: Entry, found: Found | None) -> bool:
-        """Makes a state in memory the one that was found where it is kept, and tells its followers."""
-
-
 class Sharing:
-    """The states of a process that others change as well. Lifetime: the committer. `timeout` is in seconds."""
+    """The states of a process that others change as well. Lifetime: the cluster."""
 
-    def __init__(self, store: SharedStore, timeout: float, states: TakesIn) -> None:
+    def __init__(self, store: SharedStore, registry: StateRegistry, news: News) -> None:
         self.store = store
-        self.timeout = timeout
-        self._states = states
+        self._registry = registry
+        self._news = news
         self._observed = 0
         self._under_way: dict[object, int] = {}  # own commits, and what had been observed when they began
-        self.acting: Callable[[], str | None] = lambda: None
-        """The session (its id) whose event is running."""
-        self.typed: Callable[[str], Mapping[str, Any] | None] = lambda key: None
-        """What the page whose event is running has typed into the state with this key, for the others to know."""
 
     # -- how far pages have been told ------------------------------------------------------------------------------
 
@@ -116,16 +104,23 @@ class Sharing:
 
     # -- locks -----------------------------------------------------------------------------------------------------
 
-    async def lock(self, entries: Iterable[Entry], look_for: Sequence[str] = ()) -> frozenset[str] | None:
-        """Locks states among the processes, whose local locks the caller has, and takes in what is newer of them.
+    def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> Awaitable[frozenset[str]] | None:
+        """Lock states among the processes, and take in what is newer of them; as `Cluster.lock`.
 
-        Gives those of the keys to `look_for` that the store has; None where it had not to be asked, since the locks
-        were kept. Raises `LockTimeoutError`, `PersistenceError`, and `StateNotFoundError` for one that is no more.
+        Returns None where the locks were kept, so that the store need not be asked.
         """
+        for entry in entries:
+            # Its successor has locks of its own here, and may have been handed the one that would be waited for.
+            if entry.removed is not None and not entry.is_over:
+                raise OutdatedError(entry.removed)
         shared = {entry.shared_key: entry for entry in entries if entry.persistence is not None}
         missing = [key for key, entry in shared.items() if _shared(entry).hold is None]
-        if not missing:
-            return None
+        return self._lock(shared, missing, look_for) if missing else None
+
+    async def _lock(
+        self, shared: Mapping[str, Entry], missing: Sequence[str], look_for: Sequence[str]
+    ) -> frozenset[str]:
+        """Lock the `missing` ones of these states, which are by shared key; as `lock`."""
         # All take locks in the order of these keys, or two would wait for each other: one that was kept and comes
         # behind another that is to be had is given back first.
         wanted = {key: entry for key, entry in shared.items() if key >= min(missing)}
@@ -135,7 +130,7 @@ class Sharing:
         if kept:
             self.store.unlock(kept)
         known = {key: _NEVER if entry.doubtful else _known(entry) for key, entry in wanted.items()}
-        locked = await self.store.lock(known, self.timeout, look_for)
+        locked = await self.store.lock(known, self._registry.lock_timeout, look_for)
         for key, entry in wanted.items():
             own = _shared(entry)
             own.hold, own.handed = locked.holds[key], 0
@@ -169,7 +164,7 @@ class Sharing:
                 await self.renew(entry, known)
         found = await self._found(entry, locked.news.get(key))
         try:
-            self._states.take_in(entry, found)
+            self._registry.committer.take_in(entry, found)
         except StateNotFoundError as error:
             raise OutdatedError(str(error)) from None
 
@@ -201,7 +196,7 @@ class Sharing:
         if holds := _holds(entries):
             await self.store.commit((), (), holds, keep=[hold.key for hold in holds])
 
-    def let_go(self, entry: Entry) -> None:
+    def release(self, entry: Entry) -> None:
         """Gives a state's lock among the processes back, or to the next local transaction that waits for it."""
         shared = entry.shared
         if shared is None or shared.hold is None:
@@ -252,7 +247,7 @@ class Sharing:
             frames.append(patch_frame(committed.namespace, committed.encoded, delta, {**change.encoded, **delta}))
             head: dict[str, Any] = {
                 "kind": "commit", "from": list(entry.stored) if entry.stored is not None else None,
-                "to": list(version), "with": changed if len(changed) > 1 else [], "typed": self.typed(key),
+                "to": list(version), "with": changed if len(changed) > 1 else [], "typed": self._news.typed_here(key),
             }  # fmt: skip
             if not entry.in_store:
                 head["kind"] = "changed"
@@ -263,7 +258,7 @@ class Sharing:
                 whole = data.get(key) or b""
                 told = (frames[-1], whole) if len(whole) <= TOLD_WHOLE else (b"", b"")
                 messages.append(Message(key, pack(head, *told)))
-        sessions = {self.acting(), *(entry.identifier.session_id for entry in shared)} - {None}
+        sessions = {self._news.acting(), *(entry.identifier.session_id for entry in shared)} - {None}
         closing = {write.key for write in writes}
         for session_id in sessions:
             if (mark_of_end := f"{ENDED}:{session_id}") not in closing:
@@ -337,7 +332,7 @@ class Sharing:
                     again.append(entry)  # it has changed meanwhile, and this may be what it was before
                 elif not _is_held(entry):  # else what is newer came with the lock, and nobody else commits
                     with suppress(StateNotFoundError):
-                        self._states.take_in(entry, found)
+                        self._registry.committer.take_in(entry, found)
             left = again
         for entry in left:
             if not entry.in_store:

@@ -389,7 +389,7 @@ class Routes:
             live = self.provider.sse_manager.connections.get(call.connection_id)
             if live is not None and (live.closed or live.silent or live.session_id != session_id):
                 live = None
-            elsewhere = live is None and self.provider.is_elsewhere(call.connection_id)
+            elsewhere = live is None and self.provider.cluster.is_elsewhere(call.connection_id)
         if call.tokens and session_id is None:
             # The session was cleared by another tab, which a reload settles; or cookies are off, which is then told.
             frames = reload_frame()

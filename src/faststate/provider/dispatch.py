@@ -17,7 +17,6 @@ from ..auth.limits import network_of
 from ..auth.rules import READ, authorize
 from ..auth.tokens import Shown, WatchToken, binding
 from ..auth.users import UserContext
-from ..cluster.sharing import OutdatedError
 from ..exceptions import (
     AccessError,
     AuthorizationError,
@@ -30,6 +29,7 @@ from ..exceptions import (
     UnknownEventError,
 )
 from ..redaction import told_of
+from ..registry.protocols import OutdatedError
 from ..registry.registry import Commit, Entry
 from ..registry.transaction import Guard, Run, Step, run_event
 from ..scopes import StateIdentifier, StateScope, namespace_of
@@ -633,10 +633,9 @@ class _PageRun(Origin, Run):
 
     async def show_as_it_is(self) -> None:
         """Has the page be sent the event's state as it is."""
-        sharing, live = self._provider.sharing, self._live
-        if self.elsewhere and sharing is not None:
-            page, session_id = self.connection_id, self.session_id
-            await sharing.publish(self.key, {"kind": "show", "page": page, "session": session_id})
+        live = self._live
+        if self.elsewhere:
+            await self._provider.cluster.show(self.key, self.connection_id, self.session_id)
         elif live is None:
             self._take(Effect(await self._snapshots(self._changed([self._entry.state])), repeated=False))
         elif live.topic(self.key) is not None:
@@ -756,7 +755,7 @@ async def _followed_by_now(
             if any(provider.registry.find(entry.identifier.key) is not entry for entry in entries):
                 await asyncio.sleep(0)  # who has loaded it and was told of its end must be heard first
                 continue  # deleted, or evicted, while the others were asked about
-            if provider.following is not None and not await provider.following.follow(entries, topics):
+            if not await provider.cluster.follow(entries, topics):
                 continue  # another process has changed it
             unchanged = await _unchanged(provider, entries, seen) if seen is not None else {}
             try:
@@ -769,10 +768,8 @@ async def _followed_by_now(
 
 async def _unchanged(provider: StateProvider, entries: Sequence[Entry], seen: int) -> dict[str, ReactiveState]:
     """Those states, by key, that no process has changed behind the commit `seen`."""
-    if provider.sharing is None:
-        return {}
     states = {entry.identifier.key: entry.state for entry in entries}
-    last = await provider.sharing.last_changes(entries)
+    last = await provider.cluster.last_changes(entries)
     return {key: states[key] for key, sequence in last.items() if sequence <= seen}
 
 
@@ -865,14 +862,17 @@ async def open_connection(
     _refuse_ended(context)  # it may have ended while the user was being loaded
     _refuse_too_many(provider, context)  # again, since many may have come this far at once
     connection = SSEConnection(
-        provider.new_connection_id(), user=user, session_id=context.session_id(), address=network_of(context.address)
+        provider.cluster.new_stream_id(),
+        user=user,
+        session_id=context.session_id(),
+        address=network_of(context.address),
     )
     manager = provider.sse_manager
     manager.announce(connection)  # rights that change while they are asked about end it, as any other
-    with provider.holding_topics() as topics:
+    with provider.cluster.holding() as topics:
         try:
             # Behind it nothing is awaited: what is committed from now on is told to this connection.
-            found = await _followed_by_now(context, shown, topics, provider.seen_elsewhere(position))
+            found = await _followed_by_now(context, shown, topics, provider.cluster.seen(position))
         except BaseException:
             manager.remove_connection(connection.id)
             raise
@@ -939,8 +939,8 @@ async def leave_page(context: RequestContext, tokens: Sequence[Any]) -> None:
         identifier = _temporary(context, name, instance_id)
         if (entry := registry.find(identifier.key)) is not None:
             registry.keep_for(entry, min(LEFT_TTL, entry.ttl))
-        elif context.provider.sharing is not None:
-            await context.provider.sharing.store.touch({identifier.key: LEFT_TTL})
+        else:
+            await context.provider.cluster.end_soon(identifier.key, LEFT_TTL)
 
 
 def _refuse_too_many(provider: StateProvider, context: RequestContext) -> None:

@@ -11,7 +11,6 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeGuard, TypeVar, cast, overload
@@ -23,9 +22,11 @@ from ..auth.loaders import LoadUserById, UserFinder, UserLoader
 from ..auth.rules import MODIFY, READ, AccessRule, authorize
 from ..auth.tokens import TOKEN_MAX_AGE, TokenSigner, binding
 from ..auth.users import UserContext, current_request, current_user
-from ..cluster.following import Following
+from ..cluster.base import AppCluster
+from ..cluster.local import LocalCluster
 from ..cluster.processes import processes_found
-from ..cluster.sharing import DELETED, OutdatedError, Sharing
+from ..cluster.shared import SharedCluster
+from ..cluster.sharing import DELETED
 from ..exceptions import (
     AccessError,
     AuthenticationError,
@@ -41,7 +42,8 @@ from ..registry.entries import Shared
 from ..registry.locks import identity_here
 from ..registry.modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from ..registry.persistence import RecordPersistence, StorePersistence
-from ..registry.registry import Commit, Entry, RegistryHooks, StateRegistry
+from ..registry.protocols import OutdatedError
+from ..registry.registry import Commit, Entry, StateRegistry
 from ..registry.transaction import Guard, Run, Step, run_event
 from ..scheduling.queues import SERVER, Client
 from ..scheduling.threads import left_behind, with_left
@@ -64,7 +66,6 @@ from ..state.serving import note_provider
 from ..stores.base import SharedStore, StateStore
 from ..stores.urls import store_from_url
 from ..wire.frames import message_frame, reload_frame, vanish_frame
-from ..wire.values import to_wire
 from .context import Answered, RequestContext
 
 __all__ = ["Origin", "StateProvider", "Stats", "origin_of_commits", "taken_ids"]
@@ -99,9 +100,6 @@ DEFAULT_STORE: Final = "sqlite:///faststate.db"
 
 OPEN: Final = AccessRule()
 
-_CONNECTION_ID: Final = re.compile(r"[0-9a-f]{12}\.[A-Za-z0-9_-]{16}")
-"""As `new_connection_id` makes them."""
-
 Lookup = Literal["now", "if new", "with lock"]
 """When a state is looked up in a store of many processes: in any case, only when it is not in memory, or not until it
 is locked."""
@@ -135,11 +133,11 @@ class Stats(NamedTuple):
     cut: int
 
 
-class _Hooks(RegistryHooks):
-    """What a provider does when its registry changes. Lifetime: the provider."""
+class _Followers:
+    """The pages that follow a provider's states. Lifetime: the provider."""
 
     def __init__(self, provider: StateProvider) -> None:
-        self.provider = self.serving = provider
+        self.provider = provider
 
     def committed(self, commit: Commit) -> None:
         origin, provider = origin_of_commits.get(), self.provider
@@ -159,12 +157,6 @@ class _Hooks(RegistryHooks):
     def removed(self, state: ReactiveState, reason: str) -> None:
         self.provider.tell_removed(state, reason)
 
-    def address(self) -> str:
-        request = current_request.get()
-        if request is None:
-            return ""
-        return network_of(request.client.host) if request.client is not None else NO_ADDRESS
-
     def is_watched(self, key: str) -> bool:
         return self.provider.sse_manager.is_watched(key)
 
@@ -175,12 +167,18 @@ class _Hooks(RegistryHooks):
     def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
         return self.provider.sse_manager.broadcast_to_state(key, data)
 
-    def doubtful(self, entry: Entry) -> None:
-        if self.provider.following is not None:
-            self.provider.following.recover(entry)
 
-    async def look_up_session(self, session_id: str) -> None:
-        await self.provider.sessions.look_up(session_id)
+class _Callers:
+    """Tells whose request is being served. Lifetime: the provider."""
+
+    def client(self) -> Client:
+        return client_here()
+
+    def address(self) -> str:
+        request = current_request.get()
+        if request is None:
+            return ""
+        return network_of(request.client.host) if request.client is not None else NO_ADDRESS
 
 
 class _StreamHooks(StreamHooks):
@@ -188,20 +186,14 @@ class _StreamHooks(StreamHooks):
 
     def __init__(self, provider: StateProvider) -> None:
         self.provider = provider
-        self._told_up_to = "."
 
     def latest(self, key: str) -> ReactiveState | None:
         return self.provider.rechecks.cleared(key) or self.provider.registry.peek(key)
 
     def position(self) -> str:
-        registry, following = self.provider.registry, self.provider.following
+        registry = self.provider.registry
         number = self.provider.sse_manager.fanout.handed_over(self.provider.rechecks.decided(registry.commits))
-        own = f"{registry.epoch}.{number}"
-        if following is None:
-            return own
-        if number == registry.commits:  # else some of it is still to be decided
-            self._told_up_to = f"{following.timeline}.{following.sequence}"
-        return f"{own}.{self._told_up_to}"
+        return f"{registry.epoch}.{number}{self.provider.cluster.position(settled=number == registry.commits)}"
 
     def postpone(self, key: str, send: Callable[[], object]) -> bool:
         return self.provider.rechecks.postpone(key, send)
@@ -214,15 +206,9 @@ class _StreamHooks(StreamHooks):
 
     def unwatched(self, key: str) -> None:
         self.provider.registry.unwatched(key)
-        if self.provider.following is not None:
-            self.provider.following.unwatched(key)
 
     def spread(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
-        following, sharing = self.provider.following, self.provider.sharing
-        if following is not None and sharing is not None:
-            sent = {str(name): to_wire(value) for name, value in values.items()}
-            head = {"kind": "broadcast", "values": sent, "but": None if but_user is None else str(but_user)}
-            following.tell_soon(partial(sharing.publish, key, head))
+        self.provider.cluster.broadcast(key, values, but_user)
 
 
 @dataclass(slots=True)
@@ -275,18 +261,10 @@ def taken_ids(parameter: StateParameter, own: StateIdentifier, arguments: Mappin
     return ids
 
 
-def _typed_elsewhere(key: str) -> Mapping[str, Any] | None:
-    """What the page whose event is running has typed into a state, where another process has its stream."""
-    origin = origin_of_commits.get()
-    if origin is None or not origin.open or not origin.elsewhere or origin.key != key or not origin.echo:
-        return None
-    return {"page": origin.connection_id, "session": origin.session_id, "echo": origin.echo}
-
-
-def _acting() -> str | None:
-    """The session (its id) in whose name the event that is running commits."""
-    origin = origin_of_commits.get()
-    return origin.acting() if origin is not None and origin.open else None
+def _opened(store: str | StateStore) -> StateStore:
+    if not isinstance(store, str | StateStore):
+        raise ConfigurationError(f"store is a URL like 'sqlite:///state.db' or a StateStore, not {store!r}")
+    return store_from_url(store) if isinstance(store, str) else store
 
 
 def _is_here(future: asyncio.Future[None] | None) -> TypeGuard[asyncio.Future[None]]:
@@ -311,8 +289,15 @@ class _News:
     def __init__(self, provider: StateProvider) -> None:
         self.provider = provider
 
-    def removed(self, entry: Entry, reason: str) -> None:
-        self.provider.registry.remove(entry, reason)
+    def acting(self) -> str | None:
+        origin = origin_of_commits.get()
+        return origin.acting() if origin is not None and origin.open else None
+
+    def typed_here(self, key: str) -> Mapping[str, Any] | None:
+        origin = origin_of_commits.get()
+        if origin is None or not origin.open or not origin.elsewhere or origin.key != key or not origin.echo:
+            return None
+        return {"page": origin.connection_id, "session": origin.session_id, "echo": origin.echo}
 
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         self.provider.sse_manager.broadcast_here(key, values, but_user)
@@ -339,6 +324,9 @@ class _News:
 
     async def caught_up(self, after: int, away: float) -> None:
         await self.provider.sessions.catch_up(after, away)
+
+    async def look_up_session(self, session_id: str) -> None:
+        await self.provider.sessions.look_up(session_id)
 
     def about(self) -> Mapping[str, Any]:
         return {"process": self.provider.registry.epoch, "stats": self.provider.stats()._asdict()}
@@ -484,8 +472,14 @@ class StateProvider:
             raise ConfigurationError("store_timeout is in seconds, above 0, and max_states at least 1")
         if max_states_per_address is not None and not max_states_per_address > 0:
             raise ConfigurationError(f"max_states_per_address is at least 1, not {max_states_per_address!r}")
+        named = os.environ.get("FASTSTATE_STORE") or store
+        self._keeps_all = named is not None
+        self.cluster: AppCluster
         self.registry = StateRegistry(
-            _Hooks(self),
+            _Followers(self),
+            _Callers(),
+            partial(self._join_cluster, _opened(named) if named is not None else None),
+            serving=self,
             clock=clock,
             lock_timeout=lock_timeout,
             store_timeout=store_timeout,
@@ -493,11 +487,11 @@ class StateProvider:
             max_states_per_session=max_states_per_session,
             max_states_per_address=max_states_per_address,
         )
-        self.registry.locks.client = client_here
         self.sse_manager = SSEManager(_StreamHooks(self), heartbeat=heartbeat, max_age=stream_max_age)
         self.rechecks = Rechecks(self.sse_manager, self.config_of, self.take_away, self.registry.peek, lock_timeout)
-        self.following: Following | None = None
-        self.sessions = Sessions(self.registry, self.sse_manager, self._config_named, self._has_other_events, clock)
+        self.sessions = Sessions(
+            self.registry, self.cluster, self.sse_manager, self._config_named, self._has_other_events, clock
+        )
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.events = self.refused = self.repeated = 0
         self._names: dict[str, type[ReactiveState]] = {}
@@ -508,34 +502,19 @@ class StateProvider:
         self._signer: TokenSigner | None = None
         if secret_key is not None:
             self.use_secret_key(secret_key)
-        named = os.environ.get("FASTSTATE_STORE") or store
-        self._keeps_all = named is not None
-        if named is not None:
-            self._use_store(named)
 
-    def _use_store(self, store: str | StateStore) -> None:
-        if not isinstance(store, str | StateStore):
-            raise ConfigurationError(f"store is a URL like 'sqlite:///state.db' or a StateStore, not {store!r}")
-        opened = self.registry.committer.store = store_from_url(store) if isinstance(store, str) else store
-        if isinstance(opened, SharedStore):
-            committer, locks = self.registry.committer, self.registry.locks
-            sharing = committer.sharing = Sharing(opened, locks.timeout, committer)
-            sharing.typed, sharing.acting = _typed_elsewhere, _acting
-            locks.let_go = sharing.let_go
-            self.following = Following(opened, sharing, self.registry, _News(self))
-            self.sessions.following = self.following
-        for persistence in self.registry.persistence.values():
-            persistence.store = self.store  # they are rows: nothing is kept in a store before there is one
-
-    @property
-    def sharing(self) -> Sharing | None:
-        """The states that other processes change as well; None where the store is this process's alone."""
-        return self.registry.committer.sharing
+    def _join_cluster(self, store: StateStore | None, registry: StateRegistry) -> AppCluster:
+        """Decide whether the app is one process or many: only here."""
+        if isinstance(store, SharedStore):
+            self.cluster = SharedCluster(store, registry, _News(self))
+        else:
+            self.cluster = LocalCluster(store, registry.store_timeout)
+        return self.cluster
 
     @property
     def store(self) -> StateStore | None:
         """Where states outlive the process, None for nowhere."""
-        return self.registry.committer.store
+        return self.cluster.store
 
     # -- registering -----------------------------------------------------------------------------------------------
 
@@ -564,7 +543,9 @@ class StateProvider:
                 )  # fmt: skip
         self._check_taken(state_cls, config)
         if config.auto_persist and self.store is None:
-            self._use_store(DEFAULT_STORE)
+            self.cluster.store = store_from_url(DEFAULT_STORE)
+            for persistence in self.registry.persistence.values():
+                persistence.store = self.store  # they are rows: nothing is kept in a store before there is one
         seconds = self.registry.committer.store_timeout
         if config.records is not None:
             self.registry.persistence[state_cls] = RecordPersistence(
@@ -852,24 +833,20 @@ class StateProvider:
             ttl = min(FRESH_TTL, FRESH_TTL if ttl is None else ttl)
         cls, registry = self._names[identifier.cls_name], self.registry
         entry = registry.in_memory(identifier, cls)
-        if self.following is not None:
-            if entry is None and lookup == "with lock" and config.create is None and not initial:
-                entry = registry.unseen(identifier, cls, ttl)
-            elif entry is not None and lookup == "now":
-                entry = await self._up_to_date(entry)
+        if entry is None and lookup == "with lock" and config.create is None and not initial and self.cluster.is_shared:
+            entry = registry.unseen(identifier, cls, ttl)
+        elif entry is not None and lookup == "now":
+            entry = await self._up_to_date(entry)
         if entry is None:
             entry = await registry.entry(identifier, cls, ttl=ttl, create=config.create, initial=initial)
         if identifier.session_id is not None:
             registry.keep_for(entry, ttl)
         return entry
 
-    def _is_current(self, entry: Entry) -> bool:
-        return self.following is not None and self.following.is_current(entry.identifier.key)
-
     async def _up_to_date(self, entry: Entry) -> Entry | None:
         """A state in memory with what other processes have changed of it; None when it is no more."""
-        if self.sharing is not None and entry.persistence is not None and not self._is_current(entry):
-            await self.sharing.freshen([entry])
+        if entry.persistence is not None and not self.cluster.is_current(entry.identifier.key):
+            await self.cluster.freshen([entry])
         return entry if entry.removed is None else None
 
     async def is_kept(self, identifier: StateIdentifier, *, lookup: Lookup = "now") -> bool:
@@ -1003,11 +980,11 @@ class StateProvider:
 
         async def refresh() -> bool:
             entry = await self.registry.known(identifier)
-            if entry is None and self.sharing is not None and config.records is not None:
+            if entry is None and self.cluster.is_shared and config.records is not None:
                 try:  # others may have it, and are told by who has its lock
                     entry = await self._entry(identifier, config)
                 except StateNotFoundError:
-                    await self.sharing.deleted(identifier, self.registry.persistence.get(config.state_cls or state_cls))
+                    await self.cluster.deleted(identifier, self.registry.persistence.get(config.state_cls or state_cls))
             if entry is None:
                 return False  # it will be loaded as it is when somebody asks for it
             if caller is not None and entry.owner is caller:
@@ -1015,14 +992,11 @@ class StateProvider:
             before = entry.state
             try:
                 async with self.registry.locked([entry]):
-                    if self.sharing is None:
-                        return await self.registry.committer.reload(entry)
-                    await self.sharing.refresh(entry)
-                    await self.registry.committer.reload(entry)
-                    return entry.state is not before
+                    await self.cluster.renew(entry)
+                    is_another = await self.registry.committer.reload(entry)
+                    return is_another or (self.cluster.is_shared and entry.state is not before)
             except StateNotFoundError:
-                if self.sharing is not None:
-                    await self.sharing.deleted(identifier, entry.persistence)
+                await self.cluster.deleted(identifier, entry.persistence)
                 return True
 
         return call_from_anywhere(lambda: self._loop, refresh())
@@ -1051,15 +1025,14 @@ class StateProvider:
 
         async def delete() -> None:
             entry = await self.registry.known(identifier)
-            if entry is not None and self.sharing is not None:
-                await self.sharing.freshen([entry])
+            if entry is not None:
+                await self.cluster.freshen([entry])
                 entry = await self.registry.known(identifier)
             is_own = entry is not None and caller is not None and entry.owner is caller
             async with self.registry.locked([entry] if entry is not None else [], caller):
                 if persistence is not None:
                     await persistence.delete(identifier)
-                    if self.sharing is not None:
-                        await self.sharing.deleted(identifier, persistence)
+                    await self.cluster.deleted(identifier, persistence)
                 # Somebody may have begun to load it before it was deleted.
                 for found in (entry, await self.registry.known(identifier)):
                     if found is not None and found.removed is None:
@@ -1253,33 +1226,10 @@ class StateProvider:
         self.sse_manager.unfollow(connection, key)
         return frame
 
-    def seen_elsewhere(self, position: str | None) -> int | None:
-        """Up to which commit of all processes a page has been told that comes with a `position`; None where that cannot
-        be known, or is this process's own."""
-        parts = (position or "").split(".")
-        if self.following is None or len(parts) != 4 or parts[0] == self.registry.epoch:
-            return None
-        is_known = parts[2] == self.following.store.timeline and parts[3].isdecimal() and len(parts[3]) < 20
-        return int(parts[3]) if is_known else None
-
     def shared_part(self, key: str) -> Shared | None:
         """What other processes have to do with the state under `key`, which is locked; None where it is not stored."""
         entry = self.registry.find(key)
         return entry.shared if entry is not None and entry.in_store else None
-
-    def new_connection_id(self) -> str | None:
-        """The id (str) of a new stream, which names its process; None where any will do."""
-        return f"{self.registry.epoch}.{secrets.token_urlsafe(12)}" if self.following is not None else None
-
-    def holding_topics(self) -> AbstractContextManager[dict[str, None]]:
-        """Keys whose states other processes tell of, until the block ends: somebody is about to follow them."""
-        return self.following.holding() if self.following is not None else contextlib.nullcontext({})
-
-    def is_elsewhere(self, connection_id: str) -> bool:
-        """Whether a stream of this id is another process's. Where that one has died, the page opens a new one."""
-        if self.following is None or _CONNECTION_ID.fullmatch(connection_id) is None:
-            return False
-        return not connection_id.startswith(f"{self.registry.epoch}.")
 
     # -- the beginning and the end ---------------------------------------------------------------------------------
 
@@ -1324,9 +1274,7 @@ class StateProvider:
         if self.store is not None:
             await self.store.open()
             self.registry.forget_stored()  # as it was before somebody else may have had the store
-            if self.following is not None:
-                await self.following.start()
-        self.registry.committer.owned = self.sharing is None
+        await self.cluster.start()
         self._started = True
         self.registry.start()
 
@@ -1360,9 +1308,8 @@ class StateProvider:
                 await asyncio.wait([starting])
             await asyncio.gather(self.sse_manager.stop(), self.registry.running.stop())
             await self.registry.stop()
-            self.registry.committer.owned = self._started = False
-            if self.following is not None:
-                await self.following.stop()
+            self._started = False
+            await self.cluster.stop()
             if self.store is not None:
                 await self.store.close()
         finally:
@@ -1384,12 +1331,8 @@ class StateProvider:
 
         What the others tell is up to two seconds old; `lag` is the longest of all.
         """
-        if everywhere and self.following is not None:
-            told = [
-                [found["stats"].get(name, 0) for name in Stats._fields]
-                for process, found in self.following.processes().items()
-                if process != self.registry.epoch
-            ]
+        if everywhere:
+            told = [[found.get(name, 0) for name in Stats._fields] for found in self.cluster.others()]
             sums = Stats(*map(sum, zip(self.stats(), *told, strict=True)))
             return sums._replace(lag=max([self.stats().lag, *(each[Stats._fields.index("lag")] for each in told)]))
         manager = self.sse_manager

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar, cast
 
-from ..cluster.sharing import Sharing
 from ..exceptions import FastStateError, StateNotFoundError, VersionConflict
 from ..scopes import StateIdentifier, Version
 from ..state.changes import Change, change_to, no_change, with_values
@@ -17,7 +16,7 @@ from ..state.copies import SnapshotInfo
 from ..state.events import VERSION_SIGNAL
 from ..state.reactive import ReactiveState
 from ..state.serving import ServingProvider
-from ..stores.base import StateStore, Write
+from ..stores.base import Write
 from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
 from .locks import SessionGates
 from .persistence import (
@@ -29,48 +28,13 @@ from .persistence import (
     save_rows,
     write_all,
 )
+from .protocols import Cluster, Followers
 
-__all__ = ["Committer", "RegistryHooks"]
+__all__ = ["Committer"]
 
 logger = logging.getLogger("faststate")
 
 T = TypeVar("T")
-
-
-class RegistryHooks:
-    """The provider's callbacks in a registry: who is told, and who is watching.
-
-    `serving` is the provider itself, for the snapshots to know where they came from.
-    """
-
-    serving: ServingProvider | None = None
-
-    def committed(self, commit: Commit) -> None:
-        """A state changed."""
-
-    def removed(self, state: ReactiveState, reason: str) -> None:
-        """A state is no more, for all who follow it; `reason` (str) says why."""
-
-    def is_watched(self, key: str) -> bool:
-        """Whether any connection follows the state with this key."""
-        return False
-
-    def address(self) -> str:
-        """The client address (str) whose request is being served, empty for none."""
-        return ""
-
-    def doubtful(self, entry: Entry) -> None:
-        """A commit of a state that other processes change as well has failed, with an unknown outcome."""
-
-    async def look_up_session(self, session_id: str) -> None:
-        """A session may have ended in another process."""
-
-    def swept(self) -> None:
-        """Idle states were dropped; others may tidy up too."""
-
-    def broadcast(self, key: str, data: Mapping[str, Any]) -> Awaitable[int]:
-        """Send `data` to the watchers of `key`."""
-        raise NotImplementedError  # a registry without connections has nobody to broadcast to
 
 
 GATE_PATIENCE: Final = 5.0
@@ -80,25 +44,25 @@ GATE_PATIENCE: Final = 5.0
 class Committer:
     """Commits the changes of a process's states. Lifetime: the registry.
 
-    `number` is that of the last commit, `saves` how often something was saved. `store` is where the states are that
-    the store itself holds; `owned` says that nobody else writes there, so that what is in memory is what is stored.
-    `remove` is told of a state that is no more, and why.
+    `number` is that of the last commit, `saves` how often something was saved. `remove` is told of a state that is no
+    more, and why.
     """
 
     def __init__(
         self,
-        hooks: RegistryHooks,
+        followers: Followers,
+        cluster: Cluster,
         clock: Callable[[], float],
         store_timeout: float,
         remove: Callable[[Entry, str], None],
+        serving: ServingProvider | None = None,
     ) -> None:
         self.number = self.saves = 0
-        self.store: StateStore | None = None
         self.store_timeout = store_timeout
-        self.owned = False
-        self.sharing: Sharing | None = None
         self.gates = SessionGates(store_timeout + GATE_PATIENCE)
-        self._hooks = hooks
+        self._followers = followers
+        self._cluster = cluster
+        self._serving = serving
         self._clock = clock
         self._remove = remove
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -142,15 +106,14 @@ class Committer:
         if own is not None and is_apart and prepared and not own.takes_no_more:
             prepared.append((own, None))
             is_kept = is_kept or own.persistence is not None
-        if own is not None and not prepared and self.sharing is not None and own.persistence is not None:
+        if own is not None and not prepared and own.persistence is not None and self._cluster.is_shared:
             # What changed nothing has happened all the same, and another process must not run it again.
             also, is_kept = [*also, nonce_beside(own.identifier, cast(Nonce, nonce).digest, grouped=False)], True
         if is_kept:
             # From here to where the gates are held nothing is awaited: the task holds them when it begins.
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
             passed.__enter__()
-            saving = self._save_and_swap(prepared, nonce, also, still_current)
-            return self.finish(saving if self.sharing is None else self._shared(saving), passed)
+            return self.finish(self._save_and_swap(prepared, nonce, also, still_current), passed)
         self._swap(prepared)
         if nonce is not None:
             nonce.entry.remember(nonce.digest, self._clock())
@@ -194,10 +157,6 @@ class Committer:
                 logger.error("what a cancelled request was about to change could not be saved", exc_info=error)
             raise
 
-    async def _shared(self, saving: Coroutine[Any, Any, T]) -> T:
-        with self.sharing.under_way() if self.sharing is not None else contextlib.nullcontext():
-            return await saving
-
     async def _save_and_swap(
         self,
         prepared: list[Prepared],
@@ -205,22 +164,31 @@ class Committer:
         also: Sequence[Write],
         still_current: Callable[[], None],
     ) -> None:
-        now = self._clock()
+        with self._cluster.under_way():
+            await self._save_and_swap_at(self._clock(), prepared, nonce, also, still_current)
+
+    async def _save_and_swap_at(
+        self,
+        now: float,
+        prepared: list[Prepared],
+        nonce: Nonce | None,
+        also: Sequence[Write],
+        still_current: Callable[[], None],
+    ) -> None:
+        cluster = self._cluster
         versions = [next_version(entry) if change is not None else entry.version for entry, change in prepared]
         saves, places = [], []
         for place, (entry, change) in enumerate(prepared):
             if entry.persistence is None:
                 continue
             is_first = entry.stored is None and change is not None
-            if is_first and self.sharing is None:
+            if is_first and not cluster.is_shared:
                 # With its first save the state takes over what was kept beside it.
                 for beside in await entry.persistence.nonces_beside(entry.identifier):
                     entry.remember(beside, now)
             new = nonce.digest if nonce is not None and nonce.entry is entry else None
             added = [new] if new is not None else []
-            nonces = (
-                entry.stamped_nonces(now, added) if self.sharing is not None else [*entry.recent_nonces(now), *added]
-            )
+            nonces = cluster.nonces(entry, now, added)
             values = change.values if change is not None else entry.state._frozen_values()
             places.append(place)
             saves.append(
@@ -232,33 +200,31 @@ class Committer:
             )  # fmt: skip
         concerned = [prepared[place][0] for place in places]
         is_kept = nonce is not None and any(save.identifier == nonce.entry.identifier for save in saves)
-        if nonce is not None and saves and not is_kept and self.store is not None:
+        if nonce is not None and saves and not is_kept and cluster.store is not None:
             # With none of the states that it changed: the event's own one is in memory alone, or no more.
-            also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest, grouped=self.sharing is None)]
+            also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest, grouped=not cluster.is_shared)]
         try:
-            if self.sharing is not None:
-                uncounted = [
-                    save.identifier.key for save in saves if save.changed and save.persistence.is_uncounted(save.stored)
-                ]
-                await self.sharing.assert_held([entry for entry in concerned if entry.identifier.key in uncounted])
-            saved, writes = await save_rows(saves, also, self.store_timeout, shared=self.sharing is not None)
+            if uncounted := [
+                save.identifier.key for save in saves if save.changed and save.persistence.is_uncounted(save.stored)
+            ]:
+                await cluster.assert_held([entry for entry in concerned if entry.identifier.key in uncounted])
+            saved, writes = await save_rows(saves, also, self.store_timeout, shared=cluster.is_shared)
             for place, version, save in zip(places, saved, saves, strict=True):
                 versions[place] = version or versions[place]
                 entry, change = prepared[place]
                 if save.taken and change is not None:
                     prepared[place] = entry, with_values(entry.state, change, save.taken)
-            frames = await self._write(prepared, versions, writes)
+            self.saves += 1
+            frames = await cluster.save(prepared, versions, writes)
         except BaseException as error:
             # It may have been saved all the same, or some of it: what is stored now counts.
             for entry in concerned:
                 entry.doubtful = True
-                if self.sharing is not None:
-                    self.sharing.give_up(entry)
-                    self._hooks.doubtful(entry)
+                cluster.save_failed(entry)
                 with contextlib.suppress(FastStateError):
                     await self.reload(entry)
-            if self.sharing is not None and isinstance(error, VersionConflict):
-                await self._learn_of_ends(concerned, self.sharing.acting())
+            if isinstance(error, VersionConflict):
+                await cluster.learn_of_ends(_sessions(concerned))
                 still_current()
             gone = next((entry.removed for entry in concerned if entry.removed is not None), None)
             if isinstance(error, StateNotFoundError) and gone is not None:
@@ -268,7 +234,7 @@ class Committer:
         for place, version in zip(places, saved, strict=True):
             entry, change = prepared[place]
             entry.touched = now
-            if self.sharing is None or not _is_behind(version, entry.stored):
+            if not _is_behind(version, entry.stored):
                 entry.stored = version
             elif change is not None:
                 # Others were given the lock with this commit, and have told of theirs before its own answer was read.
@@ -278,25 +244,6 @@ class Committer:
         if nonce is not None:
             nonce.entry.remember(nonce.digest, now)
         self._swap(swaps, versions, frames)
-
-    async def _write(
-        self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]
-    ) -> list[bytes] | None:
-        """Makes a commit's `writes`; the frames of its changes, where these were published with it."""
-        self.saves += 1
-        if self.sharing is not None:
-            names = ", ".join(entry.identifier.key for entry, _ in prepared)
-            async with reported(f"{names} could not be saved", self.store_timeout):
-                return await self.sharing.save(prepared, versions, writes)
-        if writes and self.store is not None:
-            await write_all(writes, self.store, self.store_timeout)
-        return None
-
-    async def _learn_of_ends(self, entries: Iterable[Entry], acting: str | None) -> None:
-        """Looks whether the `acting` session, or that of one of these states, has ended in another process."""
-        for session_id in dict.fromkeys([*_sessions(entries), *([acting] if acting is not None else [])]):
-            with contextlib.suppress(FastStateError):
-                await self._hooks.look_up_session(session_id)
 
     async def has_stored(
         self, nonce: Nonce, others: Iterable[Entry] = (), present: frozenset[str] | None = None
@@ -311,17 +258,18 @@ class Committer:
             return nonce_key(entry.identifier, nonce.digest) in present
         # With a state that is stored its nonces were loaded; others have them beside it.
         is_beside = not entry.in_store or entry.stored is None
-        is_beside = is_beside or (self.sharing is not None and any(True for _ in others))
-        if self.store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
+        is_beside = is_beside or (self._cluster.is_shared and any(True for _ in others))
+        store = self._cluster.store
+        if store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
             return False
         async with reported(f"the nonces of {entry.identifier.key} could not be loaded", self.store_timeout):
-            return await self.store.load(nonce_key(entry.identifier, nonce.digest)) is not None
+            return await store.load(nonce_key(entry.identifier, nonce.digest)) is not None
 
     async def write(self, writes: Sequence[Write]) -> None:
         """Makes changes of the store, all or none. Raises `VersionConflict` and `PersistenceError`."""
         self.saves += 1
-        if self.store is not None:
-            await write_all(writes, self.store, self.store_timeout)
+        if self._cluster.store is not None:
+            await write_all(writes, self._cluster.store, self.store_timeout)
 
     def snapshot(
         self,
@@ -340,7 +288,7 @@ class Committer:
         if versioned:
             encoded = {**encoded, VERSION_SIGNAL: str(version)}
         return made._commit(
-            SnapshotInfo(identifier, version.number, self.number, encoded, self._hooks.serving, epoch=version.epoch)
+            SnapshotInfo(identifier, version.number, self.number, encoded, self._serving, epoch=version.epoch)
         )
 
     def _swap(
@@ -363,7 +311,7 @@ class Committer:
             frame = frames[place] if frames is not None else None
             done.append(Commit(entry.identifier.key, old, new, change.changed, delta, self.number, frame or None))
         for commit in done:
-            self._hooks.committed(commit)
+            self._followers.committed(commit)
 
     # -- what others have changed ----------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ from weakref import WeakKeyDictionary
 
 from .._compat.asyncio import running_loop
 from ..exceptions import LockTimeoutError
-from ..scheduling.queues import SERVER, Client, FairQueue
+from ..scheduling.queues import Client, FairQueue
 from .entries import Entry, Waiter
+from .protocols import Callers, Cluster
 
 __all__ = ["Holder", "Locks", "SessionGates", "current_holder", "identity_here"]
 
@@ -80,15 +81,17 @@ class _Turn:
 
 
 class Locks:
-    """The locks of all states of a process. Lifetime: the registry. `timeout` is in seconds."""
+    """The locks of all states of a process. Lifetime: the registry.
 
-    def __init__(self, timeout: float) -> None:
+    `timeout` is in seconds. `callers` says who waits: the sessions get a lock in turn. A state's lock in the `cluster`
+    is released with it.
+    """
+
+    def __init__(self, timeout: float, callers: Callers, cluster: Cluster) -> None:
         self.timeout = timeout
         self.waiting: dict[object, Entry] = {}
-        self.client: Callable[[], Client] = lambda: SERVER
-        """On whose behalf the code here waits: locks are given to the sessions in turn."""
-        self.let_go: Callable[[Entry], None] = lambda entry: None
-        """Told of a state whose lock is about to be given back: the one among the processes is with it."""
+        self.client = callers.client
+        self._cluster = cluster
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = WeakKeyDictionary()
 
     def take(self, entry: Entry, owner: object) -> bool:
@@ -148,7 +151,7 @@ class Locks:
     def release(self, entry: Entry) -> None:
         """Give the lock back, to the next who waits for it."""
         if entry.shared is not None:
-            self.let_go(entry)
+            self._cluster.release(entry)
         entry.owner = None
         if entry.waiting:
             self._give_on(entry)
@@ -167,7 +170,7 @@ class Locks:
                 loop.call_soon_threadsafe(_settle, given)
             return
         if entry.shared is not None:
-            self.let_go(entry)  # what was kept for those who waited, all of whom have gone
+            self._cluster.release(entry)  # what was kept for those who waited, all of whom have gone
 
     async def take_turn(
         self, entries: Iterable[Entry], until: contextlib.ExitStack, has_run: Callable[[], bool]

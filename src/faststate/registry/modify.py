@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
-from ..cluster.sharing import OutdatedError
 from ..state.reactive import ReactiveState
+from .protocols import OutdatedError
 from .registry import Entry, StateRegistry
 from .transaction import Guard, Holder, Transaction, current_holder
 

@@ -29,8 +29,10 @@ from ..redaction import redacted
 from ..scheduling.running import RunningEvents
 from ..scopes import StateIdentifier, StateScope, Version
 from ..state.reactive import ReactiveState
-from ..stores.base import SharedStore, Write
-from .commits import Committer, RegistryHooks
+from ..state.serving import ServingProvider
+from ..stores.base import Write
+from .alone import OneProcess
+from .commits import Committer
 from .entries import (
     CHANGED,
     DEFAULT_TTL,
@@ -38,7 +40,6 @@ from .entries import (
     UNTOUCHED,
     Commit,
     Entry,
-    Shared,
     finite,
     idle_time,
     initial_epoch,
@@ -48,8 +49,9 @@ from .entries import (
 from .eviction import CROWD, ChangedStates, is_public
 from .locks import Locks
 from .persistence import Found, Persistence, reported
+from .protocols import Callers, Cluster, Followers, Nobody
 
-__all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "RegistryHooks", "StateRegistry"]
+__all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "StateRegistry"]
 
 logger = logging.getLogger("faststate")
 
@@ -96,8 +98,11 @@ class StateRegistry:
 
     def __init__(
         self,
-        hooks: RegistryHooks | None = None,
+        followers: Followers | None = None,
+        callers: Callers | None = None,
+        cluster: Callable[[StateRegistry], Cluster] | None = None,
         *,
+        serving: ServingProvider | None = None,
         clock: Callable[[], float] = time.monotonic,
         lock_timeout: float = 5.0,
         max_states_per_session: int = 1_000,
@@ -108,11 +113,16 @@ class StateRegistry:
         self.max_states_per_session = max_states_per_session
         self.max_states = max_states
         self.max_states_per_address = max_states_per_address
-        self.hooks = hooks or RegistryHooks()
+        self.followers = followers or Nobody()
+        self.callers = callers or Nobody()
         self.clock = clock
-        self.locks = Locks(lock_timeout)
+        self.lock_timeout = lock_timeout
+        self.store_timeout = store_timeout
+        self.cluster = cluster(self) if cluster is not None else OneProcess(None, store_timeout)
+        self.locks = Locks(lock_timeout, self.callers, self.cluster)
         self.running = RunningEvents()
-        self.committer = Committer(self.hooks, clock, store_timeout, self.remove)
+        self.committer = Committer(self.followers, self.cluster, clock, store_timeout, self.remove, serving)
+        self._serving = serving
         self.persistence: dict[type[ReactiveState], Persistence] = {}
         self.epoch = secrets.token_hex(6)
         self.expired = 0
@@ -253,7 +263,7 @@ class StateRegistry:
         fresh = _made(cls, {**values, **initial}) if create is not None else _made_by_class(identifier, cls, initial)
         by_class = create is None and not initial
         is_reproducible = by_class and cls._fs_schema().reproducible
-        if identifier.scope is StateScope.TEMPORARY and self.committer.sharing is not None:
+        if identifier.scope is StateScope.TEMPORARY and self.cluster.is_shared:
             is_reproducible = False  # or another process could not tell a new one from one that has ended
         if persistence is None or is_reproducible:
             # What the class itself makes again is stored with its first change: a robot's visits leave nothing behind.
@@ -310,7 +320,7 @@ class StateRegistry:
         encoded = (
             initial_wire(type(fresh), fresh)
             if is_initial(version) and not schema.computed
-            else fresh._wire(self.hooks.serving)
+            else fresh._wire(self._serving)
         )
         state = self.committer.snapshot(fresh._loose(), identifier, version, encoded, versioned=schema.versioned)
         entry = Entry(identifier, idle_time(identifier, ttl), state, persistence)
@@ -363,7 +373,7 @@ class StateRegistry:
                 if entry.stored is not None:
                     self._used[key] = entry
                     entry.ttl = 0.0  # which ends it in the store as well
-                    self._note_shortened(entry)
+                    self.cluster.shortened(entry)
                 return
             if not is_new and entry.recoverable and self.evict(key):
                 return  # one of its own that was not just asked for makes room for one that was
@@ -380,7 +390,7 @@ class StateRegistry:
         kept = idle_time(entry.identifier, ttl)
         if kept != entry.ttl:
             if kept < entry.ttl:
-                self._note_shortened(entry)
+                self.cluster.shortened(entry)
             entry.ttl, entry.touched = kept, -math.inf
             if entry.order is WATCHED:
                 self.watched(entry.identifier.key)
@@ -450,7 +460,7 @@ class StateRegistry:
 
         What belongs to users or to all is counted, and leaves for the sake of others alone: where memory is full.
         """
-        entry.address = self.hooks.address()
+        entry.address = self.callers.address()
         states, most, key = self.changed.join(entry), self.max_states_per_address, entry.identifier.key
         if states is None:
             return
@@ -493,6 +503,7 @@ class StateRegistry:
         if entry is not None:
             self._leave_order(entry)
             self.touch(entry)
+        self.cluster.unwatched(key)
 
     def _tell_no_more(self, key: str) -> None:
         for keys in self._telling.values():  # one for each idle time, and so few
@@ -513,12 +524,6 @@ class StateRegistry:
                     self._note_use(entry)
             if not keys:
                 del self._telling[period]
-
-    def _note_shortened(self, entry: Entry) -> None:
-        """Has the store be told that a state has less time to live, though other processes may use it as well."""
-        if self.committer.sharing is not None:
-            entry.shared = entry.shared or Shared()
-            entry.shared.shortened = True
 
     def _note_use(self, entry: Entry) -> None:
         """Has the next sweep tell the store until when a state is kept."""
@@ -548,7 +553,7 @@ class StateRegistry:
             self._held = [other for other in self._held if other is not held]
 
     def _is_needed(self, key: str) -> bool:
-        return self.hooks.is_watched(key) or any(key in held for held in self._held)
+        return self.followers.is_watched(key) or any(key in held for held in self._held)
 
     def evict(self, key: str) -> bool:
         """Drops the state under `key` from memory; False when there is none, or somebody uses or watches it."""
@@ -637,8 +642,7 @@ class StateRegistry:
 
         Raises `PersistenceError`.
         """
-        store = self.committer.store
-        if store is None or not self._used:
+        if self.cluster.store is None or not self._used:
             return
         used = {key: self._used.pop(key) for key in (list(self._used) if keys is None else keys) if key in self._used}
         now = self.clock()
@@ -647,15 +651,7 @@ class StateRegistry:
         }
         try:
             async with self.in_store_time("the store could not be told what is in use"):
-                if isinstance(store, SharedStore):
-                    shortened = {key: entry.shared for key, entry in used.items() if key in ttls and _shortened(entry)}
-                    shorter = {key: ttls.pop(key) for key in shortened}
-                    await store.extend(ttls)
-                    await store.touch(shorter)
-                    for shared in shortened.values():
-                        cast(Shared, shared).shortened = False
-                else:
-                    await store.touch(ttls)
+                await self.cluster.tell_use(ttls, used)
         except BaseException:
             # Of what was loaded anew meanwhile, the new entry's use counts.
             self._used = {**{key: self._entries.get(key, entry) for key, entry in used.items()}, **self._used}
@@ -701,7 +697,7 @@ class StateRegistry:
             await asyncio.sleep(SWEEP_INTERVAL)
             try:
                 self.sweep()
-                self.hooks.swept()
+                self.followers.swept()
                 if self.is_started:  # a script has the store for its own changes alone
                     await self.tell_store()
             except Exception:
@@ -732,8 +728,8 @@ class StateRegistry:
             entry.users += 1  # dropped meanwhile, it would be made anew with a lock of its own
         try:
             async with self.locks.locked(taken, owner):
-                if self.committer.sharing is not None:
-                    await self.committer.sharing.lock(taken)
+                if (locking := self.cluster.lock(taken)) is not None:
+                    await locking
                 yield
         finally:
             for entry in taken:
@@ -753,7 +749,7 @@ class StateRegistry:
         entry.removed = f"{entry.identifier.cls_name} {entry.identifier.instance_id or ''}".rstrip() + f": {reason}"
         if self._entries.get(key) is entry:
             self._remove(entry)
-        self.hooks.removed(entry.state, reason)
+        self.followers.removed(entry.state, reason)
 
     async def _first_values(self, identifier: StateIdentifier, made: Awaitable[Any]) -> Any:
         """Awaits an async `create`, for `store_timeout` at most. Raises `PersistenceError` when that is over."""
@@ -780,11 +776,7 @@ class StateRegistry:
 
         Sent when the call returns; awaiting the result, the number of connections (int), is possible and not needed.
         """
-        return self.hooks.broadcast(state_key, event_data)
-
-
-def _shortened(entry: Entry) -> bool:
-    return entry.shared is not None and entry.shared.shortened
+        return self.followers.broadcast(state_key, event_data)
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-from ..cluster.sharing import OutdatedError
 from ..exceptions import EventConflictError, FastStateError, StateNotFoundError
 from ..redaction import hold_back
 from ..scheduling.running import Running
@@ -134,25 +133,20 @@ class Transaction:
             owner = self.owner = identity_here() or self
             if owner is not self and isinstance(owner, Transaction):
                 owner._inner = [*(owner._inner or ()), self]
-        locks, committer = self._registry.locks, self._registry.committer
+        registry = self._registry
+        locks, cluster = registry.locks, registry.cluster
         if len(self._parts) > 1:  # each time: a sign-in may have renamed one since the last step
             self._parts.sort(key=lambda part: part.entry.shared_key)
         for part in self._parts:
             if not locks.take(part.entry, owner):
                 await locks.acquire(part.entry, owner, until)
             self._locked += 1
-        present = None
-        if committer.sharing is not None:
-            for part in self._parts:
-                # Its successor has locks of its own here, and may have been handed the one that would be waited for.
-                if part.entry.removed is not None and not part.entry.is_over:
-                    raise OutdatedError(part.entry.removed)
-            present = await committer.sharing.lock([part.entry for part in self._parts], look_for)
+        locking = cluster.lock([part.entry for part in self._parts], look_for)
+        present = await locking if locking is not None else None
         for part in self._parts:
             entry = part.entry
-            is_stale = entry.persistence is not None and not committer.owned and committer.sharing is None
-            if entry.doubtful or is_stale:
-                await committer.reload(entry)  # what is in memory need not be what is stored
+            if entry.doubtful or not cluster.trusts_memory:
+                await registry.committer.reload(entry)  # what is in memory need not be what is stored
             if entry.removed is not None and not entry.is_over:
                 raise StateNotFoundError(entry.removed)
         if self._guards and (
@@ -324,9 +318,8 @@ async def _run_event(
     try:
         transaction = Transaction(registry, entries, guards, run.still_current)
         try:
-            committer = registry.committer
             look_for: Sequence[str] = ()
-            if nonce is not None and committer.sharing is not None:
+            if nonce is not None and registry.cluster.is_shared:
                 look_for = [nonce_key(entry.identifier, digest_of(nonce))]
             present = await transaction.begin(look_for, thread.until if thread is not None else None)
             run.has_locks = True
@@ -337,7 +330,10 @@ async def _run_event(
             seen = Nonce.of(entry, nonce, states) if nonce is not None else None
             if seen is not None and (
                 entry.has_seen(seen.digest)
-                or (committer.store is not None and await committer.has_stored(seen, states.values(), present))
+                or (
+                    registry.cluster.store is not None
+                    and await registry.committer.has_stored(seen, states.values(), present)
+                )
             ):
                 if (taking := run.take(Step(None, repeated=True))) is not None:
                     await taking

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from ..cluster.sharing import ENDED, Sharing
-from ..exceptions import VersionConflict
+from ..cluster.base import AppCluster
+from ..cluster.sharing import ENDED
 from ..registry.entries import is_initial
 from ..registry.registry import StateRegistry
 from ..scopes import Version
@@ -183,16 +183,15 @@ class EndedSessions:
     that this process has not seen lately. Without a store memory keeps them, up to `KEPT`. `clock` returns seconds.
     """
 
-    def __init__(self, registry: StateRegistry, manager: SSEManager, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, registry: StateRegistry, cluster: AppCluster, manager: SSEManager, clock: Callable[[], float]
+    ) -> None:
         self._registry = registry
+        self._cluster = cluster
         self._manager = manager
         self._clock = clock
         self.known = KnownEnds(clock)
         self.max_age: float = SESSION_MAX_AGE
-
-    @property
-    def _sharing(self) -> Sharing | None:
-        return self._registry.committer.sharing
 
     def get(self, session_id: str) -> Ended | None:
         """Return the end of a session; None if this process knows of none."""
@@ -204,13 +203,13 @@ class EndedSessions:
 
     def is_settled(self, session_id: str) -> bool:
         """True if this process knows, without asking the store, whether the session has ended."""
-        if self._registry.committer.store is None:
+        if self._cluster.store is None:
             return True
         return self.known.is_alive(session_id) or self.is_ended(session_id)
 
     def begin(self, session_id: str) -> None:
         """Note a session that begins now, so that nobody needs to ask whether it has ended."""
-        if self._registry.committer.store is not None:
+        if self._cluster.store is not None:
             self.known.note_alive(session_id)
 
     async def settle(self, session_id: str) -> None:
@@ -242,9 +241,7 @@ class EndedSessions:
 
         Raises `PersistenceError`.
         """
-        if self._sharing is None:
-            return
-        for key, note in (await self._sharing.store.group_since(ENDED, commit)).items():
+        for key, note in (await self._cluster.noted_since(ENDED, commit)).items():
             session_id = key.removeprefix(f"{ENDED}:")
             self.learn(session_id, self._parse(session_id, note))
             self.reload_pages(session_id)  # the message that tells them to may have been missed, too
@@ -255,14 +252,14 @@ class EndedSessions:
         If it has not ended, the session's states in memory may differ from the stored ones: they are marked so.
         """
         ended = await self._read(session_id)
-        if ended is None and self._registry.committer.store is not None:
+        if ended is None and self._cluster.store is not None:
             for key in self._registry.keys_of_session(session_id):
                 if (entry := self._registry.find(key)) is not None and entry.stored is not None:
                     entry.doubtful = True
         return ended
 
     async def _read(self, session_id: str) -> Ended | None:
-        store = self._registry.committer.store
+        store = self._cluster.store
         if store is None:
             return None
         async with self._registry.in_store_time("the end of a session could not be looked up"):
@@ -333,23 +330,16 @@ class EndedSessions:
 
         The end is stored if it `is_lasting`, or if there were any. Raises `PersistenceError`.
         """
-        committer = self._registry.committer
-        store = committer.store
+        store = self._cluster.store
         if store is None:
             return False
         what = "the end of a session could not be stored"
         # After the commits that are being saved now.
-        async with self._registry.in_store_time(what), committer.gates.closed(session_id):
+        async with self._registry.in_store_time(what), self._registry.committer.gates.closed(session_id):
             self.drop_states(session_id)
             stored, note = await store.group(session_id), self.write(session_id, noted)
             is_noted = bool(stored) or is_lasting
-            if self._sharing is not None:
-                await self._sharing.end(note, stored=is_noted)
-                # States that others have committed meanwhile; after the note they cannot.
-                stored = await store.group(session_id)
-            elif is_noted:
-                with contextlib.suppress(VersionConflict):  # the note is there already
-                    await store.save(note)
+            stored = await self._cluster.end_session(note, stored, is_noted=is_noted)
             if is_noted and self.get(session_id) is noted:
                 self.known.note(session_id, noted, is_stored=True)
             await store.delete(list(stored))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from ..auth.users import UserContext
-from ..cluster.sharing import Sharing
+from ..cluster.base import AppCluster
 from ..exceptions import PersistenceError, StateNotFoundError, VersionConflict
 from ..registry.entries import Entry, is_initial
 from ..registry.locks import Holder, current_holder
@@ -45,18 +45,16 @@ class Handover:
     def __init__(
         self,
         registry: StateRegistry,
+        cluster: AppCluster,
         ended: EndedSessions,
         config_named: Callable[[str], StateConfig | None],
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
+        self._cluster = cluster
         self._ended = ended
         self._config_named = config_named
         self._clock = clock
-
-    @property
-    def _sharing(self) -> Sharing | None:
-        return self._registry.committer.sharing
 
     async def hand_over(self, old: str, new: str | None, user: UserContext, holder: Holder | None) -> bool:
         """End a session whose states become those of `new`, or of `user`; without `new` they end.
@@ -97,7 +95,7 @@ class Handover:
                     registry.drop(merge.key, merged=True)
                 for key in registry.keys_of_session(old):
                     self._move(key, new, user, moved)
-                self._ended.note(old, self._ended.end_now(new, str(user.id)), is_stored=committer.store is not None)
+                self._ended.note(old, self._ended.end_now(new, str(user.id)), is_stored=self._cluster.store is not None)
         finally:
             transaction.end()
         return True
@@ -115,7 +113,7 @@ class Handover:
 
         Returns the stored versions by their new keys; None if the store had other versions, which are known now.
         """
-        store = self._registry.committer.store
+        store = self._cluster.store
         if store is None:
             await transaction.commit(prepared)
             return {}
@@ -127,7 +125,7 @@ class Handover:
             entry = self._registry.find(key)
             if entry is None or entry.stored is None:
                 continue
-            is_truth = self._sharing is None and not entry.doubtful
+            is_truth = not self._cluster.is_shared and not entry.doubtful
             if is_truth and entry.persistence is not None:
                 # Memory has the truth of it; in the store it may have expired already.
                 nonces = entry.recent_nonces(self._clock())
@@ -148,7 +146,7 @@ class Handover:
             await transaction.commit(prepared, also=writes)
         except VersionConflict:
             end = await self._ended.look_up(old)
-            if end is not None and self._sharing is not None:
+            if end is not None and self._cluster.is_shared:
                 self._ended.learn(old, end)
             elif end is not None and not self._ended.is_ended(old):  # what this process noted itself is newer
                 self._ended.known.note(old, end, is_stored=True)
@@ -185,12 +183,12 @@ class Handover:
         else:
             self._registry.rename(key, target, config.ttl)
             # Where processes share a store, its version may be newer; whoever locks the state next finds that out.
-            if self._sharing is None or target.key not in moved:
+            if not self._cluster.is_shared or target.key not in moved:
                 entry.stored = moved.get(target.key)
 
     async def _bring_back(self, session_id: str, user: UserContext) -> None:
         """Load the guest's states that would become the user's, and the user's own, stored or new."""
-        registry, store = self._registry, self._registry.committer.store
+        registry, store = self._registry, self._cluster.store
         keys = dict.fromkeys(registry.keys_of_session(session_id))
         if store is not None:
             async with registry.in_store_time("the states of a session that signs in could not be found"):
@@ -202,9 +200,8 @@ class Handover:
             if target is None or config is None or config.state_cls is None or target.scope is not StateScope.USER:
                 continue
             guest, is_kept = registry.find(key), registry.persistence.get(config.state_cls) is not None
-            if self._sharing is not None:
-                await self._sharing.freshen([e for e in (guest, registry.find(target.key)) if e is not None])
-                guest = registry.find(key)
+            await self._cluster.freshen([e for e in (guest, registry.find(target.key)) if e is not None])
+            guest = registry.find(key)
             if guest is None and is_kept:
                 guest = await registry.entry(identifier, config.state_cls, ttl=config.ttl, create=config.create)
             may_exist = is_kept or config.create is not None

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from ..auth.users import UserContext
-from ..cluster.sharing import APP, pack
-from ..registry.registry import StateRegistry
+from ..cluster.base import AppCluster
 from ..scopes import Id
 from ..sse.connection import SSEConnection
 from ..sse.manager import SSEManager
-from ..stores.backplane import Message
 from ..stores.base import Write
 from ..wire.frames import reload_frame, reopen_frame
 from .ended import NOTE_VERSION
@@ -44,8 +42,8 @@ class Rights:
     `changes` counts all changes. A request that began before its user's last change must not go on.
     """
 
-    def __init__(self, registry: StateRegistry, manager: SSEManager) -> None:
-        self._registry = registry
+    def __init__(self, cluster: AppCluster, manager: SSEManager) -> None:
+        self._cluster = cluster
         self._manager = manager
         self.changes = 0
         self._last: OrderedDict[str, int] = OrderedDict()  # per user: the number of the last change
@@ -67,12 +65,9 @@ class Rights:
 
     async def tell_others(self, user_id: Id, how: How) -> None:
         """Tell the other processes about a change. Raises `PersistenceError`."""
-        sharing = self._registry.committer.sharing
-        if sharing is not None:
-            data = json.dumps([str(user_id), how]).encode()
-            note = Write(f"{RIGHTS}:{secrets.token_hex(8)}", None, NOTE_VERSION, data, RIGHTS_KEPT, RIGHTS)
-            head = {"kind": "rights", "user": str(user_id), "how": how}
-            await sharing.store.commit([note], [Message(APP, pack(head))])
+        data = json.dumps([str(user_id), how]).encode()
+        note = Write(f"{RIGHTS}:{secrets.token_hex(8)}", None, NOTE_VERSION, data, RIGHTS_KEPT, RIGHTS)
+        await self._cluster.tell_rights(note, user_id, how)
 
     def told(self, head: Mapping[str, Any]) -> None:
         """Accept another process's message about a change."""
@@ -83,13 +78,10 @@ class Rights:
 
         Raises `PersistenceError`.
         """
-        sharing = self._registry.committer.sharing
-        if sharing is None:
-            return
         if away > RIGHTS_KEPT:
             self._change_all()
             return
-        for key, stored in (await sharing.store.group_since(RIGHTS, commit)).items():
+        for key, stored in (await self._cluster.noted_since(RIGHTS, commit)).items():
             try:
                 user_id, how = json.loads(stored.data)
             except (ValueError, TypeError, RecursionError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..auth.users import UserContext
-from ..cluster.following import Following
+from ..cluster.base import AppCluster
 from ..exceptions import VersionConflict
 from ..registry.locks import Holder, identity_here
 from ..registry.registry import StateRegistry
@@ -39,19 +39,20 @@ class Sessions:
     def __init__(
         self,
         registry: StateRegistry,
+        cluster: AppCluster,
         manager: SSEManager,
         config_named: Callable[[str], StateConfig | None],
         has_events: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
         self._registry = registry
+        self._cluster = cluster
         self._manager = manager
         self._has_events = has_events
         self._clock = clock
-        self.ended = EndedSessions(registry, manager, clock)
-        self.rights = Rights(registry, manager)
-        self._handover = Handover(registry, self.ended, config_named, clock)
-        self.following: Following | None = None
+        self.ended = EndedSessions(registry, cluster, manager, clock)
+        self.rights = Rights(cluster, manager)
+        self._handover = Handover(registry, cluster, self.ended, config_named, clock)
 
     async def login(self, caller: Caller, user: UserContext) -> None:
         """Make a request's session `user`'s, under a new id; see `StateProvider.login`."""
@@ -124,9 +125,7 @@ class Sessions:
         def reload() -> None:
             for connection in pages:
                 self._manager.dismiss(connection, reload_frame())
-            if self.following is not None:
-                following, head = self.following, {"kind": "reload", "session": session_id}
-                following.tell_soon(lambda: following.tell_app(head))
+            self._cluster.reload_pages(session_id)
 
         # After the answer: a page that reloads before the new cookie is there would get another session, and its
         # cookie.

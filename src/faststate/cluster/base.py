@@ -1,0 +1,150 @@
+"""What the provider and its sessions ask of the processes of their app."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from ..registry.entries import Entry
+from ..registry.persistence import Persistence
+from ..registry.protocols import Cluster
+from ..scopes import Id, StateIdentifier
+from ..stores.base import Stored, Write
+
+__all__ = ["AppCluster", "News"]
+
+
+class AppCluster(Cluster, Protocol):
+    """The processes of one app: the registry's cluster, and what pages and sessions ask of it. Lifetime: the provider.
+
+    `cluster.local` and `cluster.shared` implement it.
+    """
+
+    async def start(self) -> None:
+        """Begin to hear the other processes, and take the store for this one. Raises `BackplaneError`."""
+
+    async def stop(self) -> None:
+        """End the background work, and give the store back."""
+
+    def others(self) -> Sequence[Mapping[str, Any]]:
+        """The counters that each other process tells of itself."""
+
+    # -- what is newer elsewhere -----------------------------------------------------------------------------------
+
+    def is_current(self, key: str) -> bool:
+        """True if a state in memory is what is stored, as far as other processes have told."""
+
+    async def freshen(self, entries: Iterable[Entry]) -> None:
+        """Take in what other processes have changed of these states. Raises `PersistenceError`.
+
+        A state that is gone is removed, and raises nothing.
+        """
+
+    async def last_changes(self, entries: Iterable[Entry]) -> Mapping[str, int]:
+        """By key, the number of the commit that changed a state last; in one process empty.
+
+        Raises `PersistenceError`.
+        """
+
+    async def renew(self, entry: Entry) -> None:
+        """Have other processes load a locked state again, whose row other code may have changed.
+
+        Raises `PersistenceError`.
+        """
+
+    async def deleted(self, identifier: StateIdentifier, persistence: Persistence | None) -> None:
+        """Tell the other processes that a state was deleted. Raises `BackplaneError` and `PersistenceError`."""
+
+    async def end_soon(self, key: str, ttl: float) -> None:
+        """Have a state end in `ttl` seconds that is not in memory here. Raises `PersistenceError`."""
+
+    # -- pages -----------------------------------------------------------------------------------------------------
+
+    def holding(self) -> AbstractContextManager[dict[str, None]]:
+        """Return a context with keys, whose states stay followed until it ends: somebody is about to watch them."""
+
+    async def follow(self, entries: Sequence[Entry], held: dict[str, None]) -> bool:
+        """Hear of all changes of these states; they are in step with the store when this returns.
+
+        False if one of them has changed meanwhile. Raises `BackplaneError` and `PersistenceError`.
+        """
+
+    def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
+        """Send values to the followers of a state in other processes, but for those of one user."""
+
+    async def show(self, key: str, page: str | None, session_id: str | None) -> None:
+        """Send a state as it is to a page, by its connection's id, of another process. Raises `BackplaneError`."""
+
+    def new_stream_id(self) -> str | None:
+        """Return an id (str) for a new stream that names its process; None where any id will do."""
+
+    def is_elsewhere(self, connection_id: str) -> bool:
+        """True if a stream of this id is another process's. Where that one has died, the page opens a new one."""
+
+    def position(self, *, settled: bool) -> str:
+        """Return up to which commit of all processes the pages here have been told, to stand behind their own position.
+
+        It advances only when this process's own commits are all `settled`.
+        """
+
+    def seen(self, position: str | None) -> int | None:
+        """Return up to which commit of all processes a page was told that comes with a `position` of another process.
+
+        None where that is not known.
+        """
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    async def end_session(self, mark: Write, stored: Mapping[str, Stored], *, is_noted: bool) -> Mapping[str, Stored]:
+        """Tell all processes of a session's end, and store its `mark` where it `is_noted`.
+
+        Returns the session's states that are `stored` then: behind the mark nobody can commit any more. Raises
+        `PersistenceError`.
+        """
+
+    def reload_pages(self, session_id: str) -> None:
+        """Have a session's pages in other processes load themselves again."""
+
+    async def tell_rights(self, note: Write, user_id: Id, how: str) -> None:
+        """Tell the other processes of a user's changed rights, and store a `note` of it for those cut off just now.
+
+        Raises `PersistenceError`.
+        """
+
+    async def noted_since(self, group: str, commit: int) -> Mapping[str, Stored]:
+        """Return the notes of a group that others stored after the commit of this number, by key.
+
+        Raises `PersistenceError`.
+        """
+
+
+class News(Protocol):
+    """What a cluster of many processes tells the provider, and asks it. Lifetime: the provider."""
+
+    def acting(self) -> str | None:
+        """The session (its id) in whose name the current event commits."""
+
+    def typed_here(self, key: str) -> Mapping[str, Any] | None:
+        """What the page of the current event has typed into a state, where another process has its stream."""
+
+    def typed(self, key: str, typed: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Return a context whose commits are published as made by the page that has `typed` these values."""
+
+    def broadcast(self, key: str, values: Mapping[str, Any], but_user: Any) -> None:
+        """Send values, which another process has broadcast, to the followers of a state."""
+
+    def show(self, key: str, page: str, session_id: str | None) -> None:
+        """Send a state as it is to a page, by its connection's id."""
+
+    def told(self, head: Mapping[str, Any]) -> None:
+        """Act on what concerns the whole app: ended sessions, changed rights."""
+
+    async def caught_up(self, after: int, away: float) -> None:
+        """Look up what concerns the app since the commit `after`: the connection was lost for `away` seconds."""
+
+    async def look_up_session(self, session_id: str) -> None:
+        """Learn if a session has ended in another process. Raises `PersistenceError`."""
+
+    def about(self) -> Mapping[str, Any]:
+        """Return what other processes are told of this one."""

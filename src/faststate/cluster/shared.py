@@ -1,0 +1,177 @@
+"""An app of many processes: they share locks, commits and news through one store."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import Any, Final
+
+from ..exceptions import FastStateError
+from ..registry.entries import Entry, Prepared, Shared
+from ..registry.persistence import Persistence, reported
+from ..registry.registry import StateRegistry
+from ..scopes import Id, StateIdentifier, Version
+from ..stores.backplane import Message
+from ..stores.base import SharedStore, StateStore, Stored, Write
+from ..wire.values import to_wire
+from .base import News
+from .following import Following
+from .sharing import APP, ENDED, Sharing, pack
+
+__all__ = ["SharedCluster"]
+
+_CONNECTION_ID: Final = re.compile(r"[0-9a-f]{12}\.[A-Za-z0-9_-]{16}")
+"""The form of `SharedCluster.new_stream_id`."""
+
+
+class SharedCluster:
+    """The `AppCluster` of many processes with one store. Lifetime: the provider.
+
+    `sharing` takes locks and commits through the store, `following` hears what the other processes have changed.
+    """
+
+    is_shared = True
+    trusts_memory = True  # what is newer comes with a lock
+
+    def __init__(self, store: SharedStore, registry: StateRegistry, news: News) -> None:
+        self.store: StateStore | None = store
+        self.sharing = Sharing(store, registry, news)
+        self.following = Following(store, self.sharing, registry, news)
+        self._shared_store = store
+        self._registry = registry
+        self._news = news
+        self._told_up_to = "."
+
+    async def start(self) -> None:
+        await self.following.start()
+
+    async def stop(self) -> None:
+        await self.following.stop()
+
+    def others(self) -> Sequence[Mapping[str, Any]]:
+        own = self._registry.epoch
+        return [found["stats"] for process, found in self.following.processes().items() if process != own]
+
+    # -- locks and commits -----------------------------------------------------------------------------------------
+
+    def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> Awaitable[frozenset[str]] | None:
+        return self.sharing.lock(entries, look_for)
+
+    def release(self, entry: Entry) -> None:
+        self.sharing.release(entry)
+
+    def under_way(self) -> AbstractContextManager[None]:
+        return self.sharing.under_way()
+
+    def nonces(self, entry: Entry, now: float, added: Sequence[str]) -> list[str]:
+        return entry.stamped_nonces(now, added)
+
+    async def assert_held(self, entries: Sequence[Entry]) -> None:
+        await self.sharing.assert_held(entries)
+
+    async def save(self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]) -> list[bytes]:
+        names = ", ".join(entry.identifier.key for entry, _ in prepared)
+        async with reported(f"{names} could not be saved", self._registry.store_timeout):
+            return await self.sharing.save(prepared, versions, writes)
+
+    def save_failed(self, entry: Entry) -> None:
+        self.sharing.give_up(entry)
+        self.following.recover(entry)
+
+    async def learn_of_ends(self, session_ids: Iterable[str]) -> None:
+        acting = self._news.acting()
+        for session_id in dict.fromkeys([*session_ids, *([acting] if acting is not None else [])]):
+            with suppress(FastStateError):
+                await self._news.look_up_session(session_id)
+
+    async def renew(self, entry: Entry) -> None:
+        await self.sharing.refresh(entry)
+
+    async def deleted(self, identifier: StateIdentifier, persistence: Persistence | None) -> None:
+        await self.sharing.deleted(identifier, persistence)
+
+    # -- what is newer elsewhere -----------------------------------------------------------------------------------
+
+    def is_current(self, key: str) -> bool:
+        return self.following.is_current(key)
+
+    async def freshen(self, entries: Iterable[Entry]) -> None:
+        await self.sharing.freshen(entries)
+
+    async def last_changes(self, entries: Iterable[Entry]) -> Mapping[str, int]:
+        return await self.sharing.last_changes(entries)
+
+    # -- how long states are kept ----------------------------------------------------------------------------------
+
+    def shortened(self, entry: Entry) -> None:
+        entry.shared = entry.shared or Shared()
+        entry.shared.shortened = True
+
+    async def tell_use(self, ttls: Mapping[str, float | None], entries: Mapping[str, Entry]) -> None:
+        shortened = {key: shared for key in ttls if (shared := entries[key].shared) is not None and shared.shortened}
+        await self._shared_store.extend({key: ttl for key, ttl in ttls.items() if key not in shortened})
+        await self._shared_store.touch({key: ttls[key] for key in shortened})
+        for shared in shortened.values():
+            shared.shortened = False
+
+    async def end_soon(self, key: str, ttl: float) -> None:
+        await self._shared_store.touch({key: ttl})
+
+    # -- pages -----------------------------------------------------------------------------------------------------
+
+    def holding(self) -> AbstractContextManager[dict[str, None]]:
+        return self.following.holding()
+
+    async def follow(self, entries: Sequence[Entry], held: dict[str, None]) -> bool:
+        return await self.following.follow(entries, held)
+
+    def unwatched(self, key: str) -> None:
+        self.following.unwatched(key)
+
+    def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
+        sent = {str(name): to_wire(value) for name, value in values.items()}
+        head = {"kind": "broadcast", "values": sent, "but": None if but_user is None else str(but_user)}
+        self.following.tell_soon(partial(self.sharing.publish, key, head))
+
+    async def show(self, key: str, page: str | None, session_id: str | None) -> None:
+        await self.sharing.publish(key, {"kind": "show", "page": page, "session": session_id})
+
+    def new_stream_id(self) -> str | None:
+        return f"{self._registry.epoch}.{secrets.token_urlsafe(12)}"
+
+    def is_elsewhere(self, connection_id: str) -> bool:
+        own = f"{self._registry.epoch}."
+        return _CONNECTION_ID.fullmatch(connection_id) is not None and not connection_id.startswith(own)
+
+    def position(self, *, settled: bool) -> str:
+        if settled:
+            self._told_up_to = f"{self.following.timeline}.{self.following.sequence}"
+        return f".{self._told_up_to}"
+
+    def seen(self, position: str | None) -> int | None:
+        parts = (position or "").split(".")
+        if len(parts) != 4 or parts[0] == self._registry.epoch:
+            return None
+        is_known = parts[2] == self._shared_store.timeline and parts[3].isdecimal() and len(parts[3]) < 20
+        return int(parts[3]) if is_known else None
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    async def end_session(self, mark: Write, stored: Mapping[str, Stored], *, is_noted: bool) -> Mapping[str, Stored]:
+        await self.sharing.end(mark, stored=is_noted)
+        session_id = mark.key.removeprefix(f"{ENDED}:")
+        return await self._shared_store.group(session_id)  # with what others have committed before they heard of it
+
+    def reload_pages(self, session_id: str) -> None:
+        head = {"kind": "reload", "session": session_id}
+        self.following.tell_soon(partial(self.following.tell_app, head))
+
+    async def tell_rights(self, note: Write, user_id: Id, how: str) -> None:
+        head = {"kind": "rights", "user": str(user_id), "how": how}
+        await self._shared_store.commit([note], [Message(APP, pack(head))])
+
+    async def noted_since(self, group: str, commit: int) -> Mapping[str, Stored]:
+        return await self._shared_store.group_since(group, commit)
