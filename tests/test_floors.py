@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / PACKAGE
 # packages come in by it. The files of a package inside a package are written like `redis/client`, its door like
 # `redis`.
 HOUSE: Mapping[str, Sequence[str]] = {
-    "_compat": ("asyncio", "json"),
+    "_compat": ("asyncio", "hypercorn", "json", "uvicorn"),
     "exceptions": (),
     "scopes": (),
     "redaction": (),
@@ -99,6 +99,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "heartbeat",
         "manager",
         "handler",
+        "probe",
         "transports",
     ),
     "sessions": ("config", "ended", "rights", "caller", "rechecks", "handover", "sessions"),
@@ -108,6 +109,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "headers",
         "beforeware",
         "script",
+        "shutdown",
         "streams",
         "caching",
         "injection",

@@ -332,7 +332,7 @@ def test_stop_ends_the_streams_of_a_server_that_goes_on(in_tmp_path):
 
 async def test_a_signal_handler_keeps_no_provider_alive_and_is_there_once():
     """As in a test suite that makes one provider after the other, each of which serves a request."""
-    from faststate.fasthtml import streams
+    from faststate.fasthtml import shutdown
 
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
@@ -340,10 +340,10 @@ async def test_a_signal_handler_keeps_no_provider_alive_and_is_there_once():
         known = []
         for _ in range(5):
             provider = StateProvider()
-            streams.drain_on_signal(provider)
+            shutdown.drain_on_signal(provider)
             known.append(weakref.ref(provider))
         handler = signal.getsignal(signal.SIGTERM)
-        assert isinstance(handler, streams._Draining) and not isinstance(handler._previous, streams._Draining)
+        assert isinstance(handler, shutdown._Draining) and not isinstance(handler._previous, shutdown._Draining)
         assert not provider.sse_manager.draining
         handler(signal.SIGTERM, None)
         await eventually(lambda: known[-1]().sse_manager.draining)

@@ -36,7 +36,8 @@ from faststate import (
 from faststate.fasthtml import streams
 from faststate.fasthtml.streams import StreamKeeper, StreamResponse
 from faststate.sse import changes
-from faststate.sse.transports import AsgiWriter, DirectWriter, Probe
+from faststate.sse.probe import Probe
+from faststate.sse.transports import AsgiWriter, DirectWriter
 from tests.support.client import BROWSER
 from tests.support.live import Model, Site, assert_nothing_is_left, eventually, serving
 

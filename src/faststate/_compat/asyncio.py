@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
-__all__ = ["running_loop"]
+__all__ = ["enter_task", "leave_task", "running_loop"]
 
 
 def _public_running_loop() -> asyncio.AbstractEventLoop | None:
@@ -18,5 +19,26 @@ def _public_running_loop() -> asyncio.AbstractEventLoop | None:
 running_loop: Callable[[], asyncio.AbstractEventLoop | None] = getattr(
     asyncio, "_get_running_loop", _public_running_loop
 )
-"""Return the event loop that runs this code; None in a thread that has none. Without the private name: an exception
-for each call from a thread, which costs a microsecond more."""
+"""Return the event loop that runs this code; None in a thread that runs none.
+
+Without the private name the public one is asked, which raises an exception where there is no loop: a microsecond."""
+
+
+def _do_nothing(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    pass
+
+
+_has_both = hasattr(asyncio, "_enter_task") and hasattr(asyncio, "_leave_task")
+
+enter_task: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = (
+    asyncio._enter_task if _has_both else _do_nothing
+)
+"""Run the code from here to `leave_task` as if the task ran it; the loop must be running no other task.
+
+Without the private names this does nothing: `asyncio.current_task()` is None in that code, and `asyncio.timeout`
+raises there."""
+
+leave_task: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = (
+    asyncio._leave_task if _has_both else _do_nothing
+)
+"""End what `enter_task` began."""

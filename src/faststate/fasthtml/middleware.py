@@ -22,7 +22,7 @@ from ..state.pages import current_page
 from .injection import add_late, inject
 from .requests import headers_of
 from .routes import Routes
-from .streams import drain_on_signal
+from .shutdown import drain_on_signal
 
 __all__ = ["FastStateMiddleware", "SameOriginOnly", "check_routes"]
 

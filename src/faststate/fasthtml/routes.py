@@ -54,7 +54,8 @@ from ..wire.values import depth_of
 from .beforeware import run_before
 from .requests import headers_of
 from .script import datastar_url
-from .streams import SSE_HEADERS, StreamResponse, drain_on_signal
+from .shutdown import drain_on_signal
+from .streams import SSE_HEADERS, StreamResponse
 
 __all__ = ["BUSY", "UNREAD", "UNREADABLE", "EventResponse", "Routes"]
 

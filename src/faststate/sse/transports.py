@@ -1,7 +1,7 @@
-"""Transports: how a stream's bytes reach the server. Through ASGI's `send` everywhere, past it where that is known.
+"""Transports: how a stream's bytes reach the server, through ASGI's `send` on any server, past it on uvicorn.
 
-The direct one writes to the transport of uvicorn's HTTP/1.1 protocols. It is chosen by what is there, and by what a
-first message has really put on the wire, never by a version.
+The direct writer writes to the transport of uvicorn's HTTP/1.1 protocols, where a `probe.Probe` has seen that this puts
+the same bytes on the wire.
 """
 
 from __future__ import annotations
@@ -9,28 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import copy_context
-from typing import Any, Protocol
+from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Send
 
+from .._compat.asyncio import enter_task, leave_task
+from .._compat.uvicorn import Transport, is_own_send
 from ..scheduling.waits import Begun, begin, go_on
 from .connection import SSEConnection
 from .manager import LAST_WRITE, SSEManager
-from .writing import Chunk
+from .writing import Chunk, Writer
 
-__all__ = [
-    "AsgiWriter",
-    "DirectWriter",
-    "Probe",
-    "StreamWriter",
-    "Transport",
-    "servers_arrival",
-    "servers_protocol",
-    "servers_transport",
-]
+__all__ = ["AsgiWriter", "DirectWriter", "StreamWriter"]
 
 logger = logging.getLogger("faststate")
 
@@ -39,24 +31,11 @@ def _body(data: bytes, *, more: bool = True) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
-class Transport(Protocol):
-    """What is used of asyncio's `Transport`."""
+class StreamWriter(Writer):
+    """Writes one stream until one side ends it. Lifetime: from the beginning of the response to its end.
 
-    def write(self, data: bytes) -> None:
-        """Writes."""
-
-    def abort(self) -> None:
-        """Ends the connection, and drops what its reader has not taken."""
-
-    def is_closing(self) -> bool:
-        """Whether it has ended, or is about to."""
-
-
-class StreamWriter(ABC):
-    """Writes one stream until one side ends it. Lifetime: from where the response has begun to its end.
-
-    `timeout` is how many seconds a reader may take nothing. Readers that do not keep up are sent what waits in their
-    connection's outbox when they take something again, by a task of their own.
+    A reader may take nothing for `timeout` seconds. A reader who does not keep up is sent what waits in the outbox when
+    it takes something again, by a task of its own.
     """
 
     __slots__ = ("_busy", "_connection", "_limit", "_manager", "_over", "_send", "_timeout", "_transport")
@@ -80,33 +59,16 @@ class StreamWriter(ABC):
 
     @property
     def ready(self) -> bool:
-        """Whether all that was written before has been taken."""
+        """As `Writer.ready`."""
         return not self._busy
 
     @property
-    def quick(self) -> Callable[[bytes], object] | None:
-        """What takes a framed chunk (bytes) of a reader who keeps up, and nothing else; None where there is no such."""
-        return None
-
-    @abstractmethod
-    def write(self, chunk: Chunk) -> bool:
-        """Writes a chunk; False, with nothing written, where the reader has not taken what came before."""
-
-    @abstractmethod
-    def wake(self) -> None:
-        """Something waits in the connection's outbox, or the connection has been closed: sees to it in time."""
-
-    @property
     def lost(self) -> bool:
-        """Whether the connection to the reader has ended, as far as is known: `receive` may not have said so."""
+        """As `Writer.lost`."""
         return self._transport is not None and self._transport.is_closing()
 
-    @abstractmethod
-    def leave(self) -> None:
-        """Ends the stream without another word to its reader."""
-
     def hurry(self, seconds: float) -> None:
-        """Gives a write that is under way no more than `seconds`: who takes nothing must not hold the end up."""
+        """As `Writer.hurry`."""
         if self._limit is not None:
             with contextlib.suppress(RuntimeError):  # it is running out just now
                 self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
@@ -117,10 +79,10 @@ class StreamWriter(ABC):
         self._manager.behind.setdefault(self._connection, asyncio.get_running_loop().time())
 
     async def _catch_up(self, first: Awaitable[None] | None = None) -> bool:
-        """Sends what waits, the newest each time that the reader has taken all; True when that was the end.
+        """Send what waits, the newest each time the reader has taken all; return True if that was the end.
 
-        `first` is a message that is being sent already. An empty message writes nothing, and `send` returns when the
-        reader has taken what came before.
+        `first` is a message that is being sent already. `send` of an empty message writes nothing, and returns when
+        the reader has taken what came before.
         """
         manager, connection = self._manager, self._connection
         try:
@@ -144,7 +106,7 @@ class StreamWriter(ABC):
         except (OSError, RuntimeError) as error:
             if not isinstance(error, OSError) and not self.lost:
                 raise
-            # Gone while it was written to; uvloop's transports say it with a RuntimeError.
+            # Gone while it was written to, which uvloop's transports report with a RuntimeError.
         return True
 
     async def _within_time(self, sending: Awaitable[None]) -> None:
@@ -159,9 +121,9 @@ class StreamWriter(ABC):
 class AsgiWriter(StreamWriter):
     """Writes through ASGI's `send`, on any server and through any middleware.
 
-    A message is handed to `send` by the loop over all followers itself, as if the stream's own task did it: while the
-    reader keeps up that returns at once, and no task has to be woken (2.2 times the floor's cost, where that is 1.5).
-    Where it would wait, the stream's task goes on with it.
+    The loop over all followers calls `send` itself, as if the stream's own task did: while the reader keeps up that
+    returns at once, and no task has to be woken (1.5 times the floor's cost instead of 2.2). Where it would wait, the
+    stream's task goes on with it.
     """
 
     __slots__ = ("_begun", "_context", "_is_servers", "_loop", "_task", "_woken")
@@ -180,16 +142,16 @@ class AsgiWriter(StreamWriter):
         assert task is not None  # noqa: S101  # a response is written in a task
         self._task = task
         self._context = copy_context()
-        self._is_servers = is_uvicorns(send)
+        self._is_servers = is_own_send(send)
         self._begun: Begun | None = None
         self._woken = self._loop.create_future()  # an event, and a coroutine that waits for it, would take 1 KB
 
     def write(self, chunk: Chunk) -> bool:
-        """As `StreamWriter.write`; called by the loop, where no task is running."""
+        """As `Writer.write`; called by the loop, where no task is running."""
         if self._busy:
             return False
         try:
-            if self._is_servers:  # which changes no message: all followers are sent the same one
+            if self._is_servers:  # it changes no message: all followers are sent the same one
                 steps = self._send(chunk.message).__await__()
                 try:
                     begun = Begun(steps, next(steps))
@@ -197,11 +159,11 @@ class AsgiWriter(StreamWriter):
                     return True
             else:
                 # A wrapper of `send` may ask which task it runs in, and what its context variables are.
-                asyncio._enter_task(self._loop, self._task)
+                enter_task(self._loop, self._task)
                 try:
                     begun = self._context.run(lambda: begin(self._send(_body(chunk.body))))
                 finally:
-                    asyncio._leave_task(self._loop, self._task)
+                    leave_task(self._loop, self._task)
         except (Exception, asyncio.CancelledError) as error:
             begun = Begun(_failing(error), None)
         if begun.steps is not None:
@@ -211,7 +173,7 @@ class AsgiWriter(StreamWriter):
         return True
 
     def wake(self) -> None:
-        """As `StreamWriter.wake`; the stream's own task does it."""
+        """As `Writer.wake`; the stream's own task sends it."""
         if not self._over:
             self._fall_behind()
             self._wake_task()
@@ -221,7 +183,7 @@ class AsgiWriter(StreamWriter):
             self._woken.set_result(None)
 
     async def hold(self, receive: Receive) -> None:
-        """Keeps the response open, in the task that made this writer, until one side ends it."""
+        """Keep the response open, in the task that made this writer, until one side ends it."""
         leaving = asyncio.create_task(self._leave(receive), name="faststate-leave")
         try:
             while True:
@@ -231,7 +193,7 @@ class AsgiWriter(StreamWriter):
                 except asyncio.CancelledError as error:
                     if self._begun is None:
                         raise
-                    cancelled = error  # by a time limit within a `send` that has begun, and is this task's by now
+                    cancelled = error  # by a time limit in a `send` that has begun, which is this task's now
                 self._woken = self._loop.create_future()
                 begun, self._begun = self._begun, None
                 if begun is not None:
@@ -251,16 +213,16 @@ class AsgiWriter(StreamWriter):
         self.leave()
 
     def leave(self) -> None:
-        """As `StreamWriter.leave`."""
+        """As `Writer.leave`."""
         self._over = True
         self._manager.remove_connection(self._connection.id)
         self._wake_task()
-        if self._busy:  # it may wait, for its whole time, for somebody who has gone
+        if self._busy:  # it may be waiting for a reader who has gone
             self.hurry(0)
 
 
 def _failing(error: BaseException) -> Iterator[None]:
-    """What is left to do of a message that could not be sent: to say so in the stream's own task."""
+    """Return steps that raise `error`: a message that could not be sent says so in the stream's own task."""
     raise error
     yield
 
@@ -268,8 +230,8 @@ def _failing(error: BaseException) -> Iterator[None]:
 class DirectWriter(StreamWriter):
     """Writes to the transport of uvicorn's HTTP/1.1 protocol, framed once for all followers.
 
-    Measured with `benchmarks.delivery`: see `benchmarks/RESULTS.md`. `cycle` is uvicorn's object for the one response,
-    whose `send` this goes past; the response has begun and ends through `send`, and so does what waits in an outbox.
+    Measured with `benchmarks.delivery`: see `benchmarks/RESULTS.md`. `cycle` is uvicorn's object for this response. The
+    response begins and ends through `send`, and what waits in the outbox goes through it; changes go past it.
     """
 
     __slots__ = ("_flow", "_holder", "_worker")
@@ -283,26 +245,26 @@ class DirectWriter(StreamWriter):
 
     @property
     def ready(self) -> bool:
-        """Whether all that was written before has been taken, but for what the transport's buffer may hold."""
+        """True if the reader has taken all that was written before, but for what the transport's buffer may hold."""
         return not (self._busy or self._flow.write_paused)
 
     @property
     def quick(self) -> Callable[[bytes], object]:
-        """As `StreamWriter.quick`."""
+        """As `Writer.quick`."""
         return self._transport.write
 
     def write(self, chunk: Chunk) -> bool:
-        """As `StreamWriter.write`."""
+        """As `Writer.write`."""
         if self._busy or self._flow.write_paused:
             return False
         try:
             self._transport.write(chunk.framed)
-        except RuntimeError:  # a transport that is closed, of which `receive` tells in the loop's next turn
+        except RuntimeError:  # the transport is closed; `receive` says so in the loop's next turn
             logger.debug("a reader has just gone", exc_info=True)
         return True
 
     def wake(self) -> None:
-        """As `StreamWriter.wake`; a task that lives as long as the reader is behind does it."""
+        """As `Writer.wake`; a task sends it, which lives while the reader is behind."""
         if self._worker is None and not self._over:
             self._fall_behind()
             self._worker = asyncio.create_task(self._work(), name="faststate-catch-up")
@@ -317,125 +279,23 @@ class DirectWriter(StreamWriter):
             self._worker = None
 
     def begin(self) -> None:
-        """From here on the stream's task waits for the end, which `receive` tells."""
+        """Take the running task as the stream's: it waits until `receive` reports the end."""
         self._holder = asyncio.current_task()
 
     def has_left(self) -> bool:
-        """Whether it was `leave` alone that has cancelled the stream's task, which goes on then."""
+        """Tell whether only `leave` has cancelled the stream's task, which then goes on."""
         # Somebody else may have cancelled the task as well.
         return self._over and self._holder is not None and not self._holder.uncancel()
 
     def end(self) -> None:
-        """Ends the stream."""
+        """End the stream."""
         self._over = True
         if self._worker is not None:
             self._worker.cancel()
         self._manager.remove_connection(self._connection.id)
 
     def leave(self) -> None:
-        """As `StreamWriter.leave`."""
+        """As `Writer.leave`."""
         if not self._over and self._holder is not None:
             self._over = True
             self._holder.cancel()
-
-
-# -- what is there -----------------------------------------------------------------------------------------------------
-
-
-class Probe:
-    """Looks at what a server's `send` writes for a message. Lifetime: the beginning of one response.
-
-    Only where that is the very chunk that would be written past it, it may be gone past.
-    """
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._cycle: Any = None
-        self._written: list[bytes] = []
-        cycle = getattr(send, "__self__", None)
-        transport, flow = getattr(cycle, "transport", None), getattr(cycle, "flow", None)
-        if (
-            scope.get("http_version") == "1.1"
-            and callable(getattr(transport, "write", None))
-            and _is_transport(transport)
-            and isinstance(getattr(flow, "write_paused", None), bool)
-        ):
-            self._cycle = cycle
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """In its block it is noted what is written."""
-        if self._cycle is None:
-            yield
-            return
-        transport = self._cycle.transport
-        try:
-            self._cycle.transport = _Watched(transport, self._written)
-        except AttributeError:
-            self._cycle = None
-            yield
-            return
-        try:
-            yield
-        finally:
-            self._cycle.transport = transport
-
-    def found(self, body: bytes) -> Any:
-        """The server's object for this response, when `body` was written as one chunk; None else."""
-        if self._cycle is None or b"".join(self._written) != Chunk(body).framed:
-            return None
-        return self._cycle
-
-
-class _Watched:
-    """A transport that notes what is written to it. Lifetime: one message."""
-
-    def __init__(self, transport: Any, written: list[bytes]) -> None:
-        self._transport = transport
-        self._written = written
-
-    def write(self, data: bytes) -> None:
-        self._written.append(bytes(data))
-        self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-def is_uvicorns(send: Send) -> bool:
-    """Whether this is uvicorn's own `send`, which asks for no task and no context, and changes no message."""
-    cycle = getattr(send, "__self__", None)
-    is_own = str(getattr(send, "__module__", None)).partition(".")[0] == "uvicorn"  # what is not Python's may have None
-    return is_own and hasattr(cycle, "flow") and hasattr(cycle, "on_response")
-
-
-def _is_transport(found: Any) -> bool:
-    return callable(getattr(found, "abort", None)) and callable(getattr(found, "is_closing", None))
-
-
-def servers_transport(send: Send, receive: Receive) -> Transport | None:
-    """The transport of the connection that these are for; None for a server that is not known here."""
-    for call in (send, receive):
-        transport: Transport | None = getattr(getattr(call, "__self__", None), "transport", None)
-        if _is_transport(transport):
-            return transport
-    return None
-
-
-def servers_protocol(send: Send, receive: Receive) -> Any:
-    """uvicorn's protocol of the connection that these are for, which knows its server; None for any other server.
-
-    A middleware wraps `send` more often than `receive`, so either will do.
-    """
-    for call in (send, receive):
-        protocol = getattr(getattr(getattr(call, "__self__", None), "on_response", None), "__self__", None)
-        if protocol is not None:
-            return protocol
-    return None
-
-
-def servers_arrival(send: Send, receive: Receive) -> asyncio.Event | None:
-    """What uvicorn sets when its `receive` has something to tell; None where another's may have more to tell."""
-    cycle = getattr(receive, "__self__", None)
-    arrival = getattr(cycle, "message_event", None)
-    is_its_own = is_uvicorns(send) and cycle is getattr(send, "__self__", None)
-    return arrival if is_its_own and isinstance(arrival, asyncio.Event) else None

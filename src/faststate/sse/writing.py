@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 from starlette.types import Message
 
@@ -25,30 +25,38 @@ class Chunk:
         self.framed = b"%x\r\n%b\r\n" % (len(body), body)
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """Writes one connection's bytes. Lifetime: from the beginning of the response to its end."""
 
+    __slots__ = ()
+
     @property
+    @abstractmethod
     def ready(self) -> bool:
         """True if the reader has taken all that was written before."""
 
     @property
     def quick(self) -> Callable[[bytes], object] | None:
-        """A function that writes a framed chunk (bytes) to a reader who keeps up, without a check; None if there is
-        none."""
+        """A function that writes a framed chunk (bytes) without a check, for a reader who keeps up; None for none."""
+        return None
 
+    @abstractmethod
     def write(self, chunk: Chunk) -> bool:
         """Write a chunk; return False, with nothing written, if the reader has not taken what came before."""
 
+    @abstractmethod
     def wake(self) -> None:
         """Take note that something waits in the connection's outbox, or that the connection has been closed."""
 
+    @abstractmethod
     def hurry(self, seconds: float) -> None:
         """Allow a write that is under way no more than `seconds`: a reader who takes nothing must not delay the end."""
 
     @property
+    @abstractmethod
     def lost(self) -> bool:
-        """True if the connection to the reader is known to have ended."""
+        """True if the connection to the reader is known to have ended; `receive` may not have said so."""
 
+    @abstractmethod
     def leave(self) -> None:
         """End the stream without another word to its reader."""
