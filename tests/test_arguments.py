@@ -48,7 +48,8 @@ from faststate import (
     fast_app,
 )
 from faststate.state.arguments import LARGE, Arguments
-from faststate.validation.schemas import Unfit, bounded, first_problem, runs_own_code, work_of
+from faststate.validation.bounds import Unfit, bounded, first_problem, runs_own_code
+from faststate.validation.work import work_of
 from tests.support.client import BROWSER
 
 PAYLOAD = 262_144

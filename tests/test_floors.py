@@ -28,7 +28,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
     "wire": ("values", "frames"),
     "scheduling": ("queues", "waits", "workers", "threads", "running"),
     "auth": ("users", "rules", "limits", "tokens", "loaders"),
-    "validation": ("scalars", "schemas", "revalidation"),
+    "validation": ("scalars", "core_schemas", "work", "bounds", "revalidation"),
     "stores": (
         "backplane",
         "base",

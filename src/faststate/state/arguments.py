@@ -21,8 +21,9 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 
 from ..exceptions import EventArgumentError, EventDefinitionError, LockTimeoutError
 from ..redaction import is_hidden
+from ..validation.bounds import Unfit, bounded, first_problem, runs_own_code
 from ..validation.scalars import MAX_DIGITS, UnshowableError, check_showable
-from ..validation.schemas import TooMuchWork, Unfit, bounded, first_problem, runs_own_code, work_of
+from ..validation.work import TooMuchWork, work_of
 from .forms import FilledArgument, Shape, filled_argument, shape_of
 from .parameters import StateParameter, is_state_class, signature_of, state_parameter
 

@@ -1,5 +1,5 @@
 """How values are checked with pydantic: scalars, validators run again on what changed, the work that a payload causes.
 
 This package knows pydantic's schemas, and nothing of states. Begin with `scalars`, then `revalidation`, which runs a
-class's validators on a changed part, and `schemas`, which bounds the work of validating what a client sends.
+class's validators on a changed part, and `bounds`, which bounds the work of validating what a client sends.
 """
