@@ -1,7 +1,7 @@
 """A shop. Each session has its own cart; the stock is shared, so all shoppers see it fall, and nobody can oversell it.
 
-A product is a RECORD state: made from the catalog when somebody first asks for it, and a 404 when it is not there. An
-event over two states, such as `Cart.add`, changes both of them or neither.
+A product is a RECORD state: created from the catalog when somebody first opens it, and a 404 if the catalog does not
+have it. An event over two states, such as `Cart.add`, changes both of them or neither.
 """
 
 from decimal import Decimal
@@ -72,7 +72,7 @@ class Line(BaseModel):
 
 @provider.state(scope=StateScope.SESSION)
 class Cart(ReactiveState):
-    """What lies in a cart is off the shelf. (A real shop would also take back what was left in a forgotten cart.)"""
+    """One session's cart. Its items are off the shelf. (A real shop would also put back those of a forgotten cart.)"""
 
     lines: dict[str, Line] = {}
 
@@ -87,7 +87,7 @@ class Cart(ReactiveState):
             raise EventError(f"{product.name} is sold out.")
         product.stock -= 1
         self.lines.setdefault(sku, Line(name=product.name, price=product.price)).quantity += 1
-        return said(f"{product.name} is in your cart.")
+        return notice(f"{product.name} is in your cart.")
 
     @event
     def put_back(self, sku: str, product: Annotated[ProductState, Record("sku")]):
@@ -98,7 +98,7 @@ class Cart(ReactiveState):
         line.quantity -= 1
         if not line.quantity:
             del self.lines[sku]
-        return said(f"{product.name} is back on the shelf.")
+        return notice(f"{product.name} is back on the shelf.")
 
     @event
     def order(self, announcement: Announcement):
@@ -106,7 +106,7 @@ class Cart(ReactiveState):
             raise EventError("Your cart is empty.")
         announcement.text = "Just sold: " + ", ".join(f"{line.quantity} {line.name}" for line in self.lines.values())
         self.lines.clear()
-        return said("Thank you for your order!")
+        return notice("Thank you for your order!")
 
     def __ft__(self):
         if not self.lines:
@@ -136,9 +136,9 @@ def euros(amount: Decimal) -> str:
     return f"€{amount:.2f}"
 
 
-def said(text: str = ""):
-    """What the shop answers to this shopper, in this tab alone: an event returns it, and it goes where its id is."""
-    return P(text, id="said", role="status")
+def notice(text: str = ""):
+    """Return the shop's answer to this shopper. It shows only in this tab, where its id is: an event returns it."""
+    return P(text, id="notice", role="status")
 
 
 style = Style("""
@@ -163,7 +163,7 @@ def page(title: str, products: list[ProductState], cart: Cart, announcement: Ann
         P(announcement.signal.text, role="status"),
         Div(
             Section(*products, cls="products", aria_label="Products"),
-            Aside(H2("Your cart (", cart.signal.items, ")"), cart, said()),
+            Aside(H2("Your cart (", cart.signal.items, ")"), cart, notice()),
             cls="shop",
         ),
         cls="container",

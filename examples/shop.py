@@ -1,11 +1,11 @@
-"""A shop that forgets nothing: its products are rows of a table, its carts are states in a store, and both outlive it.
+"""A shop that forgets nothing: its products are rows of a table, its carts are states in a store, and both survive it.
 
-Buying takes one from the row and puts it into the cart, in one event. Row and cart are two systems, and the row goes
-first: should the process die just between the two, the shelf's count is off by one, for a real shop to notice at the
-checkout. An admin edits a product; whoever saves over a change that their page has not seen yet is told so.
+Buying takes one from the row and puts it into the cart, in one event. Row and cart are two systems, and the row is
+saved first: if the process dies just between the two, the shelf's count is off by one, which a real shop would notice
+at the checkout. An admin edits a product; saving over a change that the page has not shown yet is refused.
 
-It needs fastlite (pip install 'faststate[sqlite]'). This is a demo: SHOP_PASSWORD is the admin's password, "teapot" if
-nothing is set. A real app keeps a digest of it, as signin_beforeware.py does, and limits how often one may guess.
+It needs fastlite (pip install 'faststate[sqlite]'). This is a demo: SHOP_PASSWORD is the admin's password, "teapot" by
+default. A real app keeps a digest of it, as signin_beforeware.py does, and limits how often one may guess.
 """
 
 import os
@@ -63,7 +63,7 @@ class ProductState(ReactiveState):
     @event(roles=["admin"], expect_version=True)
     def edit(self, name: Name, price: Price, stock: Stock):
         self.name, self.price, self.stock = name, price, stock
-        return said("Saved.")
+        return notice("Saved.")
 
     def __ft__(self):
         label = {"aria_label": f"Add to cart: {self.name}"}
@@ -77,7 +77,7 @@ class ProductState(ReactiveState):
 
     @view
     def editor(self):
-        """A view, and so a part of what the page shows: what others change arrives in it, what is typed stays."""
+        """Show the form as a view: changes by others arrive in it, and typed text stays."""
         return Form(
             Label("Name", _for="name"),
             Input(id="name", name="name", value=self.name, required=True, maxlength=60, autocomplete="off"),
@@ -111,7 +111,7 @@ class Cart(ReactiveState):
             raise EventError(f"{product.name} is sold out.")
         product.stock -= 1
         self.lines.setdefault(sku, Line(name=product.name, price=product.price)).quantity += 1
-        return said(f"{product.name} is in your cart.")
+        return notice(f"{product.name} is in your cart.")
 
     @event
     def put_back(self, sku: str, product: Annotated[ProductState, Record("sku")]):
@@ -122,7 +122,7 @@ class Cart(ReactiveState):
         line.quantity -= 1
         if not line.quantity:
             del self.lines[sku]
-        return said(f"{product.name} is back on the shelf.")
+        return notice(f"{product.name} is back on the shelf.")
 
     def __ft__(self):
         if not self.lines:
@@ -142,9 +142,9 @@ def euros(amount: Decimal) -> str:
     return f"€{amount:.2f}"
 
 
-def said(text: str = ""):
-    """What the shop answers in this tab alone: an event returns it, and it goes where its id is."""
-    return P(text, id="said", role="status")
+def notice(text: str = ""):
+    """Return the shop's answer. It shows only in this tab, where its id is: an event returns it."""
+    return P(text, id="notice", role="status")
 
 
 style = Style("""
@@ -174,7 +174,7 @@ def page(title: str, listed: list[ProductState], *aside):
         Header(Nav(Ul(Li(A("All products", href="/"))), Ul(*who)), cls="container"),
         Main(
             H1("Tea shop"),
-            Div(Section(*listed, cls="products", aria_label="Products"), Aside(*aside, said()), cls="shop"),
+            Div(Section(*listed, cls="products", aria_label="Products"), Aside(*aside, notice()), cls="shop"),
             cls="container",
         ),
     )
@@ -209,7 +209,7 @@ def login_page(request: Request, wrong: bool = False):
             Label("The admin's password", _for="password"),
             Input(id="password", name="password", type="password", autocomplete="current-password", required=True),
             Button("Sign in"),
-            method="post",  # to this very address, with the page to go on to in its ?next=
+            method="post",  # to this same URL, which has the page to go to next in its ?next=
             cls="narrow",
         ),
         cls="container",

@@ -1,7 +1,7 @@
 """Signing in with a password, FastHTML's own way: the session says who it is, and a Beforeware sends strangers away.
 
-The Beforeware runs for events and streams too. Everybody has a note of their own; the board is everybody's to read and
-the editors' to write. Ada (password "engine") is an editor, Bob (password "castle") is not.
+The Beforeware runs for events and streams too. Everybody has their own note. Everybody may read the board, and editors
+may write on it. Ada (password "engine") is an editor, Bob (password "castle") is not.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 def digest(password: str) -> bytes:
-    """What is kept of a password. A real app has a salt for each account, and keeps both in its database."""
+    """Return the digest that is kept instead of a password. A real app has a salt per account, and stores both."""
     return hashlib.scrypt(password.encode(), salt=b"of this example", n=2**14, r=8, p=1)
 
 
@@ -59,7 +59,7 @@ class Board(ReactiveState):
 
 def before(request, session):
     request.scope["auth"] = session.get("auth")
-    # Who was removed since has a genuine session still.
+    # A user who was removed since then still has a valid session.
     if request.scope["auth"] not in USERS:
         return RedirectResponse("/login", status_code=303)
 
@@ -117,7 +117,7 @@ def login_page(wrong: bool = False):
 
 @app.post("/login")
 def login(request, session, name: str, password: str):
-    # A plain function: it runs in a thread, where a digest that takes its time holds up nobody else.
+    # A plain function: it runs in a thread, where a slow digest holds up nobody else.
     if not secrets.compare_digest(PASSWORDS.get(name, b""), digest(password)):
         return login_page(wrong=True)
     provider.login(request, USERS[name])

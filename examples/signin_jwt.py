@@ -1,7 +1,7 @@
 """Signing in with a signed JWT: the token itself says who it is, in a cookie that no script can read.
 
-A cookie, since a browser sends no Authorization header of its own, neither with a page nor with a stream. Everybody has
-a note of their own; the board is everybody's to read and the editors' to write. Ada (password "engine") is an editor,
+It is a cookie, since a browser sends no Authorization header with a page or a stream. Everybody has their own note.
+Everybody may read the board, and editors may write on it. Ada (password "engine") is an editor,
 Bob (password "castle") is not. Needs PyJWT.
 """
 
@@ -26,20 +26,20 @@ from faststate import (
     get_current_user,
 )
 
-KEY = os.environ.get("JWT_KEY") or secrets.token_urlsafe(32)  # without one of your own, a restart signs all out
+KEY = os.environ.get("JWT_KEY") or secrets.token_urlsafe(32)  # set your own, or each restart signs everybody out
 HOURS = 8
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
 def digest(password: str) -> bytes:
-    """What is kept of a password. A real app has a salt for each account, and keeps both in its database."""
+    """Return the digest that is kept instead of a password. A real app has a salt per account, and stores both."""
     return hashlib.scrypt(password.encode(), salt=b"of this example", n=2**14, r=8, p=1)
 
 
 PASSWORDS = {"ada": digest("engine"), "bob": digest("castle")}
 USERS = {"ada": UserContext("ada", "Ada", roles=["editor"]), "bob": UserContext("bob", "Bob")}
 
-SIGNED_OUT: dict[str, int] = {}  # id of a token, and when it expires; in a real app, where all its processes see it
+SIGNED_OUT: dict[str, int] = {}  # id of a token, and when it expires; a real app shares it among its processes
 
 
 def token_for(name: str) -> str:
@@ -49,9 +49,9 @@ def token_for(name: str) -> str:
 
 
 def claims_of(request) -> dict | None:
-    """What the token of a request says; None where it is missing, expired, signed out or not ours."""
+    """Return the claims of a request's token; None if it is missing, expired, signed out or not ours."""
     try:
-        # The algorithm is named here and not taken from the token, which may say "none".
+        # Name the algorithm here; do not take it from the token, which may say "none".
         claims = jwt.decode(
             request.cookies.get("token", ""), KEY, algorithms=["HS256"], options={"require": ["sub", "jti", "exp"]}
         )
@@ -61,7 +61,7 @@ def claims_of(request) -> dict | None:
 
 
 def load_user(request) -> UserContext | None:
-    # None is a stranger. What raises here (a database that is down) is answered with 503, and lets nobody in.
+    # None means a stranger. An exception here (a database that is down) is answered with 503, and lets nobody in.
     claims = claims_of(request)
     return USERS.get(claims["sub"]) if claims else None
 
@@ -137,7 +137,7 @@ def login_page(wrong: bool = False):
 
 @app.post("/login")
 def login(request, name: str, password: str):
-    # A plain function: it runs in a thread, where a digest that takes its time holds up nobody else.
+    # A plain function: it runs in a thread, where a slow digest holds up nobody else.
     if not secrets.compare_digest(PASSWORDS.get(name, b""), digest(password)):
         return login_page(wrong=True)
     provider.login(request, USERS[name])
@@ -152,7 +152,7 @@ def logout(request):
     for jti, end in list(SIGNED_OUT.items()):
         if end < time.time():
             SIGNED_OUT.pop(jti, None)
-    # Without its cookie the token would still be good for whoever has a copy.
+    # Even without the cookie, the token would still work for anyone who has a copy.
     if claims := claims_of(request):
         SIGNED_OUT[claims["jti"]] = claims["exp"]
     provider.logout(request)

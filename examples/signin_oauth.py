@@ -1,10 +1,11 @@
 """Signing in with GitHub, through FastHTML's OAuth module: its Beforeware runs for events and streams too.
 
 Register an app at https://github.com/settings/developers with the callback URL http://localhost:5001/redirect, and
-start this one with what it got, OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET, and with EDITORS, the GitHub ids (with commas
-between them) of those who may write on the board. Everybody else may read it, and has a note of their own.
+start this app with the id and secret that GitHub gives you, OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET, and with EDITORS,
+the GitHub ids (separated by commas) of those who may write on the board. Everybody else may read it, and has their own
+note.
 
-Another provider that works like GitHub is named by OAUTH_AUTHORIZE_URL, OAUTH_TOKEN_URL and OAUTH_USER_URL.
+To use another provider that works like GitHub, set OAUTH_AUTHORIZE_URL, OAUTH_TOKEN_URL and OAUTH_USER_URL.
 """
 
 import os
@@ -31,7 +32,7 @@ from faststate import (
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 EDITORS = os.environ.get("EDITORS", "").split(",")
-USERS: dict[int, UserContext] = {}  # in a real app, a table; by GitHub's ids, for a name can pass to somebody else
+USERS: dict[int, UserContext] = {}  # in a real app, a table; by GitHub's ids, since somebody else can take over a name
 
 provider = StateProvider(load_user_by_id=USERS.get)
 
@@ -63,7 +64,7 @@ class Client(GitHubAppClient):
     info_url = os.environ.get("OAUTH_USER_URL", GitHubAppClient.info_url)
 
     async def retr_info_async(self, code, redirect_uri):
-        # GitHub answers a code that was used before with a 200 that says so, which is no HTTP error to FastHTML.
+        # GitHub answers a used code with a 200 that says so, which FastHTML does not treat as an HTTP error.
         try:
             return await super().retr_info_async(code, redirect_uri)
         except OAuth2Error:
@@ -72,7 +73,7 @@ class Client(GitHubAppClient):
 
 class Auth(OAuth):
     async def get_auth(self, info, ident, session, state):
-        # A state that this session has not asked with: somebody else's sign-in is being slipped to this browser.
+        # This session did not send this state: somebody else is passing their sign-in to this browser.
         expected = session.pop("oauth_state", None)
         if expected is None or state != expected:
             return None
@@ -82,7 +83,7 @@ class Auth(OAuth):
         return RedirectResponse("/", status_code=303)
 
     def check_invalid(self, req, session, auth):
-        # A genuine session of somebody whom the app does not know (any more).
+        # A valid session of a user that the app does not know (any more).
         return None if auth in USERS else self.redir_login(session)
 
     async def logout(self, session):

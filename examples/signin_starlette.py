@@ -1,8 +1,8 @@
 """Signing in through Starlette's AuthenticationMiddleware: a backend of your own finds the user of each request.
 
-Here it looks up a random ticket, kept in a cookie, in a table of those who are signed in: whoever is struck from the
-table is out. Everybody has a note of their own; the board is everybody's to read and the editors' to write. Ada
-(password "engine") is an editor, Bob (password "castle") is not.
+Here it looks up a random ticket, kept in a cookie, in a table of signed-in users. A user who is removed from the table
+is signed out. Everybody has their own note. Everybody may read the board, and editors may write on it. Ada (password
+"engine") is an editor, Bob (password "castle") is not.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 def digest(password: str) -> bytes:
-    """What is kept of a password. A real app has a salt for each account, and keeps both in its database."""
+    """Return the digest that is kept instead of a password. A real app has a salt per account, and stores both."""
     return hashlib.scrypt(password.encode(), salt=b"of this example", n=2**14, r=8, p=1)
 
 
@@ -38,7 +38,7 @@ PASSWORDS = {"ada": digest("engine"), "bob": digest("castle")}
 USERS = {"ada": UserContext("ada", "Ada", roles=["editor"]), "bob": UserContext("bob", "Bob")}
 
 HOURS = 8
-TICKETS: dict[str, tuple[str, float]] = {}  # digest of a ticket: whose it is, and until when; in a real app, a table
+TICKETS: dict[str, tuple[str, float]] = {}  # by a ticket's digest: its user and expiry; in a real app, a table
 
 provider = StateProvider(login_route="/login")
 
@@ -65,7 +65,7 @@ class Board(ReactiveState):
 
 
 def ticket_of(connection) -> str:
-    """What the table has for the ticket of a request: a digest, so that reading the table signs nobody in."""
+    """Return the table's key for the ticket of a request: a digest, so that reading the table signs nobody in."""
     return hashlib.sha256(connection.cookies.get("ticket", "").encode()).hexdigest()
 
 
@@ -129,10 +129,10 @@ def login_page(wrong: bool = False):
 
 @app.post("/login")
 def login(request, name: str, password: str):
-    # A plain function: it runs in a thread, where a digest that takes its time holds up nobody else.
+    # A plain function: it runs in a thread, where a slow digest holds up nobody else.
     if not secrets.compare_digest(PASSWORDS.get(name, b""), digest(password)):
         return login_page(wrong=True)
-    # For the session's new id: who there is, the middleware alone says, whatever the session remembers.
+    # Only for the session's new id: the middleware alone decides who the user is, whatever the session says.
     provider.login(request, USERS[name])
     ticket = secrets.token_urlsafe(32)
     TICKETS[hashlib.sha256(ticket.encode()).hexdigest()] = (name, time.time() + HOURS * 3600)

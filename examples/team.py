@@ -1,11 +1,11 @@
-"""A team's documents: each rule is said once, and holds for pages, events and open tabs alike.
+"""A team's documents: each rule is written once, and holds for pages, events and open tabs alike.
 
-The banner is everybody's to read and the admin's to change. A document is its team's: only its owner says who that is,
-and whoever is removed loses it at once, in open tabs too. How often it was changed is for those who may see reports. A
-draft is its writer's alone, until it is published.
+Everybody may read the banner, and the admin may change it. A document belongs to its team. Only its owner may change
+the members; a removed member loses it at once, in open tabs too. Only users who may see reports see how often it was
+changed. A draft is for its writer only, until it is published.
 
-This is a demo: its accounts are made up, and the page to sign in tells their passwords. A real app keeps digests of
-them, as signin_beforeware.py does, and limits how often one may guess.
+This is a demo: its accounts are made up, and the sign-in page shows their passwords. A real app keeps digests of them,
+as signin_beforeware.py does, and limits how often one may guess.
 """
 
 import secrets
@@ -57,7 +57,7 @@ def from_catalog(identifier: StateIdentifier):
 
 
 def may(user: UserContext | None, document: "Document", action: str) -> bool:
-    """The team may read and edit; an admin may look in. What is the owner's alone, the event itself says."""
+    """Let the team read and edit, and an admin read. An event that is only for the owner says so itself."""
     if user is None:
         return False
     return user.id in (document.owner_id, *document.members) or (action == "read" and user.has_role("admin"))
@@ -81,7 +81,7 @@ class Entry(BaseModel):
 class Document(ReactiveState):
     slug: str
     title: Line
-    owner_id: int  # a field of this name says whom `owner_only` means
+    owner_id: int  # `owner_only` looks for a field of this name
     members: list[int] = []
     entries: list[Entry] = Field([], max_length=100)
     changes: Annotated[int, Visible("reports")] = 0
@@ -113,7 +113,7 @@ class Document(ReactiveState):
         return Li(A(self.title, href=f"/documents/{self.slug}"))
 
     @view
-    def tools(self):  # nothing here ever changes, so what is being typed stays; yet it vanishes with the document
+    def tools(self):  # nothing here ever changes, so typed text stays; but it vanishes with the document
         return Div(
             Button("Publish the draft", Draft.publish.on("click", slug=self.slug), id="publish", cls="wide"),
             line_form(self.rename, "title", "New title", "Rename"),
@@ -141,7 +141,7 @@ class Draft(ReactiveState):
 
     @event
     def save(self):
-        """What was typed comes along with every event of the draft; this one has nothing to add."""
+        """Save the typed text, which every event of the draft sends along: there is nothing else to do."""
 
     @event
     def publish(self, slug: str, document: Annotated[Document, Record("slug")]):
@@ -196,7 +196,7 @@ def page(title: str, banner: Banner, *content):
 async def index(request: Request, banner: Banner):
     documents = []
     for slug in CATALOG:
-        with suppress(AuthorizationError):  # but not the error that nobody is signed in, which leads to /login
+        with suppress(AuthorizationError):  # but not AuthenticationError, which leads to /login
             documents.append(await provider.get_state(Document, request, record_id=slug))
     is_admin = current_user.get().has_role("admin")
     return page(
@@ -236,7 +236,7 @@ def login_page(request: Request, banner: Banner, wrong: bool = False):
             Label("Password", Input(id="password", name="password", required=True, **secret), _for="password"),
             Button("Sign in", cls="wide"),
             P(Small("To try it out: ", ", ".join(f"{name_of(id)} / {PASSWORDS[id]}" for id in USERS))),
-            method="post",  # to this very address, with the page to go on to in its ?next=
+            method="post",  # to this same URL, which has the page to go to next in its ?next=
             cls="narrow",
         ),
     )

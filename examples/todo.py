@@ -1,7 +1,7 @@
-"""A todo list for each browser session: open it in two tabs, and they stay in step.
+"""A todo list for each browser session: open it in two tabs, and they stay in sync.
 
 The list and the filter are views, rendered again when they change; the number of things left is a signal, computed
-from the list. The form stands outside of both, so a change from another tab never touches what is being typed.
+from the list. The form stands outside of both, so a change from another tab never touches what you type.
 """
 
 from typing import Annotated, Literal, get_args
