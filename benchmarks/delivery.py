@@ -1,8 +1,8 @@
-"""What it costs to bring a change to thousands of streams, beside the floor and beside what one writes by hand.
+"""Measure the cost of delivering a change to thousands of streams, beside the floor and beside apps written by hand.
 
-Each server is a process of its own on one core, started anew for each measurement; this process is the load, on the
-other. Servers take turns within a repetition. `python -m benchmarks.delivery --watchers 1000 --servers floor,faststate`
-measures one size; `make bench` measures everything.
+Each server is a process of its own on one core, started again for each measurement; this process is the load, on the
+other core. Servers take turns within a repetition. `python -m benchmarks.delivery --watchers 1000 --servers
+floor,faststate` measures one size; `make bench` measures everything.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from .table import DIRECT, FASTHTML, FLOOR, PORTABLE, Row, table
 __all__ = ["Bench", "Scale", "available", "rows"]
 
 Values = dict[str, list[float]]
-"""What was measured, by who: a number per repetition."""
+"""Measurements by contender: a number per repetition."""
 
-WARM = 3  # changes before those that are measured
+WARM = 3  # changes before the measured ones
 KB = 1_024
 
 
 class Scale(NamedTuple):
-    """How much is measured: numbers of streams, of changes, and of repetitions."""
+    """Numbers of streams, of changes, and of repetitions in a run."""
 
     repeat: int = 3
     small: int = 1_000
     large: int = 5_000
     many: int = 10_000
     updates: int = 30_000
-    """Delivered updates of one measurement, at least: the changes are this over the watchers, and 20 at least."""
+    """Fewest delivered updates of one measurement: its changes are this divided by the watchers, and 20 at least."""
     burst: int = 200
     burst_per_tick: int = 10
     record_watchers: int = 100
     opened: int = 2_500
-    """Streams that are opened and closed to see what that costs. Of many, since the cyclic collector looks at all that
-    lives once for so many new streams: among 400 there is such a look or there is none, which is 300 µs for each."""
+    """Streams that are opened and closed to measure that cost. Many, since the cyclic collector runs in full only once
+    for so many new streams: among 400 there is one run or none, which is 300 µs for each."""
     reconnects: int = 2_000
     reconnects_per_second: float = 1_000
     frozen_share: float = 0.1
@@ -61,7 +61,7 @@ class Scale(NamedTuple):
         return max(20, self.updates // watchers)
 
     def at(self, streams: int, repeat: int) -> Scale:
-        """The same with `streams` at most, and other repetitions."""
+        """Return this scale with at most `streams` streams, and with `repeat` repetitions."""
         return self._replace(
             repeat=repeat,
             small=min(self.small, streams),
@@ -71,7 +71,7 @@ class Scale(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What some changes, one after the other, have cost.
+    """The cost of some changes, made one after the other.
 
     `cpu` is the server's CPU in microseconds for each watcher that a change has reached, `last` are the milliseconds
     after which a change had reached the last watcher.
@@ -82,7 +82,7 @@ class Delivery(NamedTuple):
 
 
 def available(names: Iterable[str]) -> list[str]:
-    """Those of the servers that can be had here; says which cannot."""
+    """Return the servers that can run on this machine; print which cannot."""
     names = list(names)
     if "nchan" in names and nchan_module() is None:
         print("nginx with nchan is left out: it is not installed (Debian: nginx, libnginx-mod-nchan).", file=sys.stderr)
@@ -91,7 +91,7 @@ def available(names: Iterable[str]) -> list[str]:
 
 
 class Bench:
-    """One run: which servers, and the pages that browsers have loaded from them. Lifetime: the run."""
+    """The servers of one run, and the pages that browsers have loaded from them. Lifetime: the run."""
 
     def __init__(self, names: Sequence[str] = tuple(SERVERS), *, progress: bool = True) -> None:
         self.contenders = [SERVERS[name] for name in available(names)]
@@ -102,10 +102,10 @@ class Bench:
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:
-        """Has this process be the load: on its own core, with as many open files as there may be."""
+        """Make this process the load: on its own core, with as many open files as allowed."""
         open_files(0)
         in_charge = threading.current_thread() is threading.main_thread()
-        before = signal.signal(SIGTERM, lambda *_: sys.exit(143)) if in_charge else None  # the servers end as well
+        before = signal.signal(SIGTERM, lambda *_: sys.exit(143)) if in_charge else None  # servers end with it
         try:
             with core(self.load_core):
                 yield
@@ -121,9 +121,9 @@ class Bench:
             print(f"  {text}", file=sys.stderr, flush=True)
 
     def visit(self, contenders: Iterable[Contender], **counts: int) -> None:
-        """Loads pages as new browsers do, so that there are `counts` of each (by what it shows) for each contender.
+        """Load pages as new browsers do, until each contender has `counts` of each kind (by what it shows).
 
-        Cookies and tokens are signed, and good after a restart: so these browsers come to each server that is started.
+        Cookies and tokens are signed, and valid after a restart, so these browsers come to each server that is started.
         """
         for contender in contenders:
             known = self._pages[contender.module]
@@ -138,19 +138,19 @@ class Bench:
                         known[shows] += visit(server.address, contender.pages[shows], count)
 
     def doors(self, contender: Contender, count: int, shows: str = "board") -> list[bytes]:
-        """The requests that open `count` streams of what the page named `shows` shows."""
+        """Return the requests that open `count` streams of the page named `shows`."""
         if not contender.pages:
             return [door(contender.stream)] * count
         return [page.door(contender.stream) for page in self._pages[contender.module][shows][:count]]
 
     @contextlib.contextmanager
     def life(self, contender: Contender) -> Iterator[tuple[Server, Crowd]]:
-        """A server that has just been started, and nobody there yet."""
+        """Start a server that has no visitors yet."""
         with Server.of(contender, self._server_core) as server, Crowd(server.address) as crowd, undisturbed():
             yield server, crowd
 
     def turns(self, contenders: Sequence[Contender], repeat: int, what: str) -> Iterator[Contender]:
-        """All contenders, `repeat` times, each time with another one first."""
+        """Yield all contenders, `repeat` times, each time beginning with another one."""
         for repetition in range(repeat):
             begun = time.monotonic()
             first = repetition % max(1, len(contenders))
@@ -167,7 +167,7 @@ def deliver(
     target: str = "board",
     size: int = 0,
 ) -> Delivery:
-    """Changes something, one change after the other, each when the one before has reached all `watchers`."""
+    """Make changes one after the other, each when the one before has reached all `watchers`."""
     number = len(crowd) if watchers is None else len(watchers)
     last = []
     for _ in range(WARM):
@@ -185,7 +185,7 @@ def _change(server: Server, crowd: Crowd, watchers: Sequence[int] | None, target
 
 
 def burst(server: Server, crowd: Crowd, count: int, per_tick: int, times: int = 1) -> float:
-    """CPU microseconds for each of `count` changes and each watcher; all have the last value in the end."""
+    """Return the CPU microseconds per watcher for each of `count` changes; check that all end on the last value."""
     before = server.quiet()
     for _ in range(times):
         crowd.deliver(*server.burst(count, per_tick))
@@ -197,7 +197,7 @@ def burst(server: Server, crowd: Crowd, count: int, per_tick: int, times: int = 
 
 
 def delivered(bench: Bench, watchers: int, scale: Scale, bursts: bool = False) -> Iterator[Row]:
-    """A change to one state that `watchers` streams follow: CPU, bursts, and when the last one has it."""
+    """Measure a change to one state that `watchers` streams follow: CPU, bursts, and when the last one has it."""
     cpu, p50, p99, at_once, in_ticks = (defaultdict[str, list[float]](list) for _ in range(5))
     pooled: Values = defaultdict(list)
     bench.visit(bench.contenders, board=watchers)
@@ -230,7 +230,7 @@ def _percentile(values: Sequence[float], percent: int) -> float:
 
 
 def memory(bench: Bench, scale: Scale) -> Iterator[Row]:
-    """KB of the server's own memory for each idle stream; FastState's with a state of each session's own."""
+    """Measure the server's own memory for each idle stream, in KB; for FastState with one state per session."""
     each: Values = defaultdict(list)
     bench.visit(bench.only(FASTHTML), board=scale.large)
     bench.visit(bench.only(DIRECT, PORTABLE), own=scale.large)
@@ -247,7 +247,7 @@ def memory(bench: Bench, scale: Scale) -> Iterator[Row]:
 
 
 def unconcerned(bench: Bench, scale: Scale) -> Iterator[Row]:
-    """What a change costs when others are there that do not watch what changes."""
+    """Measure the cost of a change beside streams that do not watch what changes."""
     alone: Values = defaultdict(list)
     beside: Values = defaultdict(list)
     number = scale.record_watchers
@@ -272,7 +272,7 @@ def unconcerned(bench: Bench, scale: Scale) -> Iterator[Row]:
 
 
 def opening(bench: Bench, scale: Scale) -> Iterator[Row]:
-    """What it costs to open a stream and close it again, with nobody there and with many."""
+    """Measure the cost of opening and closing a stream, with nobody else connected and with many."""
     empty: Values = defaultdict(list)
     full: Values = defaultdict(list)
     contenders = bench.only(FLOOR, FASTHTML, PORTABLE, DIRECT)
@@ -301,7 +301,7 @@ def _come_and_go(server: Server, crowd: Crowd, doors: Sequence[bytes], at_once: 
 
 
 def many(bench: Bench, scale: Scale) -> Iterator[Row]:
-    """As many streams as one core has to serve."""
+    """Measure as many streams as one core has to serve."""
     number = open_files(scale.many)
     cpu: Values = defaultdict(list)
     last: Values = defaultdict(list)
@@ -320,7 +320,7 @@ def many(bench: Bench, scale: Scale) -> Iterator[Row]:
 
 
 def frozen(bench: Bench, scale: Scale) -> Iterator[Row]:
-    """Readers that take nothing: what others wait then, and what the server keeps for them."""
+    """Measure readers that take nothing: how long others wait then, and what the server keeps for the readers."""
     without: Values = defaultdict(list)
     among: Values = defaultdict(list)
     growth: Values = defaultdict(list)
@@ -351,7 +351,7 @@ def frozen(bench: Bench, scale: Scale) -> Iterator[Row]:
 
 
 def reconnects(bench: Bench, scale: Scale) -> Iterator[Row]:
-    """Browsers that come back to a server that was started again."""
+    """Measure browsers that come back to a server that was started again."""
     cpu: Values = defaultdict(list)
     waited: Values = defaultdict(list)
     contenders = bench.only(FLOOR, FASTHTML, PORTABLE, DIRECT)
@@ -372,7 +372,7 @@ def reconnects(bench: Bench, scale: Scale) -> Iterator[Row]:
 
 
 def rows(scale: Scale, bench: Bench | None = None) -> Iterator[Row]:
-    """All that there is to say of delivery. What fails is said and noted in `bench.failed`; the rest is measured."""
+    """Yield all rows about delivery. A failed measurement is printed and noted in `bench.failed`; the others go on."""
     bench = bench or Bench()
     measurements: list[Callable[[], Iterator[Row]]] = [
         lambda: itertools.islice(delivered(bench, scale.small, scale, bursts=True), 3),
@@ -396,9 +396,9 @@ def rows(scale: Scale, bench: Bench | None = None) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--watchers", type=int, default=1_000, help="streams that follow what changes")
-    parser.add_argument("--repeat", type=int, default=5, help="repetitions, of which the median is shown")
+    parser.add_argument("--repeat", type=int, default=5, help="repetitions; the median is shown")
     parser.add_argument("--servers", default=",".join(SERVERS), help=f"of {', '.join(SERVERS)}")
-    parser.add_argument("--only", choices=sorted(PARTS), help="another measurement, with so many watchers")
+    parser.add_argument("--only", choices=sorted(PARTS), help="run another measurement, with that many watchers")
     arguments = parser.parse_args()
     scale = Scale(repeat=arguments.repeat)._replace(
         small=arguments.watchers, large=arguments.watchers, many=arguments.watchers

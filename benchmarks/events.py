@@ -1,14 +1,14 @@
-"""What an event's round trip costs: FastState, FastHTML, Starlette and bare ASGI, each reading one session and body.
+"""Measure an event's round trip: FastState, FastHTML, Starlette and bare ASGI, each reading one session and body.
 
 All are called in this process through ASGI, without a network, so that the numbers are the server's CPU alone. They
-take turns, and the medians are compared; `python -m benchmarks.events` prints the table. Each reads the same number out
-of the same JSON and adds it to a count of the same session; the session is a signed cookie as Starlette writes it, but
-for the last row, which has none. FastState does it as a transaction of a state, with a nonce, with the page's token,
-and with the change queued for the page's own stream.
+take turns, and the medians are compared; `python -m benchmarks.events` prints the table. Each reads the same number
+out of the same JSON and adds it to a count of the same session. The session is a signed cookie as Starlette writes it;
+the last row has none. FastState does it as a transaction of a state, with a nonce, with the page's token, and with the
+change queued for the page's own stream.
 
 `over_http` measures the same over HTTP, from servers with a process and a core of their own
-(`python -m benchmarks.events http`). There the change is brought to the page's stream, too; a further row compares it
-with a handler of FastHTML's that does the same.
+(`python -m benchmarks.events http`). There the change is also delivered to the page's stream; a further row compares
+it with a FastHTML handler that does the same.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SECRET = "benchmark"
 MAX_AGE = 365 * 86_400
 STREAM = "the-pages-own-stream"
 
-# What a browser sends along; the rows differ in nothing but the URL, the cookie and the library's own headers.
+# A browser's headers; the rows differ only in the URL, the cookie and the library's own headers.
 HEADERS = {
     "host": "bench", "connection": "keep-alive", "content-type": "application/json", "datastar-request": "true",
     "user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36",
@@ -60,7 +60,7 @@ HEADERS = {
 
 
 class Cost(NamedTuple):
-    """One way to serve an event: CPU microseconds of one, and how many times those of FastHTML and of bare ASGI."""
+    """One way to serve an event: its CPU microseconds, and the ratios to FastHTML and to bare ASGI."""
 
     name: str
     microseconds: float
@@ -80,7 +80,7 @@ counts: dict[str, int] = {}
 
 
 def add(session_id: str, by: int) -> None:
-    """What the handlers without a state do."""
+    """Do the work of the handlers without a state."""
     counts[session_id] = counts.get(session_id, 0) + by
 
 
@@ -90,7 +90,7 @@ async def starlette_add(request: Request) -> fh.Response:
 
 
 async def asgi_add(scope: Any, receive: Any, send: Any) -> None:
-    """The same without a framework: reads the body, verifies the cookie where there is one, answers 204."""
+    """Do the same without a framework: read the body, verify the cookie if there is one, answer 204."""
     body = b""
     more = True
     while more:
@@ -111,7 +111,7 @@ asgi_signer = itsdangerous.TimestampSigner(SECRET)
 
 
 def make_plain() -> Any:
-    """A FastHTML app with the same handler in FastHTML's way and as a route of Starlette's."""
+    """Create a FastHTML app with the same handler in FastHTML's way and as a Starlette route."""
     app, rt = fh.fast_app(secret_key=SECRET)
 
     @rt("/")
@@ -134,7 +134,7 @@ def make_plain() -> Any:
 
 
 def make_live() -> tuple[Any, StateProvider]:
-    """A FastState app with one page."""
+    """Create a FastState app with one page."""
     provider = StateProvider(event_rate=math.inf)
     provider.register_state(Counter)
     app, rt = fast_app(state_provider=provider, secret_key=SECRET)
@@ -147,7 +147,7 @@ def make_live() -> tuple[Any, StateProvider]:
 
 
 async def call(app: Any, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> list[Any]:
-    """One request through ASGI; the messages of its answer."""
+    """Send one request through ASGI; return the messages of its answer."""
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
         "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "server": ("bench", 80),
@@ -166,7 +166,7 @@ async def call(app: Any, method: str, path: str, headers: dict[str, str], body: 
 
 
 def cookie_of(sent: list[Any]) -> dict[str, str]:
-    """The session cookie that an answer sets, as the header that brings it back."""
+    """Return the session cookie that an answer sets, as a request's header."""
     found = next(value.decode() for name, value in sent[0]["headers"] if name == b"set-cookie")
     return {"cookie": found.partition(";")[0]}
 
@@ -183,7 +183,10 @@ def plain_work(app: Any, path: str, headers: dict[str, str]) -> Work:
 
 
 async def live_work(app: Any, provider: StateProvider, *, followed: bool) -> Work:
-    """An event of a page: with its stream open, or (not `followed`) without one, when the answer holds the change."""
+    """Prepare an event of a page.
+
+    If `followed`, the page's stream is open; else the answer holds the change.
+    """
     opened = await call(app, "GET", "/", HEADERS)
     cookie = cookie_of(opened)
     page = b"".join(message.get("body", b"") for message in opened).decode()
@@ -200,13 +203,13 @@ async def live_work(app: Any, provider: StateProvider, *, followed: bool) -> Wor
         nonce = {"faststate-nonce": f"benchmark{next(number)}"}
         sent = await call(app, "POST", "/_faststate/event/Counter/add", HEADERS | cookie | nonce, body)
         assert sent[0]["status"] == (204 if followed else 200), sent
-        connection.forget()  # delivering it is another matter
+        connection.forget()  # delivery is not measured here
 
     return work
 
 
 async def microseconds(work: Work) -> float:
-    """CPU microseconds of one call, averaged over `CALLS`."""
+    """Return the CPU microseconds of one call, averaged over `CALLS`."""
     start = time.process_time()
     for _ in range(CALLS):
         await work()
@@ -219,7 +222,7 @@ BARE_ASGI = "bare ASGI"
 
 
 async def measure(rounds: int) -> dict[str, list[float]]:
-    """CPU microseconds of an event served in each way, called in this process: by way, one of each round."""
+    """Return the CPU microseconds of an event called in this process: by way of serving it, one for each round."""
     plain = make_plain()
     live, provider = make_live()
     cookie = cookie_of(await call(plain, "GET", "/", HEADERS))
@@ -241,7 +244,7 @@ async def measure(rounds: int) -> dict[str, list[float]]:
 
 
 async def costs(rounds: int = ROUNDS) -> list[Cost]:
-    """The medians of so many interleaved rounds."""
+    """Return the medians of so many interleaved rounds."""
     measured = await measure(rounds)
     medians = {name: statistics.median(values) for name, values in measured.items()}
     fasthtml, asgi = medians[FASTHTML_HANDLER], medians[BARE_ASGI]
@@ -251,23 +254,23 @@ async def costs(rounds: int = ROUNDS) -> list[Cost]:
 # -- over HTTP ---------------------------------------------------------------------------------------------------------
 
 TABS = 8
-"""Browsers, each with a session and a connection of its own, which is kept open."""
+"""Browsers, each with its own session and its own connection, which is kept open."""
 
 EVENTS = 2_400
 """Events of one measurement, of all tabs together."""
 
 
 def request(path: str, page: Page, own: dict[str, str], body: bytes) -> bytes:
-    """A POST, as a browser sends it."""
+    """Build a POST as a browser sends it."""
     headers = HEADERS | {"cookie": page.cookie} | own | {"content-length": str(len(body))}
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode() + body
 
 
 def click(server: Server, crowd: Crowd, pages: list[Page], events: int = EVENTS, *, is_brought: bool = False) -> float:
-    """CPU microseconds of the server for each of so many events; all of them have counted, in the end.
+    """Return the server's CPU microseconds for each of so many events; check that all of them were counted.
 
-    FastState brings each to the page's stream, and FastHTML by hand where it `is_brought`.
+    FastState delivers each to the page's stream; FastHTML does so by hand if it `is_brought`.
     """
     is_live = server.contender.is_faststate
     ids = [""] * len(pages)
@@ -308,7 +311,7 @@ def click(server: Server, crowd: Crowd, pages: list[Page], events: int = EVENTS,
 
 
 def over_http(bench: Bench, repeat: int = 4, events: int = EVENTS) -> list[Row]:
-    """An event's round trip, by the kernel's account of the server: the same handler in FastHTML and in bare ASGI."""
+    """Measure an event's round trip, by the kernel's account of the server, beside FastHTML and bare ASGI."""
     cpu: dict[str, list[float]] = defaultdict(list)
     brought: dict[str, list[float]] = defaultdict(list)
     pages = {FASTHTML: "/", DIRECT: "/counter"}
@@ -340,7 +343,7 @@ def over_http(bench: Bench, repeat: int = 4, events: int = EVENTS) -> list[Row]:
 
 
 async def in_process(rounds: int = ROUNDS) -> list[Row]:
-    """An event without a network: what the app itself makes of it."""
+    """Measure an event without a network: only the app's own cost."""
     measured = await measure(rounds)
     cpu = {FLOOR: measured[BARE_ASGI], FASTHTML: measured[FASTHTML_HANDLER], DIRECT: measured[FASTSTATE_EVENT]}
     return [
@@ -350,7 +353,7 @@ async def in_process(rounds: int = ROUNDS) -> list[Row]:
 
 
 async def rows(repeat: int = 4) -> list[Row]:
-    """For the table of all: an event called in this process, and its round trip over HTTP."""
+    """Return the rows for `make bench`: an event called in this process, and its round trip over HTTP."""
     return [*await in_process(), *over_http(Bench(), repeat)]
 
 

@@ -1,9 +1,9 @@
-"""How long a visitor's click takes on a state that all share, while one other session sends all that it may.
+"""Measure how long a visitor's click takes on a shared state while another session sends all that it may.
 
-A real uvicorn over HTTP, with the limits that a provider has by default. The other session has `FLOOD` connections,
-each of which sends an event as soon as the one before was answered, or may be tried again. An event locks the state for
-20 ms, so that the 50 events a second of one session are all that it can do. The visitor clicks ten times a second, and
-what is measured is the time to the answer. Run it with `python -m benchmarks.fairness`; `--quick` clicks less often.
+A real uvicorn serves over HTTP, with the provider's default limits. The other session has `FLOOD` connections, each of
+which sends an event as soon as the one before was answered, or may be tried again. An event locks the state for 20 ms,
+so the 50 events a second of one session use all its time. The visitor clicks ten times a second, and the time to each
+answer is measured. Run it with `python -m benchmarks.fairness`; `--quick` clicks less often.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Client:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, event: str) -> tuple[int, float]:
-        """Sends an event; the status that is meant, and the seconds after which it may be tried again."""
+        """Send an event; return its status, and the seconds after which it may be tried again."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -102,7 +102,7 @@ class Client:
 
 
 async def cookie_of(port: int) -> str:
-    """The cookie of a new session."""
+    """Return the cookie of a new session."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /begin HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
     answer = (await reader.read()).decode()
@@ -111,7 +111,7 @@ async def cookie_of(port: int) -> str:
 
 
 async def measure(port: int, event: str, clicks: int, flood: int) -> Latency:
-    """The latency of a visitor's clicks beside a flood of that many connections."""
+    """Measure the latency of a visitor's clicks beside a flood of that many connections."""
     flooding = await cookie_of(port)
     crowd = [Client(port, flooding) for _ in range(flood)]
 
@@ -142,7 +142,7 @@ async def measure(port: int, event: str, clicks: int, flood: int) -> Latency:
 
 
 def measured(clicks: int, flood: int = FLOOD) -> dict[str, Latency]:
-    """All cases, each on a server of its own."""
+    """Measure all cases, each on its own server."""
     found = {}
     for title, event, crowd in (
         ("async event, nobody else", "add_async", 0),

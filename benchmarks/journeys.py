@@ -1,10 +1,10 @@
-"""How far a request travels through the package: the files it touches, and how often it passes from one to another.
+"""Measure how far a request travels through the package: the files it touches, and how often it changes file.
 
 Three requests of the README's counter are followed, each after a first one has filled the caches: a page, the page's
-stream, and a click (the POST of an event, on a page that has a stream). Each call of a function of the package counts
-as a change of file when the function of the package that is executing there stands in another file, whatever
-functions of other packages stand in between. Run it with `python -m benchmarks.journeys`; `--calls` lists the changes,
-the most frequent first.
+stream, and a click (the POST of an event, on a page that has a stream). A call of one of the package's functions counts
+as a change of file if the package's function that is executing stands in another file, even with functions of other
+packages in between. Run it with `python -m benchmarks.journeys`; `--calls` lists the changes, the most frequent
+first.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Counter(ReactiveState):
 
 
 class Journey:
-    """The way of one request: the `files` it touched, and its `changes` of file, each from one function to another."""
+    """The path of one request: the `files` it touched, and its `changes` of file, each from one function to another."""
 
     def __init__(self) -> None:
         self.files: set[str] = set()
@@ -52,7 +52,7 @@ class Journey:
 
     @property
     def number(self) -> int:
-        """How often the executing file changed."""
+        """The number of changes of file."""
         return sum(self.changes.values())
 
     def note(self, frame: FrameType, what: str, _: object) -> None:
@@ -86,7 +86,7 @@ def followed() -> Iterator[Journey]:
 
 
 async def opened(app: Any, headers: dict[str, str], tokens: str) -> tuple[str, asyncio.Task[None], asyncio.Event]:
-    """Open a stream; its connection's id, the task that keeps it, and what ends it."""
+    """Open a stream; return its connection's id, the task that keeps it, and a function that ends it."""
     begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     left = asyncio.Event()
     bodies = [{"type": "http.request", "body": f'{{"w":[{tokens}],"n":""}}'.encode(), "more_body": False}]
@@ -113,7 +113,7 @@ async def opened(app: Any, headers: dict[str, str], tokens: str) -> tuple[str, a
 
 
 async def journeys() -> dict[str, Journey]:
-    """The journeys of a click, a page and a stream."""
+    """Return the journeys of a click, a page and a stream."""
     provider = StateProvider()
     provider.register_state(Counter, StateConfig(scope=StateScope.SESSION))
     app, rt = fast_app(state_provider=provider, secret_key=SECRET)

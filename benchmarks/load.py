@@ -1,7 +1,7 @@
-"""The load: thousands of open streams in one process, read by hand with epoll, so that it is never what is waited for.
+"""The load: thousands of open streams in one process, read by hand with epoll, so that nothing waits for the load.
 
-What arrives is not parsed: a change is a mark in the bytes, and a stream has the change when its mark has been seen
-there. It wants a core of its own, see `servers.core`.
+It does not parse what arrives: a change is a mark in the bytes, and a stream has the change when its mark was seen
+there. The load needs its own core, see `servers.core`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ __all__ = ["Crowd", "Page", "door", "mark", "open_files", "post", "undisturbed",
 
 MARK_SIZE = 10
 PATIENCE = 60.0
-"""Seconds that anything may take before the run has failed."""
+"""Seconds that anything may take before the run fails."""
 
 EDGE = select.EPOLLIN | select.EPOLLET
 HELLO = b"\ndata: "
-"""What the body of every stream begins with, at the latest."""
+"""The text that the body of every stream begins with, at the latest."""
 
 Address = tuple[str, int]
 
 
 def mark(number: int) -> str:
-    """What tells the change `number` from all others, wherever it stands in a frame."""
+    """Return the text that tells the change `number` from all others, wherever it stands in a frame."""
     return f"~{number:0{MARK_SIZE - 2}}~"
 
 
 def open_files(wanted: int) -> int:
-    """Raises the limit of open files as far as is allowed; how many of `wanted` streams there can be."""
+    """Raise the limit of open files as far as allowed; return how many of `wanted` streams there can be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -49,7 +49,7 @@ def open_files(wanted: int) -> int:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keeps this process's cyclic collector out of what is measured."""
+    """Keep this process's cyclic collector out of the measurement."""
     gc.collect()
     gc.disable()
     try:
@@ -59,18 +59,18 @@ def undisturbed() -> Iterator[None]:
 
 
 class Page(NamedTuple):
-    """What a browser has after it has loaded a page: its cookie, and what it opens the page's stream with."""
+    """What a browser has after loading a page: its cookie, and the payload that opens the page's stream."""
 
     cookie: str
     payload: str
 
     def door(self, path: str) -> bytes:
-        """The request that opens the page's stream."""
+        """Return the request that opens the page's stream."""
         return door(f"{path}?datastar={quote(self.payload)}" if self.payload else path, self.cookie)
 
 
 def door(path: str, cookie: str = "") -> bytes:
-    """The request (bytes) that opens a stream, as a browser with Datastar sends it."""
+    """Return the request (bytes) that opens a stream, as a browser with Datastar sends it."""
     own = f"cookie: {cookie}\r\n" if cookie else ""
     return (
         f"GET {path} HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\ndatastar-request: true\r\n{own}\r\n"
@@ -78,7 +78,7 @@ def door(path: str, cookie: str = "") -> bytes:
 
 
 def post(sockets: Sequence[socket.socket], requests: Sequence[bytes]) -> None:
-    """Sends one request on each of these connections, and waits until each was answered 204; they stay open."""
+    """Send one request on each of these connections, and wait until each was answered 204; they stay open."""
     for sock, request in zip(sockets, requests, strict=True):
         sock.sendall(request)
     deadline = time.monotonic() + PATIENCE
@@ -88,7 +88,7 @@ def post(sockets: Sequence[socket.socket], requests: Sequence[bytes]) -> None:
             with contextlib.suppress(BlockingIOError):  # it does not sleep: to wake it would be work of the server's
                 piece = sock.recv(4_096, socket.MSG_DONTWAIT)
                 if not piece:
-                    raise ConnectionError(f"the server has closed a connection behind {answer!r}")
+                    raise ConnectionError(f"the server has closed a connection after {answer!r}")
                 answer += piece
             if time.monotonic() > deadline:
                 raise TimeoutError(f"a request was not answered; so far there is {answer!r}")
@@ -97,7 +97,7 @@ def post(sockets: Sequence[socket.socket], requests: Sequence[bytes]) -> None:
 
 
 def visit(address: Address, path: str, count: int) -> list[Page]:
-    """Loads a page as `count` new browsers do: their cookies, and what they watch."""
+    """Load a page as `count` new browsers do; return their cookies and what they watch."""
     pages = []
     connection = HTTPConnection(*address, timeout=PATIENCE)
     with contextlib.closing(connection):
@@ -116,7 +116,7 @@ def visit(address: Address, path: str, count: int) -> list[Page]:
 
 
 class _Reading:
-    """What is looked for, who has not had it yet, and where their bytes have ended. Lifetime: one change."""
+    """The text that is searched for, the streams without it yet, and where their bytes ended. Lifetime: one change."""
 
     def __init__(self, text: str, waiting: set[int]) -> None:
         self.wanted = text.encode()
@@ -148,10 +148,10 @@ class Crowd:
     def open(
         self, doors: Sequence[bytes], until: bytes = HELLO, *, at_once: int = 64, rate: float = math.inf
     ) -> list[float]:
-        """Opens a stream by each door, and waits until each has received `until`; the seconds that each has waited.
+        """Open a stream by each door; wait until each has received `until`; return the seconds that each has waited.
 
-        At most `at_once` are being opened at a time, and at most `rate` begin a second: those that could not begin in
-        time have waited all the same.
+        At most `at_once` are being opened at a time, and at most `rate` begin a second. A stream that could not begin
+        in time has waited all the same.
         """
         begun: dict[int, float] = {}
         heads: dict[int, bytes] = {}
@@ -169,7 +169,7 @@ class Crowd:
         return waited
 
     def enter(self, request: bytes) -> str:
-        """Opens a stream of FastState's, and waits until it has said its connection's id (str)."""
+        """Open a stream of FastState's; return its connection's id (str) once it has sent it."""
         sock = self._connect(request)
         head = b""
         while (found := re.search(rb'"c":"([^"]+)"', head)) is None or HELLO not in head:
@@ -181,7 +181,7 @@ class Crowd:
         return found[1].decode()
 
     def open_frozen(self, doors: Sequence[bytes]) -> None:
-        """Opens streams that are never read from again once they have said hello."""
+        """Open streams that are never read from again after their first bytes."""
         for request in doors:
             sock = self._connect(request, is_small=True)
             head = b""
@@ -193,11 +193,11 @@ class Crowd:
             self._frozen.append(sock)
 
     def deliver(self, trigger: Callable[[], object], text: str, watchers: Iterable[int] | None = None) -> float:
-        """Has `trigger` change something, and waits until every watcher has received `text`; the seconds it took.
+        """Let `trigger` change something, and wait until every watcher has received `text`; return the seconds it took.
 
-        `watchers` are the streams (as `newest` names them) that are to receive it: by default all. Something has come
-        to all of them before anything is read, so that reading is not what is measured; where `text` is missing in it,
-        reading is what is waited for.
+        `watchers` are the streams (as `newest` names them) that have to receive it: by default all. Reading begins only
+        when bytes have come to all of them, so that it is not measured; if `text` is not in these bytes, reading goes
+        on until it is, and counts.
         """
         waiting = set(self._receive if watchers is None else watchers)
         untouched, touched = set(waiting), []
@@ -246,15 +246,15 @@ class Crowd:
                         tails[fd] = bytes(buffer[size - overlap : size] if size >= overlap else seen[-overlap:])
 
     def read(self) -> None:
-        """Reads what has come to the streams by now, whatever it is."""
+        """Read whatever has come to the streams by now."""
         self._read(_Reading("", set()), [fd for fd, _ in self._epoll.poll(0)])
 
     def newest(self, count: int) -> list[int]:
-        """The names of the streams that were opened last."""
+        """Return the names of the streams that were opened last."""
         return list(self._sockets)[-count:] if count else []
 
     def close(self, names: Iterable[int] | None = None) -> None:
-        """Closes streams: those named, or all."""
+        """Close the named streams, or all."""
         for fd in list(self._sockets if names is None else names):
             self._receive.pop(fd)
             self._sockets.pop(fd).close()
@@ -288,7 +288,7 @@ class Crowd:
     def _greeted(
         self, begun: dict[int, float], heads: dict[int, bytes], until: bytes, waited: list[float], due: float = math.inf
     ) -> None:
-        """Reads what has come within a second, or until `due`, and notes which of the streams have been greeted."""
+        """Read what has come within a second, or until `due`, and note which streams have been greeted."""
         now = time.perf_counter()
         events = self._epoll.poll(max(0.0, min(1.0, due - now)))
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a lock and a commit cost over Redis, besides the two round trips that redis-py itself would make.
+"""Measure a lock and a commit over Redis, besides the two round trips that redis-py itself would make.
 
 Each turn takes the lock of a state that nobody else wants, and commits 500 bytes and a message. The cases take turns,
 and the medians are compared. Run it with `python -m benchmarks.locks redis://localhost:6379`: it writes to that Redis,
@@ -26,7 +26,7 @@ DATA = b"x" * 500
 
 
 async def seconds(turns: Callable[[str, int], Awaitable[None]], tasks: int, name: str) -> float:
-    """How long `TURNS` turns take, shared out among the tasks."""
+    """Return how long `TURNS` turns take, shared out among the tasks."""
     start = time.perf_counter()
     await asyncio.gather(*(turns(f"{name} {task}", TURNS // tasks) for task in range(tasks)))
     return time.perf_counter() - start

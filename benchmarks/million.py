@@ -1,8 +1,8 @@
-"""What a load takes, up to a million open streams: processes, memory, cores and messages, by arithmetic.
+"""Calculate what a load takes, up to a million open streams: processes, memory, cores and messages.
 
 Run it with `python -m benchmarks.million`. It multiplies what `make bench` has measured of one process (read from
-`benchmarks/RESULTS.md`) with what people do in a load. No machine was asked to serve a million streams: it says what to
-expect, and where the first wall stands.
+`benchmarks/RESULTS.md`) by what people do in a load. No machine has served a million streams: the result says what to
+expect, and where the first limit is.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 
 @dataclass(frozen=True)
 class Costs:
-    """What one thing costs one process, or Redis. µs are of CPU. `ROWS` says which of them stand in RESULTS.md.
+    """The cost of one thing in one process, or in Redis. µs are of CPU. `ROWS` says which of them stand in RESULTS.md.
 
     `event` is without Redis. With it an event costs `shared_event` more in its process and `redis_event` in Redis, for
     the lock and the commit. Each process that watches the state receives a message: `message` there, and
-    `redis_message` in Redis. Asking Redis for a state costs `load` and `redis_load`. Each second each process gives a
-    sign of life, and is told of every other one: `redis_beat` for each pair.
+    `redis_message` in Redis. Asking Redis for a state costs `load` and `redis_load`. Each second each process sends a
+    heartbeat, and hears of every other one: `redis_beat` for each pair.
     """
 
     stream_kb: float = 12.2
@@ -36,7 +36,7 @@ class Costs:
     page: float = 883
     reconnect: float = 630
 
-    # By `python -m benchmarks.sharing`, on the machine of RESULTS.md with Redis 7.0; the beat by hand.
+    # By `python -m benchmarks.sharing`, on the machine of RESULTS.md with Redis 7.0; `redis_beat` was measured by hand.
     shared_event: float = 350
     message: float = 200
     load: float = 100
@@ -48,12 +48,12 @@ class Costs:
     process_mb: float = 60
     redis_state_kb: float = 0.8
     streams_per_process: int = 10_000
-    """As many as have been measured in one. More are possible; a restart then takes longer."""
+    """The number that was measured in one process. More are possible; a restart then takes longer."""
     heartbeat: float = 15
     max_age: float = 3_600
-    """Seconds after which a page opens its stream anew."""
+    """Seconds after which a page opens its stream again."""
     busy: float = 0.5
-    """The part of a core, and of Redis, that is planned with; the rest is for peaks."""
+    """The part of a core, and of Redis, that is planned for; the rest is for peaks."""
 
 
 ROWS: Mapping[str, str] = {
@@ -63,16 +63,16 @@ ROWS: Mapping[str, str] = {
     "page": "page with two signals and a view",
     "reconnect": "1,000 reconnects a second after a restart, each with a snapshot: µs",
 }
-"""Which line of RESULTS.md says it, by how that begins."""
+"""The beginning of the line of RESULTS.md that has each cost."""
 
 
 def read(results: Path = RESULTS) -> tuple[Costs, frozenset[str]]:
-    """What RESULTS.md says of FastState, and for the rest what stands above; and the names of what it says."""
+    """Read FastState's costs from RESULTS.md, with the defaults above for the rest; return them and the names read."""
     found: dict[str, float] = {}
     lines = [line.strip().strip("|").split(" | ") for line in results.read_text().splitlines() if line.startswith("|")]
     for name, begin in ROWS.items():
         for title, *cells in lines:
-            number = re.match(r"\**([\d.,]+)", cells[-2].strip())  # behind it stands only the aim
+            number = re.match(r"\**([\d.,]+)", cells[-2].strip())  # only the aim follows
             if title.strip().startswith(begin) and number:
                 found[name] = float(number[1].replace(",", ""))
                 break
@@ -107,7 +107,7 @@ LOADS = (
 
 @dataclass(frozen=True)
 class Need:
-    """What a load needs: `cores` that are busy, of as many as there are `processes`; numbers per second."""
+    """The needs of a load: `cores` that are busy, of as many as there are `processes`; numbers per second."""
 
     processes: int
     cores: float
@@ -121,21 +121,21 @@ class Need:
 
 
 def reached(watchers: float, processes: int) -> float:
-    """How many of the processes (float) have one of the watchers, when a balancer has put them anywhere."""
+    """Return how many of the processes (float) have one of the watchers, if a balancer spreads them at random."""
     return float(processes * (1 - (1 - 1 / processes) ** watchers))
 
 
 def reached_by_chance(watchers: int, processes: int, tries: int = 2_000, seed: int = 1) -> float:
-    """The same as `reached`, by throwing watchers at processes."""
+    """Return the same as `reached`, by simulating it."""
     chance = random.Random(seed)
     return sum(len({chance.randrange(processes) for _ in range(watchers)}) for _ in range(tries)) / tries
 
 
 def needed(load: Load, costs: Costs) -> Need:
-    """What `load` needs, with at most `costs.busy` of each core at work. One process needs no Redis."""
+    """Return what `load` needs, with at most `costs.busy` of each core at work. One process needs no Redis."""
     changes = load.streams * load.events + load.broadcasts
     deliveries = load.streams * load.events * load.watchers + load.broadcasts * load.streams
-    alive = load.streams / costs.heartbeat  # signs of life, which cost a write each
+    alive = load.streams / costs.heartbeat  # heartbeats, which cost a write each
     pages = load.streams * load.pages
     opened = load.streams / costs.max_age + pages  # each page opens a stream
     processes = ceil(load.streams / costs.streams_per_process)
@@ -143,7 +143,7 @@ def needed(load: Load, costs: Costs) -> Need:
         messages = calls = loads = 0.0
         if processes > 1:
             messages = load.streams * load.events * reached(load.watchers, processes) + load.broadcasts * processes
-            loads = load.states * (pages + 2 * opened)  # a page may be made anywhere; a stream subscribes and reads
+            loads = load.states * (pages + 2 * opened)  # any process may render a page; a stream subscribes and reads
             calls = 2 * changes + loads
         work = (
             changes * (costs.event + (costs.shared_event if processes > 1 else 0))
@@ -177,17 +177,19 @@ def needed(load: Load, costs: Costs) -> Need:
 
 
 RETRIES = (1.0, 2.0, 4.0, 5.0)
-"""Seconds that a page waits before it tries to open its stream again: the last of them from then on."""
+"""Seconds that a page waits before it tries to open its stream again; the last one repeats."""
 
 
 def served_again(load: Load, processes: int, down: float, costs: Costs) -> float:
-    """Seconds from the loss of all streams until the last page has its own again, when all processes are gone for
-    `down` seconds, and they and Redis work on nothing else afterwards. All pages try at the same moments.
+    """Return the seconds from the loss of all streams until the last page has its own again.
+
+    All processes are gone for `down` seconds, and they and Redis work on nothing else afterwards. All pages try at the
+    same moments.
     """
     calls = 2 * load.states if processes > 1 else 0
     work = max((costs.reconnect + calls * costs.load) / processes, calls * costs.redis_load) / 1e6
     tries, number = RETRIES[0], 1
-    while tries < down:  # all are refused, and come again
+    while tries < down:  # all are refused, and come back
         tries += RETRIES[min(number, len(RETRIES) - 1)]
         number += 1
     return tries + load.streams * work
@@ -200,7 +202,7 @@ HEADINGS = (
 
 
 def table(loads: Iterable[Load], costs: Costs) -> str:
-    """What the loads need, as a table in Markdown. Bold is more than one Redis can do."""
+    """Format the needs of the loads as a table in Markdown. Bold is more than one Redis can do."""
     lines = [HEADINGS, ("---",) * len(HEADINGS)]
     for load in loads:
         need = needed(load, costs)

@@ -1,4 +1,4 @@
-"""What a live page costs over the same page in plain FastHTML: with an async and a sync handler, and with a view.
+"""Measure a live page beside the same page in plain FastHTML: with an async and a sync handler, and with a view.
 
 The plain pages keep their values in the session, as an app without states would, and so sign a cookie each time. Both
 apps are called in this process through ASGI, without a network, so that the numbers are the server's CPU alone. They
@@ -102,7 +102,7 @@ CASES = {
 
 
 async def get(app, path: str, cookie: str = "") -> tuple[str, str]:
-    """Asks for a page as a browser does: the cookie it sets, else the one sent, and its HTML."""
+    """Load a page as a browser does; return the cookie it sets, else the one sent, and its HTML."""
     sent: list[dict] = []
     headers = [(b"host", b"bench"), *([(b"cookie", cookie.encode())] if cookie else [])]
     scope = {
@@ -124,7 +124,7 @@ async def get(app, path: str, cookie: str = "") -> tuple[str, str]:
 
 
 async def microseconds(app, path: str, cookie: str) -> float:
-    """CPU microseconds of one page, averaged over `CALLS`."""
+    """Return the CPU microseconds of one page, averaged over `CALLS`."""
     start = time.process_time()
     for _ in range(CALLS):
         await get(app, path, cookie)
@@ -132,7 +132,7 @@ async def microseconds(app, path: str, cookie: str) -> float:
 
 
 async def rows() -> list[Row]:
-    """The table: one row for each case."""
+    """Return one row for each case."""
     found = []
     for path, title in CASES.items():
         cookies = [(await get(app, path))[0] for app in (live_app, plain_app)]

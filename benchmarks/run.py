@@ -1,4 +1,4 @@
-"""All that `make bench` measures, in one table: printed, and written to `benchmarks/RESULTS.md`.
+"""Run everything that `make bench` measures, in one table: printed, and written to `benchmarks/RESULTS.md`.
 
 `--quick` measures everything once and with fewer streams: enough to see that it runs, not to believe the numbers.
 """
@@ -30,39 +30,39 @@ Measured by `make bench` on {machine}.
 
 ## How to read it
 
-- Each line is one thing that was measured, each column one who was. A cell is the median of the repetitions, in which
-  all take turns; in brackets is the ratio to the floor, or to what the line says. Ratios are of one run on one machine:
-  they are what to compare, between machines and over time. Bold is what misses its aim.
-- *µs* are CPU microseconds of the server's process, by the kernel's account: what a change has cost from the moment at
+- Each line is one measurement, each column one contender. A cell is the median of the repetitions, in which all
+  contenders take turns; in brackets is the ratio to the floor, or to what the line says. Compare ratios, between
+  machines and over time: they are of one run on one machine. Bold misses its aim.
+- *µs* are CPU microseconds of the server's process, by the kernel's account: the cost of a change, from the moment at
   which the server is told to make it, divided by the streams that have received it. *Last* is the time after which a
   change has reached the last of the streams. *KB* is memory that the process has for itself, after a collection, for
   each stream. Each server has one core, and the load, a process of its own, another.
 - *floor*: a bare ASGI app on uvicorn that writes one ready object of bytes to each stream's transport. *nginx, nchan*:
-  the same in C, where it is installed (Debian: `nginx`, `libnginx-mod-nchan`). *ASGI, queues*: bare ASGI with a queue
+  the same in C, if it is installed (Debian: `nginx`, `libnginx-mod-nchan`). *ASGI, queues*: bare ASGI with a queue
   for each stream. *Starlette*: its StreamingResponse. *FastHTML*: its EventStream, with the session's cookie, written
-  by hand: a frame is encoded once. *FastState, portable*: through ASGI's `send` alone, as on any server; *FastState*:
-  what it does on uvicorn by itself. All run on the same uvicorn, with uvloop and httptools.
-- In a burst the others send every value, as they are written; whoever coalesces sends the newest. All streams are
-  checked to end on the last value.
+  by hand: a frame is encoded once. *FastState, portable*: through ASGI's `send` only, as on any server; *FastState*:
+  its default on uvicorn. All run on the same uvicorn, with uvloop and httptools.
+- In a burst the contenders without coalescing send every value, as they are written; the others send the newest. All
+  streams are checked to end on the last value.
 - *Event*: POSTs of eight browsers on connections that are kept open, to servers as above: CPU of the server for each.
-  FastState's brings the change to the browser's stream, too. *FastHTML* and *floor*, bare ASGI, are a handler that
-  verifies the same cookie, reads the same number out of the body, and adds it up; where it says so, FastHTML's puts the
-  sum into a queue of its session's stream as well.
+  FastState also delivers the change to the browser's stream. *FastHTML* and *floor*, bare ASGI, are a handler that
+  verifies the same cookie, reads the same number out of the body, and adds it up; where the line says so, FastHTML also
+  puts the sum into a queue of its session's stream.
 - Pages are called in one process through ASGI, without a network; FastHTML is the same page without FastState. So are
-  events, where the line says so: that is what the app makes of an event, without what uvicorn, its loop and the kernel
-  make of a request.
+  events, where the line says so: that is the app's share of an event, without the share of uvicorn, its loop and the
+  kernel.
 """
 
 
 def scale(quick: bool) -> delivery.Scale:
-    """How much is measured."""
+    """Return the numbers of streams, of changes and of repetitions."""
     if not quick:
         return delivery.Scale()
     return delivery.Scale().at(1_000, 1)._replace(small=200, many=2_000, updates=20_000, opened=100, reconnects=500)
 
 
 def rows(bench: delivery.Bench, quick: bool) -> Iterator[Row]:
-    """All rows; those of each module as soon as they are measured."""
+    """Yield all rows, those of each module as soon as they are measured."""
     yield from delivery.rows(scale(quick), bench)
     for module in OTHERS:
         yield from asyncio.run(module.rows())
@@ -70,7 +70,7 @@ def rows(bench: delivery.Bench, quick: bool) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="once, and with fewer streams; writes no RESULTS.md")
+    parser.add_argument("--quick", action="store_true", help="measure once, with fewer streams; writes no RESULTS.md")
     parser.add_argument("--servers", default=",".join(SERVERS), help=f"of {', '.join(SERVERS)}; writes no RESULTS.md")
     arguments = parser.parse_args()
     names = arguments.servers.split(",")

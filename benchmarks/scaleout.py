@@ -1,4 +1,4 @@
-"""What it costs to have many processes: FastState over Redis, beside one process and beside redis-py by hand.
+"""Measure the cost of many processes: FastState over Redis, beside one process and beside redis-py by hand.
 
 `python -m benchmarks.scaleout` starts a redis-server and the processes itself, prints the table, and writes it to
 `benchmarks/SCALEOUT.md`; with `--quick` it measures everything once, and writes nothing.
@@ -46,7 +46,7 @@ CLIENTS = 32
 """Connections that keep all processes busy."""
 
 ELSEWHERE = {"faststate-connection": "000000000000.nobody0123456789"}
-"""Of events whose page has its stream in another process: so they are answered 204, as nearly all are."""
+"""For events whose page has its stream in another process: they are answered 204, as nearly all are."""
 
 READING = """\
 # What many processes cost
@@ -57,22 +57,22 @@ Measured by `python -m benchmarks.scaleout` on {machine}, Redis {redis}.
 
 ## How to read it
 
-- A cell is the median of the repetitions, in which all take turns; in brackets is the ratio to what the line says, or
-  to the first column. Ratios are of one run on one machine: they are what to compare.
+- A cell is the median of the repetitions, in which all contenders take turns; in brackets is the ratio to what the line
+  says, or to the first column. Compare ratios: they are of one run on one machine.
 - *Event*: one browser sends one event after the other over HTTP and waits for each answer. *FastState, one process* has
-  its states in memory alone; the others have them in Redis, on the same machine, where lock and load are one round
+  its states in memory only; the others have them in Redis, on the same machine, where lock and load are one round
   trip, and save, publish and unlock another. *CPU* is that of all processes of the app; that of Redis is in the line
   below.
-- *Delivery*: an event is sent to one process, and a tab has the change on its stream: of the same process, or of
-  another one. *redis-py by hand*: a POST that publishes its body, in one process, and a bare ASGI stream that is
-  written what comes, in another: no state, no lock, no session, nothing stored.
-- *Events a second*: {clients} connections at once, spread over the processes, each with a state of its own (*many
-  keys*) or all with the same one (*one key*). The load, Redis and the processes share the machine's cores.
+- *Delivery*: an event is sent to one process, and a tab gets the change on its stream, from the same process or from
+  another one. *redis-py by hand*: a POST that publishes its body, in one process, and a bare ASGI stream that writes
+  what comes, in another: no state, no lock, no session, nothing stored.
+- *Events a second*: {clients} connections at once, spread over the processes, each with its own state (*many keys*) or
+  all with the same one (*one key*). The load, Redis and the processes share the machine's cores.
 """
 
 
 class Scale(NamedTuple):
-    """How much is measured."""
+    """Numbers of repetitions, events and rounds in a run."""
 
     repeat: int = 5
     events: int = 400
@@ -118,12 +118,12 @@ class Engine:
             return answer
 
     def empty(self) -> None:
-        """Forgets all, before processes are started."""
+        """Delete everything, before processes are started."""
         with redis.Redis(port=self.port, single_connection_client=True) as client:
             client.flushall()
 
     def cpu(self) -> float:
-        """CPU microseconds so far."""
+        """Return the CPU microseconds used so far."""
         return cpu_of(self._process.pid)
 
 
@@ -133,7 +133,7 @@ def contender(environment: dict[str, str], module: str = "faststate") -> Contend
 
 
 class Bed:
-    """What is measured on: the engine, and who takes turns on which core. Lifetime: the run."""
+    """The Redis engine, and which contenders take turns on which core. Lifetime: the run."""
 
     def __init__(self, engine: Engine, bench: Bench) -> None:
         self.engine = engine
@@ -142,7 +142,7 @@ class Bed:
 
     @contextlib.contextmanager
     def processes(self, who: str, count: int, *, spread: bool = False) -> Iterator[list[Server]]:
-        """So many processes of one of those who are measured, that have just been started; on one core, or `spread`."""
+        """Start so many processes of one contender, on one core, or `spread`."""
         self.engine.empty()
         own = {BARE: {"BENCHMARK_REDIS": self.engine.url}, MEMORY: {}}
         environment = own.get(who, {"FASTSTATE_STORE": f"{self.engine.url}?prefix=bench"})
@@ -156,13 +156,13 @@ class Bed:
 
 
 def click(page: Page, state: str, nonce: str, own: dict[str, str]) -> bytes:
-    """An event, as a page sends it."""
+    """Build an event as a page sends it."""
     body = json.dumps({"a": {"by": 1}, "w": json.loads(page.payload)["w"]}).encode()
     return request(f"/_faststate/event/{state}/add", page, {"faststate-nonce": nonce, **own}, body)
 
 
 def event_and_delivery(bed: Bed, scale: Scale) -> Iterator[Row]:
-    """One event after the other, and when its page has it."""
+    """Measure one event after the other, and when its page has it."""
     answer, arrival, late, cpu, redis_cpu = (defaultdict[str, list[float]](list) for _ in range(5))
     for repetition in range(scale.repeat):
         for who in _turned((BARE, MEMORY, SAME, OTHER), repetition):
@@ -195,7 +195,9 @@ def _turned(who: Sequence[str], repetition: int) -> list[str]:
 def _one_after_the_other(
     bed: Bed, who: str, servers: Sequence[Server], events: int
 ) -> tuple[list[float], list[float], float, float]:
-    """Seconds until each event was answered, and until a tab had it; CPU µs of the app, and of Redis, for each."""
+    """Return the seconds until each event was answered, and until a tab had it; and the CPU µs per event of the app and
+    of Redis.
+    """
     sending, showing = servers[0], servers[-1]
     warm = events // 10
     answers, arrivals = [], []
@@ -237,7 +239,7 @@ def _answered(sock: socket.socket) -> None:
 
 
 def throughput(bed: Bed, scale: Scale, counts: Sequence[int] = tuple(WORKERS)) -> Iterator[Row]:
-    """As many events as so many processes can do."""
+    """Measure as many events as so many processes can do."""
     for what, state, path in (("many keys", "Counter", "/counter"), ("one key", "Total", "/total")):
         each: Values = defaultdict(list)
         for repetition in range(scale.repeat):
@@ -269,14 +271,14 @@ def _busy(servers: Sequence[Server], state: str, path: str, rounds: int) -> floa
 
 
 def rows(bed: Bed, scale: Scale) -> Iterator[Row]:
-    """All rows, as soon as they are measured."""
+    """Yield all rows, as soon as they are measured."""
     yield from event_and_delivery(bed, scale)
     yield from throughput(bed, scale)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="once, and less of it; writes no SCALEOUT.md")
+    parser.add_argument("--quick", action="store_true", help="measure less, and only once; writes no SCALEOUT.md")
     arguments = parser.parse_args()
     scale = Scale(1, 100, 20) if arguments.quick else Scale()
     bench = Bench(())

@@ -1,7 +1,7 @@
-"""What it costs to share states in Redis: CPU microseconds of a process, and of Redis, more than without.
+"""Measure the cost of sharing states in Redis: CPU microseconds of a process, and of Redis, more than without.
 
 Run it with `python -m benchmarks.sharing`; it needs `redis-server`, and starts one with `appendfsync everysec`, so that
-the disk is none of it. Servers are those of `make bench`. `benchmarks.million` plans with what it prints.
+the disk does not count. The servers are those of `make bench`. `benchmarks.million` plans with what it prints.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .servers import SERVERS, Server
 __all__ = ["Redis", "Sharing", "measured"]
 
 BROWSERS = 32
-"""As many send their events at once. A state remembers the nonces of its events: there are few for each."""
+"""Browsers that send their events at once. A state remembers the nonces of its events: each has few."""
 
 
 class Redis:
@@ -62,7 +62,7 @@ class Redis:
         self._directory.cleanup()
 
     def cpu(self) -> float:
-        """CPU microseconds that it has used so far."""
+        """Return the CPU microseconds that it has used so far."""
         total = 0
         for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -70,14 +70,14 @@ class Redis:
         return total / 1_000
 
     def state_kb(self) -> float:
-        """KB that it takes for a session's state, with all that belongs to it."""
+        """Return the KB that it takes for a session's state, with all that belongs to it."""
         sizes = [self.client.memory_usage(key) for pattern in ("*:s:*Counter*", "*:g:*") for key in
                  sorted(self.client.keys(pattern))[:1]]  # fmt: skip
         return sum(sizes) / 1_024
 
 
 class Sharing(NamedTuple):
-    """The names are those of `million.Costs`."""
+    """Costs with the names of `million.Costs`."""
 
     shared_event: float
     redis_event: float
@@ -89,13 +89,13 @@ class Sharing(NamedTuple):
 
 
 def measured(bench: Bench, repeat: int = 3, events: int = 2_000, changes: int = 1_000, streams: int = 400) -> Sharing:
-    """The medians of so many repetitions."""
+    """Return the medians of so many repetitions."""
     alone = SERVERS["faststate"]
     found: list[Sharing] = []
 
     @contextlib.contextmanager
     def quiet(engine: Redis) -> Iterator[list[float]]:
-        """What Redis has used in the block, as the list's one number."""
+        """Yield a list whose one number is, after the block, the CPU that Redis used in it."""
         used = [engine.cpu()]
         yield used
         used[0] = engine.cpu() - used[0]
@@ -143,7 +143,7 @@ def measured(bench: Bench, repeat: int = 3, events: int = 2_000, changes: int = 
 
 
 def _change(server: Server, times: int) -> None:
-    """Changes the state that all share, one time after the other."""
+    """Change the state that all share, one time after the other."""
     for _ in range(times):
         begin, _text = server.change()
         begin()

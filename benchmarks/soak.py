@@ -1,10 +1,10 @@
-"""What sessions leave behind: 200,000 of them come and go, with states in memory alone and in a SQLite store.
+"""Measure what sessions leave behind: 200,000 of them come and go, with states in memory and in a SQLite store.
 
 A tenth are browsers, through ASGI: a page with two states, an event, a stream that is cut, and every tenth of them
-signs in and out. The others are changed by `provider.modify`. A clock of its own lets the hours pass in which states
-expire. Each kind has a process of its own, whose memory the system's allocator gives out, and not Python's: that one
-uses again what is free, but seldom gives it back. For Linux with glibc. Run it with `python -m benchmarks.soak`; a
-number behind it is that of the sessions.
+signs in and out. The others are changed by `provider.modify`. The benchmark's own clock skips the hours after which
+states expire. Each kind has its own process, which takes memory from the system's allocator instead of Python's:
+Python's reuses free memory, but seldom gives it back. For Linux with glibc. Run it with `python -m benchmarks.soak`; a
+number after it is the number of sessions.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from faststate.stores.sqlite import SQLiteStore
 
 SESSIONS = 200_000
 BROWSERS = 20_000
-AT_ONCE = 200  # sessions that are served at one time: the size of a commit, where commits are grouped
+AT_ONCE = 200  # sessions served at one time: the size of a grouped commit
 TTL = 600.0  # seconds that a state is kept
 ARRIVALS = 50.0  # sessions per second of the clock
 SWEEP_EVERY = 15.0  # seconds of the clock, as a server does
-MAX_AGE = 3_600  # seconds that a cookie is good for, and that an ended session is remembered
+MAX_AGE = 3_600  # seconds that a cookie is valid, and that an ended session is remembered
 BEGINNING = 1_000_000.0
 
 
 class Cart(ReactiveState):
-    """What a session keeps."""
+    """A session's state."""
 
     items: list[str] = []
     note: str = ""
@@ -57,13 +57,13 @@ class Cart(ReactiveState):
 
 
 class Tab(ReactiveState):
-    """What a page keeps."""
+    """A page's state."""
 
     open: bool = True
 
 
 class Memory(NamedTuple):
-    """Memory at one moment: states that are there, and blocks that Python's own allocator has given out, if it does.
+    """Memory at one moment: states, and blocks that Python's own allocator has given out, if it is used.
 
     `resident` is the process's resident set, in bytes.
     """
@@ -74,7 +74,7 @@ class Memory(NamedTuple):
 
     @classmethod
     def now(cls, provider: StateProvider, *, collected: bool = True) -> Memory:
-        """That of this moment; when `collected`, without what only waits to be collected or given back."""
+        """Return the present memory; if `collected`, after collecting garbage and giving free memory back."""
         if collected:
             gc.collect()
             ctypes.CDLL(None).malloc_trim(0)
@@ -83,7 +83,7 @@ class Memory(NamedTuple):
 
 
 class Soak:
-    """An app whose sessions come and go on a clock of its own. Lifetime: from `start` to `stop`.
+    """An app whose sessions come and go by the benchmark's own clock. Lifetime: from `start` to `stop`.
 
     With `path` its states are kept in a SQLite file. `peak` is the memory when there were the most states.
     """
@@ -115,18 +115,18 @@ class Soak:
             return Response()
 
     async def start(self) -> None:
-        """Opens the store, and has each kind of session come and go once, so that everything is warm."""
+        """Open the store, and let each kind of session come and go once, so that everything is warm."""
         await self.provider.start()
         await self.visits(2 * AT_ONCE, self.modify)
         await self.visits(2 * AT_ONCE, self.browse)
         await self.quiet()
 
     async def stop(self) -> None:
-        """Closes the store."""
+        """Close the store."""
         await self.provider.stop()
 
     async def visits(self, number: int, visit: Callable[[int], object]) -> None:
-        """So many new sessions, as fast as they can be served, while the clock says that they come one by one."""
+        """Serve so many new sessions as fast as possible, while the clock says that they come one by one."""
         for first in range(0, number, AT_ONCE):
             many = min(AT_ONCE, number - first)
             await asyncio.gather(*(visit(next(self._numbers)) for _ in range(many)))  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ class Soak:
                 await self.sweep()
 
     async def sweep(self) -> None:
-        """What a server does every few seconds."""
+        """Do what a server does every few seconds."""
         self._swept = self.now
         registry = self.provider.registry
         registry.sweep()
@@ -144,26 +144,26 @@ class Soak:
         await registry.tell_store()
 
     async def quiet(self) -> None:
-        """Lets the hours pass until the last state has expired, and the store has forgotten it."""
+        """Skip the hours until the last state has expired, and the store has deleted it."""
         for _ in range(4):
             self.now += max(TTL, MAX_AGE, EXPIRED_KEPT)
             for rates in (self.provider.event_rates, self.provider.stream_rates):
-                rates.take("somebody", "192.0.2.1")  # who comes has the others' buckets looked at
+                rates.take("somebody", "192.0.2.1")  # a new visitor triggers the check of the others' buckets
             await self.sweep()
-        await asyncio.sleep(0)  # the loop forgets the timers of locks, which were not needed
+        await asyncio.sleep(0)  # the loop drops the unused timers of locks
 
     async def modify(self, number: int) -> None:
-        """A session that server code changes."""
+        """Serve a session that server code changes."""
         async with self.provider.modify(Cart, session_id=f"session-{number}") as cart:
             cart.items.append("apple")
 
     async def make(self, number: int) -> None:
-        """A session whose state is made, and no more."""
+        """Serve a session whose state is created, and no more."""
         identifier = self.provider.config_of(Cart).identifier(session_id=f"session-{number}")
         await self.provider.registry.entry(identifier, Cart, ttl=TTL, initial={"note": "hello"})
 
     async def browse(self, number: int) -> None:
-        """A browser: its page, an event, its stream; every tenth signs in and out."""
+        """Serve a browser: its page, an event, its stream; every tenth signs in and out."""
         client = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         request = partial(self.request, client=client)
         headers, page = await request("GET", "/")
@@ -192,7 +192,7 @@ class Soak:
         query: str = "",
         client: str = "127.0.0.1",
     ) -> tuple[dict[str, str], bytes]:
-        """One request through ASGI: the answer's headers with its status, and its body; a stream's is cut early."""
+        """Send one request through ASGI; return the headers with the status, and the body; cut a stream early."""
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
             "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
@@ -219,7 +219,7 @@ class Soak:
         return head, b"".join(m.get("body", b"") for m in sent[1:])
 
     def sizes(self) -> dict[str, int]:
-        """How much is in whatever the provider's parts keep something in, by its name: only what is not empty."""
+        """Return the size of every container in the provider's parts, by its name: only those that are not empty."""
         provider = self.provider
         parts = [
             provider, provider.registry, provider.registry.locks, provider.registry.committer, provider.sessions,
@@ -244,7 +244,7 @@ def _mebibytes(path: Path) -> float:
 
 
 async def soak(path: Path | None, sessions: int) -> None:
-    """Prints the memory before, at the peak and after for one kind of store."""
+    """Print the memory before, at the peak and after for one kind of store."""
     soak = Soak(path)
     await soak.start()
     sizes, before, begun = soak.sizes(), Memory.now(soak.provider), time.perf_counter()

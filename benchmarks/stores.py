@@ -1,6 +1,6 @@
-"""What group commit gives the SQLite store: saves per second that are safe on the disk, with it and without.
+"""Measure group commit in the SQLite store: saves per second that are safe on the disk, with it and without.
 
-The file lies in the working directory, so that the disk is the one that is asked about. The cases take turns, and the
+The file lies in the working directory, so that its disk is the one that is measured. The cases take turns, and the
 medians are compared. Run it with `python -m benchmarks.stores`.
 """
 
@@ -28,11 +28,11 @@ CASES = {
     "10 tasks, grouped": (10, sqlite.BATCH),
     "200 tasks, grouped": (200, sqlite.BATCH),
 }
-"""By title: how many tasks save at once, and how many requests one transaction takes at most."""
+"""By title: how many tasks save at once, and the most requests that one transaction takes."""
 
 
 async def seconds(store: SQLiteStore | MemoryStore, tasks: int, keys: str) -> float:
-    """How long `SAVES` saves take, shared out among the tasks, each to a state of its own."""
+    """Return how long `SAVES` saves take, shared out among the tasks, each to its own state."""
 
     async def save(key: str) -> None:
         old = None

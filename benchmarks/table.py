@@ -1,4 +1,4 @@
-"""Rows of measurements, and the one table that they make: a line for what was measured, a column for who."""
+"""Rows of measurements, and the table that they make: a line for each measurement, a column for each contender."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ PORTABLE = "FastState, portable"
 DIRECT = "FastState"
 
 COLUMNS = (FLOOR, NCHAN, QUEUE, STARLETTE, FASTHTML, PORTABLE, DIRECT)
-"""Who is measured, in the order of the table's columns."""
+"""The contenders, in the order of the table's columns."""
 
 PACKAGES = ("uvicorn", "uvloop", "httptools", "starlette", "python-fasthtml", "pydantic", "datastar-py")
 
 Numbers = Sequence[float]
-"""A measurement of one of them, once for each repetition; the first of each belong together, and so on."""
+"""A measurement of one contender, once per repetition; the first ones of all belong together, and so on."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the table.
 
-    `what` says what was measured, with its unit; `values` hold it by who (a column), a number per repetition. A cell is
-    the median, and in brackets the median of the ratios to `base`: to that column of the same row, or (a mapping) to
-    numbers of one's own. `aims` are the highest ratios that are to be reached, by who, and `limits` the highest values.
+    `what` names the measurement, with its unit; `values` hold it by contender (a column), a number per repetition. A
+    cell is the median, and in brackets the median of the ratios to `base`: to that column of the same row, or (a
+    mapping) to other numbers. `aims` are the highest ratios allowed, by contender, and `limits` the highest values.
     """
 
     what: str
@@ -56,11 +56,11 @@ class Row:
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def value(self, who: str) -> float:
-        """The median of what was measured of `who`."""
+        """Return the median of what was measured of `who`."""
         return statistics.median(self.values[who])
 
     def ratio(self, who: str) -> float | None:
-        """The median, over the repetitions, of the ratios of `who` to the base; None where there is nothing to it."""
+        """Return the median, over the repetitions, of the ratios of `who` to the base; None if it has no base."""
         base = self.values.get(self.base) if isinstance(self.base, str) else (self.base or {}).get(who)
         its = self.values[who]
         if not base:
@@ -70,7 +70,7 @@ class Row:
         return statistics.median(mine / other for mine, other in zip(its, base, strict=True))
 
     def misses(self, who: str) -> bool:
-        """Whether `who` is above what is aimed at."""
+        """True if `who` is above its aim."""
         ratio = self.ratio(who)
         above = who in self.aims and ratio is not None and ratio > self.aims[who]
         return above or (who in self.limits and self.value(who) > self.limits[who])
@@ -83,7 +83,7 @@ class Row:
         return f"**{text}**" if self.misses(who) else text
 
     def aim(self) -> str:
-        """What is aimed at, in words; PORTABLE's own only where it differs."""
+        """Return the aim in words; PORTABLE's own only if it differs."""
         texts = [
             f"{sign} {aims[who]:g}" + (" portable" if who == PORTABLE and DIRECT in aims else "")
             for aims, sign in ((self.aims, "ratio ≤"), (self.limits, "≤"))
@@ -98,7 +98,7 @@ def _number(value: float) -> str:
 
 
 def table(rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> str:
-    """The rows as a table in Markdown, with those of the columns that anything stands in."""
+    """Format the rows as a table in Markdown, with only the columns that have values."""
     rows = list(rows)
     shown = [who for who in columns if any(row.values.get(who) for row in rows)]
     lines = [["", *shown, "aim"], ["---"] * (len(shown) + 2)]
@@ -107,7 +107,7 @@ def table(rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> str:
 
 
 def machine() -> str:
-    """What was measured on, in a line: cores, kernel, Python, and the packages that matter."""
+    """Describe the machine in a line: cores, kernel, Python, and the packages that matter."""
     versions = []
     for package in PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""Who is measured: each a server in a process of its own on one core, and the same to the one who measures.
+"""The contenders: each is a server in its own process on one core, and all look the same to the measuring process.
 
-A server is told what to do by the process that started it: through a socket that only the two have, so that what is
-asked of the server costs each of them the same little, and not what its framework makes of a request.
+The process that started a server tells it what to do through a socket that only the two share. So a command costs each
+server the same little, and not what its framework makes of a request.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["SERVERS", "Contender", "Server", "core", "cores", "cpu_of"]
 
 @dataclass(frozen=True)
 class Contender:
-    """One of those who are measured. `title` is its column, `module` (below this package) has its `App`.
+    """One server that is measured. `title` is its column, `module` (below this package) has its `App`.
 
-    `pages` are the pages of which its streams are opened, by what they show (empty where a stream is simply asked for):
+    `pages` are the pages from which its streams are opened, by what they show (empty if a stream needs no page):
     "board", which all change and watch; "own", with a state of each session; "item", with one of many shared states.
     `environment` is set for its process.
     """
@@ -60,18 +60,18 @@ SERVERS = {
     ),
     "faststate": Contender(table.DIRECT, "faststate", PAGES, "/_faststate/stream"),
 }
-"""All of them, by the name that the command line knows them by."""
+"""All contenders, by their names on the command line."""
 
 
 def cores() -> tuple[int, int]:
-    """The cores (their numbers) of the server and of the load; the same one where there is no other."""
+    """Return the cores (their numbers) of the server and of the load; the same one if there is no other."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
 
 
 @contextlib.contextmanager
 def core(number: int) -> Iterator[None]:
-    """Keeps this process, and what it starts meanwhile, on one core."""
+    """Keep this process, and the processes that it starts meanwhile, on one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {number})
     try:
@@ -81,7 +81,7 @@ def core(number: int) -> Iterator[None]:
 
 
 def cpu_of(pid: int) -> float:
-    """CPU microseconds that a process has used so far, by the kernel's account of its threads."""
+    """Return the CPU microseconds that a process has used so far, by the kernel's account of its threads."""
     total = 0
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):  # it has just ended
@@ -104,7 +104,7 @@ class Server:
 
     @staticmethod
     def of(contender: Contender, core_number: int) -> Server:
-        """The server of a contender, not started yet."""
+        """Return the server of a contender, not started yet."""
         if contender.module == "nchan":
             from .nchan import NchanServer
 
@@ -157,19 +157,19 @@ class Server:
         self._log.close()
 
     def output(self) -> str:
-        """What the process has printed."""
+        """Return what the process has printed."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace").strip() or "nothing"
 
-    # -- what it is told -------------------------------------------------------------------------------------------
+    # -- commands -------------------------------------------------------------------------------------------
 
     def tell(self, what: str, **arguments: Any) -> None:
-        """Has the server begin with something: a method of its `App`. `reply` waits until it is done."""
+        """Let the server begin a command: a method of its `App`. `reply` waits until it is done."""
         assert self._control is not None
         self._control.sendall(json.dumps({"do": what, **arguments}).encode() + b"\n")
 
     def reply(self) -> Any:
-        """Waits for the end of the oldest thing that the server was told; what came of it."""
+        """Wait for the end of the oldest command; return its result."""
         line = next(self._replies, b"")
         if not line:
             raise ConnectionError("the server has ended")
@@ -179,34 +179,34 @@ class Server:
         return answer
 
     def change(self, target: str = "board", size: int = 0) -> tuple[Callable[[], None], str]:
-        """What begins one change, and the mark that it brings; `size` (bytes) fills the value up."""
+        """Return the command for one change, and the mark that it sends; `size` (bytes) fills the value up."""
         self.changes += 1
         text = mark(self.changes)
         return lambda: self.tell("change", text=text.ljust(size, "."), target=target), text
 
     def burst(self, count: int, per_tick: int) -> tuple[Callable[[], None], str]:
-        """What begins `count` changes, `per_tick` of them in one tick of the loop, and the mark of the last."""
+        """Return the command for `count` changes, `per_tick` in one tick of the loop, and the mark of the last."""
         first = self.changes + 1
         self.changes += count
         return lambda: self.tell("burst", first=first, count=count, per_tick=per_tick), mark(self.changes)
 
     def collect(self) -> None:
-        """Has the server give back what memory it can."""
+        """Let the server give back what memory it can."""
         self.tell("collect")
         self.reply()
 
-    # -- what it costs ---------------------------------------------------------------------------------------------
+    # -- costs ---------------------------------------------------------------------------------------------
 
     def _processes(self) -> list[int]:
         assert self._process is not None
         return [self._process.pid]
 
     def cpu(self) -> float:
-        """CPU microseconds that the server has used so far."""
+        """Return the CPU microseconds that the server has used so far."""
         return sum(map(cpu_of, self._processes()))
 
     def quiet(self, within: float = PATIENCE) -> float:
-        """Waits until the server does nothing more; its CPU microseconds then."""
+        """Wait until the server is idle; return its CPU microseconds then."""
         deadline = time.monotonic() + within
         before = self.cpu()
         while True:
@@ -217,7 +217,7 @@ class Server:
             before = now
 
     def memory(self) -> float:
-        """KB that the server has for itself, after it has given back what it can."""
+        """Return the KB that the server has for itself, after it has given back what it can."""
         self.collect()
         self.quiet()
         total = 0

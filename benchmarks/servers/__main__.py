@@ -19,7 +19,7 @@ from .app import App
 
 
 class Control(asyncio.Protocol):
-    """Does what it is told, one after the other: a line of JSON each, and one for each in answer."""
+    """Executes commands one after the other: each is a line of JSON, and gets one in answer. Lifetime: the process."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -38,7 +38,7 @@ class Control(asyncio.Protocol):
             self._told.put_nowait(json.loads(line))
 
     def connection_lost(self, _: Exception | None) -> None:
-        os._exit(0)  # nobody is there to measure, and the streams would be waited for
+        os._exit(0)  # nobody measures any more, and the shutdown would wait for the streams
 
     def answer(self, answer: object) -> None:
         self._transport.write(json.dumps(answer).encode() + b"\n")
@@ -53,7 +53,7 @@ class Control(asyncio.Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says where it listens as soon as it does."""
+    """uvicorn, which reports its address as soon as it listens. Lifetime: the process."""
 
     def __init__(self, config: uvicorn.Config, app: App, control: socket.socket) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What all servers have in common: the bytes they send, and what they can be told."""
+"""The parts that all servers share: the bytes they send, and the commands they take."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..load import mark
 __all__ = ["SSE_HEADERS", "App", "frame_of"]
 
 SSE_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
-"""Headers of a stream, as ASGI has them."""
+"""Headers of a stream, in ASGI's form."""
 
 
 def frame_of(text: str) -> bytes:
-    """The SSE event (bytes) that brings `text` into a page, as FastState's own brings it."""
+    """Return the SSE event (bytes) that puts `text` into a page, like FastState's own."""
     return f'event: datastar-patch-signals\ndata: signals {{"Board":{{"text":"{text}"}}}}\n\n'.encode()
 
 
 class App(ABC):
-    """One server's app, `asgi`, and how it is made to change. Lifetime: its process.
+    """One server's app, `asgi`, and the commands that change it. Lifetime: its process.
 
-    `added` is what was added up for each session by POSTs to "/add", where there is no state to hold it.
+    `added` are the sums of each session's POSTs to "/add", if there is no state to hold them.
     """
 
     asgi: Any
@@ -37,16 +37,16 @@ class App(ABC):
 
     @abstractmethod
     async def change(self, text: str, target: str = "board") -> None:
-        """Changes what the page named `target` shows."""
+        """Change what the page named `target` shows."""
 
     async def burst(self, first: int, count: int, per_tick: int) -> None:
-        """Changes the board `count` times, `per_tick` times within a tick of the loop."""
+        """Change the board `count` times, `per_tick` times within a tick of the loop."""
         for done in range(count):
             await self.change(mark(first + done))
             if (done + 1) % per_tick == 0:
                 await asyncio.sleep(0)
 
     async def collect(self) -> None:
-        """Gives back what memory it can."""
+        """Give back what memory it can."""
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""redis-py by hand: who is told something publishes it, and all processes write what comes to their streams."""
+"""redis-py by hand: the process that gets a change publishes it, and all processes write it to their streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FastHTML as one writes it by hand: a frame encoded once, a queue for each stream, and FastHTML's EventStream."""
+"""FastHTML by hand: a frame encoded once, a queue for each stream, and FastHTML's EventStream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .streaming import Streaming
 
 
 class ByHand(Streaming):
-    """Lifetime: its process. "/add" adds up and tells nobody; "/bring" tells the session's own streams as well."""
+    """Lifetime: its process. "/add" adds up and tells nobody; "/bring" also tells the session's own streams."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""FastState: a state that all share, one of each session, and one of many records."""
+"""FastState: one state that all share, one per session, and one of many records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Board(ReactiveState):
 
 
 class Own(ReactiveState):
-    """One of each session."""
+    """One per session."""
 
     text: str = ""
 
@@ -33,7 +33,7 @@ class Item(ReactiveState):
 
 
 class Counter(ReactiveState):
-    """One of each session, with an event."""
+    """One per session, with an event."""
 
     count: int = 0
 

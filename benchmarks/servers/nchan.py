@@ -55,12 +55,12 @@ http {{
 
 
 def module() -> str | None:
-    """The path of nchan, or None where it, or nginx, is not installed."""
+    """Return the path of nchan, or None if it, or nginx, is not installed."""
     return next((path for path in MODULES if Path(path).exists()), None) if shutil.which("nginx") else None
 
 
 class NchanServer(Server):
-    """nginx as a plain process, with its files in a directory of its own. Lifetime: a `with` block."""
+    """nginx as a plain process, with its files in its own directory. Lifetime: a `with` block."""
 
     def _start(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="benchmark-")
@@ -93,7 +93,7 @@ class NchanServer(Server):
     def _end(self) -> None:
         if self._process is not None and self._process.poll() is None:
             workers = self._processes()[1:]
-            self._process.terminate()  # the master ends its worker, and that at once
+            self._process.terminate()  # the master ends its worker at once
             try:
                 self._process.wait(5)
             except subprocess.TimeoutExpired:
@@ -134,7 +134,7 @@ class NchanServer(Server):
 
 
 def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: however the one who measures ends
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: ends with the measuring process, however that ends
 
 
 def _request(text: str) -> bytes:

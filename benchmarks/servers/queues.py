@@ -1,4 +1,4 @@
-"""Bare ASGI with a queue for each stream, from which a task of its own sends."""
+"""Bare ASGI with a queue for each stream, from which its own task sends."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Streaming(App):
         return StreamingResponse(self.frames(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """What one stream is to be sent: the value as it is, and each change."""
+        """Yield what one stream has to send: the present value, and each change."""
         queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._queues.add(queue)
         try:
