@@ -60,7 +60,7 @@ assert ">0<" in one.get("/")
 restock("tea", 10)
 assert ">12<" in one.get("/product/tea")
 
-# == Who may: snippet 1
+# == Access rules: snippet 1
 # new
 # visit /documents/1 401
 # visit /sign_in?user=1 303

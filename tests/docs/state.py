@@ -47,10 +47,10 @@ async def once():
 
 asyncio.run(once())
 
-# == Three lives of an instance: snippet 1
+# == Snapshots and working copies: snippet 1
 assert "provider.modify" in tab(app).get("/wrong")
 
-# == Three lives of an instance: snippet 2
+# == Snapshots and working copies: snippet 2
 one = tab(app)
 one.get("/")
 assert "Order.customer" in one.get("/edit")
