@@ -204,7 +204,7 @@ async def test_a_connection_over_which_nothing_comes_is_made_anew(
     one: RedisStore, two: RedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = await listening(two, "t")
-    subscriber = two._home._subscriber  # type: ignore[union-attr]
+    subscriber = two._link._subscriber  # type: ignore[union-attr]
     reader = subscriber._connection._reader  # type: ignore[union-attr]
     reader._transport.pause_reading()  # type: ignore[union-attr]
     await until(lambda: theirs.count("found") == 1)

@@ -81,16 +81,16 @@ async def test_a_redis_that_is_away_or_refuses_is_a_problem_and_no_password_is_s
     server.do("CONFIG", "SET", "requirepass", "hunter2")
     url = f"redis://:hunter3@127.0.0.1:{server.port}"
     checks = await of_redis(url)
-    assert checks["store"] == ("problem", AnyWith(f"Redis at 127.0.0.1:{server.port} cannot be had"))
+    assert checks["store"] == ("problem", AnyWith(f"Redis at 127.0.0.1:{server.port} cannot be reached"))
     assert (await of_redis(url.replace("hunter3", "hunter2")))["store"][0] == "ok"
     server.kill()
     checks = await of_redis(url)
-    assert checks["store"] == ("problem", AnyWith("cannot be had")) and "hunter" not in str(checks)
+    assert checks["store"] == ("problem", AnyWith("cannot be reached")) and "hunter" not in str(checks)
 
 
 async def test_an_old_or_slow_redis_and_another_clock_are_told_of(new_redis, monkeypatch):
     server = new_redis()
-    monkeypatch.setattr("faststate.tools.doctor.OLDEST_REDIS", (99, 0))
+    monkeypatch.setattr("faststate.stores.redis.rules.OLDEST", (99, 0))
     monkeypatch.setattr("faststate.tools.doctor.SLOW", 0.0)
     now = time.time
     monkeypatch.setattr("faststate.stores.redis.checkup.time.time", lambda: now() + 90)
@@ -116,4 +116,4 @@ def test_the_command_looks_at_a_redis(in_tmp_path, new_redis):
     assert (done.returncode, done.stderr) == (0, "") and "No problems." in done.stdout
     server.kill()
     done = doctor(in_tmp_path, env={"FASTSTATE_STORE": server.url})
-    assert done.returncode == 1 and "cannot be had" in done.stdout
+    assert done.returncode == 1 and "cannot be reached" in done.stdout

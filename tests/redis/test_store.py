@@ -118,7 +118,7 @@ async def test_what_expires_leaves_redis_an_hour_later(new_store: NewStore, redi
 async def test_a_group_of_many_is_read_in_portions(
     new_store: NewStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faststate.stores.redis.home.PORTION", 7)
+    monkeypatch.setattr("faststate.stores.redis.link.PORTION", 7)
     store = new_store()
     for start in range(0, 100, 20):  # of one sequence number are more than a page has
         await store.save_many([first(f"{number}", b"%d" % number, group="g") for number in range(start, start + 20)])
@@ -305,7 +305,7 @@ async def test_a_redis_that_is_not_there_is_named_at_once_and_found_when_it_come
     with pytest.raises(PersistenceError):
         await store.lock({"key": None}, 10)
     server.start()
-    await until(lambda: store._home._client.away is None)  # type: ignore[union-attr]
+    await until(lambda: store._link._client.away is None)  # type: ignore[union-attr]
     assert await store.load("key") is None
     await store.close()
 
@@ -339,17 +339,17 @@ async def test_a_redis_that_answers_nothing_is_away_until_it_does(
                     await store.save(first("key"))
     finally:
         redis_server.resume()
-    await until(lambda: store._home._client.away is None)  # type: ignore[union-attr]
+    await until(lambda: store._link._client.away is None)  # type: ignore[union-attr]
     assert await store.load("key") is None or await store.sequences(["key"])
 
 
 async def test_a_write_whose_connection_breaks_is_not_repeated(new_store: NewStore, redis_server: RedisServer) -> None:
-    store = new_store(beat=1_000.0, lines=1)
+    store = new_store(beat=1_000.0, connections=1)
     await store.open()
-    home = store._home
-    assert home is not None
+    link = store._link
+    assert link is not None
     sent = 0
-    (connection,) = home._client._live
+    (connection,) = link._client._live
     original = connection.read_response
 
     async def lose_the_answer(*args: object, **options: object) -> object:
@@ -366,12 +366,12 @@ async def test_a_write_whose_connection_breaks_is_not_repeated(new_store: NewSto
 
 
 async def test_a_read_whose_connection_breaks_is_repeated(new_store: NewStore) -> None:
-    store = new_store(beat=1_000.0, lines=1)
+    store = new_store(beat=1_000.0, connections=1)
     await store.open()
     await store.save(first("key"))
-    home = store._home
-    assert home is not None
-    (connection,) = home._client._live
+    link = store._link
+    assert link is not None
+    (connection,) = link._client._live
 
     async def break_down(*args: object, **options: object) -> object:
         raise ConnectionResetError("broken")
@@ -408,7 +408,7 @@ async def test_a_replica_takes_no_writes_and_is_left_when_it_is_promoted(
     with pytest.raises(PersistenceError):
         await RedisStore(server.url).open()
     server.do("REPLICAOF", "NO", "ONE")
-    await until(lambda: store._home._client.away is None)  # type: ignore[union-attr]
+    await until(lambda: store._link._client.away is None)  # type: ignore[union-attr]
     await store.load("key")
     assert store.timeline != timeline or server.do("EXISTS", "{faststate}:s:key")
 
@@ -469,7 +469,7 @@ async def test_a_redis_that_takes_no_more_connections_is_used_over_those_that_th
 
 
 async def test_a_redis_that_is_too_old_is_refused(new_store: NewStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("faststate.stores.redis.client.OLDEST", (99, 0))
+    monkeypatch.setattr("faststate.stores.redis.rules.OLDEST", (99, 0))
     store = new_store()
     with pytest.raises(PersistenceError, match=r"version 7\S*: FastState needs 6\.2 or newer"):
         await store.open()
@@ -485,7 +485,7 @@ async def test_what_may_lose_states_is_said_once(
     await store.open()
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "maxmemory-policy is allkeys-lru" in record.message
-    assert "appendfsync is everysec" in record.message and "last second" in record.message
+    assert "appendfsync is everysec" in record.message and "loses up to a second" in record.message
     assert len(await store.durability()) == 2
     server.do("CONFIG", "SET", "appendfsync", "always")
     server.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
@@ -567,7 +567,7 @@ async def test_many_threads_share_the_connections_of_one_loop(new_store: NewStor
     assert (await store.commit([])).sequence == threads * 10
 
 
-async def test_a_call_is_told_when_the_home_loop_ends(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_a_call_is_told_when_the_link_loop_ends(new_store: NewStore, redis_server: RedisServer) -> None:
     store = new_store(answer_timeout=60.0, beat=1_000.0)
     ready, end = threading.Event(), threading.Event()
 
@@ -682,10 +682,10 @@ async def test_sentinels_name_the_main_server_and_the_next_one(
                 client.set("mark", 1)  # the wait is for what this connection wrote, and so for all before it
                 assert client.wait(1, 10_000) == 1
             await until(lambda: _fail_over(sentinel), 40)
-            home = store._home
-            assert home is not None
+            link = store._link
+            assert link is not None
             before = store.timeline
-            await until(lambda: store.timeline != before and home._client.away is None, 40)
+            await until(lambda: store.timeline != before and link._client.away is None, 40)
             assert await store.load("key") == Stored(version(1, aged("life", store.timeline)), b"kept", None)
             await store.save(first("other"))
             assert replica.do("EXISTS", "{app}:s:other")

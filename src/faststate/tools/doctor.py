@@ -16,7 +16,8 @@ from ..provider.provider import DATASTAR_SRC, StateProvider
 from ..stores.base import SharedStore, StateStore
 from ..stores.memory import MemoryStore
 from ..stores.redis import RedisStore
-from ..stores.redis.checkup import Checkup, checkup
+from ..stores.redis.checkup import Checkup, checkup, eviction_risk, persistence_risk
+from ..stores.redis.rules import is_too_old
 from ..stores.sqlite import SQLiteStore
 
 __all__ = ["Check", "examine"]
@@ -28,8 +29,6 @@ LITTLE: Final = 256 * 2**20
 
 FEW_FILES: Final = 4_096
 """Open files below which a process is told to be short of them: each stream is one."""
-
-OLDEST_REDIS: Final = (6, 2)
 
 SLOW: Final = 0.002
 """Seconds for a round trip to Redis above which it is worth a note: an event takes two."""
@@ -135,8 +134,7 @@ def _redis(found: Checkup) -> Iterator[Check]:
     product, version = next(
         ((product, info[name]) for product, name in _VERSIONS.items() if name in info), ("Redis", "unknown")
     )
-    numbers = tuple(int(part) for part in info.get("redis_version", "").split(".")[:2] if part.isdigit())
-    is_old = numbers != () and numbers < OLDEST_REDIS
+    is_old = is_too_old(info)
     yield Check(
         "problem" if is_old else "ok",
         "store",
@@ -151,8 +149,8 @@ def _redis(found: Checkup) -> Iterator[Check]:
         f"{found.round_trip * 1_000:.2f} ms, and an event takes two"
         + (": have Redis nearer" if found.round_trip > SLOW else ""),
     )
-    yield from _kept(found)
-    yield from _memory(found)
+    yield from _redis_persistence(found)
+    yield _redis_memory(found)
     replicas = int(info.get("connected_slaves", "0")) if role == "master" else 0
     yield Check("ok", "replicas", f"{replicas}, which a failover could take" if replicas else "none: if its machine is "
                 "gone for good, so are the states since the last backup")  # fmt: skip
@@ -165,32 +163,18 @@ def _redis(found: Checkup) -> Iterator[Check]:
 
 
 _VERSIONS: Final = {"Valkey": "valkey_version", "Redis": "redis_version"}
-"""By product: the line of INFO with its version. Valkey tells a version of Redis, too."""
+"""By product, the line of INFO with its version. Valkey tells a version of Redis as well."""
 
 
-def _kept(found: Checkup) -> Iterator[Check]:
-    """What of the acknowledged survives a crash of Redis."""
+def _redis_persistence(found: Checkup) -> Iterator[Check]:
+    """Check what a crash of Redis would lose."""
     if found.settings is None:
         is_kept = found.info.get("aof_enabled") == "1"
         message = "CONFIG may not be asked here. INFO says that appendonly is " + ("yes" if is_kept else "no")
         message += ": see that appendfsync is always" if is_kept else ": a restart loses what no snapshot has"
         yield Check("note" if is_kept else "problem", "persistence", message)
-    elif found.settings.get("appendonly") != "yes":
-        snapshots = found.settings.get("save", "")
-        loses = f"all changes since the last snapshot (save {snapshots})" if snapshots else "all states"
-        yield Check(
-            "problem",
-            "persistence",
-            f"appendonly is no: a crash or restart of Redis loses {loses}. Set appendonly yes, appendfsync always",
-        )
-    elif (flushed := found.settings.get("appendfsync")) != "always":
-        loses = "a second" if flushed == "everysec" else "half a minute"
-        yield Check(
-            "note" if flushed == "everysec" else "problem",
-            "persistence",
-            f"appendfsync is {flushed}: a crash of its machine loses up to {loses} of acknowledged events. With always "
-            "it loses none",
-        )
+    elif (risk := persistence_risk(found.settings)) is not None:
+        yield Check("problem" if risk.is_serious else "note", "persistence", risk.message)
     else:
         yield Check("ok", "persistence", "appendonly yes, appendfsync always: what is acknowledged is on the disk")
     for name, what in (("aof_last_write_status", "append-only file"), ("rdb_last_bgsave_status", "snapshot")):
@@ -198,19 +182,16 @@ def _kept(found: Checkup) -> Iterator[Check]:
             yield Check("problem", "persistence", f"its last write of the {what} has failed: see Redis's log")
 
 
-def _memory(found: Checkup) -> Iterator[Check]:
+def _redis_memory(found: Checkup) -> Check:
     used, limit = (int(found.info.get(name, "0")) for name in ("used_memory", "maxmemory"))
-    policy = found.info.get("maxmemory_policy", "noeviction")
     if not limit:
-        yield Check("ok", "memory", f"{_mb(used)} in use, without a maxmemory")
-    elif policy != "noeviction":
-        message = f"maxmemory-policy is {policy}: beyond {_mb(limit)} Redis drops states. Set it to noeviction"
-        yield Check("problem", "memory", message)
-    elif used > 0.8 * limit:
+        return Check("ok", "memory", f"{_mb(used)} in use, without a maxmemory")
+    if (risk := eviction_risk(limit, found.info.get("maxmemory_policy", "noeviction"))) is not None:
+        return Check("problem", "memory", risk.message)
+    if used > 0.8 * limit:
         message = f"{_mb(used)} of {_mb(limit)} in use: when it is full, no event can be saved any more"
-        yield Check("problem", "memory", message)
-    else:
-        yield Check("ok", "memory", f"{_mb(used)} of {_mb(limit)} in use, and noeviction")
+        return Check("problem", "memory", message)
+    return Check("ok", "memory", f"{_mb(used)} of {_mb(limit)} in use, and noeviction")
 
 
 def _mb(size: int) -> str:

@@ -1,6 +1,7 @@
-"""The Redis engine: a store for many processes."""
+"""The store for many processes, in Redis.
 
-from __future__ import annotations
+Begin with `store.RedisStore`. `rules` says how data is kept in Redis, and `scripts` what Redis does with it.
+"""
 
 from .store import RedisStore
 

@@ -1,19 +1,19 @@
-"""Which processes live: each counts its beats, and watches by its own clock whether the others' counts move."""
+"""The living processes: each counts its beats, and watches by its own clock if the counts of the others move."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ...exceptions import PersistenceError
-from .client import Client
+from .client import RedisClient
+from .process import ThisProcess
+from .rules import new_id
 from .scripts import BEAT, BURY, JOIN, LEAVE
-from .standing import Standing
 from .subscriber import Subscriber
 
 __all__ = ["Members"]
@@ -21,136 +21,135 @@ __all__ = ["Members"]
 logger = logging.getLogger("faststate")
 
 UNHEARD: Final = 3
-"""Beats that were answered and not heard, after which the connection for messages is taken for dead."""
+"""Beats that Redis answered but did not deliver, after which the connection for messages counts as dead."""
 
 
-class _Seen(NamedTuple):
+class LastBeat(NamedTuple):
+    """A member's number of beats, and since when (loop time) it has been that. Lifetime: until it moves."""
+
     beat: bytes
     since: float
 
 
 class Members:
-    """This process as one of the members, and its view of the others. Lifetime: the client.
+    """This process as a member, and its view of the others. Lifetime: the client.
 
-    It beats every `interval` seconds; another whose count does not move for `silence` seconds, as seen over a
-    connection that answers all the while, is buried. `on_gone` is called when this process was buried itself and has
-    joined anew, as another: its locks are void.
+    It beats every `interval` seconds. Another member whose count has not moved for `silence` seconds, as seen over a
+    connection that answered all the time, is buried. `on_rejoined` is called after this process was buried itself and
+    has joined again with a new origin: its former locks are void.
     """
 
     def __init__(
         self,
-        client: Client,
-        standing: Standing,
+        client: RedisClient,
+        process: ThisProcess,
+        subscriber: Subscriber,
         *,
         interval: float,
         silence: float,
-        on_gone: Callable[[], None],
+        on_rejoined: Callable[[], None],
     ) -> None:
         self._client = client
-        self._standing = standing
+        self._process = process
+        self._subscriber = subscriber
         self._interval = interval
         self._silence = silence
-        self._on_gone = on_gone
+        self._on_rejoined = on_rejoined
         self._loop = asyncio.get_running_loop()
         self._joining = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._seen: dict[bytes, _Seen] = {}
+        self._seen: dict[bytes, LastBeat] = {}
         self._answered = float("-inf")
         self._origin = ""
-        self.subscriber: Subscriber | None = None
 
     async def join(self) -> None:
-        """Makes this process a member, and has it beat."""
-        if self._standing.joined:  # with a connection that may not have been left yet
-            self._standing.origin = os.urandom(8).hex()
-        await self._join(self._standing.origin)
+        """Make this process a member, and let it beat."""
+        if self._process.joined:  # over a former connection, which may not have left yet
+            self._process.origin = new_id()
+        await self._join(self._process.origin)
         self._task = self._loop.create_task(self._beat(), name="faststate redis beat")
 
     async def rejoin(self, former: str) -> None:
-        """Makes this process a member anew, as another than the `former`."""
+        """Make this process a member again, with another origin than the `former` one."""
         async with self._joining:
-            if self._standing.origin == former:
-                await self._become_another()
+            if self._process.origin == former:
+                await self._change_origin()
 
     async def stay(self) -> None:
-        """Makes this process a member anew where there is another timeline."""
-        async with self._joining:  # who is just joining it must not be taken for one who has not
-            if self._standing.joined and self._standing.joined != self._standing.greeting.timeline:
-                await self._become_another()
+        """Make this process a member again if a new timeline has begun."""
+        async with self._joining:  # a process that is joining the timeline must not be told to join it
+            if self._process.joined and self._process.joined != self._process.greeting.timeline:
+                await self._change_origin()
 
-    async def _become_another(self) -> None:
-        subscriber = self.subscriber
-        found = subscriber.miss() if subscriber is not None else None
+    async def _change_origin(self) -> None:
+        found = self._subscriber.miss()
         try:
-            new = os.urandom(8).hex()
-            if subscriber is not None:
-                await subscriber.move(new)
+            new = new_id()
+            await self._subscriber.move(new)
             await self._join(new)
         finally:
-            if found is not None:
-                found()
-        self._on_gone()
+            found()
+        self._on_rejoined()
 
     async def leave(self) -> None:
-        """Ends the beat, and is no member any more: its locks are free."""
+        """Stop the beat and end the membership. The locks of this process become free."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._origin:
-            if self._standing.origin == self._origin:
-                self._standing.members = MappingProxyType({})
-            with contextlib.suppress(PersistenceError):  # it is buried then
+            if self._process.origin == self._origin:
+                self._process.members = MappingProxyType({})
+            with contextlib.suppress(PersistenceError):  # then the others will bury it
                 await self._client.run(LEAVE, self._origin, again=True)
 
     async def _join(self, origin: str) -> None:
-        standing, former = self._standing, self._origin
+        process, former = self._process, self._origin
         self._origin = origin
-        answer: bytes = await self._client.run(JOIN, origin, standing.about, again=True)
-        # Only now: what is asked in the name of one whom Redis does not know yet finds that this one is dead.
-        standing.origin, standing.joined = origin, answer.decode()
-        others = {name: about for name, about in standing.members.items() if name != former}
-        standing.members = MappingProxyType({**others, standing.origin: standing.about})
+        answer: bytes = await self._client.run(JOIN, origin, process.about, again=True)
+        # Only now: Redis would take an origin that it does not know yet for a dead one.
+        process.origin, process.joined = origin, answer.decode()
+        others = {name: about for name, about in process.members.items() if name != former}
+        process.members = MappingProxyType({**others, process.origin: process.about})
 
     async def _beat(self) -> None:
         while True:
             try:
                 await self._beat_once()
-            except PersistenceError:  # which is known to be away then, and logged
+            except PersistenceError:  # Redis is away, which has been logged
                 pass
             except Exception:
                 logger.exception("a beat to Redis failed")
             await asyncio.sleep(self._interval)
 
     async def _beat_once(self) -> None:
-        standing = self._standing
+        process = self._process
         await self.stay()
-        origin, asked = standing.origin, self._loop.time()
-        timeline, *rest = await self._client.run(BEAT, origin, standing.about, first=True)
+        origin, asked = process.origin, self._loop.time()
+        timeline, *rest = await self._client.run(BEAT, origin, process.about, first=True)
         if not rest:
             logger.warning("this process was taken for dead: it was silent, or Redis has lost what it held")
             await self.rejoin(origin)
             return
         sequence, pairs = rest
-        standing.greeting.saw(timeline.decode(), int(sequence))
+        process.greeting.saw(timeline.decode(), int(sequence))
         found = dict(zip(pairs[::2], pairs[1::2], strict=True))
         split = {name: value.partition(b" ") for name, value in found.items()}
-        standing.members = MappingProxyType({name.decode(): about for name, (_, _, about) in split.items()})
+        process.members = MappingProxyType({name.decode(): about for name, (_, _, about) in split.items()})
         self._watch({name: beat for name, (beat, _, _) in split.items()}, asked)
         await self._bury(origin.encode())
-        if self.subscriber is not None:
-            self.subscriber.unheard += 1
-            if self.subscriber.unheard > UNHEARD:
-                logger.warning("nothing has come over the connection for messages: it is made anew")
-                self.subscriber.cut()
+        self._subscriber.unheard += 1
+        if self._subscriber.unheard > UNHEARD:
+            logger.warning("nothing has come over the connection for messages: it is opened again")
+            self._subscriber.cut()
 
     def _watch(self, beats: dict[bytes, bytes], asked: float) -> None:
-        """Notes since when each count has not moved; a pause of this process, or of its connection, counts for none."""
+        """Note since when each count has not moved. After a pause of this process or its connection, start again."""
         now = self._loop.time()
         steady = asked - self._answered < 2 * self._interval and now - asked < self._interval
         self._answered = now
         seen = self._seen if steady else {}
         self._seen = {
-            name: before if (before := seen.get(name)) is not None and before.beat == beat else _Seen(beat, now)
+            name: before if (before := seen.get(name)) is not None and before.beat == beat else LastBeat(beat, now)
             for name, beat in beats.items()
         }
 

@@ -1,4 +1,4 @@
-"""The connection that messages come over."""
+"""The connection that receives messages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from ..._compat.redis import abort
 from ...exceptions import PersistenceError
-from .client import RETURN_INTERVAL, Client, close, pack
-from .standing import Standing
+from ...scheduling.loops import settle
+from .client import CLOSED, RETURN_INTERVAL, RedisClient, same_error
+from .connection import disconnect, pack
+from .process import ThisProcess
+from .rules import EVERYBODY, member_channel, read_message, topic_channel, topic_of
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -20,11 +24,11 @@ __all__ = ["Subscriber"]
 logger = logging.getLogger("faststate")
 
 PORTION: Final = 500
-"""Channels named in one command at most."""
+"""Most channels that one command names."""
 
 
-class _Waiter:
-    """Who waits until some channels are subscribed to. Lifetime: until they are."""
+class PendingSubscription:
+    """A call that waits until the `missing` channels are subscribed to. Lifetime: until they are."""
 
     __slots__ = ("future", "missing")
 
@@ -34,95 +38,95 @@ class _Waiter:
 
 
 class Subscriber:
-    """Receives what is published to the topics of a process, and what is meant for it alone. Lifetime: the client.
+    """Receives the messages of this process's topics, and the notices for it and for everybody. Lifetime: the client.
 
-    Its channels are `c:<topic>`, `@<member>` and `@all`; what comes over the latter two is given to `on_word`.
-    `prepare` is awaited with each new connection, before anything is subscribed to. `patience` is for how many seconds
-    an acknowledgement is waited for.
+    A notice, split at its spaces, is passed to `on_notice`; beats are handled here. `prepare` is awaited for each new
+    connection, before anything is subscribed to. `timeout` is how many seconds an acknowledgement may take.
     """
 
     def __init__(
         self,
-        client: Client,
-        standing: Standing,
-        prefix: str,
+        client: RedisClient,
+        process: ThisProcess,
+        base: str,
         *,
-        patience: float,
+        timeout: float,
         prepare: Callable[[], Awaitable[None]],
-        on_word: Callable[[list[bytes]], None],
+        on_notice: Callable[[list[bytes]], None],
     ) -> None:
         self._client = client
-        self._standing = standing
-        self._base = f"{{{prefix}}}:"
-        self._patience = patience
+        self._process = process
+        self._base = base
+        self._timeout = timeout
         self._prepare = prepare
-        self._on_word = on_word
+        self._on_notice = on_notice
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._connection: AbstractConnection | None = None
-        self._wanted: set[str] = set()  # the channels that are to be subscribed to
-        self._changed: set[str] = set()  # those of which Redis is to be told something
-        self._sent: set[str] = set()  # those of which Redis was told last that they are subscribed to
-        self._open: dict[str, int] = {}  # how many acknowledgements of a channel are still to come
-        self._waiters: dict[str, list[_Waiter]] = {}
+        self._wanted: set[str] = set()  # channels that should be subscribed to
+        self._changed: set[str] = set()  # channels whose change has yet to be sent to Redis
+        self._sent: set[str] = set()  # channels whose last command to Redis was to subscribe
+        self._open: dict[str, int] = {}  # by channel, how many acknowledgements are still to come
+        self._pending: dict[str, list[PendingSubscription]] = {}
         self._change = asyncio.Event()
         self._up = False
         self._was_up = False
         self._closed = False
         self.unheard = 0
-        """How many beats of this process have been answered since one was heard."""
+        """Beats of this process that Redis has answered since the last one came over this connection."""
 
     async def start(self) -> None:
-        """Connects. Raises `PersistenceError` when Redis does not acknowledge it."""
-        self._wanted = {self._base + "@all", self._own(), *(self._channel(topic) for topic in self._standing.topics)}
+        """Connect and subscribe. Raises `PersistenceError` if Redis does not acknowledge it."""
+        self._wanted |= {member_channel(self._base, EVERYBODY), self._own(), *map(self._channel, self._process.topics)}
         self._task = self._loop.create_task(self._run(), name="faststate redis subscriber")
-        await self._acknowledged(self._wanted)
+        await self._wait_for(self._wanted)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Returns when the topics are subscribed to. Raises `PersistenceError`, and those that were not are not."""
-        channels = {self._channel(topic) for topic in topics}
+        """Subscribe to topics and wait for the acknowledgement. If that fails, undo it and raise `PersistenceError`."""
+        channels = set(map(self._channel, topics))
         new = channels - self._wanted
         self._want(new)
         try:
-            await self._acknowledged(channels)
+            await self._wait_for(channels)
         except BaseException:
-            self._drop(channel for channel in new if channel not in self._waiters and not self._is_had(channel))
+            self._drop(
+                channel for channel in new if channel not in self._pending and not self._is_acknowledged(channel)
+            )
             raise
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
-        """Has the topics not be subscribed to, soon."""
-        self._drop(self._channel(topic) for topic in topics)
+        """Unsubscribe from topics soon."""
+        self._drop(map(self._channel, topics))
 
     async def move(self, origin: str) -> None:
-        """Listens for what is meant for `origin`, which this process is from now on."""
-        new = f"{self._base}@{origin}"
+        """Receive the notices for `origin`, the new id of this process."""
+        new = member_channel(self._base, origin)
         self._drop([self._own()])
         self._want([new])
         if self._up:
             with contextlib.suppress(PersistenceError):
-                await self._acknowledged([new])
+                await self._wait_for([new])
 
     def cut(self) -> None:
-        """Gives the connection up: nothing comes over it any more."""
-        connection = self._connection
-        if connection is not None and connection._writer is not None:
-            connection._writer.transport.abort()
+        """Give the connection up: nothing comes over it any more."""
+        if self._connection is not None:
+            abort(self._connection)
 
     async def close(self) -> None:
-        """Lets go of the connection."""
+        """Close the connection."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._fail(PersistenceError("the Redis store was closed meanwhile"))
+        self._fail(PersistenceError(CLOSED))
 
-    # -- what is wanted ------------------------------------------------------------------------------------------------
+    # -- channels ------------------------------------------------------------------------------------------------------
 
     def _own(self) -> str:
-        return f"{self._base}@{self._standing.origin}"
+        return member_channel(self._base, self._process.origin)
 
     def _channel(self, topic: str) -> str:
-        return f"{self._base}c:{topic}"
+        return topic_channel(self._base, topic)
 
     def _want(self, channels: Iterable[str]) -> None:
         for channel in channels:
@@ -135,60 +139,58 @@ class Subscriber:
             if channel in self._wanted:
                 self._wanted.discard(channel)
                 self._changed.add(channel)
-                self._tell(channel)  # who has asked for it is overtaken, and need not wait
+                self._acknowledge_pending(channel)  # an earlier call that wants it need not wait any more
         self._change.set()
 
-    def _is_had(self, channel: str) -> bool:
+    def _is_acknowledged(self, channel: str) -> bool:
         return channel in self._sent and channel not in self._open and channel not in self._changed
 
-    async def _acknowledged(self, channels: Iterable[str]) -> None:
-        missing = {channel for channel in channels if not self._is_had(channel)}
+    async def _wait_for(self, channels: Iterable[str]) -> None:
+        missing = {channel for channel in channels if not self._is_acknowledged(channel)}
         if not missing:
             return
         if self._client.away is not None:
-            raise PersistenceError(str(self._client.away)) from self._client.away.__cause__
-        waiter = _Waiter(missing, self._loop.create_future())
+            raise same_error(self._client.away)
+        pending = PendingSubscription(missing, self._loop.create_future())
         for channel in missing:
-            self._waiters.setdefault(channel, []).append(waiter)
+            self._pending.setdefault(channel, []).append(pending)
         try:
-            async with asyncio.timeout(self._patience):
-                await waiter.future
+            async with asyncio.timeout(self._timeout):
+                await pending.future
         except TimeoutError as error:
             raise PersistenceError("Redis has not acknowledged a subscription in time") from error
         finally:
-            for channel in waiter.missing:
-                waiting = self._waiters.get(channel, [])
-                if waiter in waiting:
-                    waiting.remove(waiter)
+            for channel in pending.missing:
+                waiting = self._pending.get(channel, [])
+                if pending in waiting:
+                    waiting.remove(pending)
                 if not waiting:
-                    self._waiters.pop(channel, None)
+                    self._pending.pop(channel, None)
 
     def fail(self, error: PersistenceError) -> None:
-        """Redis is away: who waits is told, and what was received is complete no longer."""
+        """Fail the calls that wait, and give the connection up: Redis is away."""
         self._fail(error)
         self.cut()
 
     def _fail(self, error: PersistenceError) -> None:
-        for waiter in {waiter for waiting in self._waiters.values() for waiter in waiting}:
-            if not waiter.future.done():
-                own = PersistenceError(str(error))
-                own.__cause__ = error.__cause__
-                waiter.future.set_exception(own)
+        for pending in {pending for waiting in self._pending.values() for pending in waiting}:
+            if not pending.future.done():
+                pending.future.set_exception(same_error(error))
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         while True:
-            await self._client.there()
+            await self._client.reachable()
             try:
                 self._connection = await self._client.connect()
                 await self._prepare()
             except PersistenceError:
-                await self._let_go()
+                await self._disconnect()
                 await asyncio.sleep(RETURN_INTERVAL)
                 continue
             except BaseException:
-                await self._let_go()
+                await self._disconnect()
                 raise
             sender = self._loop.create_task(self._send(self._connection), name="faststate redis subscriptions")
             try:
@@ -198,24 +200,24 @@ class Subscriber:
                 self._change.set()
                 self.unheard = 0
                 await self._receive(self._connection)
-            except Exception as error:  # whatever a driver raises of a connection that ends
+            except Exception as error:  # redis-py may raise anything when a connection ends
                 if self._client.away is None:
-                    logger.warning("the connection that messages come over has ended: %s", error)
+                    logger.warning("the connection for messages has ended: %s", error)
             finally:
                 sender.cancel()
                 await asyncio.gather(sender, return_exceptions=True)
-                await self._let_go()
+                await self._disconnect()
                 self._sent.clear()
                 self._open.clear()
                 self._lose()
 
-    async def _let_go(self) -> None:
+    async def _disconnect(self) -> None:
         gone, self._connection = self._connection, None
         if gone is not None:
-            await close(gone)
+            await disconnect(gone)
 
     async def _send(self, connection: AbstractConnection) -> None:
-        """Tells Redis what is to be subscribed to, whenever that has changed."""
+        """Send changes of the wanted channels to Redis, whenever there are any."""
         try:
             while True:
                 await self._change.wait()
@@ -234,7 +236,7 @@ class Subscriber:
                 if commands:
                     await connection.send_packed_command(b"".join(commands), check_health=False)
                 self._settle(changed)
-                self._find_if_all_is_had()  # what has changed may have come to nothing, and be acknowledged by nobody
+                self._check_up()  # the changes may have cancelled each other out: then no acknowledgement will come
         except Exception:
             self.cut()
 
@@ -242,7 +244,7 @@ class Subscriber:
         while True:
             kind, name, rest = await connection.read_response()
             if kind == b"message":
-                self._take(name.decode(), rest)
+                self._dispatch(name.decode(), rest)
             elif kind in (b"subscribe", b"unsubscribe"):
                 self._acknowledge(name.decode())
 
@@ -253,58 +255,57 @@ class Subscriber:
             return
         self._open.pop(channel, None)
         self._settle([channel])
-        self._find_if_all_is_had()
+        self._check_up()
 
-    def _find_if_all_is_had(self) -> None:
+    def _check_up(self) -> None:
         if not self._up and self._sent and not self._open and not self._changed:
             self._find()
 
     def _settle(self, channels: Iterable[str]) -> None:
         for channel in channels:
-            if self._is_had(channel):
-                self._tell(channel)
+            if self._is_acknowledged(channel):
+                self._acknowledge_pending(channel)
 
-    def _tell(self, channel: str) -> None:
-        for waiter in self._waiters.pop(channel, ()):
-            waiter.missing.discard(channel)
-            if not waiter.missing and not waiter.future.done():
-                waiter.future.set_result(None)
+    def _acknowledge_pending(self, channel: str) -> None:
+        for pending in self._pending.pop(channel, ()):
+            pending.missing.discard(channel)
+            if not pending.missing:
+                settle(pending.future)
 
-    def _take(self, channel: str, body: bytes) -> None:
-        name = channel[len(self._base) :]
-        if name.startswith("c:"):
+    def _dispatch(self, channel: str, body: bytes) -> None:
+        topic = topic_of(self._base, channel)
+        if topic is not None:
             if channel in self._wanted:
-                origin, sequence, rest = body.split(b" ", 2)
-                number = int(sequence)
-                self._standing.tell(lambda to: to.received, origin.decode(), name[2:], rest, number)
+                origin, sequence, rest = read_message(body)
+                self._process.tell(lambda to: to.received, origin, topic, rest, sequence)
             return
-        words = body.split(b" ", 2)
-        if words[0] == b"beat":
+        notice = body.split(b" ", 2)
+        if notice[0] == b"beat":
             self.unheard = 0
             if self._up:
-                self._standing.tell(lambda to: to.reached, int(words[1]))
+                self._process.tell(lambda to: to.reached, int(notice[1]))
         else:
-            self._on_word(words)
+            self._on_notice(notice)
 
     def _find(self) -> None:
         self._up = True
         if self._was_up:
-            self._standing.tell(lambda to: to.found)
+            self._process.tell(lambda to: to.found)
         self._was_up = True
 
     def _lose(self) -> None:
         up, self._up = self._up, False
         if up and not self._closed:
-            self._standing.tell(lambda to: to.lost)
+            self._process.tell(lambda to: to.lost)
 
     def miss(self) -> Callable[[], None]:
-        """Says that what is published may be missed, and returns what says that it is received again."""
+        """Tell the receiver that messages may be missed, and return a function that tells it that this is over."""
         if not self._up:
             return lambda: None
-        self._standing.tell(lambda to: to.lost)
+        self._process.tell(lambda to: to.lost)
 
         def find() -> None:
             if self._up:
-                self._standing.tell(lambda to: to.found)
+                self._process.tell(lambda to: to.found)
 
         return find

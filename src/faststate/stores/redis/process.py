@@ -1,33 +1,34 @@
-"""What a process is to the others, whatever happens to its connections."""
+"""This process, as the other processes know it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from ...scheduling.loops import call_on
 from ..backplane import Receiver
-from .client import Greeting
+from .connection import Greeting
+from .rules import new_id
 
-__all__ = ["Standing"]
+__all__ = ["ThisProcess"]
 
 logger = logging.getLogger("faststate")
 
 
-class Standing:
-    """A process among the others, as it knows itself. Lifetime: the store, in one process.
+class ThisProcess:
+    """This process among the others, whatever happens to its connections. Lifetime: the store, in one process.
 
-    `origin` (str) is its id until it is taken for dead, `joined` the timeline in which it is one of the `members`.
-    `topics` are those that are to be subscribed to.
+    `origin` (str) is its id; a process that was taken for dead gets a new one. `joined` (str) is the timeline in which
+    it is one of the `members` (see `Backplane`), `about` (bytes) what it tells them. `topics` are the topics that it
+    wants to be subscribed to.
     """
 
     def __init__(self) -> None:
         self.greeting = Greeting()
-        self.origin = os.urandom(8).hex()
+        self.origin = new_id()
         self.joined = ""
         self.about = b""
         self.members: Mapping[str, bytes] = MappingProxyType({})
@@ -36,20 +37,19 @@ class Standing:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def listen(self, receiver: Receiver) -> None:
-        """Has `receiver` be told, on this event loop."""
+        """Call `receiver` from now on, on the running event loop."""
         self._receiver = receiver
         self._loop = asyncio.get_running_loop()
 
-    def tell(self, what: Callable[[Receiver], Callable[..., None]], *arguments: Any) -> None:
-        """Calls a method of the receiver on its event loop. What it raises is its own matter, and logged."""
+    def tell(self, method: Callable[[Receiver], Callable[..., None]], *arguments: Any) -> None:
+        """Call a method of the receiver on its event loop. An error that it raises is logged."""
         receiver, loop = self._receiver, self._loop
         if receiver is None or loop is None:
             return
         if loop is asyncio.get_running_loop():
-            _call(what(receiver), arguments)
+            _call(method(receiver), arguments)
         else:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens there any more
-                loop.call_soon_threadsafe(_call, what(receiver), arguments)
+            call_on(loop, _call, method(receiver), arguments)
 
 
 def _call(method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
