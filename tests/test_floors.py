@@ -28,7 +28,17 @@ HOUSE: Mapping[str, Sequence[str]] = {
     "wire": ("values", "frames"),
     "scheduling": ("queues", "loops", "waits", "workers", "threads", "running"),
     "auth": ("users", "rules", "limits", "tokens", "loaders"),
-    "validation": ("scalars", "core_schemas", "work", "bounds", "revalidation"),
+    "validation": (
+        "annotations",
+        "scalars",
+        "core_schemas",
+        "work",
+        "bounds",
+        "kept",
+        "authors",
+        "rewriting",
+        "revalidation",
+    ),
     "stores": (
         "backplane",
         "base",

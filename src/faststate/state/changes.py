@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from ..exceptions import EventArgumentError, EventError, FastStateError, NotStartedError
 from ..redaction import hold_back, redacted, told_of
-from ..validation.revalidation import Kept, revalidation_of
+from ..validation.kept import Kept
+from ..validation.revalidation import revalidation_of
 from ..validation.scalars import UnshowableError
 from ..wire.values import merge_patch, same
 from .arguments import is_exact

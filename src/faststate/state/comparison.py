@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from ..validation.revalidation import KnownItems
+from ..validation.kept import KnownItems
 from ..validation.scalars import SCALARS, exact_key, same_scalar
 from .models import guarded_shapes
 

@@ -19,7 +19,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from ..exceptions import ConfigurationError
-from ..validation.revalidation import Kept, Revalidation, revalidation_of
+from ..validation.kept import Kept
+from ..validation.revalidation import Revalidation, revalidation_of
 from ..validation.scalars import CHECKED, SCALARS, UnshowableError, all_same, check_showable, surely_same
 from .comparison import SCALAR_BASES, equal, has_same_members, known_items
 from .containers import FROZEN, ChangeGuard, ReadOnlyDict, ReadOnlyList, ReadOnlySet, StateDict, StateList, StateSet

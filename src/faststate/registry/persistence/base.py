@@ -34,7 +34,8 @@ from ...redaction import explained, redacted
 from ...scopes import StateIdentifier, Version
 from ...state.reactive import ReactiveState
 from ...stores.base import SharedStore, StateStore, Stored, Write
-from ...validation.revalidation import Kept, revalidation_of
+from ...validation.kept import Kept
+from ...validation.revalidation import revalidation_of
 from .codec import Codec
 from .decoding import from_tree, load, validate
 from .differences import difference

@@ -1,0 +1,236 @@
+"""Rewriting a class's core schema: into one that validates what changed, looks at types, or loads what was stored.
+
+See `revalidation` for what each of the three is for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Container, Iterable
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, RootModel
+
+from .authors import is_authors, validators_in
+from .core_schemas import PARTS, Schema, around, function, rewrite, with_ref_of, without_ref
+from .kept import in_choice, in_union, keep_field, keep_item
+
+__all__ = ["Rewriting"]
+
+Mode = Literal["assign", "check", "load"]
+
+ROLES: Final = {
+    ("", "items_schema"): "i",
+    ("", "keys_schema"): "k",
+    ("", "values_schema"): "v",
+    ("typed-dict", "fields"): "v",
+    ("named-tuple", "fields"): "i",
+    ("call", "arguments_schema"): "i",
+}
+"""The role of a container's part: an item, a key, or a value, by the container's type in a core schema ("" for any) and
+the part's key there. The role of a value within its field is one letter for each container around it."""
+
+_CONSTRAINTS: Final = frozenset(
+    {
+        "ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern", "max_digits", "decimal_places",
+        "now_op", "tz_constraint", "microseconds_precision_not",
+    }
+)  # fmt: skip
+
+
+class Rewriting:
+    """Makes one validator's schema of a class's own. Lifetime: until it is made.
+
+    `converting` collects the fields of `Revalidation.converting_fields`. `_inside` counts the author's validators
+    around the place that is looked at: what these return has the type that is declared within them, and need not keep
+    to its constraints.
+    """
+
+    def __init__(self, mode: Mode, *, is_partial: bool = False) -> None:
+        self._mode = mode
+        self._is_partial = is_partial
+        self._definitions: dict[str, Schema] = {}
+        self._written: Container[Any] = ()
+        """The validators in the annotations of the class that is looked at."""
+        self._inside = 0
+        self._role = ""
+        self._is_converting = self._is_authored = False
+        self.converting: set[str] = set()
+        self.authored: set[str] = set()
+
+    def of(self, cls: type[Any], schema: Schema) -> Any:
+        """The schema of the class itself, whose instance is not there yet."""
+        outside, self._written = self._written, validators_in(cls)
+        made = self._whole(schema)
+        self._written = outside
+        return made
+
+    def _whole(self, schema: Schema) -> Any:
+        """As `of`, for the class that is looked at or one that stands in its fields."""
+        kind = schema["type"]
+        if kind == "definitions":
+            definitions = schema["definitions"]
+            self._definitions = {found["ref"]: found for found in definitions if "ref" in found}
+            own = schema["schema"]
+            if own["type"] == "definition-ref":
+                own = without_ref(self._definitions[own["schema_ref"]])  # it stays among the definitions
+            return {**schema, "schema": self._whole(own), "definitions": rewrite(definitions, self._node)}
+        if kind.startswith("function-"):  # a model validator
+            return self._whole(schema["schema"])
+        return self._instance(schema) if kind in ("model", "dataclass") else self._node(schema)
+
+    def _instance(self, schema: Schema) -> Schema:
+        """The schema of a model or dataclass, for the dict of its fields."""
+        outside, self._inside = self._inside, 0
+        is_partial, self._is_partial = self._is_partial, False  # those of nested models are all there
+        fields = self._fields(schema["schema"], schema, is_partial)
+        self._inside = outside
+        if is_partial or self._mode != "load":
+            return fields
+        return function("wrap", functools.partial(_load_instance, schema["cls"], "post_init" in schema), fields)
+
+    def _fields(self, schema: Schema, owner: Schema, is_partial: bool) -> Schema:
+        kind = schema["type"]
+        fields: Iterable[tuple[str, Schema]]
+        if kind == "function-before" and _reads_input(owner["cls"]):
+            # A model validator that reads input. A value that is there already is not input.
+            return self._fields(schema["schema"], owner, is_partial)
+        if owner["type"] == "model" and owner.get("root_model"):
+            fields = [("root", {"schema": schema})]
+        elif kind == "model-fields":
+            fields = schema["fields"].items()
+        else:
+            fields = [(field["name"], field) for field in schema["fields"] if not field.get("init_only")]
+        config = {**owner.get("config", {})}
+        if self._mode == "load":
+            config["strict"] = False  # an enum's member is kept as its value
+        extra = schema.get("extra_behavior") or config.get("extra_fields_behavior", "ignore")
+        made: Schema = {
+            "type": "typed-dict",
+            "fields": {name: self._field(name, field["schema"], is_partial) for name, field in fields},
+            "extra_behavior": extra,
+            "config": {key: value for key, value in config.items() if key != "extra_fields_behavior"},
+        }
+        if "extras_schema" in schema:
+            made["extras_schema"] = self._node(schema["extras_schema"])
+        return made
+
+    def _field(self, name: str, schema: Schema, is_partial: bool) -> Schema:
+        self._is_converting, self._is_authored, self._role = False, False, ""
+        while is_partial and schema["type"] == "default":
+            schema = schema["schema"]
+        inner = self._node(schema)
+        if self._is_converting:
+            self.converting.add(name)
+        if self._is_authored or self._is_converting:
+            self.authored.add(name)
+        if self._mode == "assign":
+            inner = function("wrap", functools.partial(keep_field, name), inner)
+        return {"type": "typed-dict-field", "schema": inner, "required": not is_partial and schema["type"] != "default"}
+
+    def _node(self, schema: Schema) -> Schema:
+        kind = schema["type"]
+        if (cls := _class_of(schema)) is not None:
+            # Instances pass as they are, and whatever else stands there is validated by their own class.
+            if self._mode == "load":
+                return with_ref_of(schema, self.of(cls, schema))
+            revalidates = schema.get("config", {}).get("revalidate_instances", "never") != "never"
+            if kind in ("model", "dataclass") and not revalidates:
+                return schema
+            self._is_converting = True  # pydantic would run the model validators of an instance that is there already
+            return around("wrap", functools.partial(_pass_instance, cls), schema)
+        if kind == "definition-ref" and self._definitions[schema["schema_ref"]]["type"] not in ("model", "dataclass"):
+            self._is_converting = True  # its schema stands among the definitions, and may do so
+        if kind == "json":  # what was validated is text no more
+            inner = self._node(schema.get("schema", {"type": "any"}))
+            if self._mode != "assign":
+                return with_ref_of(schema, inner)
+            self._is_converting = True
+            return {"type": "union", "mode": "left_to_right", "choices": [{**schema, "schema": inner}, inner]}
+        if kind.startswith("function-") and is_authors(schema["function"]["function"], self._written):
+            return self._authors(kind, schema)
+        outside, made = self._role, {}
+        before, self._is_converting = self._is_converting, False
+        for key, value in schema.items():
+            self._role = outside + ROLES.get((kind, key), ROLES.get(("", key), ""))
+            made[key] = rewrite(value, self._node) if key in PARTS else value
+        self._role = outside
+        if self._mode == "assign" and self._is_converting and kind in ("union", "tagged-union"):
+            made = _by_choice(made)
+        self._is_converting = self._is_converting or before
+        if self._mode == "load" and (self._inside or "now_op" in made):  # what was in the future may be past by now
+            made = {key: value for key, value in made.items() if key not in _CONSTRAINTS}
+        return made
+
+    def _authors(self, kind: str, schema: Schema) -> Schema:
+        """A validator that the class's author wrote."""
+        self._is_authored = True
+        self._is_converting = self._is_converting or self._role != ""
+        if self._mode == "assign":
+            inner = {**schema, "schema": self._node(schema["schema"])} if "schema" in schema else schema
+            return around("wrap", functools.partial(keep_item, self._role), inner)
+        if kind == "function-before":  # what it returns was validated behind it
+            return with_ref_of(schema, self._node(schema["schema"]))
+        if kind == "function-plain" or self._mode == "check":
+            return with_ref_of(schema, {"type": "any"})
+        self._inside += 1
+        inner = self._node(schema["schema"])
+        self._inside -= 1
+        return with_ref_of(schema, inner)
+
+
+def _reads_input(cls: type[Any]) -> bool:
+    """True if a class has a model validator that sees its input before the fields are validated."""
+    decorators = getattr(cls, "__pydantic_decorators__", None)
+    return decorators is not None and any(each.info.mode == "before" for each in decorators.model_validators.values())
+
+
+def _by_choice(union: Schema) -> Schema:
+    """A union each member of which looks at the same items."""
+    choices = rewrite(union["choices"], functools.partial(function, "wrap", in_choice))
+    return around("wrap", in_union, {**union, "choices": choices})
+
+
+def _class_of(schema: Schema) -> type[Any] | None:
+    """The model or dataclass whose schema this is, with its own model validators around it; None for any other."""
+    wrapped = 0
+    while schema["type"].startswith("function-") and "schema" in schema:
+        wrapped, schema = wrapped + 1, schema["schema"]
+    if schema["type"] not in ("model", "dataclass"):
+        return None
+    cls: type[Any] = schema["cls"]
+    decorators = getattr(cls, "__pydantic_decorators__", None)
+    own = decorators.model_validators.values() if decorators is not None else ()
+    return cls if wrapped <= sum(each.info.mode != "before" for each in own) else None
+
+
+# -- what the schemas call ---------------------------------------------------------------------------------------------
+
+
+def _pass_instance(cls: type[Any], value: Any, handler: Callable[[Any], Any]) -> Any:
+    """Take an instance of the class as it is, and validate anything else."""
+    return value if isinstance(value, cls) else handler(value)
+
+
+def _load_instance(cls: type[Any], has_post_init: bool, value: Any, handler: Callable[[Any], Any]) -> Any:
+    """Make an instance of what a store has kept, and run no code of the author's but `model_post_init`."""
+    if isinstance(value, cls):
+        return value
+    values: dict[str, Any] = handler({"root": value} if issubclass(cls, RootModel) else value)
+    made = object.__new__(cls)
+    put = object.__setattr__
+    if not issubclass(cls, BaseModel):
+        for name, each in values.items():
+            put(made, name, each)
+        return made
+    names = cls.__pydantic_fields__
+    fields = {name: each for name, each in values.items() if name in names}
+    extra = {name: each for name, each in values.items() if name not in names}
+    put(made, "__dict__", dict(fields))
+    put(made, "__pydantic_fields_set__", set(fields))
+    put(made, "__pydantic_extra__", extra if cls.model_config.get("extra") == "allow" else None)
+    put(made, "__pydantic_private__", None)
+    if has_post_init:
+        made.model_post_init(None)  # for its private attributes
+        put(made, "__dict__", fields)  # which are as they were, whatever it makes of new ones
+    return made
