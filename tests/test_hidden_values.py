@@ -31,7 +31,7 @@ from faststate import (
 )
 from faststate.records.calls import CallableRecords
 from faststate.redaction import explained, is_hidden, redacted, told_of
-from faststate.registry.persistence import StorePersistence, reported
+from faststate.registry.persistence import StorePersistence, persistence_errors
 from faststate.scopes import Version
 from faststate.state.changes import change_of
 from faststate.stores.base import Stored, Write
@@ -377,7 +377,7 @@ async def test_a_driver_that_quotes_what_was_to_be_written_is_not_logged(caplog)
             self.params = params
 
     with pytest.raises(PersistenceError) as raised:
-        async with reported("the row could not be saved", 5.0):
+        async with persistence_errors("the row could not be saved", 5.0):
             raise IntegrityError(QUOTING, [SECRET])
     assert isinstance(raised.value.__cause__, IntegrityError) and "IntegrityError" in str(raised.value)
     logging.getLogger("faststate").error("%s", raised.value, exc_info=raised.value)
@@ -393,7 +393,7 @@ async def test_a_sqlalchemy_error_is_not_logged_with_its_parameters(caplog):
         insert = sqlalchemy.text("insert into t values (:token)")
         connection.execute(insert, {"token": SECRET})
         with pytest.raises(PersistenceError) as raised:
-            async with reported("the row could not be saved", 5.0):
+            async with persistence_errors("the row could not be saved", 5.0):
                 connection.execute(insert, {"token": SECRET})
     logging.getLogger("faststate").error("%s", raised.value, exc_info=raised.value)
     assert_silent(logged(caplog))
@@ -402,7 +402,7 @@ async def test_a_sqlalchemy_error_is_not_logged_with_its_parameters(caplog):
 
 async def test_a_connection_that_fails_says_why(caplog):
     with pytest.raises(PersistenceError) as raised:
-        async with reported("the store is away", 5.0):
+        async with persistence_errors("the store is away", 5.0):
             raise ConnectionRefusedError(111, "Connection refused")
     assert "Connection refused" in str(raised.value.__cause__)
 

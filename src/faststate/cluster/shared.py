@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..exceptions import FastStateError
 from ..registry.entries import Entry, Prepared, Shared
-from ..registry.persistence import Persistence, reported
+from ..registry.persistence import Persistence, persistence_errors
 from ..registry.registry import StateRegistry
 from ..scopes import Id, StateIdentifier, Version
 from ..stores.backplane import Message
@@ -74,7 +74,7 @@ class SharedCluster:
 
     async def save(self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]) -> list[bytes]:
         names = ", ".join(entry.identifier.key for entry, _ in prepared)
-        async with reported(f"{names} could not be saved", self._registry.store_timeout):
+        async with persistence_errors(f"{names} could not be saved", self._registry.store_timeout):
             return await self.sharing.save(prepared, versions, writes)
 
     def save_failed(self, entry: Entry) -> None:

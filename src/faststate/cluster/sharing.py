@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from ..exceptions import FastStateError, PersistenceError, StateNotFoundError, VersionConflict
 from ..registry.entries import Entry, Prepared, Shared, with_version
-from ..registry.persistence import MARK_TTL, Found, Persistence
+from ..registry.persistence import MARK_TTL, Loaded, Persistence
 from ..registry.protocols import OutdatedError
 from ..registry.registry import StateRegistry
 from ..scopes import StateIdentifier, Version
@@ -168,7 +168,7 @@ class Sharing:
         except StateNotFoundError as error:
             raise OutdatedError(str(error)) from None
 
-    async def _found(self, entry: Entry, stored: Stored | None) -> Found | None:
+    async def _found(self, entry: Entry, stored: Stored | None) -> Loaded | None:
         """Load a state as it is kept now, where the store has `stored` under its shared key."""
         persistence = entry.persistence
         return await persistence.find(entry.identifier, stored) if persistence is not None else None
@@ -291,7 +291,7 @@ class Sharing:
     async def deleted(self, identifier: StateIdentifier, persistence: Persistence | None) -> None:
         """Tells the other processes that a state was deleted. Raises `BackplaneError` and `PersistenceError`."""
         if persistence is not None:
-            await persistence.forget_version(identifier)
+            await persistence.delete_mark(identifier)
             await self.publish(identifier.key, {"kind": "removed", "reason": DELETED})
 
     async def last_changes(self, entries: Iterable[Entry]) -> dict[str, int]:

@@ -20,12 +20,12 @@ from ..stores.base import Write
 from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
 from .locks import SessionGates
 from .persistence import (
-    Found,
+    Loaded,
     Save,
-    nonce_beside,
     nonce_key,
-    reported,
+    persistence_errors,
     save_rows,
+    separate_nonce,
     write_all,
 )
 from .protocols import Cluster, Followers
@@ -108,7 +108,7 @@ class Committer:
             is_kept = is_kept or own.persistence is not None
         if own is not None and not prepared and own.persistence is not None and self._cluster.is_shared:
             # What changed nothing has happened all the same, and another process must not run it again.
-            also, is_kept = [*also, nonce_beside(own.identifier, cast(Nonce, nonce).digest, grouped=False)], True
+            also, is_kept = [*also, separate_nonce(own.identifier, cast(Nonce, nonce).digest, grouped=False)], True
         if is_kept:
             # From here to where the gates are held nothing is awaited: the task holds them when it begins.
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
@@ -184,7 +184,7 @@ class Committer:
             is_first = entry.stored is None and change is not None
             if is_first and not cluster.is_shared:
                 # With its first save the state takes over what was kept beside it.
-                for beside in await entry.persistence.nonces_beside(entry.identifier):
+                for beside in await entry.persistence.separate_nonces(entry.identifier):
                     entry.remember(beside, now)
             new = nonce.digest if nonce is not None and nonce.entry is entry else None
             added = [new] if new is not None else []
@@ -202,7 +202,7 @@ class Committer:
         is_kept = nonce is not None and any(save.identifier == nonce.entry.identifier for save in saves)
         if nonce is not None and saves and not is_kept and cluster.store is not None:
             # With none of the states that it changed: the event's own one is in memory alone, or no more.
-            also = [*also, nonce_beside(nonce.entry.identifier, nonce.digest, grouped=not cluster.is_shared)]
+            also = [*also, separate_nonce(nonce.entry.identifier, nonce.digest, grouped=not cluster.is_shared)]
         try:
             if uncounted := [
                 save.identifier.key for save in saves if save.changed and save.persistence.is_uncounted(save.stored)
@@ -212,8 +212,8 @@ class Committer:
             for place, version, save in zip(places, saved, saves, strict=True):
                 versions[place] = version or versions[place]
                 entry, change = prepared[place]
-                if save.taken and change is not None:
-                    prepared[place] = entry, with_values(entry.state, change, save.taken)
+                if save.rounded and change is not None:
+                    prepared[place] = entry, with_values(entry.state, change, save.rounded)
             self.saves += 1
             frames = await cluster.save(prepared, versions, writes)
         except BaseException as error:
@@ -262,7 +262,7 @@ class Committer:
         store = self._cluster.store
         if store is None or not is_beside or not any(e.persistence is not None for e in (entry, *others)):
             return False
-        async with reported(f"the nonces of {entry.identifier.key} could not be loaded", self.store_timeout):
+        async with persistence_errors(f"the nonces of {entry.identifier.key} could not be loaded", self.store_timeout):
             return await store.load(nonce_key(entry.identifier, nonce.digest)) is not None
 
     async def write(self, writes: Sequence[Write]) -> None:
@@ -325,7 +325,7 @@ class Committer:
             return False
         return self.take_in(entry, await persistence.load(entry.identifier))
 
-    def take_in(self, entry: Entry, found: Found | None, frame: bytes | None = None) -> bool:
+    def take_in(self, entry: Entry, found: Loaded | None, frame: bytes | None = None) -> bool:
         """Makes a state in memory the one that was found where it is kept; as `reload`.
 
         `frame` is what brings pages there from the signals of the state in memory, where that is known.

@@ -48,7 +48,7 @@ from .entries import (
 )
 from .eviction import CROWD, ChangedStates, is_public
 from .locks import Locks
-from .persistence import Found, Persistence, reported
+from .persistence import Loaded, Persistence, persistence_errors
 from .protocols import Callers, Cluster, Followers, Nobody
 
 __all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "StateRegistry"]
@@ -279,7 +279,7 @@ class StateRegistry:
             self._make_room(identifier.session_id, is_new=True)
         version = Version(secrets.token_hex(6), 1)
         left = finite(idle_time(identifier, ttl))
-        loaded = Found(fresh, version, ttl=left)
+        loaded = Loaded(fresh, version, ttl=left)
         data = persistence.encode(fresh._frozen_values(), ())
         write = Write(identifier.key, None, version, data, left, identifier.session_id)
         sessions = [identifier.session_id] if identifier.session_id is not None else []
@@ -305,7 +305,7 @@ class StateRegistry:
         ttl: float | None,
         *,
         persistence: Persistence | None = None,
-        loaded: Found | None = None,
+        loaded: Loaded | None = None,
         by_class: bool = False,
     ) -> Entry:
         if identifier.session_id is not None:
@@ -765,7 +765,7 @@ class StateRegistry:
 
     def in_store_time(self, what: str) -> AbstractAsyncContextManager[None]:
         """Gives the store its time, and makes all its failures `PersistenceError`s; `what` (str) has failed then."""
-        return reported(what, self.committer.store_timeout)
+        return persistence_errors(what, self.committer.store_timeout)
 
     def ttl_of(self, identifier: StateIdentifier, ttl: float | None) -> float | None:
         """Seconds that a state is kept when it is idle, None for ever; `ttl` as for `entry`."""

@@ -5,32 +5,23 @@ table. This package knows stores, records and state classes, and nothing of live
 `base`, then read `codec`, which makes bytes of a state and refuses values that would not come back as they were.
 """
 
-from .base import (
-    MARK_TTL,
-    NONCE_AGE,
-    Found,
-    Persistence,
-    RecordPersistence,
-    Save,
-    StorePersistence,
-    nonce_beside,
-    nonce_key,
-    reported,
-    save_rows,
-    write_all,
-)
+from .base import MARK_TTL, NONCE_AGE, Loaded, Persistence, Save, nonce_key, separate_nonce
+from .failures import persistence_errors
+from .rows import RecordPersistence
+from .saving import save_rows, write_all
+from .stored import StorePersistence
 
 __all__ = [
     "MARK_TTL",
     "NONCE_AGE",
-    "Found",
+    "Loaded",
     "Persistence",
     "RecordPersistence",
     "Save",
     "StorePersistence",
-    "nonce_beside",
     "nonce_key",
-    "reported",
+    "persistence_errors",
     "save_rows",
+    "separate_nonce",
     "write_all",
 ]

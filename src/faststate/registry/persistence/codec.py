@@ -12,7 +12,8 @@ from ...redaction import explained, redacted
 from ...state.values import freeze
 from .decoding import decode, validate
 from .differences import difference
-from .encoding import LEAVES, ORDINARY, REMEDY, UNSURE, Met, UnstorableError, dump, to_node, unstorable
+from .encoding import ORDINARY, REMEDY, UNSURE, Met, dump, to_node, unstorable
+from .leaves import LEAVES, UnstorableError
 
 __all__ = ["Codec"]
 

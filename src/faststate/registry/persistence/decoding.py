@@ -16,7 +16,8 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import TzInfo, from_json
 
 from ...validation.revalidation import revalidation_of
-from .encoding import IP_CLASSES, PATH_CLASSES, TAG, URL_CLASSES
+from .encoding import TAG
+from .leaves import IP_CLASSES, PATH_CLASSES, URL_CLASSES
 
 __all__ = ["READERS", "decode", "from_tree", "load", "validate"]
 

@@ -1,0 +1,211 @@
+"""Leaves: how values without parts are written as JSON, each so that it comes back with the type that it had."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import fractions
+import pathlib
+import re
+import uuid
+import zoneinfo
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic import SecretBytes, SecretStr, networks
+from pydantic_core import MultiHostUrl, TzInfo, Url
+
+from ...validation.scalars import IP_TYPES
+
+__all__ = [
+    "BASES",
+    "IP_CLASSES",
+    "LEAVES",
+    "LONGEST_INT",
+    "PATH_CLASSES",
+    "URL_CLASSES",
+    "URL_NAMES",
+    "UnstorableError",
+    "is_text",
+    "write_str",
+]
+
+LONGEST_INT: Final = 2**2048
+"""Whole numbers from here on are written in hexadecimal. Python writes and reads no number of more digits than it is
+set to, and it cannot be set to fewer than 640."""
+
+
+class UnstorableError(Exception):
+    """A value that cannot be stored. The message is the middle of a sentence. Lifetime: until its field is known."""
+
+
+def is_text(value: str) -> bool:
+    """True if JSON in UTF-8 can hold this str: it has no place for half a surrogate pair."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write_str(value: str) -> Any:
+    """Return a text as JSON has it."""
+    if is_text(value):
+        return value
+    return {"$str": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode()}
+
+
+def _int(value: int) -> Any:
+    return value if -LONGEST_INT < value < LONGEST_INT else {"$int": f"{value:x}"}
+
+
+def _float(value: float) -> Any:
+    return value if value - value == 0.0 else {"$float": repr(value)}
+
+
+def _bytes(value: bytes) -> Any:
+    return {"$bytes": base64.b64encode(value).decode()}
+
+
+def _complex(value: complex) -> Any:
+    return {"$complex": [_float(value.real), _float(value.imag)]}
+
+
+def _date(value: datetime.date) -> Any:
+    return {"$date": datetime.date.isoformat(value)}
+
+
+def _datetime(value: datetime.datetime) -> Any:
+    return {"$datetime": _moment(value)}
+
+
+def _time(value: datetime.time) -> Any:
+    return {"$time": _moment(value)}
+
+
+def _moment(value: datetime.datetime | datetime.time) -> Any:
+    naive = value.replace(tzinfo=None, fold=0).isoformat()
+    return naive if value.tzinfo is None and not value.fold else [naive, _zone(value), value.fold]
+
+
+def _zone(value: datetime.datetime | datetime.time) -> Any:
+    zone = value.tzinfo
+    write: Any = LEAVES.get(type(zone))
+    if write is None:
+        raise UnstorableError(
+            f"a {type(value).__name__} with a {type(zone).__name__}, a time zone which cannot be kept"
+        )
+    return write(zone)
+
+
+def _timedelta(value: datetime.timedelta) -> Any:
+    return {"$timedelta": [value.days, value.seconds, value.microseconds]}
+
+
+def _timezone(value: datetime.timezone) -> Any:
+    offset, *name = value.__getinitargs__()  # type: ignore[attr-defined]  # a name only where one was given
+    return {"$timezone": [*_timedelta(offset)["$timedelta"], *map(write_str, name)]}
+
+
+def _zoneinfo(value: zoneinfo.ZoneInfo) -> Any:
+    if value.key is None:
+        raise UnstorableError("a ZoneInfo without a key, which cannot be kept")
+    return {"$zoneinfo": value.key}
+
+
+def _tzinfo(value: Any) -> Any:
+    return {"$tzinfo": round(value.utcoffset(None).total_seconds())}
+
+
+def _decimal(value: decimal.Decimal) -> Any:
+    return {"$decimal": decimal.Decimal.__str__(value)}
+
+
+def _uuid(value: uuid.UUID) -> Any:
+    return {"$uuid": uuid.UUID.__str__(value)}
+
+
+def _range(value: range) -> Any:
+    return {"$range": [_int(int(part)) for part in (value.start, value.stop, value.step)]}
+
+
+def _path(value: pathlib.PurePath) -> Any:
+    return {"$path": [_PATH_NAMES[type(value)], write_str(str(value))]}
+
+
+def _ip(value: Any) -> Any:
+    return {"$ip": [type(value).__name__, str(value)]}
+
+
+def _fraction(value: fractions.Fraction) -> Any:
+    return {"$fraction": [_int(value.numerator), _int(value.denominator)]}
+
+
+def _pattern(value: re.Pattern[Any]) -> Any:
+    text = value.pattern
+    return {"$pattern": [write_str(text) if isinstance(text, str) else _bytes(text), value.flags]}
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+IP_CLASSES: Final[dict[str, Callable[[str], Any]]] = {kind.__name__: kind for kind in IP_TYPES}
+PATH_CLASSES: Final[dict[str, Callable[[str], Any]]] = {
+    "Path": pathlib.Path,  # by a name that the other operating system knows as well
+    "PurePosixPath": pathlib.PurePosixPath,
+    "PureWindowsPath": pathlib.PureWindowsPath,
+}
+URL_CLASSES: Final[dict[str, Callable[[str], Any]]] = {"Url": Url, "MultiHostUrl": MultiHostUrl} | {
+    name: found
+    for name, found in [(name, getattr(networks, name)) for name in networks.__all__]
+    if isinstance(found, type) and hasattr(found, "unicode_string")
+}
+_PATH_NAMES: Final[dict[type, str]] = {type(make("")): name for name, make in PATH_CLASSES.items()}
+URL_NAMES: Final[dict[Any, str]] = {found: name for name, found in URL_CLASSES.items()}
+
+LEAVES: Final[dict[type, Callable[[Any], Any]]] = {
+    type(None): _same,
+    bool: _same,
+    int: _int,
+    float: _float,
+    str: write_str,
+    bytes: _bytes,
+    complex: _complex,
+    datetime.datetime: _datetime,
+    datetime.date: _date,
+    datetime.time: _time,
+    datetime.timedelta: _timedelta,
+    datetime.timezone: _timezone,
+    zoneinfo.ZoneInfo: _zoneinfo,
+    TzInfo: _tzinfo,
+    decimal.Decimal: _decimal,
+    uuid.UUID: _uuid,
+    range: _range,
+    SecretStr: lambda value: {"$secret": write_str(value.get_secret_value())},
+    SecretBytes: lambda value: {"$secretbytes": base64.b64encode(value.get_secret_value()).decode()},
+    fractions.Fraction: _fraction,
+    re.Pattern: _pattern,
+    **dict.fromkeys(_PATH_NAMES, _path),
+    **dict.fromkeys(IP_TYPES, _ip),
+}
+"""How values of types without parts are written, by exact type."""
+
+BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (str, lambda value: write_str(str.__str__(value))),
+    (int, lambda value: _int(int.__int__(value))),
+    (float, lambda value: _float(float.__float__(value))),
+    (bytes, _bytes),
+    (complex, _complex),
+    (datetime.datetime, _datetime),
+    (datetime.date, _date),
+    (datetime.time, _time),
+    (datetime.timedelta, _timedelta),
+    (decimal.Decimal, _decimal),
+    (uuid.UUID, _uuid),
+    (pathlib.PurePath, lambda value: write_str(str(value))),
+)
+"""How values of subclasses are written, by the first base that fits: a datetime is also a date."""
