@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateProvider, event, fast_app, get_current_request
 from faststate.exceptions import EventArgumentError
+from faststate.fasthtml.bodies import parse_json
 from faststate.fasthtml.requests import headers_of
-from faststate.fasthtml.routes import _parse
 from tests.support.client import BROWSER, Page, message, patched_signals, status
 
 
@@ -34,7 +34,7 @@ class Counter(ReactiveState):
 def way(request, monkeypatch):
     """Each of the ways on which Beforeware may run for an event; gives further options of the app."""
     if request.param.endswith("missing"):
-        monkeypatch.setattr("faststate.fasthtml.routes.run_before", None)
+        monkeypatch.setattr("faststate.fasthtml._compat.can_fill", False)
     return {"after": [lambda resp: None]} if request.param == "FastHTML's" else {}
 
 
@@ -221,17 +221,17 @@ BROKEN = [
 
 @pytest.mark.parametrize("body", BODIES)
 def test_a_payload_is_what_pythons_own_parser_makes_of_it(body):
-    assert repr(_parse(body)) == repr(json.loads(body))
+    assert repr(parse_json(body)) == repr(json.loads(body))
 
 
 def test_no_payload_is_an_empty_one():
-    assert _parse(b"") == {}
+    assert parse_json(b"") == {}
 
 
 @pytest.mark.parametrize("body", BROKEN)
 def test_a_payload_that_python_does_not_take_is_refused(body):
     with pytest.raises(EventArgumentError):
-        _parse(body)
+        parse_json(body)
 
 
 def test_the_first_of_two_headers_counts_and_what_a_middleware_changes_is_seen():

@@ -19,9 +19,9 @@ from ..provider.provider import StateProvider
 from ..scopes import StateScope
 from ..sessions.caller import is_cross_site
 from ..state.pages import current_page
+from .events import EventRoute
 from .injection import add_late, inject
 from .requests import headers_of
-from .routes import Routes
 from .shutdown import drain_on_signal
 
 __all__ = ["FastStateMiddleware", "SameOriginOnly", "check_routes"]
@@ -32,12 +32,12 @@ logger = logging.getLogger("faststate")
 class FastStateMiddleware:
     """Gives each request its context. The innermost middleware: the session is there already. Lifetime: the app."""
 
-    def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any, routes: Routes) -> None:
+    def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any, events: EventRoute) -> None:
         self.app = app
         self.provider = provider
         self.owner = owner
         self._checked = False
-        self._routes = routes
+        self._events = events
         self._answered = Answered(provider)
         # Between here and the routes there is Starlette's alone, which an event has no need to pass.
         self._is_innermost = isinstance(app, ExceptionMiddleware) and app.app is owner.router
@@ -63,7 +63,7 @@ class FastStateMiddleware:
         except FastStateError as error:
             scope.pop("faststate", None)
             logger.error("the store cannot be had: %s", error, exc_info=error)
-            busy = self._routes.unavailable(scope, error) if scope["type"] == "http" else WebSocketClose(1011)
+            busy = self._events.unavailable(scope, error) if scope["type"] == "http" else WebSocketClose(1011)
             await busy(scope, receive, send)
             return
         if self.provider.root_path is None:
@@ -74,7 +74,7 @@ class FastStateMiddleware:
         if asker is not None:
             current_user.set(None)
         try:
-            response = await self._routes.answer_event(context, scope, receive) if self._is_innermost else None
+            response = await self._events.answer(context, scope, receive) if self._is_innermost else None
             if response is not None:
                 context.keep_newer_cookie()
                 await response(scope, receive, send)

@@ -1,53 +1,41 @@
 """`fast_app` and `setup`: give a FastHTML app its routes, middleware, injection and error responses.
 
-The private names of FastHTML that this rests on are the bound methods `app._endp` and `app._add_ws`, which every route
-passes; they are replaced on the app, not on its class, and their absence is reported at setup.
+Every route of an app passes one method of it, and every websocket another; both are replaced on the app, not on its
+class (see `_compat`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from fasthtml import common as fh
 from fasthtml.core import noop_body
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
-from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from ..exceptions import (
-    AuthenticationError,
-    BackendError,
-    ConfigurationError,
-    FastStateError,
-    PersistenceError,
-    RowUnreadableError,
-)
+from ..exceptions import ConfigurationError, FastStateError
 from ..provider.provider import StateProvider
 from ..sessions.ended import SESSION_MAX_AGE
-from ..wire.frames import go_frame
+from . import _compat
+from .answers import error_response
 from .caching import PersonalAnswers
 from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
 from .headers import with_quick_copies
 from .injection import inject
 from .middleware import FastStateMiddleware, SameOriginOnly, check_routes
-from .routes import BUSY, UNREAD, UNREADABLE, EventResponse, Routes
+from .routes import add_routes
 from .script import DatastarScript
 from .streams import StreamKeeper
 
 __all__ = ["fast_app", "setup"]
 
-logger = logging.getLogger("faststate")
-
 
 def setup(provider: StateProvider, app: Any) -> None:
-    """Makes `app` (a FastHTML) serve `provider`'s states; see `StateProvider.setup`."""
+    """Make `app` (a FastHTML) serve `provider`'s states; see `StateProvider.setup`."""
     if not isinstance(app, fh.FastHTML):
         raise ConfigurationError(f"setup() takes a FastHTML app, not {type(app).__name__}")
     if getattr(app.state, "faststate", None) is not None:
@@ -55,24 +43,18 @@ def setup(provider: StateProvider, app: Any) -> None:
     app.state.faststate = provider
     if provider._signer is None:
         provider.use_secret_key(str(app.secret_key))
-    original = getattr(app, "_endp", None)
-    if original is None:
-        logger.warning("this FastHTML has no _endp: states are injected as plain parameters (`s: S`) alone")
-    else:
+    original = _compat.endpoint_maker(app)
 
-        def endpoint(function: Any, body_wrap: Any, before: Any = None) -> Any:
-            wrapped = inject(provider, function, "page")
-            befores = before if isinstance(before, list | tuple) else [] if before is None else [before]
-            made = original(wrapped, body_wrap, before=[inject(provider, b, "before") for b in befores])
-            made.__faststate__ = wrapped.__faststate__
-            return made
+    def endpoint(function: Any, body_wrap: Any, before: Any = None) -> Any:
+        wrapped = inject(provider, function, "page")
+        befores = before if isinstance(before, list | tuple) else [] if before is None else [before]
+        made = original(wrapped, body_wrap, before=[inject(provider, b, "before") for b in befores])
+        made.__faststate__ = wrapped.__faststate__  # for the check at start
+        return made
 
-        app._endp = endpoint
-    add_ws = getattr(app, "_add_ws", None)
-    if add_ws is not None:
-
+    def websocket_adder(add: Callable[..., Any]) -> Callable[..., Any]:
         def add_websocket(func: Any, path: str, conn: Any, disconn: Any, name: Any, middleware: Any) -> Any:
-            # What ends a connection has the user of its last message: servers may cancel what waits by then.
+            # The handler of the end has the user of the last message: by then servers may cancel whatever waits.
             handlers = [
                 inject(provider, func, "socket"),
                 inject(provider, conn, "socket"),
@@ -80,13 +62,14 @@ def setup(provider: StateProvider, app: Any) -> None:
             ]
             if any(handler is not None and handler.__faststate__.states for handler in handlers):
                 middleware = [Middleware(SameOriginOnly), *(middleware or ())]
-            add_ws(handlers[0], path, handlers[1], handlers[2], name, middleware)
+            add(handlers[0], path, handlers[1], handlers[2], name, middleware)
             return func
 
-        app._add_ws = add_websocket
-    if original is None:
-        raise ConfigurationError("this version of FastHTML is not supported: app._endp is missing")
-    routes = Routes(provider, app, original)
+        return add_websocket
+
+    _compat.replace_endpoint_maker(app, endpoint)
+    _compat.replace_websocket_adder(app, websocket_adder)
+    events = add_routes(provider, app, original)
     app.hdrs[:] = [*map(with_quick_copies, app.hdrs), DatastarScript(provider)]
     app.ftrs[:] = map(with_quick_copies, app.ftrs)
     for place, middleware in enumerate(app.user_middleware):
@@ -94,10 +77,10 @@ def setup(provider: StateProvider, app: Any) -> None:
             app.user_middleware[place] = Middleware(
                 SessionMiddlewareThatRemembers, *middleware.args, **middleware.kwargs
             )
-    app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app, routes=routes))
+    app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app, events=events))
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: StreamKeeper(PersonalAnswers(build(), provider), provider, app)
-    app.add_exception_handler(FastStateError, partial(_error_response, provider))
+    app.add_exception_handler(FastStateError, partial(error_response, provider))
     provider.sessions.ended.max_age = _session_max_age(app)
 
     async def started() -> None:
@@ -114,46 +97,12 @@ StateProvider.installer = setup
 
 
 def _session_max_age(app: Any) -> float:
-    """Seconds that the app accepts a session cookie for; infinite where it does not say."""
+    """Return for how many seconds the app accepts a session cookie; infinite if it sets no limit."""
     for middleware in app.user_middleware:
         options = middleware.kwargs  # CORS has a max_age as well
         if "max_age" in options and "session_cookie" in options:
             return float(options["max_age"]) if options["max_age"] is not None else math.inf
     return SESSION_MAX_AGE
-
-
-async def _error_response(provider: StateProvider, connection: HTTPConnection, error: Exception) -> Any:
-    status = getattr(error, "status", 500)
-    if connection.scope["type"] == "websocket":
-        if status >= 500:  # nobody else would say what closed it
-            logger.error("a websocket was closed: %s", error, exc_info=error)
-        await connection.close(1008 if status < 500 else 1011)  # type: ignore[attr-defined]  # a WebSocket has it
-        return None
-    if status >= 500 and status != 503:
-        raise error
-    if isinstance(error, BackendError):
-        logger.error("%s", error, exc_info=error)
-    if isinstance(error, AuthenticationError) and provider.login_route is not None:
-        return _to_login(provider.login_route, connection)
-    busy = UNREAD if isinstance(error, PersistenceError) else BUSY
-    busy = UNREADABLE if isinstance(error, RowUnreadableError) else busy
-    return PlainTextResponse(str(error) if status < 500 else busy, status)
-
-
-def _to_login(route: str, connection: HTTPConnection) -> Response:
-    """Sends a page's visitor to sign in, in the form that whoever made the request understands."""
-    location = connection.scope.get("root_path", "") + route
-    path, query = connection.scope["path"], connection.scope["query_string"].decode("latin-1")
-    if path == location:
-        return PlainTextResponse("The page to sign in asks for a state that needs somebody signed in.", 401)
-    if "datastar-request" in connection.headers:
-        return EventResponse(go_frame(location), 401)
-    if "hx-request" in connection.headers:
-        return Response(status_code=401, headers={"hx-redirect": location})
-    if connection.scope["method"] in ("GET", "HEAD"):
-        asked = quote(path, safe="/:@!$&'()*+,;=~") + (f"?{query}" if query else "")
-        location += "?" + urlencode({"next": asked})
-    return RedirectResponse(location, 303)
 
 
 def fast_app(
@@ -198,9 +147,9 @@ def fast_app(
     state_provider: StateProvider | None = None,
     **kwargs: Any,
 ) -> Any:
-    """FastHTML's `fast_app`, with `state_provider=`: `app, rt = fast_app(state_provider=provider)`.
+    """Call FastHTML's `fast_app` and set a provider up: `app, rt = fast_app(state_provider=provider)`.
 
-    All other parameters, and what is returned, are FastHTML's. Without a provider it is FastHTML's own `fast_app`.
+    All other parameters, and the result, are FastHTML's. Without a provider this is FastHTML's own `fast_app`.
     """
     # By name, since FastHTML adds parameters in the middle of its list: 0.14.12 has one more than 0.14.11.
     made = fh.fast_app(

@@ -18,17 +18,13 @@ from ..sse.connection import SSEConnection
 from ..sse.probe import Probe
 from ..sse.transports import AsgiWriter, DirectWriter
 from ..wire.frames import signals_frame
+from .answers import SSE_HEADERS
 from .shutdown import drain_with_server
 
-__all__ = ["SSE_HEADERS", "StreamKeeper", "StreamResponse"]
+__all__ = ["StreamKeeper", "StreamResponse"]
 
 logger = logging.getLogger("faststate")
 
-SSE_HEADERS: Final = {
-    "content-type": "text/event-stream",
-    "cache-control": "no-store",
-    "x-accel-buffering": "no",  # nginx would hold events back
-}
 NO_TOKENS: Final[Mapping[str, str | None]] = MappingProxyType({})
 _BEGINNING: Final = "faststate_beginning"
 """Where a request's scope holds its `_Beginning`."""

@@ -1,0 +1,64 @@
+"""Private names of FastHTML, and what happens when one is missing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from fasthtml import core
+
+from ..exceptions import ConfigurationError
+
+__all__ = [
+    "call_filled",
+    "can_fill",
+    "endpoint_maker",
+    "parameters_of",
+    "replace_endpoint_maker",
+    "replace_websocket_adder",
+    "respond",
+]
+
+logger = logging.getLogger("faststate")
+
+parameters_of: Any = getattr(core, "_params", None)
+"""Return the parameters of a function, as FastHTML reads them."""
+
+call_filled: Any = getattr(core, "_wrap_call", None)
+"""Call a function with its parameters filled in from a request."""
+
+respond: Any = getattr(core, "_resp", None)
+"""Make a response of what a function returned."""
+
+can_fill = parameters_of is not None and call_filled is not None and respond is not None
+"""False if one of these three is missing: Beforeware then runs through the app's own endpoints, which costs an event
+what a page costs."""
+
+
+def endpoint_maker(app: Any) -> Callable[..., Any]:
+    """Return the method that makes an endpoint of a handler, which every HTTP route passes.
+
+    Without it no handler could be given a state: raises `ConfigurationError`.
+    """
+    found: Callable[..., Any] | None = getattr(app, "_endp", None)
+    if found is None:
+        raise ConfigurationError("this version of FastHTML is not supported: app._endp is missing")
+    return found
+
+
+def replace_endpoint_maker(app: Any, make: Callable[..., Any]) -> None:
+    """Let all later routes of this app, and not of its class, pass `make(function, body_wrap, before=None)`."""
+    app._endp = make
+
+
+def replace_websocket_adder(app: Any, replacement: Callable[..., Callable[..., Any]]) -> None:
+    """Let all later websockets of this app pass what `replacement` makes of the method that adds one.
+
+    Without that method websocket handlers are not given states, and a warning says so.
+    """
+    adder = getattr(app, "_add_ws", None)
+    if adder is None:
+        logger.warning("websocket handlers get no states: this version of FastHTML has no app._add_ws")
+    else:
+        app._add_ws = replacement(adder)

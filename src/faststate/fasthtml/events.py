@@ -1,0 +1,244 @@
+"""The route of events: from a request to a dispatched event, and what became of it as an answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from math import ceil
+from typing import Any, Final
+
+from fasthtml.core import HTTPException
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope
+
+from ..auth.limits import network_of
+from ..exceptions import EventConflictError, EventTimeoutError, FastStateError, LimitError, NotStartedError
+from ..provider.context import RequestContext
+from ..provider.dispatch import Call, Effect, ForgedTokens, StaleTokens, dispatch, safe_location
+from ..provider.provider import StateProvider
+from ..redaction import explained_by_title, told_of
+from ..sessions.caller import is_cross_site
+from ..sse.connection import SSEConnection
+from ..wire.frames import go_frame, message_frame, reload_frame, signals_frame
+from .answers import BROKEN, BUSY, EventResponse, refused_response
+from .beforeware import GuardedEndpoint
+from .bodies import parse_json, read_body
+from .requests import headers_of
+
+__all__ = ["EventRoute"]
+
+logger = logging.getLogger("faststate")
+
+_FAILED: Final = "faststate_failed"
+"""Where an event's error waits in the request's scope for the event's route."""
+
+
+class _PageEffects:
+    """The effects of an event for its page, sent down its `live` stream or kept for the answer. Lifetime: the event."""
+
+    __slots__ = ("_live", "frames", "version")
+
+    def __init__(self, live: SSEConnection | None) -> None:
+        self._live = live
+        self.frames = b""
+        self.version: str | None = None
+
+    def take(self, effect: Effect) -> None:
+        """Take the effect of a step."""
+        live, self.version = self._live, effect.version
+        if not effect.frames:
+            return
+        if live is None or live.closed or live.silent:
+            self.frames += effect.frames
+        else:
+            live.send_frame(effect.frames)
+
+
+class EventRoute:
+    """The endpoint of events. Lifetime: the app."""
+
+    def __init__(self, provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> None:
+        self.provider = provider
+        self._guarded = GuardedEndpoint(app, make_endpoint, self._dispatch)
+        self._app = app
+        self._path = re.compile(f"{re.escape(provider.prefix)}/event/([^/]*)/([^/]*)")
+        self.route = Route(
+            f"{provider.prefix}/event/{{state}}/{{event}}", self.endpoint, methods=["POST"], name="faststate-event"
+        )
+
+    async def answer(self, context: RequestContext, scope: Scope, receive: Receive) -> Response | None:
+        """Answer a request for an event, past the app's router; return None for any other request.
+
+        An error that this raises is raised again by the event's route, where the app's own exception handlers are.
+        """
+        router = self._app.router
+        if scope["type"] != "http" or scope["method"] != "POST" or router.routes[0] is not self.route:
+            return None
+        found = self._named(scope)
+        if found is None:
+            return None
+        scope.setdefault("router", router)
+        scope["endpoint"] = self.endpoint
+        scope["path_params"] = {"state": found[1], "event": found[2]}
+        try:
+            return await self._answer(context, found[1], found[2], scope, receive)
+        except Exception as error:
+            scope[_FAILED] = error
+            return None
+
+    def _named(self, scope: Scope) -> re.Match[str] | None:
+        """Return the names of the state and the event in a request's path; None if it is not an event's."""
+        path, root = scope["path"], scope.get("root_path", "")
+        if root and path.startswith(root + "/"):
+            path = path[len(root) :]
+        return self._path.fullmatch(path)
+
+    def unavailable(self, scope: Scope, error: FastStateError) -> Response:
+        """Answer a request while the store is unavailable; an event's answer is shown by its page."""
+        if self._named(scope) is not None and b"datastar-request" in headers_of(scope):
+            return self._refuse(error)
+        return PlainTextResponse(BUSY, 503, {"retry-after": "5"})
+
+    async def endpoint(self, request: Request) -> Response:
+        """POST: run an event. Attacks get a plain status; what a person may run into is shown in the page."""
+        if (failed := request.scope.pop(_FAILED, None)) is not None:
+            raise failed
+        names = request.path_params
+        context = self.provider.context(request)
+        return await self._answer(context, names["state"], names["event"], request.scope, request.receive)
+
+    # -- before it runs --------------------------------------------------------------------------------------------
+
+    async def _answer(
+        self, context: RequestContext, state: str, event: str, scope: Scope, receive: Receive
+    ) -> Response:
+        headers = headers_of(scope)
+        if b"datastar-request" not in headers or is_cross_site(headers):
+            return PlainTextResponse("Events are sent by the app's own pages alone.", 403)
+        provider, session_id = self.provider, context.session_id()
+        if wait := provider.event_rates.take(session_id, context.address):
+            return self._refuse_for("Too many actions at once. Please wait a moment.", ceil(wait))
+        client = session_id or f"address {network_of(context.address)}"
+        if not provider.begin_event(client):
+            most = provider.max_events_per_session
+            return self._refuse_for(f"{most} actions are under way already. Please wait for them.", 1)
+        try:
+            try:
+                body = await read_body(provider, receive, headers)
+                call = Call.parse(
+                    state,
+                    event,
+                    parse_json(body, provider.max_depth),
+                    Request(scope).query_params.multi_items() if scope["query_string"] else (),
+                    _text(headers, b"faststate-nonce"),
+                    _text(headers, b"faststate-connection"),
+                )
+            except TimeoutError:
+                return PlainTextResponse("The event took too long to arrive.", 408, {"connection": "close"})
+            except StaleTokens:
+                return EventResponse(reload_frame(), 403)
+            except FastStateError as error:
+                return self._refuse(error)
+            call.receive = receive
+
+            if self._guarded.is_open:
+                return await self._run(context, call, session_id)
+            response = await self._guarded.answer(scope, body, faststate_call=call)
+            return response if isinstance(response, EventResponse) else self._before_answered(response)
+        finally:
+            provider.end_event(client)
+
+    def _before_answered(self, response: Response) -> Response:
+        """Return a Beforeware's own answer in a form that Datastar does not drop."""
+        status = response.status_code
+        if 300 <= status < 400:
+            try:
+                frames = go_frame(safe_location(response.headers.get("location", "/")))
+            except FastStateError as error:
+                logger.error("a Beforeware redirects to where no browser may be sent: %s", error)
+                return self._refuse(error)
+        else:
+            frames = message_frame("You may not do this." if status < 500 else BROKEN, status)
+        answer = self._refuse_with(frames, status)
+        answer.raw_headers += [(name, value) for name, value in response.raw_headers if name == b"set-cookie"]
+        return answer
+
+    # -- refusals --------------------------------------------------------------------------------------------------
+
+    def _refuse(self, error: FastStateError, frames: bytes = b"") -> EventResponse:
+        self.provider.refused += 1
+        return refused_response(error, frames)
+
+    def _refuse_for(self, message: str, seconds: int) -> EventResponse:
+        refused = self._refuse(LimitError(message))
+        refused.headers["retry-after"] = str(seconds)
+        return refused
+
+    def _refuse_with(self, frames: bytes, status: int) -> EventResponse:
+        self.provider.refused += 1
+        return EventResponse(frames, status)
+
+    # -- it runs ---------------------------------------------------------------------------------------------------
+
+    async def _dispatch(self, request: Request) -> Response:
+        call: Call = request.state.faststate_call
+        context = self.provider.context(request)
+        return await self._run(context, call, context.session_id())
+
+    async def _run(self, context: RequestContext, call: Call, session_id: str | None) -> Response:
+        """Run an event that all Beforeware has let through."""
+        live, elsewhere = None, False
+        if call.connection_id is not None:
+            live = self.provider.sse_manager.connections.get(call.connection_id)
+            if live is not None and (live.closed or live.silent or live.session_id != session_id):
+                live = None
+            elsewhere = live is None and self.provider.cluster.is_elsewhere(call.connection_id)
+        if call.tokens and session_id is None:
+            # The session was cleared by another tab, and a reload is enough; or cookies are off, and the page says so.
+            frames = reload_frame()
+            if context.ended_session is None:
+                frames += message_frame("This page needs cookies to work.", 403)
+            return EventResponse(frames, 403)
+        effects = _PageEffects(live)
+        try:
+            await dispatch(context, call, live, effects.take, elsewhere=elsewhere)
+        except StaleTokens:
+            return self._refuse_with(reload_frame(), 403)
+        except ForgedTokens as error:
+            response = self._refuse_with(b"", 403)
+            response.status_code = 403
+            logger.warning("refused an event of %s: %s", call.state, error)
+            return response
+        except FastStateError as error:
+            if isinstance(error, EventConflictError):
+                effects.frames += signals_frame({"_fs": {"v": error.version}})
+            if isinstance(error, NotStartedError):
+                logger.info("%s.%s was not run to its end: %s", call.state, call.event, error)
+            elif error.status >= 500 and not isinstance(error, EventTimeoutError):  # logged when its time ran out
+                logger.error("%s.%s failed: %s", call.state, call.event, error, exc_info=error)
+            return self._refuse(error, effects.frames)
+        except ValidationError as error:
+            # The event made a model of what it was given: the model's own words, without the value.
+            place, message = explained_by_title(error)[0]
+            named = ".".join(map(str, (error.title, *place)))
+            return self._refuse_with(message_frame(f"{named[:200]}: {message[:300]}", 400), 400)
+        except HTTPException as error:
+            return self._refuse_with(message_frame(str(error.detail), error.status_code), error.status_code)
+        except Exception as error:
+            failed = "the event %s.%s failed; nothing was changed"
+            logger.error(failed, call.state, call.event, exc_info=told_of(error))
+            return self._refuse_with(message_frame(BROKEN, 500), 500)
+        if call.is_form and call.nonce is not None:
+            # In one patch: the form's own expression goes on when it has taken this in.
+            version = {"v": effects.version} if effects.version is not None else {}
+            effects.frames += signals_frame({"_fs": {"ok": call.nonce, **version}})
+        return EventResponse(effects.frames)
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return value.decode("latin-1") if value is not None else None

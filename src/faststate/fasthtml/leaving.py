@@ -1,0 +1,51 @@
+"""The route of a page's last word: it was left for good."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from ..exceptions import FastStateError
+from ..provider.dispatch import StaleTokens, leave_page, tokens_of
+from ..provider.provider import StateProvider
+from ..sessions.caller import is_cross_site
+from .beforeware import GuardedEndpoint
+from .bodies import parse_json, read_body
+from .requests import headers_of
+
+__all__ = ["LeaveRoute"]
+
+logger = logging.getLogger("faststate")
+
+
+class LeaveRoute:
+    """The endpoint of pages that are left. Lifetime: the app."""
+
+    def __init__(self, provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> None:
+        self.provider = provider
+        self._guarded = GuardedEndpoint(app, make_endpoint, self._leave)
+        self.route = Route(f"{provider.prefix}/leave", self.endpoint, methods=["POST"], name="faststate-leave")
+
+    async def endpoint(self, request: Request) -> Response:
+        """POST: a page was left for good. It is a beacon: it has no header of ours, and nobody reads the answer."""
+        context = self.provider.context(request)
+        headers = headers_of(request.scope)
+        if not is_cross_site(headers) and not self.provider.event_rates.take(context.session_id(), context.address):
+            try:
+                try:
+                    body = await read_body(self.provider, request.receive, headers)
+                except TimeoutError:
+                    return PlainTextResponse("The beacon took too long to arrive.", 408, {"connection": "close"})
+                await self._guarded.answer(request.scope, body, faststate_left=tokens_of(parse_json(body)))
+            except (FastStateError, StaleTokens) as error:
+                logger.info("a page was left, which changes nothing: %r", error)
+        return Response(status_code=204)
+
+    async def _leave(self, request: Request) -> Response:
+        await leave_page(self.provider.context(request), request.state.faststate_left)
+        return Response(status_code=204)
