@@ -43,6 +43,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "backplane",
         "base",
         "memory",
+        "sqlite_file",
         "sqlite",
         "redis/rules",
         "redis/scripts",

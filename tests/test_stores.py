@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from faststate.exceptions import ConfigurationError, MissingDependencyError, PersistenceError, VersionConflict
 from faststate.scopes import Version
-from faststate.stores import sqlite
+from faststate.stores import sqlite_file
 from faststate.stores.base import EXPIRED_KEPT, StateStore, Stored, Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.redis import RedisStore
@@ -651,7 +651,7 @@ async def test_what_waits_together_shares_a_transaction(watched: Watched, path: 
 
 
 async def test_a_transaction_has_its_limits(watched: Watched, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "BATCH", 10)
+    monkeypatch.setattr(sqlite_file, "BATCH", 10)
     await watched.at_once(*(watched.store.save(first(f"key {number}")) for number in range(95)))
     assert watched.statements.count("COMMIT") == 1 + 10
     assert rows(path) == 95
@@ -773,7 +773,7 @@ async def test_a_loop_that_is_closed_before_its_answer_comes_harms_nobody(file_s
 async def test_rows_that_expired_an_hour_ago_are_deleted_in_portions(
     file_store: SQLiteStore, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, portion: int
 ) -> None:
-    monkeypatch.setattr(sqlite, "PURGE_PORTION", portion)
+    monkeypatch.setattr(sqlite_file, "PURGE_PORTION", portion)
     for number in range(7):
         await file_store.save(first(f"key {number}", ttl=10))
     await file_store.save(first("for ever"))
@@ -782,7 +782,7 @@ async def test_rows_that_expired_an_hour_ago_are_deleted_in_portions(
     for _ in range(10):
         assert await file_store.load("key 0") is None
     assert rows(path) == 9
-    clock.now += sqlite.PURGE_INTERVAL - 1  # an hour has passed, but the last look was less than a minute ago
+    clock.now += sqlite_file.PURGE_INTERVAL - 1  # an hour has passed, but the last look was less than a minute ago
     for _ in range(10):
         assert await file_store.load("key 0") is None
     assert rows(path) == 9
@@ -795,7 +795,7 @@ async def test_rows_that_expired_an_hour_ago_are_deleted_in_portions(
 async def test_who_asks_does_not_wait_for_all_that_has_expired_to_be_deleted(
     watched: Watched, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "PURGE_PORTION", 1)
+    monkeypatch.setattr(sqlite_file, "PURGE_PORTION", 1)
     for number in range(5):
         await watched.store.save(first(f"key {number}", ttl=10))
     asked, later = threading.Event(), clock.now + 10 + EXPIRED_KEPT

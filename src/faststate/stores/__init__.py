@@ -1,7 +1,7 @@
 """Bytes that outlive the process, and the messages between processes.
 
 This package knows bytes, versions and drivers, and nothing of states. Begin with `base.StateStore`, the protocol that
-every store fulfils, and `base.SharedStore` for many processes.
+every store implements, and `base.SharedStore`, the one for many processes.
 """
 
 from ..scopes import Version

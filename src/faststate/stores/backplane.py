@@ -1,4 +1,4 @@
-"""The backplane: how the processes of one app tell each other what they have changed."""
+"""The backplane: messages between the processes of one app."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ __all__ = ["Backplane", "Message", "Receiver"]
 
 
 class Message(NamedTuple):
-    """What one process tells all others that have subscribed to `topic` (str): the `body`, bytes."""
+    """A message for all processes that are subscribed to `topic` (str). The `body` is bytes."""
 
     topic: str
     body: bytes
 
 
 class Receiver(Protocol):
-    """Is told what other processes publish. All of it is called on the event loop on which `listen` was."""
+    """Receives what other processes publish. Each method is called on the event loop on which `listen` was called."""
 
     def received(self, origin: str, topic: str, body: bytes, sequence: int) -> None:
-        """A message came from the process `origin`, this one's own among them, in the order of publishing.
+        """Take a message from the process `origin`, which may be this one. Messages come in the order of publishing.
 
-        `sequence` (int) is the number of the commit that it was published with, or of the last one before it: all that
-        was published up to that number, to topics that are subscribed to, has been received.
+        `sequence` (int) is the number of the commit that published the message, or of the last commit before it. All
+        messages to subscribed topics that were published up to this commit have now been received.
         """
 
     def reached(self, sequence: int) -> None:
-        """All that was published up to the commit with this number (int) has been received. Told every second."""
+        """Note that all messages up to the commit with this number (int) were received. Called about once a second."""
 
     def lost(self) -> None:
-        """Nothing is received any more, until `found`: what is published meanwhile is missed."""
+        """Note that messages are missed from now on, until `found` is called."""
 
     def found(self) -> None:
-        """All topics are subscribed to again. What was published since `lost` has been missed."""
+        """Note that all topics are subscribed to again. Messages published since `lost` were missed."""
 
 
 @runtime_checkable
 class Backplane(Protocol):
     """Messages between the processes of one app, by topic. Lifetime: from `listen` until the store is closed.
 
-    `origin` (str) is the id of this process among the others. `timeline` (str) names what sequence numbers count in:
-    another one begins when the engine may have lost something. Each method raises `BackplaneError` when the engine
-    fails, with the driver's error as its cause.
+    `origin` (str) is the id of this process among the others. `timeline` (str) is an id for the sequence numbers: a new
+    timeline begins when the engine may have lost data, and numbers of different timelines cannot be compared. Each
+    method raises `BackplaneError` if the engine fails, with the driver's error as its cause.
     """
 
     @property
@@ -51,21 +51,24 @@ class Backplane(Protocol):
     def timeline(self) -> str: ...
 
     async def listen(self, receiver: Receiver) -> None:
-        """Has `receiver` be told, from now on, what is published to the topics that are subscribed to."""
+        """Pass what is published to the subscribed topics to `receiver`, from now on."""
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Returns when the engine has acknowledged that all `topics` are subscribed to: what is published from then on
-        is received. They stay so, over lost connections too, until `unsubscribe`."""
+        """Subscribe to `topics`, and return when the engine has acknowledged it.
+
+        From then on, every message to the topics is received. A lost connection does not end the subscription; only
+        `unsubscribe` does.
+        """
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
-        """Has nothing more be received of the topics, soon; those not subscribed to are passed over."""
+        """Stop receiving the messages of the topics, soon. Topics that are not subscribed to are ignored."""
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Publishes the messages, in their order, with none of another process between them."""
+        """Publish the messages in their order, with no message of another process in between."""
 
     def tell(self, about: bytes) -> None:
-        """What the other processes are told of this one (bytes) with its next signs of life, and all later ones."""
+        """Set what the other processes learn about this one (bytes), with its next sign of life and all later ones."""
 
     @property
     def members(self) -> Mapping[str, bytes]:
-        """The processes that live, this one among them, by origin: what each has told of itself."""
+        """The living processes, including this one: what each tells about itself, by origin."""

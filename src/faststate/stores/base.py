@@ -1,10 +1,11 @@
-"""The protocols that every store fulfils, and the values that go in and out of a store."""
+"""The protocols that stores implement, and the values that go in and out of a store."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+from ..exceptions import VersionConflict
 from ..scopes import Version
 from .backplane import Backplane, Message
 
@@ -17,15 +18,16 @@ __all__ = [
     "StateStore",
     "Stored",
     "Write",
+    "version_conflict",
 ]
 
 EXPIRED_KEPT: Final = 3_600.0
-"""Seconds that a store keeps what has expired, at least: a watched state is not idle, and its process tells the store
-so now and then only. An hour is far more than the time between two such words, or than a restart takes."""
+"""Least seconds for which a store keeps a state after it has expired. A state that is watched is not idle, but its
+process calls `touch` only now and then. An hour is far longer than the time between two calls, or than a restart."""
 
 
 class Stored(NamedTuple):
-    """What a store holds under a key. `ttl` is in seconds from now until it expires, None for never."""
+    """A state as a store returns it. `ttl` is the time in seconds until it expires, None for never."""
 
     version: Version
     data: bytes
@@ -33,10 +35,10 @@ class Stored(NamedTuple):
 
 
 class Write(NamedTuple):
-    """One change of a store, made only when the store holds the version `expected` under `key`, None for nothing.
+    """One change to a store. It is made only if the version stored under `key` is `expected` (None for nothing stored).
 
-    `data` (bytes) replaces what is there, under `version`; None deletes it. `ttl` is in seconds from now until it
-    expires, None for never. `group` (str) is what it can be found by besides its key, None for nothing.
+    `data` (bytes) and `version` replace what is stored; with data None, it is deleted. `ttl` is the time in seconds
+    until the state expires, None for never. `group` (str) is a name by which it can be found besides its key, or None.
     """
 
     key: str
@@ -47,60 +49,65 @@ class Write(NamedTuple):
     group: str | None = None
 
 
+def version_conflict(key: str, found: Version | None, expected: Version | None) -> VersionConflict:
+    """Return the error for a write that expects another version than the one that was found."""
+    return VersionConflict(f"the store holds {key} at {found}, not at {expected}")
+
+
 @runtime_checkable
 class StateStore(Protocol):
-    """Keeps bytes under keys, with versions and expiry. Lifetime: from `open` to `close`, and it may be opened again.
+    """Keeps bytes under keys, with versions and expiry. Lifetime: from `open` to `close`; it can be opened again.
 
-    What is expired is not there for `load`, `group` and for writes that expect nothing. A write that expects its very
-    version still finds it until the store has cleaned up, at the earliest `EXPIRED_KEPT` seconds later: who still
-    holds a state in memory has used it.
+    An expired state does not exist for `load` and `group`, nor for a write that expects nothing. A write that expects
+    its version still finds it, for at least `EXPIRED_KEPT` seconds: a process that holds the state in memory may have
+    used it all the time.
 
-    Each method raises `PersistenceError` when the store fails, with the driver's error as its cause. A save that raises
-    anything but `VersionConflict` has an unknown outcome. Methods may be called from several event loops, and before
-    `open`: the store is then opened for as long as they take.
+    Each method raises `PersistenceError` if the store fails, with the driver's error as its cause. If a save raises
+    anything but `VersionConflict`, it is unknown whether it was made. Methods may be called on several event loops. A
+    call before `open` opens the store for as long as the call takes.
     """
 
     async def open(self) -> None:
-        """Gets ready, and stays so until `close`. Raises `PersistenceError` where it cannot, at once or soon."""
+        """Get ready, and stay so until `close`. Raises `PersistenceError`, without a long wait, if that fails."""
 
     async def load(self, key: str) -> Stored | None:
-        """What is stored under `key`, or None."""
+        """Return what is stored under `key`, or None."""
 
     async def group(self, name: str) -> Mapping[str, Stored]:
-        """All that was written with the group `name`, by key."""
+        """Return by key all states that were written with the group `name`."""
 
     async def save(self, write: Write) -> None:
-        """Makes one change. Raises `VersionConflict` when the store holds another version than it expects."""
+        """Make one change. Raises `VersionConflict` if another version is stored than the write expects."""
 
     async def save_many(self, writes: Sequence[Write]) -> None:
-        """Makes all changes, each to a key of its own, or none of them. Raises as `save`."""
+        """Make all changes or none of them. Each has a key of its own. Raises the same errors as `save`."""
 
     async def touch(self, ttls: Mapping[str, float | None]) -> None:
-        """Gives what is stored under the keys another time to live: seconds from now, None for ever.
+        """Set other times to live, by key: seconds from now, None for ever.
 
-        Keys that hold nothing are passed over. What is expired and still there comes back: who holds it has used it.
+        Keys that hold nothing are ignored. A state that has expired but is still kept comes back: it has been in use.
         """
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Deletes what is stored under `keys`, whatever its version."""
+        """Delete what is stored under `keys`, whatever its version."""
 
     async def close(self) -> None:
-        """Waits for what was asked before, and lets go of everything; closing a closed store does nothing."""
+        """Finish earlier calls and release all resources. Closing a closed store does nothing."""
 
 
 class Hold(NamedTuple):
-    """A lock that this process has on `key`: with the `fence` (str) that no other holder ever had or will have."""
+    """A lock on `key` that this process holds. No other holder ever has the same `fence` (str)."""
 
     key: str
     fence: str
 
 
 class Locked(NamedTuple):
-    """What came with locks: the `holds`, by key, and what the store knew of them.
+    """The result of locking: the `holds` by key, and what the store knows about the keys.
 
-    `news` are those keys whose stored version is another than the one that was known, with what is stored (None for
-    nothing); the former holder of those in `unclean` has died, or was given up, with the lock in its hand. `present`
-    are those of the keys that were looked for under which there is something. On `wanted` keys another process waits.
+    `news` contains the keys whose stored version is not the known one, with what is stored (None for nothing). For the
+    keys in `unclean`, the former holder died or was given up while it held the lock. `present` are the keys of
+    `look_for` that hold something. Other processes wait for the `wanted` keys.
     """
 
     holds: Mapping[str, Hold]
@@ -111,7 +118,7 @@ class Locked(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """A commit that was made: its number among all processes' commits, and on which kept keys others wait."""
+    """A commit that was made: its number among the commits of all processes, and the kept keys that others wait for."""
 
     sequence: int
     wanted: frozenset[str]
@@ -119,18 +126,19 @@ class Committed(NamedTuple):
 
 @runtime_checkable
 class SharedStore(StateStore, Backplane, Protocol):
-    """A store for many processes: it has their locks as well, and is their backplane.
+    """A store for many processes: it also keeps their locks, and is their backplane.
 
-    A lock is had by one process at a time, and ends with that process: when the others have had no sign of life of it
-    for some seconds it is free, and what its former holder does under it is refused. No clock of any machine decides.
+    One process at a time holds a lock. The lock ends with its process: if the others have seen no sign of life of it
+    for some seconds, the lock is free, and changes that its former holder makes under it are refused. This does not
+    depend on the clock of any machine.
     """
 
     async def lock(self, known: Mapping[str, Version | None], within: float, look_for: Sequence[str] = ()) -> Locked:
-        """Locks the keys of `known`, in their order as texts, and waits for those that others have.
+        """Lock the keys of `known` in sorted order, and wait for those that other processes hold.
 
-        By key, `known` is the version that the caller has of what is stored there, None for nothing: what is another by
-        now comes along. One round trip where nobody has the locks. Raises `LockTimeoutError`, naming the keys, when
-        they cannot be had `within` so many seconds; nothing is locked then.
+        `known` maps each key to the version that the caller knows, None for nothing stored. If another version is
+        stored by now, the result contains it. It takes one round trip if nobody holds the locks. Raises
+        `LockTimeoutError`, which names the keys, if that takes longer than `within` seconds; nothing is locked then.
         """
 
     async def commit(
@@ -140,26 +148,26 @@ class SharedStore(StateStore, Backplane, Protocol):
         holds: Iterable[Hold] = (),
         keep: Container[str] = (),
     ) -> Committed:
-        """Makes all changes, publishes the messages and gives the locks back but those of the keys to `keep`: or none
-        of it, in one round trip.
+        """Make all changes, publish the messages and give the locks back, except those on keys in `keep`.
 
-        Raises `VersionConflict` as `save_many`, and `LockLostError` when one of the locks is another's by now, or was.
+        Either all of this is done or nothing, in one round trip. Raises `VersionConflict` like `save_many`, and
+        `LockLostError` if another process holds one of the locks, or has held it meanwhile.
         """
 
     def unlock(self, holds: Iterable[Hold], *, unclean: bool = False) -> None:
-        """Gives locks back, soon, and even where the engine is away just now: as soon as it is there again.
+        """Give locks back soon; if the engine cannot be reached, as soon as it can be.
 
-        `unclean` says that what they guard may have changed in a way that the store does not know.
+        Set `unclean` if the protected states may have changed without the store's knowledge.
         """
 
     async def extend(self, ttls: Mapping[str, float | None]) -> None:
-        """As `touch`, and gives nothing less time than it has: other processes use it as well."""
+        """As `touch`, but shorten no time to live: other processes use the states as well."""
 
     async def fresh(self, known: Mapping[str, Version | None]) -> Mapping[str, Stored | None]:
-        """Of those keys whose stored version is another than the `known` one (None for nothing): what is stored."""
+        """Return by key what is stored (None for nothing), for keys whose stored version is not the `known` one."""
 
     async def sequences(self, keys: Sequence[str]) -> Mapping[str, int]:
-        """By key, the number of the commit that changed it last; keys that hold nothing are left out."""
+        """Return by key the number of the last commit that changed it. Keys that hold nothing are left out."""
 
     async def group_since(self, name: str, after: int) -> Mapping[str, Stored]:
-        """As `group`, without what was written with the commit number `after` or before."""
+        """As `group`, but only states that were written by a later commit than number `after`."""

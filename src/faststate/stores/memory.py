@@ -1,4 +1,4 @@
-"""The memory store: states that end with the process. For development, for tests, and where nothing need survive."""
+"""The memory store: states end with the process. For development, for tests, and for states that need not survive."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from ..exceptions import VersionConflict
 from ..scopes import Version
-from .base import EXPIRED_KEPT, Stored, Write
+from .base import EXPIRED_KEPT, Stored, Write, version_conflict
 
 __all__ = ["MemoryStore"]
 
 PURGE_PORTION: Final = 100
-"""Expired entries dropped by one write at most. Each write adds one entry or few, so the store never falls behind, and
-no write pays for all that expired in a quiet night."""
+"""Most expired entries that one write drops. A write adds few entries, so the store never falls behind, and no write
+has to drop all that expired during a quiet night."""
 
 
 class _Entry(NamedTuple):
@@ -27,44 +26,44 @@ class _Entry(NamedTuple):
 
 
 class MemoryStore:
-    """States as bytes in this process. Lifetime: the object; closing it loses nothing, opening it anew finds all.
+    """States as bytes in this process. Lifetime: the object; `close` loses nothing.
 
-    `clock` gives seconds since the epoch. Each method is done before it first could be interrupted. May be used from
-    several threads and event loops, and by several providers in turn.
+    `clock` returns seconds since the epoch. No method can be interrupted. The store can be used from several threads
+    and event loops, and by several providers one after the other.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
-        self._groups: dict[str, dict[str, None]] = {}  # the keys of each group, in the order of their writing
-        self._due: list[tuple[float, str]] = []  # a heap; an entry that was touched or written since is in it again
+        self._groups: dict[str, dict[str, None]] = {}  # the keys of each group, in the order of writing
+        self._due: list[tuple[float, str]] = []  # a heap; an entry that was touched or written is in it again
 
     def __len__(self) -> int:
         return len(self._entries)
 
     async def open(self) -> None:
-        """Does nothing: the store is ready."""
+        """Do nothing: the store is always ready."""
 
     async def close(self) -> None:
-        """Does nothing: what is stored stays until the store itself goes."""
+        """Do nothing: states stay as long as the store itself."""
 
     async def load(self, key: str) -> Stored | None:
-        """What is stored under `key`, or None."""
+        """Return what is stored under `key`, or None."""
         with self._lock:
             return self._stored([key], self._clock()).get(key)
 
     async def group(self, name: str) -> Mapping[str, Stored]:
-        """All that was written with the group `name`, by key."""
+        """Return by key all states that were written with the group `name`."""
         with self._lock:
             return self._stored(self._groups.get(name, ()), self._clock())
 
     async def save(self, write: Write) -> None:
-        """Makes one change. Raises `VersionConflict` when the store holds another version than it expects."""
+        """Make one change. Raises `VersionConflict` if another version is stored than the write expects."""
         await self.save_many([write])
 
     async def save_many(self, writes: Sequence[Write]) -> None:
-        """Makes all changes or none of them. Raises as `save`."""
+        """Make all changes or none of them. Raises the same errors as `save`."""
         with self._lock:
             now = self._clock()
             for write in writes:
@@ -73,7 +72,7 @@ class MemoryStore:
                 if write.expected is None and entry is not None and not _is_live(entry, now):
                     found = None
                 if found != write.expected:
-                    raise VersionConflict(f"the store holds {write.key} at {found}, not at {write.expected}")
+                    raise version_conflict(write.key, found, write.expected)
             for write in writes:
                 self._drop(write.key)
                 if write.data is not None:
@@ -81,7 +80,7 @@ class MemoryStore:
             self._purge(now)
 
     async def touch(self, ttls: Mapping[str, float | None]) -> None:
-        """Gives what is stored under the keys another time to live: seconds from now, None for ever."""
+        """Set other times to live, by key: seconds from now, None for ever."""
         with self._lock:
             now = self._clock()
             for key, ttl in ttls.items():
@@ -91,7 +90,7 @@ class MemoryStore:
             self._purge(now)
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Deletes what is stored under `keys`, whatever its version."""
+        """Delete what is stored under `keys`, whatever its version."""
         with self._lock:
             for key in keys:
                 self._drop(key)
@@ -120,7 +119,7 @@ class MemoryStore:
                 del self._groups[entry.group]
 
     def _purge(self, now: float) -> None:
-        """Drops what expired long ago, at the cost of what is dropped, and keeps the heap within twice the entries."""
+        """Drop what expired long ago. The cost is that of what is dropped; the heap stays within twice the entries."""
         for _ in range(PURGE_PORTION):
             if not self._due or self._due[0][0] > now - EXPIRED_KEPT:
                 break

@@ -12,12 +12,12 @@ __all__ = ["store_from_url"]
 
 
 def store_from_url(url: str, clock: Callable[[], float] | None = None) -> StateStore:
-    """The store that `url` (str) names: `sqlite:///state.db` (relative to the working directory),
-    `sqlite:////var/lib/app/state.db`, `redis://host:6379/0?prefix=app` (as well `rediss://`, `unix://` and
-    `redis+sentinel://`, see `RedisStore`), or `memory://`.
+    """Make the store that `url` (str) names.
 
-    `clock` gives seconds since the epoch; None for the machine's, or for the Redis server's. Raises
-    `ConfigurationError` for any other URL, and `MissingDependencyError` where the store's driver is not installed.
+    It is `sqlite:///state.db` (relative to the working directory), `sqlite:////var/lib/app/state.db`,
+    `redis://host:6379/0?prefix=app` (also `rediss://`, `unix://` and `redis+sentinel://`, see `RedisStore`), or
+    `memory://`. `clock` returns seconds since the epoch; None uses the machine's clock, or that of the Redis server.
+    Raises `ConfigurationError` for any other URL, and `MissingDependencyError` if the store's driver is not installed.
     """
     kind, separator, rest = url.partition("://")
     if separator and kind == "memory" and not rest:
@@ -32,7 +32,9 @@ def store_from_url(url: str, clock: Callable[[], float] | None = None) -> StateS
         from .redis import RedisStore
 
         return RedisStore(url, clock=clock)
-    given = f"{kind}://..." if separator else "a text without a scheme"  # not the rest, which may hold a password
+    given = (
+        f"{kind}://..." if separator else "a text without a scheme"
+    )  # without the rest, which may contain a password
     raise ConfigurationError(
         f"store must be like 'redis://host:6379/0', 'sqlite:///state.db' or 'memory://', not {given}"
     )

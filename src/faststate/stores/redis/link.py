@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from ...exceptions import LockLostError, PersistenceError, VersionConflict
+from ...exceptions import LockLostError, PersistenceError
 from ...scopes import Version
 from ..backplane import Message
-from ..base import Committed, Hold, Locked, Stored, Write
+from ..base import Committed, Hold, Locked, Stored, Write, version_conflict
 from .address import Address
 from .checkup import eviction_risk, persistence_risk, read_settings
 from .client import CLOSED, RedisClient
@@ -195,7 +195,7 @@ class RedisLink:
             raise LockLostError(f"the lock of {answer[1].decode()} is another's by now, or was: nothing was changed")
         if answer[0] == b"conflict":
             key, found, expected = (part.decode() for part in answer[1:])
-            raise VersionConflict(f"the store holds {key} at {read_version(found)}, not at {read_version(expected)}")
+            raise version_conflict(key, read_version(found), read_version(expected))
         self._process.greeting.committed(int(answer[1]))
         return Committed(int(answer[1]), frozenset(key.decode() for key in answer[2]))
 
