@@ -74,6 +74,8 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "field_types",
         "arguments",
         "events",
+        "markers",
+        "marker_checks",
         "schema",
         "pages",
         "signals",

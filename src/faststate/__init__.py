@@ -39,9 +39,9 @@ from .scopes import StateIdentifier, StateScope
 from .sessions.config import StateConfig
 from .sse import SSEConnection, SSEManager, StateEventHandler
 from .state.events import event, expr
+from .state.markers import AsSignal, Bound, ServerOnly, Visible
 from .state.parameters import Component, Depends, Record
 from .state.reactive import ReactiveState
-from .state.schema import AsSignal, Bound, ServerOnly, Visible
 from .state.views import view
 from .stores.backplane import Backplane
 from .stores.base import SharedStore, StateStore

@@ -24,7 +24,7 @@ from ..redaction import is_hidden
 from ..validation.bounds import Unfit, bounded, first_problem, runs_own_code
 from ..validation.scalars import MAX_DIGITS, UnshowableError, check_showable
 from ..validation.work import TooMuchWork, work_of
-from .forms import FilledArgument, Shape, filled_argument, shape_of
+from .forms import FilledArgument, FormField, filled_argument, form_field
 from .parameters import StateParameter, is_state_class, signature_of, state_parameter
 
 __all__ = ["EXACT", "Arguments", "changeable_defaults", "copied", "is_exact", "unknown_argument"]
@@ -160,9 +160,9 @@ class Arguments:
         self._exact = {name: kind for name, kind in self.types.items() if any(kind is own for own in EXACT)}
         self._required = self.types.keys() - self.defaults.keys()
         self._changeable = [name for name, default in self.defaults.items() if is_changeable(default)]
-        self._shapes: dict[str, Shape] = {}
+        self._shapes: dict[str, FormField] = {}
         for name, annotation in self.types.items():
-            self._shapes[name] = shape_of(annotation, name in self._required)
+            self._shapes[name] = form_field(annotation, name in self._required)
             filled = filled_argument(name, annotation, name in self._required)
             if filled is not None:
                 self._filled.append(filled)

@@ -12,16 +12,15 @@ import collections.abc
 import contextlib
 import dataclasses
 import enum
-import inspect
 import pathlib
 import types
 from collections.abc import Iterator
-from typing import Any, Final, ForwardRef, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, ForwardRef, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
 
 from ..exceptions import ConfigurationError
+from ..validation.annotations import fields_in, stripped
 from ..validation.scalars import SCALARS, UnshowableError
 from .models import is_frozen_class
 from .values import freeze
@@ -52,10 +51,10 @@ _INSTEAD: Final[dict[type, str]] = {
 
 
 def refuse_field_types(cls: type[BaseModel]) -> None:
-    """Raises `ConfigurationError` where a field of `cls` has a type, or a default, that no state can keep."""
+    """Raise `ConfigurationError` where a field of `cls` has a type, or a default, that no state can keep."""
     for name, field in cls.model_fields.items():
         where = f"{cls.__name__}.{name}"
-        for kind, instead in _refused(field.annotation, set()):
+        for kind, instead in _refused(field.annotation, []):
             raise ConfigurationError(f"{where} holds a {kind}, which a state cannot keep: use {instead}")
         if field.is_required() or field.default_factory is not None:
             continue
@@ -67,24 +66,16 @@ def refuse_field_types(cls: type[BaseModel]) -> None:
             raise ConfigurationError(f"the default of {where} cannot be kept: {error}") from None
 
 
-def _refused(annotation: Any, seen: set[Any]) -> Iterator[tuple[str, str]]:
+def _refused(annotation: Any, seen: list[Any]) -> Iterator[tuple[str, str]]:
     """The types in `annotation`, at any depth, that no state can keep, each with what to use in its place."""
-    while True:
-        if hasattr(annotation, "__metadata__"):
-            annotation = get_args(annotation)[0]
-        elif hasattr(annotation, "__supertype__"):  # NewType
-            annotation = annotation.__supertype__
-        elif isinstance(annotation, TypeVar):
-            annotation = annotation.__bound__ or Any
-        elif hasattr(annotation, "__value__"):  # a `type` statement, which may name itself
-            if id(annotation) in seen:
-                return
-            seen.add(id(annotation))
-            annotation = annotation.__value__
-        else:
-            break
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    kind = origin or annotation
+    annotation = stripped(annotation)
+    while isinstance(annotation, TypeVar):
+        annotation = stripped(annotation.__bound__ or Any)
+    kind, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if arguments:  # what a `type` statement names may name itself
+        if any(each is annotation for each in seen):
+            return
+        seen.append(annotation)
     if kind is Literal or annotation in (Any, object, None, Ellipsis) or isinstance(annotation, str | ForwardRef):
         return
     if kind in (Union, types.UnionType):
@@ -93,11 +84,11 @@ def _refused(annotation: Any, seen: set[Any]) -> Iterator[tuple[str, str]]:
         yield "callable", "a method of the class, or a private attribute (`_name`), which is not kept"
         return
     elif isinstance(kind, type) and kind not in seen:
-        members = _members_of(kind)
-        if members is not None:
-            seen.add(kind)
-            for member in members:
-                yield from _refused(member, seen)
+        fields = fields_in(kind) if not getattr(kind, "__faststate__", False) else None
+        if fields is not None:
+            seen.append(kind)
+            for field in fields.values():
+                yield from _refused(field.annotation, seen)
         elif not _is_kept(kind):
             yield kind.__name__, _instead_of(kind)
             return
@@ -110,8 +101,7 @@ def _refused(annotation: Any, seen: set[Any]) -> Iterator[tuple[str, str]]:
 
 def _refused_keys(annotation: Any, *, of_dict: bool) -> Iterator[tuple[str, str]]:
     """The types of keys, or of a set's members, that could be changed for all readers, or that no page can show."""
-    while hasattr(annotation, "__metadata__"):
-        annotation = get_args(annotation)[0]
+    annotation = stripped(annotation)
     kind = get_origin(annotation) or annotation
     if kind in (Union, types.UnionType, tuple):
         for each in get_args(annotation):
@@ -128,24 +118,6 @@ def _refused_keys(annotation: Any, *, of_dict: bool) -> Iterator[tuple[str, str]
 
 _SETS: Final = frozenset({set, frozenset, collections.abc.Set, collections.abc.MutableSet})
 _KEYED: Final = _SETS | {dict, collections.abc.Mapping, collections.abc.MutableMapping}
-
-
-def _members_of(kind: type) -> list[Any] | None:
-    """The types of the fields of a model, dataclass, TypedDict or named tuple; None for any other class."""
-    if getattr(kind, "__faststate__", False):
-        return None
-    if issubclass(kind, BaseModel):
-        return [field.annotation for field in kind.model_fields.values()]
-    if not (
-        dataclasses.is_dataclass(kind) or is_typeddict(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
-    ):
-        return None
-    try:
-        hints = get_type_hints(kind)
-    except NameError:  # types that are local to a function
-        hints = inspect.get_annotations(kind)
-    names = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else hints.keys()
-    return [hint for name, hint in hints.items() if name in names]
 
 
 def _is_kept(kind: type) -> bool:

@@ -7,14 +7,10 @@ import types
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, MutableSequence, MutableSet, Sequence, Set
 from typing import (
-    Annotated,
     Any,
     Final,
     Literal,
     NamedTuple,
-    NotRequired,
-    Required,
-    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -24,41 +20,14 @@ from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
 
+from ..validation.annotations import accepts_none, union_members
 from .parameters import is_state_class
 
-__all__ = ["FilledArgument", "Shape", "accepts_none", "filled_argument", "shape_of"]
+__all__ = ["FilledArgument", "FormField", "filled_argument", "form_field"]
 
 _MANY: Final = frozenset(
     {list, set, frozenset, tuple, deque, Sequence, MutableSequence, Collection, Iterable, Set, MutableSet}
 )
-
-
-def _stripped(annotation: Any) -> Any:
-    """The annotation without `Annotated`, `Required` and `NotRequired`, and behind the names that stand for another."""
-    while True:
-        origin = get_origin(annotation)
-        if origin in (Annotated, Required, NotRequired):
-            annotation = get_args(annotation)[0]
-        elif hasattr(annotation, "__value__") and not isinstance(annotation, type):  # `type Tags = list[str]`
-            annotation = annotation.__value__
-        elif hasattr(annotation, "__supertype__"):  # of NewType
-            annotation = annotation.__supertype__
-        else:
-            return annotation
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone."""
-    annotation = _stripped(annotation)
-    if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(member for part in get_args(annotation) for member in _members(part))
-    return (annotation,)
-
-
-def accepts_none(annotation: Any) -> bool:
-    """True for `Optional[T]` and `T | None`, also inside `Annotated`."""
-    members = _members(annotation)
-    return len(members) > 1 and types.NoneType in members
 
 
 def _takes_many(annotation: Any) -> bool:
@@ -73,7 +42,7 @@ def _takes_none_of_many(annotation: Any) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Shape:
+class FormField:
     """How an argument, or a field of one, takes what a form sends."""
 
     many: bool
@@ -83,7 +52,7 @@ class Shape:
     box: bool
     """An empty text is False, as FastHTML's `CheckboxX` sends it for a box that is not ticked."""
     absent: Any = None
-    """Returns its value where a form has nothing of its name: False, an empty list, or None for "missing"."""
+    """Its value where a form has nothing of its name: False, () for an empty list, or None for "missing"."""
     choices: Mapping[str, Any] | None = None
     """The values of a `Literal` that are no text, by the text that stands for them in a form."""
 
@@ -102,14 +71,14 @@ class Shape:
         return self.choices.get(value, value) if self.choices and isinstance(value, str) else value
 
 
-def shape_of(annotation: Any, required: bool) -> Shape:
+def form_field(annotation: Any, required: bool) -> FormField:
     """The shape of an argument or field of this type; where it is not `required`, its default is what is absent."""
-    members = _members(annotation)
+    members = union_members(annotation)
     box = members == (bool,)
     absent: Any = None
     if required:
         absent = False if box else () if any(map(_takes_none_of_many, members)) else None
-    return Shape(any(map(_takes_many, members)), accepts_none(annotation), box, absent, _choices_of(members))
+    return FormField(any(map(_takes_many, members)), accepts_none(annotation), box, absent, _choices_of(members))
 
 
 def _choices_of(members: Iterable[Any]) -> Mapping[str, Any] | None:
@@ -124,7 +93,7 @@ def _choices_of(members: Iterable[Any]) -> Mapping[str, Any] | None:
                     found.setdefault(str(value), value)
         elif _takes_many(member):
             for inner in get_args(member):
-                found |= _choices_of(_members(inner)) or {}
+                found |= _choices_of(union_members(inner)) or {}
     return found if any(not isinstance(value, str) for value in found.values()) else None
 
 
@@ -133,7 +102,7 @@ class FilledArgument(NamedTuple):
 
     name: str
     required: bool
-    fields: dict[str, Shape]
+    fields: dict[str, FormField]
     """By the name that a form sends: a field's own, or its aliases."""
     absent: tuple[tuple[frozenset[str], str, Any], ...]
     """Fields that a form may have nothing of: all their names, the one to use, and what they are then."""
@@ -155,15 +124,15 @@ class FilledArgument(NamedTuple):
 
 def filled_argument(name: str, annotation: Any, required: bool) -> FilledArgument | None:
     """The argument as one that a form's fields fill; None where its type is not made of named fields."""
-    members = [member for member in _members(annotation) if member is not types.NoneType]
+    members = [member for member in union_members(annotation) if member is not types.NoneType]
     found = _fields_of(members[0]) if len(members) == 1 else []
     if not found:
         return None
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, FormField] = {}
     absent = []
     needs_some = False
     for names, inner, is_required in found:
-        shape = shape_of(inner, is_required)
+        shape = form_field(inner, is_required)
         shapes |= dict.fromkeys(names, shape)
         if shape.absent is not None:
             absent.append((frozenset(names), names[0], shape.absent))
