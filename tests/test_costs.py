@@ -14,16 +14,9 @@ import pytest
 from faststate import ReactiveState, SSEConnection, StateConfig, StateProvider, StateScope, event
 from faststate.scopes import StateIdentifier
 from faststate.stores.memory import MemoryStore
+from tests.support.waiting import Clock
 
 FEW, MANY = 10, 10_000
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1_000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Board(ReactiveState):

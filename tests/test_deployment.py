@@ -32,6 +32,7 @@ from tests.support.pages import ROOT, Tab, snippets_elsewhere
 from tests.support.processes import Process, Server, free_port
 from tests.support.redis_server import RedisServer
 from tests.support.servers import Certificate, uvicorn
+from tests.support.waiting import wait_until
 from tests.test_servers import stream_request
 
 PAGE = ROOT / "docs/deployment.md"
@@ -131,7 +132,7 @@ def test_a_backup_is_restored_as_the_page_says(redis, tmp_path):
     redis.start()
     redis.do("CONFIG", "SET", "appendonly", "yes")
     assert counts() == 3, "what came after the backup was kept"
-    until(lambda: not redis.do("INFO", "persistence")["aof_rewrite_in_progress"])
+    wait_until(lambda: not redis.do("INFO", "persistence")["aof_rewrite_in_progress"])
     redis.stop()
     redis.options["appendonly"] = "yes"
     redis.start()
@@ -326,18 +327,10 @@ def nginx(tmp_path, shop):
             for server in servers:
                 opened.callback(server.kill)
                 server.start()
-            until(lambda: answers(made))
+            wait_until(lambda: answers(made))
             return made
 
         yield begin
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def browser(nginx, **options):
@@ -362,7 +355,7 @@ def vote_six_times(client, page):
             if not line:
                 merge(shown, patched_signals(frame))
                 frame = ""
-                if until():
+                if wait_until():
                     return
 
     read(lambda: "c" in shown.get("_fs", {}))
@@ -397,7 +390,7 @@ def test_a_process_that_restarts_is_not_noticed_behind_nginx(nginx):
                 assert page.send("Poll", "vote").status_code == 200
                 assert Page(client).signals["Poll"]["votes"] == before + 1
             server.start()
-            until(partial(is_back, server, client, asked(server)))
+            wait_until(partial(is_back, server, client, asked(server)))
 
 
 def is_back(server, client, before):
@@ -497,5 +490,5 @@ def test_a_stream_through_caddy_has_what_an_event_changed_at_once(tmp_path, shop
             with contextlib.suppress(httpx.TransportError):
                 return client.get("/health").status_code == 200
 
-        until(answers)
+        wait_until(answers)
         vote_six_times(client, Page(client))

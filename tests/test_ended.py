@@ -26,7 +26,7 @@ from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
 from tests.support.client import BROWSER, Page, browser, status
-from tests.support.live import eventually
+from tests.support.waiting import Clock, eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -124,14 +124,6 @@ async def ends_of(store, number):
 
 
 # -- what memory has ---------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1_000.0
-
-    def __call__(self):
-        return self.now
 
 
 def test_ends_that_a_store_has_are_forgotten_the_least_recently_used_first(monkeypatch):

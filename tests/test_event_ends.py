@@ -21,7 +21,7 @@ from faststate import (
     get_current_request,
 )
 from tests.support.client import BROWSER, Page, browser
-from tests.support.live import eventually
+from tests.support.waiting import eventually
 
 
 class Ticker(ReactiveState):

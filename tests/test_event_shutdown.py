@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.processes import Server
 from tests.support.servers import KINDS
+from tests.support.waiting import wait_until
 from tests.test_shutdown import LIMIT, PATIENCE
 
 APP = """
@@ -119,13 +120,6 @@ def post(server, path, *, size=2):
 
 def under_way(server):
     return int(httpx.get(f"{server.url}/under_way", timeout=PATIENCE).text)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 KINDS_HERE = {name: kind for name, kind in KINDS.items() if not kind.tls}

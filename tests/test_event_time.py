@@ -28,7 +28,7 @@ from faststate import (
 from faststate.scheduling.threads import EVENT_THREADS, places_here
 from faststate.stores.memory import MemoryStore
 from tests.support.client import Page, browser, message, status
-from tests.support.live import eventually
+from tests.support.waiting import eventually
 
 SHORT = 0.05  # a limit that every event below exceeds, since it waits for ever or for what comes only behind it
 LONG = 30.0  # a limit that no test may come near

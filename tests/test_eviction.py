@@ -28,18 +28,11 @@ from faststate.registry.entries import Entry
 from faststate.registry.eviction import ABANDONED, ChangedStates, is_public
 from faststate.scopes import StateIdentifier
 from tests.support.client import Page, status
+from tests.support.waiting import Clock
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
 HERE, AWAY, PUBLIC = "127.0.0.1", "10.0.0.9", "192.88.99.7"
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1_000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Cart(ReactiveState):

@@ -14,7 +14,7 @@ from faststate.scheduling.queues import SERVER, Client
 from faststate.scheduling.threads import Places, places_here
 from tests.support.client import BROWSER, Page, browser, message
 from tests.support.client import status as exact_status
-from tests.support.live import eventually
+from tests.support.waiting import eventually
 
 go_on = threading.Event()
 

@@ -26,6 +26,7 @@ from faststate.sse.fanout import QUICK_FROM, UNCHECKED
 from faststate.sse.topics import Topic
 from faststate.sse.transports import AsgiWriter
 from tests.support.live import Model
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -103,12 +104,6 @@ async def write(provider, text):
     async with provider.modify(Board) as board:
         board.text = text
     await asyncio.sleep(0)  # the end of the loop's turn
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what is waited for sets no event of ours
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("left", [QUICK_FROM, QUICK_FROM - 1, 1])
@@ -194,7 +189,7 @@ async def test_commits_of_two_loops_arrive_in_their_order_and_no_position_comes_
     assert seen.signals["Own"] == {"hint": 1} and "Board" not in seen.signals
     assert int(seen.position.partition(".")[2]) < number
     await write(provider, "of the loop")
-    await until(lambda: both.writer.model.signals.get("Board") == {"text": "of the loop"})
+    await eventually(lambda: both.writer.model.signals.get("Board") == {"text": "of the loop"})
     model = both.writer.model
     assert model.signals["Meter"] == {"alarms": 1}
     assert model.position == f"{provider.registry.epoch}.{provider.registry.commits}"
@@ -216,10 +211,10 @@ async def test_a_commit_that_is_made_while_all_are_written_to_is_sent_with_the_n
         await writer.hold(asyncio.Queue().get)
 
     serving = asyncio.create_task(serve())
-    await until(lambda: page.writer is not None)
+    await eventually(lambda: page.writer is not None)
     async with provider.modify(Board) as board, provider.modify(Meter) as meter:
         board.text, meter.alarms = "one", 1
-    await until(lambda: dashboard.writer.model.signals.get("Meter") == {"alarms": 1, "sent": 1})
+    await eventually(lambda: dashboard.writer.model.signals.get("Meter") == {"alarms": 1, "sent": 1})
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
 
@@ -239,7 +234,7 @@ async def test_who_is_signed_out_while_a_rule_is_asked_ends_nobody_elses_stream(
         board.text = "old"
     streams = {name: follow(provider, "global:Board", user=UserContext(name)) for name in ("ann", "bob", "mallory")}
     await write(provider, "new")
-    await until(lambda: all(streams[name].writer.bodies for name in ("ann", "bob")))
+    await eventually(lambda: all(streams[name].writer.bodies for name in ("ann", "bob")))
     assert not streams["ann"].closed and not streams["bob"].closed and not streams["mallory"].writer.bodies
     for connection in streams.values():
         provider.sse_manager.remove_connection(connection.id)
@@ -267,7 +262,7 @@ async def test_a_class_with_a_rule_that_a_thread_changes_on_a_loop_of_its_own_is
         asyncio.run(change())
 
     await asyncio.to_thread(in_a_thread)
-    await until(lambda: watching.writer.model.signals.get("Guarded") == {"text": "told"})
+    await eventually(lambda: watching.writer.model.signals.get("Guarded") == {"text": "told"})
 
 
 def test_a_rule_that_asks_another_provider_does_not_make_the_page_for_its_user():

@@ -8,14 +8,7 @@ from fasthtml.common import Div
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
 from faststate.provider.dispatch import LEFT_TTL
 from tests.support.client import Page, browser, status
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
+from tests.support.waiting import Clock
 
 
 class Step(ReactiveState):

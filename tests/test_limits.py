@@ -33,18 +33,9 @@ from faststate.provider.dispatch import open_connection
 from faststate.provider.provider import FRESH_TTL
 from faststate.sse import SSEConnection
 from tests.support.client import BROWSER, Page, message, patched_signals, status
+from tests.support.waiting import Clock
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
-
-
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self):
-        self.now = 1_000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from faststate import (
 from faststate.auth import loaders as module
 from faststate.scheduling import workers
 from tests.support.client import Page, browser, status
-from tests.support.live import eventually
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.usefixtures("in_tmp_path"), pytest.mark.timeout(60)]
 

@@ -34,18 +34,9 @@ from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
 from tests.support.client import Page, browser, message, patched_signals, status
+from tests.support.waiting import Clock
 
 SECRET = "for tests"
-
-
-class Clock:
-    """Seconds, as tests set them; one for the process and its stores."""
-
-    def __init__(self):
-        self.now = 1_000_000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Disk:
@@ -61,7 +52,7 @@ class Disk:
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -6,7 +6,6 @@ The servers are real ones, each started as its user would.
 import re
 import sys
 import textwrap
-import time
 
 import httpx
 import pytest
@@ -15,6 +14,7 @@ from faststate.cluster.processes import Processes, processes_asked_for, processe
 from faststate.provider.provider import StateProvider
 from tests.support.processes import Process, Server
 from tests.support.servers import granian, gunicorn, hypercorn, uvicorn
+from tests.support.waiting import wait_until
 
 PATIENCE = 30  # seconds for a server to start, on a machine that has other things to do
 
@@ -104,13 +104,6 @@ def start(tmp_path):
         server.kill()
 
 
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "nothing of it happened"
-        time.sleep(0.02)
-
-
 def warnings_of(text):
     return re.findall(r"[^\n]* of this app, and [^\n]*", text)
 
@@ -118,7 +111,7 @@ def warnings_of(text):
 @pytest.mark.parametrize(("command", "env", "said"), SEVERAL.values(), ids=SEVERAL.keys())
 def test_several_processes_without_a_shared_store_are_warned_of_with_the_remedy(start, command, env, said):
     server = start(command, env, APP + BY_CODE)
-    until(lambda: warnings_of(server.output()))
+    wait_until(lambda: warnings_of(server.output()))
     assert all(warning.startswith(said) for warning in warnings_of(server.output()))
     assert "each has states of its own" in server.output()
     assert "StateProvider(store='redis://localhost:6379')" in server.output()
@@ -135,7 +128,7 @@ def test_one_process_is_not_warned_of(start, command, env):
         except httpx.TransportError:
             return False
 
-    until(serves)
+    wait_until(serves)
     assert warnings_of(server.output()) == []
 
 
@@ -163,8 +156,8 @@ def test_the_process_that_is_refused_a_sqlite_file_says_why_and_what_to_do(start
     source = APP.replace("StateProvider()", 'StateProvider(store=SQLiteStore("state.db", handover=0.2))')
     source = source.replace("import *", "import *\n    from faststate.stores.sqlite import SQLiteStore")
     server = start(uvicorn("--workers", "2"), {}, source)
-    until(lambda: "failed to start" in server.output() or server.process.poll() is not None)
-    until(lambda: "belongs to another process" in server.output())
+    wait_until(lambda: "failed to start" in server.output() or server.process.poll() is not None)
+    wait_until(lambda: "belongs to another process" in server.output())
     assert "pip install 'faststate[redis]'" in server.output()
     assert "its store, SQLiteStore, is for one process" in server.output()
 

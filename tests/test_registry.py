@@ -20,6 +20,7 @@ from faststate.registry import registry as registry_module
 from faststate.registry.protocols import Nobody
 from faststate.registry.registry import DEFAULT_TTL
 from faststate.registry.transaction import Transaction
+from tests.support.waiting import Clock
 
 
 class Cart(ReactiveState):
@@ -29,16 +30,6 @@ class Cart(ReactiveState):
 
 class Other(ReactiveState):
     items: int = 0
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 class Watching(Nobody):

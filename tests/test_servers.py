@@ -16,6 +16,7 @@ import pytest
 from tests.support.client import BROWSER, Page, merge, patched_signals
 from tests.support.processes import Server
 from tests.support.servers import KINDS, Certificate
+from tests.support.waiting import wait_until
 
 LIMIT = 5  # seconds from SIGTERM to the end: what the library promises
 PATIENCE = 30  # seconds for an effect, on a busy machine: no heartbeat is as quick
@@ -182,14 +183,6 @@ def raw_connection(server):
     return connection
 
 
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "nothing of it happened"
-        time.sleep(0.01)
-    return found
-
-
 def stats(client):
     return client.get("/stats").json()
 
@@ -257,10 +250,10 @@ def test_a_client_of_http_1_0_gets_a_stream_without_chunks(kind, server, visit, 
 
 def test_a_tab_that_goes_away_is_noticed(visit):
     watcher, tabs = visit(), [Tab(visit()) for _ in range(2)]
-    until(lambda: stats(watcher)["connections"] == 2)
+    wait_until(lambda: stats(watcher)["connections"] == 2)
     for left in (1, 0):
         tabs.pop().client.close()
-        until(lambda left=left: stats(watcher)["connections"] == left)
+        wait_until(lambda left=left: stats(watcher)["connections"] == left)
 
 
 @pytest.mark.parametrize("change", ["/enter", "/leave"])
@@ -312,7 +305,7 @@ def test_a_reader_that_takes_nothing_is_cut_and_holds_up_nobody(visit):
         writer.read_count("Board", count)
         return stats(writer.client)["cut"] > before
 
-    until(has_cut)
+    wait_until(has_cut)
     frozen.close()
     writer.click("Board", "fill", text="")
 

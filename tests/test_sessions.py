@@ -39,6 +39,7 @@ from faststate import (
 from faststate.registry.registry import StateRegistry
 from faststate.sessions.caller import USER_ID
 from tests.support.client import BROWSER, Page, browser, patched_signals, status
+from tests.support.waiting import Clock, eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -684,16 +685,16 @@ def test_a_user_s_own_states_stay_where_they_are_on_sign_out(site, client):
 
 
 def test_the_idle_time_of_a_kept_state_begins_anew(site):
-    now = [0.0]
-    site = Site(clock=lambda: now[0])
+    clock = Clock(0.0)
+    site = Site(clock=clock)
     with site.client() as client:
         put(Page(client), Basket, "apple")
-        now[0] += 86_000
+        clock.now += 86_000
         client.get("/in/ada")
-        now[0] += 86_000
+        clock.now += 86_000
         assert site.provider.registry.sweep() == 0
         assert site.peek(Basket, session_id=session_of(client)) == ["apple"]
-        now[0] += 1_000
+        clock.now += 1_000
         site.provider.registry.sweep()
         assert site.peek(Basket, session_id=session_of(client)) is None
 
@@ -900,7 +901,7 @@ async def test_a_user_s_cart_in_the_middle_of_an_event_is_merged_into_after_it()
         async with site.provider.modify(Cart, user_id="ada") as cart:
             cart.items.append("plum")
             signing = asyncio.create_task(client.get("/in/ada"))
-            await until(lambda: site.provider.registry.locks.waiting)
+            await eventually(lambda: site.provider.registry.locks.waiting, every=0)
             assert site.peek(Cart, user_id="ada") == []
         assert (await signing).json()["user"] == "ada"
     assert site.peek(Cart, user_id="ada") == ["plum", "apple"]
@@ -921,13 +922,6 @@ async def test_a_sign_in_that_waits_too_long_for_the_user_s_cart_changes_nothing
 
 
 # -- sign-ins and what happens at the same time ------------------------------------------------------------------------
-
-
-async def until(condition):
-    """Lets others run until `condition()` is true."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what it waits for is the library's own, and says nothing
-            await asyncio.sleep(0)
 
 
 def hopping(request):
@@ -1002,7 +996,7 @@ async def test_the_first_thing_that_a_guest_adds_while_signing_in_is_not_acknowl
         adding = asyncio.create_task(first())
         await begun.wait()
         signing = asyncio.create_task(client.get("/in/ada"))
-        await until(lambda: signing.done() or site.provider.registry.locks.waiting)
+        await eventually(lambda: signing.done() or site.provider.registry.locks.waiting, every=0)
         go_on.set()
         assert (await signing).json()["user"] == "ada"
         try:
@@ -1145,7 +1139,7 @@ async def test_a_second_sign_in_during_a_slow_merge_brings_the_cart_over_once():
         assert ok(await page.send("Basket", "add", item="basket"))
         clicks = asyncio.create_task(double_click(client, 2, together=True))
         await merging.wait()
-        await until(lambda: site.provider.registry.locks.waiting)  # the other one waits for the carts
+        await eventually(lambda: site.provider.registry.locks.waiting, every=0)  # the other one waits for the carts
         go_on.set()
         await clicks
         assert site.peek(Cart, user_id="ada") == ["plum", "apple"]
@@ -1177,8 +1171,8 @@ async def test_a_sign_out_during_a_slow_merge_ends_the_guest_s_states_for_good()
 
 
 async def test_a_click_long_after_or_for_somebody_else_gets_nothing_of_the_first_one():
-    now = [0.0]
-    site = Site(clock=lambda: now[0])
+    clock = Clock(0.0)
+    site = Site(clock=clock)
     async with browser(site.app) as client:
         page = await Page.open(client)
         assert ok(await page.send("Basket", "add", item="basket"))
@@ -1189,7 +1183,7 @@ async def test_a_click_long_after_or_for_somebody_else_gets_nothing_of_the_first
         async with browser(site.app) as thief:
             await thief.get("/in/eve", headers=headers)
             assert "basket" not in (await thief.get("/")).text
-        now[0] += 61
+        clock.now += 61
         async with browser(site.app) as late:
             await late.get("/in/ada", headers=headers)
             assert "basket" not in (await late.get("/")).text
@@ -1242,8 +1236,8 @@ def test_an_old_cookie_signs_nobody_in_and_its_answer_deletes_no_newer_one(site,
 
 
 def test_ended_sessions_are_remembered_as_long_as_a_cookie_is_accepted_and_not_for_ever():
-    now = [1_000.0]
-    site = Site(clock=lambda: now[0], app_options={"max_age": 60})
+    clock = Clock()
+    site = Site(clock=clock, app_options={"max_age": 60})
     assert site.provider.sessions.ended.max_age == 60
     with site.client() as client:
         ended = []
@@ -1252,12 +1246,12 @@ def test_ended_sessions_are_remembered_as_long_as_a_cookie_is_accepted_and_not_f
             client.get("/")
             ended.append(session_of(client))
             client.get("/out")
-            now[0] += 1
+            clock.now += 1
         assert all(map(site.provider.is_revoked, ended))
-        now[0] = 1_000.0 + 60 + 1  # a cookie signed in the last moment is accepted until here
+        clock.now = 1_000.0 + 60 + 1  # a cookie signed in the last moment is accepted until here
         site.provider.registry.followers.swept()
         assert all(map(site.provider.is_revoked, ended[1:]))
-        now[0] += 1_000
+        clock.now += 1_000
         site.provider.registry.followers.swept()
         assert not any(map(site.provider.is_revoked, ended))
         assert len(site.provider.sessions.ended.known) == 0

@@ -22,8 +22,9 @@ from starlette.routing import Mount
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, fast_app
 from tests.support.client import BROWSER, Page
-from tests.support.live import assert_nothing_is_left, eventually
+from tests.support.live import assert_nothing_is_left, frozen_reader
 from tests.support.processes import Process
+from tests.support.waiting import eventually, wait_until
 
 LIMIT = 5  # seconds from the signal to the end: what the library promises
 PATIENCE = 20  # seconds for a process to start
@@ -154,31 +155,17 @@ def test_a_changed_file_reloads_while_streams_are_open(start, arguments):
     assert server.ended() == 2
 
 
-def freeze(frozen, client, page):
-    """Has a socket (`frozen`) ask for the page's stream, and take nothing but the beginning of its first line."""
-    payload = {"datastar": json.dumps({"w": page.tokens, "n": ""})}
-    request = client.build_request("GET", f"{page.url}stream", params=payload, headers=BROWSER)
-    frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    frozen.connect((request.url.host, request.url.port))
-    head = f"GET {request.url.raw_path.decode()} HTTP/1.1\r\n"
-    frozen.sendall((head + "".join(f"{k}: {v}\r\n" for k, v in request.headers.items()) + "\r\n").encode())
-    assert frozen.recv(15) == b"HTTP/1.1 200 OK"
-
-
-def wait_for(condition):
-    """Returns once `condition()` holds, which is another thread's doing."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def frozen(page):
+    """Have a socket ask for the page's stream, and take nothing but the beginning of its first line."""
+    sock = frozen_reader(page, position="")
+    assert sock.recv(15) == b"HTTP/1.1 200 OK"
+    return sock
 
 
 @contextlib.contextmanager
 def frozen_stream(server):
     """A stream with more to send than its reader takes, who takes nothing."""
-    with httpx.Client(base_url=server.url, verify=False) as client, socket.socket() as frozen:
-        page = Page(client)
-        freeze(frozen, client, page)
+    with httpx.Client(base_url=server.url, verify=False) as client, frozen(page := Page(client)):
         assert page.send("Board", "grow").status_code in (200, 204)  # 204 when it has grown before
         yield
 
@@ -308,18 +295,17 @@ def test_a_server_that_ends_ends_the_streams_of_its_own_app_alone(in_tmp_path):
 def test_a_frozen_reader_is_cut_wherever_its_stream_is_kept(in_tmp_path, middleware, transport):
     times = {"write_timeout": 0.3, "heartbeat": 0.2}
     with server_in_a_thread(middleware, transport=transport, **times) as (server, url, _, provider):  # noqa: SIM117
-        with httpx.Client(base_url=url) as client, socket.socket() as frozen:
-            freeze(frozen, client, Page(client))
-            wait_for(lambda: provider.stats().connections == 1)
+        with httpx.Client(base_url=url) as client, frozen(Page(client)):
+            wait_until(lambda: provider.stats().connections == 1)
 
             async def grow():
                 async with provider.modify(Board) as board:
                     board.text = "x" * 8_000_000
 
             asyncio.run_coroutine_threadsafe(grow(), provider._loop).result(LIMIT)
-            wait_for(lambda: provider.stats().cut == 1)
-            wait_for(lambda: provider.stats().connections == 0)
-            wait_for(lambda: not server.server_state.tasks)  # nothing waits for it any more, ...
+            wait_until(lambda: provider.stats().cut == 1)
+            wait_until(lambda: provider.stats().connections == 0)
+            wait_until(lambda: not server.server_state.tasks)  # nothing waits for it any more, ...
             assert len(server.server_state.connections) <= 2  # ... but for the page's connection and what ends streams
 
 

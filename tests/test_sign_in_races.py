@@ -24,6 +24,7 @@ from faststate import (
 )
 from faststate.stores.memory import MemoryStore
 from tests.support.client import Page, browser, status
+from tests.support.waiting import Clock
 
 TURNS = 3
 """How often the store lets others run in each of its calls."""
@@ -301,15 +302,8 @@ async def test_a_sign_in_beside_a_sign_out_ends():
         await site.provider.stop()
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
 async def test_a_state_that_has_expired_and_was_not_swept_yet_does_not_hinder_a_sign_in():
-    clock = Clock()
+    clock = Clock(1_000_000.0)
     site = Site(clock).with_carts(StateConfig(ttl=100))
     async with browser(site.app) as client:
         await (await Page.open(client)).send("Cart", "add", name="tea")

@@ -28,6 +28,7 @@ from tests.support.signin import (
     done,
     serve,
 )
+from tests.support.waiting import Clock
 
 # The backend of Starlette's own documentation: HTTP Basic, SimpleUser and scopes. With KNOWN in the environment
 # there is a load_user_by_id as well.
@@ -221,8 +222,8 @@ def test_a_simple_user_goes_through_load_user_by_id_where_there_is_one(known, en
 
 
 def test_a_signed_out_cookie_stays_so_whatever_max_age_another_middleware_has(in_tmp_path):
-    now = [1000.0]
-    provider = StateProvider(clock=lambda: now[0])
+    clock = Clock()
+    provider = StateProvider(clock=clock)
 
     @provider.state(scope=StateScope.USER)
     class Note(ReactiveState):
@@ -249,7 +250,7 @@ def test_a_signed_out_cookie_stays_so_whatever_max_age_another_middleware_has(in
     kept = dict(client.cookies)
     client.get("/leave")
     replayed = [TestClient(app, cookies=kept).get("/").status_code]
-    now[0] += 601
+    clock.now += 601
     provider.registry.followers.swept()  # as it happens from time to time
     replayed.append(TestClient(app, cookies=kept).get("/").status_code)
     assert replayed == [401, 401]

@@ -37,7 +37,8 @@ from faststate.provider.dispatch import open_connection
 from faststate.sse.connection import MAX_MESSAGES
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from tests.support.client import BROWSER
-from tests.support.live import PATIENCE, Model, Site, Tab, eventually, frozen_reader, serving
+from tests.support.live import Model, Site, Tab, frozen_reader, serving
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

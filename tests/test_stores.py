@@ -31,21 +31,12 @@ from faststate.stores.redis import RedisStore
 from faststate.stores.sqlite import SQLiteStore
 from faststate.stores.urls import store_from_url
 from tests.support.redis_server import RedisServer
-
-
-class Clock:
-    """Seconds since the epoch, which pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.waiting import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_800_000_000.0)
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

@@ -39,7 +39,8 @@ from faststate.sse import changes
 from faststate.sse.probe import Probe
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from tests.support.client import BROWSER
-from tests.support.live import Model, Site, assert_nothing_is_left, eventually, serving
+from tests.support.live import Model, Site, assert_nothing_is_left, serving
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 LIMIT = 30  # seconds for what should take milliseconds, on a machine that has other things to do
@@ -634,13 +635,6 @@ async def provider():
     assert_nothing_is_left(made.sse_manager)
 
 
-async def until(condition):
-    """Returns once `condition()` holds, which needs nothing but turns of this loop."""
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110  # what it waits for is the loop itself
-            await asyncio.sleep(0)
-
-
 async def count_to(provider, number):
     async with provider.modify(Counter, session_id="abc") as counter:
         counter.count = number
@@ -682,7 +676,7 @@ class ByHand:
         return {"type": "http.disconnect"}
 
     async def opened(self):
-        await until(lambda: self.connection.streaming)
+        await eventually(lambda: self.connection.streaming, every=0)
         assert type(self.connection.writer) is AsgiWriter
         return self
 
@@ -714,7 +708,7 @@ async def test_while_its_reader_keeps_up_a_stream_is_written_without_its_task(pr
     waits_for = stream.task._fut_waiter
     for number in range(1, 4):
         await count_to(provider, number)
-        await until(lambda number=number: stream.signals.get("Counter") == {"count": number})
+        await eventually(lambda number=number: stream.signals.get("Counter") == {"count": number}, every=0)
     assert tasks == [stream.task] * 3, "each `send` runs as if in the stream's own task"
     assert stream.task._fut_waiter is waits_for is not None, "which was not woken"
     await stream.leaves()
@@ -745,10 +739,10 @@ async def test_a_send_that_waits_goes_on_in_the_stream_s_task_with_its_context(p
     for number in (1, 2):
         stream.free.clear()
         await count_to(provider, number)
-        await until(lambda: stream.waiting)
+        await eventually(lambda: stream.waiting, every=0)
         stream.free.set()
-        await until(lambda number=number: stream.signals.get("Counter") == {"count": number})
-        await until(lambda: not stream.waiting and stream.connection.writer.ready)
+        await eventually(lambda number=number: stream.signals.get("Counter") == {"count": number}, every=0)
+        await eventually(lambda: not stream.waiting and stream.connection.writer.ready, every=0)
     await stream.leaves()
     assert {task for task, _ in seen} == {stream.task}
     assert {label for _, label in seen[::2]} == {"the request's"} and {label for _, label in seen[1::2]} == {"inner"}
@@ -784,13 +778,13 @@ async def test_a_time_limit_in_a_middleware_s_send_ends_that_send_and_not_the_st
     stream.free.clear()
     dropping = True
     await count_to(provider, 1)
-    await until(lambda: dropped)
+    await eventually(lambda: dropped, every=0)
     assert b'"count":1' in dropped[0]
     dropping = False
     stream.free.set()
     await count_to(provider, 2)
     for each in (stream, other):
-        await until(lambda each=each: each.signals.get("Counter") == {"count": 2})
+        await eventually(lambda each=each: each.signals.get("Counter") == {"count": 2}, every=0)
     await stream.leaves()
     await other.leaves()
 
@@ -804,9 +798,9 @@ async def test_a_send_that_raises_ends_its_own_stream_and_no_other(provider, err
     broken.error = error("broken on purpose")
     await count_to(provider, 1)
     if waits:
-        await until(lambda: broken.waiting)
+        await eventually(lambda: broken.waiting, every=0)
         broken.free.set()
-    await until(broken.task.done)
+    await eventually(broken.task.done, every=0)
     if error is asyncio.CancelledError:
         assert broken.task.cancelled()
     elif error is not OSError:  # which says that the reader has gone
@@ -814,7 +808,7 @@ async def test_a_send_that_raises_ends_its_own_stream_and_no_other(provider, err
     assert broken.connection.id not in provider.sse_manager.connections
     await count_to(provider, 2)
     for stream in (before, after):
-        await until(lambda stream=stream: stream.signals.get("Counter") == {"count": 2})
+        await eventually(lambda stream=stream: stream.signals.get("Counter") == {"count": 2}, every=0)
         assert len(stream.bodies) == 3
         await stream.leaves()
     assert provider.stats().cut == 0
@@ -840,9 +834,9 @@ async def test_a_send_need_not_be_a_coroutine(provider, kind):
     for number in (1, 2):
         stream.free.clear()
         await count_to(provider, number)
-        await until(lambda: stream.waiting)
+        await eventually(lambda: stream.waiting, every=0)
         stream.free.set()
-        await until(lambda number=number: stream.signals.get("Counter") == {"count": number})
+        await eventually(lambda number=number: stream.signals.get("Counter") == {"count": number}, every=0)
     await stream.leaves()
 
 
@@ -851,13 +845,13 @@ async def test_who_is_behind_is_sent_the_newest_alone_and_counted(provider):
     stream.free.clear()
     for number in range(1, 51):
         await count_to(provider, number)
-        await until(lambda: not provider.sse_manager.fanout._changed)  # each has been flushed
+        await eventually(lambda: not provider.sse_manager.fanout._changed, every=0)  # each has been flushed
     assert len(stream.waiting) == 1, "nothing more is begun"
     stats = provider.stats()
     assert (stats.behind, stats.cut) == (1, 0) and 0 < stats.lag < LIMIT
     stream.free.set()
-    await until(lambda: stream.signals.get("Counter") == {"count": 50})
-    await until(lambda: provider.stats().behind == 0)
+    await eventually(lambda: stream.signals.get("Counter") == {"count": 50}, every=0)
+    await eventually(lambda: provider.stats().behind == 0, every=0)
     assert len(stream.bodies) == 3, "the opening, what was begun with, and one for all the others"
     assert provider.stats().coalesced == 48 and provider.stats().lag == 0
     assert provider.stats().bytes_sent == sum(map(len, stream.bodies))
@@ -870,7 +864,7 @@ async def test_who_leaves_while_behind_is_not_counted_as_cut_and_leaves_nothing(
         stream.free.clear()
     for number in range(1, 4):
         await count_to(provider, number)
-        await until(lambda: not provider.sse_manager.fanout._changed)
+        await eventually(lambda: not provider.sse_manager.fanout._changed, every=0)
     assert all(stream.waiting for stream in streams) and provider.stats().behind == 3
     streams[0].connection.send_event({"x": 1})
     for stream in streams:
@@ -884,7 +878,7 @@ async def test_a_stream_that_is_ended_while_it_begins_leaves_nothing(provider, k
     manager = provider.sse_manager
     stream = ByHand(provider)
     stream.free.clear()
-    await until(lambda: stream.waiting)
+    await eventually(lambda: stream.waiting, every=0)
     if kind == "dismissed":
         manager.dismiss(stream.connection, b": the last\n\n")
     elif kind == "removed":
@@ -892,7 +886,7 @@ async def test_a_stream_that_is_ended_while_it_begins_leaves_nothing(provider, k
     else:
         stopping = asyncio.create_task(manager.stop())
     stream.free.set()
-    await until(stream.task.done)
+    await eventually(stream.task.done, every=0)
     if kind == "stopped":
         async with asyncio.timeout(LIMIT):
             await stopping
@@ -917,9 +911,9 @@ async def test_a_send_that_ends_another_stream_does_not_disturb_the_rest(provide
     for number in range(5):
         streams.append(await ByHand(provider, wrap if number == 1 else lambda send: send).opened())
     await count_to(provider, 1)
-    await until(streams[3].task.done)
+    await eventually(streams[3].task.done, every=0)
     for number in (0, 1, 2, 4):
-        await until(lambda number=number: streams[number].signals.get("Counter") == {"count": 1})
+        await eventually(lambda number=number: streams[number].signals.get("Counter") == {"count": 1}, every=0)
         await streams[number].leaves()
 
 
@@ -996,7 +990,7 @@ async def test_many_commits_in_one_turn_are_one_write_for_each_watcher(provider,
         with pytest.raises(StopIteration):
             task.send(None)  # to its end, within this turn of the loop
     assert not any(connection.writer.bodies for connection in watching)
-    await until(lambda: all(connection.writer.bodies for connection in watching))
+    await eventually(lambda: all(connection.writer.bodies for connection in watching), every=0)
     for connection in watching:
         (body,) = connection.writer.bodies
         assert shown(connection).signals == {"Counter": {"count": 200}} and body.count(b"id: ") == 1
@@ -1022,7 +1016,7 @@ async def test_what_one_event_changes_arrives_in_one_write_with_the_position_beh
             pass
     both, one = followers("global:Left", "global:Right"), followers("global:Right")
     await provider.registry.peek("global:Right").take.run()
-    await until(lambda: both.writer.bodies and one.writer.bodies)
+    await eventually(lambda: both.writer.bodies and one.writer.bodies, every=0)
     (body,) = both.writer.bodies
     assert shown(both).signals == {"Left": {"count": -1}, "Right": {"count": 1}}
     assert body.endswith(f"id: {provider.sse_manager.hooks.position()}\n\n".encode()) and body.count(b"id: ") == 1
@@ -1035,7 +1029,7 @@ async def test_a_change_costs_those_who_do_not_watch_it_nothing(provider, follow
     touches = [connection.writer.touches for connection in others]
     for number in range(1, 4):
         await count_to(provider, number)
-        await until(lambda number=number: len(watching.writer.bodies) == number)
+        await eventually(lambda number=number: len(watching.writer.bodies) == number, every=0)
     assert [connection.writer.touches for connection in others] == touches
     assert watching.writer.touches == 3, "and those who do one write each"
 
@@ -1082,14 +1076,16 @@ async def test_a_state_that_cannot_be_written_does_not_hurt_the_others(provider,
         for connection in (*boards, *counters):
             connection.send_event({"sent": 1})
     for connection in counters:
-        await until(lambda connection=connection: shown(connection).signals.get("Counter") == {"count": 1})
+        await eventually(
+            lambda connection=connection: shown(connection).signals.get("Counter") == {"count": 1}, every=0
+        )
     for connection in (*boards, *counters) if alone else ():
-        await until(lambda connection=connection: shown(connection).signals.get("sent") == 1)
+        await eventually(lambda connection=connection: shown(connection).signals.get("sent") == 1, every=0)
     assert "broken on purpose" in caplog.text
     monkeypatch.undo()
     await change(2)
     for connection in boards:
-        await until(lambda connection=connection: shown(connection).signals.get("Board") == {"text": "2"})
+        await eventually(lambda connection=connection: shown(connection).signals.get("Board") == {"text": "2"}, every=0)
 
 
 async def test_what_other_threads_send_arrives_in_their_order(provider, followers):
@@ -1103,9 +1099,9 @@ async def test_what_other_threads_send_arrives_in_their_order(provider, follower
 
     thread = threading.Thread(target=work)
     thread.start()
-    await until(lambda: not thread.is_alive())
+    await eventually(lambda: not thread.is_alive(), every=0)
     thread.join()
-    await until(lambda: shown(one).signals.get("sent") == 300)
+    await eventually(lambda: shown(one).signals.get("sent") == 300, every=0)
     found = [int(found) for found in re.findall(rb'"count":(\d+)', b"".join(one.writer.bodies))]
     # What was dropped is made up for by the state as it is, whose count is 0.
     counts = [count for count in found if count or not one.dropped]
@@ -1125,8 +1121,8 @@ async def test_commits_of_other_threads_arrive_and_the_last_one_last(provider, f
 
     thread = threading.Thread(target=work)
     thread.start()
-    await until(lambda: not thread.is_alive())
-    await until(lambda: shown(one).signals.get("Counter") == {"count": 50})
+    await eventually(lambda: not thread.is_alive(), every=0)
+    await eventually(lambda: shown(one).signals.get("Counter") == {"count": 50}, every=0)
     counts = [patch["Counter"]["count"] for patch in shown(one).patched]
     assert counts == sorted(counts)
 
@@ -1134,7 +1130,7 @@ async def test_commits_of_other_threads_arrive_and_the_last_one_last(provider, f
 async def test_signs_of_life_are_spread_over_the_period_and_end_with_the_last_stream():
     manager = SSEManager(heartbeat=1.0)
     opened = [follower(manager, [KEY]) for _ in range(1_000)]
-    await asyncio.wait_for(until(lambda: all(connection.writer.bodies for connection in opened)), LIMIT)
+    await eventually(lambda: all(connection.writer.bodies for connection in opened), every=0)
     share = math.ceil(1_000 / (1.0 / manager.heartbeat.tick))
     assert share <= 250
     first = collections.Counter(connection.writer.beats[0] for connection in opened)

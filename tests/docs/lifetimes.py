@@ -3,17 +3,11 @@
 # == Lifetimes: snippet 1
 import html
 import re
+from tests.support.waiting import Clock
 from faststate.provider.provider import FRESH_TTL
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
-clock = Clock()
+clock = Clock(1_000_000.0)
 
 
 def at(clock, store=None):

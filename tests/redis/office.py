@@ -27,7 +27,8 @@ from faststate import (
     view,
 )
 from tests.support.client import BROWSER
-from tests.support.live import PATIENCE, Site, Tab, serving
+from tests.support.live import Site, Tab, serving
+from tests.support.waiting import PATIENCE
 
 __all__ = ["Office", "open_office"]
 

@@ -16,8 +16,9 @@ from faststate.registry.registry import Entry
 from faststate.registry.transaction import Run, Step, run_event
 from faststate.sse import SSEConnection
 from faststate.stores.redis import RedisStore
-from tests.support.live import Model, eventually
+from tests.support.live import Model
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 __all__ = [
     "Board",

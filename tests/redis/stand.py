@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from faststate.scopes import Version
 from faststate.stores.base import Write
 from tests.support import ROOT
-
-
-async def until(true: Callable[[], Any], seconds: float = 15.0) -> None:
-    """Returns as soon as something is true; fails when it is not in time."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not become true"
-        await asyncio.sleep(0.005)
 
 
 def version(number: int, epoch: str = "life") -> Version:

@@ -15,8 +15,9 @@ from faststate.stores.backplane import Backplane, Message
 from faststate.stores.base import Write
 from faststate.stores.redis import RedisStore
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
-from .stand import Listener, first, until, version
+from .stand import Listener, first, version
 
 NewStore = Callable[..., RedisStore]
 
@@ -38,7 +39,7 @@ async def test_what_is_published_is_received_by_all_who_subscribed_in_its_order(
     mine, theirs = await listening(one, "a", "b"), await listening(two, "b", "c")
     await one.save(first("key"))
     await one.publish([Message("a", b"1"), Message("b", b"2 \x00\xff"), Message("c", b"3"), Message("b", b"")])
-    await until(lambda: len(theirs.told) == 3 and len(mine.told) == 3)
+    await eventually(lambda: len(theirs.told) == 3 and len(mine.told) == 3)
     assert mine.told == [(one.origin, "a", b"1", 1), (one.origin, "b", b"2 \x00\xff", 1), (one.origin, "b", b"", 1)]
     assert theirs.told == [(one.origin, "b", b"2 \x00\xff", 1), (one.origin, "c", b"3", 1), (one.origin, "b", b"", 1)]
 
@@ -47,7 +48,7 @@ async def test_topics_of_any_text_are_told_apart(one: RedisStore, two: RedisStor
     topics = ["", " ", "a", "a b", "a\nb", "a*", "[a]", "é", "🙂", "session:Cart:%3A", "@all", "i" * 500]
     theirs = await listening(two, *topics)
     await one.publish([Message(topic, topic.encode()) for topic in topics])
-    await until(lambda: len(theirs.told) == len(topics))
+    await eventually(lambda: len(theirs.told) == len(topics))
     assert [told[1] for told in theirs.told] == topics
     assert [told[2] for told in theirs.told] == [topic.encode() for topic in topics]
 
@@ -58,9 +59,9 @@ async def test_a_message_says_with_which_commit_it_came(one: RedisStore, two: Re
     assert numbers == [1, 2, 3, 4, 5]
     await one.publish([Message("t", b"no commit")])
     await one.commit([Write("none", None, version(1), None)], [Message("t", b"no change")])
-    await until(lambda: len(theirs.told) == 7)
+    await eventually(lambda: len(theirs.told) == 7)
     assert [told[3] for told in theirs.told] == [1, 2, 3, 4, 5, 5, 5]
-    await until(lambda: 5 in theirs.reach)
+    await eventually(lambda: 5 in theirs.reach)
 
 
 async def test_a_commit_that_is_refused_publishes_nothing(one: RedisStore, two: RedisStore) -> None:
@@ -68,7 +69,7 @@ async def test_a_commit_that_is_refused_publishes_nothing(one: RedisStore, two: 
     with pytest.raises(VersionConflict):
         await one.commit([Write("key", version(3), version(4), b"x")], [Message("t", b"refused")])
     await one.publish([Message("t", b"end")])
-    await until(lambda: theirs.bodies == [b"end"])
+    await eventually(lambda: theirs.bodies == [b"end"])
 
 
 async def test_the_messages_of_a_commit_come_together(one: RedisStore, two: RedisStore) -> None:
@@ -79,7 +80,7 @@ async def test_the_messages_of_a_commit_come_together(one: RedisStore, two: Redi
             await store.commit([], [Message("a", name), Message("b", name), Message("a", name)])
 
     await asyncio.gather(publish(one, b"1"), publish(two, b"2"), publish(one, b"3"))
-    await until(lambda: len(theirs.told) == 270)
+    await eventually(lambda: len(theirs.told) == 270)
     for start in range(0, 270, 3):
         assert len({told[2] for told in theirs.told[start : start + 3]}) == 1
 
@@ -112,7 +113,7 @@ async def test_nothing_is_received_of_a_topic_that_was_left(one: RedisStore, two
     theirs = await listening(two, "a", "b")
     two.unsubscribe(["a", "never subscribed to"])
     await one.publish([Message("a", b"left"), Message("b", b"end")])
-    await until(lambda: theirs.bodies == [b"end"])
+    await eventually(lambda: theirs.bodies == [b"end"])
 
 
 async def test_a_topic_may_be_left_and_taken_up_again_at_once(
@@ -125,7 +126,7 @@ async def test_a_topic_may_be_left_and_taken_up_again_at_once(
             await asyncio.sleep(0)
         await two.subscribe(["t"])
         await one.publish([Message("t", b"%d" % number)])
-        await until(lambda number=number: theirs.bodies[-1:] == [b"%d" % number])  # type: ignore[misc]
+        await eventually(lambda number=number: theirs.bodies[-1:] == [b"%d" % number])  # type: ignore[misc]
     assert len(theirs.bodies) == 50
     subscribing = asyncio.create_task(two.subscribe(["new"]))
     await asyncio.sleep(0)
@@ -133,7 +134,7 @@ async def test_a_topic_may_be_left_and_taken_up_again_at_once(
     await subscribing  # it is overtaken, and does not wait
     two.unsubscribe(["t"])
     channels = "{faststate}:c:*"
-    await until(lambda: redis_server.do("PUBSUB", "CHANNELS", channels) == [])
+    await eventually(lambda: redis_server.do("PUBSUB", "CHANNELS", channels) == [])
 
 
 async def test_many_topics_are_subscribed_to_in_few_commands(two: RedisStore, redis_server: RedisServer) -> None:
@@ -158,7 +159,7 @@ async def test_what_a_receiver_raises_is_logged_and_does_no_harm(
     await two.listen(broken)
     await two.subscribe(["t"])
     await one.publish([Message("t", b"1"), Message("t", b"2")])
-    await until(lambda: broken.bodies == [b"1", b"2"])
+    await eventually(lambda: broken.bodies == [b"1", b"2"])
     assert "broken receiver" in caplog.text
 
 
@@ -183,11 +184,11 @@ async def test_a_lost_connection_is_told_and_all_is_subscribed_to_again(
     theirs = await listening(two, *(f"{number}" for number in range(2_000)))
     for times in range(1, 4):
         kill(redis_server, "pubsub")
-        await until(lambda times=times: theirs.count("found") == times)  # type: ignore[misc]
+        await eventually(lambda times=times: theirs.count("found") == times)  # type: ignore[misc]
         await one.publish([Message("0", b"%d" % times), Message("1999", b"%d" % times)])
-        await until(lambda times=times: theirs.bodies[-2:] == [b"%d" % times] * 2)  # type: ignore[misc]
+        await eventually(lambda times=times: theirs.bodies[-2:] == [b"%d" % times] * 2)  # type: ignore[misc]
     assert [told[0] for told in theirs.told if len(told) == 1] == ["lost", "found"] * 3
-    assert two.origin in one.members or await until(lambda: two.origin in one.members) is None
+    assert two.origin in one.members or await eventually(lambda: two.origin in one.members)
 
 
 async def test_what_is_subscribed_to_while_the_connection_is_lost_is_acknowledged_when_it_is_back(
@@ -197,7 +198,7 @@ async def test_what_is_subscribed_to_while_the_connection_is_lost_is_acknowledge
     kill(redis_server, "pubsub")
     await two.subscribe(["new"])
     await one.publish([Message("new", b"x"), Message("old", b"y")])
-    await until(lambda: theirs.bodies == [b"x", b"y"])
+    await eventually(lambda: theirs.bodies == [b"x", b"y"])
 
 
 async def test_a_connection_over_which_nothing_comes_is_made_anew(
@@ -207,9 +208,9 @@ async def test_a_connection_over_which_nothing_comes_is_made_anew(
     subscriber = two._link._subscriber  # type: ignore[union-attr]
     reader = subscriber._connection._reader  # type: ignore[union-attr]
     reader._transport.pause_reading()  # type: ignore[union-attr]
-    await until(lambda: theirs.count("found") == 1)
+    await eventually(lambda: theirs.count("found") == 1)
     await one.publish([Message("t", b"x")])
-    await until(lambda: theirs.bodies == [b"x"])
+    await eventually(lambda: theirs.bodies == [b"x"])
 
 
 async def test_a_redis_that_is_away_is_told_and_found_again(new_redis: Callable[..., RedisServer]) -> None:
@@ -218,18 +219,18 @@ async def test_a_redis_that_is_away_is_told_and_found_again(new_redis: Callable[
     listener = await listening(store, "t")
     origin, timeline = store.origin, store.timeline
     server.kill()
-    await until(lambda: listener.count("lost") == 1)
+    await eventually(lambda: listener.count("lost") == 1)
     with pytest.raises(BackplaneError, match=f"127.0.0.1:{server.port}") as caught:
         await store.publish([Message("t", b"x")])
     assert isinstance(caught.value.__cause__, Exception)
     with pytest.raises(BackplaneError):
         await store.subscribe(["other"])
     server.start()
-    await until(lambda: listener.count("found") == 1)
+    await eventually(lambda: listener.count("found") == 1)
     assert store.timeline != timeline and store.origin != origin
     await store.subscribe(["other"])
     await store.publish([Message("t", b"x"), Message("other", b"y")])
-    await until(lambda: listener.bodies == [b"x", b"y"])
+    await eventually(lambda: listener.bodies == [b"x", b"y"])
     assert store.origin in store.members and origin not in store.members
     await store.close()
     assert listener.told[:2] == [("lost",), ("found",)]
@@ -246,7 +247,7 @@ async def test_a_topic_whose_subscription_failed_is_not_subscribed_to(
             await store.subscribe(["late", "t"])
     finally:
         redis_server.resume()
-    await until(lambda: redis_server.do("PUBSUB", "CHANNELS", "{faststate}:c:*") == [b"{faststate}:c:t"])
+    await eventually(lambda: redis_server.do("PUBSUB", "CHANNELS", "{faststate}:c:*") == [b"{faststate}:c:t"])
 
 
 # -- members -----------------------------------------------------------------------------------------------------------
@@ -256,11 +257,11 @@ async def test_members_know_each_other_and_what_each_tells(one: RedisStore, two:
     one.tell(b"one \x00\xff")
     two.tell(b"")
     for store in (one, two):
-        await until(lambda store=store: dict(store.members) == {one.origin: b"one \x00\xff", two.origin: b""})  # type: ignore[misc]
+        await eventually(lambda store=store: dict(store.members) == {one.origin: b"one \x00\xff", two.origin: b""})  # type: ignore[misc]
     one.tell(b"other")
-    await until(lambda: two.members[one.origin] == b"other")
+    await eventually(lambda: two.members[one.origin] == b"other")
     await one.close()
-    await until(lambda: set(two.members) == {two.origin})
+    await eventually(lambda: set(two.members) == {two.origin})
 
 
 async def test_a_buried_process_is_told_that_it_may_have_missed_something(
@@ -269,15 +270,15 @@ async def test_a_buried_process_is_told_that_it_may_have_missed_something(
     theirs = await listening(two, "t")
     former = two.origin
     redis_server.do("HDEL", "{faststate}:members", former)
-    await until(lambda: theirs.count("found") == 1)
+    await eventually(lambda: theirs.count("found") == 1)
     assert theirs.told == [("lost",), ("found",)]
     assert two.origin != former
     await one.publish([Message("t", b"x")])
-    await until(lambda: theirs.bodies == [b"x"])
+    await eventually(lambda: theirs.bodies == [b"x"])
     before = len(theirs.reach)
-    await until(lambda: len(theirs.reach) > before)
+    await eventually(lambda: len(theirs.reach) > before)
     channels = {f"{{faststate}}:@{origin}".encode() for origin in (one.origin, two.origin)}
-    await until(
+    await eventually(
         lambda: set(redis_server.do("PUBSUB", "CHANNELS", "{faststate}:@*")) == {*channels, b"{faststate}:@all"}
     )
 
@@ -292,8 +293,8 @@ async def test_all_that_was_kept_may_be_deleted_under_the_store(
     assert await one.load("key") is None
     await one.save(first("key"))
     assert one.timeline != timeline
-    await until(lambda: theirs.count("found") >= 1 and two.timeline == one.timeline)
-    await until(lambda: set(one.members) == {one.origin, two.origin} == set(two.members))
+    await eventually(lambda: theirs.count("found") >= 1 and two.timeline == one.timeline)
+    await eventually(lambda: set(one.members) == {one.origin, two.origin} == set(two.members))
 
 
 # -- loops -------------------------------------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ async def test_a_receiver_is_told_on_the_loop_that_it_listens_on(one: RedisStore
         await one.listen(Here())
         await one.subscribe(["t"])
         await one.publish([Message("t", b"x")])
-        await until(done.is_set)
+        await eventually(done.is_set)
         return threading.get_ident()
 
     thread = await asyncio.to_thread(asyncio.run, listen())
@@ -338,7 +339,7 @@ def test_a_store_whose_loop_has_ended_goes_on_on_another(redis_server: RedisServ
         listener = Listener()
         await store.listen(listener)
         await store.publish([Message("kept", b"x")])  # what was subscribed to still is
-        await until(lambda: listener.bodies == [b"x"])
+        await eventually(lambda: listener.bodies == [b"x"])
         await store.close()
 
     asyncio.run(end())
@@ -349,11 +350,11 @@ async def test_a_store_that_is_not_up_yet_is_opened_by_listening(new_store: NewS
     store = new_store()
     listener = await listening(store, "t")
     await store.publish([Message("t", b"x")])
-    await until(lambda: listener.bodies == [b"x"])
+    await eventually(lambda: listener.bodies == [b"x"])
     await store.close()
     await store.open()
     await store.publish([Message("t", b"y")])
-    await until(lambda: listener.bodies == [b"x", b"y"])
+    await eventually(lambda: listener.bodies == [b"x", b"y"])
 
 
 async def test_connections_that_are_killed_under_load_lose_no_acknowledged_message(
@@ -375,7 +376,7 @@ async def test_connections_that_are_killed_under_load_lose_no_acknowledged_messa
     tasks = [asyncio.create_task(publish(name)) for name in range(8)]
     for _ in range(10):
         before = len(acknowledged)
-        await until(lambda before=before: len(acknowledged) > before + 50)  # type: ignore[misc]
+        await eventually(lambda before=before: len(acknowledged) > before + 50)  # type: ignore[misc]
         kill(redis_server, "normal")
     stop.set()
     await asyncio.gather(*tasks)

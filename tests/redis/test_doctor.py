@@ -1,11 +1,11 @@
 """`faststate doctor` looks at a real Redis, and says what of it may lose states or hold events up."""
 
-import asyncio
 import time
 
 import pytest
 
 from faststate import StateProvider, fast_app
+from tests.support.waiting import eventually
 from tests.test_doctor import alone, doctor, found  # noqa: F401
 
 
@@ -67,10 +67,7 @@ async def test_a_redis_that_has_no_room_or_makes_room_is_told_of(new_redis, opti
 async def test_replicas_are_counted_and_a_replica_is_no_place_for_states(new_redis):
     master = new_redis(repl_diskless_sync_delay="0")
     replica = new_redis(replicaof=f"127.0.0.1 {master.port}")
-    end = time.monotonic() + 20
-    while master.do("INFO", "replication").get("slave0", {}).get("state") != "online":
-        assert time.monotonic() < end
-        await asyncio.sleep(0.05)
+    await eventually(lambda: master.do("INFO", "replication").get("slave0", {}).get("state") == "online")
     assert (await of_redis(master.url))["replicas"] == ("ok", "1, which a failover could take")
     checks = await found(StateProvider(store=replica.url))
     assert ("problem", AnyWith("it is a replica")) in checks["store"]

@@ -12,7 +12,7 @@ from faststate.sessions import ended as module
 from faststate.sessions.rights import RIGHTS_KEPT
 from faststate.sse import SSEConnection
 from tests.support.client import status
-from tests.support.live import eventually
+from tests.support.waiting import Clock, eventually
 
 from .office import open_office, send
 from .providers import STATES, Case, add, entry_of, heard, instead, open_providers, request, settled
@@ -36,15 +36,15 @@ def stream(provider, session_id: str, *keys: str, user: UserContext | None = Non
 
 async def test_the_end_of_a_session_that_was_nobodys_is_forgotten_soon_by_all(redis_server):
     """Robots sign out by the million."""
-    now = [1_000.0]
-    async with open_providers(redis_server, clock=lambda: now[0]) as providers:
+    clock = Clock()
+    async with open_providers(redis_server, clock=clock) as providers:
         a, b = providers
         await a.logout(request({"session_id": "somebody", "user_id": "ann"}))
         for place in range(20):
             await a.logout(request({"session_id": f"robot-{place}"}))
         await settled(redis_server, a, b)
         assert b.sessions.ended.is_ended("somebody") and b.sessions.ended.is_ended("robot-19")
-        now[0] += module.NOBODYS_END + 1
+        clock.now += module.NOBODYS_END + 1
         for provider in providers:
             provider.sessions.ended.known.forget_old()
             assert provider.sessions.ended.is_ended("somebody") and len(provider.sessions.ended.known) == 1

@@ -10,8 +10,8 @@ import pytest
 
 from faststate import EventTimeoutError, ReactiveState, StateConfig, StateProvider, StateScope, event
 from faststate.scheduling.threads import EVENT_THREADS, places_here
-from tests.support.live import eventually
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 go_on = threading.Event()
 

@@ -23,7 +23,7 @@ from faststate.registry.persistence import NONCE_AGE
 from faststate.registry.protocols import OutdatedError
 from faststate.registry.transaction import Transaction
 from faststate.sse import SSEConnection
-from tests.support.live import eventually
+from tests.support.waiting import Clock, eventually
 
 from .providers import (
     Board,
@@ -506,27 +506,27 @@ async def test_a_process_that_has_not_used_a_state_for_long_does_not_end_it_for_
     class Tray(ReactiveState):
         count: int = 0
 
-    now = [0.0]
+    clock = Clock(0.0)
     states = {Tray: lambda: StateConfig(scope=StateScope.SESSION, ttl=1_000)}
     async with (
-        open_providers(redis_server, 1, states, clock=lambda: now[0]) as (a,),
+        open_providers(redis_server, 1, states, clock=clock) as (a,),
         open_providers(redis_server, 1, states) as (b,),
     ):
         await add(a, Tray, session_id="s")
-        now[0] += 0.05
+        clock.now += 0.05
         await entry_of(a, Tray, session_id="s")  # looked at once more
-        now[0] += 900
+        clock.now += 900
         await add(b, Tray, session_id="s")
         await a.registry.tell_store()
         left = (await b.store.load("session:Tray:s")).ttl
         assert left > 900
-        now[0] += 200
+        clock.now += 200
         assert a.registry.sweep() == 1
         await a.registry.tell_store()
         assert (await b.store.load("session:Tray:s")).ttl > 900
         await add(b, Tray, session_id="s")
         await entry_of(a, Tray, session_id="s")
-        now[0] += 900
+        clock.now += 900
         await a.stop()
         assert (await b.store.load("session:Tray:s")).ttl > 900
         assert (await stored(b, "session:Tray:s"))["count"] == 3
@@ -553,16 +553,16 @@ async def test_a_state_that_a_page_shows_in_one_process_is_idle_in_none(redis_se
     class Seat(ReactiveState):
         count: int = 0
 
-    now, key = [0.0], "session:Seat:s"
+    clock, key = Clock(0.0), "session:Seat:s"
     states = {Seat: lambda: StateConfig(scope=StateScope.SESSION, ttl=1_000)}
     async with (
-        open_providers(redis_server, 1, states, clock=lambda: now[0]) as (a,),
+        open_providers(redis_server, 1, states, clock=clock) as (a,),
         open_providers(redis_server, 1, states) as (b,),
     ):
         await add(b, Seat, session_id="s")
         await watch(a, Seat, session_id="s")
         await b.store.touch({key: 10})  # as it has left when 990 seconds have passed
-        now[0] += 990
+        clock.now += 990
         a.registry.sweep()
         await a.registry.tell_store()
         assert (await b.store.load(key)).ttl > 900
@@ -855,9 +855,9 @@ async def test_an_event_that_changed_another_state_alone_is_not_run_again_by_ano
 
 async def test_nonces_grow_old_in_all_processes(redis_server, monkeypatch):
     """What one takes in of another's is as old as it was there; so a state does not carry more and more of them."""
-    now = [1_000.0]
-    monkeypatch.setattr(entries, "time", SimpleNamespace(time=lambda: 1_700_000_000 + now[0]))
-    async with open_providers(redis_server, clock=lambda: now[0]) as (a, b):
+    clock = Clock()
+    monkeypatch.setattr(entries, "time", SimpleNamespace(time=lambda: 1_700_000_000 + clock.now))
+    async with open_providers(redis_server, clock=clock) as (a, b):
 
         async def kept() -> int:
             return len(json.loads((await a.store.load(KEY)).data)["nonces"])
@@ -865,11 +865,11 @@ async def test_nonces_grow_old_in_all_processes(redis_server, monkeypatch):
         for place in range(NONCES_IN_ANY_CASE + 30):
             await run(a, Board, "add", f"early-{place}")
         assert await kept() == NONCES_IN_ANY_CASE + 30, "all of them may come again"
-        now[0] += NONCE_AGE + 1
+        clock.now += NONCE_AGE + 1
         await run(b, Board, "add", "late")
         assert await kept() <= NONCES_IN_ANY_CASE + 1
         for place in range(2 * NONCES_IN_ANY_CASE):
-            now[0] += NONCE_AGE / 4
+            clock.now += NONCE_AGE / 4
             await run((a, b)[place % 2], Board, "add", f"later-{place}")
             assert await kept() <= NONCES_IN_ANY_CASE + 1
         assert await run(b, Board, "add", f"later-{place}") == ["repeated"]

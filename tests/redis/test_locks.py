@@ -20,8 +20,9 @@ from faststate.stores.backplane import Message
 from faststate.stores.base import Hold, Locked, SharedStore, Stored, Write
 from faststate.stores.redis import RedisStore
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
-from .stand import first, script, until, version
+from .stand import first, script, version
 
 NewStore = Callable[..., RedisStore]
 
@@ -32,7 +33,7 @@ def left(server: RedisServer, *kinds: str) -> set[str]:
 
 
 async def none_left(server: RedisServer) -> None:
-    await until(lambda: not left(server))
+    await eventually(lambda: not left(server))
 
 
 def waits(server: RedisServer, key: str, count: int = 1) -> Callable[[], bool]:
@@ -101,7 +102,7 @@ async def test_a_lock_is_had_by_one_and_handed_over_in_the_order_of_asking(
     tasks = []
     for number in range(1, 5):
         tasks.append(asyncio.create_task(take(number)))
-        await until(waits(redis_server, "key", number))
+        await eventually(waits(redis_server, "key", number))
     assert not order
     await stores[0].commit([], holds=holds.values())
     await asyncio.gather(*tasks)
@@ -115,7 +116,7 @@ async def test_a_hand_over_does_not_wait_for_the_next_look(
     monkeypatch.setattr("faststate.stores.redis.locking.LOOK_AGAIN", 1_000.0)
     holds = (await one.lock({"key": None}, 5)).holds
     waiting = asyncio.create_task(two.lock({"key": None}, 20))
-    await until(waits(redis_server, "key"))
+    await eventually(waits(redis_server, "key"))
     one.unlock(holds.values())
     assert (await waiting).unclean == frozenset()
 
@@ -126,7 +127,7 @@ async def test_a_waiter_looks_again_when_the_word_was_lost(
     monkeypatch.setattr("faststate.stores.redis.locking.Locks.woken", lambda self, fence: None)
     holds = (await one.lock({"key": None}, 5)).holds
     waiting = asyncio.create_task(two.lock({"key": None}, 20))
-    await until(waits(redis_server, "key"))
+    await eventually(waits(redis_server, "key"))
     one.unlock(holds.values())
     await waiting
 
@@ -136,7 +137,7 @@ async def test_who_holds_what_another_wants_is_told(
 ) -> None:
     locked = await one.lock({"a": None, "b": None}, 5)
     waiting = asyncio.create_task(two.lock({"b": None}, 20))
-    await until(waits(redis_server, "b"))
+    await eventually(waits(redis_server, "b"))
     done = await one.commit([first("a"), first("b")], holds=locked.holds.values(), keep={"a", "b"})
     assert done.wanted == {"b"}
     done = await one.commit([], holds=locked.holds.values(), keep={"a"})  # b is given back
@@ -153,9 +154,9 @@ async def test_who_is_handed_a_lock_is_told_who_waits_behind(
     third = new_store()
     holds = (await one.lock({"key": None}, 5)).holds
     second = asyncio.create_task(two.lock({"key": None}, 20))
-    await until(waits(redis_server, "key", 1))
+    await eventually(waits(redis_server, "key", 1))
     last = asyncio.create_task(third.lock({"key": None}, 20))
-    await until(waits(redis_server, "key", 2))
+    await eventually(waits(redis_server, "key", 2))
     one.unlock(holds.values())
     assert (await second).wanted == {"key"}
     two.unlock((await second).holds.values())
@@ -202,7 +203,7 @@ async def test_a_lock_that_cannot_be_had_in_time_is_named_and_nothing_is_locked(
     holds = (await one.lock({"b": None}, 5)).holds
     with pytest.raises(LockTimeoutError, match=r"^b was locked by another process for 0\.2 s$"):
         await two.lock({"a": None, "b": None, "c": None}, 0.2)
-    await until(lambda: left(redis_server) == {"{faststate}:l:b"})
+    await eventually(lambda: left(redis_server) == {"{faststate}:l:b"})
     one.unlock(holds.values())
     await none_left(redis_server)
 
@@ -212,11 +213,11 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing(
 ) -> None:
     holds = (await one.lock({"b": None}, 5)).holds
     waiting = asyncio.create_task(two.lock({"a": None, "b": None}, 20))
-    await until(waits(redis_server, "b"))
+    await eventually(waits(redis_server, "b"))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    await until(lambda: left(redis_server) == {"{faststate}:l:b"})
+    await eventually(lambda: left(redis_server) == {"{faststate}:l:b"})
     one.unlock(holds.values())
     await none_left(redis_server)
 
@@ -327,10 +328,10 @@ async def test_the_lock_of_a_process_that_was_killed_is_free_and_unclean(
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline) == "locked\n"
         waiting = asyncio.create_task(one.lock({"key": None}, 30))
-        await until(waits(redis_server, "key"))
+        await eventually(waits(redis_server, "key"))
         process.kill()
         assert (await waiting).unclean == {"key"}
-        await until(lambda: set(one.members) == {one.origin})
+        await eventually(lambda: set(one.members) == {one.origin})
 
 
 async def test_a_process_that_was_stopped_is_refused_what_it_does_under_its_lock(
@@ -368,7 +369,7 @@ async def test_a_process_that_was_buried_joins_anew_and_its_locks_are_void(
     former = one.origin
     locked = await one.lock({"key": None}, 1)
     redis_server.do("HDEL", "{faststate}:members", former)
-    await until(lambda: one.origin != former and one.origin in two.members)
+    await eventually(lambda: one.origin != former and one.origin in two.members)
     with pytest.raises(LockLostError):
         await one.commit([first("key")], holds=locked.holds.values())
     one.unlock(locked.holds.values())  # which does nothing
@@ -382,9 +383,9 @@ async def test_who_is_buried_while_it_waits_goes_on_waiting(
 ) -> None:
     holds = (await one.lock({"b": None}, 1)).holds
     waiting = asyncio.create_task(two.lock({"a": None, "b": None}, 20))
-    await until(waits(redis_server, "b"))
+    await eventually(waits(redis_server, "b"))
     redis_server.do("HDEL", "{faststate}:members", two.origin)
-    await until(waits(redis_server, "b", 2))
+    await eventually(waits(redis_server, "b", 2))
     one.unlock(holds.values())
     theirs = await waiting
     assert theirs.holds["a"].fence.startswith(two.origin)
@@ -396,7 +397,7 @@ async def test_a_dead_waiter_is_passed_over(one: RedisStore, two: RedisStore, re
     holds = (await one.lock({"key": None}, 1)).holds
     redis_server.do("RPUSH", "{faststate}:w:key", "nobody:1", "nobody:2")
     waiting = asyncio.create_task(two.lock({"key": None}, 20))
-    await until(waits(redis_server, "key", 3))
+    await eventually(waits(redis_server, "key", 3))
     one.unlock(holds.values())
     two.unlock((await waiting).holds.values())
     await none_left(redis_server)
@@ -406,7 +407,7 @@ async def test_a_process_that_is_busy_buries_nobody(new_store: NewStore) -> None
     one, two = new_store(answer_timeout=20.0), new_store(answer_timeout=20.0)  # a beat may be on its way meanwhile
     await one.open()
     await two.open()
-    await until(lambda: len(one.members) == 2 and len(two.members) == 2)
+    await eventually(lambda: len(one.members) == 2 and len(two.members) == 2)
     origins = {one.origin, two.origin}
     time.sleep(2.5)  # noqa: ASYNC251 - neither beats for longer than the silence, and neither could have seen it
     locked = await one.lock({"key": None}, 1)
@@ -430,7 +431,7 @@ async def test_a_lock_that_is_answered_too_late_is_given_back(new_store: NewStor
                 await store.lock({"key": None}, 10)
     finally:
         redis_server.resume()
-    await until(lambda: any(key.startswith("{faststate}:c:") for key in sorted(redis_server.keys())))
+    await eventually(lambda: any(key.startswith("{faststate}:c:") for key in sorted(redis_server.keys())))
     await none_left(redis_server)
     other = new_store()
     await other.lock({"key": None}, 5)
@@ -551,7 +552,7 @@ def test_whatever_holders_do_no_change_is_lost_and_no_lock_is_left(
         # What a buried one held is taken by the next, and everything can be had.
         everything = await stores[1].lock(dict.fromkeys("abc"), 20)
         stores[1].unlock(everything.holds.values())
-        await until(lambda: not [key for key in redis_server.keys(f"{{{prefix}}}:*") if key.split(":")[1] in "lw"])
+        await eventually(lambda: not [key for key in redis_server.keys(f"{{{prefix}}}:*") if key.split(":")[1] in "lw"])
         await asyncio.gather(*(store.close() for store in stores))
 
     asyncio.run(compare())

@@ -11,7 +11,7 @@ import pytest
 from faststate import UserContext
 from faststate.exceptions import AccessError, LockLostError, PersistenceError
 from faststate.sse import SSEConnection
-from tests.support.live import eventually
+from tests.support.waiting import eventually
 
 from .providers import (
     Board,

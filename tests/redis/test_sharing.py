@@ -11,7 +11,7 @@ import pytest
 from faststate.exceptions import LockTimeoutError
 from faststate.stores.redis.scripts import BEAT
 from tests.support.client import message, status
-from tests.support.live import eventually
+from tests.support.waiting import eventually
 
 from .office import Board, Item, open_office, send
 

@@ -31,8 +31,9 @@ from faststate.stores.urls import store_from_url
 from tests.support import ROOT
 from tests.support.processes import free_port
 from tests.support.redis_server import RedisServer, require_redis
+from tests.support.waiting import eventually
 
-from .stand import Listener, first, until, version
+from .stand import Listener, first, version
 
 NewStore = Callable[..., RedisStore]
 NewRedis = Callable[..., RedisServer]
@@ -109,7 +110,7 @@ async def test_what_expires_leaves_redis_an_hour_later(new_store: NewStore, redi
     for name in ("s:key", "g:group"):
         assert redis_server.do("TTL", "{faststate}:" + name) == -1
     await store.touch({"key": 0.001, "ever": -10_000})
-    await until(lambda: not redis_server.do("EXISTS", "{faststate}:s:ever"))
+    await eventually(lambda: not redis_server.do("EXISTS", "{faststate}:s:ever"))
     assert await store.load("key") is None
     assert await store.group("forever") == {}
     assert not redis_server.do("EXISTS", "{faststate}:g:forever")  # it was met and cleaned
@@ -196,7 +197,7 @@ async def test_what_a_restarted_redis_has_kept_has_another_epoch_for_everybody(
     await one.save_many([first("key", b"kept", group="g"), first("written", group="g")])
     before = one.timeline
     server.restart()
-    await until(lambda: one.timeline != before and two.timeline == one.timeline)
+    await eventually(lambda: one.timeline != before and two.timeline == one.timeline)
     old = aged("life", one.timeline)
     with pytest.raises(VersionConflict, match=rf"the store holds key at {old}\.1, not at life\.1"):
         await two.save(Write("key", version(1), version(2), b"old writer"))
@@ -214,7 +215,7 @@ async def test_what_a_restarted_redis_has_kept_has_another_epoch_for_everybody(
     await two.save(Write("key", version(2, old), version(3, old), b"newer"))
     assert await one.sequences(["key", "written"]) == {"key": 3, "written": 1}
     server.restart()
-    await until(lambda: one.timeline != before and two.timeline == one.timeline)
+    await eventually(lambda: one.timeline != before and two.timeline == one.timeline)
 
 
 async def test_a_redis_that_has_lost_all_refuses_old_writers_and_old_locks(
@@ -228,7 +229,7 @@ async def test_a_redis_that_has_lost_all_refuses_old_writers_and_old_locks(
     locked = await store.lock({"key": version(1)}, 5)
     before = store.timeline
     server.restart()
-    await until(lambda: listener.count("found") == 1)
+    await eventually(lambda: listener.count("found") == 1)
     assert store.timeline != before
     with pytest.raises(LockLostError):
         await store.commit([], holds=locked.holds.values())
@@ -256,7 +257,7 @@ async def test_a_redis_that_was_set_back_frees_the_locks_of_that_time_and_refuse
     shutil.rmtree(server.directory / "appendonlydir")
     shutil.copytree(server.directory / "former", server.directory / "appendonlydir")
     server.start()
-    await until(lambda: two.timeline != before)
+    await eventually(lambda: two.timeline != before)
     with pytest.raises(VersionConflict):
         await two.save(Write("key", version(2, fresh), version(3, fresh), b"newer"))
     found = await two.load("key")
@@ -280,7 +281,7 @@ async def test_a_restart_is_seen_without_the_run_id_by_numbers_that_went_back(
     assert store.timeline == timeline
     server.do("SET", "{faststate}:seq", "1")  # as an older file of the same timeline has it
     server.do("CLIENT", "KILL", "TYPE", "normal")
-    await until(lambda: store.timeline != timeline)
+    await eventually(lambda: store.timeline != timeline)
 
 
 # -- a Redis that fails ------------------------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ async def test_a_redis_that_is_not_there_is_named_at_once_and_found_when_it_come
     with pytest.raises(PersistenceError):
         await store.lock({"key": None}, 10)
     server.start()
-    await until(lambda: store._link._client.away is None)  # type: ignore[union-attr]
+    await eventually(lambda: store._link._client.away is None)  # type: ignore[union-attr]
     assert await store.load("key") is None
     await store.close()
 
@@ -339,7 +340,7 @@ async def test_a_redis_that_answers_nothing_is_away_until_it_does(
                     await store.save(first("key"))
     finally:
         redis_server.resume()
-    await until(lambda: store._link._client.away is None)  # type: ignore[union-attr]
+    await eventually(lambda: store._link._client.away is None)  # type: ignore[union-attr]
     assert await store.load("key") is None or await store.sequences(["key"])
 
 
@@ -408,7 +409,7 @@ async def test_a_replica_takes_no_writes_and_is_left_when_it_is_promoted(
     with pytest.raises(PersistenceError):
         await RedisStore(server.url).open()
     server.do("REPLICAOF", "NO", "ONE")
-    await until(lambda: store._link._client.away is None)  # type: ignore[union-attr]
+    await eventually(lambda: store._link._client.away is None)  # type: ignore[union-attr]
     await store.load("key")
     assert store.timeline != timeline or server.do("EXISTS", "{faststate}:s:key")
 
@@ -416,7 +417,7 @@ async def test_a_replica_takes_no_writes_and_is_left_when_it_is_promoted(
 async def test_a_failover_goes_on_under_another_timeline(new_redis: NewRedis, new_store: NewStore) -> None:
     main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
     replica.do("REPLICAOF", "127.0.0.1", main.port)
-    await until(lambda: b"master_link_status:up" in _info(replica, "replication"))
+    await eventually(lambda: b"master_link_status:up" in _info(replica, "replication"))
     store = new_store(main)
     await store.save(first("key", b"kept"))
     before = store.timeline
@@ -454,7 +455,7 @@ async def test_a_redis_without_room_changes_nothing_at_all(new_redis: NewRedis, 
     assert {"{faststate}:s:a", "{faststate}:l:a"} <= before & server.keys()
     server.do("CONFIG", "SET", "maxmemory", "0")
     await store.commit([Write("a", version(1), version(2), None)], holds=locked.holds.values())
-    await until(lambda: not [key for key in sorted(server.keys()) if ":l:" in key])
+    await eventually(lambda: not [key for key in sorted(server.keys()) if ":l:" in key])
 
 
 async def test_a_redis_that_takes_no_more_connections_is_used_over_those_that_there_are(
@@ -648,7 +649,7 @@ async def test_closing_twice_and_at_once_is_closing_once(new_store: NewStore, re
     await asyncio.gather(store.close(), store.close())
     await asyncio.gather(store.open(), store.load("key"), store.close(), store.load("key"))
     await store.close()
-    await until(lambda: len(redis_server.do("CLIENT", "LIST").splitlines()) == 1)
+    await eventually(lambda: len(redis_server.do("CLIENT", "LIST").splitlines()) == 1)
     assert redis_server.do("EXISTS", "{faststate}:members") == 0
 
 
@@ -665,7 +666,7 @@ async def test_sentinels_name_the_main_server_and_the_next_one(
 ) -> None:
     main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
     replica.do("REPLICAOF", "127.0.0.1", main.port)
-    await until(lambda: b"master_link_status:up" in _info(replica, "replication"))
+    await eventually(lambda: b"master_link_status:up" in _info(replica, "replication"))
     port = free_port()
     config = tmp_path / "sentinel.conf"
     config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor shop 127.0.0.1 {main.port} 1\n")
@@ -673,7 +674,7 @@ async def test_sentinels_name_the_main_server_and_the_next_one(
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: ASYNC220 - it starts in no time
         try:
             sentinel = redis.Redis(port=port)
-            await until(lambda: _replicas(sentinel) == 1)
+            await eventually(lambda: _replicas(sentinel) == 1)
             store = new_store(url=f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/shop/0?prefix=app")
             await store.save(first("key", b"kept"))
             await store.open()
@@ -681,11 +682,11 @@ async def test_sentinels_name_the_main_server_and_the_next_one(
             with main.client() as client:
                 client.set("mark", 1)  # the wait is for what this connection wrote, and so for all before it
                 assert client.wait(1, 10_000) == 1
-            await until(lambda: _fail_over(sentinel), 40)
+            await eventually(lambda: _fail_over(sentinel), within=40)
             link = store._link
             assert link is not None
             before = store.timeline
-            await until(lambda: store.timeline != before and link._client.away is None, 40)
+            await eventually(lambda: store.timeline != before and link._client.away is None, within=40)
             assert await store.load("key") == Stored(version(1, aged("life", store.timeline)), b"kept", None)
             await store.save(first("other"))
             assert replica.do("EXISTS", "{app}:s:other")

@@ -12,8 +12,7 @@ import httpx
 import uvicorn
 
 from tests.support.client import BROWSER, Page, merge
-
-PATIENCE = 30  # seconds for something to arrive that should take milliseconds, on a busy machine
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Model:
@@ -46,13 +45,6 @@ class Model:
         *whole, _ = frames.decode(errors="replace").split("\n\n")
         for block in whole:
             self.feed(block)
-
-
-async def eventually(condition):
-    """Returns once `condition()` holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # the condition is another thread's, which sets no event of ours
-            await asyncio.sleep(0.005)
 
 
 def assert_nothing_is_left(manager):
@@ -183,12 +175,13 @@ class Tab(Model):
         return await self.client.post(f"/_faststate/event/{name}", json={"w": self.tokens, **payload}, headers=headers)
 
 
-def frozen_reader(tab):
-    """A client that asks for the stream and never reads: its socket."""
+def frozen_reader(tab, position=None):
+    """Ask for the stream of a tab or a page, and never read: return the socket."""
+    position = tab.position if position is None else position
     request = tab.client.build_request(
         "GET",
         "/_faststate/stream",
-        params={"datastar": json.dumps({"w": tab.tokens, "n": tab.position})},
+        params={"datastar": json.dumps({"w": tab.tokens, "n": position})},
         headers=BROWSER,
     )
     sock = socket.socket()
