@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, Final
@@ -57,8 +57,8 @@ class SharedCluster:
 
     # -- locks and commits -----------------------------------------------------------------------------------------
 
-    def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> Awaitable[frozenset[str]] | None:
-        return self.sharing.lock(entries, look_for)
+    async def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> frozenset[str] | None:
+        return await self.sharing.lock(entries, look_for)
 
     def release(self, entry: Entry) -> None:
         self.sharing.release(entry)

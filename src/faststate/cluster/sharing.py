@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
@@ -104,23 +104,16 @@ class Sharing:
 
     # -- locks -----------------------------------------------------------------------------------------------------
 
-    def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> Awaitable[frozenset[str]] | None:
-        """Lock states among the processes, and take in what is newer of them; as `Cluster.lock`.
-
-        Returns None where the locks were kept, so that the store need not be asked.
-        """
+    async def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> frozenset[str] | None:
+        """Lock states among the processes, and take in what is newer of them; as `Cluster.lock`."""
         for entry in entries:
             # Its successor has locks of its own here, and may have been handed the one that would be waited for.
             if entry.removed is not None and not entry.is_over:
                 raise OutdatedError(entry.removed)
         shared = {entry.shared_key: entry for entry in entries if entry.persistence is not None}
         missing = [key for key, entry in shared.items() if _shared(entry).hold is None]
-        return self._lock(shared, missing, look_for) if missing else None
-
-    async def _lock(
-        self, shared: Mapping[str, Entry], missing: Sequence[str], look_for: Sequence[str]
-    ) -> frozenset[str]:
-        """Lock the `missing` ones of these states, which are by shared key; as `lock`."""
+        if not missing:
+            return None  # the locks were kept
         # All take locks in the order of these keys, or two would wait for each other: one that was kept and comes
         # behind another that is to be had is given back first.
         wanted = {key: entry for key, entry in shared.items() if key >= min(missing)}

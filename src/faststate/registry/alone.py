@@ -27,7 +27,7 @@ class OneProcess:
         self.trusts_memory = False
         self._store_timeout = store_timeout
 
-    def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> None:
+    async def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> None:
         return None
 
     def release(self, entry: Entry) -> None:

@@ -91,11 +91,11 @@ class Cluster(Protocol):
 
     # -- locks and commits -----------------------------------------------------------------------------------------
 
-    def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> Awaitable[frozenset[str]] | None:
+    async def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> frozenset[str] | None:
         """Lock states among the processes, and take in what others have changed. The caller has the local locks.
 
-        Returns what to await for that, None for nothing. It gives those of the keys to `look_for` that are stored.
-        Awaiting raises `LockTimeoutError`, `PersistenceError`, and `OutdatedError` for a state that is gone.
+        Returns those of the keys to `look_for` that are stored; None where the store need not be asked. Raises
+        `LockTimeoutError`, `PersistenceError`, and `OutdatedError` for a state that is gone.
         """
 
     def release(self, entry: Entry) -> None:

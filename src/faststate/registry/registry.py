@@ -728,8 +728,7 @@ class StateRegistry:
             entry.users += 1  # dropped meanwhile, it would be made anew with a lock of its own
         try:
             async with self.locks.locked(taken, owner):
-                if (locking := self.cluster.lock(taken)) is not None:
-                    await locking
+                await self.cluster.lock(taken)
                 yield
         finally:
             for entry in taken:

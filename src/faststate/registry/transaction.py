@@ -141,8 +141,9 @@ class Transaction:
             if not locks.take(part.entry, owner):
                 await locks.acquire(part.entry, owner, until)
             self._locked += 1
-        locking = cluster.lock([part.entry for part in self._parts], look_for)
-        present = await locking if locking is not None else None
+        present = None
+        if cluster.is_shared:  # not worth a list and a call for each event of one process
+            present = await cluster.lock([part.entry for part in self._parts], look_for)
         for part in self._parts:
             entry = part.entry
             if entry.doubtful or not cluster.trusts_memory:
