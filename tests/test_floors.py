@@ -110,7 +110,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "transaction",
         "modify",
     ),
-    "cluster": ("processes", "base", "local", "sharing", "following", "shared"),
+    "cluster": ("processes", "messages", "base", "local", "announcing", "sharing", "following", "shared"),
     "sse": (
         "audience",
         "changes",

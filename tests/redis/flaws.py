@@ -52,20 +52,20 @@ def tell_the_new_before_the_old() -> None:
     from faststate.registry import commits
     from faststate.scopes import Version
 
-    take_commit = Following._take_commit
+    apply_change = Following._apply_change
     waiting: list[Any] = []
 
-    def swapped(self: Any, entry: Any, told: Any) -> None:
-        waiting.append((self, entry, told))
+    def swapped(self: Any, entry: Any, message: Any) -> None:
+        waiting.append((self, entry, message))
         if len(waiting) == 2:
             for each in reversed(waiting):
                 following, its, what = each
-                version = Version(*what.head["to"])
-                its.stored = Version(version.epoch, version.number - 1) if what.head["from"] is not None else None
-                take_commit(following, its, what)
+                version = what.version
+                its.stored = Version(version.epoch, version.number - 1) if what.before is not None else None
+                apply_change(following, its, what)
             waiting.clear()
 
-    Following._take_commit = swapped  # type: ignore[method-assign]
+    Following._apply_change = swapped  # type: ignore[method-assign]
     commits._is_behind = lambda version, stored: False
 
 

@@ -14,6 +14,7 @@ import pytest
 from pydantic import computed_field
 
 from faststate import ReactiveState, StateConfig, StateScope, UserContext, event
+from faststate.cluster import sharing as sharing_module
 from faststate.cluster.sharing import HANDED_ON
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError
 from faststate.provider.dispatch import Call, _unchanged, dispatch
@@ -138,14 +139,14 @@ async def test_a_commit_that_was_made_and_not_answered_is_shown_by_the_process_t
 async def test_what_is_told_of_a_commit_is_shown_when_the_last_of_its_states_is_followed_no_more(two, redis_server):
     a, b = two
     page, other = await watch(a, Mover), await watch(a, Wallet)
-    take = a.cluster.following._take
+    take = a.cluster.following._accept
 
     def take_and_leave(key: str, told: Any) -> None:
         take(key, told)
         if key == "global:Mover":
             other.leave()
 
-    with instead(a.cluster.following, "_take", take_and_leave):
+    with instead(a.cluster.following, "_accept", take_and_leave):
         await (await served(b, Mover)).move.run()
         await eventually(lambda: page.shows(Mover) == 1)
     await settled(redis_server, a)
@@ -159,13 +160,13 @@ async def test_pages_are_told_to_be_no_further_before_they_have_all_of_a_commit(
     pages = [await watch(a, Mover), await watch(a, Wallet)]
     await settled(redis_server, a)
     before = a.cluster.following.sequence
-    take, reached = a.cluster.following._take, []
+    take, reached = a.cluster.following._accept, []
 
     def take_and_note(key: str, told: Any) -> None:
         reached.append(a.cluster.following.sequence)
         take(key, told)
 
-    with instead(a.cluster.following, "_take", take_and_note):
+    with instead(a.cluster.following, "_accept", take_and_note):
         await (await served(b, Mover)).move.run()
         await eventually(lambda: pages[0].shows(Mover) == 1 and pages[1].shows(Wallet) == -1)
     assert reached == [before, before]
@@ -489,13 +490,13 @@ async def test_an_error_while_a_commit_is_taken_in_has_the_state_looked_up(redis
         page = await watch(a, Gauge)
         await add(b, Gauge)
         await eventually(lambda: page.shows(Gauge) == 1)
-        take = a.cluster.following._take
+        take = a.cluster.following._accept
 
         def take_and_fail(key: str, told: Any) -> None:
             failing.append(1)
             take(key, told)
 
-        with instead(a.cluster.following, "_take", take_and_fail):
+        with instead(a.cluster.following, "_accept", take_and_fail):
             await add(b, Gauge)
             await eventually(lambda: page.shows(Gauge) == 2)
         await settled(redis_server, a)
@@ -594,7 +595,7 @@ async def test_pages_are_told_to_be_no_further_while_a_connection_is_lost(two, r
     await settled(redis_server, a)
     a.cluster.following.lost()
     before = a.cluster.following.sequence
-    with instead(a.cluster.following, "_take", lambda key, told: None):  # as if it had been missed
+    with instead(a.cluster.following, "_accept", lambda key, message: None):  # as if it had been missed
         await add(b)
         last = await heard(redis_server, a)
     assert a.cluster.following.sequence == before < last
@@ -886,6 +887,17 @@ async def test_a_broadcast_from_a_thread_reaches_the_pages_of_others(two):
     await eventually(lambda: page.shows(Board) == 9)
     await b.sse_manager.broadcast_to_state(KEY, {"count": 8})
     await eventually(lambda: page.shows(Board) == 8)
+
+
+async def test_pages_follow_a_state_though_another_version_of_the_app_tells_of_its_change(two, caplog):
+    """As during a deploy: a message that cannot be read may tell of anything, so the state is looked up."""
+    a, b = two
+    page = await watch(a, Board)
+    other = b'{"v": 99, "kind": "of another version"}\n'
+    with instead(sharing_module, "encode", lambda message: other):
+        await add(b, by=4)
+    await eventually(lambda: page.shows(Board) == 4)
+    assert "another version of the app has sent it" in caplog.text
 
 
 async def test_a_broadcast_has_any_value_that_a_field_may_have(two):

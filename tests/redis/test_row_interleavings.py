@@ -140,7 +140,7 @@ async def test_one_row_that_cannot_be_loaded_keeps_no_other_state_from_catching_
     news = a.cluster.following._news
     with instead(news, "caught_up", catch_up), instead(shop.source(a), "load", raising(OSError("down"))):
         a.cluster.following.lost()
-        with instead(a.cluster.following, "_take", lambda key, told: None):  # what is published now is missed
+        with instead(a.cluster.following, "_accept", lambda key, message: None):  # what is published now is missed
             await sell(b)
             await add(b)
             await b.disconnect_user("ann")
@@ -213,7 +213,7 @@ async def test_a_row_that_changes_while_a_process_catches_up_is_not_taken_for_cu
     await eventually(lambda: page.shows(Product, "stock") == 999)
     source = shop.source(b)
     b.cluster.following.lost()
-    with instead(b.cluster.following, "_take", lambda key, told: None):  # what is published now is missed
+    with instead(b.cluster.following, "_accept", lambda key, message: None):  # what is published now is missed
         await sell(a)
         await heard(redis_server, b)
     with held(source, "load") as first:

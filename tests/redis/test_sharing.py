@@ -414,7 +414,7 @@ async def test_no_event_is_committed_to_a_session_that_another_process_has_ended
     await until_count(tab, "Cart", 1)
     sessions = office.sites[0].provider.sessions
     deaf = sessions.told
-    sessions.told = lambda head: None
+    sessions.told = lambda message: None
     old = dict(a.cookies)
     await b.get("/logout")
     for name, value in old.items():

@@ -11,6 +11,7 @@ from ..registry.persistence import Persistence
 from ..registry.protocols import Cluster
 from ..scopes import Id, StateIdentifier
 from ..stores.base import Stored, Write
+from .messages import AppMessage, ProcessStats, RightsChanged, Typed
 
 __all__ = ["AppCluster", "News"]
 
@@ -96,17 +97,17 @@ class AppCluster(Cluster, Protocol):
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
-    async def end_session(self, mark: Write, stored: Mapping[str, Stored], *, is_noted: bool) -> Mapping[str, Stored]:
-        """Tell all processes of a session's end, and store its `mark` where it `is_noted`.
+    async def end_session(self, note: Write, stored: Mapping[str, Stored], *, is_noted: bool) -> Mapping[str, Stored]:
+        """Tell all processes of a session's end, and store a `note` of it where it `is_noted`.
 
-        Returns the session's states that are `stored` then: behind the mark nobody can commit any more. Raises
+        Returns the session's states that are `stored` then: behind the note nobody can commit any more. Raises
         `PersistenceError`.
         """
 
     def reload_pages(self, session_id: str) -> None:
         """Have a session's pages in other processes load themselves again."""
 
-    async def tell_rights(self, note: Write, user_id: Id, how: str) -> None:
+    async def tell_rights(self, note: Write, message: RightsChanged) -> None:
         """Tell the other processes of a user's changed rights, and store a `note` of it for those cut off just now.
 
         Raises `PersistenceError`.
@@ -125,20 +126,20 @@ class News(Protocol):
     def acting(self) -> str | None:
         """The session (its id) in whose name the current event commits."""
 
-    def typed_here(self, key: str) -> Mapping[str, Any] | None:
+    def typed_here(self, key: str) -> Typed | None:
         """What the page of the current event has typed into a state, where another process has its stream."""
 
-    def typed(self, key: str, typed: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """Return a context whose commits are published as made by the page that has `typed` these values."""
+    def caused_by(self, key: str, typed: Typed | None) -> AbstractContextManager[None]:
+        """Return a context whose commits are published as made by the page that has `typed` the values."""
 
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Any) -> None:
         """Send values, which another process has broadcast, to the followers of a state."""
 
-    def show(self, key: str, page: str, session_id: str | None) -> None:
+    def show(self, key: str, page: str | None, session_id: str | None) -> None:
         """Send a state as it is to a page, by its connection's id."""
 
-    def told(self, head: Mapping[str, Any]) -> None:
-        """Act on what concerns the whole app: ended sessions, changed rights."""
+    def told(self, message: AppMessage) -> None:
+        """Accept a message that concerns the whole app: ended sessions, changed rights."""
 
     async def caught_up(self, after: int, away: float) -> None:
         """Look up what concerns the app since the commit `after`: the connection was lost for `away` seconds."""
@@ -146,5 +147,5 @@ class News(Protocol):
     async def look_up_session(self, session_id: str) -> None:
         """Learn if a session has ended in another process. Raises `PersistenceError`."""
 
-    def about(self) -> Mapping[str, Any]:
+    def stats(self) -> ProcessStats:
         """Return what other processes are told of this one."""

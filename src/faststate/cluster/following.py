@@ -1,82 +1,88 @@
-"""Following: what other processes tell this one, of the states that its pages show and of sessions and rights."""
+"""Following: keep the states that pages show in step with what other processes change."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-from .._compat.asyncio import running_loop
 from ..exceptions import FastStateError, StateNotFoundError
-from ..registry.commits import Committer
-from ..registry.entries import Entry
-from ..registry.modify import loop_for_scripts
+from ..registry.entries import DELETED, Entry
 from ..registry.registry import StateRegistry
-from ..scopes import Version
-from ..stores.backplane import Message
 from ..stores.base import SharedStore, Stored
+from .announcing import call_on
 from .base import News
-from .sharing import APP, Sharing, Told, pack, unpack
+from .messages import (
+    APP,
+    AppMessage,
+    Broadcast,
+    RowChanged,
+    ShowState,
+    StateChanged,
+    StateMessage,
+    StateRemoved,
+    Typed,
+    decode,
+    encode_stats,
+)
+from .sharing import Sharing
 
 __all__ = ["Following"]
 
 logger = logging.getLogger("faststate")
 
 PORTION: Final = 256
-"""States that are looked up at once when the connection to the store was lost."""
+"""States that are looked up at once after the connection to the store was lost."""
 
-AGAIN_AFTER: Final = 0.2
-"""Seconds after which that is tried again where it has failed."""
+RETRY_AFTER: Final = 0.2
+"""Seconds before the first retry of what has failed."""
 
-AGAIN_AFTER_MOST: Final = 5.0
-"""Seconds between two tries at the most, where it fails again and again."""
+RETRY_AFTER_AT_MOST: Final = 5.0
+"""Seconds between two retries at most."""
 
 
 class _Topic:
-    """A state whose changes in other processes are told to this one. Lifetime: while anybody follows or awaits it.
+    """A state whose changes in other processes this one hears of. Lifetime: while anybody follows it, or is about to.
 
-    It is `current` when nothing can have been missed since the state was loaded last, and `heard` when it is subscribed
-    to; `holders` are about to follow it. `told` counts the changes that have to be looked up, and `typed` is what the
-    page has typed whose event made the last of them.
+    It is `current` if nothing can have been missed since the state was loaded last, and `heard` once it is subscribed
+    to; `holders` are about to follow it. `changes` counts the changes that have to be looked up, and `typed` is what
+    the page has typed whose event made the last of them.
     """
 
-    __slots__ = ("current", "heard", "holders", "told", "typed")
+    __slots__ = ("changes", "current", "heard", "holders", "typed")
 
     def __init__(self) -> None:
         self.current = self.heard = False
-        self.told = 0
-        self.typed: Mapping[str, Any] = {}
+        self.changes = 0
+        self.typed: Typed | None = None
         self.holders = 0
+
+    def outdate(self) -> None:
+        """Note a change that has to be looked up."""
+        self.current = False
+        self.changes += 1
 
 
 class Following:
-    """Is told what other processes change, and keeps the states that pages show in step. Lifetime: the provider.
+    """Hears what other processes change, and keeps the states that pages show in step. Lifetime: the cluster.
 
-    What is told of a state that nobody follows here is not heard: such a state is looked up when it is needed.
+    This process hears nothing of states that nobody follows here: such a state is looked up when it is needed.
     """
 
-    def __init__(
-        self,
-        store: SharedStore,
-        sharing: Sharing,
-        registry: StateRegistry,
-        news: News,
-    ) -> None:
+    def __init__(self, store: SharedStore, sharing: Sharing, registry: StateRegistry, news: News) -> None:
         self.store = store
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._telling: set[asyncio.Task[None]] = set()
         self._sharing = sharing
         self._registry = registry
         self._news = news
         self._topics: dict[str, _Topic] = {}
         self._lost = 0  # how often the connection was lost: what was asked before that may have been missed
         self._lost_at: float | None = None
-        self._parts: list[tuple[str, Told]] = []  # of a commit that is still being told
+        self._parts: list[tuple[str, StateChanged]] = []  # of a commit that still arrives
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._recovering: dict[Entry, asyncio.Task[None]] = {}
         self._catching_up: asyncio.Task[None] | None = None
@@ -85,23 +91,17 @@ class Following:
         """The number of the last commit, of any process and in `timeline`, up to which pages here have been told all
         that they follow."""
 
-    @property
-    def _committer(self) -> Committer:
-        return self._registry.committer
-
     async def start(self) -> None:
-        """Begins to listen. Raises `BackplaneError`."""
+        """Begin to listen. Raises `BackplaneError`."""
         self._loop = asyncio.get_running_loop()
         self._lost_at, self._parts, self.sequence = None, [], 0
-        self.store.tell(json.dumps(self._news.about()).encode())
+        self._tell_stats()
         await self.store.listen(self)
         await self.store.subscribe([APP])
         self.timeline = self.store.timeline
 
     async def stop(self) -> None:
-        """Ends the background work."""
-        if self._telling:
-            await asyncio.wait(self._telling)
+        """End the background work."""
         tasks = [*self._looking.values(), *self._recovering.values()]
         tasks += [self._catching_up] if self._catching_up is not None else []
         for task in tasks:
@@ -110,16 +110,19 @@ class Following:
         self._topics.clear()
         self._loop = None
 
+    def _tell_stats(self) -> None:
+        self.store.tell(encode_stats(self._news.stats()))
+
     # -- what is followed ------------------------------------------------------------------------------------------
 
     def is_current(self, key: str) -> bool:
-        """Whether a state in memory is what is stored, as far as other processes have told."""
+        """True if a state in memory is what is stored, as far as other processes have told."""
         topic = self._topics.get(key)
         return topic is not None and topic.current
 
     @contextmanager
     def holding(self) -> Iterator[dict[str, None]]:
-        """Keys that stay followed until the block ends: somebody is about to watch them. See `follow`."""
+        """Keep keys followed in this context, for somebody who is about to watch them. See `follow`."""
         held: dict[str, None] = {}
         try:
             yield held
@@ -130,16 +133,16 @@ class Following:
                     self.unwatched(key)
 
     async def follow(self, entries: Sequence[Entry], held: dict[str, None]) -> bool:
-        """Has this process be told of changes of these states, which are in step with the store when it returns.
+        """Hear of all changes of these states, which are in step with the store when this returns.
 
-        False where one of them has become another meanwhile. Raises `BackplaneError` and `PersistenceError`.
+        Returns False if one of them has changed meanwhile. Raises `BackplaneError` and `PersistenceError`.
         """
-        shared = [entry for entry in entries if entry.persistence is not None]
-        for entry in shared:
+        kept = [entry for entry in entries if entry.persistence is not None]
+        for entry in kept:
             if (key := entry.identifier.key) not in held:
                 held[key] = None
                 self._topics.setdefault(key, _Topic()).holders += 1
-        behind = [entry for entry in shared if not self.is_current(entry.identifier.key)]
+        behind = [entry for entry in kept if not self.is_current(entry.identifier.key)]
         if not behind:
             return True
         before = [entry.state for entry in behind]
@@ -152,130 +155,112 @@ class Following:
         return is_same and all(self.is_current(entry.identifier.key) for entry in behind)
 
     async def _catch_up_with(self, entries: Sequence[Entry]) -> None:
-        """Looks states up that are subscribed to; they are current then, unless something was told meanwhile."""
+        """Look up states that are subscribed to; they are current then, unless they were changed meanwhile."""
         lost = self._lost
         topics = [(entry, self._topics.get(entry.identifier.key)) for entry in entries]
-        told = [topic.told if topic is not None else 0 for _, topic in topics]
+        changes = [topic.changes if topic is not None else 0 for _, topic in topics]
         failed = await self._sharing.look_up(entries)
         if lost != self._lost:
             return
-        for (entry, topic), before in zip(topics, told, strict=True):
-            if topic is not None and topic.told == before and entry not in failed:
+        for (entry, topic), before in zip(topics, changes, strict=True):
+            if topic is not None and topic.changes == before and entry not in failed:
                 topic.current = entry.removed is None
         for error in failed.values():
             raise error
 
     def unwatched(self, key: str) -> None:
-        """Has nothing more be told of a state, unless somebody is about to follow it, or does."""
+        """Hear no more of a state, unless somebody follows it, or is about to."""
         topic = self._topics.get(key)
         if topic is not None and not topic.holders and not self._registry.followers.is_watched(key):
             del self._topics[key]
             self.store.unsubscribe([key])
-            self._take_all()  # of a commit whose other parts were waiting for this one's
+            self._apply_parts()  # of a commit that waited for its part of this state
 
-    def processes(self) -> dict[str, dict[str, Any]]:
-        """The processes of the app that live, by their providers' epochs: what each tells of itself."""
-        told = {}
-        for about in self.store.members.values():
-            if about:
-                found = json.loads(about)
-                told[str(found["process"])] = found
-        return told
-
-    # -- what is told ----------------------------------------------------------------------------------------------
+    # -- what is heard ---------------------------------------------------------------------------------------------
 
     def received(self, origin: str, topic: str, body: bytes, sequence: int) -> None:
-        """Takes in a message of the process `origin`; as `Receiver`."""
+        """Accept a message of the process `origin`; as `Receiver`."""
         if origin != self.store.origin:
-            told = unpack(body)
-            if topic == APP:
-                self._news.told(told.head)
-            else:
-                self._take(topic, told)
+            message = decode(body)
+            if topic != APP:
+                # A message that this version of the app cannot read may tell of any change.
+                self._accept(topic, message if isinstance(message, StateMessage) else RowChanged(None))
+            elif isinstance(message, AppMessage):
+                self._news.told(message)
         self._reach(sequence)
 
     def reached(self, sequence: int) -> None:
-        """All has been told up to a commit."""
-        self._take_all()
+        """Note that all was received up to a commit; as `Receiver`."""
+        self._apply_parts()
         self._reach(sequence)
-        self.store.tell(json.dumps(self._news.about()).encode())
+        self._tell_stats()
 
     def _reach(self, sequence: int) -> None:
         sequence = self._sharing.observe(sequence)
         if not self._parts and self._lost_at is None and not self._looking:
             self.timeline, self.sequence = self.store.timeline, sequence
 
-    def _take(self, key: str, told: Told) -> None:
-        head = told.head
-        if head["kind"] != "commit":
-            self._take_all()
-            self._take_one(key, told)
+    def _accept(self, key: str, message: StateMessage) -> None:
+        if not isinstance(message, StateChanged):
+            self._apply_parts()
+            self._apply(key, message)
             return
         # The parts of one commit come one after the other, and pages are told all of it at once.
-        self._parts.append((key, told))
-        expected = [other for other in head["with"] if (topic := self._topics.get(other)) is not None and topic.heard]
+        self._parts.append((key, message))
+        expected = [other for other in message.together if (t := self._topics.get(other)) is not None and t.heard]
         if not expected or key == expected[-1]:
-            self._take_all()
+            self._apply_parts()
 
-    def _take_all(self) -> None:
+    def _apply_parts(self) -> None:
         parts, self._parts = self._parts, []
-        for key, told in parts:
-            self._take_one(key, told)
+        for key, message in parts:
+            self._apply(key, message)
 
-    def _take_one(self, key: str, told: Told) -> None:
+    def _apply(self, key: str, message: StateMessage) -> None:
         topic, entry = self._topics.get(key), self._registry.find(key)
         if topic is None:
             return
         if entry is None or entry.removed is not None:
-            topic.current = False  # it is just being loaded, perhaps, or made anew
-            topic.told += 1
+            topic.outdate()  # it is being loaded just now, perhaps, or created again
             return
         try:
-            self._take_in(topic, entry, told)
+            match message:
+                case StateChanged():
+                    self._apply_change(entry, message)
+                case RowChanged(version, typed):
+                    if version is None or version != entry.version:
+                        self._look(key, typed)
+                case StateRemoved():
+                    topic.outdate()
+                    self._registry.remove(entry, DELETED)
+                case Broadcast(values, but_user):
+                    self._news.broadcast(key, values, but_user)
+                case ShowState(page, session_id):
+                    self._news.show(key, page, session_id)
         except Exception:
-            logger.exception("what another process has told of %s could not be taken in", key)
-            self._look(key, {})
+            logger.exception("a message of another process about %s could not be applied; the state is looked up", key)
+            self._look(key)
 
-    def _take_in(self, topic: _Topic, entry: Entry, told: Told) -> None:
-        head, key = told.head, entry.identifier.key
-        if head["kind"] == "broadcast":
-            self._news.broadcast(key, head["values"], head["but"])
-        elif head["kind"] == "show":
-            self._news.show(key, head["page"], head["session"])
-        elif head["kind"] == "removed":
-            topic.current = False
-            topic.told += 1
-            self._registry.remove(entry, str(head["reason"]))
-        elif head["kind"] == "changed":
-            if head["to"] is None or Version(*head["to"]) != entry.version:
-                self._look(key, head["typed"])  # its row has all of it
-        else:
-            self._take_commit(entry, told)
-
-    def _take_commit(self, entry: Entry, told: Told) -> None:
-        head, (frame, data) = told.head, told.parts
-        key, version = entry.identifier.key, Version(*head["to"])
-        before = None if head["from"] is None else Version(*head["from"])
-        known = entry.stored
+    def _apply_change(self, entry: Entry, message: StateChanged) -> None:
+        key, version, known = entry.identifier.key, message.version, entry.stored
         if known is not None and known.epoch == version.epoch and known.number >= version.number:
             return  # it came with a lock, or was looked up
-        follows = known == before
-        if not data or (not follows and (known is None or known.epoch != version.epoch)):
-            self._look(
-                key, head["typed"]
-            )  # too large to be told, or of another life: which is the later one, the store knows
+        is_next = known == message.before
+        if not message.data or (not is_next and (known is None or known.epoch != version.epoch)):
+            # Too large to send, or of another life of the state: only the store knows which life is the later one.
+            self._look(key, message.typed)
             return
-        found = entry.persistence.decode(Stored(version, data, None)) if entry.persistence is not None else None
-        if found is None:
-            return
-        with self._news.typed(key, head["typed"] or {}):
-            self._committer.take_in(entry, found, frame if follows else None)
+        stored = Stored(version, message.data, None)
+        found = entry.persistence.decode(stored) if entry.persistence is not None else None
+        if found is not None:
+            with self._news.caused_by(key, message.typed):
+                self._registry.committer.adopt(entry, found, message.frame if is_next else None)
 
-    def _look(self, key: str, typed: Mapping[str, Any] | None) -> None:
-        """Looks a state up that has changed, and tells its followers; `typed` as in `_Topic`."""
+    def _look(self, key: str, typed: Typed | None = None) -> None:
+        """Look up a state that has changed, and tell its followers; `typed` as in `_Topic`."""
         topic = self._topics[key]
-        topic.current, topic.typed = False, typed or {}
-        topic.told += 1
+        topic.typed = typed
+        topic.outdate()
         if key not in self._looking:
             task = asyncio.get_running_loop().create_task(self._look_up(key), name="faststate-look-up")
             self._looking[key] = task
@@ -285,29 +270,29 @@ class Following:
         if self._looking.get(key) is task:
             del self._looking[key]
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("what other processes have changed could not be looked up", exc_info=error)
+            logger.error("changes of other processes could not be looked up", exc_info=error)
 
     async def _look_up(self, key: str) -> None:
-        wait = AGAIN_AFTER
+        wait = RETRY_AFTER
         while (topic := self._topics.get(key)) is not None and not topic.current:
             entry = self._registry.find(key)
             if entry is None:
                 return
             try:
-                with self._news.typed(key, topic.typed):
+                with self._news.caused_by(key, topic.typed):
                     await self._catch_up_with([entry])
             except Exception as error:
                 is_ours = isinstance(error, FastStateError)
-                logger.warning(
-                    "what other processes have changed could not be looked up yet: %s", error, exc_info=not is_ours
-                )
+                logger.warning("changes of other processes could not be looked up yet: %s", error, exc_info=not is_ours)
                 await asyncio.sleep(wait)
-                wait = min(2 * wait, AGAIN_AFTER_MOST)
+                wait = min(2 * wait, RETRY_AFTER_AT_MOST)
+
+    # -- a commit that failed --------------------------------------------------------------------------------------
 
     def recover(self, entry: Entry) -> None:
-        """Has all processes be in step again with a state whose commit has failed, with an unknown outcome."""
-        if self._loop is not None:  # which a script has not
-            self._on_loop(partial(self._begin_to_recover, entry), self._loop)
+        """Bring all processes in step with a state whose commit has failed, with an unknown outcome."""
+        if self._loop is not None:  # a script has none
+            call_on(self._loop, partial(self._begin_to_recover, entry))
 
     def _begin_to_recover(self, entry: Entry) -> None:
         if entry not in self._recovering:
@@ -316,21 +301,21 @@ class Following:
             task.add_done_callback(lambda _: self._recovering.pop(entry, None))
 
     async def _recover(self, entry: Entry) -> None:
-        wait = AGAIN_AFTER
+        wait = RETRY_AFTER
         while entry.doubtful or not entry.in_store:
             try:
                 async with self._registry.locked([entry], object()):
-                    return  # with its lock came what is stored
+                    return  # what is stored came with its lock
             except StateNotFoundError:
                 return
             except FastStateError:
                 await asyncio.sleep(wait)
-                wait = min(2 * wait, AGAIN_AFTER_MOST)
+                wait = min(2 * wait, RETRY_AFTER_AT_MOST)
 
     # -- a connection that was lost --------------------------------------------------------------------------------
 
     def lost(self) -> None:
-        """The connection to the store was lost: what is published from here on is missed."""
+        """Note that the connection to the store was lost: what is published from here on is missed; as `Receiver`."""
         self._lost += 1
         if self._lost_at is None:
             self._lost_at = time.monotonic()
@@ -339,7 +324,7 @@ class Following:
             topic.current = False
 
     def found(self) -> None:
-        """The connection is there again: all that is followed is looked up."""
+        """Look up all that is followed, now that the connection is there again; as `Receiver`."""
         if self._catching_up is not None:
             self._catching_up.cancel()
         loop = asyncio.get_running_loop()
@@ -353,10 +338,10 @@ class Following:
                 await self._news.caught_up(self.sequence if is_known else 0, away)
                 break
             except FastStateError as error:
-                logger.warning("what other processes have told could not be looked up yet: %s", error)
-                await asyncio.sleep(AGAIN_AFTER)
+                logger.warning("missed messages of other processes could not be looked up yet: %s", error)
+                await asyncio.sleep(RETRY_AFTER)
             except Exception:
-                logger.exception("what other processes have told could not be taken in")
+                logger.exception("missed messages of other processes could not be applied")
                 break
         keys = [key for key, topic in self._topics.items() if not topic.current]
         for at in range(0, len(keys), PORTION):
@@ -365,43 +350,12 @@ class Following:
             try:
                 await self._catch_up_with(portion)
             except FastStateError as error:
-                logger.warning("what other processes have changed could not be looked up yet: %s", error)
+                logger.warning("changes of other processes could not be looked up yet: %s", error)
             except Exception:
-                logger.exception("what other processes have changed could not be taken in")
+                logger.exception("changes of other processes could not be applied")
             if lost != self._lost:
                 return
-        # What has failed, or was told of meanwhile, is looked up by itself: it must not keep the others waiting.
+        # What has failed, or changed meanwhile, is looked up by itself: it must not keep the others waiting.
         for key in [key for key in keys if (topic := self._topics.get(key)) is not None and not topic.current]:
-            self._look(key, {})
+            self._look(key)
         self._lost_at = None
-
-    # -- telling others --------------------------------------------------------------------------------------------
-
-    async def tell_app(self, head: Mapping[str, Any]) -> None:
-        """Tells all processes. Raises `BackplaneError`."""
-        await self.store.publish([Message(APP, pack(head))])
-
-    def tell_soon(self, tell: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Tells others in the background, from any thread; a failure is logged."""
-
-        async def run() -> None:
-            try:
-                await tell()
-            except FastStateError:
-                logger.exception("other processes could not be told")
-
-        def begin() -> None:
-            task = asyncio.get_running_loop().create_task(run(), name="faststate-tell")
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
-
-        if self._loop is None:  # a script
-            asyncio.run_coroutine_threadsafe(run(), loop_for_scripts())
-        else:
-            self._on_loop(begin, self._loop)
-
-    def _on_loop(self, call: Callable[[], object], loop: asyncio.AbstractEventLoop) -> None:
-        if running_loop() is loop:
-            call()
-        else:
-            loop.call_soon_threadsafe(call)

@@ -12,6 +12,7 @@ from ..registry.entries import Entry
 from ..registry.persistence import Persistence
 from ..scopes import Id, StateIdentifier
 from ..stores.base import Stored, Write
+from .messages import RightsChanged
 
 __all__ = ["LocalCluster"]
 
@@ -70,16 +71,16 @@ class LocalCluster(OneProcess):
     def seen(self, position: str | None) -> int | None:
         return None
 
-    async def end_session(self, mark: Write, stored: Mapping[str, Stored], *, is_noted: bool) -> Mapping[str, Stored]:
+    async def end_session(self, note: Write, stored: Mapping[str, Stored], *, is_noted: bool) -> Mapping[str, Stored]:
         if is_noted and self.store is not None:
             with suppress(VersionConflict):  # it was there already
-                await self.store.save(mark)
+                await self.store.save(note)
         return stored
 
     def reload_pages(self, session_id: str) -> None:
         pass
 
-    async def tell_rights(self, note: Write, user_id: Id, how: str) -> None:
+    async def tell_rights(self, note: Write, message: RightsChanged) -> None:
         pass
 
     async def noted_since(self, group: str, commit: int) -> Mapping[str, Stored]:

@@ -6,20 +6,21 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from functools import partial
 from typing import Any, Final
 
-from ..exceptions import FastStateError
-from ..registry.entries import Entry, Prepared, Shared
+from ..exceptions import FastStateError, VersionConflict
+from ..registry.entries import Entry, Nonce, Prepared
 from ..registry.persistence import Persistence, persistence_errors
 from ..registry.registry import StateRegistry
 from ..scopes import Id, StateIdentifier, Version
 from ..stores.backplane import Message
 from ..stores.base import SharedStore, StateStore, Stored, Write
 from ..wire.values import to_wire
+from .announcing import Announcer
 from .base import News
 from .following import Following
-from .sharing import APP, ENDED, Sharing, pack
+from .messages import APP, Broadcast, ReloadPages, RightsChanged, ShowState, StateRemoved, decode_stats, encode
+from .sharing import Sharing, ended_message
 
 __all__ = ["SharedCluster"]
 
@@ -39,6 +40,7 @@ class SharedCluster:
     def __init__(self, store: SharedStore, registry: StateRegistry, news: News) -> None:
         self.store: StateStore | None = store
         self.sharing = Sharing(store, registry, news)
+        self.announcer = Announcer(store)
         self.following = Following(store, self.sharing, registry, news)
         self._shared_store = store
         self._registry = registry
@@ -46,19 +48,21 @@ class SharedCluster:
         self._told_up_to = "."
 
     async def start(self) -> None:
+        self.announcer.start()
         await self.following.start()
 
     async def stop(self) -> None:
+        await self.announcer.stop()
         await self.following.stop()
 
     def others(self) -> Sequence[Mapping[str, Any]]:
-        own = self._registry.epoch
-        return [found["stats"] for process, found in self.following.processes().items() if process != own]
+        found = [decode_stats(body) for body in self._shared_store.members.values()]
+        return [each.stats for each in found if each is not None and each.process != self._registry.epoch]
 
     # -- locks and commits -----------------------------------------------------------------------------------------
 
-    async def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> frozenset[str] | None:
-        return await self.sharing.lock(entries, look_for)
+    async def lock(self, entries: Sequence[Entry], nonce: Nonce | None = None) -> bool | None:
+        return await self.sharing.lock(entries, nonce)
 
     def release(self, entry: Entry) -> None:
         self.sharing.release(entry)
@@ -88,10 +92,12 @@ class SharedCluster:
                 await self._news.look_up_session(session_id)
 
     async def renew(self, entry: Entry) -> None:
-        await self.sharing.refresh(entry)
+        await self.sharing.renew(entry)
 
     async def deleted(self, identifier: StateIdentifier, persistence: Persistence | None) -> None:
-        await self.sharing.deleted(identifier, persistence)
+        if persistence is not None:
+            await persistence.delete_mark(identifier)
+            await self.announcer.send(identifier.key, StateRemoved())
 
     # -- what is newer elsewhere -----------------------------------------------------------------------------------
 
@@ -107,11 +113,10 @@ class SharedCluster:
     # -- how long states are kept ----------------------------------------------------------------------------------
 
     def shortened(self, entry: Entry) -> None:
-        entry.shared = entry.shared or Shared()
-        entry.shared.shortened = True
+        entry.own_shared().shortened = True
 
     async def tell_use(self, ttls: Mapping[str, float | None], entries: Mapping[str, Entry]) -> None:
-        shortened = {key: shared for key in ttls if (shared := entries[key].shared) is not None and shared.shortened}
+        shortened = {key: shared for key in ttls if (shared := entries[key].shared).shortened}
         await self._shared_store.extend({key: ttl for key, ttl in ttls.items() if key not in shortened})
         await self._shared_store.touch({key: ttls[key] for key in shortened})
         for shared in shortened.values():
@@ -133,11 +138,10 @@ class SharedCluster:
 
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         sent = {str(name): to_wire(value) for name, value in values.items()}
-        head = {"kind": "broadcast", "values": sent, "but": None if but_user is None else str(but_user)}
-        self.following.tell_soon(partial(self.sharing.publish, key, head))
+        self.announcer.send_soon(key, Broadcast(sent, None if but_user is None else str(but_user)))
 
     async def show(self, key: str, page: str | None, session_id: str | None) -> None:
-        await self.sharing.publish(key, {"kind": "show", "page": page, "session": session_id})
+        await self.announcer.send(key, ShowState(page, session_id))
 
     def new_stream_id(self) -> str | None:
         return f"{self._registry.epoch}.{secrets.token_urlsafe(12)}"
@@ -160,18 +164,21 @@ class SharedCluster:
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
-    async def end_session(self, mark: Write, stored: Mapping[str, Stored], *, is_noted: bool) -> Mapping[str, Stored]:
-        await self.sharing.end(mark, stored=is_noted)
-        session_id = mark.key.removeprefix(f"{ENDED}:")
-        return await self._shared_store.group(session_id)  # with what others have committed before they heard of it
+    async def end_session(self, note: Write, stored: Mapping[str, Stored], *, is_noted: bool) -> Mapping[str, Stored]:
+        message = ended_message(note)
+        if is_noted:
+            with suppress(VersionConflict):  # it was there already
+                await self._shared_store.commit([note], [Message(APP, encode(message))])
+        else:
+            await self.announcer.send(APP, message)
+        # With what others have committed before they heard of it.
+        return await self._shared_store.group(message.session_id)
 
     def reload_pages(self, session_id: str) -> None:
-        head = {"kind": "reload", "session": session_id}
-        self.following.tell_soon(partial(self.following.tell_app, head))
+        self.announcer.send_soon(APP, ReloadPages(session_id))
 
-    async def tell_rights(self, note: Write, user_id: Id, how: str) -> None:
-        head = {"kind": "rights", "user": str(user_id), "how": how}
-        await self._shared_store.commit([note], [Message(APP, pack(head))])
+    async def tell_rights(self, note: Write, message: RightsChanged) -> None:
+        await self._shared_store.commit([note], [Message(APP, encode(message))])
 
     async def noted_since(self, group: str, commit: int) -> Mapping[str, Stored]:
         return await self._shared_store.group_since(group, commit)

@@ -24,9 +24,9 @@ from ..auth.tokens import TOKEN_MAX_AGE, TokenSigner, binding
 from ..auth.users import UserContext, current_request, current_user
 from ..cluster.base import AppCluster
 from ..cluster.local import LocalCluster
+from ..cluster.messages import AppMessage, ProcessStats, Typed
 from ..cluster.processes import processes_found
 from ..cluster.shared import SharedCluster
-from ..cluster.sharing import DELETED
 from ..exceptions import (
     AccessError,
     AuthenticationError,
@@ -38,7 +38,7 @@ from ..exceptions import (
     StateNotFoundError,
     StateNotRegisteredError,
 )
-from ..registry.entries import Shared
+from ..registry.entries import DELETED, Shared
 from ..registry.locks import identity_here
 from ..registry.modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from ..registry.persistence import RecordPersistence, StorePersistence
@@ -293,34 +293,34 @@ class _News:
         origin = origin_of_commits.get()
         return origin.acting() if origin is not None and origin.open else None
 
-    def typed_here(self, key: str) -> Mapping[str, Any] | None:
+    def typed_here(self, key: str) -> Typed | None:
         origin = origin_of_commits.get()
         if origin is None or not origin.open or not origin.elsewhere or origin.key != key or not origin.echo:
             return None
-        return {"page": origin.connection_id, "session": origin.session_id, "echo": origin.echo}
+        return Typed(origin.connection_id or "", origin.session_id, origin.echo)
 
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         self.provider.sse_manager.broadcast_here(key, values, but_user)
 
     @contextlib.contextmanager
-    def typed(self, key: str, typed: Mapping[str, Any]) -> Iterator[None]:
-        page = self.provider.sse_manager.connections.get(typed.get("page", ""))
-        if page is None or page.session_id != typed["session"]:
+    def caused_by(self, key: str, typed: Typed | None) -> Iterator[None]:
+        page = self.provider.sse_manager.connections.get(typed.page) if typed is not None else None
+        if typed is None or page is None or page.session_id != typed.session_id:
             yield
             return
-        token = origin_of_commits.set(Origin(page.id, key, typed["echo"]))
+        token = origin_of_commits.set(Origin(page.id, key, typed.values))
         try:
             yield
         finally:
             origin_of_commits.reset(token)
 
-    def show(self, key: str, page: str, session_id: str | None) -> None:
-        connection = self.provider.sse_manager.connections.get(page)
+    def show(self, key: str, page: str | None, session_id: str | None) -> None:
+        connection = self.provider.sse_manager.connections.get(page or "")
         if connection is not None and connection.session_id == session_id and connection.topic(key) is not None:
             connection.notify(key, None)
 
-    def told(self, head: Mapping[str, Any]) -> None:
-        self.provider.sessions.told(head)
+    def told(self, message: AppMessage) -> None:
+        self.provider.sessions.told(message)
 
     async def caught_up(self, after: int, away: float) -> None:
         await self.provider.sessions.catch_up(after, away)
@@ -328,8 +328,8 @@ class _News:
     async def look_up_session(self, session_id: str) -> None:
         await self.provider.sessions.look_up(session_id)
 
-    def about(self) -> Mapping[str, Any]:
-        return {"process": self.provider.registry.epoch, "stats": self.provider.stats()._asdict()}
+    def stats(self) -> ProcessStats:
+        return ProcessStats(self.provider.registry.epoch, self.provider.stats()._asdict())
 
 
 class StateProvider:
@@ -1229,7 +1229,8 @@ class StateProvider:
     def shared_part(self, key: str) -> Shared | None:
         """What other processes have to do with the state under `key`, which is locked; None where it is not stored."""
         entry = self.registry.find(key)
-        return entry.shared if entry is not None and entry.in_store else None
+        is_shared = entry is not None and entry.in_store and self.cluster.is_shared
+        return entry.own_shared() if entry is not None and is_shared else None
 
     # -- the beginning and the end ---------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from ..scopes import Version
 from ..stores.base import StateStore, Write
-from .entries import Entry, Prepared
+from .entries import Entry, Nonce, Prepared
 from .persistence import write_all
 
 __all__ = ["OneProcess"]
@@ -27,7 +27,7 @@ class OneProcess:
         self.trusts_memory = False
         self._store_timeout = store_timeout
 
-    async def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> None:
+    async def lock(self, entries: Sequence[Entry], nonce: Nonce | None = None) -> None:
         return None
 
     def release(self, entry: Entry) -> None:

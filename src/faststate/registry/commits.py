@@ -17,7 +17,7 @@ from ..state.events import VERSION_SIGNAL
 from ..state.reactive import ReactiveState
 from ..state.serving import ServingProvider
 from ..stores.base import Write
-from .entries import Commit, Entry, Nonce, Prepared, Shared, finite, next_version, with_version
+from .entries import Commit, Entry, Nonce, Prepared, finite, next_version, with_version
 from .locks import SessionGates
 from .persistence import (
     Loaded,
@@ -195,7 +195,7 @@ class Committer:
                 Save(
                     entry.persistence, entry.identifier, entry.stored, versions[place], entry.state, values,
                     change.changed if change is not None else (), nonces, new, finite(entry.ttl),
-                    entry.shared.typed if entry.shared is not None else None,
+                    entry.shared.typed,
                 )
             )  # fmt: skip
         concerned = [prepared[place][0] for place in places]
@@ -245,17 +245,15 @@ class Committer:
             nonce.entry.remember(nonce.digest, now)
         self._swap(swaps, versions, frames)
 
-    async def has_stored(
-        self, nonce: Nonce, others: Iterable[Entry] = (), present: frozenset[str] | None = None
-    ) -> bool:
+    async def has_stored(self, nonce: Nonce, others: Iterable[Entry] = (), found: bool | None = None) -> bool:
         """Whether the event with this nonce, which its state in memory has not seen, has been committed all the same.
 
-        `others` are the further states that it takes; `present` is what was found of it (`look_for`) with the locks of
-        a store of many processes. Raises `PersistenceError`.
+        `others` are the further states that it takes; `found` is what the cluster said of it with its locks, if
+        anything. Raises `PersistenceError`.
         """
         entry = nonce.entry
-        if present is not None:
-            return nonce_key(entry.identifier, nonce.digest) in present
+        if found is not None:
+            return found
         # With a state that is stored its nonces were loaded; others have them beside it.
         is_beside = not entry.in_store or entry.stored is None
         is_beside = is_beside or (self._cluster.is_shared and any(True for _ in others))
@@ -323,9 +321,9 @@ class Committer:
         persistence = entry.persistence
         if persistence is None or entry.removed is not None:
             return False
-        return self.take_in(entry, await persistence.load(entry.identifier))
+        return self.adopt(entry, await persistence.load(entry.identifier))
 
-    def take_in(self, entry: Entry, found: Loaded | None, frame: bytes | None = None) -> bool:
+    def adopt(self, entry: Entry, found: Loaded | None, frame: bytes | None = None) -> bool:
         """Makes a state in memory the one that was found where it is kept; as `reload`.
 
         `frame` is what brings pages there from the signals of the state in memory, where that is known.
@@ -341,8 +339,8 @@ class Committer:
             return False  # it was looked up, and a later one told, at the same time
         entry.remember_stamped(found.nonces, self._clock())
         if found.mark is not None or found.typed:
-            entry.shared = entry.shared or Shared()
-            entry.shared.mark, entry.shared.typed = found.mark, dict(found.typed)
+            shared = entry.own_shared()
+            shared.mark, shared.typed = found.mark, dict(found.typed)
         if entry.in_store and found.version == entry.version:
             entry.stored = found.version
             return False

@@ -27,7 +27,9 @@ from .persistence.encoding import encode
 __all__ = [
     "CHANGED",
     "DEFAULT_TTL",
+    "DELETED",
     "NONCES_KEPT",
+    "NOT_SHARED",
     "RECOVERABLE",
     "UNTOUCHED",
     "Commit",
@@ -66,6 +68,9 @@ NONCES_KEPT: Final = 512
 PAGES_TYPING: Final = 32
 """Pages whose order of typing is remembered with a state: events overtake each other within moments."""
 
+
+DELETED: Final = "it was deleted"
+"""Why a state is no more that `delete` was called for."""
 
 CHANGED: Final = 0
 """Of a state: somebody has changed it, and memory alone has that."""
@@ -129,6 +134,10 @@ class Shared:
         return number >= last
 
 
+NOT_SHARED: Final = Shared()
+"""Stands in all entries that no other process has to do with; nothing is ever set in it."""
+
+
 class Waiter(NamedTuple):
     """Who waits for a state's lock: `given` is done when it has it, or has been cancelled."""
 
@@ -156,7 +165,7 @@ class Entry:
         self.visits = 0  # how often it was used since then
         self.persistence = persistence
         self.stored: Version | None = None  # what was loaded or saved last
-        self.shared: Shared | None = None  # what other processes have to do with it
+        self.shared = NOT_SHARED  # what other processes have to do with it; see `own_shared`
         self.doubtful = False  # what is stored may be another version: to be loaded before the next change
         self.touched = 0.0  # when the store was told last that this is in use
         self.owner: object | None = None  # who has its lock
@@ -186,6 +195,12 @@ class Entry:
     def in_store(self) -> bool:
         """True if the store holds the state itself, and not only the version of its row."""
         return self.persistence is not None and self.persistence.in_store
+
+    def own_shared(self) -> Shared:
+        """Return the entry's own `shared`, which may be changed."""
+        if self.shared is NOT_SHARED:
+            self.shared = Shared()
+        return self.shared
 
     @property
     def version(self) -> Version:

@@ -150,7 +150,7 @@ class Locks:
 
     def release(self, entry: Entry) -> None:
         """Give the lock back, to the next who waits for it."""
-        if entry.shared is not None:
+        if entry.shared.hold is not None:
             self._cluster.release(entry)
         entry.owner = None
         if entry.waiting:
@@ -169,7 +169,7 @@ class Locks:
             else:
                 loop.call_soon_threadsafe(_settle, given)
             return
-        if entry.shared is not None:
+        if entry.shared.hold is not None:
             self._cluster.release(entry)  # what was kept for those who waited, all of whom have gone
 
     async def take_turn(

@@ -14,7 +14,7 @@ from ..scheduling.queues import SERVER, Client
 from ..scopes import Version
 from ..state.reactive import ReactiveState
 from ..stores.base import StateStore, Write
-from .entries import Commit, Entry, Prepared
+from .entries import Commit, Entry, Nonce, Prepared
 
 __all__ = ["Callers", "Cluster", "Followers", "Nobody", "OutdatedError"]
 
@@ -91,10 +91,10 @@ class Cluster(Protocol):
 
     # -- locks and commits -----------------------------------------------------------------------------------------
 
-    async def lock(self, entries: Sequence[Entry], look_for: Sequence[str] = ()) -> frozenset[str] | None:
+    async def lock(self, entries: Sequence[Entry], nonce: Nonce | None = None) -> bool | None:
         """Lock states among the processes, and take in what others have changed. The caller has the local locks.
 
-        Returns those of the keys to `look_for` that are stored; None where the store need not be asked. Raises
+        Returns True if the store has the `nonce` beside its state; None where the store need not be asked. Raises
         `LockTimeoutError`, `PersistenceError`, and `OutdatedError` for a state that is gone.
         """
 

@@ -18,9 +18,8 @@ from ..state.changes import Change, bind, change_of
 from ..state.events import Event
 from ..state.reactive import ReactiveState
 from ..stores.base import Write
-from .entries import Entry, Nonce, digest_of
+from .entries import Entry, Nonce
 from .locks import Holder, current_holder, identity_here
-from .persistence import nonce_key
 from .registry import StateRegistry
 
 __all__ = ["Guard", "Holder", "Run", "Step", "Transaction", "current_holder", "run_event"]
@@ -116,11 +115,11 @@ class Transaction:
         self.owner: object = None
         """Whose the locks are: this transaction's, or that of the one whose body it is in."""
 
-    async def begin(self, look_for: Sequence[str] = (), until: float | None = None) -> frozenset[str] | None:
+    async def begin(self, nonce: Nonce | None = None, until: float | None = None) -> bool | None:
         """Locks the states, in the order of their shared keys, and makes working copies of them.
 
-        Where the store is one of many processes, gives those of the keys to `look_for` that it has; None where it was
-        not asked.
+        Where the store is one of many processes, tells whether it has the event's `nonce` beside its state; None where
+        it was not asked.
 
         After an earlier step it rebases the same copies on what is committed by now. Guards are asked again where the
         state is another by now than the one they were asked about, and `still_current` whether the caller is still who
@@ -141,9 +140,9 @@ class Transaction:
             if not locks.take(part.entry, owner):
                 await locks.acquire(part.entry, owner, until)
             self._locked += 1
-        present = None
+        found = None
         if cluster.is_shared:  # not worth a list and a call for each event of one process
-            present = await cluster.lock([part.entry for part in self._parts], look_for)
+            found = await cluster.lock([part.entry for part in self._parts], nonce)
         for part in self._parts:
             entry = part.entry
             if entry.doubtful or not cluster.trusts_memory:
@@ -163,7 +162,7 @@ class Transaction:
             else:
                 part.copy = part.entry.state._working()
         self._is_working = True
-        return present
+        return found
 
     def _part(self, entry: Entry) -> _Part:
         for part in self._parts:
@@ -319,21 +318,21 @@ async def _run_event(
     try:
         transaction = Transaction(registry, entries, guards, run.still_current)
         try:
-            look_for: Sequence[str] = ()
-            if nonce is not None and registry.cluster.is_shared:
-                look_for = [nonce_key(entry.identifier, digest_of(nonce))]
-            present = await transaction.begin(look_for, thread.until if thread is not None else None)
+            seen = Nonce.of(entry, nonce, states) if nonce is not None else None
+            found = await transaction.begin(seen, thread.until if thread is not None else None)
             run.has_locks = True
             if registry.running.is_over:
                 registry.running.check()
             own = transaction._part(entry)
-            entry, state = own.entry, own.copy
-            seen = Nonce.of(entry, nonce, states) if nonce is not None else None
+            if own.entry is not entry:
+                entry = own.entry
+                seen = Nonce(entry, seen.digest) if seen is not None else None
+            state = own.copy
             if seen is not None and (
                 entry.has_seen(seen.digest)
                 or (
                     registry.cluster.store is not None
-                    and await registry.committer.has_stored(seen, states.values(), present)
+                    and await registry.committer.has_stored(seen, states.values(), found)
                 )
             ):
                 if (taking := run.take(Step(None, repeated=True))) is not None:

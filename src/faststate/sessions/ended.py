@@ -8,11 +8,11 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from ..cluster.base import AppCluster
-from ..cluster.sharing import ENDED
+from ..cluster.messages import ENDED, ReloadPages, SessionEnded
 from ..registry.entries import is_initial
 from ..registry.registry import StateRegistry
 from ..scopes import Version
@@ -302,11 +302,11 @@ class EndedSessions:
         if self._manager.connections_of(session_id=session_id):
             asyncio.get_running_loop().call_later(RELOADED_AFTER, self.reload_pages, session_id)
 
-    def told(self, head: Mapping[str, Any]) -> None:
+    def told(self, message: SessionEnded | ReloadPages) -> None:
         """Accept another process's message about a session that ended there, or whose pages are to reload."""
-        session_id = head["session"]
-        if head["kind"] == "ended":
-            note = Stored(NOTE_VERSION, head["mark"].encode(), head["ttl"])
+        session_id = message.session_id
+        if isinstance(message, SessionEnded):
+            note = Stored(NOTE_VERSION, message.note.encode(), message.ttl)
             self.learn(session_id, self._parse(session_id, note))
         else:
             self.reload_pages(session_id)

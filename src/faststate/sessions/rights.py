@@ -6,11 +6,11 @@ import json
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final
 
 from ..auth.users import UserContext
 from ..cluster.base import AppCluster
+from ..cluster.messages import How, RightsChanged
 from ..scopes import Id
 from ..sse.connection import SSEConnection
 from ..sse.manager import SSEManager
@@ -31,9 +31,6 @@ RIGHTS_KEPT: Final = 3_600.0
 
 CHANGES_KEPT: Final = 10_000
 """Users whose last change of rights is remembered; only requests that are under way ask for it."""
-
-How = Literal["disconnect", "refresh"]
-"""What a change does to the user's pages: they reload, or they open their streams again."""
 
 
 class Rights:
@@ -67,11 +64,11 @@ class Rights:
         """Tell the other processes about a change. Raises `PersistenceError`."""
         data = json.dumps([str(user_id), how]).encode()
         note = Write(f"{RIGHTS}:{secrets.token_hex(8)}", None, NOTE_VERSION, data, RIGHTS_KEPT, RIGHTS)
-        await self._cluster.tell_rights(note, user_id, how)
+        await self._cluster.tell_rights(note, RightsChanged(str(user_id), how))
 
-    def told(self, head: Mapping[str, Any]) -> None:
+    def told(self, message: RightsChanged) -> None:
         """Accept another process's message about a change."""
-        self.change(head["user"], head["how"])
+        self.change(message.user_id, message.how)
 
     async def learn_since(self, commit: int, away: float) -> None:
         """Learn the changes that others noted after the store's commit of this number, after `away` seconds cut off.

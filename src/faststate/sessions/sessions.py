@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from ..auth.users import UserContext
 from ..cluster.base import AppCluster
+from ..cluster.messages import AppMessage, RightsChanged
 from ..exceptions import VersionConflict
 from ..registry.locks import Holder, identity_here
 from ..registry.registry import StateRegistry
@@ -133,12 +134,12 @@ class Sessions:
 
     # -- other processes -------------------------------------------------------------------------------------------
 
-    def told(self, head: Mapping[str, Any]) -> None:
+    def told(self, message: AppMessage) -> None:
         """Accept another process's message about a session that ended there, or about changed rights."""
-        if head["kind"] == "rights":
-            self.rights.told(head)
+        if isinstance(message, RightsChanged):
+            self.rights.told(message)
         else:
-            self.ended.told(head)
+            self.ended.told(message)
 
     async def look_up(self, session_id: str) -> None:
         """Learn a session's end if another process has noted one. Raises `PersistenceError`."""
