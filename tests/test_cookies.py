@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from faststate import StateProvider, fast_app
-from faststate.fasthtml.cookies import SessionMiddlewareThatRemembers
+from faststate.fasthtml.cookies import RememberingSessionMiddleware
 
 NOW = 1_700_000_000
 
@@ -29,7 +29,7 @@ def signed(content, key="key"):
     return TimestampSigner(key).sign(b64encode(json.dumps(content).encode()))
 
 
-def middleware(app, cls=SessionMiddlewareThatRemembers, key="key", max_age=60):
+def middleware(app, cls=RememberingSessionMiddleware, key="key", max_age=60):
     return cls(app, secret_key=key, session_cookie="session_", max_age=max_age)
 
 
@@ -147,5 +147,5 @@ def test_an_app_has_it_in_place_of_starlettes_own_and_leaves_any_other():
     app, _ = fast_app(state_provider=StateProvider(), secret_key="key")
     own = fh.FastHTML(secret_key="key", sess_cls=Own)
     StateProvider().setup(own)
-    for made, cls in ((app, SessionMiddlewareThatRemembers), (own, Own)):
+    for made, cls in ((app, RememberingSessionMiddleware), (own, Own)):
         assert [m.cls for m in made.user_middleware if "session_cookie" in m.kwargs] == [cls]

@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / PACKAGE
 # packages come in by it. The files of a package inside a package are written like `redis/client`, its door like
 # `redis`.
 HOUSE: Mapping[str, Sequence[str]] = {
-    "_compat": ("asyncio", "hypercorn", "json", "redis", "uvicorn"),
+    "_compat": ("asyncio", "fastcore", "hypercorn", "json", "redis", "starlette", "uvicorn"),
     "exceptions": (),
     "scopes": (),
     "redaction": (),

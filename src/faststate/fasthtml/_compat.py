@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from fasthtml import core
 
@@ -36,15 +36,22 @@ can_fill = parameters_of is not None and call_filled is not None and respond is 
 what a page costs."""
 
 
+_NEEDED: Final = (
+    "_endp", "after", "before", "bodykw", "build_middleware_stack", "ftrs", "hdrs", "htmlkw", "max_part_size",
+    "user_middleware",
+)  # fmt: skip
+
+
 def endpoint_maker(app: Any) -> Callable[..., Any]:
     """Return the method that makes an endpoint of a handler, which every HTTP route passes.
 
-    Without it no handler could be given a state: raises `ConfigurationError`.
+    Raises `ConfigurationError` without it, or if another name is missing that setup and the routes need.
     """
-    found: Callable[..., Any] | None = getattr(app, "_endp", None)
-    if found is None:
-        raise ConfigurationError("this version of FastHTML is not supported: app._endp is missing")
-    return found
+    missing = [f"app.{name}" for name in _NEEDED if not hasattr(app, name)]
+    if missing:
+        raise ConfigurationError(f"this version of FastHTML is not supported: it has no {', '.join(missing)}")
+    made: Callable[..., Any] = app._endp
+    return made
 
 
 def replace_endpoint_maker(app: Any, make: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""Session cookies: one that was found genuine a moment ago is not verified and read anew with each click."""
+"""Session cookies: a cookie that was found genuine a moment ago is not verified and read again with each click."""
 
 from __future__ import annotations
 
@@ -8,44 +8,38 @@ from typing import Any, Final, NamedTuple
 
 from itsdangerous import BadSignature
 from starlette.datastructures import MutableHeaders
-from starlette.middleware import sessions
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .._compat.starlette import Session
 from ..auth.tokens import LONGEST_KEPT, Genuine
 from .requests import headers_of
 
-__all__ = ["SessionMiddlewareThatRemembers", "remembers_sessions"]
+__all__ = ["RememberingSessionMiddleware"]
 
 COOKIES_KEPT: Final = 4_096
-"""Cookies whose signature was found genuine; the longest known gives way."""
+"""Number of cookies that are remembered as genuine; a new one replaces the one known for longest."""
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 _MESSAGE: Final = "faststate_session_message"
 _SESSION: Final = "faststate_session"
-
-_Session: Any = getattr(sessions, "Session", None)
-
-
-def remembers_sessions() -> bool:
-    """Whether this Starlette has the kind of session that is known here: it notes when it is changed or looked at."""
-    return hasattr(_Session, "accessed") and hasattr(_Session, "modified")
+_VARY: Final = (b"vary", b"Cookie")
 
 
 class _Read(NamedTuple):
-    """What a genuine cookie holds: its JSON, and the same as a dict where no value in it can change."""
+    """The content of a genuine cookie: its JSON, and the same as a dict if no value in it can change."""
 
     text: bytes
     values: dict[str, Any] | None
 
 
-class SessionMiddlewareThatRemembers(SessionMiddleware):
-    """Starlette's own, which reads the same cookies once. Lifetime: the app.
+class RememberingSessionMiddleware(SessionMiddleware):
+    """Starlette's session middleware, which reads equal cookies once. Lifetime: the app.
 
-    Only the very same bytes, found genuine with the app's own key, are known again; their age counts each time, as
-    itsdangerous counts it. Whether the session was ended is for others to refuse. All other cookies are read, and all
-    cookies written, by Starlette itself.
+    Only the very same bytes, found genuine with the app's own key, are recognised; their age counts each time, as
+    itsdangerous counts it. Whether the session has ended is for others to check. Starlette itself reads all other
+    cookies, and writes all cookies.
     """
 
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
@@ -69,7 +63,7 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
                 if now.accessed:
                     headers = message.setdefault("headers", [])
                     if type(headers) is list and all(name != b"vary" for name, _ in headers):
-                        message["headers"] = [*headers, _VARY]  # as below, and in a tenth of the time
+                        message["headers"] = [*headers, _VARY]  # as below, in a tenth of the time
                     else:
                         MutableHeaders(scope=message).add_vary_header("Cookie")
             await send(message)
@@ -77,7 +71,7 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
         await self.app(scope, receive, answer)
 
     def _session(self, scope: Scope) -> Any:
-        """The session of a request with a genuine cookie; None where Starlette has to say."""
+        """Return the session of a request with a genuine cookie; None if Starlette has to decide."""
         by_name = headers_of(scope)
         cookie = by_name.get(b"cookie")
         if cookie is None:
@@ -87,7 +81,7 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
         read = self._genuine.get(cookie)
         if read is None and (read := self._read(scope, cookie)) is None:
             return None
-        return _Session(json.loads(read.text) if read.values is None else read.values)
+        return Session(json.loads(read.text) if read.values is None else read.values)
 
     def _read(self, scope: Scope, cookies: bytes) -> _Read | None:
         signed = HTTPConnection(scope).cookies.get(self.session_cookie)
@@ -101,15 +95,12 @@ class SessionMiddlewareThatRemembers(SessionMiddleware):
         values = json.loads(text)
         is_plain = isinstance(values, dict) and _PLAIN.issuperset(map(type, values.values()))
         read = _Read(text, values if is_plain else None)
-        if scope["method"] == "POST":  # who clicks does so again; most who open a page and its stream wait
+        if scope["method"] == "POST":  # a visitor who clicks will click again; after a page and its stream most wait
             self._genuine.keep(cookies, read, int(when.timestamp()))
         return read
 
 
-_VARY: Final = (b"vary", b"Cookie")
-
-
 async def _send_again(scope: Scope, receive: Receive, send: Send) -> None:
-    """The app of the middleware that writes: its whole answer is the message that was held back."""
+    """The app inside the middleware that writes cookies: its whole answer is the message that was held back."""
     scope["session"] = scope[_SESSION]
     await send(scope[_MESSAGE])

@@ -7,11 +7,11 @@ import logging
 from typing import Any
 
 from fasthtml.core import Beforeware
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from .._compat.starlette import is_only_exceptions
 from ..auth.users import current_request, current_user
 from ..exceptions import ConfigurationError, FastStateError
 from ..provider.context import Answered, RequestContext
@@ -39,8 +39,8 @@ class FastStateMiddleware:
         self._checked = False
         self._events = events
         self._answered = Answered(provider)
-        # Between here and the routes there is Starlette's alone, which an event has no need to pass.
-        self._is_innermost = isinstance(app, ExceptionMiddleware) and app.app is owner.router
+        # Between here and the routes there is only Starlette's own layer, which an event need not pass.
+        self._is_innermost = is_only_exceptions(app, owner.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

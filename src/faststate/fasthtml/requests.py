@@ -1,4 +1,4 @@
-"""What is read of a request more than once: its headers."""
+"""A request's headers, which are read more than once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _HEADERS: Final = "faststate_headers"
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The request's headers by their lower-case names; of those that came twice the first, as Starlette has it.
+    """Return the request's headers by their lower-case names; of two with one name the first, as Starlette does.
 
-    Made once, unless a middleware has changed something since.
+    The dict is made once, unless a middleware has changed the headers since.
     """
     headers = tuple(scope["headers"])
     kept: tuple[tuple[tuple[bytes, bytes], ...], dict[bytes, bytes]] | None = scope.get(_HEADERS)

@@ -17,13 +17,15 @@ from fasthtml.core import noop_body
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
+from .._compat.fastcore import knows_elements
+from .._compat.starlette import knows_sessions
 from ..exceptions import ConfigurationError, FastStateError
 from ..provider.provider import StateProvider
 from ..sessions.ended import SESSION_MAX_AGE
 from . import _compat
 from .answers import error_response
 from .caching import PersonalAnswers
-from .cookies import SessionMiddlewareThatRemembers, remembers_sessions
+from .cookies import RememberingSessionMiddleware
 from .headers import with_quick_copies
 from .injection import inject
 from .middleware import FastStateMiddleware, SameOriginOnly, check_routes
@@ -70,13 +72,13 @@ def setup(provider: StateProvider, app: Any) -> None:
     _compat.replace_endpoint_maker(app, endpoint)
     _compat.replace_websocket_adder(app, websocket_adder)
     events = add_routes(provider, app, original)
-    app.hdrs[:] = [*map(with_quick_copies, app.hdrs), DatastarScript(provider)]
-    app.ftrs[:] = map(with_quick_copies, app.ftrs)
+    if knows_elements():
+        app.hdrs[:] = map(with_quick_copies, app.hdrs)
+        app.ftrs[:] = map(with_quick_copies, app.ftrs)
+    app.hdrs.append(DatastarScript(provider))
     for place, middleware in enumerate(app.user_middleware):
-        if middleware.cls is SessionMiddleware and remembers_sessions():
-            app.user_middleware[place] = Middleware(
-                SessionMiddlewareThatRemembers, *middleware.args, **middleware.kwargs
-            )
+        if middleware.cls is SessionMiddleware and knows_sessions():
+            app.user_middleware[place] = Middleware(RememberingSessionMiddleware, *middleware.args, **middleware.kwargs)
     app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app, events=events))
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: StreamKeeper(PersonalAnswers(build(), provider), provider, app)

@@ -1,0 +1,277 @@
+"""The private names of neighbours: that they are what is used, and what happens where one is missing.
+
+A test of the first kind fails first when a neighbour changes. Its name says which module of `faststate/_compat` (or
+`faststate/fasthtml/_compat.py`) has to follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+import math
+from types import SimpleNamespace
+
+import httpx
+import pytest
+import uvicorn
+from fastcore.xml import FT
+from fasthtml import common as fh
+from fasthtml import core
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.protocol.http_stream import HTTPStream
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.testclient import TestClient
+
+from faststate import ConfigurationError, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
+from faststate._compat import asyncio as compat_asyncio
+from faststate._compat import fastcore as compat_fastcore
+from faststate._compat import hypercorn as compat_hypercorn
+from faststate._compat import json as compat_json
+from faststate._compat import starlette as compat_starlette
+from faststate._compat import uvicorn as compat_uvicorn
+from faststate.fasthtml import _compat as compat_fasthtml
+from tests.support.client import Page
+from tests.support.live import serving
+
+
+class Counter(ReactiveState):
+    count: int = 0
+
+    @event
+    def add(self, by: int = 1):
+        self.count += by
+
+
+def make(**options):
+    provider = StateProvider()
+    provider.register_state(Counter, StateConfig(scope=StateScope.SESSION))
+    app, rt = fast_app(state_provider=provider, pico=False, secret_key="for tests", **options)
+
+    @rt("/")
+    def index(counter: Counter):
+        return fh.P(counter.signal.count)
+
+    return app
+
+
+@pytest.fixture
+def reloaded(monkeypatch):
+    """Loads a module of `_compat` again, as it is without a name of its neighbour's; at the end as it was."""
+    modules = []
+
+    def without(module, owner, *names):
+        for name in names:
+            monkeypatch.delattr(owner, name)
+        modules.append(module)
+        return importlib.reload(module)
+
+    yield without
+    monkeypatch.undo()
+    for module in modules:
+        importlib.reload(module)
+
+
+# -- asyncio -----------------------------------------------------------------------------------------------------------
+
+
+async def test_asyncio_tells_of_the_running_loop_and_of_none():
+    assert asyncio._get_running_loop() is asyncio.get_running_loop()
+    assert compat_asyncio.running_loop is asyncio._get_running_loop
+    assert await asyncio.to_thread(compat_asyncio.running_loop) is None
+
+
+async def test_asyncio_lets_code_run_as_a_task():
+    task = asyncio.current_task()
+    seen = []
+
+    def run():
+        compat_asyncio.enter_task(loop, task)
+        try:
+            seen.append(asyncio.current_task())
+        finally:
+            compat_asyncio.leave_task(loop, task)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(run)
+    await asyncio.sleep(0)
+    assert seen == [task]
+
+
+async def test_without_the_name_of_asyncio_the_public_one_tells_of_the_running_loop(reloaded):
+    module = reloaded(compat_asyncio, asyncio, "_get_running_loop")
+    assert module.running_loop() is asyncio.get_running_loop()
+    assert await asyncio.to_thread(module.running_loop) is None
+
+
+@pytest.mark.parametrize("name", ["_enter_task", "_leave_task"])
+def test_without_one_of_the_names_of_asyncio_code_runs_as_no_task(reloaded, name):
+    module = reloaded(compat_asyncio, asyncio, name)
+    assert module.enter_task(None, None) is module.leave_task(None, None) is None
+
+
+# -- json --------------------------------------------------------------------------------------------------------------
+
+
+def test_json_has_an_encoder_in_c_which_writes_what_python_writes():
+    value = {"a": [1, 2.5, None, True, "é\u2028"], "b": {"c": []}}
+    assert json.encoder.c_make_encoder is not None
+    assert compat_json.compact_encoder()(value) == json.dumps(value, separators=(",", ":"))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        compat_json.compact_encoder()(math.nan)
+
+
+# That frames are the same without it is in test_wire.py.
+
+
+# -- uvicorn -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_uvicorn_has_all_that_is_known_of_it(http, in_tmp_path):
+    if http == "httptools":
+        pytest.importorskip("httptools")
+    app, found = make(), {}
+
+    async def look(scope, receive, send):
+        protocol = compat_uvicorn.protocol_of(send, receive)
+        connections = compat_uvicorn.connections_of(protocol)
+        found["own send"] = compat_uvicorn.is_own_send(send)
+        found["cycle"] = compat_uvicorn.cycle_of(scope, send) is send.__self__
+        found["transport"] = compat_uvicorn.transport_of(send, receive) is send.__self__.transport
+        found["arrival"] = compat_uvicorn.arrival_of(send, receive) is not None
+        found["connection"] = protocol in connections
+        found["transports"] = send.__self__.transport in compat_uvicorn.transports_of(connections)
+        found["address"] = protocol.server == scope["server"]
+        found["served"] = compat_uvicorn.serves(protocol, outer)
+        found["request"] = protocol.scope is scope and (http == "h11" or isinstance(protocol.url, bytes))
+        await app(scope, receive, send)
+
+    async def outer(scope, receive, send):
+        await (look if scope["type"] == "http" else app)(scope, receive, send)
+
+    outer.state = app.state
+    with serving(outer, http=http) as url:
+        assert httpx.get(url).status_code == 200
+    assert found and all(found.values()), found
+
+
+def test_uvicorn_s_server_has_its_connections_behind_its_signal_handler():
+    server = uvicorn.Server(uvicorn.Config(lambda: None))
+    assert compat_uvicorn.handlers_connections(server.handle_exit) is server.server_state.connections
+
+
+def test_on_another_server_nothing_of_uvicorn_s_is_found():
+    class Cycle:
+        async def send(self, message):
+            pass
+
+        async def receive(self):
+            pass
+
+    cycle = Cycle()
+    send, receive = cycle.send, cycle.receive
+    assert not compat_uvicorn.is_own_send(send)
+    assert compat_uvicorn.cycle_of({"http_version": "1.1"}, send) is None
+    assert compat_uvicorn.transport_of(send, receive) is None
+    assert compat_uvicorn.protocol_of(send, receive) is None
+    assert compat_uvicorn.arrival_of(send, receive) is None
+    assert compat_uvicorn.connections_of(None) is None
+    assert compat_uvicorn.handlers_connections(print) == set()
+    assert not compat_uvicorn.serves(None, None)
+
+
+# -- hypercorn ---------------------------------------------------------------------------------------------------------
+
+
+async def test_hypercorn_has_the_event_of_its_worker_behind_send():
+    context = WorkerContext(None)
+    assert list(inspect.signature(HTTPStream.__init__).parameters)[1:4] == ["app", "config", "context"]
+    stream = HTTPStream(None, None, context, None, None, None, None, None, 1)
+    assert compat_hypercorn.terminated_of(stream.app_send) is context.terminated
+
+
+@pytest.mark.parametrize("context", [None, SimpleNamespace(), SimpleNamespace(terminated=SimpleNamespace(wait=print))])
+def test_without_the_event_of_a_worker_there_is_none(context):
+    class Stream:
+        async def app_send(self, message):
+            pass
+
+    stream = Stream()
+    stream.context = context
+    assert compat_hypercorn.terminated_of(stream.app_send) is None
+
+
+# -- Starlette ---------------------------------------------------------------------------------------------------------
+
+
+def test_starlette_s_session_notes_what_became_of_it():
+    assert compat_starlette.knows_sessions()
+    session = compat_starlette.Session({"a": 1})
+    assert (session.accessed, session.modified) == (False, False)
+    session["a"] = 2
+    assert (session.accessed, session.modified) == (True, True)
+
+
+def test_without_starlette_s_kind_of_session_starlette_reads_the_cookies(monkeypatch, in_tmp_path):
+    monkeypatch.setattr(compat_starlette, "Session", None)
+    app = make()
+    assert [each.cls.__name__ for each in app.user_middleware] == ["SessionMiddleware", "FastStateMiddleware"]
+    client = TestClient(app)
+    assert Page(client).send("Counter", "add").headers.get("faststate-status") is None
+    assert Page(client).signals["Counter"]["count"] == 1, "the cookie still names the session"
+
+
+async def test_starlette_shows_what_its_exception_layer_is_around():
+    async def inner(scope, receive, send):
+        pass
+
+    layer = ExceptionMiddleware(inner)
+    assert compat_starlette.is_only_exceptions(layer, inner)
+    del layer.app
+    assert not compat_starlette.is_only_exceptions(layer, inner)
+
+
+# -- fastcore ----------------------------------------------------------------------------------------------------------
+
+
+def test_fastcore_s_elements_hold_what_is_known():
+    assert compat_fastcore.knows_elements()
+
+
+def test_elements_that_hold_something_else_are_copied_by_deepcopy(monkeypatch, in_tmp_path):
+    monkeypatch.setattr(compat_fastcore, "_HELD", {"tag", "children"})
+    app = make(hdrs=[fh.Meta(name="mine")])
+    assert type(app.hdrs[0]) is FT
+    assert 'name="mine"' in TestClient(app).get("/").text
+
+
+# -- FastHTML ----------------------------------------------------------------------------------------------------------
+
+
+def test_fasthtml_fills_the_parameters_of_a_function_in():
+    assert compat_fasthtml.can_fill
+    assert list(inspect.signature(core._params).parameters)[:1] == ["f"]
+    assert list(inspect.signature(core._wrap_call).parameters) == ["f", "req", "params"]
+    assert list(inspect.signature(core._resp).parameters)[:3] == ["req", "resp", "cls"]
+
+
+@pytest.mark.parametrize("name", ["_params", "_wrap_call", "_resp"])
+def test_without_one_of_these_names_nothing_is_filled_in(reloaded, name):
+    # That Beforeware runs all the same is in test_event_route.py.
+    assert not reloaded(compat_fasthtml, core, name).can_fill
+
+
+@pytest.mark.parametrize("name", ["_endp", "max_part_size", "build_middleware_stack"])
+def test_without_a_name_that_is_needed_setup_says_so(monkeypatch, name, in_tmp_path):
+    app, _ = fh.fast_app(pico=False)
+    monkeypatch.setattr(compat_fasthtml, "_NEEDED", (name + "_of_old", "hdrs"))
+    with pytest.raises(ConfigurationError, match=f"not supported: it has no app.{name}_of_old$"):
+        StateProvider().setup(app)
+
+
+def test_without_the_method_for_websockets_setup_warns(monkeypatch, in_tmp_path, caplog):
+    monkeypatch.delattr(fh.FastHTML, "_add_ws")
+    make()
+    assert "websocket handlers get no states" in caplog.text
