@@ -3,49 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import dataclasses
-import inspect
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from decimal import Decimal
 from itertools import chain
 from math import inf
-from typing import Any, Final, NotRequired, Required
+from typing import Any, Final, NamedTuple, NotRequired, Required
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from ..exceptions import EventArgumentError, EventDefinitionError, LockTimeoutError
 from ..redaction import is_hidden
 from ..validation.bounds import Unfit, bounded, first_problem, runs_own_code
-from ..validation.scalars import MAX_DIGITS, UnshowableError, check_showable
+from ..validation.payloads import look_through
+from ..validation.scalars import EXACT, UnshowableError, is_exact
 from ..validation.work import TooMuchWork, work_of
+from .defaults import copied, is_changeable
 from .forms import FilledArgument, FormField, filled_argument, form_field
-from .parameters import StateParameter, is_state_class, signature_of, state_parameter
+from .parameters import StateParameter, signature_of, state_parameter
 
-__all__ = ["EXACT", "Arguments", "changeable_defaults", "copied", "is_exact", "unknown_argument"]
-
-EXACT: Final = (int, bool, str)
-"""Types whose very own values pydantic takes as they are, where nothing more is asked of them; see `is_exact`."""
-
-_MAX_INT: Final = 2**63
-
-
-def is_exact(value: Any, kind: Any) -> bool:
-    """Tells whether `value` is valid as it is for the type `kind`: one of `EXACT`, or None for "not known".
-
-    False for a value that has to be looked at: text that may hold half of a character, a very long number.
-    """
-    if type(value) is not kind:
-        return False
-    return bool(value.isascii() if kind is str else kind is bool or -_MAX_INT <= value < _MAX_INT)
-
-
-# -- how much there is to check ----------------------------------------------------------------------------------------
+__all__ = ["Arguments", "unknown_argument"]
 
 LARGE: Final = 2_000
 """Values, or 16 characters each, from which on arguments are checked in a worker thread."""
@@ -62,60 +40,19 @@ _MAX_THREADS: Final = 4
 _threads: Final[RunVar[asyncio.Semaphore]] = RunVar("faststate_argument_threads")
 
 
-def _look(waiting: list[Any], most: float, seen: set[int] | None = None) -> bool:
-    """Looks at `waiting` values of any depth; False where there are `most` or more, and some may still be waiting.
+class _Sent(NamedTuple):
+    """What came for the arguments of one call, to be told in a message: names, and never a value."""
 
-    A text counts as one more for each 16 characters. Server code may send a circle: `seen` is for the ids of
-    containers. Raises `UnshowableError` for what could not be encoded or shown.
-    """
-    size = 0
-    while waiting:
-        value = waiting.pop()
-        kind = type(value)
-        size += 1
-        if kind is str:
-            size += len(value) >> 4
-            if not value.isascii():
-                check_showable(value)
-        elif kind is int:
-            if not -_MAX_INT <= value < _MAX_INT:
-                check_showable(value)
-        elif kind is not float and kind is not bool and value is not None:
-            if seen is not None:
-                if id(value) in seen:
-                    continue
-                seen.add(id(value))
-            if kind is list:
-                waiting += value
-            elif kind is dict:
-                waiting += value
-                waiting += value.values()
-            else:
-                waiting += _parts_of(value)
-        if size >= most:
-            return False
-    return True
+    explicit: Mapping[str, Any]
+    form: Sequence[tuple[str, Any]]
+    query: Sequence[tuple[str, Any]]
+    is_form: bool
 
-
-def _parts_of(value: Any) -> Iterable[Any]:
-    """Returns the direct parts of a value that is not a plain scalar, list or dict."""
-    if isinstance(value, str | int):
-        check_showable(value)
-    elif isinstance(value, Decimal):
-        if value.is_finite() and abs(value.adjusted()) > MAX_DIGITS:
-            raise UnshowableError(f"holds a number of more than {MAX_DIGITS} digits")
-    elif isinstance(value, list | tuple | deque | AbstractSet):
-        return value
-    elif isinstance(value, Mapping):
-        return chain(value.keys(), value.values())
-    elif isinstance(value, BaseModel):
-        return (*value.__dict__.values(), value.__pydantic_extra__)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
-    return ()
-
-
-# -- arguments ---------------------------------------------------------------------------------------------------------
+    def __str__(self) -> str:
+        names = dict.fromkeys(chain(self.explicit, (name for name, _ in self.form), (name for name, _ in self.query)))
+        if self.is_form or self.form:
+            return f"; the form sent {_listed(names)}"
+        return f"; what came is {_listed(names)}" if names else ""
 
 
 class Arguments:
@@ -202,13 +139,13 @@ class Arguments:
         self._refuse_unknown(values)
         waiting = list(values.values())
         try:
-            is_small = _look(waiting, LARGE)
+            is_small = look_through(waiting, LARGE)
         except UnshowableError as problem:
             raise self._unshowable(values, problem) from None
-        came = (explicit, form, query, is_form)
+        sent = _Sent(explicit, form, query, is_form)
         if is_small or not self._may_be_long:
-            return self._check(values, waiting, _SMALL_WORK if is_small else _LARGE_WORK, came)
-        return self._check_in_thread(values, waiting, came, wait)
+            return self._check(values, waiting, _SMALL_WORK if is_small else _LARGE_WORK, sent)
+        return self._check_in_thread(values, waiting, sent, wait)
 
     def validate(
         self,
@@ -222,7 +159,7 @@ class Arguments:
         """As `accept`, always in this thread."""
         values = self._gather(explicit, form, query, signals, is_form)
         self._refuse_unknown(values)
-        return self._check(values, list(values.values()), _LARGE_WORK, (explicit, form, query, is_form))
+        return self._check(values, list(values.values()), _LARGE_WORK, _Sent(explicit, form, query, is_form))
 
     def with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments with the defaults of those that are missing; lists and the like are copied."""
@@ -269,7 +206,7 @@ class Arguments:
                 if name not in values:
                     values[name] = [] if absent == () else absent
         if not self._required <= values.keys():
-            raise EventArgumentError(self._missing(values, _came(explicit, form, query, is_form)))
+            raise EventArgumentError(self._missing(values, str(_Sent(explicit, form, query, is_form))))
         return values
 
     def _by_name(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
@@ -306,7 +243,7 @@ class Arguments:
                     values[filled.name] = made
                     loose -= filled.fields.keys()
         for name in sorted(loose - self.types.keys()):
-            values[name] = exact[name] if name in exact else texts[name][-1]  # is told that it is unknown
+            values[name] = exact[name] if name in exact else texts[name][-1]  # the message says that it is unknown
 
     # -- checks
 
@@ -316,7 +253,7 @@ class Arguments:
             raise EventArgumentError(unknown_argument(self.where, name, self.types))
 
     async def _check_in_thread(
-        self, values: dict[str, Any], waiting: list[Any], came: _Came, wait: float
+        self, values: dict[str, Any], waiting: list[Any], sent: _Sent, wait: float
     ) -> dict[str, Any]:
         try:
             places = _threads.get()
@@ -330,11 +267,11 @@ class Arguments:
             raise LockTimeoutError(f"{self.where}: no thread was free for {wait:g} s to check the arguments") from error
         try:
             # A limiter of its own: the threads of the app's handlers may all be taken.
-            return await to_thread.run_sync(self._check, values, waiting, _LARGE_WORK, came, limiter=CapacityLimiter(1))
+            return await to_thread.run_sync(self._check, values, waiting, _LARGE_WORK, sent, limiter=CapacityLimiter(1))
         finally:
             places.release()
 
-    def _check(self, values: dict[str, Any], waiting: list[Any], work: int, came: _Came) -> dict[str, Any]:
+    def _check(self, values: dict[str, Any], waiting: list[Any], work: int, sent: _Sent) -> dict[str, Any]:
         """The `values`, converted. Those `waiting` are looked at last, which takes longer than most refusals."""
         try:
             if self._bounded is None:
@@ -343,14 +280,14 @@ class Arguments:
                 with work_of(work):
                     checked = self._bounded(values)
             if waiting:
-                _look(waiting, inf, set())
+                look_through(waiting, inf, set())
             return checked
         except UnshowableError as problem:
             refused = self._unshowable(values, problem)
         except Unfit as unfit:
-            refused = EventArgumentError(self._explain(unfit.name, unfit.error, came))
+            refused = EventArgumentError(self._explain(unfit.name, unfit.error, sent))
         except ValidationError as error:
-            refused = EventArgumentError(self._explain(None, error, came))
+            refused = EventArgumentError(self._explain(None, error, sent))
         except TooMuchWork as error:
             refused = EventArgumentError(f"{self.where}: argument {error.args[0]!r} takes too much work to check")
         except RecursionError:
@@ -361,42 +298,28 @@ class Arguments:
     def _unshowable(self, values: dict[str, Any], problem: UnshowableError) -> EventArgumentError:
         for name, value in values.items():
             try:
-                _look([value], inf, set())
+                look_through([value], inf, set())
             except UnshowableError:
                 return EventArgumentError(f"{self.where}: argument {name!r} {problem}")
         return EventArgumentError(f"{self.where}: an argument {problem}")
 
     # -- messages
 
-    def _missing(self, values: dict[str, Any], came: str) -> str:
+    def _missing(self, values: dict[str, Any], sent: str) -> str:
         name = next(name for name in self.types if name in self._required and name not in values)
         fields = next((filled.fields for filled in self._filled if filled.name == name), None)
-        takes = f"; {name!r} takes {_listed(fields)}" if fields and came else ""
-        return f"{self.where}: the argument {name!r} is missing{came}{takes}"
+        takes = f"; {name!r} takes {_listed(fields)}" if fields and sent else ""
+        return f"{self.where}: the argument {name!r} is missing{sent}{takes}"
 
-    def _explain(self, name: str | None, error: ValidationError, came: _Came) -> str:
+    def _explain(self, name: str | None, error: ValidationError, sent: _Sent) -> str:
         kind, place, message = first_problem(error)
         if name is None and place:
             name, place = str(place[0]), place[1:]
         if is_hidden(self.types.get(name or ""), place):
             return f"{self.where}: argument {name!r} is not valid"  # a constraint may be no client's business
         at = ".".join(str(part)[:40] for part in place[:20])
-        sent = _came(*came) if kind == "missing" and len(place) == 1 else ""
-        return f"{self.where}: argument {name or '?'!r}{f' at {at}' if at else ''}: {message[:300]}{sent}"
-
-
-_Came = tuple[Mapping[str, Any], Sequence[tuple[str, Any]], Sequence[tuple[str, Any]], bool]
-"""The input of `_came`: explicit arguments, form, query, and whether it was a form."""
-
-
-def _came(
-    explicit: Mapping[str, Any], form: Sequence[tuple[str, Any]], query: Sequence[tuple[str, Any]], is_form: bool
-) -> str:
-    """Describes the names that came, for a message: never a value."""
-    names = dict.fromkeys(chain(explicit, (name for name, _ in form), (name for name, _ in query)))
-    if is_form or form:
-        return f"; the form sent {_listed(names)}"
-    return f"; what came is {_listed(names)}" if names else ""
+        told = str(sent) if kind == "missing" and len(place) == 1 else ""
+        return f"{self.where}: argument {name or '?'!r}{f' at {at}' if at else ''}: {message[:300]}{told}"
 
 
 def _listed(names: Iterable[str], most: int = 10) -> str:
@@ -409,58 +332,3 @@ def _listed(names: Iterable[str], most: int = 10) -> str:
 def unknown_argument(where: str, name: str, known: Iterable[str]) -> str:
     """The message about an argument that an event has not."""
     return f"{where}: there is no argument {name[:100]!r}; it takes {', '.join(known) or 'none'}"
-
-
-# -- defaults ----------------------------------------------------------------------------------------------------------
-
-
-def is_changeable(value: Any) -> bool:
-    """Tells whether a default has to be copied for each call: a list, a model or the like, or what holds one.
-
-    States, functions and objects of other classes are not copied: they may be meant to be shared.
-    """
-    if isinstance(value, list | dict | set | deque | bytearray):
-        return True
-    if isinstance(value, tuple):
-        return any(map(is_changeable, value))
-    if isinstance(value, type) or is_state_class(type(value)):
-        return False
-    if isinstance(value, BaseModel):
-        return not value.model_config.get("frozen") or any(map(is_changeable, value.__dict__.values()))
-    if dataclasses.is_dataclass(value):
-        kind: Any = type(value)
-        is_frozen = kind.__dataclass_params__.frozen
-        return not is_frozen or any(is_changeable(getattr(value, f.name, None)) for f in dataclasses.fields(value))
-    return False
-
-
-def copied(value: Any) -> Any:
-    """A copy of a default, as deep as what `is_changeable` says of its parts."""
-    if not is_changeable(value):
-        return value
-    if isinstance(value, tuple):
-        items = map(copied, value)
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    made = copy.copy(value)
-    if isinstance(made, dict):
-        for key, item in made.items():
-            made[key] = copied(item)
-    elif isinstance(made, list | deque):
-        for index, item in enumerate(made):
-            made[index] = copied(item)
-    elif isinstance(made, BaseModel):
-        made.__dict__.update({name: copied(item) for name, item in made.__dict__.items()})
-    elif dataclasses.is_dataclass(made):
-        for field in dataclasses.fields(made):
-            object.__setattr__(made, field.name, copied(getattr(made, field.name)))
-    return made
-
-
-def changeable_defaults(function: Callable[..., Any]) -> tuple[tuple[int, str, Any], ...]:
-    """The defaults of a method that have to be copied for each call: position behind `self`, name and value."""
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    return tuple(
-        (position if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else len(parameters), parameter.name, default)
-        for position, parameter in enumerate(parameters)
-        if (default := parameter.default) is not parameter.empty and is_changeable(default)
-    )

@@ -11,13 +11,12 @@ from ..exceptions import EventArgumentError, EventError, FastStateError, NotStar
 from ..redaction import hold_back, redacted, told_of
 from ..validation.kept import Kept
 from ..validation.revalidation import revalidation_of
-from ..validation.scalars import UnshowableError
+from ..validation.scalars import SHORT_INT, UnshowableError, is_exact
 from ..wire.values import merge_patch, same
-from .arguments import is_exact
 from .comparison import equal, known_items
 from .copies import StateModel, WorkingInfo, fields_of, value_error
 from .schema import Schema
-from .values import SHORT_INT, Thaw, plain
+from .values import Thaw, plain
 
 __all__ = ["Change", "bind", "change_of", "change_to", "no_change", "with_values"]
 

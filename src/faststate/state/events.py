@@ -28,7 +28,8 @@ from datastar_py.consts import ElementPatchMode
 from ..auth.rules import AccessRule, rule_of
 from ..exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateError
 from ..wire.values import js, to_wire
-from .arguments import Arguments, changeable_defaults, copied, unknown_argument
+from .arguments import Arguments, unknown_argument
+from .defaults import changeable_defaults, copied
 from .serving import provider_of
 
 __all__ = ["VERSION_SIGNAL", "Event", "EventRef", "event", "expr"]

@@ -18,7 +18,7 @@ from ..auth.users import UserContext
 from ..exceptions import EventDefinitionError
 from ..validation.annotations import accepts_none, union_members
 from ..validation.revalidation import revalidation_of
-from .arguments import EXACT
+from ..validation.scalars import EXACT
 from .events import Event
 from .marker_checks import refuse_buried_markers, refuse_lost_markers
 from .markers import Marker, Visible, markers_in, permission_in

@@ -21,15 +21,13 @@ from pydantic import BaseModel
 from ..exceptions import ConfigurationError
 from ..validation.kept import Kept
 from ..validation.revalidation import Revalidation, revalidation_of
-from ..validation.scalars import CHECKED, SCALARS, UnshowableError, all_same, check_showable, surely_same
+from ..validation.scalars import CHECKED, SCALARS, SHORT_INT, UnshowableError, all_same, check_showable, surely_same
 from .comparison import SCALAR_BASES, equal, has_same_members, known_items
 from .containers import FROZEN, ChangeGuard, ReadOnlyDict, ReadOnlyList, ReadOnlySet, StateDict, StateList, StateSet
 from .models import ModelShape, guarded_class, guarded_shapes, is_frozen_class, twin_of
 
-__all__ = ["SHORT_INT", "Thaw", "freeze", "is_container", "plain"]
+__all__ = ["Thaw", "freeze", "is_container", "plain"]
 
-SHORT_INT: Final = 2**63
-"""Whole numbers below it, of either sign, can be shown without a look at their length."""
 MAX_DEPTH: Final = 100
 """Levels of lists, dicts and models in each other. pydantic writes and validates up to about 250 of them."""
 

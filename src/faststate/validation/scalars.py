@@ -18,12 +18,15 @@ from typing import Any, Final
 
 __all__ = [
     "CHECKED",
+    "EXACT",
     "IP_TYPES",
     "SCALARS",
+    "SHORT_INT",
     "UnshowableError",
     "all_same",
     "check_showable",
     "exact_key",
+    "is_exact",
     "same_scalar",
     "surely_same",
 ]
@@ -133,6 +136,23 @@ def same_scalar(new: Any, old: Any) -> bool:
     if kind is str or kind is int or kind is bool:
         return bool(new == old)
     return bool(exact_key(new) == exact_key(old))
+
+
+EXACT: Final = (int, bool, str)
+"""Types whose very own values pydantic takes as they are, where nothing more is asked of them; see `is_exact`."""
+
+SHORT_INT: Final = 2**63
+"""Whole numbers below it, of either sign, can be shown without a look at their length."""
+
+
+def is_exact(value: Any, kind: Any) -> bool:
+    """True if `value` is valid as it is for the type `kind`: one of `EXACT`, or None for "not known".
+
+    False for a value that has to be looked at: text that may hold half of a character, a very long number.
+    """
+    if type(value) is not kind:
+        return False
+    return bool(value.isascii() if kind is str else kind is bool or -SHORT_INT < value < SHORT_INT)
 
 
 def surely_same(new: Any, old: Any) -> bool:
