@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,15 +21,18 @@ MAX_REMEMBERED: Final = 2_000
 """Details, and groups, that a codec remembers for one field before it forgets them all: far below a megabyte."""
 
 
-class _Proven(NamedTuple):
+class _Proven:
     """The types that one field was seen to bring back as they were. Lifetime: the codec.
 
     `details` are the types met, and for models those of each field; `groups` the sets of classes met together, since
     which member of a union takes a list depends on all that is in it.
     """
 
-    details: set[Any]
-    groups: set[frozenset[type]]
+    __slots__ = ("details", "groups")
+
+    def __init__(self, details: set[Any], groups: set[frozenset[type]]) -> None:
+        self.details = details
+        self.groups = groups
 
     @classmethod
     def of(cls, met: Met) -> _Proven:
@@ -57,10 +60,14 @@ class _Proven(NamedTuple):
 
     def add(self, other: _Proven) -> None:
         """Note that all of `other` is proven, too."""
-        for known, new in zip(self, other, strict=True):
-            if len(known) + len(new) > MAX_REMEMBERED:
-                known.clear()
-            known |= new
+        _remember(self.details, other.details)
+        _remember(self.groups, other.groups)
+
+
+def _remember(known: set[Any], new: set[Any]) -> None:
+    if len(known) + len(new) > MAX_REMEMBERED:
+        known.clear()
+    known |= new
 
 
 class Codec:
