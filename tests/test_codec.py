@@ -35,6 +35,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from faststate import ReactiveState, ServerOnly
 from faststate.exceptions import ConfigurationError, EventError
@@ -533,6 +534,18 @@ def test_a_zone_without_a_key_is_refused():
     nameless = zoneinfo.ZoneInfo.from_file(io.BytesIO(header + struct.pack(">lbb4s", 0, 0, 0, b"UTC")))
     with pytest.raises(ConfigurationError, match="'x' holds a ZoneInfo without a key"):
         encode({"x": TWICE.replace(tzinfo=nameless)})
+
+
+class Size2D(TypedDict):
+    width: int
+    height: int
+
+
+def test_a_dict_that_would_come_back_in_another_order_is_refused():
+    cls = state_of(Size2D)
+    Codec(cls).to_tree({"x": freeze({"width": 1, "height": 2})})
+    with pytest.raises(ConfigurationError, match=r"Thing\.x would not come back as it is \(dict comes back in another"):
+        Codec(cls).to_tree({"x": freeze({"height": 2, "width": 1})})
 
 
 def test_a_dataclass_that_was_given_what_its_field_does_not_take_is_refused():

@@ -22,11 +22,11 @@ _EASY: Final = frozenset({str, int, bool, type(None)})
 _BUILTIN: Final[dict[type, type]] = {ReadOnlyList: list, ReadOnlyDict: dict, ReadOnlySet: set}
 
 
-def difference(new: Any, back: Any) -> str | None:
+def difference(new: Any, back: Any, *, ordered: bool = False) -> str | None:
     """Say how a frozen value differs from the one that came back; None if they are the same.
 
-    A fixed UTC offset is the same in Python's class and in pydantic's, and so is a dict in another order: some columns
-    of JSON sort it. The text names types and no values.
+    A fixed UTC offset is the same in Python's class and in pydantic's. So is a dict in another order, unless they are
+    to be `ordered`: some columns of JSON sort it. The text names types and no values.
 
     Measured with Python 3.11: 0.6 ms for a list of 1,000 models of three scalars, 0.3 µs for a number.
     """
@@ -44,13 +44,15 @@ def difference(new: Any, back: Any) -> str | None:
             value, other_value = held[name], found[name]
             if type(value) in _EASY and type(value) is type(other_value) and value == other_value:
                 continue  # nearly all are such values, and a call for each would double the time
-            if (problem := difference(value, other_value)) is not None:
+            if (problem := difference(value, other_value, ordered=ordered)) is not None:
                 return problem
-        return difference(new.__pydantic_extra__ or None, back.__pydantic_extra__ or None)
+        return difference(new.__pydantic_extra__ or None, back.__pydantic_extra__ or None, ordered=ordered)
     if isinstance(new, list | tuple | dict | set | frozenset):
         if len(new) != len(back):
             return f"{kind.__name__} comes back with another length"
         if isinstance(new, dict):
+            if ordered and list(new) != list(back) and new.keys() == back.keys():
+                return f"{kind.__name__} comes back in another order"
             pairs = _dict_pairs(new, back)
         elif isinstance(new, list | tuple):
             pairs = zip(new, back, strict=True)
@@ -60,7 +62,7 @@ def difference(new: Any, back: Any) -> str | None:
         pairs = [(getattr(new, field.name), getattr(back, field.name)) for field in dataclasses.fields(new)]
     else:
         return _scalar_difference(new, back, kind.__name__)
-    return next((problem for pair in pairs if (problem := difference(*pair)) is not None), None)
+    return next((problem for pair in pairs if (problem := difference(*pair, ordered=ordered)) is not None), None)
 
 
 def is_same_number(new: Any, back: Any) -> bool:
