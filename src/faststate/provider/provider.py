@@ -545,7 +545,7 @@ class StateProvider:
         if config.auto_persist and self.store is None:
             self.cluster.store = store_from_url(DEFAULT_STORE)
             for persistence in self.registry.persistence.values():
-                persistence.store = self.store  # they are rows: nothing is kept in a store before there is one
+                persistence.use_store(self.store)
         seconds = self.registry.committer.store_timeout
         if config.records is not None:
             self.registry.persistence[state_cls] = RecordPersistence(

@@ -208,7 +208,7 @@ class Committer:
                 save.identifier.key for save in saves if save.changed and save.persistence.is_uncounted(save.stored)
             ]:
                 await cluster.assert_held([entry for entry in concerned if entry.identifier.key in uncounted])
-            saved, writes = await save_rows(saves, also, self.store_timeout, shared=cluster.is_shared)
+            saved, writes = await save_rows(saves, also, self.store_timeout)
             for place, version, save in zip(places, saved, saves, strict=True):
                 versions[place] = version or versions[place]
                 entry, change = prepared[place]

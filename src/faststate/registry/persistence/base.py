@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from ...scopes import StateIdentifier, Version
 from ...state.reactive import ReactiveState
-from ...stores.base import StateStore, Stored, Write
+from ...stores.base import SharedStore, StateStore, Stored, Write
 from .row_save import RowSave
 
 __all__ = [
@@ -41,7 +41,8 @@ MARK_TTL: Final = 7 * 86_400.0
 class Loaded(NamedTuple):
     """A state as it was loaded: a plain instance, its version, the nonces of its last events, seconds left to live.
 
-    `mark` is the version of a row that a store of many processes has, `typed` as in `Shared`.
+    `mark` is the version that a store of many processes has of a row. `typed` has the number of the last event that set
+    bound fields, of each page (its connection's id).
     """
 
     state: ReactiveState
@@ -82,10 +83,23 @@ class Persistence(ABC):
     """True if `store` holds the states themselves, with their versions, expiry and the nonces of their last events.
     Else they are rows elsewhere: they never expire, must exist before they are used, and keep no nonces."""
 
-    timeout: float
     store: StateStore | None
+    """Where it keeps bytes. It holds the states themselves, or the nonces and marks of rows."""
+
+    is_shared: bool
+    """True if other processes use the store as well."""
+
     kept_aside: int = 0
     """Stored states that did not fit the class any more, and were moved to a key of their own."""
+
+    def __init__(self, store: StateStore | None, timeout: float) -> None:
+        self.timeout = timeout
+        self.use_store(store)
+
+    def use_store(self, store: StateStore | None) -> None:
+        """Keep in this store, from now on, what is to be kept in one."""
+        self.store = store
+        self.is_shared = isinstance(store, SharedStore)  # 45 µs with Python 3.11, and asked with each load
 
     @abstractmethod
     async def load(self, identifier: StateIdentifier) -> Loaded | None:
@@ -104,10 +118,10 @@ class Persistence(ABC):
         """Delete the version that the store has of a deleted row. Raises `PersistenceError`."""
 
     @abstractmethod
-    def prepare(self, save: Save, *, shared: bool) -> tuple[Version | None, list[Write], RowSave | None]:
+    def prepare(self, save: Save) -> tuple[Version | None, list[Write], RowSave | None]:
         """Return the version that `save` leaves behind, what it writes to the store, and the row that it saves.
 
-        `shared` says that the store belongs to many processes. Raises `ConfigurationError` and `RowValueError`.
+        Raises `ConfigurationError` for values that would not come back as they are.
         """
 
     @abstractmethod
@@ -155,8 +169,8 @@ def separate_nonce(identifier: StateIdentifier, nonce: str, *, grouped: bool) ->
     return Write(nonce_key(identifier, nonce), None, Version("", 1), b"", NONCE_AGE, group)
 
 
-def nonce_writes(save: Save, *, shared: bool) -> list[Write]:
+def nonce_writes(save: Save) -> list[Write]:
     """Return the writes that keep the new nonce of `save` apart from its state."""
     if save.nonce is None or save.persistence.store is None:
         return []
-    return [separate_nonce(save.identifier, save.nonce, grouped=not shared)]
+    return [separate_nonce(save.identifier, save.nonce, grouped=not save.persistence.is_shared)]

@@ -15,7 +15,7 @@ from ...records.sources import RecordSource, RowChange
 from ...redaction import redacted
 from ...scopes import StateIdentifier, Version
 from ...state.reactive import ReactiveState
-from ...stores.base import SharedStore, StateStore, Stored, Write
+from ...stores.base import StateStore, Stored, Write
 from ...validation.kept import Kept
 from ...validation.revalidation import revalidation_of
 from .base import MARK_TTL, Loaded, Persistence, Save, mark_key, nonce_writes
@@ -56,9 +56,8 @@ class RecordPersistence(Persistence):
         to_row: Callable[[Any], Mapping[str, Any]] | None = None,
         store: StateStore | None = None,
     ) -> None:
+        super().__init__(store, timeout)
         self.source = source
-        self.timeout = timeout
-        self.store = store
         columns: Mapping[str, str] | None = getattr(source, "columns", None)
         self._columns: Mapping[str, str] = columns if isinstance(columns, Mapping) else {}
         if to_row is None:
@@ -76,7 +75,7 @@ class RecordPersistence(Persistence):
 
         Raises `PersistenceError`, also (as `RowUnreadableError`) for a row that does not fit the class.
         """
-        if not isinstance(self.store, SharedStore):
+        if self.store is None or not self.is_shared:
             return await self._load_row(identifier)
         key = mark_key(identifier)
         for _ in range(MARK_TRIES):
@@ -142,8 +141,8 @@ class RecordPersistence(Persistence):
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
-    def prepare(self, save: Save, *, shared: bool) -> tuple[Version | None, list[Write], RowSave | None]:
-        row, writes = self._row_save(save), nonce_writes(save, shared=shared)
+    def prepare(self, save: Save) -> tuple[Version | None, list[Write], RowSave | None]:
+        row, writes = self._row_save(save), nonce_writes(save)
         if not row.change.changed:
             return save.stored, writes, None  # the row stays as it is, and so does its version
         return save.version, writes, row

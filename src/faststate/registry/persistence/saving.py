@@ -18,20 +18,19 @@ __all__ = ["save_rows", "write_all"]
 
 
 async def save_rows(
-    saves: Iterable[Save], also: Sequence[Write], seconds: float, *, shared: bool
+    saves: Iterable[Save], also: Sequence[Write], seconds: float
 ) -> tuple[list[Version | None], list[Write]]:
     """Save the rows of what a commit changed; return the versions that are stored then, and what to write to the store.
 
     The versions are in the order of `saves`, None for a state that is not stored. All rows of one database are saved
-    together or not at all; each database has so many `seconds`. `also` are further writes to the store, which is
-    `shared` with other processes or not. Raises `VersionConflict`, `StateNotFoundError` for a row that is gone,
-    `PersistenceError`.
+    together or not at all; each database has so many `seconds`. `also` are further writes to the store. Raises
+    `VersionConflict`, `StateNotFoundError` for a row that is gone, `RowValueError`, `PersistenceError`.
     """
     writes = list(also)
     versions: list[Version | None] = []
     databases: dict[int, list[tuple[int, RowSave]]] = {}
     for place, save in enumerate(saves):
-        version, own, row = save.persistence.prepare(save, shared=shared)
+        version, own, row = save.persistence.prepare(save)
         versions.append(version)
         writes += own
         if row is not None:

@@ -11,7 +11,7 @@ from ...exceptions import PersistenceError
 from ...redaction import redacted
 from ...scopes import StateIdentifier, Version
 from ...state.reactive import ReactiveState
-from ...stores.base import SharedStore, StateStore, Stored, Write
+from ...stores.base import StateStore, Stored, Write
 from .base import Loaded, Persistence, Save, nonce_group, nonce_writes
 from .class_checks import refuse_unfit_defaults
 from .codec import Codec
@@ -41,8 +41,7 @@ class StorePersistence(Persistence):
     store: StateStore
 
     def __init__(self, store: StateStore, cls: type[ReactiveState], timeout: float) -> None:
-        self.store = store
-        self.timeout = timeout
+        super().__init__(store, timeout)
         self._cls = cls
         self._codec = Codec(cls)
         refuse_unfit_defaults(cls)
@@ -63,7 +62,7 @@ class StorePersistence(Persistence):
         try:
             return self.decode(stored)
         except Exception as error:
-            if isinstance(self.store, SharedStore):
+            if self.is_shared:
                 # A process of another version of the class may have stored it just now, and go on with it.
                 raise PersistenceError(
                     f"what is stored under {identifier.key} does not fit {self._cls.__name__} here, and is left where "
@@ -92,8 +91,8 @@ class StorePersistence(Persistence):
         schema_version = int(envelope["schema"])
         values = from_tree(envelope["values"])
         fields = cls.__pydantic_fields__
-        is_shared = isinstance(self.store, SharedStore)  # and the newer version lives on beside this one
-        if schema_version > cls.schema_version and (is_shared or not _migrates(cls)):
+        # Where the store is shared, the newer version lives on beside this one.
+        if schema_version > cls.schema_version and (self.is_shared or not _migrates(cls)):
             raise ValueError("stored by a newer version of the class, and there is no migrate that knows it")
         given = dict(values)  # migrate may change what it is given
         try:
@@ -125,11 +124,11 @@ class StorePersistence(Persistence):
         async with persistence_errors(f"the nonces of {identifier.key} could not be loaded", self.timeout):
             return [key.removeprefix(f"{group}:") for key in await self.store.group(group)]
 
-    def prepare(self, save: Save, *, shared: bool) -> tuple[Version | None, list[Write], None]:
-        if not save.changed and (shared or save.stored is None):
+    def prepare(self, save: Save) -> tuple[Version | None, list[Write], None]:
+        if not save.changed and (self.is_shared or save.stored is None):
             # A state as its class makes it is stored with its first change. Until then its nonces are kept apart. Other
             # processes would not load a state whose version is the same.
-            return save.stored, nonce_writes(save, shared=shared), None
+            return save.stored, nonce_writes(save), None
         identifier, data = save.identifier, self.encode(save.values, save.nonces, save.typed)
         write = Write(identifier.key, save.stored, save.version, data, save.ttl, identifier.session_id)
         return save.version, [write], None
