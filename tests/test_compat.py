@@ -7,11 +7,14 @@ A test of the first kind fails first when a neighbour changes. Its name says whi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import json
 import math
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -19,8 +22,11 @@ import uvicorn
 from fastcore.xml import FT
 from fasthtml import common as fh
 from fasthtml import core
+from fastlite import database
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.protocol.http_stream import HTTPStream
+from itsdangerous import URLSafeTimedSerializer
+from redis.asyncio.connection import Connection
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.testclient import TestClient
 
@@ -28,12 +34,17 @@ from faststate import ConfigurationError, ReactiveState, StateConfig, StateProvi
 from faststate._compat import asyncio as compat_asyncio
 from faststate._compat import fastcore as compat_fastcore
 from faststate._compat import hypercorn as compat_hypercorn
+from faststate._compat import itsdangerous as compat_itsdangerous
 from faststate._compat import json as compat_json
+from faststate._compat import redis as compat_redis
 from faststate._compat import starlette as compat_starlette
 from faststate._compat import uvicorn as compat_uvicorn
+from faststate._compat.fastlite import keeps_xtra, xtra_of
+from faststate._compat.itsdangerous import TokenSerializer, unverified_payload
 from faststate.fasthtml import _compat as compat_fasthtml
+from faststate.records.table import TableRecords
 from tests.support.client import Page
-from tests.support.live import serving
+from tests.support.live import eventually, serving
 
 
 class Counter(ReactiveState):
@@ -109,6 +120,30 @@ async def test_without_the_name_of_asyncio_the_public_one_tells_of_the_running_l
 def test_without_one_of_the_names_of_asyncio_code_runs_as_no_task(reloaded, name):
     module = reloaded(compat_asyncio, asyncio, name)
     assert module.enter_task(None, None) is module.leave_task(None, None) is None
+
+
+async def refuse_to_end() -> None:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600)
+
+
+def test_an_event_loop_ends_without_a_task_that_was_forgotten() -> None:
+    async def run() -> None:
+        task = asyncio.create_task(refuse_to_end())
+        await asyncio.sleep(0)
+        compat_asyncio.forget_task(task)
+        assert task not in asyncio.all_tasks()
+
+    asyncio.run(run())  # which would never return
+
+
+async def test_without_the_private_name_a_task_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("asyncio.tasks._unregister_task")
+    task = asyncio.create_task(asyncio.sleep(3_600))
+    compat_asyncio.forget_task(task)
+    assert task in asyncio.all_tasks()
+    task.cancel()
 
 
 # -- json --------------------------------------------------------------------------------------------------------------
@@ -275,3 +310,101 @@ def test_without_the_method_for_websockets_setup_warns(monkeypatch, in_tmp_path,
     monkeypatch.delattr(fh.FastHTML, "_add_ws")
     make()
     assert "websocket handlers get no states" in caplog.text
+
+
+# -- itsdangerous ------------------------------------------------------------------------------------------------------
+
+
+def test_the_layout_of_a_token_is_known() -> None:
+    for value in ([], ["a", [["Counter", None, []]]], ["ü\0", 1, None]):
+        token = str(TokenSerializer("key").dumps(value))
+        assert unverified_payload(token) == value == URLSafeTimedSerializer("key").loads(token)
+    assert TokenSerializer is not URLSafeTimedSerializer
+
+
+def test_a_long_payload_is_compressed_and_not_read_unverified() -> None:
+    long = ["x" * 10_000]
+    token = str(TokenSerializer("key").dumps(long))
+    assert len(token) < 1_000 and unverified_payload(token) is None
+    assert TokenSerializer("key").loads(token) == long
+
+
+def test_another_layout_of_tokens_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Another(URLSafeTimedSerializer):
+        def dump_payload(self, obj: Any) -> bytes:
+            return b"x" + super().dump_payload(obj)
+
+    assert not compat_itsdangerous._knows_layout(Another)
+    monkeypatch.setattr(compat_itsdangerous, "_layout_is_known", False)
+    assert unverified_payload(str(URLSafeTimedSerializer("key").dumps(["a"]))) is None
+
+
+# -- fastlite and fastsql ----------------------------------------------------------------------------------------------
+
+
+def test_the_filter_of_a_table_is_found() -> None:
+    table = database(":memory:").t.products
+    table.create({"id": int, "owner": str}, pk="id")
+    assert keeps_xtra(table) and xtra_of(table) == {}
+    table.xtra(owner="ada")
+    assert xtra_of(table) == {"owner": "ada"}
+
+
+def test_a_table_whose_filter_is_kept_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = database(":memory:").t.products
+    table.create({"id": int, "owner": str}, pk="id")
+    monkeypatch.setattr(type(table), "xtra", lambda self, **columns: setattr(self, "_filter", columns))
+    with pytest.raises(ConfigurationError, match=r"xtra\(\) sets is not found on a Table: .* this version of fastlite"):
+        TableRecords(table)
+
+
+# -- redis-py ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def connection() -> AsyncIterator[Connection]:
+    """A connection of redis-py to a server that says OK to everything, and ends the connection when told QUIT."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if line.startswith(b"*"):
+                writer.write(b"+OK\r\n")
+            elif line == b"QUIT\r\n":
+                break
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    made = Connection(host="127.0.0.1", port=server.sockets[0].getsockname()[1], protocol=2)
+    await made.connect()
+    yield made
+    await made.disconnect(nowait=True)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_connection_that_redis_has_closed_is_broken(connection: Connection) -> None:
+    assert not compat_redis.is_broken(connection)
+    await connection.send_command("QUIT")
+    assert await connection.read_response() == b"OK"
+    await eventually(lambda: compat_redis.is_broken(connection))
+
+
+async def test_who_reads_from_an_aborted_connection_is_told(connection: Connection) -> None:
+    reading = asyncio.create_task(connection.read_response())
+    await asyncio.sleep(0)
+    compat_redis.abort(connection)
+    with pytest.raises(Exception, match=r"(?i)connection"):
+        await asyncio.wait_for(reading, 5)
+    assert compat_redis.is_broken(connection)
+
+
+async def test_without_the_private_names_of_a_connection_the_public_way_is_taken() -> None:
+    closed = asyncio.Event()
+
+    async def disconnect(*, nowait: bool) -> None:
+        closed.set()
+
+    other = SimpleNamespace(disconnect=disconnect)
+    assert not compat_redis.is_broken(other)
+    compat_redis.abort(other)
+    await asyncio.wait_for(closed.wait(), 5)

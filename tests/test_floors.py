@@ -21,7 +21,17 @@ SOURCE = ROOT / "src" / PACKAGE
 # packages come in by it. The files of a package inside a package are written like `redis/client`, its door like
 # `redis`.
 HOUSE: Mapping[str, Sequence[str]] = {
-    "_compat": ("asyncio", "fastcore", "hypercorn", "json", "redis", "starlette", "uvicorn"),
+    "_compat": (
+        "asyncio",
+        "fastcore",
+        "fastlite",
+        "hypercorn",
+        "itsdangerous",
+        "json",
+        "redis",
+        "starlette",
+        "uvicorn",
+    ),
     "exceptions": (),
     "scopes": (),
     "redaction": (),

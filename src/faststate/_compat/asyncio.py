@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["enter_task", "leave_task", "running_loop"]
+__all__ = ["enter_task", "forget_task", "leave_task", "running_loop"]
 
 
 def _public_running_loop() -> asyncio.AbstractEventLoop | None:
@@ -42,3 +42,14 @@ leave_task: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = (
     asyncio._leave_task if _has_both else _do_nothing
 )
 """End what `enter_task` began."""
+
+
+def forget_task(task: asyncio.Task[Any]) -> None:
+    """Let the event loop end without `task`, which may never end.
+
+    `asyncio.run` would wait for it. Without the private names it does: such a process must be killed.
+    """
+    unregister = getattr(asyncio.tasks, "_unregister_task", None)
+    if unregister is not None:
+        unregister(task)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # or it is reported as destroyed while pending

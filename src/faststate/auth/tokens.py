@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
-from itsdangerous.encoding import base64_encode
-from pydantic_core import from_json
+from itsdangerous import BadData, SignatureExpired
+
+from .._compat.itsdangerous import TokenSerializer, unverified_payload
 
 __all__ = ["TOKEN_MAX_AGE", "Genuine", "Shown", "TokenSigner", "WatchToken", "binding"]
 
@@ -50,24 +49,6 @@ def binding(session_id: str | None, user_id: object) -> str:
     """Return a digest (str) of session and user. A session id has 128 random bits, so the digest reveals neither."""
     text = f"{session_id}\0{'' if user_id is None else user_id}"
     return urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:12]).decode()
-
-
-WORTH_COMPRESSING: Final = 256
-"""Least bytes of a token's content that are compressed. The content for a few states gets no shorter by it."""
-
-_COMPACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-"""The same encoder as in itsdangerous, which makes a new one for each token."""
-
-
-class _Serializer(URLSafeTimedSerializer):
-    """The serializer of itsdangerous, which here compresses long content only. Lifetime: its signer.
-
-    Each attempt of zlib allocates 256 KB, which was a third of the cost of a small token.
-    """
-
-    def dump_payload(self, obj: Any) -> bytes:
-        payload = _COMPACT.encode(obj).encode()
-        return base64_encode(payload) if len(payload) < WORTH_COMPRESSING else super().dump_payload(obj)
 
 
 class Genuine(Generic[K, V]):
@@ -115,7 +96,7 @@ class TokenSigner:
     """
 
     def __init__(self, secret_keys: Sequence[str], max_age: int = TOKEN_MAX_AGE, purpose: str = "") -> None:
-        self._serializer = _Serializer(list(secret_keys), salt=f"faststate.watch{purpose}")
+        self._serializer = TokenSerializer(list(secret_keys), salt=f"faststate.watch{purpose}")
         self._signing = self._serializer.make_signer(self._serializer.salt)
         self.max_age = max_age
         self._genuine: Genuine[str, WatchToken] = Genuine(TOKENS_KEPT, max_age)
@@ -131,13 +112,12 @@ class TokenSigner:
 
         So of a thousand tokens only the useful ones are verified. It takes 2.5 µs, `verify` takes 11 µs.
         """
-        if not isinstance(token, str) or token.startswith("."):  # compressed: it could expand without limit
+        if not isinstance(token, str):
             return None
         if (kept := self._genuine.get(token)) is not None:
             return [(name, own) for name, own, _ in kept.shown]
-        payload = token.partition(".")[0]
         try:
-            _, entries = from_json(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            _, entries = unverified_payload(token)
             return [(name, own) for name, own, _ in entries]
         except (ValueError, TypeError):
             return None

@@ -170,11 +170,6 @@ class Threads:
 # -- changing a row ----------------------------------------------------------------------------------------------------
 
 
-def fixed_columns(table: Any) -> dict[str, Any]:
-    """Return the columns that `xtra()` of the table sets, with their values."""
-    return dict(getattr(table, "xtra_id", None) or {})
-
-
 def to_columns(change: RowChange, convert: Callable[[str, Any], Any]) -> dict[str, Any]:
     """Convert the changed values, by column. Raises `RowValueError` where `convert` raises `UnfitError`."""
     converted = {}

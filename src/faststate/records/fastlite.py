@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+from .._compat.fastlite import xtra_of
 from .base import (
     Column,
     Database,
     TableColumns,
     TableRows,
     Threads,
-    fixed_columns,
     not_found,
     refused_values,
     shared_database,
@@ -200,7 +200,7 @@ class FastliteRows(TableRows):
         return " AND ".join(terms), [record_id, record_id, *map(to_column, fixed.values())]
 
     def loading(self, record_id: str) -> Callable[[Any], Row | None]:
-        fixed = fixed_columns(self._table)
+        fixed = xtra_of(self._table)
 
         def load(connection: Any) -> Row | None:
             described = self._described(connection)
@@ -217,7 +217,7 @@ class FastliteRows(TableRows):
         return load
 
     def saving(self, change: RowChange) -> Callable[[Any], int | None]:
-        fixed = fixed_columns(self._table)
+        fixed = xtra_of(self._table)
 
         def save(connection: Any) -> int | None:
             described = self._described(connection, change.changed)
@@ -256,7 +256,7 @@ class FastliteRows(TableRows):
         return save
 
     def deleting(self, record_id: str) -> Callable[[Any], None]:
-        fixed = fixed_columns(self._table)
+        fixed = xtra_of(self._table)
 
         def delete(connection: Any) -> None:
             described = self._described(connection)

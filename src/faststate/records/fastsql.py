@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+from .._compat.fastlite import xtra_of
 from ..exceptions import ConfigurationError
 from .base import (
     Column,
@@ -15,7 +16,6 @@ from .base import (
     TableColumns,
     TableRows,
     Threads,
-    fixed_columns,
     not_found,
     refused_values,
     shared_database,
@@ -88,7 +88,7 @@ class FastsqlRows(TableRows):
                 return None
             if str(key) != record_id or (kind is int and not -(2**63) <= key < 2**63):
                 return None
-        return [column == key, *(self._table.c[name] == value for name, value in fixed_columns(self._xtra).items())]
+        return [column == key, *(self._table.c[name] == value for name, value in xtra_of(self._xtra).items())]
 
     def loading(self, record_id: str) -> Callable[[Any], Row | None]:
         where, counted = self._where(record_id), self.counted
@@ -113,7 +113,7 @@ class FastsqlRows(TableRows):
 
     def saving(self, change: RowChange) -> Callable[[Any], int | None]:
         where, counted, columns, guard = self._where(change.record_id), self.counted, self._table.c, change.guard
-        self._described.check(change, fixed_columns(self._xtra))
+        self._described.check(change, xtra_of(self._xtra))
         values = to_columns(change, lambda name, value: _to_engine(columns[name], value, self._dialect.name))
         asked = [] if guard is None else [column for column in columns if guard.whole or column.name in values]
 

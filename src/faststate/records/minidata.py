@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from .._compat.fastlite import xtra_of
 from ..exceptions import ConfigurationError
 from .base import (
     Column,
@@ -13,7 +14,6 @@ from .base import (
     TableColumns,
     TableRows,
     Threads,
-    fixed_columns,
     not_found,
     refused_values,
     to_columns,
@@ -91,7 +91,7 @@ class MiniDataRows(TableRows):
             if row is None:
                 raise not_found(change.record_id)
             described = TableColumns(self.name, dict.fromkeys(row, Column("")), self.key, None)
-            described.check(change, fixed_columns(self._table))
+            described.check(change, xtra_of(self._table))
             values = to_columns(change, lambda _, value: to_column(value))
             with refused_values(change):
                 self._table.update({**values, self.key: row[self.key]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .._compat.fastlite import keeps_xtra
 from ..exceptions import ConfigurationError
 from .base import TableRows
 from .fastlite import FastliteRows
@@ -88,11 +89,19 @@ def is_table(found: object) -> bool:
 
 def _rows_of(table: Any, version: str | bool) -> TableRows:
     database = getattr(table, "db", None)
+    kind: type[FastliteRows] | type[FastsqlRows]
     if type(getattr(database, "conn", None)).__module__.partition(".")[0] == "apsw":
-        return FastliteRows(table, version)
-    if hasattr(database, "engine") and hasattr(getattr(table, "table", None), "primary_key"):
-        return FastsqlRows(table, version)
-    return MiniDataRows(table, version)
+        kind = FastliteRows
+    elif hasattr(database, "engine") and hasattr(getattr(table, "table", None), "primary_key"):
+        kind = FastsqlRows
+    else:
+        return MiniDataRows(table, version)
+    if not keeps_xtra(table):
+        raise ConfigurationError(
+            f"the filter that xtra() sets is not found on {_named(table)}: FastState does not know this version of "
+            f"{'fastlite' if kind is FastliteRows else 'fastsql'}"
+        )
+    return kind(table, version)
 
 
 def _named(found: object) -> str:

@@ -9,7 +9,9 @@ import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Final, Protocol, cast
 
+from .._compat.asyncio import forget_task
 from ..exceptions import EventTimeoutError, FastStateError, NotStartedError
+from .loops import call_on, settle
 from .threads import places_here
 from .waits import Begun, begin, go_on, in_time
 
@@ -126,8 +128,7 @@ class Running:
 
     def cut_from_anywhere(self, error: FastStateError) -> None:
         """As `cut`, from any thread."""
-        with contextlib.suppress(RuntimeError):  # its loop is closed
-            self._loop.call_soon_threadsafe(self.cut, error)
+        call_on(self._loop, self.cut, error)
 
     def _cancel(self) -> None:
         self._cancels += 1
@@ -261,8 +262,7 @@ class RunningEvents:
         """Take note that an event has ended."""
         self.under_way.discard(running)
         if self._emptied is not None and not self.under_way:
-            with contextlib.suppress(RuntimeError):  # its loop is closed
-                self._emptied.get_loop().call_soon_threadsafe(_settle, self._emptied)
+            call_on(self._emptied.get_loop(), settle, self._emptied)
 
     def check(self) -> None:
         """Raise `NotStartedError` when it is too late for an event to begin."""
@@ -291,8 +291,7 @@ class RunningEvents:
             return
         self.ends_steps = True
         for running in list(self.under_way):
-            with contextlib.suppress(RuntimeError):  # its loop is closed
-                running._loop.call_soon_threadsafe(running.end_soon, _ending())
+            call_on(running._loop, running.end_soon, _ending())
         now = asyncio.get_running_loop().time()
         for timer in self._bodies:
             with contextlib.suppress(RuntimeError):  # its time is just over
@@ -307,7 +306,7 @@ class RunningEvents:
             logger.warning("%s was stopped: the server ends", running.name)
             running.cut_from_anywhere(_ending())
         for task in self._left:
-            _let_end_without(task)
+            forget_task(task)
 
     async def stop(self) -> None:
         """Drain, and wait until the events have ended or been stopped."""
@@ -339,20 +338,9 @@ class RunningEvents:
         self._left.add(task)
         task.add_done_callback(self._left.discard)
         if self.is_over:
-            _let_end_without(task)
+            forget_task(task)
 
 
 def _ending() -> FastStateError:
     """The error of an event that ends since the server does: each has its own, for its own traceback."""
     return NotStartedError("the server ends, and the event with it")
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _let_end_without(task: asyncio.Task[None]) -> None:
-    """Let the event loop end without this task, which may never end: asyncio would wait for it."""
-    asyncio.tasks._unregister_task(task)
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # else it is reported as destroyed while pending
