@@ -532,8 +532,7 @@ async def test_a_row_that_is_bad_already_is_told_without_its_values_and_heals_wh
         answer = await client.get("/items/1")
         assert answer.status_code == 503
         assert (
-            answer.text
-            == "This record cannot be shown or changed: what is stored of it does not fit. Nothing was changed."
+            answer.text == "This record cannot be shown or changed: its stored data does not fit. Nothing was changed."
         )
         for part in ("record:Item:1", "'1' in the table 'items'", "stock", "until the row is mended"):
             assert part in caplog.text

@@ -1,4 +1,4 @@
-"""What fastcore's elements (FT) hold, which decides how they can be copied."""
+"""The attributes of fastcore's elements (FT), which decide how an element can be copied."""
 
 from __future__ import annotations
 

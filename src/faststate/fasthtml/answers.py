@@ -33,8 +33,8 @@ SSE_HEADERS: Final = {
 }
 BUSY: Final = "The server is restarting. Please try again."
 BROKEN: Final = "Something went wrong on the server. Nothing was changed."
-_UNREAD: Final = "What this page shows cannot be had just now. Please try again later."
-_UNREADABLE: Final = "This record cannot be shown or changed: what is stored of it does not fit. Nothing was changed."
+_UNREAD: Final = "This page cannot be shown just now. Please try again later."
+_UNREADABLE: Final = "This record cannot be shown or changed: its stored data does not fit. Nothing was changed."
 _MESSAGES: Final[dict[type[FastStateError], str]] = {
     EventTimeoutError: "This took too long and was stopped. Please try again.",
     LockTimeoutError: "The server is busy just now. Please try again.",

@@ -1,4 +1,4 @@
-"""Marks each answer that shows a visitor's state as that visitor's own, for caches."""
+"""Caches: each answer that shows a visitor's state is marked as that visitor's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Headers = list[tuple[bytes, bytes]]
 _PRIVATE: Final = (b"cache-control", b"private")
 _VARY: Final = (b"vary", b"Cookie")
 _CDN: Final = b"cdn-cache-control"
-"""The end of the names of headers that a CDN obeys instead of `Cache-Control` (RFC 9213)."""
+"""The end of the names of headers that CDNs obey instead of `Cache-Control` (RFC 9213)."""
 _DIRECTIVE: Final = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _FOR_ALL: Final = frozenset({b"public", b"s-maxage", b"private"})
 """Directives that say what shared caches may do. `private="a header"` lets them keep all but that header."""
@@ -31,8 +31,8 @@ class PersonalAnswers:
     """Marks each answer for which a state was resolved as personal, whatever the app has set. Lifetime: the app.
 
     `Cache-Control: private` keeps shared caches (a proxy, a CDN) from giving one visitor's page to another, and
-    `Vary: Cookie` keeps a browser from showing the page of whoever was signed in before. This layer lies outside all of
-    the app's middleware, so it sees errors and the headers that a middleware sets. It costs a page 2 µs.
+    `Vary: Cookie` keeps a browser from showing the page of the user who was signed in before. This layer lies outside
+    all of the app's middleware, so it sees errors and the headers that a middleware sets. It costs a page 2 µs.
     """
 
     def __init__(self, app: ASGIApp, provider: StateProvider) -> None:
@@ -55,7 +55,7 @@ class PersonalAnswers:
         return self.app(scope, receive, answer)
 
     def _marked(self, headers: _Headers, path: str) -> _Headers:
-        """`headers` of an answer, with what marks it as personal."""
+        """Return the `headers` of an answer, changed so that they mark it as personal."""
         kept: _Headers = []
         caching: list[bytes] = []
         varies: list[bytes] = []
@@ -88,7 +88,7 @@ class PersonalAnswers:
 
 
 def _private(values: Iterable[bytes], shared: list[bytes]) -> bytes:
-    """The `Cache-Control` of these header values for one visitor alone; adds to `shared` what was for all of them."""
+    """Return these `Cache-Control` values, changed to be for one visitor; add to `shared` those that were for all."""
     kept = []
     for directive in _DIRECTIVE.findall(b",".join(values)):
         directive = directive.strip()

@@ -32,7 +32,7 @@ def _is_async(function: Any) -> bool:
 
 
 def _awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """`function` as one to be awaited: in a worker thread, as FastHTML calls what is not async."""
+    """Return `function` as an async one; a plain function runs in a worker thread, as in FastHTML."""
     return function if _is_async(function) else partial(run_in_threadpool, function)
 
 
@@ -48,7 +48,7 @@ class _Injection:
         self.provider = provider
         self.states: list[tuple[StateParameter, StateProvider]] = []
         self.dependencies: list[tuple[str, Callable[..., Awaitable[Any]], bool]] = []
-        """By name: what fills the parameter, and whether it takes the request."""
+        """The names of parameters, each with the function that fills it, and True if that takes the request."""
         self.call = _awaitable(function)
         self.signature = signature = signature_of(function, fallback=provider.class_names())
         kept: list[inspect.Parameter] = []
@@ -79,7 +79,7 @@ class _Injection:
         self.rest = signature.replace(parameters=kept)
 
     async def fill(self, connection: HTTPConnection) -> dict[str, Any]:
-        """The values of the parameters, for one request."""
+        """Return the values of the parameters, by name, for one request."""
         filled: dict[str, Any] = {}
         entries: dict[str, Entry] = {}
         for wanted, provider in self.states:
@@ -96,12 +96,12 @@ class _Injection:
         context = self.provider.context(connection)
         owners = dict.fromkeys(owner for _, owner in self.states)
         contexts = {owner: owner.context(connection) for owner in owners}
-        # Not asked for nothing: a Beforeware may be about to say who it is.
+        # Not loaded without need: a Beforeware may be about to say who it is.
         users = {owner: await contexts[owner].user() if entries else None for owner in owners}
         for owner in owners:
             own = [entries[wanted.name] for wanted, its in self.states if its is owner and wanted.name in entries]
             await owner.still_readable(contexts[owner], own)
-        # From here nothing is awaited: all states are taken at one moment, with no event half done between two of them.
+        # Nothing is awaited from here on: all states are of one moment, with no event half done between two of them.
         context.page.refresh(context.asked)
         for wanted, owner in self.states:
             if wanted.name in entries:
@@ -122,22 +122,21 @@ async def _resolve(provider: StateProvider, wanted: StateParameter, connection: 
 
 
 def inject(provider: StateProvider, function: Any, kind: Literal["page", "before", "socket", "end"]) -> Any:
-    """`function` with its states filled in and the context variables set; what a "page" returns gets the live element.
+    """Return `function` with its states filled in and the context variables set; a "page" also gets the live element.
 
-    A "before" function runs before it is known who asks, unless it asks for a state itself.
+    A "before" function runs before it is known who asks, unless it takes a state itself.
     """
     if function is None or getattr(function, "__faststate__", None) is not None:
         return function
     injection = _Injection(provider, function)
 
-    # Not FastHTML's static files, and the like.
-    is_apps_own = not str(getattr(function, "__module__", "")).startswith("fasthtml.")
+    is_apps_own = not str(getattr(function, "__module__", "")).startswith("fasthtml.")  # not static files
 
     async def handler(**arguments: Any) -> Any:
         connection = arguments.pop(_CONNECTION)
         context = provider.context(connection)
         if kind == "socket":
-            context.forget_user()  # a websocket lives long, and rights change meanwhile
+            context.forget_user()  # a websocket lives long, and rights change
         context.remember_nobody(kind != "before")
         try:
             if kind != "before" and is_apps_own:
@@ -158,7 +157,7 @@ _MANY = (tuple, list, map, filter, range, types.GeneratorType)
 
 
 def _make_live(context: RequestContext, request: Any, result: Any) -> Any:
-    """`result` of a handler, with the elements that make its page follow the states that it shows."""
+    """Return a handler's `result` with the elements that make its page follow the states that it shows."""
     page = context.page
     if not page.states or page.live_added:
         return result
@@ -189,7 +188,7 @@ def _make_live(context: RequestContext, request: Any, result: Any) -> Any:
 
 
 def _with_live(context: RequestContext, request: Any, parts: Sequence[Any]) -> tuple[Any, ...]:
-    """`parts` of a fragment or a whole document, with its signals before all that reads them, and the live element."""
+    """Add the live element to the `parts` of a fragment or document, and its signals before all that reads them."""
     seed = SeedElement(context.page)
     if not any(getattr(part, "tag", "") == "html" for part in parts):
         return (seed, *parts, LiveElement(context.page, with_signals=False))
@@ -215,7 +214,7 @@ def _extend_page(context: RequestContext, request: Any) -> None:
 
 
 def add_late(context: RequestContext, request: Any) -> None:
-    """For handlers defined before `setup`: head and footer are what is left, and serve whole pages alone."""
+    """Make a page live whose handler was defined before `setup`: only a whole page, by its head and footer."""
     if not context.page.live_added and hasattr(request, "ftrs"):
         context.page.live_added = True
         _extend_page(context, request)

@@ -30,7 +30,7 @@ logger = logging.getLogger("faststate")
 
 
 class FastStateMiddleware:
-    """Gives each request its context. The innermost middleware: the session is there already. Lifetime: the app."""
+    """Gives each request its context. It is the innermost middleware, inside the session's. Lifetime: the app."""
 
     def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any, events: EventRoute) -> None:
         self.app = app
@@ -62,7 +62,7 @@ class FastStateMiddleware:
                 await context.settle()
         except FastStateError as error:
             scope.pop("faststate", None)
-            logger.error("the store cannot be had: %s", error, exc_info=error)
+            logger.error("the store is unavailable: %s", error, exc_info=error)
             busy = self._events.unavailable(scope, error) if scope["type"] == "http" else WebSocketClose(1011)
             await busy(scope, receive, send)
             return
@@ -101,7 +101,7 @@ class FastStateMiddleware:
 class SameOriginOnly:
     """Refuses a websocket that another site's page opens, before it is accepted. Lifetime: the route of a websocket.
 
-    A handshake takes the visitor's cookies along, from whatever page it is made, and no browser asks the server before.
+    A handshake carries the visitor's cookies, from whatever page it is made, and no browser asks the server first.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -118,7 +118,7 @@ class SameOriginOnly:
 
 
 def _wrap_before(provider: StateProvider, app: Any) -> None:
-    """Beforeware is read per request and may be added until the first: its functions are wrapped where they stand."""
+    """Wrap the functions of Beforeware in place: the app reads its list with each request, and may extend it."""
     for i, before in enumerate(app.before):
         if isinstance(before, Beforeware):
             if getattr(before.f, "__faststate__", None) is None:
@@ -129,7 +129,7 @@ def _wrap_before(provider: StateProvider, app: Any) -> None:
 
 
 def check_routes(provider: StateProvider, app: Any) -> None:
-    """Reports what no request could ever be served with. Raises `ConfigurationError`."""
+    """Check that each route can be given its states. Raises `ConfigurationError`."""
     for route in app.router.routes:
         injection = getattr(getattr(route, "endpoint", None), "__faststate__", None)
         if injection is None:

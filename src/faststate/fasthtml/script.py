@@ -16,13 +16,14 @@ __all__ = ["DatastarScript", "datastar_url", "script_source"]
 
 
 def script_source(provider: StateProvider, connection: HTTPConnection | None) -> str:
-    """The URL of Datastar: as configured, or of our own route where a file is configured."""
+    """Return the URL of Datastar for one page: as configured, or below its app's path for our own copy."""
     source = datastar_url(provider)
     is_ours = source != provider.datastar_src and connection is not None
     return str(connection.scope.get("root_path", "")) + source if is_ours and connection is not None else source
 
 
 def datastar_url(provider: StateProvider) -> str:
+    """Return the URL of Datastar: as configured, or our own route's path if a file is configured."""
     source = provider.datastar_src
     if "://" in source or not Path(source).is_file():
         return source
@@ -30,7 +31,7 @@ def datastar_url(provider: StateProvider) -> str:
 
 
 class DatastarScript:
-    """The script tag in every page's head. Lifetime: the app; it is copied per request by FastHTML."""
+    """The script tag in every page's head, which FastHTML copies for each request. Lifetime: the app."""
 
     def __init__(self, provider: StateProvider) -> None:
         self._provider = provider

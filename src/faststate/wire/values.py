@@ -34,14 +34,14 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1
 
 
 def to_wire(value: Any) -> Any:
-    """`value`, as pydantic's JSON mode gave it, in the form that a signal can hold.
+    """Convert `value`, as pydantic's JSON mode gave it, into the form that a signal can hold.
 
-    None becomes "" (a null would delete the signal and freeze its bindings), integers beyond 2**53 and NaN or infinite
-    floats become strings; lists and dicts are converted throughout, and a dot in a key becomes `_2e_`.
+    None becomes "" (a null would delete the signal and freeze its bindings). Integers beyond 2**53 and NaN or infinite
+    floats become strings. Lists and dicts are converted throughout; a dot in a key becomes `_2e_`.
     """
     kind = type(value)
     if kind is str or kind is bool or (kind is int and -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER):
-        return value  # most are, and the patterns below take their time
+        return value  # most values are, and the patterns below are slow
     match value:
         case None:
             return ""
@@ -64,7 +64,7 @@ def to_wire(value: Any) -> Any:
 
 
 def display(value: Any) -> str:
-    """A wire value as JavaScript's String() writes it, so that the first paint and Datastar's agree."""
+    """Write a wire value as JavaScript's String() does, so that the first paint and Datastar's agree."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -81,7 +81,7 @@ def display(value: Any) -> str:
 
 
 def merge_patch(old: Any, new: Any) -> Any:
-    """What to merge into the wire value `old` to get `new`: dicts by key, null for a removed key; all else replaced."""
+    """Return what to merge into the wire value `old` to get `new`: dicts by key, null for a removed key; else `new`."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     patch = {
@@ -92,7 +92,7 @@ def merge_patch(old: Any, new: Any) -> Any:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two wire values are one to JavaScript, which tells 1 from true (Python does not) and 1 not from 1.0."""
+    """Tell whether JavaScript takes two wire values as equal: 1 and true differ, unlike in Python; 1 and 1.0 do not."""
     kind = type(a)
     if kind is type(b) and (kind is int or kind is str or kind is bool):
         return bool(a == b)
@@ -104,10 +104,10 @@ def same(a: Any, b: Any) -> bool:
 
 
 def patch_steps(old: Mapping[str, Any], delta: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The patches (dicts of field to value) that bring a page from `old` to `new`, merged one after the other.
+    """Return the patches (dicts of field to value) that bring a page from `old` to `new`, merged one after the other.
 
-    One, the `delta`; but two where a list has become a dict: Datastar would keep the array and give it properties, so
-    such a field is cleared first.
+    That is one, the `delta`; but two where a list has become a dict. Datastar would keep the array and give it
+    properties, so the first patch clears the field.
     """
     cleared = {
         name: ""
@@ -128,14 +128,14 @@ def _list_became_dict(old: Any, new: Any) -> bool:
 
 
 def nest(path: tuple[str, ...], leaf: Any) -> dict[str, Any]:
-    """`leaf` under `path`: `nest(("A", "b"), 1)` is `{"A": {"b": 1}}`."""
+    """Return `leaf` under `path`: `nest(("A", "b"), 1)` is `{"A": {"b": 1}}`."""
     for segment in reversed(path):
         leaf = {segment: leaf}
     return leaf  # type: ignore[no-any-return]  # a path has one segment at least
 
 
-# Characters that Datastar's expression compiler reads even inside strings (`@name(`, `;` after a backslash, regex and
-# template delimiters). 603 hostile strings pass with these written as escapes.
+# Characters that Datastar's expression compiler reads even inside strings: `@name(`, `;` after a backslash, delimiters
+# of a regex or template. 603 hostile strings pass with these written as escapes.
 _HOSTILE: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "@;/`$"})
 
 
@@ -144,13 +144,13 @@ to_json: Final = compact_encoder()
 
 
 def attribute_json(value: Any) -> str:
-    """JSON of a wire value for a `data-*` expression: no string in it can end or change the expression."""
+    """Encode a wire value as JSON for a `data-*` expression: no string in it can end or change the expression."""
     # Each backslash of the JSON text starts an escape; a literal backslash is the pair "\\\\".
     return to_json(value).replace("\\\\", "\\u005c").translate(_HOSTILE)
 
 
 def js(value: Any) -> str:
-    """A Python value as JavaScript source for an expression. `expr(...)` passes as it is; None is `null`."""
+    """Write a Python value as JavaScript source for an expression. `expr(...)` stays as it is; None is `null`."""
     if isinstance(value, str):
         return attribute_json(value)
     if isinstance(value, JSExpression):
@@ -165,9 +165,9 @@ def js(value: Any) -> str:
 
 
 def depth_of(value: Any) -> int:
-    """Levels of nesting (int) of a parsed JSON value; a scalar has 0."""
+    """Count the levels of nesting (int) of a parsed JSON value; a scalar has 0."""
     deepest, level = 0, [value]
-    # Not by isinstance with a union of types, which takes five times as long: a payload may have 130,000 values.
+    # isinstance with a union of types would take five times as long: a payload may have 130,000 values.
     while level := [item for item in level if type(item) is list or type(item) is dict]:
         deepest += 1
         level = [child for item in level for child in (item.values() if type(item) is dict else item)]
