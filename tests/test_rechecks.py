@@ -29,6 +29,7 @@ from faststate.exceptions import AccessError, LockTimeoutError
 from faststate.provider.context import RequestContext
 from faststate.provider.dispatch import Call, dispatch, open_connection
 from faststate.sessions import rechecks as module
+from tests.support.waiting import eventually
 from tests.test_sse import Model
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -133,27 +134,39 @@ class Site:
     def token(self, name, shown):
         return self.provider.signer.sign(binding(f"session of {name}", name), shown)
 
-    async def page(self, name, *shown, position="unknown.0"):
+    async def page(self, name, *shown):
         page = Tab(self, name, shown or DOC_AND_BOARD)
-        page.position = position
+        page.position = "unknown.0"
         await page.open()
         return page
+
+    async def pages(self, *names):
+        """Open a page for each of these users, and read what it is told at first."""
+        opened = [await self.page(name) for name in names]
+        for page in opened:
+            page.take()
+        return opened
 
     async def change(self, text, add="", remove="", record="1"):
         async with self.provider.modify(Doc, record_id=record) as doc:
             await doc.change(text, add, remove)
+
+    async def change_held(self, text, *, asked=1, **how):
+        """Commit while the rule is held up; return when so many are being asked about."""
+        self.rule.hold.clear()
+        await self.change(text, **how)
+        await eventually(lambda: self.rule.waiting >= asked, every=0)
+
+    async def release(self):
+        """Let the rule answer, and wait until nothing is being asked about."""
+        self.rule.hold.set()
+        await self.settle()
 
     async def settle(self):
         """Returns when nothing is being asked about."""
         async with asyncio.timeout(PATIENCE):
             while tasks := rechecking():
                 await asyncio.wait(tasks)
-
-    async def until(self, condition):
-        """Lets the loop's other tasks run until `condition()` holds."""
-        async with asyncio.timeout(PATIENCE):
-            while not condition():  # noqa: ASYNC110  # what is waited for is the library's own, and sets no event
-                await asyncio.sleep(0)
 
 
 DOC = Shown("Doc", "1", ("body",))
@@ -214,8 +227,7 @@ def rechecking():
 async def site(request):
     made = Site(request.param)
     yield made
-    made.rule.hold.set()
-    await made.settle()
+    await made.release()
     await made.provider.stop()
 
 
@@ -224,8 +236,7 @@ async def slow_site():
     """With an async rule, which can be held up."""
     made = Site("async")
     yield made
-    made.rule.hold.set()
-    await made.settle()
+    await made.release()
     await made.provider.stop()
 
 
@@ -264,8 +275,7 @@ async def test_connections_of_one_user_with_other_rights_are_asked_about_apart(s
 
 async def test_states_without_a_rule_pay_nothing(site):
     await site.make("ann")
-    tab = await site.page("ann")
-    tab.take()
+    (tab,) = await site.pages("ann")
     site.rule.asked.clear()
     async with site.provider.modify(Board) as board:
         board.line = "all"
@@ -336,14 +346,11 @@ async def test_what_waits_for_a_slow_reader_does_not_reach_one_who_was_removed(s
         await site.change(text)
         await site.settle()
     assert bob.connection.coalesced
-    site.rule.hold.clear()
-    await site.change("v4", remove="bob")
-    await site.until(lambda: site.rule.waiting == 2)
+    await site.change_held("v4", remove="bob", asked=2)
     for tab in (ann, bob):
         assert b"v4" not in tab.take()
         assert tab.text == "v3", "undecided: what they were found to be allowed to see, and no more"
-    site.rule.hold.set()
-    await site.settle()
+    await site.release()
     assert b"v4" in ann.take() and b"v4" not in bob.take()
     assert has_vanished(bob)
 
@@ -352,22 +359,17 @@ async def test_a_fragment_of_an_event_s_own_carries_no_undecided_version(slow_si
     site = slow_site
     await site.make("ann", "bob")
     bob = await site.page("bob")
-    site.rule.hold.clear()
-    await site.change("v2", remove="bob")
-    await site.until(lambda: site.rule.waiting)
+    await site.change_held("v2", remove="bob")
     bob.connection.send_frame(b"event: datastar-patch-elements\ndata: elements <i>own</i>\n\n")
     assert b"own" in bob.take() and b"v2" not in bob.received
-    site.rule.hold.set()
-    await site.settle()
+    await site.release()
     assert b"v2" not in bob.take() and has_vanished(bob)
 
 
 @pytest.mark.parametrize("by", ["registry", "manager", "handler"])
 async def test_a_broadcast_behind_the_removal_does_not_reach_the_removed_one(site, by):
     await site.make("ann", "bob")
-    ann, bob = await site.page("ann"), await site.page("bob")
-    for tab in (ann, bob):
-        tab.take()
+    ann, bob = await site.pages("ann", "bob")
     await site.change("v2", remove="bob")
     send = {
         "registry": site.provider.registry.broadcast_to_state,
@@ -396,8 +398,7 @@ async def test_a_broadcast_that_waits_goes_when_the_state_is_lost(site):
 
 async def test_a_resume_after_the_removal_shows_nothing(site):
     await site.make("ann", "bob")
-    bob = await site.page("bob")
-    bob.take()
+    (bob,) = await site.pages("bob")
     site.provider.sse_manager.remove_connection(bob.connection.id)
     await site.change("v2", remove="bob")
     await bob.open(is_first=False)
@@ -448,15 +449,11 @@ async def test_the_answer_to_the_event_by_which_one_leaves_holds_nothing_of_the_
 async def test_one_who_is_removed_and_added_again_while_a_rule_is_slow_sees_no_version_in_between(slow_site):
     site = slow_site
     await site.make("ann", "bob")
-    bob = await site.page("bob")
-    bob.take()
-    site.rule.hold.clear()
-    await site.change("v2")
-    await site.until(lambda: site.rule.waiting)
+    (bob,) = await site.pages("bob")
+    await site.change_held("v2")
     await site.change("v3", remove="bob")
     await site.change("v4", add="bob")
-    site.rule.hold.set()
-    await site.settle()
+    await site.release()
     assert b"v4" in bob.take() and b"v3" not in bob.received and bob.text == "v4"
 
 
@@ -464,15 +461,12 @@ async def test_a_broadcast_between_two_versions_is_not_sent_to_one_who_could_rea
     site = slow_site
     await site.make("ann", "bob")
     bob = await site.page("bob")
-    site.rule.hold.clear()
-    await site.change("v2")
-    await site.until(lambda: site.rule.waiting)
+    await site.change_held("v2")
     await site.change("v3", remove="bob")
     site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "without bob"})
     await site.change("v4", add="bob")
     site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "with bob"})
-    site.rule.hold.set()
-    await site.settle()
+    await site.release()
     assert b"without bob" not in bob.take() and b"v3" not in bob.received
     assert bob.signals["Doc"]["1"] == {"text": "v4", "note": "with bob"}
 
@@ -498,20 +492,19 @@ async def test_versions_are_sent_in_their_order(site):
 async def test_commits_all_the_time_starve_nobody_and_the_last_value_arrives(slow_site):
     site = slow_site
     await site.make("ann")
-    ann = await site.page("ann")
-    ann.take()
+    (ann,) = await site.pages("ann")
     numbers = iter(range(2, 1000))
 
     async def one_answer():
         """Commits while the rule is asked, then lets it answer."""
         site.rule.hold.clear()
         await site.change(f"v{next(numbers)}")
-        await site.until(lambda: site.rule.waiting)
+        await eventually(lambda: site.rule.waiting, every=0)
         await site.change(f"v{next(numbers)}")
         site.rule.hold.set()
-        await site.until(lambda: site.rule.waiting == 0)
+        await eventually(lambda: site.rule.waiting == 0, every=0)
         site.rule.hold.clear()
-        await site.until(lambda: site.rule.waiting or not rechecking())
+        await eventually(lambda: site.rule.waiting or not rechecking(), every=0)
 
     seen = set()
     for _ in range(5):
@@ -523,8 +516,7 @@ async def test_commits_all_the_time_starve_nobody_and_the_last_value_arrives(slo
     for _ in range(100):
         last = f"v{next(numbers)}"
         await site.change(last)
-    site.rule.hold.set()
-    await site.settle()
+    await site.release()
     ann.take()
     assert ann.text == last
     assert site.rule.asked[-1] == ("ann", last, "read") and len(site.rule.asked) <= 2, "the newest is asked about"
@@ -536,14 +528,11 @@ async def test_a_state_with_a_slow_rule_holds_up_no_other(slow_site):
     await site.make("ann", record="2")
     ann = await site.page("ann", DOC, Shown("Doc", "2", ()), Shown("Board", None, ()))
     ann.take()
-    site.rule.hold.clear()
-    await site.change("v2")
-    await site.until(lambda: site.rule.waiting)
+    await site.change_held("v2")
     async with site.provider.modify(Board) as board:
         board.line = "at once"
     assert b"at once" in ann.take() and ann.text == "v1"
-    site.rule.hold.set()
-    await site.settle()
+    await site.release()
     ann.take()
     assert ann.text == "v2"
 
@@ -552,11 +541,8 @@ async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
     """What was sent meanwhile carries a position, and the page comes back with it."""
     site = slow_site
     await site.make("ann", "bob")
-    ann = await site.page("ann")
-    ann.take()
-    site.rule.hold.clear()
-    await site.change("v2")
-    await site.until(lambda: site.rule.waiting)
+    (ann,) = await site.pages("ann")
+    await site.change_held("v2")
     async with site.provider.modify(Board) as board:
         board.line = "meanwhile"
     ann.take()
@@ -575,13 +561,10 @@ async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
 async def test_a_stream_that_opens_while_others_are_asked_about_gets_the_newest(slow_site):
     site = slow_site
     await site.make("ann", "bob")
-    ann = await site.page("ann")
-    ann.take()
-    site.rule.hold.clear()
-    await site.change("v2")
-    await site.until(lambda: site.rule.waiting)
+    (ann,) = await site.pages("ann")
+    await site.change_held("v2")
     opening = asyncio.ensure_future(site.page("bob"))
-    await site.until(lambda: site.rule.waiting == 2)
+    await eventually(lambda: site.rule.waiting == 2, every=0)
     site.rule.hold.set()
     bob = await opening
     await site.settle()
@@ -599,7 +582,7 @@ async def test_a_stream_of_one_who_is_just_being_removed_opens_without_the_state
     ann = await site.page("ann")
     site.rule.hold.clear()
     opening = asyncio.ensure_future(site.page("bob"))
-    await site.until(lambda: site.rule.waiting)
+    await eventually(lambda: site.rule.waiting, every=0)
     await site.change("v2", remove="bob")
     site.rule.hold.set()
     bob = await opening
@@ -618,15 +601,15 @@ async def test_a_stream_that_opens_behind_a_version_that_was_not_its_user_s_is_n
     site.rule.stuck = {("ann", text): asyncio.Event() for text in ("w2", "v2", "v3")} | {("bob", "w2"): asyncio.Event()}
     await site.change("w2", record="2")
     opening = asyncio.ensure_future(site.page("bob", *both))
-    await site.until(lambda: ("bob", "w2", "read") in site.rule.asked)
+    await eventually(lambda: ("bob", "w2", "read") in site.rule.asked, every=0)
     await site.change("v2", remove="bob")
-    await site.until(lambda: ("ann", "v2", "read") in site.rule.asked)
+    await eventually(lambda: ("ann", "v2", "read") in site.rule.asked, every=0)
     await site.change("v3", add="bob")
     site.rule.stuck["ann", "w2"].set(), site.rule.stuck["bob", "w2"].set()
     bob = await opening
     bob.take()
     site.rule.stuck["ann", "v2"].set()
-    await site.until(lambda: ("ann", "v3", "read") in site.rule.asked)
+    await eventually(lambda: ("ann", "v3", "read") in site.rule.asked, every=0)
     assert b"v2" not in bob.take()
     site.rule.stuck["ann", "v3"].set()
     await site.settle()
@@ -656,14 +639,10 @@ async def test_a_stream_opens_although_commits_come_faster_than_the_rule_answers
 async def test_a_tab_that_closes_while_its_user_is_asked_about_disturbs_nobody(slow_site, caplog):
     site = slow_site
     await site.make("ann", "bob")
-    ann, bob = await site.page("ann"), await site.page("bob")
-    ann.take()
-    site.rule.hold.clear()
-    await site.change("v2", remove="bob")
-    await site.until(lambda: site.rule.waiting == 2)
+    (ann,), bob = await site.pages("ann"), await site.page("bob")
+    await site.change_held("v2", remove="bob", asked=2)
     site.provider.sse_manager.remove_connection(bob.connection.id)
-    site.rule.hold.set()
-    await site.settle()
+    await site.release()
     assert not ann.ended and ann.take() and ann.text == "v2"
     assert "failed" not in caplog.text
 
@@ -683,9 +662,7 @@ async def shows(site, tab, text):
         tab.take()
         return tab.text == text
 
-    async with asyncio.timeout(PATIENCE):
-        while not is_shown():  # noqa: ASYNC110  # what is waited for is the library's own, and sets no event
-            await asyncio.sleep(0.001)
+    await eventually(is_shown, every=0.001)
 
 
 @pytest.fixture
@@ -697,15 +674,13 @@ async def late_site(monkeypatch):
     yield made
     for event_ in made.rule.stuck.values():
         event_.set()
-    made.rule.hold.set()
-    await made.settle()
+    await made.release()
     await made.provider.stop()
 
 
 async def test_a_rule_that_hangs_for_one_watcher_delays_that_one_alone(late_site):
     site = late_site
-    ann, bob = await site.page("ann"), await site.page("bob")
-    ann.take(), bob.take()
+    ann, bob = await site.pages("ann", "bob")
     stick(site, "bob", "v2")
     for text in ("v2", "v3", "v4"):
         await site.change(text)
@@ -722,8 +697,7 @@ async def test_a_rule_that_hangs_for_one_watcher_delays_that_one_alone(late_site
 
 async def test_one_who_is_late_and_turned_away_loses_the_state(late_site):
     site = late_site
-    ann, bob = await site.page("ann"), await site.page("bob")
-    ann.take(), bob.take()
+    ann, bob = await site.pages("ann", "bob")
     stick(site, "bob", "v2")
     await site.change("v2", remove="bob")
     await shows(site, ann, "v2")
@@ -735,8 +709,7 @@ async def test_one_who_is_late_and_turned_away_loses_the_state(late_site):
 
 async def test_one_who_was_allowed_late_and_is_not_any_more_sees_only_what_was_allowed(late_site):
     site = late_site
-    ann, bob = await site.page("ann"), await site.page("bob")
-    ann.take(), bob.take()
+    ann, bob = await site.pages("ann", "bob")
     stick(site, "bob", "v2")
     await site.change("v2")
     await site.change("v3", remove="bob")
@@ -750,8 +723,7 @@ async def test_one_who_never_answers_has_the_stream_ended_and_the_others_keep_th
     monkeypatch.setattr(module, "LATE", 0.01)
     site = Site("async", lock_timeout=0.5)
     await site.make("ann", "bob")
-    ann, bob = await site.page("ann"), await site.page("bob")
-    ann.take(), bob.take()
+    ann, bob = await site.pages("ann", "bob")
     stick(site, "bob", "v2")
     await site.change("v2")
     await shows(site, ann, "v2")
@@ -762,8 +734,7 @@ async def test_one_who_never_answers_has_the_stream_ended_and_the_others_keep_th
 
 async def test_one_who_is_late_is_told_no_broadcast_and_other_states_go_on(late_site):
     site = late_site
-    ann, bob = await site.page("ann"), await site.page("bob")
-    ann.take(), bob.take()
+    ann, bob = await site.pages("ann", "bob")
     stick(site, "bob", "v2")
     await site.change("v2")
     await shows(site, ann, "v2")
@@ -794,8 +765,7 @@ async def test_more_watchers_that_hang_than_are_asked_at_once_hold_up_nobody(lat
 
 async def test_what_waits_for_a_late_reader_and_overflows_holds_nothing_undecided(late_site):
     site = late_site
-    ann, bob = await site.page("ann"), await site.page("bob")
-    ann.take(), bob.take()
+    ann, bob = await site.pages("ann", "bob")
     stick(site, "bob", "v2")
     await site.change("v2")
     await shows(site, ann, "v2")
@@ -806,8 +776,7 @@ async def test_what_waits_for_a_late_reader_and_overflows_holds_nothing_undecide
 
 async def test_who_is_late_and_closes_the_tab_leaves_nothing(late_site):
     site = late_site
-    ann, bob = await site.page("ann"), await site.page("bob")
-    ann.take(), bob.take()
+    ann, bob = await site.pages("ann", "bob")
     stick(site, "bob", "v2")
     await site.change("v2")
     await shows(site, ann, "v2")
@@ -821,11 +790,10 @@ async def test_who_is_late_and_closes_the_tab_leaves_nothing(late_site):
 async def test_a_stream_whose_rule_hangs_opens_late_or_never_and_locks_nothing():
     site = Site("async", lock_timeout=0.2)
     await site.make("ann", "bob")
-    ann = await site.page("ann")
-    ann.take()
+    (ann,) = await site.pages("ann")
     stick(site, "bob", *(f"v{n}" for n in range(1, 9)))
     opening = asyncio.ensure_future(site.page("bob"))
-    await site.until(lambda: site.rule.waiting)
+    await eventually(lambda: site.rule.waiting, every=0)
     for number in range(2, 9):
         await site.change(f"v{number}")
         await shows(site, ann, f"v{number}")
@@ -914,9 +882,7 @@ async def test_a_rule_that_fails_for_one_user_ends_that_user_s_streams_alone(cap
 async def test_a_rule_that_hangs_sends_nobody_anything_and_ends_the_streams(caplog):
     site = Site("async")
     await site.make("ann", "bob")
-    ann, bob = await site.page("ann"), await site.page("bob")
-    for tab in (ann, bob):
-        tab.take()
+    ann, bob = await site.pages("ann", "bob")
     site.rule.hold.clear()
     site.provider.rechecks._timeout = 0.05  # from here on, since it is waited for
     await site.change("v2")
@@ -931,8 +897,7 @@ async def test_a_rule_that_hangs_sends_nobody_anything_and_ends_the_streams(capl
 
 async def test_an_access_error_of_the_rule_s_own_is_a_no(site):
     await site.make("ann")
-    ann = await site.page("ann")
-    ann.take()
+    (ann,) = await site.pages("ann")
     site.rule.broken = AccessError("never")
     await site.change("v2")
     await site.settle()
@@ -944,9 +909,7 @@ async def test_an_access_error_of_the_rule_s_own_is_a_no(site):
 
 async def test_what_was_typed_is_not_sent_back_to_where_it_was_typed(site):
     await site.make("ann")
-    typing, other = await site.page("ann"), await site.page("ann")
-    for tab in (typing, other):
-        tab.take()
+    typing, other = await site.pages("ann", "ann")
     body = {"a": {"text": "v2"}, "b": {"note": "typed"}, "i": "1", "w": [site.token("ann", DOC_AND_BOARD)], "q": 1}
     call = Call.parse("Doc", "write", body, (), None, None)
     effects = []
