@@ -121,9 +121,16 @@ async def session_of(client):
 
 
 async def steps(site, number=3):
-    """Returns when the generator has made that many steps more."""
+    """Return when the generator has made that many steps more."""
     to = site.n + number
     await eventually(lambda: site.n >= to)
+
+
+async def end_of(click):
+    """Wait until the generator of the event has ended, and then its answer."""
+    async with asyncio.timeout(10):
+        await ended.wait()
+        await click.task
 
 
 @pytest.mark.parametrize("middleware", MIDDLEWARE.values(), ids=MIDDLEWARE)
@@ -133,9 +140,7 @@ async def test_a_generator_ends_when_its_client_has_gone_that_never_had_a_stream
         click = Click(site, await Page.open(client))
         await steps(site)
         click.gone.set()
-        async with asyncio.timeout(10):
-            await ended.wait()
-            await click.task
+        await end_of(click)
     assert not site.provider._under_way and not site.provider.registry.running.under_way
 
 
@@ -162,10 +167,13 @@ def stream(site, session_id, **options):
     return connection
 
 
+GRACE = 0.2  # seconds
+
+
 @pytest.fixture
 def moments(monkeypatch):
-    """A grace that is over within moments."""
-    monkeypatch.setattr("faststate.provider.dispatch.AWAY", 0.2)
+    """Make the grace for a client that has gone away end within moments."""
+    monkeypatch.setattr("faststate.provider.dispatch.AWAY", GRACE)
 
 
 async def test_a_generator_goes_on_while_its_page_has_its_stream_and_ends_when_it_has_none(moments):
@@ -176,13 +184,10 @@ async def test_a_generator_goes_on_while_its_page_has_its_stream_and_ends_when_i
         click = Click(site, page, tab.id)
         await steps(site)
         click.gone.set()
-        over = asyncio.get_running_loop().time() + 0.4
-        await eventually(lambda: asyncio.get_running_loop().time() > over)
+        await asyncio.sleep(2 * GRACE)
         await steps(site)
         site.provider.sse_manager.remove_connection(tab.id)
-        async with asyncio.timeout(10):
-            await ended.wait()
-            await click.task
+        await end_of(click)
 
 
 async def test_a_generator_goes_on_for_a_page_that_comes_back_with_another_stream(moments):
@@ -196,13 +201,10 @@ async def test_a_generator_goes_on_for_a_page_that_comes_back_with_another_strea
         click.gone.set()
         site.provider.sse_manager.remove_connection(tab.id)
         again = stream(site, session_id)
-        over = asyncio.get_running_loop().time() + 0.4
-        await eventually(lambda: asyncio.get_running_loop().time() > over)
+        await asyncio.sleep(2 * GRACE)
         await steps(site)
         site.provider.sse_manager.remove_connection(again.id)
-        async with asyncio.timeout(10):
-            await ended.wait()
-            await click.task
+        await end_of(click)
 
 
 async def test_a_stream_of_another_session_or_of_an_earlier_tab_keeps_no_generator_alive(moments):
@@ -217,9 +219,7 @@ async def test_a_stream_of_another_session_or_of_an_earlier_tab_keeps_no_generat
         await steps(site)
         click.gone.set()
         site.provider.sse_manager.remove_connection(tab.id)
-        async with asyncio.timeout(10):
-            await ended.wait()
-            await click.task
+        await end_of(click)
         assert not earlier.closed
 
 
@@ -227,8 +227,7 @@ async def test_a_generator_whose_client_waits_goes_on_without_a_stream(moments):
     site = Site()
     async with browser(site.app) as client:
         click = Click(site, await Page.open(client), "no-such-stream")
-        over = asyncio.get_running_loop().time() + 0.4
-        await eventually(lambda: asyncio.get_running_loop().time() > over)
+        await asyncio.sleep(2 * GRACE)
         await steps(site)
         click.gone.set()
         async with asyncio.timeout(10):
@@ -243,9 +242,7 @@ async def test_a_generator_ends_at_its_next_step_when_its_session_has_ended():
         click = Click(site, page, tab.id)
         await steps(site)
         await client.get("/logout")
-        async with asyncio.timeout(10):
-            await ended.wait()
-            await click.task
+        await end_of(click)
 
 
 async def test_the_answer_to_a_client_that_waits_is_sent_and_its_connection_is_listened_to_no_more():

@@ -257,21 +257,26 @@ async def test_what_is_raised_to_server_code_holds_no_hidden_value(vault, failin
     await provider.stop()
 
 
-def test_a_view_that_fails_shows_no_hidden_value(vault, caplog):
+def answer_of_a_page_that_fails(vault, caplog, what, **config):
+    """Have a `what` ("view" or "rule") of the page's state fail after an event; return the answer to the event."""
     provider = StateProvider(secret_key="k")
-    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL, name="Vault"))
+    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL, name="Vault", **config))
     app, rt = fast_app(state_provider=provider, secret_key="k")
 
     @rt("/")
     def index(vault: vault):
         return fh.P(vault.card())
 
-    FAILURES["its view"] = with_token(lambda state: setattr(state, "shown", "view"))
+    FAILURES[f"its {what}"] = with_token(lambda state: setattr(state, "shown", what))
     try:
         with TestClient(app) as client, caplog.at_level(logging.DEBUG):
-            answer = Page(client).send("Vault", "fail", failing="its view")
+            return Page(client).send("Vault", "fail", failing=f"its {what}")
     finally:
-        del FAILURES["its view"]
+        del FAILURES[f"its {what}"]
+
+
+def test_a_view_that_fails_shows_no_hidden_value(vault, caplog):
+    answer = answer_of_a_page_that_fails(vault, caplog, "view")
     assert "card failed" in logged(caplog) and "KeyError" in logged(caplog)
     assert_silent(answer.text)
     assert_silent(logged(caplog))
@@ -283,20 +288,7 @@ def test_a_rule_that_fails_shows_no_hidden_value(vault, caplog):
             raise RuntimeError(f"no rule for {state.token}")
         return True
 
-    provider = StateProvider(secret_key="k")
-    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL, name="Vault", authorize=rule))
-    app, rt = fast_app(state_provider=provider, secret_key="k")
-
-    @rt("/")
-    def index(vault: vault):
-        return fh.P(vault.card())
-
-    FAILURES["its rule"] = with_token(lambda state: setattr(state, "shown", "rule"))
-    try:
-        with TestClient(app) as client, caplog.at_level(logging.DEBUG):
-            answer = Page(client).send("Vault", "fail", failing="its rule")
-    finally:
-        del FAILURES["its rule"]
+    answer = answer_of_a_page_that_fails(vault, caplog, "rule", authorize=rule)
     assert "the rule of Vault failed" in logged(caplog)
     assert_silent(answer.text)
     assert_silent(logged(caplog))

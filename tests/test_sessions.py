@@ -1107,11 +1107,7 @@ async def double_click(client, count, *, together, path="/in/ada"):
 async def test_a_click_too_many_on_sign_in_keeps_the_cart(path, together, count, merge):
     site = Site(cart={"merge": merge})
     async with browser(site.app) as client:
-        if merge is not None:
-            async with site.provider.modify(Cart, user_id="ada") as cart:
-                cart.items.append("plum")
-        page = await Page.open(client)
-        assert ok(await page.send("Cart", "add", item="apple"))
+        page = await guest_and_user_have_carts(site, client, users=merge is not None)
         assert ok(await page.send("Basket", "add", item="basket"))
         await double_click(client, count, together=together, path=path)
         assert (await client.get("/who")).json()["user"] == "ada"
@@ -1122,20 +1118,32 @@ async def test_a_click_too_many_on_sign_in_keeps_the_cart(path, together, count,
         assert session_of(client) in live
 
 
-async def test_a_second_sign_in_during_a_slow_merge_brings_the_cart_over_once():
-    go_on, merging = asyncio.Event(), asyncio.Event()
+def site_with_a_slow_merge():
+    """A site whose merge of carts waits, the event that it has begun, and the event that lets it go on."""
+    merging, go_on = asyncio.Event(), asyncio.Event()
 
     async def merge(users, guests):
         merging.set()
         await go_on.wait()
         users.items.extend(guests.items)
 
-    site = Site(cart={"merge": merge})
-    async with browser(site.app) as client:
+    return Site(cart={"merge": merge}), merging, go_on
+
+
+async def guest_and_user_have_carts(site, client, *, users=True):
+    """Put a plum into the cart of the user ada, and an apple into that of the client, a guest; return the page."""
+    if users:
         async with site.provider.modify(Cart, user_id="ada") as cart:
             cart.items.append("plum")
-        page = await Page.open(client)
-        assert ok(await page.send("Cart", "add", item="apple"))
+    page = await Page.open(client)
+    assert ok(await page.send("Cart", "add", item="apple"))
+    return page
+
+
+async def test_a_second_sign_in_during_a_slow_merge_brings_the_cart_over_once():
+    site, merging, go_on = site_with_a_slow_merge()
+    async with browser(site.app) as client:
+        page = await guest_and_user_have_carts(site, client)
         assert ok(await page.send("Basket", "add", item="basket"))
         clicks = asyncio.create_task(double_click(client, 2, together=True))
         await merging.wait()
@@ -1147,19 +1155,9 @@ async def test_a_second_sign_in_during_a_slow_merge_brings_the_cart_over_once():
 
 
 async def test_a_sign_out_during_a_slow_merge_ends_the_guest_s_states_for_good():
-    go_on, merging = asyncio.Event(), asyncio.Event()
-
-    async def merge(users, guests):
-        merging.set()
-        await go_on.wait()
-        users.items.extend(guests.items)
-
-    site = Site(cart={"merge": merge})
+    site, merging, go_on = site_with_a_slow_merge()
     async with browser(site.app) as client:
-        async with site.provider.modify(Cart, user_id="ada") as cart:
-            cart.items.append("plum")
-        page = await Page.open(client)
-        assert ok(await page.send("Cart", "add", item="apple"))
+        await guest_and_user_have_carts(site, client)
         old, headers = session_of(client), {"cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
         signing = asyncio.create_task(client.get("/in/ada", headers=headers))
         await merging.wait()

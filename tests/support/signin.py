@@ -302,3 +302,32 @@ class SignInPromises:
             labelled = {attributes.get("for") for tag, attributes in page.attributes if tag == "label"}
             inputs = [attributes["id"] for tag, attributes in page.attributes if tag == "input"]
             assert set(inputs) <= labelled
+
+
+class CookiePromises(SignInPromises):
+    """The promises of a way that signs in with a cookie of its own, called `cookie`."""
+
+    cookie = ""
+
+    def test_a_session_without_its_cookie_is_a_strangers(self, visit):
+        visitor = visit(self.editor)
+        page = visitor.page()
+        del visitor.http.cookies[self.cookie]
+        assert visitor.session()
+        assert_stranger(visitor)
+        assert_no_stream(visitor, page)
+
+    def test_the_cookie_is_not_for_scripts_nor_for_other_sites(self, visit):
+        response = visit().http.post("/login", data={"name": "ada", "password": "engine"})
+        cookies = [c.lower() for c in response.headers.get_list("set-cookie") if c.startswith(f"{self.cookie}=")]
+        (cookie,) = cookies
+        assert "httponly" in cookie and "samesite=lax" in cookie
+
+    @pytest.mark.parametrize(
+        ("page", "leads_to"), [("/?from=a%20mail", "/?from=a%20mail"), ("//evil.example/", "/"), ("https://evil", "/")]
+    )
+    def test_signing_in_leads_back_to_the_page_and_to_no_other_site(self, visit, page, leads_to):
+        visitor = visit()
+        where = visitor.http.get(page).headers["location"] if leads_to == page else f"/login?next={page}"
+        response = visitor.http.post(where, data={"name": "ada", "password": PASSWORDS["ada"]})
+        assert response.headers["location"] == leads_to
