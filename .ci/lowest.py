@@ -11,7 +11,8 @@ project = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.tom
 optional = project["optional-dependencies"]
 needed = [*project["dependencies"], *optional["sqlite"], *optional["redis"]]
 for requirement in [*needed, *optional["test"]]:
-    if found := re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)", requirement):
+    found = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?>=([\w.]+)(,<[\w.]+)?", requirement)
+    if found:
         print(f"{found[1]}=={found[2]}")
-    elif requirement in needed:
-        sys.exit(f"{requirement!r} in pyproject.toml needs a lower bound, and nothing but that: 'name>=1.2'")
+    if requirement in needed and not (found and found[3]):
+        sys.exit(f"{requirement!r} in pyproject.toml needs a lower and an upper bound alone: 'name>=1.2,<2'")
