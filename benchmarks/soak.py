@@ -139,9 +139,9 @@ class Soak:
         """Do what a server does every few seconds."""
         self._swept = self.now
         registry = self.provider.registry
-        registry.sweep()
+        registry.lifetimes.sweep()
         registry.followers.swept()
-        await registry.tell_store()
+        await registry.usage.tell_store()
 
     async def quiet(self) -> None:
         """Skip the hours until the last state has expired, and the store has deleted it."""

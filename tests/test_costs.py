@@ -98,7 +98,7 @@ async def costs(work, **options) -> list[int]:
     "work",
     [
         lambda provider: provider.stats(),
-        lambda provider: provider.registry.sweep(),
+        lambda provider: provider.registry.lifetimes.sweep(),
         lambda provider: provider.registry.followers.swept(),
         lambda provider: provider.sse_manager.cleanup_stale_connections(),
     ],
@@ -119,7 +119,7 @@ async def test_a_sweep_costs_what_has_expired():
             await provider.registry.entry(identifier, Board, ttl=10)
         clock.now += 11
         dropped = []
-        found.append(operations(lambda sweep=provider.registry.sweep, into=dropped: into.append(sweep())))
+        found.append(operations(lambda sweep=provider.registry.lifetimes.sweep, into=dropped: into.append(sweep())))
         assert dropped == [5] and len(provider.registry) == number
         for connection in list(provider.sse_manager.connections):
             provider.sse_manager.remove_connection(connection)
@@ -131,13 +131,13 @@ async def test_a_watched_state_never_ends_and_its_time_begins_when_the_last_page
     provider, clock = await crowd(3)
     for _ in range(5):
         clock.now += 3_601
-        assert provider.registry.sweep() == 0
+        assert provider.registry.lifetimes.sweep() == 0
     for connection in list(provider.sse_manager.connections):
         provider.sse_manager.remove_connection(connection)
     clock.now += 3_599
-    assert provider.registry.sweep() == 0
+    assert provider.registry.lifetimes.sweep() == 0
     clock.now += 1
-    assert provider.registry.sweep() == 3 and len(provider.registry) == 0
+    assert provider.registry.lifetimes.sweep() == 3 and len(provider.registry) == 0
     await provider.stop()
 
 
@@ -156,23 +156,23 @@ async def test_the_store_is_told_of_what_is_watched_as_often_as_it_has_to_be():
             board.count = 1
     for _ in range(3_600 // 15):
         clock.now += 15
-        provider.registry.sweep()
-        await provider.registry.tell_store()
+        provider.registry.lifetimes.sweep()
+        await provider.registry.usage.tell_store()
     assert 3 * 18 <= len(touched) <= 3 * 21, "twenty times in its idle time"
     for connection in list(provider.sse_manager.connections)[:2]:
         provider.sse_manager.remove_connection(connection)
     touched.clear()
     clock.now += 400
-    provider.registry.sweep()
-    await provider.registry.tell_store()
+    provider.registry.lifetimes.sweep()
+    await provider.registry.usage.tell_store()
     clock.now += 400
-    provider.registry.sweep()
+    provider.registry.lifetimes.sweep()
     touched.clear()
-    await provider.registry.tell_store()
+    await provider.registry.usage.tell_store()
     assert touched == ["record:Board:2"], "who is not watched any more is not told of"
     for connection in list(provider.sse_manager.connections):
         provider.sse_manager.remove_connection(connection)
-    assert not provider.registry._telling or not any(provider.registry._telling.values())
+    assert not provider.registry.usage._watched or not any(provider.registry.usage._watched.values())
     await provider.stop()
 
 
@@ -188,13 +188,13 @@ async def test_a_watched_state_whose_idle_time_becomes_shorter_is_told_of_as_oft
     async with provider.modify(Board, record_id="0") as board:
         board.count = 1
     entry = provider.registry.find("record:Board:0")
-    provider.registry.keep_for(entry, 60)
-    await provider.registry.tell_store()
+    provider.registry.lifetimes.keep_for(entry, 60)
+    await provider.registry.usage.tell_store()
     touched.clear()
     for _ in range(8):
         clock.now += 15
-        provider.registry.sweep()
-        await provider.registry.tell_store()
+        provider.registry.lifetimes.sweep()
+        await provider.registry.usage.tell_store()
     assert len(touched) >= 3
     for connection in list(provider.sse_manager.connections):
         provider.sse_manager.remove_connection(connection)

@@ -202,7 +202,7 @@ def test_what_belongs_to_all_leaves_only_a_full_memory():
     for number in range(12):
         Page(client, f"/papers/{number}").send("Paper", "write", instance_id=str(number))
     site.flood(8, PUBLIC)
-    keys = list(site.provider.registry._entries)
+    keys = list(site.provider.registry.live.by_key)
     assert sum(key.startswith("record:") for key in keys) == 12 and sum(":Cart:" in key for key in keys) == 5
 
 
@@ -296,7 +296,7 @@ async def test_what_a_page_watches_never_goes_and_does_not_come_last_when_the_ta
     site = Site(max_states=60)
     shoppers = [site.shopper() for _ in range(5)]
     manager, registry = site.provider.sse_manager, site.provider.registry
-    keys = [key for key in registry._entries if ":Cart:" in key]
+    keys = [key for key in registry.live.by_key if ":Cart:" in key]
     tabs = []
     for key in keys:
         tabs.append(SSEConnection(session_id=key))
@@ -314,18 +314,18 @@ def test_nothing_is_counted_that_comes_back_from_a_store():
     site = Site(max_states=20, store="memory://")
     shoppers = [site.shopper() for _ in range(10)]
     site.flood(30)
-    assert site.carts(shoppers) == 10 and len(site.provider.registry.changed) == 0
+    assert site.carts(shoppers) == 10 and len(site.provider.registry.lifetimes.changed) == 0
 
 
 def test_what_has_ended_is_counted_no_more():
     site = Site(max_states=200)
     site.flood(40)
     registry = site.provider.registry
-    assert len(registry.changed) == len(registry) == 40 and registry.changed._crowds
+    assert len(registry.lifetimes.changed) == len(registry) == 40 and registry.lifetimes.changed._crowds
     site.clock.now += 86_401
-    registry.sweep()
-    assert len(registry) == len(registry.changed) == 0
-    assert not registry.changed._addresses and not registry.changed._crowds
+    registry.lifetimes.sweep()
+    assert len(registry) == len(registry.lifetimes.changed) == 0
+    assert not registry.lifetimes.changed._addresses and not registry.lifetimes.changed._crowds
 
 
 # -- the books ---------------------------------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ class Site:
         return TestClient(self.app, **options)
 
     def count(self):
-        return sum(e.state.count for e in self.provider.registry._entries.values() if isinstance(e.state, Counter))
+        return sum(e.state.count for e in self.provider.registry.live.by_key.values() if isinstance(e.state, Counter))
 
     def context(self, session_id="abc"):
         scope = {"type": "http", "session": {"session_id": session_id} if session_id else {}, "headers": [],
@@ -543,9 +543,9 @@ def test_what_was_made_for_who_never_sends_a_cookie_goes_after_a_quarter_of_an_h
         assert site.client().get(path).status_code == 200
     assert FRESH_TTL == 900 and len(site.provider.registry) == 50
     clock.now += FRESH_TTL - 1
-    assert site.provider.registry.sweep() == 0
+    assert site.provider.registry.lifetimes.sweep() == 0
     clock.now += 1
-    assert site.provider.registry.sweep() == 50 and len(site.provider.registry) == 0
+    assert site.provider.registry.lifetimes.sweep() == 50 and len(site.provider.registry) == 0
 
 
 @pytest.mark.parametrize("path", ["/", "/side/a"])
@@ -556,9 +556,9 @@ def test_what_was_made_for_who_came_back_stays_as_long_as_its_scope_says(path, c
     clock.now += FRESH_TTL - 1
     client.get(path)
     clock.now += 86_399
-    assert site.provider.registry.sweep() == 0
+    assert site.provider.registry.lifetimes.sweep() == 0
     clock.now += 1
-    assert site.provider.registry.sweep() == 1
+    assert site.provider.registry.lifetimes.sweep() == 1
 
 
 def test_an_event_shows_as_well_that_the_cookie_came_back(clock):
@@ -566,7 +566,7 @@ def test_an_event_shows_as_well_that_the_cookie_came_back(clock):
     page = Page(site.client())
     assert status(page.send("Counter", "add")) == 200
     clock.now += 86_399
-    assert site.provider.registry.sweep() == 0 and site.count() == 1
+    assert site.provider.registry.lifetimes.sweep() == 0 and site.count() == 1
 
 
 def test_a_shorter_time_than_a_quarter_of_an_hour_stays_as_it_is(clock):
@@ -582,7 +582,7 @@ def test_a_shorter_time_than_a_quarter_of_an_hour_stays_as_it_is(clock):
 
     site.client().get("/short")
     clock.now += 60
-    assert site.provider.registry.sweep() == 1
+    assert site.provider.registry.lifetimes.sweep() == 1
 
 
 def test_states_of_no_session_stay(clock):
@@ -598,7 +598,7 @@ def test_states_of_no_session_stay(clock):
 
     site.client().get("/shared")
     clock.now += 10 * 86_400
-    assert site.provider.registry.sweep() == 0
+    assert site.provider.registry.lifetimes.sweep() == 0
 
 
 # -- slow bodies -------------------------------------------------------------------------------------------------------

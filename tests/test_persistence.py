@@ -241,7 +241,7 @@ async def test_states_of_all_scopes_outlive_the_process(running, kill):
 
 def own_id(site):
     """The id of the one TEMPORARY state that there is."""
-    [key] = [key for key in site.provider.registry._entries if key.startswith("temporary:")]
+    [key] = [key for key in site.provider.registry.live.by_key if key.startswith("temporary:")]
     return StateIdentifier.parse(key).component_id
 
 
@@ -743,7 +743,7 @@ async def test_nonces_are_stored_for_some_minutes_alone(running, clock):
         page = await Page.open(client)
         for _ in range(50):
             await page.send("Cart", "add", name="x")
-        [key] = site.provider.registry.keys_of_session(next(iter(site.provider.registry._sessions)))[:1]
+        [key] = site.provider.registry.keys_of_session(next(iter(site.provider.registry.live.by_session)))[:1]
         assert len(json.loads((await site.provider.store.load(key)).data)["nonces"]) == 50
         clock.now += 301
         await page.send("Cart", "add", name="x")
@@ -1019,7 +1019,7 @@ async def test_signing_out_takes_the_session_s_states_out_of_the_store(running):
     site = await running()
     async with browser(site.app) as client:
         await (await Page.open(client)).send("Cart", "add", name="tea")
-        [session_id] = site.provider.registry._sessions
+        [session_id] = site.provider.registry.live.by_session
         assert await site.provider.store.group(session_id)
         site = await running()  # they are not in memory now
         client._transport.app = site.app
@@ -1093,11 +1093,11 @@ async def test_a_stored_state_expires_after_its_idle_time_in_memory_and_in_the_s
     async with browser(site.app) as client:
         await (await Page.open(client)).send("Cart", "add", name="tea")
         clock.now += 86_399
-        site.provider.registry.sweep()
+        site.provider.registry.lifetimes.sweep()
         assert "[tea]" in (await client.get("/")).text
         clock.now += 86_401
-        site.provider.registry.sweep()
-        assert not site.provider.registry._sessions
+        site.provider.registry.lifetimes.sweep()
+        assert not site.provider.registry.live.by_session
         assert "[]" in (await client.get("/")).text
 
 
@@ -1123,7 +1123,7 @@ async def test_after_a_crash_a_state_that_was_looked_at_lives_on_but_for_a_twent
         await (await Page.open(client)).send("Cart", "add", name="tea")
         clock.now += 80_000
         await client.get("/")
-        await site.provider.registry.tell_store()  # as the sweeper does, every few seconds
+        await site.provider.registry.usage.tell_store()  # as the sweeper does, every few seconds
         site = await running(kill=True)
         client._transport.app = site.app
         clock.now += 86_400 * 0.95
@@ -1194,10 +1194,10 @@ async def test_an_entry_that_was_evicted_and_changed_meanwhile_is_loaded_again_b
         stock.left = 9
     block = provider.modify(Stock)
     entry, _ = await block._find()
-    assert registry.evict("global:Stock")
+    assert registry.lifetimes.evict("global:Stock")
     async with provider.modify(Stock) as stock:
         stock.left = 5
-    assert registry.evict("global:Stock")
+    assert registry.lifetimes.evict("global:Stock")
     block._find = lambda: found(entry)
     async with block as stock:
         assert stock.left == 5
@@ -1298,8 +1298,8 @@ async def test_a_state_that_is_watched_for_longer_than_its_idle_time_is_kept_in_
     await watch(site, "global:Stock")
     for _ in range(200):
         clock.now += 30
-        site.provider.registry.sweep()
-        await site.provider.registry.tell_store()
+        site.provider.registry.lifetimes.sweep()
+        await site.provider.registry.usage.tell_store()
         assert (await site.provider.store.load("global:Stock")).ttl > 500
     site = await running(kill=True, stock=StateConfig(scope=StateScope.GLOBAL, ttl=600))
     async with site.provider.modify(Stock) as stock:
@@ -1316,10 +1316,10 @@ async def test_idle_time_begins_when_the_last_watcher_has_gone(running, clock):
     clock.now += 5_000
     site.provider.sse_manager.unfollow(two, "global:Stock")
     clock.now += 599
-    site.provider.registry.sweep()
+    site.provider.registry.lifetimes.sweep()
     assert "global:Stock" in site.provider.registry
     clock.now += 2
-    site.provider.registry.sweep()
+    site.provider.registry.lifetimes.sweep()
     assert "global:Stock" not in site.provider.registry
 
 
@@ -1331,7 +1331,7 @@ async def test_a_look_at_a_state_that_was_loaded_late_in_its_stored_life_extends
         site = await running(kill=True)
         client._transport.app = site.app
         assert "[tea]" in (await client.get("/")).text
-        await site.provider.registry.tell_store()
+        await site.provider.registry.usage.tell_store()
         clock.now += 600
         site = await running(kill=True)
         client._transport.app = site.app
@@ -1346,7 +1346,7 @@ async def test_a_class_that_is_kept_for_longer_since_the_last_deploy_is(running,
     site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=ttl))
     async with site.provider.modify(Stock) as stock:
         assert stock.left == 3
-    await site.provider.registry.tell_store()
+    await site.provider.registry.usage.tell_store()
     clock.now += 100_000
     site = await running(kill=True, stock=StateConfig(scope=StateScope.GLOBAL, ttl=ttl))
     async with site.provider.modify(Stock) as stock:
@@ -1361,7 +1361,7 @@ async def test_what_left_memory_is_not_found_expired_since_the_store_was_not_tol
     clock.now += 999
     async with provider.modify(Stock) as stock:  # a look
         assert stock.left == 3
-    assert provider.registry.evict("global:Stock")
+    assert provider.registry.lifetimes.evict("global:Stock")
     clock.now += 500
     async with provider.modify(Stock) as stock:
         assert stock.left == 3
@@ -1556,12 +1556,12 @@ def test_the_sweeper_moves_to_the_app_s_loop_and_ends_with_it(clock):
     provider.register_state(Stock, StateConfig(scope=StateScope.GLOBAL))
     with provider.modify(Stock) as stock:  # a script's, in a thread of the library's own
         stock.left = 1
-    scripts = provider.registry._sweeper.get_loop()
+    scripts = provider.registry.sweeper.task.get_loop()
 
     async def app():
         await provider.start()
-        assert provider.registry._sweeper.get_loop() is asyncio.get_running_loop() is not scripts
+        assert provider.registry.sweeper.task.get_loop() is asyncio.get_running_loop() is not scripts
         await provider.stop()
-        assert provider.registry._sweeper is None
+        assert provider.registry.sweeper.task is None
 
     asyncio.run(app())

@@ -16,7 +16,7 @@ from faststate import (
     StateRegistry,
     StateScope,
 )
-from faststate.registry import registry as registry_module
+from faststate.registry import sweeper as sweeper_module
 from faststate.registry.protocols import Nobody
 from faststate.registry.registry import DEFAULT_TTL
 from faststate.registry.transaction import Transaction
@@ -183,10 +183,10 @@ async def test_different_keys_are_different_states(registry):
 async def test_a_state_is_dropped_when_it_was_idle_for_its_ttl_and_not_before(registry, clock):
     await registry.entry(cart_of(), Cart, ttl=60)
     clock.now += 59.9
-    assert registry.sweep() == 0
+    assert registry.lifetimes.sweep() == 0
     clock.now += 0.1
-    assert registry.sweep() == 1
-    assert (len(registry), registry.expired, registry.sweep()) == (0, 1, 0)
+    assert registry.lifetimes.sweep() == 1
+    assert (len(registry), registry.lifetimes.expired, registry.lifetimes.sweep()) == (0, 1, 0)
 
 
 async def test_using_a_state_begins_its_idle_time_anew_and_only_its_own(registry, clock):
@@ -196,10 +196,10 @@ async def test_using_a_state_begins_its_idle_time_anew_and_only_its_own(registry
     await registry.get_state(cart_of("used"), Cart)
     registry.peek(cart_of("left").key)  # a look is no use
     clock.now += 50
-    assert registry.sweep() == 1
+    assert registry.lifetimes.sweep() == 1
     assert cart_of("used").key in registry
     clock.now += 10
-    assert registry.sweep() == 1
+    assert registry.lifetimes.sweep() == 1
 
 
 async def test_states_of_many_ttls_each_keep_their_own(registry, clock):
@@ -207,10 +207,10 @@ async def test_states_of_many_ttls_each_keep_their_own(registry, clock):
         await registry.entry(cart_of(f"t{seconds}"), Cart, ttl=seconds)
     for dropped_at in (10, 20, 30):
         clock.now = 1000 + dropped_at
-        assert registry.sweep() == 1
+        assert registry.lifetimes.sweep() == 1
         assert cart_of(f"t{dropped_at}").key not in registry
     clock.now = 1e12
-    assert (registry.sweep(), len(registry)) == (0, 1)
+    assert (registry.lifetimes.sweep(), len(registry)) == (0, 1)
 
 
 @pytest.mark.parametrize("scope", StateScope)
@@ -218,9 +218,9 @@ async def test_without_a_ttl_it_is_that_of_the_scope(registry, clock, scope):
     identifier = StateIdentifier(scope, "Cart", user_id="u", session_id="s", component_id="c", record_id="r")
     await registry.entry(identifier, Cart)
     clock.now += (DEFAULT_TTL[scope] or 1e9) - 1
-    assert registry.sweep() == 0
+    assert registry.lifetimes.sweep() == 0
     clock.now += 2
-    assert registry.sweep() == (DEFAULT_TTL[scope] is not None)
+    assert registry.lifetimes.sweep() == (DEFAULT_TTL[scope] is not None)
 
 
 async def test_a_watched_state_is_spared_and_its_idle_time_begins_when_nobody_looks(registry, clock, hooks):
@@ -228,12 +228,12 @@ async def test_a_watched_state_is_spared_and_its_idle_time_begins_when_nobody_lo
     hooks.watched.add(cart_of().key)
     for _ in range(3):
         clock.now += 1000
-        assert registry.sweep() == 0
+        assert registry.lifetimes.sweep() == 0
     hooks.watched.clear()
     clock.now += 59
-    assert registry.sweep() == 0
+    assert registry.lifetimes.sweep() == 0
     clock.now += 1
-    assert registry.sweep() == 1
+    assert registry.lifetimes.sweep() == 1
 
 
 async def test_a_watched_state_does_not_keep_the_others(registry, clock, hooks):
@@ -241,7 +241,7 @@ async def test_a_watched_state_does_not_keep_the_others(registry, clock, hooks):
     for session in "abc":
         await registry.entry(cart_of(session), Cart, ttl=60)
     clock.now += 60
-    assert registry.sweep() == 2
+    assert registry.lifetimes.sweep() == 2
     assert len(registry) == 1
 
 
@@ -250,22 +250,22 @@ async def test_a_state_in_a_transaction_is_neither_swept_nor_evicted(registry, c
     transaction = Transaction(registry, [entry])
     await transaction.begin()
     clock.now += 1000
-    assert (registry.sweep(), registry.evict(cart_of().key)) == (0, False)
+    assert (registry.lifetimes.sweep(), registry.lifetimes.evict(cart_of().key)) == (0, False)
     transaction.end()
     clock.now += 60
-    assert registry.sweep() == 1
+    assert registry.lifetimes.sweep() == 1
 
 
 async def test_evicting_drops_a_state_once(registry):
     await registry.entry(cart_of(), Cart, ttl=60)
-    assert [registry.evict(cart_of().key) for _ in range(2)] == [True, False]
-    assert (len(registry), registry.sweep()) == (0, 0)
+    assert [registry.lifetimes.evict(cart_of().key) for _ in range(2)] == [True, False]
+    assert (len(registry), registry.lifetimes.sweep()) == (0, 0)
     assert (await registry.get_state(cart_of(), Cart)).items == 0
 
 
 async def test_a_change_to_a_state_that_was_evicted_meanwhile_is_not_lost(registry):
     entry = await registry.entry(cart_of(), Cart)
-    registry.evict(cart_of().key)
+    registry.lifetimes.evict(cart_of().key)
     transaction = Transaction(registry, [entry])
     await transaction.begin()
     transaction.copy(entry).items = 7
@@ -276,7 +276,7 @@ async def test_a_change_to_a_state_that_was_evicted_meanwhile_is_not_lost(regist
 
 async def test_a_change_goes_to_the_state_that_took_the_place_of_an_evicted_one(registry):
     old = await registry.entry(cart_of(), Cart, initial={"items": 1})
-    registry.evict(cart_of().key)
+    registry.lifetimes.evict(cart_of().key)
     await registry.entry(cart_of(), Cart, initial={"items": 100})
     transaction = Transaction(registry, [old])
     await transaction.begin()
@@ -289,7 +289,7 @@ async def test_a_change_goes_to_the_state_that_took_the_place_of_an_evicted_one(
 async def test_a_swept_state_begins_again_with_its_defaults_and_a_later_commit_number(registry, clock):
     first = await registry.get_state(cart_of(), Cart, items=9)
     clock.now += DEFAULT_TTL[StateScope.SESSION]
-    registry.sweep()
+    registry.lifetimes.sweep()
     again = await registry.get_state(cart_of(), Cart)
     assert again.items == 0
     assert again._committed.commit > first._committed.commit
@@ -331,7 +331,7 @@ def test_a_script_needs_no_sweeper():
 
 async def test_the_sweeper_survives_a_sweep_that_fails(clock, monkeypatch, caplog):
     swept = asyncio.Event()
-    monkeypatch.setattr(registry_module, "SWEEP_INTERVAL", 0)
+    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL", 0)
 
     class Failing(Nobody):
         calls = 0
@@ -382,9 +382,9 @@ async def test_a_provider_hands_its_clock_and_ttls_to_the_registry(clock):
     async with provider.modify(Cart, session_id="s") as cart:
         cart.items = 1
     clock.now += 4
-    assert provider.registry.sweep() == 0
+    assert provider.registry.lifetimes.sweep() == 0
     clock.now += 1
-    assert (provider.registry.sweep(), provider.stats().expired, provider.stats().states) == (1, 1, 0)
+    assert (provider.registry.lifetimes.sweep(), provider.stats().expired, provider.stats().states) == (1, 1, 0)
     await provider.stop()
 
 

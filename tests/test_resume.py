@@ -272,7 +272,7 @@ class Site:
             for connection in list(self.provider.sse_manager.connections):
                 self.provider.sse_manager.remove_connection(connection)
             await self.provider.registry.committer.commits_under_way()
-            self.provider.registry._end_sweeper()
+            self.provider.registry.sweeper.end()
             if self.provider.store is not None:
                 await self.provider.store.close()
 
@@ -1028,10 +1028,10 @@ class Run:
         site.begin()
 
     async def do_expire(self, random, tab) -> None:
-        self.tally["expired"] -= self.site.provider.registry.expired
+        self.tally["expired"] -= self.site.provider.registry.lifetimes.expired
         self.site.now += 1e9
-        self.site.provider.registry.sweep()
-        self.tally["expired"] += self.site.provider.registry.expired
+        self.site.provider.registry.lifetimes.sweep()
+        self.tally["expired"] += self.site.provider.registry.lifetimes.expired
 
     async def do_rights(self, random, tab) -> None:
         user = random.choice(Site.USERS[1:])

@@ -692,10 +692,10 @@ def test_the_idle_time_of_a_kept_state_begins_anew(site):
         clock.now += 86_000
         client.get("/in/ada")
         clock.now += 86_000
-        assert site.provider.registry.sweep() == 0
+        assert site.provider.registry.lifetimes.sweep() == 0
         assert site.peek(Basket, session_id=session_of(client)) == ["apple"]
         clock.now += 1_000
-        site.provider.registry.sweep()
+        site.provider.registry.lifetimes.sweep()
         assert site.peek(Basket, session_id=session_of(client)) is None
 
 
@@ -1114,7 +1114,7 @@ async def test_a_click_too_many_on_sign_in_keeps_the_cart(path, together, count,
         assert site.peek(Cart, user_id="ada") == (["plum", "apple"] if merge is not None else ["apple"])
         assert site.peek(Basket, session_id=session_of(client)) == ["basket"]
         assert "basket" in (await client.get("/")).text
-        live = [key for key in site.provider.registry._sessions if not site.provider.is_revoked(key)]
+        live = [key for key in site.provider.registry.live.by_session if not site.provider.is_revoked(key)]
         assert session_of(client) in live
 
 
@@ -1268,10 +1268,10 @@ def test_signing_in_and_out_many_times_leaves_nothing_behind(site, client):
         Page(client)
         client.get("/out")
     registry = site.provider.registry
-    assert registry._sessions == {}
+    assert registry.live.by_session == {}
     # The user's own states alone: Cart and Wish.
-    assert sorted(registry._entries) == ["user:Cart:userada", "user:Wish:userada"]
-    assert sum(len(keys) for (ttl, _), keys in registry._idle.items() if ttl != math.inf) == 0
+    assert sorted(registry.live.by_key) == ["user:Cart:userada", "user:Wish:userada"]
+    assert sum(len(keys) for (ttl, _), keys in registry.lifetimes._idle.items() if ttl != math.inf) == 0
     assert site.provider.stats().states == 2
 
 

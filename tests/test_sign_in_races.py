@@ -475,7 +475,7 @@ async def test_a_session_s_loaded_states_make_room_for_each_other():
         async with site.provider.modify(Product, session_id="s", component_id=number):
             pass
     assert len(site.provider.registry.keys_of_session("s")) <= 5
-    await site.provider.registry.tell_store()
+    await site.provider.registry.usage.tell_store()
     assert len(await site.store.group("s")) <= 10
     await site.provider.stop()
 

@@ -446,7 +446,7 @@ async def test_a_state_that_leaves_memory_while_others_are_asked_about_is_there_
     evicted = []
 
     def rule(user, state, action):
-        evicted.append(provider.registry.evict("global:Board"))
+        evicted.append(provider.registry.lifetimes.evict("global:Board"))
         return True
 
     provider.register_state(Guarded, StateConfig(scope=StateScope.GLOBAL, authorize=rule))

@@ -161,7 +161,7 @@ def assert_free(provider, *classes):
     """No transaction holds any of the states, nor waits for one."""
     assert not provider.registry.locks.waiting
     for cls in classes:
-        assert provider.registry.evict(key_of(cls)), f"{cls.__name__} is still held"
+        assert provider.registry.lifetimes.evict(key_of(cls)), f"{cls.__name__} is still held"
 
 
 # -- all or nothing ----------------------------------------------------------------------------------------------------
@@ -752,7 +752,7 @@ async def test_cancelling_a_sync_event_leaves_no_trace_and_keeps_the_lock_until_
     task.cancel()
     after = asyncio.create_task(state.add.run())
     await asyncio.sleep(0)
-    assert not provider.registry.evict(key_of(Blocking))
+    assert not provider.registry.lifetimes.evict(key_of(Blocking))
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -29,7 +29,7 @@ def at(clock, store=None):
 
 def passed(provider, seconds):
     clock.now += seconds
-    return provider.registry.sweep()
+    return provider.registry.lifetimes.sweep()
 
 
 kept, made = at(clock)
@@ -47,7 +47,7 @@ assert passed(kept, 899) == 0 and passed(kept, 1) == 1
 assert "#reload" in one.send(Wizard.next, own_id=own_id(page), status=403).text
 page = one.get("/wizard")
 one.client.post("/_faststate/leave", json={"w": one.tokens})
-wizards = lambda: [key for key in kept.registry._entries if ":Wizard:" in key]
+wizards = lambda: [key for key in kept.registry.live.by_key if ":Wizard:" in key]
 passed(kept, 29)
 assert len(wizards()) == 1
 passed(kept, 1)
@@ -134,7 +134,7 @@ async def crowd():
 asyncio.run(crowd())
 
 # == After a crash
-from faststate.registry.registry import touch_after
+from faststate.registry.usage import touch_after
 
 assert touch_after(86_400) == 1_800 and touch_after(900) == 45 and touch_after(3_600) == 180
 from faststate.stores import EXPIRED_KEPT

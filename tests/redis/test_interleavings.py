@@ -19,6 +19,7 @@ from faststate.cluster.sharing import HANDED_ON
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError
 from faststate.provider.dispatch import Call, _unchanged, dispatch
 from faststate.registry import entries
+from faststate.registry.ends import StateEnd
 from faststate.registry.entries import NONCES_IN_ANY_CASE
 from faststate.registry.persistence import NONCE_AGE
 from faststate.registry.protocols import OutdatedError
@@ -209,8 +210,7 @@ async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_
         wallet.count += 1
         late = asyncio.create_task(run(a, Mover, "move", "late", wallet=Wallet))
         await eventually(lambda: former.owner is not None)  # its local lock is had, and Wallet's waited for
-        former.is_own_end = by_its_own_event
-        a.registry.remove(former, "it is not there any more")
+        a.registry.remove(former, StateEnd.DELETED_BY_ITS_EVENT if by_its_own_event else StateEnd.GONE)
         async with a.modify(Mover) as mover:
             mover.count += 1
             entry = a.registry.find("global:Mover")
@@ -349,7 +349,7 @@ async def test_a_state_that_leaves_memory_while_it_is_locked_does_not_wait_for_i
     a, b = two
     await add(a)
     async with a.registry.locked([a.registry.find(KEY)]):
-        a.registry.evict(KEY)
+        a.registry.lifetimes.evict(KEY)
         other = asyncio.create_task(add(a))
         await asyncio.sleep(0)
     await other
@@ -428,7 +428,7 @@ async def test_what_is_told_of_a_state_while_it_is_loaded_is_not_lost(two, redis
             await eventually(lambda: a.registry.find(KEY) is None)
             await add(b)
         else:
-            assert a.registry.evict(KEY)
+            assert a.registry.lifetimes.evict(KEY)
         await settled(redis_server, a)
         with held(a.store, "load") as load:
             loading = asyncio.create_task(entry_of(a, Board))
@@ -518,12 +518,12 @@ async def test_a_process_that_has_not_used_a_state_for_long_does_not_end_it_for_
         await entry_of(a, Tray, session_id="s")  # looked at once more
         clock.now += 900
         await add(b, Tray, session_id="s")
-        await a.registry.tell_store()
+        await a.registry.usage.tell_store()
         left = (await b.store.load("session:Tray:s")).ttl
         assert left > 900
         clock.now += 200
-        assert a.registry.sweep() == 1
-        await a.registry.tell_store()
+        assert a.registry.lifetimes.sweep() == 1
+        await a.registry.usage.tell_store()
         assert (await b.store.load("session:Tray:s")).ttl > 900
         await add(b, Tray, session_id="s")
         await entry_of(a, Tray, session_id="s")
@@ -537,16 +537,16 @@ async def test_a_state_whose_page_was_left_is_given_less_time_by_the_process_tha
     a, b = two
     entry = await entry_of(a, Case, session_id="s")
     await add(a, Case, session_id="s")
-    a.registry.keep_for(entry, 30)
-    await a.registry.tell_store()
+    a.registry.lifetimes.keep_for(entry, 30)
+    await a.registry.usage.tell_store()
     assert (await b.store.load("session:Case:s")).ttl <= 30
-    a.registry.keep_for(entry, 1_000)
-    await a.registry.tell_store()
+    a.registry.lifetimes.keep_for(entry, 1_000)
+    await a.registry.usage.tell_store()
     assert (await b.store.load("session:Case:s")).ttl > 900
     await b.store.touch({"session:Case:s": 5_000})
-    a.registry.touch(entry)
-    a.registry._note_use(entry)
-    await a.registry.tell_store()
+    a.registry.lifetimes.touch(entry)
+    a.registry.usage.note(entry)
+    await a.registry.usage.tell_store()
     assert (await b.store.load("session:Case:s")).ttl > 4_000, "no process but that one has less time for it"
 
 
@@ -564,8 +564,8 @@ async def test_a_state_that_a_page_shows_in_one_process_is_idle_in_none(redis_se
         await watch(a, Seat, session_id="s")
         await b.store.touch({key: 10})  # as it has left when 990 seconds have passed
         clock.now += 990
-        a.registry.sweep()
-        await a.registry.tell_store()
+        a.registry.lifetimes.sweep()
+        await a.registry.usage.tell_store()
         assert (await b.store.load(key)).ttl > 900
 
 

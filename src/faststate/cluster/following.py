@@ -11,7 +11,8 @@ from functools import partial
 from typing import Final
 
 from ..exceptions import FastStateError, StateNotFoundError
-from ..registry.entries import DELETED, Entry
+from ..registry.ends import StateEnd
+from ..registry.entries import Entry
 from ..registry.registry import StateRegistry
 from ..stores.base import SharedStore, Stored
 from .announcing import call_on
@@ -151,7 +152,7 @@ class Following:
             if (topic := self._topics.get(entry.identifier.key)) is not None:
                 topic.heard = True
         await self._catch_up_with(behind)
-        is_same = all(e.state is state and e.removed is None for e, state in zip(behind, before, strict=True))
+        is_same = all(e.state is state and e.end is None for e, state in zip(behind, before, strict=True))
         return is_same and all(self.is_current(entry.identifier.key) for entry in behind)
 
     async def _catch_up_with(self, entries: Sequence[Entry]) -> None:
@@ -164,7 +165,7 @@ class Following:
             return
         for (entry, topic), before in zip(topics, changes, strict=True):
             if topic is not None and topic.changes == before and entry not in failed:
-                topic.current = entry.removed is None
+                topic.current = entry.end is None
         for error in failed.values():
             raise error
 
@@ -220,7 +221,7 @@ class Following:
         topic, entry = self._topics.get(key), self._registry.find(key)
         if topic is None:
             return
-        if entry is None or entry.removed is not None:
+        if entry is None or entry.end is not None:
             topic.outdate()  # it is being loaded just now, perhaps, or created again
             return
         try:
@@ -232,7 +233,7 @@ class Following:
                         self._look(key, typed)
                 case StateRemoved():
                     topic.outdate()
-                    self._registry.remove(entry, DELETED)
+                    self._registry.remove(entry, StateEnd.DELETED)
                 case Broadcast(values, but_user):
                     self._news.broadcast(key, values, but_user)
                 case ShowState(page, session_id):

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from ..exceptions import FastStateError, PersistenceError, StateNotFoundError
+from ..registry.ends import StateEnd
 from ..registry.entries import Entry, Nonce, Prepared, with_version
 from ..registry.persistence import MARK_TTL, Loaded, nonce_key
 from ..registry.protocols import OutdatedError
@@ -73,8 +74,8 @@ class Sharing:
         """Lock states among the processes, and take in what is newer of them; as `Cluster.lock`."""
         for entry in entries:
             # Its successor has a local lock of its own, and may have been handed the one that this would wait for.
-            if entry.removed is not None and not entry.is_over:
-                raise OutdatedError(entry.removed)
+            if entry.end is not None and entry.end is not StateEnd.SESSION_OVER:
+                raise OutdatedError(entry.end_message)
         shared = {entry.shared_key: entry for entry in entries if entry.persistence is not None}
         missing = [key for key, entry in shared.items() if entry.shared.hold is None]
         if not missing:
@@ -166,7 +167,7 @@ class Sharing:
 
     def _keeps(self, entry: Entry) -> bool:
         shared = entry.shared
-        if shared.hold is None or entry.removed is not None:
+        if shared.hold is None or entry.end is not None:
             return False
         # A sign-in may have given the state another key meanwhile.
         return entry.waiters > 0 and shared.handed < HANDED_ON and shared.hold.key == entry.shared_key
@@ -258,7 +259,7 @@ class Sharing:
         Raises `PersistenceError` when the store gives no answer.
         """
         failed: dict[Entry, FastStateError] = {}
-        left = [entry for entry in entries if entry.persistence is not None and entry.removed is None]
+        left = [entry for entry in entries if entry.persistence is not None and entry.end is None]
         for _ in range(LOOK_UP_TRIES):
             if not left:
                 return failed
@@ -267,7 +268,7 @@ class Sharing:
             again = []
             for entry, state in zip(left, states, strict=True):
                 key, is_row = entry.shared_key, not entry.in_store
-                if entry.removed is not None or not (key in news or (is_row and entry.shared.mark is None)):
+                if entry.end is not None or not (key in news or (is_row and entry.shared.mark is None)):
                     continue
                 try:
                     found = await self._load(entry, news.get(key))

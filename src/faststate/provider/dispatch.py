@@ -747,7 +747,7 @@ async def _followed_by_now(
     of them has told the page of all that it follows.
     """
     provider = context.provider
-    with provider.registry.holding() as held:
+    with provider.registry.lifetimes.holding() as held:
         while True:
             found = await _followed(context, shown)
             entries = [entry for entry, _ in found.states.values()]
@@ -762,7 +762,7 @@ async def _followed_by_now(
                 await provider.still_readable(context, entries)
             except AccessError:
                 continue  # lost while the others were asked about
-            if not any(entry.removed is not None for entry in entries):
+            if not any(entry.end is not None for entry in entries):
                 return found._replace(unchanged=unchanged)
 
 
@@ -938,7 +938,7 @@ async def leave_page(context: RequestContext, tokens: Sequence[Any]) -> None:
             continue
         identifier = _temporary(context, name, instance_id)
         if (entry := registry.find(identifier.key)) is not None:
-            registry.keep_for(entry, min(LEFT_TTL, entry.ttl))
+            registry.lifetimes.keep_for(entry, min(LEFT_TTL, entry.ttl))
         else:
             await context.provider.cluster.end_soon(identifier.key, LEFT_TTL)
 

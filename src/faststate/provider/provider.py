@@ -38,7 +38,8 @@ from ..exceptions import (
     StateNotFoundError,
     StateNotRegisteredError,
 )
-from ..registry.entries import DELETED, Shared
+from ..registry.ends import StateEnd
+from ..registry.entries import Shared
 from ..registry.locks import identity_here
 from ..registry.modify import Modify, Settled, call_from_anywhere, is_for_scripts
 from ..registry.persistence import RecordPersistence, StorePersistence
@@ -202,10 +203,10 @@ class _StreamHooks(StreamHooks):
         return self.provider.rechecks.is_asking(key)
 
     def watched(self, key: str) -> None:
-        self.provider.registry.watched(key)
+        self.provider.registry.lifetimes.watched(key)
 
     def unwatched(self, key: str) -> None:
-        self.provider.registry.unwatched(key)
+        self.provider.registry.lifetimes.unwatched(key)
 
     def spread(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         self.provider.cluster.broadcast(key, values, but_user)
@@ -768,7 +769,7 @@ class StateProvider:
         if entry is None or type(entry.state) is not config.state_cls:
             entry = await self._entry(identifier, config, initial, fresh=context.fresh_session, lookup=lookup)
         elif identifier.session_id is not None:
-            self.registry.keep_for(entry, config.ttl)  # its use counts when its lock is given back
+            self.registry.lifetimes.keep_for(entry, config.ttl)  # its use counts when its lock is given back
         if not whole.restricts:
             return entry, None
         guard = Guard(entry, entry.state, lambda state: self._ask(user, config, whole, state, action))
@@ -840,14 +841,14 @@ class StateProvider:
         if entry is None:
             entry = await registry.entry(identifier, cls, ttl=ttl, create=config.create, initial=initial)
         if identifier.session_id is not None:
-            registry.keep_for(entry, ttl)
+            registry.lifetimes.keep_for(entry, ttl)
         return entry
 
     async def _up_to_date(self, entry: Entry) -> Entry | None:
         """A state in memory with what other processes have changed of it; None when it is no more."""
         if entry.persistence is not None and not self.cluster.is_current(entry.identifier.key):
             await self.cluster.freshen([entry])
-        return entry if entry.removed is None else None
+        return entry if entry.end is None else None
 
     async def is_kept(self, identifier: StateIdentifier, *, lookup: Lookup = "now") -> bool:
         """Whether there is a state of this identifier, in memory or where its class is kept; none is made."""
@@ -1035,9 +1036,8 @@ class StateProvider:
                     await self.cluster.deleted(identifier, persistence)
                 # Somebody may have begun to load it before it was deleted.
                 for found in (entry, await self.registry.known(identifier)):
-                    if found is not None and found.removed is None:
-                        found.is_own_end = is_own
-                        self.registry.remove(found, DELETED)
+                    if found is not None and found.end is None:
+                        self.registry.remove(found, StateEnd.DELETED_BY_ITS_EVENT if is_own else StateEnd.DELETED)
 
         return call_from_anywhere(lambda: self._loop, delete())
 
@@ -1345,11 +1345,11 @@ class StateProvider:
             events=self.events,
             refused=self.refused,
             repeated=self.repeated,
-            expired=self.registry.expired,
+            expired=self.registry.lifetimes.expired,
             connections_total=manager.total,
             coalesced=manager.fanout.coalesced,
             bytes_sent=manager.fanout.sent_bytes,
-            evicted=self.registry.evicted,
+            evicted=self.registry.lifetimes.evicted,
             saves=self.registry.committer.saves,
             kept_aside=sum(persistence.kept_aside for persistence in self.registry.persistence.values()),
             behind=len(manager.behind),

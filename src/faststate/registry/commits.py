@@ -17,6 +17,7 @@ from ..state.events import VERSION_SIGNAL
 from ..state.reactive import ReactiveState
 from ..state.serving import ServingProvider
 from ..stores.base import Write
+from .ends import StateEnd
 from .entries import Commit, Entry, Nonce, Prepared, finite, next_version, with_version
 from .locks import SessionGates
 from .persistence import (
@@ -54,7 +55,7 @@ class Committer:
         cluster: Cluster,
         clock: Callable[[], float],
         store_timeout: float,
-        remove: Callable[[Entry, str], None],
+        remove: Callable[[Entry, StateEnd], None],
         serving: ServingProvider | None = None,
     ) -> None:
         self.number = self.saves = 0
@@ -95,15 +96,15 @@ class Committer:
         prepared: list[Prepared] = []
         is_kept, is_apart = bool(also), own is not None
         for entry, change in changes:
-            if entry.removed is not None:
-                if entry.takes_no_more:
+            if entry.end is not None:
+                if entry.end.drops_commits:
                     continue
-                raise StateNotFoundError(entry.removed)
+                raise StateNotFoundError(entry.end_message)
             prepared.append((entry, change))
             is_kept = is_kept or entry.persistence is not None
             is_apart = is_apart and entry is not own
         # An event that changed only other states than its own leaves its nonce with its own.
-        if own is not None and is_apart and prepared and not own.takes_no_more:
+        if own is not None and is_apart and prepared and not (own.end is not None and own.end.drops_commits):
             prepared.append((own, None))
             is_kept = is_kept or own.persistence is not None
         if own is not None and not prepared and own.persistence is not None and self._cluster.is_shared:
@@ -226,9 +227,9 @@ class Committer:
             if isinstance(error, VersionConflict):
                 await cluster.learn_of_ends(_sessions(concerned))
                 still_current()
-            gone = next((entry.removed for entry in concerned if entry.removed is not None), None)
+            gone = next((entry for entry in concerned if entry.end is not None), None)
             if isinstance(error, StateNotFoundError) and gone is not None:
-                raise StateNotFoundError(gone) from error
+                raise StateNotFoundError(gone.end_message) from error
             raise
         swaps = list(prepared)
         for place, version in zip(places, saved, strict=True):
@@ -319,7 +320,7 @@ class Committer:
         Raises `PersistenceError`, and `StateNotFoundError` when it is kept no more: then it is removed here, too.
         """
         persistence = entry.persistence
-        if persistence is None or entry.removed is not None:
+        if persistence is None or entry.end is not None:
             return False
         return self.adopt(entry, await persistence.load(entry.identifier))
 
@@ -332,8 +333,8 @@ class Committer:
             entry.doubtful = False
             if entry.stored is None:
                 return False  # its first save has failed, or it is as its class makes it
-            self._remove(entry, "it is not there any more")
-            raise StateNotFoundError(entry.removed)
+            self._remove(entry, StateEnd.GONE)
+            raise StateNotFoundError(entry.end_message)
         entry.doubtful = False
         if entry.in_store and _is_behind(found.version, entry.stored):
             return False  # it was looked up, and a later one told, at the same time

@@ -21,13 +21,13 @@ from ..state.copies import INITIAL
 from ..state.events import VERSION_SIGNAL
 from ..state.reactive import ReactiveState
 from ..stores.base import Hold
+from .ends import StateEnd
 from .persistence import NONCE_AGE, Persistence
 from .persistence.encoding import encode
 
 __all__ = [
     "CHANGED",
     "DEFAULT_TTL",
-    "DELETED",
     "NONCES_KEPT",
     "NOT_SHARED",
     "RECOVERABLE",
@@ -68,9 +68,6 @@ NONCES_KEPT: Final = 512
 PAGES_TYPING: Final = 32
 """Pages whose order of typing is remembered with a state: events overtake each other within moments."""
 
-
-DELETED: Final = "it was deleted"
-"""Why a state is no more that `delete` was called for."""
 
 CHANGED: Final = 0
 """Of a state: somebody has changed it, and memory alone has that."""
@@ -149,8 +146,8 @@ class Entry:
     """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
 
     __slots__ = (
-        "address", "doubtful", "identifier", "is_over", "is_own_end", "nonces", "order", "owner", "persistence",
-        "removed", "shared", "state", "stored", "touched", "ttl", "used", "users", "visits", "waiting",
+        "address", "doubtful", "end", "identifier", "nonces", "order", "owner", "persistence",
+        "shared", "state", "stored", "touched", "ttl", "used", "users", "visits", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -172,9 +169,7 @@ class Entry:
         self.waiting: FairQueue[Waiter] | None = None  # for the lock, the sessions in turn
         self.users = 0  # open transactions on this state; it is not dropped while there are any
         self.used = 0.0
-        self.removed: str | None = None  # why what is committed here from now on would be lost
-        self.is_over = False  # so is its session: what comes late is dropped silently
-        self.is_own_end = False  # by the very event that holds its lock, whose own changes of it are dropped
+        self.end: StateEnd | None = None  # why what is committed here from now on would be lost
         self.nonces: OrderedDict[str, float] | None = None  # or their digests, and when the event was committed
 
     @property
@@ -209,9 +204,11 @@ class Entry:
         return Version(committed.epoch, committed.version)
 
     @property
-    def takes_no_more(self) -> bool:
-        """Whether what is still committed to it is passed over, and not refused."""
-        return self.is_over or self.is_own_end
+    def end_message(self) -> str:
+        """What to tell people about the state's end."""
+        message = self.end.message if self.end is not None else ""
+        name = f"{self.identifier.cls_name} {self.identifier.instance_id or ''}".rstrip()
+        return message if self.end is StateEnd.MERGED else f"{name}: {message}"
 
     @property
     def recoverable(self) -> bool:

@@ -18,6 +18,7 @@ from ..state.changes import Change, bind, change_of
 from ..state.events import Event
 from ..state.reactive import ReactiveState
 from ..stores.base import Write
+from .ends import StateEnd
 from .entries import Entry, Nonce
 from .locks import Holder, current_holder, identity_here
 from .registry import StateRegistry
@@ -147,8 +148,8 @@ class Transaction:
             entry = part.entry
             if entry.doubtful or not cluster.trusts_memory:
                 await registry.committer.reload(entry)  # what is in memory need not be what is stored
-            if entry.removed is not None and not entry.is_over:
-                raise StateNotFoundError(entry.removed)
+            if entry.end is not None and entry.end is not StateEnd.SESSION_OVER:
+                raise StateNotFoundError(entry.end_message)
         if self._guards and (
             changed := [guard for guard in self._guards if self.entry(guard.entry).state is not guard.asked]
         ):

@@ -96,5 +96,5 @@ def drop(number: int):
 
 @rt
 def states():
-    provider.registry.sweep()
-    return {"keys": sorted(key.partition(":")[0] for key in provider.registry._entries)}
+    provider.registry.lifetimes.sweep()
+    return {"keys": sorted(key.partition(":")[0] for key in provider.registry.live.by_key)}
