@@ -140,7 +140,6 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "fanout",
         "heartbeat",
         "manager",
-        "handler",
         "probe",
         "transports",
     ),

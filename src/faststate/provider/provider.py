@@ -56,9 +56,8 @@ from ..sessions.rechecks import Rechecks
 from ..sessions.rights import How
 from ..sessions.sessions import Sessions
 from ..sse.connection import SSEConnection
-from ..sse.handler import StateEventHandler
 from ..sse.hooks import StreamHooks
-from ..sse.manager import SSEManager
+from ..sse.manager import SSEManager, StateEventHandler
 from ..state.events import DEFAULT_PREFIX, Event, is_time_limit
 from ..state.field_types import refuse_field_types
 from ..state.parameters import StateParameter

@@ -7,9 +7,8 @@ follow its state, and `connection.SSEConnection` is one page's stream with its o
 
 from .changes import snapshot_frame
 from .connection import Done, SSEConnection
-from .handler import StateEventHandler
 from .hooks import StreamHooks
-from .manager import LAST_WRITE, SSEManager
+from .manager import LAST_WRITE, SSEManager, StateEventHandler
 from .writing import Chunk, Writer
 
 __all__ = [

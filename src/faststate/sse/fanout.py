@@ -29,30 +29,6 @@ UNCHECKED: Final = 4_096
 A reader who takes nothing may have so much waiting beyond its transport's limit, for each state that it follows."""
 
 
-class _Joined:
-    """Frames of several states that some connections get in one chunk. Lifetime: one flush."""
-
-    __slots__ = ("_after", "_chunk", "_frames")
-
-    def __init__(self, frames: tuple[bytes, ...] = ()) -> None:
-        self._frames = frames
-        self._after: dict[bytes, _Joined] = {}
-        self._chunk: Chunk | None = None
-
-    def then(self, frame: bytes) -> _Joined:
-        """Return these frames and one more: the same object for all connections that get the same."""
-        known = self._after.get(frame)
-        if known is None:
-            known = self._after[frame] = _Joined((*self._frames, frame))
-        return known
-
-    def chunk(self, position: bytes) -> Chunk:
-        """Return the chunk of all of them, ending with the stream's `position` (bytes)."""
-        if self._chunk is None:
-            self._chunk = Chunk(b"".join((*self._frames, position)))
-        return self._chunk
-
-
 class Fanout:
     """The topics of a process, and the writes to their followers. Lifetime: the manager.
 
@@ -223,8 +199,12 @@ class Fanout:
             most = max(sendings, key=lambda sending: len(sending.topic.connections))
             joined = self._join([sending for sending in sendings if sending is not most], most)
             self._write_to_all(most, position, joined)
-            for connection, parts in joined.items():
-                if not self.write(connection, parts.chunk(position)):
+            chunks: dict[tuple[bytes, ...], Chunk] = {}
+            for connection, frames in joined.items():
+                chunk = chunks.get(frames)
+                if chunk is None:
+                    chunk = chunks[frames] = Chunk(b"".join((*frames, position)))
+                if not self.write(connection, chunk):
                     for sending in sendings:
                         if connection in sending.topic.connections and connection not in sending.ahead:
                             connection.notify(sending.topic.key, sending.changes)
@@ -247,14 +227,13 @@ class Fanout:
 
     def _join(
         self, sendings: list[Sending[SSEConnection]], most: Sending[SSEConnection]
-    ) -> dict[SSEConnection, _Joined]:
-        """Join what each follower of these states gets, with what it gets of `most`, which has the most followers.
+    ) -> dict[SSEConnection, tuple[bytes, ...]]:
+        """Collect the frames for each follower of these states, and of `most`, the state with the most followers.
 
         One write for each connection: half of an event over two states is never shown, and no position is told that
         holds for one of them alone.
         """
-        nothing = _Joined()
-        joined: dict[SSEConnection, _Joined] = {}
+        joined: dict[SSEConnection, tuple[bytes, ...]] = {}
         for sending in sendings:
             frames: dict[Audience, bytes] = {}
             for connection, audience in sending.topic.connections.items():
@@ -263,12 +242,12 @@ class Fanout:
                 if audience not in frames:
                     frames[audience] = sending.frame(audience)
                 if frame := frames[audience]:
-                    joined[connection] = joined.get(connection, nothing).then(frame)
+                    joined[connection] = (*joined.get(connection, ()), frame)
         for connection in joined:
             if connection in most.topic.connections and connection not in most.ahead:
                 most.topic.slow_down(connection)
                 if frame := most.frame(most.topic.connections[connection]):
-                    joined[connection] = joined[connection].then(frame)
+                    joined[connection] += (frame,)
         return joined
 
     def _write_to_all(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
 from .._compat.asyncio import running_loop
+from ..exceptions import IdentifierError
 from ..scopes import Id, StateIdentifier
 from ..state.reactive import ReactiveState
 from ..state.schema import EVERYTHING_SHOWN
@@ -23,7 +24,7 @@ from .hooks import StreamHooks
 from .index import Index
 from .writing import Writer
 
-__all__ = ["LAST_WRITE", "SSEManager"]
+__all__ = ["LAST_WRITE", "SSEManager", "StateEventHandler"]
 
 STALE_AFTER: Final = 300.0
 """Seconds without a write after which `cleanup_stale_connections` takes a connection for dead (the seed's number)."""
@@ -288,3 +289,27 @@ class SSEManager:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(within):
                     await self._emptied.wait()
+
+
+class StateEventHandler:
+    """Sends a change to all who see it by the scope of its key. Lifetime: the provider.
+
+    A key of any scope names exactly the states of those who share it (all sessions of a user have one key), so to
+    follow the key is to be in the scope.
+    """
+
+    def __init__(self, sse_manager: SSEManager, state_provider: Any = None) -> None:
+        self.sse_manager = sse_manager
+        self.state_provider = state_provider
+
+    def handle_state_change(
+        self, state_key: str, changed_data: Mapping[str, Any], user_id: Id | None = None
+    ) -> Awaitable[int]:
+        """Send changed fields of `state_key` to all that follow it; return the number of connections (int).
+
+        `user_id` names the user who made the change; everybody sees it, that user's other tabs too. The result may be
+        awaited, and need not be. Raises `IdentifierError` for a text that is not a key.
+        """
+        if not state_key:
+            raise IdentifierError("the state key is empty")
+        return self.sse_manager.broadcast_to_state(state_key, changed_data)
