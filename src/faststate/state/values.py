@@ -12,7 +12,7 @@ import decimal
 import enum
 import fractions
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from operator import is_
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from .comparison import SCALAR_BASES, equal, has_same_members, known_items
 from .containers import FROZEN, ChangeGuard, ReadOnlyDict, ReadOnlyList, ReadOnlySet, StateDict, StateList, StateSet
 from .models import ModelShape, guarded_class, guarded_shapes, is_frozen_class, twin_of
 
-__all__ = ["Thaw", "freeze", "is_container", "plain"]
+__all__ = ["Thaw", "freeze", "is_container", "plain", "revalidated"]
 
 MAX_DEPTH: Final = 100
 """Levels of lists, dicts and models in each other. pydantic writes and validates up to about 250 of them."""
@@ -214,11 +214,11 @@ class Thaw:
             return shape.make(guarded_class(shape.original), fresh, value, FROZEN)
         fresh = dict(zip(parts, self._refreeze_all(parts.values()), strict=True))
         before = shape.read(origin)
-        kept = {name: old for name, old in before.items() if name in fresh and surely_same(fresh[name], old)}
-        if len(kept) == len(fresh) == len(before):
+        changed = [name for name, new in fresh.items() if name not in before or not surely_same(new, before[name])]
+        if not changed and len(fresh) == len(before):
             return origin
         if validators is not None:
-            fresh = self._validated(value, shape, validators, fresh, before, kept)
+            fresh = self._validated(value, shape, validators, fresh, before, changed)
         return shape.make(guarded_class(shape.original), fresh, value, FROZEN)
 
     def _validated(
@@ -228,29 +228,14 @@ class Thaw:
         validators: Revalidation,
         fresh: dict[str, Any],
         before: dict[str, Any],
-        kept: dict[str, Any],
+        changed: list[str],
     ) -> dict[str, Any]:
-        """The fields of a changed model or dataclass, validated where they changed; of these, `kept` did not."""
+        """The fields of a changed model or dataclass; those of `changed` are validated."""
         valid = {name: valid for (place, name), valid in (self.guard.validated or {}).items() if place == id(value)}
-        kept = kept | {name: new for name, new in fresh.items() if name in valid and equal(new, valid[name])}
-        inner = Thaw()
-        given, known = {}, {}
-        for name, new in fresh.items():
-            if name in kept:
-                given[name] = new
-            else:
-                given[name] = plain(inner.thaw(new) if name in validators.authored_fields else new)
-                olds = [found[name] for found in (before, valid) if name in found]
-                known[name] = known_items(given[name], new, *(olds or [None]))
-        extras = {name: new for name, new in fresh.items() if name in kept and name not in shape.names}
-        found = validators.assign(
-            {name: each for name, each in given.items() if name not in extras},
-            Kept({name: given[name] for name in kept}, known),
-        )
-        fresh = {
-            name: before[name] if name in before and equal(new, before[name]) else new
-            for name, new in ((name, inner.refreeze(each)) for name, each in {**found, **extras}.items())
-        }
+        changed = [name for name in changed if not (name in valid and equal(fresh[name], valid[name]))]
+        # An extra value that did not change is not validated again; all fields are there for the validators to see.
+        seen = {name: new for name, new in fresh.items() if name in shape.names or name in changed}
+        fresh |= revalidated(validators, seen, changed, before, valid)
         if not validators.sees_whole:
             return fresh
         # Its own validators may change it, and what it holds.
@@ -258,6 +243,33 @@ class Thaw:
         twin = inner.thaw(shape.make(guarded_class(shape.original), fresh, value, FROZEN))
         seen = shape.read(validators.look_at_whole(twin))
         return dict(zip(seen, inner._refreeze_all(seen.values()), strict=True))
+
+
+def revalidated(
+    validators: Revalidation,
+    values: dict[str, Any],
+    changed: Sequence[str],
+    before: Mapping[str, Any],
+    valid: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Validate the fields `changed` of frozen `values`; return what these hold then, frozen.
+
+    `before` has what the fields held, `valid` what was validated when it was set. A field that ends as it was is the
+    very object that it was. Raises pydantic's `ValidationError`.
+    """
+    thaw, given, known = Thaw(), {}, {}
+    for name in changed:
+        # Code of the author's may change what it is given: the models in it, too.
+        given[name] = plain(thaw.thaw(values[name]) if name in validators.authored_fields else values[name])
+        olds = [held[name] for held in (before, valid) if name in held]
+        known[name] = known_items(given[name], values[name], *(olds or [None]))
+    kept = Kept({name: value for name, value in values.items() if name not in given}, known)
+    found = validators.assign({**values, **given}, kept)
+    fresh = {}
+    for name in changed:
+        new = thaw.refreeze(found[name])
+        fresh[name] = before[name] if name in before and equal(new, before[name]) else new
+    return fresh
 
 
 def _check_hashable(value: Any) -> None:
