@@ -41,7 +41,7 @@ _threads: Final[RunVar[asyncio.Semaphore]] = RunVar("faststate_argument_threads"
 
 
 class _Sent(NamedTuple):
-    """What came for the arguments of one call, to be told in a message: names, and never a value."""
+    """The input for the arguments of one call, as a message tells of it: names, and never a value."""
 
     explicit: Mapping[str, Any]
     form: Sequence[tuple[str, Any]]
@@ -56,7 +56,7 @@ class _Sent(NamedTuple):
 
 
 class Arguments:
-    """The typed arguments of one event: validates what a client sent. Lifetime: the class."""
+    """The typed arguments of one event, which validate what a client sent. Lifetime: the class."""
 
     def __init__(self, function: Callable[..., Any], local_names: Mapping[str, Any]) -> None:
         self.where = function.__qualname__
@@ -123,11 +123,11 @@ class Arguments:
         is_form: bool = False,
         wait: float = 5.0,
     ) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-        """The arguments, by name, as the event's annotations have them. Raises `EventArgumentError`, naming one.
+        """Validate the arguments of one call, by name. Raises `EventArgumentError`, naming one.
 
-        Each parameter is what one call gives by one source: explicit arguments win over form fields, the URL's and
-        signals, in this order. Where they are many, they are checked in a worker thread, and the result has to be
-        awaited: it raises `LockTimeoutError` where no thread is free for `wait` seconds.
+        Each parameter is one source of arguments. Explicit arguments win over form fields, these over the URL's, and
+        these over signals. A large payload is checked in a worker thread, and the result has to be awaited: that
+        raises `LockTimeoutError` if no thread is free for `wait` seconds.
         """
         values = self._gather(explicit, form, query, signals, is_form)
         exact = self._exact
@@ -156,13 +156,13 @@ class Arguments:
         *,
         is_form: bool = False,
     ) -> dict[str, Any]:
-        """As `accept`, always in this thread."""
+        """Validate in this thread, whatever the size; otherwise like `accept`."""
         values = self._gather(explicit, form, query, signals, is_form)
         self._refuse_unknown(values)
         return self._check(values, list(values.values()), _LARGE_WORK, _Sent(explicit, form, query, is_form))
 
     def with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with the defaults of those that are missing; lists and the like are copied."""
+        """Add the defaults of the arguments that are missing; lists and the like are copied."""
         if not self.defaults:
             return arguments
         found = {**self.defaults, **arguments}
@@ -179,7 +179,7 @@ class Arguments:
         signals: Mapping[str, Any] | None,
         is_form: bool,
     ) -> dict[str, Any]:
-        """One value for each argument. Raises `EventArgumentError` where a required one is missing."""
+        """Find one value for each argument. Raises `EventArgumentError` if a required one is missing."""
         values: dict[str, Any] = {}
         texts: dict[str, list[Any]] = {}
         if query:
@@ -210,7 +210,7 @@ class Arguments:
         return values
 
     def _by_name(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
-        """All values of each name, which is written as the argument or the field that it means."""
+        """Collect all values by the argument or the field that their name means."""
         found: dict[str, list[Any]] = {}
         known: dict[str, str] = {}
         for name, value in pairs:
@@ -231,7 +231,7 @@ class Arguments:
     def _fill(
         self, values: dict[str, Any], texts: dict[str, list[Any]], explicit: Mapping[str, Any], is_form: bool
     ) -> None:
-        """Adds the explicit arguments, and fills models from the values that have the names of their fields."""
+        """Add the explicit arguments, and fill models from the values that have the names of their fields."""
         exact = {name: value for name, value in explicit.items() if name in self._fields}
         values |= {name: value for name, value in explicit.items() if name in self.types or name not in exact}
         loose = (texts.keys() & self._fields) | exact.keys()
@@ -272,7 +272,7 @@ class Arguments:
             places.release()
 
     def _check(self, values: dict[str, Any], waiting: list[Any], work: int, sent: _Sent) -> dict[str, Any]:
-        """The `values`, converted. Those `waiting` are looked at last, which takes longer than most refusals."""
+        """Validate and convert the `values`. Those `waiting` come last: they take longer than most refusals."""
         try:
             if self._bounded is None:
                 checked = self._validate(values)
@@ -292,7 +292,7 @@ class Arguments:
             refused = EventArgumentError(f"{self.where}: argument {error.args[0]!r} takes too much work to check")
         except RecursionError:
             refused = EventArgumentError(f"{self.where}: the arguments are nested too deep")
-        # Not from what pydantic raised, which holds the values: whoever logs this would log them too.
+        # Not from pydantic's error, which holds the values: a log of this error would show them.
         raise refused from None
 
     def _unshowable(self, values: dict[str, Any], problem: UnshowableError) -> EventArgumentError:
@@ -330,5 +330,5 @@ def _listed(names: Iterable[str], most: int = 10) -> str:
 
 
 def unknown_argument(where: str, name: str, known: Iterable[str]) -> str:
-    """The message about an argument that an event has not."""
+    """The message about an argument that an event does not have."""
     return f"{where}: there is no argument {name[:100]!r}; it takes {', '.join(known) or 'none'}"

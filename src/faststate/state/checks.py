@@ -1,4 +1,4 @@
-"""What is refused when a state class is made: taken names, guards that guard nothing, an unusable `migrate`."""
+"""Mistakes in a state class, reported when it is made: a taken name, a guard that guards nothing, a bad `migrate`."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ REMEDY: Final = "change it in an @event, with `await state.<event>.run(...)`, or
 
 
 class ChangeGuard:
-    """Says whether a value may be changed. Lifetime: one working copy; `FROZEN` guards everything that is committed."""
+    """Permits or refuses changes of a value. Lifetime: one working copy; `FROZEN` guards all that is committed."""
 
     __slots__ = ("live",)
 
@@ -96,7 +96,7 @@ def _guarded(cls: C) -> C:
 
 
 class _Container:
-    """Makes new instances, copies and pickles of a state's container builtin ones."""
+    """A container of a state: its copies, its pickles and new instances of its class are builtin containers."""
 
     __slots__ = ()
     _builtin: ClassVar[type]
@@ -195,11 +195,11 @@ class ReadOnlyList(_Kept, list[Any]):
         return [*self._items]
 
     def count(self, item: Any) -> int:
-        """As a list's."""
+        """Count the items that equal `item`."""
         return self._items.count(item)
 
     def index(self, item: Any, *between: Any) -> int:
-        """As a list's."""
+        """The place of the first item that equals `item`."""
         return self._items.index(item, *between)
 
 
@@ -237,19 +237,19 @@ class ReadOnlyDict(_Kept, dict[Any, Any]):
         return {**other, **self._items} if isinstance(other, dict) else NotImplemented
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """As a dict's."""
+        """The value of a key, or `default`."""
         return self._items.get(key, default)
 
     def keys(self) -> Any:
-        """As a dict's."""
+        """The keys."""
         return self._items.keys()
 
     def values(self) -> Any:
-        """As a dict's."""
+        """The values."""
         return self._items.values()
 
     def items(self) -> Any:
-        """As a dict's."""
+        """The keys with their values."""
         return self._items.items()
 
     def copy(self) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""Snapshots and working copies: what each knows of itself, and how one instance of a state lives as either.
+"""Snapshots and working copies of a state: how an instance is read, set, copied and encoded as either of them.
 
 A committed snapshot is frozen and shared by all readers. A working copy is made of it for one transaction, and thaws a
 field when that is first touched.
@@ -35,8 +35,8 @@ INITIAL: Final = "initial"
 
 _NONE: Final[Mapping[Any, Any]] = types.MappingProxyType({})
 
-# What a model has in slots is set through these: object.__setattr__ would look each up by its name, which is a third of
-# what it takes to make one.
+# Set a model's slots through these: object.__setattr__ would look each up by its name, which is a third of the time
+# of making an instance.
 _put_values, _put_fields_set, _put_extra, _put_private = (
     vars(BaseModel)[name].__set__
     for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
@@ -44,10 +44,10 @@ _put_values, _put_fields_set, _put_extra, _put_private = (
 
 
 class SnapshotInfo:
-    """What a committed snapshot knows of itself. Lifetime: until the state's next commit and its last reader.
+    """The identity, version and caches of a committed snapshot. Lifetime: until the next commit and its last reader.
 
     A snapshot with hidden fields, as some viewers have it, knows the `full` one. The full one keeps these in `seen`, by
-    what is hidden. `provider` is the provider that it came from, None for one of a registry without a provider.
+    what is hidden. `provider` is the provider that it came from; None if its registry has no provider.
     """
 
     __slots__ = (
@@ -81,7 +81,7 @@ class SnapshotInfo:
 
 
 class WorkingInfo(Thaw):
-    """What a working copy knows of itself. Lifetime: one transaction, or one step of a generator."""
+    """The base and the thawed values of a working copy. Lifetime: one transaction, or one step of a generator."""
 
     __slots__ = ("base", "frozen", "schema", "validated")
 
@@ -216,7 +216,7 @@ class StateModel(BaseModel):
 
     @property
     def _committed(self) -> SnapshotInfo:
-        """What a snapshot knows of itself. Raises `NotStartedError` for any other instance."""
+        """The info of a snapshot. Raises `NotStartedError` for any other instance."""
         fs = self._fs
         if type(fs) is not SnapshotInfo:
             raise NotStartedError(f"this {type(self).__name__} is not a snapshot that a provider gave")

@@ -1,4 +1,4 @@
-"""Converts the texts of a form's fields to what annotations take."""
+"""Forms: convert the texts of a form's fields to what the annotations of an event take."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _takes_many(annotation: Any) -> bool:
 
 
 def _takes_none_of_many(annotation: Any) -> bool:
-    """Tells whether it is a collection that may be empty: `tuple[int, int]` may not."""
+    """True for a collection that may be empty: `tuple[int, int]` may not."""
     arguments = get_args(annotation)
     fixed = (get_origin(annotation) or annotation) is tuple and bool(arguments) and arguments[-1] is not Ellipsis
     return _takes_many(annotation) and not fixed
@@ -43,7 +43,7 @@ def _takes_none_of_many(annotation: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FormField:
-    """How an argument, or a field of one, takes what a form sends."""
+    """The way in which an argument, or a field of one, takes what a form sends. Lifetime: the event's class."""
 
     many: bool
     """It takes all values of its name, in a list."""
@@ -103,14 +103,14 @@ class FilledArgument(NamedTuple):
     name: str
     required: bool
     fields: dict[str, FormField]
-    """By the name that a form sends: a field's own, or its aliases."""
+    """The fields, by the name that a form sends: their own, or an alias."""
     absent: tuple[tuple[frozenset[str], str, Any], ...]
     """Fields that a form may have nothing of: all their names, the one to use, and what they are then."""
     needs_some: bool
-    """Tells whether it is missing where a form has nothing of it: no default, and not a box or collection."""
+    """True if it is missing where a form has nothing of it: it has no default, and is not a box or collection."""
 
     def fill(self, given: dict[str, list[Any]], exact: dict[str, Any], is_form: bool) -> dict[str, Any] | None:
-        """Returns what the values of these names give; None when they are not for this argument."""
+        """Collect its fields from the values of these names; None when they are not for this argument."""
         values = {name: shape.read(given[name]) for name, shape in self.fields.items() if name in given}
         values |= {name: exact[name] for name in self.fields if name in exact}
         if not values and not (is_form and self.required and not self.needs_some):

@@ -1,4 +1,4 @@
-"""What a state tells the page that is being made, and how it is rendered as if nobody asked."""
+"""The page that is being made, as states know it, and rendering without a request, user or page."""
 
 from __future__ import annotations
 

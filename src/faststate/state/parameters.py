@@ -26,14 +26,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """Says which component a parameter means: `left: Annotated[Counter, Component("left")]`."""
+    """Names the component that a parameter means: `left: Annotated[Counter, Component("left")]`."""
 
     component_id: Id
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Says which argument (or path parameter) holds a record's id: `Annotated[ProductState, Record("sku")]`.
+    """Names the argument (or path parameter) that holds a record's id: `Annotated[ProductState, Record("sku")]`.
 
     Without a name it is the id of the event's own state; in a route, the path parameter that is taken anyway. Raises
     `EventDefinitionError` for anything but a name.
@@ -78,7 +78,7 @@ def mentions_state(annotation: object) -> bool:
 def state_parameter(
     name: str, annotation: Any, lookup: Callable[[str], type | None] = lambda name: None
 ) -> StateParameter | None:
-    """What a parameter annotated `S`, `"S"`, `Optional[S]`, `S | None` or `Annotated[S, …]` asks for, else None.
+    """Read a parameter annotated `S`, `"S"`, `Optional[S]`, `S | None` or `Annotated[S, …]`; None for any other.
 
     `lookup` finds a registered class (or None) by the name in a string that Python could not resolve.
     """

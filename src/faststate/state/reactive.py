@@ -1,4 +1,4 @@
-"""ReactiveState: what a user subclasses, and what a page sees of it."""
+"""`ReactiveState`, which users subclass: what pages and viewers see of it, and the way to its provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which provider a state class is used with: that of the request, of the view being rendered, or the only one."""
+"""The provider of a state class, here and now: that of the request, of the view being rendered, or the only one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ServingProvider(Protocol):
     """A provider, as the states and events of its classes know it. Lifetime: the app."""
 
     def name_of(self, cls: type[Any]) -> str | None:
-        """The name under which it has registered `cls`; None where it has not."""
+        """The name under which it registered `cls`; None if it did not."""
 
     def has_ids(self, cls: type[Any]) -> bool:
-        """Tells whether a page may show several states of `cls`, told apart by ids."""
+        """True if a page may show several states of `cls`, told apart by ids."""
 
     def url_of(self, path: str) -> str:
         """The URL path (str) of one of its routes, below its prefix and where its app is mounted."""
@@ -47,7 +47,7 @@ def note_provider(cls: type[Any], provider: ServingProvider) -> None:
 
 
 def provider_of(cls: type[Any]) -> ServingProvider | None:
-    """The provider with which `cls` is used here and now; None where no provider has registered it.
+    """Find the provider with which `cls` is used here and now; None if no provider registered it.
 
     Raises `ConfigurationError` where several providers have it, know it by other names, scopes or URLs, and nothing
     says which one is meant.
@@ -57,8 +57,8 @@ def provider_of(cls: type[Any]) -> ServingProvider | None:
             return provider
     found = _known(cls)
     if len(found) > 1 and _differ(cls, found):
-        # A provider that nobody uses any more is there until its circles of references are found; a test suite makes
-        # one after the other of the same classes.
+        # A provider that nobody uses any more is only freed by the garbage collector, since it holds circles of
+        # references; a test suite makes one provider after the other for the same classes.
         del found
         gc.collect()
         found = _known(cls)

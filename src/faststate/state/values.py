@@ -205,7 +205,7 @@ class Thaw:
         return frozen
 
     def _refreeze_instance(self, value: Any, shape: ModelShape, origin: Any) -> Any:
-        """The frozen form of a model or dataclass; see `revalidation` for what is validated of it."""
+        """The frozen form of a model or dataclass; `revalidation` says which of its fields are validated."""
         parts, validators = shape.read(value), revalidation_of(shape.original)
         if origin is None:
             if validators is not None:
@@ -273,7 +273,7 @@ def revalidated(
 
 
 def _check_hashable(value: Any) -> None:
-    """Raises `UnshowableError` where a key, or a member of a set, holds text that no page could show.
+    """Raise `UnshowableError` for a key, or a member of a set, that holds text which no page could show.
 
     Raises `ConfigurationError` for a model or dataclass there that may be changed: all readers share it as it is.
     """

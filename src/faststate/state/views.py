@@ -105,7 +105,7 @@ class View:
 
 
 def view(function: Callable[[Any], Any]) -> View:
-    """Makes a method of a `ReactiveState` a view: its FT follows the state in every page that shows it.
+    """Make a method of a `ReactiveState` a view: its FT follows the state in every page that shows it.
 
     The method takes `self` alone and returns FT, text, a list or tuple of these, or None. It is rendered into the page
     where `state.<name>()` stands, and again once per commit; pages get it when it changed. Raises

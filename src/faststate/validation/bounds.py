@@ -87,7 +87,7 @@ _FIELDS: Final = frozenset({"model-fields", "dataclass-args", "typed-dict", "nam
 _OWN_HASH: Final = frozenset(
     {"str", "bytes", "bool", "none", "literal", "enum", "date", "time", "datetime", "timedelta", "url"}
 )
-"""Types of which nobody can choose many values with one hash: the hash is keyed, or the values are few."""
+"""Types whose values nobody can choose to have one hash: the hash is keyed, or the values are few."""
 
 _OTHERS_WITH_BOUNDS: Final = frozenset({"generator", "json", "decimal", "complex", "definition-ref"})
 _UNITS: Final = {
@@ -151,7 +151,7 @@ def _build(schema: Schema) -> Validator:
 
 
 class _Weights:
-    """How much work it takes to validate a value, by its schema, in units. Lifetime: the call of `bounded`.
+    """Estimates the work of validating a value, by its schema, in units. Lifetime: the call of `bounded`.
 
     What collections and records hold is counted when they come.
     """

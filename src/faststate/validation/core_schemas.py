@@ -71,7 +71,7 @@ def all_parts(schema: Schema) -> Iterator[Schema]:
 
 
 def rewrite(part: Any, change: Callable[[Schema], Any]) -> Any:
-    """What stands under one of the keys `PARTS`, with each schema directly in it replaced by `change` of it."""
+    """Replace each schema directly inside `part`, which stands under one of the keys `PARTS`, by `change` of it."""
     if isinstance(part, dict):
         return change(part) if _is_schema(part) else {name: rewrite(item, change) for name, item in part.items()}
     if isinstance(part, list):
@@ -85,7 +85,7 @@ def function(how: str, call: Callable[..., Any], schema: Schema) -> Schema:
 
 
 def around(how: str, call: Callable[..., Any], schema: Schema) -> Schema:
-    """As `function`; a reference to `schema` refers to the outcome."""
+    """Like `function`, but references to `schema` refer to the outcome."""
     return with_ref_of(schema, function(how, call, without_ref(schema)))
 
 

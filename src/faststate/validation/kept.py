@@ -1,4 +1,4 @@
-"""What one validation takes as it is: the fields and items that were there before, and the schema functions that ask.
+"""Fields and items that a validation takes as they are, since they were there before.
 
 An item of a changed list is not to be converted twice: a hashed password would be hashed once more.
 """
@@ -15,7 +15,7 @@ __all__ = ["Kept", "KnownItems", "in_choice", "in_union", "keep_field", "keep_it
 
 
 class KnownItems:
-    """Which items of a changed field were there before. Lifetime: one validation.
+    """The items of a changed field that were there before. Lifetime: one validation.
 
     An item is known by its role (see `rewriting.ROLES`) and value. It has an answer for each time that it comes: of two
     equal ones, one may be new. `answers` holds these for values without parts, and `objects` the ids of lists, models
@@ -85,7 +85,7 @@ NOTHING_KNOWN: Final = KnownItems({}, {})
 # -- what the schemas call ---------------------------------------------------------------------------------------------
 
 kept_now: ContextVar[Kept] = ContextVar("faststate_kept")
-"""What the running validation keeps. Pydantic's own context belongs to the author's validators."""
+"""The values that the running validation keeps. Pydantic's own context belongs to the author's validators."""
 
 
 def keep_field(name: str, value: Any, handler: Callable[[Any], Any]) -> Any:

@@ -35,12 +35,12 @@ class Revalidation:
         self._schema = schema
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of all fields (and extras), by name, with their types looked at. Raises `ValidationError`."""
+        """Check the types of the values of all fields (and extras), by name. Raises `ValidationError`."""
         found: dict[str, Any] = self._check.validate_python(values)
         return found
 
     def assign(self, values: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
-        """The values of all fields (and extras), by name, validated but for those that are kept.
+        """Validate the values of all fields (and extras), by name, but for those that are kept.
 
         Raises pydantic's `ValidationError`.
         """
@@ -57,18 +57,18 @@ class Revalidation:
         return _model_validators(self._schema) is not None
 
     def look_at_whole(self, instance: Any) -> Any:
-        """Run the model validators (but for those that read input) on an instance; the instance that they return.
+        """Run the model validators, but for those that read input, on an instance; return the one that they return.
 
         Raises `ValidationError`, and whatever they raise.
         """
         return self._whole.validate_python(instance) if self.sees_whole else instance
 
     def load(self, values: Mapping[str, Any]) -> Any:
-        """An instance with these values (all or some, by name), which it held before. Raises `ValidationError`."""
+        """Make an instance with these values (all or some, by name), which it held before. Raises `ValidationError`."""
         return self._load.validate_python(values)
 
     def load_some(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """As `load`, for some of the fields and no others, whose defaults are not made. Raises `ValidationError`."""
+        """Load some of the fields, without the defaults of all others. Raises `ValidationError`."""
         found: dict[str, Any] = self._load_some.validate_python(values)
         return found
 
@@ -116,7 +116,7 @@ def revalidation_of(cls: type[BaseModel]) -> Revalidation: ...
 @overload
 def revalidation_of(cls: type[Any]) -> Revalidation | None: ...
 def revalidation_of(cls: type[Any]) -> Revalidation | None:
-    """The validators of a model or dataclass; None for a dataclass of a type that pydantic does not know."""
+    """Find the validators of a model or dataclass; None for a dataclass with a type that pydantic does not know."""
     if cls not in _known:
         _known[cls] = _made_for(cls)
     return _known[cls]
@@ -129,7 +129,7 @@ def _made_for(cls: type[Any]) -> Revalidation | None:
         return Revalidation(cls, dict(cls.__pydantic_core_schema__))
     try:
         return Revalidation(cls, core_schema_of(TypeAdapter(cls)))
-    except (PydanticUserError, NameError):  # of a type that pydantic does not know, or that is local to a function
+    except (PydanticUserError, NameError):  # a type that pydantic does not know, or that is local to a function
         return None
 
 

@@ -39,7 +39,7 @@ _CONSTRAINTS: Final = frozenset(
 
 
 class Rewriting:
-    """Makes one validator's schema of a class's own. Lifetime: until it is made.
+    """Rewrites a class's core schema into that of one validator. Lifetime: until that is made.
 
     `converting` collects the fields of `Revalidation.converting_fields`. `_inside` counts the author's validators
     around the place that is looked at: what these return has the type that is declared within them, and need not keep
@@ -59,14 +59,14 @@ class Rewriting:
         self.authored: set[str] = set()
 
     def of(self, cls: type[Any], schema: Schema) -> Any:
-        """The schema of the class itself, whose instance is not there yet."""
+        """Rewrite the schema of a class whose instance is not there yet."""
         outside, self._written = self._written, validators_in(cls)
         made = self._whole(schema)
         self._written = outside
         return made
 
     def _whole(self, schema: Schema) -> Any:
-        """As `of`, for the class that is looked at or one that stands in its fields."""
+        """Rewrite the schema of the class that is looked at, or of one in its fields."""
         kind = schema["type"]
         if kind == "definitions":
             definitions = schema["definitions"]
@@ -80,7 +80,7 @@ class Rewriting:
         return self._instance(schema) if kind in ("model", "dataclass") else self._node(schema)
 
     def _instance(self, schema: Schema) -> Schema:
-        """The schema of a model or dataclass, for the dict of its fields."""
+        """Rewrite the schema of a model or dataclass into one for the dict of its fields."""
         outside, self._inside = self._inside, 0
         is_partial, self._is_partial = self._is_partial, False  # those of nested models are all there
         fields = self._fields(schema["schema"], schema, is_partial)
@@ -163,7 +163,7 @@ class Rewriting:
         return made
 
     def _authors(self, kind: str, schema: Schema) -> Schema:
-        """A validator that the class's author wrote."""
+        """Rewrite a validator that the class's author wrote."""
         self._is_authored = True
         self._is_converting = self._is_converting or self._role != ""
         if self._mode == "assign":

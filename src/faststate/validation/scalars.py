@@ -76,11 +76,11 @@ CHECKED: Final = frozenset({str, int, decimal.Decimal, fractions.Fraction})
 
 
 class UnshowableError(ValueError):
-    """A value that no page could show. The message is what is to be said of the place that holds it."""
+    """A value that no page could show. The message continues a sentence that begins with the place of the value."""
 
 
 def check_showable(value: Any) -> None:
-    """Raises `UnshowableError` for text and numbers, also of subclasses, that no page could show."""
+    """Raise `UnshowableError` for text and numbers, also of subclasses, that no page could show."""
     if isinstance(value, str):
         if not value.isascii():
             try:
@@ -104,7 +104,7 @@ def _zone_key(value: datetime.datetime | datetime.time) -> Any:
     return value.replace(tzinfo=None, fold=0), value.fold, repr(value.tzinfo)
 
 
-# What tells two values of one type apart that are equal to each other (or a value that is unequal to itself).
+# The details that tell values of one type apart although they are equal (or equal although they are unequal: NaN).
 _EXACT: Final[dict[type, Callable[[Any], Any]]] = {
     float: float.hex,
     complex: lambda value: (value.real.hex(), value.imag.hex()),
@@ -117,7 +117,7 @@ _BY_BASE: Final = (float, complex, decimal.Decimal, datetime.datetime, datetime.
 
 
 def exact_key(value: Any) -> Any:
-    """Returns what two scalars share exactly when they are the same value: their type, and all that tells them apart.
+    """Return a key that two scalars share if they are the same value, and only then: their type, and every detail.
 
     For subclasses of these types as well; any other hashable value stands for itself. It is hashable.
     """
@@ -129,7 +129,7 @@ def exact_key(value: Any) -> Any:
 
 
 def same_scalar(new: Any, old: Any) -> bool:
-    """Tells whether two values of one type are the same value; see `exact_key`."""
+    """True if two values of one type are the same value; see `exact_key`."""
     if new is old:
         return True
     kind = type(new)
@@ -142,7 +142,7 @@ EXACT: Final = (int, bool, str)
 """Types whose very own values pydantic takes as they are, where nothing more is asked of them; see `is_exact`."""
 
 SHORT_INT: Final = 2**63
-"""Whole numbers below it, of either sign, can be shown without a look at their length."""
+"""Whole numbers below it, of either sign, can be shown: their length need not be checked."""
 
 
 def is_exact(value: Any, kind: Any) -> bool:

@@ -51,7 +51,7 @@ class TooMuchWork(Exception):
 
 
 class _Work(threading.local):
-    """Counts what is left of the running validation's work, in units. Lifetime: the thread."""
+    """The units of work that are left to the running validation. Lifetime: the thread."""
 
     left: int = 0
     seen: dict[int, Any] | None = None
@@ -111,7 +111,7 @@ def spender(units: int, units_of_item: int, most: int | None = None, least: int 
 
 
 def whole_spender(units: int, members: int) -> Callable[[Any], Any]:
-    """As `spender`, for a record whose insides pydantic validates by another schema, in which nothing is counted.
+    """Make a `spender` for a record whose insides pydantic validates by another schema, in which nothing is counted.
 
     Each container inside may have many errors, and each level can be read in as many ways as a union has `members`.
     """
