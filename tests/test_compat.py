@@ -27,7 +27,10 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.protocol.http_stream import HTTPStream
 from itsdangerous import URLSafeTimedSerializer
 from redis.asyncio.connection import Connection
+from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from faststate import ConfigurationError, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
@@ -266,6 +269,14 @@ async def test_starlette_shows_what_its_exception_layer_is_around():
     assert compat_starlette.is_only_exceptions(layer, inner)
     del layer.app
     assert not compat_starlette.is_only_exceptions(layer, inner)
+
+
+def test_starlette_s_mount_has_its_app_inside_of_its_middleware():
+    app = fh.FastHTML()
+    mount = Mount("/", app, middleware=[Middleware(GZipMiddleware)])
+    assert compat_starlette.served_by(mount) is app
+    del mount._base_app
+    assert compat_starlette.served_by(mount).app is app
 
 
 # -- fastcore ----------------------------------------------------------------------------------------------------------

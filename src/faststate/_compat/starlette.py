@@ -9,7 +9,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp
 
-__all__ = ["Session", "is_only_exceptions", "knows_sessions"]
+__all__ = ["Session", "is_only_exceptions", "knows_sessions", "served_by"]
 
 Session: Any = getattr(sessions, "Session", None)
 """The class of a request's session: a dict that notes in `accessed` and `modified` what became of it."""
@@ -35,3 +35,11 @@ def is_only_exceptions(app: ASGIApp, inner: ASGIApp) -> bool:
     Where Starlette hides what is inside of it, events pass the app's router as all other requests do.
     """
     return isinstance(app, ExceptionMiddleware) and getattr(app, "app", None) is inner
+
+
+def served_by(route: Any) -> Any:
+    """Return the app or endpoint that a route serves, inside the mount's own middleware; None if it serves none.
+
+    Where a mount hides that, its middleware is returned, which has the app in its attribute `app`.
+    """
+    return getattr(route, "_base_app", None) or getattr(route, "app", None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
+from .._compat.starlette import served_by
 from ..auth.rules import AccessRule
 from ..provider.provider import StateProvider
 from ..registry.registry import DEFAULT_TTL
@@ -208,8 +209,7 @@ def _walk(target: Any, path: str, seen: set[int]) -> Iterator[tuple[str, StatePr
         yield path, provider
     routes = getattr(target, "routes", None)
     for route in routes if isinstance(routes, list | tuple) else ():
-        below = getattr(route, "_base_app", None) or getattr(route, "app", None)  # without the mount's own middleware
-        yield from _walk(below, path + getattr(route, "path", ""), seen)
+        yield from _walk(served_by(route), path + getattr(route, "path", ""), seen)
     yield from _walk(getattr(target, "app", None), path, seen)  # what a middleware wraps
 
 
