@@ -1,4 +1,4 @@
-"""Every error the library raises. Each carries the HTTP status that it becomes at the edge."""
+"""All errors of the library, with the HTTP status of each."""
 
 from __future__ import annotations
 
@@ -34,83 +34,83 @@ __all__ = [
 
 
 class FastStateError(Exception):
-    """Base of all errors of this library.
+    """Base class of all errors of this library.
 
-    `status` is the HTTP status (int) that a request failing with this error is answered with. The message is shown to
-    clients for errors below 500 only, so it never holds a value that a client may not see.
+    `status` is the HTTP status (int) of the response to a request that fails with this error. Clients see the message
+    only if the status is below 500; it never contains a value that a client may not see.
     """
 
     status: int = 500
 
 
 class ConfigurationError(FastStateError):
-    """The app is put together wrongly; raised at import or at setup wherever possible."""
+    """The app is configured wrongly. Raised at import or at setup wherever possible."""
 
 
 class StateNotRegisteredError(ConfigurationError, ValueError):
-    """A state class was asked for that no `register_state` call named."""
+    """A state class was requested that was never passed to `register_state`."""
 
 
 class EventDefinitionError(ConfigurationError):
-    """A state class declares an event, a view or a field that cannot work; raised when the class is made."""
+    """A state class declares an event, a view or a field that cannot work. Raised when the class is defined."""
 
 
 class MissingDependencyError(ConfigurationError, ImportError):
-    """An optional dependency is not installed; the message names the extra to install."""
+    """An optional dependency is not installed. The message names the extra to install."""
 
 
 class IdentifierError(FastStateError, ValueError):
-    """A state was asked for without the id that its scope needs, or with one that cannot be a key."""
+    """A state was requested without the id that its scope needs, or with an id that cannot be part of a key."""
 
     status = 400
 
 
 class StateNotFoundError(IdentifierError):
-    """There is no such record (or other state whose `StateConfig(create=…)` decides what exists)."""
+    """The record does not exist, or another state for which `StateConfig(create=…)` decides what exists."""
 
     status = 404
 
 
 class AccessError(FastStateError):
-    """The caller may not do this."""
+    """The caller is not allowed to do this."""
 
     status = 403
 
 
 class AuthenticationError(AccessError):
-    """Nobody is signed in, and somebody has to be."""
+    """The caller must be signed in, and is not."""
 
     status = 401
 
 
 class AuthorizationError(AccessError):
-    """Somebody is signed in (or nobody need be), and may not do this."""
+    """The caller is not allowed to do this, and signing in would not help or has been done."""
 
     status = 403
 
 
 class EventError(FastStateError):
-    """An event was asked for in a way that cannot be served."""
+    """A request for an event is wrong."""
 
     status = 400
 
 
 class UnknownEventError(EventError):
-    """No state or no event of that name."""
+    """There is no state or no event with this name."""
 
     status = 404
 
 
 class EventArgumentError(EventError):
-    """An argument is missing, unknown, or not of the declared type. The message names it."""
+    """An argument is missing, unknown, or does not have the declared type. The message names it."""
 
     status = 400
 
 
 class EventConflictError(EventError):
-    """The state has changed since the page was shown the version that its event expects (`expect_version=True`).
+    """The state has another version than the page showed when it sent the event (`expect_version=True`).
 
-    `version` is the one that it has now, as pages have it (str).
+    `version` (str) is the current version, in the form that pages use.
     """
 
     status = 409
@@ -121,71 +121,74 @@ class EventConflictError(EventError):
 
 
 class EventTimeoutError(EventError, TimeoutError):
-    """An event took longer than its `timeout` (or the provider's `event_timeout`) and was stopped.
+    """An event took longer than its `timeout`, or than the provider's `event_timeout`, and was stopped.
 
-    Its step under way left no trace; the steps of a generator that were committed before stay.
+    The step that was running has changed nothing. Earlier steps of a generator stay committed.
     """
 
     status = 503
 
 
 class RowValueError(EventError):
-    """A value that the row of a RECORD state cannot keep; nothing was changed.
+    """The row of a RECORD state cannot keep a value. Nothing was changed.
 
-    The message names the state's class and field and the column, and never the value.
+    The message names the state's class, the field and the column, but never the value.
     """
 
     status = 400
 
 
 class ReadOnlyStateError(FastStateError, TypeError):
-    """A committed state was assigned to or changed in place. Write in an event, `run()` or `modify()`."""
+    """Code tried to change a committed state. Change states in an event, with `run()` or with `modify()`."""
 
 
 class NotStartedError(FastStateError):
-    """Something was asked of a state that belongs to no provider, or of a provider that has been stopped."""
+    """A state that belongs to no provider was used like one that does, or the provider has been stopped."""
 
     status = 503
 
 
 class ConnectionClosedError(FastStateError):
-    """Data was sent to an SSE connection that has ended."""
+    """Data was sent over an SSE connection that has ended."""
 
 
 class LimitError(FastStateError):
-    """A client has more of something (events, streams, states) than the provider allows one client."""
+    """A client has used up a limit of the provider, for example on events, streams or states."""
 
     status = 429
 
 
 class LockTimeoutError(FastStateError, TimeoutError):
-    """A state's lock could not be had: in time, or at all, because waiting for it would be a deadlock."""
+    """The lock of a state was not free in time, or waiting for it would have been a deadlock."""
 
     status = 503
 
 
 class BackendError(FastStateError):
-    """A store, a backplane or the app's own user loader failed; an error of its type is the `__cause__`."""
+    """A store, a backplane or the app's user loader failed. The `__cause__` has the type of the original error."""
 
     status = 503
 
 
 class PersistenceError(BackendError):
-    """A store or a record source failed, and nothing was changed; or its outcome is unknown, and is looked up again."""
+    """A store or a record source failed. Nothing was changed, or it is unknown and FastState looks again."""
 
 
 class VersionConflict(PersistenceError):
-    """A store or a row holds another version than the one that a change was made from; nothing was changed."""
+    """A store or a row has another version than the one that a change is based on. Nothing was changed."""
 
 
 class RowUnreadableError(PersistenceError):
-    """The row of a RECORD state does not fit the class. No page, event or `modify` can use the record until
-    the row is mended in the database; the message (for the log) names the row, the fields and what is wrong."""
+    """The row of a RECORD state does not fit the class.
+
+    No page, event or `modify` can use the record until the row is corrected in the database. The message, for the log,
+    names the row, the fields and what is wrong with them.
+    """
 
 
 class LockLostError(PersistenceError):
-    """This process was taken for dead while it had a lock, and another one has it by now; nothing was changed."""
+    """This process was taken for dead while it held a lock, and another process holds it now. Nothing was changed."""
 
 
 class BackplaneError(BackendError):
-    """The backplane failed: other processes may not have been told, or this one may not be told by them."""
+    """The backplane failed: messages to other processes, or from them to this one, may be missing."""

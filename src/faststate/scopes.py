@@ -1,11 +1,11 @@
-"""Scopes, identifiers and versions. No other module builds state keys or parses them."""
+"""Scopes, identifiers and versions. Only this module builds and parses the keys of states."""
 
 from __future__ import annotations
 
 import re
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 from uuid import UUID
 
@@ -14,17 +14,17 @@ from .exceptions import IdentifierError
 __all__ = ["MAX_ID_LENGTH", "Id", "StateIdentifier", "StateScope", "Version", "namespace_of"]
 
 Id = str | int | UUID
-"""What callers may give as an id; identifiers keep ids as `str`."""
+"""The types of ids that callers may pass. Identifiers keep ids as `str`."""
 
 MAX_ID_LENGTH: Final = 512
-"""Longest id, in characters. Ids reach keys, tokens and stores; none of them should grow without bound."""
+"""Longest id, in characters. Ids are part of keys and tokens, which must not grow without limit."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9]+\Z")
 
 
 class StateScope(Enum):
-    """Who shares one state."""
+    """The scope of a state: who shares it."""
 
     GLOBAL = "global"
     SESSION = "session"
@@ -33,16 +33,21 @@ class StateScope(Enum):
     RECORD = "record"
     TEMPORARY = "temporary"
 
-    __hash__ = object.__hash__  # Enum's own is written in Python, and each look-up by scope asks for it
+    __hash__ = object.__hash__  # Enum's own is written in Python, and every lookup by scope calls it
 
 
-_NEEDS: Final[dict[StateScope, tuple[str, ...]]] = {
+_SEGMENTS: Final[dict[StateScope, tuple[tuple[str, str | None], ...]]] = {
     StateScope.GLOBAL: (),
-    StateScope.SESSION: ("session_id",),
-    StateScope.USER: ("user_id",),
-    StateScope.COMPONENT: ("session_id", "component_id"),
-    StateScope.RECORD: ("record_id",),
-    StateScope.TEMPORARY: ("session_id", "component_id"),
+    StateScope.SESSION: (("", "session_id"),),
+    StateScope.USER: (("user", "user_id"),),
+    StateScope.COMPONENT: (("", "session_id"), ("component", None), ("", "component_id")),
+    StateScope.RECORD: (("", "record_id"),),
+    StateScope.TEMPORARY: (("", "session_id"), ("", "component_id")),
+}
+"""The segments of a key after scope and class name: each a fixed text and the id behind it, if there is one."""
+
+_NEEDS: Final = {
+    scope: frozenset(name for _, name in segments if name is not None) for scope, segments in _SEGMENTS.items()
 }
 
 
@@ -62,13 +67,13 @@ def _clean_id(what: str, value: Id) -> str:
 
 
 class StateIdentifier:
-    """Names one state: a scope, a class name and the ids which that scope needs. Immutable, hashable.
+    """Identifies one state by a scope, a class name and the ids that the scope needs. Immutable and hashable.
 
-    Ids are `str`, `int` or `UUID` and are kept as `str`, so that 1 and "1" name one state. Ids that the scope does not
-    need are dropped. A TEMPORARY state's own id is its `component_id`.
+    Ids are `str`, `int` or `UUID`, and are kept as `str`, so 1 and "1" identify the same state. Ids that the scope does
+    not need are dropped. The own id of a TEMPORARY state is its `component_id`.
 
-    Raises `IdentifierError` (also a `ValueError`) when an id that the scope needs is None, empty, longer than
-    `MAX_ID_LENGTH` or of another type, or when `cls_name` is not of the form `[A-Za-z][A-Za-z0-9_]*`.
+    Raises `IdentifierError` (also a `ValueError`) if an id that the scope needs is None, empty, longer than
+    `MAX_ID_LENGTH` or of another type, or if `cls_name` does not match `[A-Za-z][A-Za-z0-9_]*`.
     """
 
     __slots__ = (
@@ -83,9 +88,9 @@ class StateIdentifier:
     record_id: str | None
     key: str
     instance_id: str | None
-    """The id (str) which tells the states of one class apart on a page, or None where a page can have but one."""
+    """The id (str) that distinguishes states of one class on a page, or None if a page can have only one of them."""
     namespace: tuple[str, ...]
-    """Path of this state's signals on a page, one or two segments of `[A-Za-z0-9_]`: `("Counter", "left")`."""
+    """The path of this state's signals on a page: one or two segments of `[A-Za-z0-9_]`, like `("Counter", "left")`."""
 
     def __init__(
         self,
@@ -123,65 +128,36 @@ class StateIdentifier:
 
     def _build(self) -> str:
         parts = [self.scope.value, self.cls_name]
-        match self.scope:
-            case StateScope.SESSION:
-                parts += [_quote(self.session_id)]
-            case StateScope.USER:
-                parts += ["user" + _quote(self.user_id)]
-            case StateScope.COMPONENT:
-                parts += [_quote(self.session_id), "component", _quote(self.component_id)]
-            case StateScope.RECORD:
-                parts += [_quote(self.record_id)]
-            case StateScope.TEMPORARY:
-                parts += [_quote(self.session_id), _quote(self.component_id)]
+        for text, name in _SEGMENTS[self.scope]:
+            parts.append(text if name is None else text + quote(getattr(self, name), safe=""))
         return ":".join(parts)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a StateIdentifier cannot be changed (tried to set {name!r})")
 
     def generate_key(self) -> str:
-        """The key (str) of this state, which is its topic too: `session:Cart:8Hq…`. Ids are percent-encoded."""
+        """Return the key (str) of this state, which is also its topic: `session:Cart:8Hq…`. Ids are percent-encoded."""
         return self.key
 
     @classmethod
     def parse(cls, key: str) -> StateIdentifier:
-        """The identifier that `generate_key()` made `key` of. Raises `IdentifierError` for any other text."""
-        parts = key.split(":")
+        """Return the identifier whose `generate_key()` is `key`. Raises `IdentifierError` for any other text."""
         try:
-            scope = StateScope(parts[0])
-            name, rest = parts[1], parts[2:]
-            match scope, rest:
-                case StateScope.GLOBAL, []:
-                    found = cls(scope, name)
-                case StateScope.SESSION, [sid]:
-                    found = cls(scope, name, session_id=unquote(sid, errors="strict"))
-                case StateScope.USER, [uid] if uid.startswith("user"):
-                    found = cls(scope, name, user_id=unquote(uid[4:], errors="strict"))
-                case StateScope.COMPONENT, [sid, "component", cid]:
-                    found = cls(
-                        scope,
-                        name,
-                        session_id=unquote(sid, errors="strict"),
-                        component_id=unquote(cid, errors="strict"),
-                    )
-                case StateScope.RECORD, [rid]:
-                    found = cls(scope, name, record_id=unquote(rid, errors="strict"))
-                case StateScope.TEMPORARY, [sid, tid]:
-                    found = cls(
-                        scope,
-                        name,
-                        session_id=unquote(sid, errors="strict"),
-                        component_id=unquote(tid, errors="strict"),
-                    )
-                case _:
-                    raise IdentifierError(f"{key!r} is not a state key")
-        except (ValueError, IndexError) as error:
+            kind, cls_name, *rest = key.split(":")
+            scope = StateScope(kind)
+            ids = {
+                name: unquote(segment.removeprefix(text), errors="strict")
+                for segment, (text, name) in zip(rest, _SEGMENTS[scope], strict=True)
+                if name is not None
+            }
+            found = cls(scope, cls_name, **ids)
+        except ValueError as error:
             raise IdentifierError(f"{key!r} is not a state key") from error
-        if found.key != key:  # another spelling of an id would be a second key for one state
+        if found.key != key:  # another spelling of an id would be a second key of the same state
             raise IdentifierError(f"{key!r} is not a state key; it would be written {found.key!r}")
         return found
 
-    def __reduce__(self) -> tuple[Any, ...]:  # how copy and pickle make another one of what cannot be assigned to
+    def __reduce__(self) -> tuple[Any, ...]:  # copy and pickle cannot assign the attributes, so they parse the key
         return StateIdentifier.parse, (self.key,)
 
     def __eq__(self, other: object) -> bool:
@@ -194,21 +170,17 @@ class StateIdentifier:
         return f"StateIdentifier({self.key!r})"
 
 
-def _quote(text: str | None) -> str:
-    return quote(cast(str, text), safe="")  # __init__ raised for a missing id
-
-
 @lru_cache(maxsize=1_024)
 def namespace_of(cls_name: str, instance_id: str | None) -> tuple[str, ...]:
-    """Path of a state's signals on a page, by the name of its class and its own id there."""
+    """Return the path of a state's signals on a page, from its class name and its own id there."""
     return (cls_name,) if instance_id is None else (cls_name, signal_segment(instance_id))
 
 
 def signal_segment(text: str) -> str:
-    """`text` as one segment of a Datastar signal path, one to one: `[A-Za-z0-9]` stay, all else becomes `_<hex>_`.
+    """Encode `text` as one segment of a Datastar signal path, one to one: all but `[A-Za-z0-9]` becomes `_<hex>_`.
 
     Datastar reads dots as nesting and hyphens as minus (signal paths are `[A-Za-z0-9_]`), and a segment `__proto__`
-    would reach into JavaScript's own objects.
+    would give access to JavaScript's own objects.
     """
     if _PLAIN_SEGMENT.match(text):
         return text
@@ -216,15 +188,15 @@ def signal_segment(text: str) -> str:
 
 
 class Version(NamedTuple):
-    """Which version of which life of a state.
+    """One version of a state.
 
-    `epoch` (str) is drawn anew when a state is made, `number` (int) counts its commits. Two versions are one only when
-    both agree: version 3 of a state that was lost and made anew is not version 3 of the former one.
+    `number` (int) counts the commits of the state; `epoch` (str) is random, and is drawn when the state is created. Two
+    versions are the same only if both are: a state that was lost and created again has another version 3.
     """
 
     epoch: str
     number: int
 
     def __str__(self) -> str:
-        """As a page has it: `4f2a….7`."""
+        """Return the version in the form that pages use: `4f2a….7`."""
         return f"{self.epoch}.{self.number}"
