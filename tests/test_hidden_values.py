@@ -30,7 +30,7 @@ from faststate import (
     view,
 )
 from faststate.records.calls import CallableRecords
-from faststate.redaction import explained, is_hidden, redacted, told_of
+from faststate.redaction import explain, is_hidden, loggable, redacted
 from faststate.registry.persistence import StorePersistence, persistence_errors
 from faststate.scopes import Version
 from faststate.state.changes import change_of
@@ -527,20 +527,20 @@ class Plain(ReactiveState):
 def test_errors_of_a_class_that_hides_nothing_go_on_saying_what_is_wrong():
     with pytest.raises(ValidationError) as raised:
         Plain(n=-1)
-    assert explained(raised.value, Plain) == [(("n",), "Input should be greater than or equal to 0")]
+    assert explain(raised.value, Plain) == [(("n",), "Input should be greater than or equal to 0")]
     with pytest.raises(ValidationError) as raised:
         Plain(n=13)
-    assert explained(raised.value, Plain) == [((), "Value error, 13 is unlucky")]
+    assert explain(raised.value, Plain) == [((), "Value error, 13 is unlucky")]
     assert "13 is unlucky" in str(redacted(raised.value, Plain))
     error = RuntimeError("a word of the app")
     assert str(redacted(error, Plain)) == "a word of the app" and isinstance(redacted(error, Plain), RuntimeError)
-    assert told_of(error) is error
+    assert loggable(error) is error
 
 
 def test_a_visible_field_beside_hidden_ones_goes_on_saying_what_is_wrong(vault):
     with pytest.raises(ValidationError) as raised:
         vault(inner={"name": "too long a name"})
-    assert explained(raised.value, vault) == [(("inner", "name"), "String should have at most 5 characters")]
+    assert explain(raised.value, vault) == [(("inner", "name"), "String should have at most 5 characters")]
 
 
 @pytest.mark.parametrize(
@@ -572,7 +572,7 @@ def test_the_chain_of_an_error_is_told_without_what_is_hidden(vault):
             raise KeyError("the app's own words") from None
     except KeyError as error:
         hidden = error
-    told = told_of(hidden, state)
+    told = loggable(hidden, state)
     text = "".join(traceback.format_exception(told))
     assert_silent(text + repr(told.__context__))
     assert "the app's own words" in text and isinstance(told, KeyError)
@@ -580,5 +580,5 @@ def test_the_chain_of_an_error_is_told_without_what_is_hidden(vault):
 
 def test_configuration_and_event_errors_are_what_they_were():
     error = EventError("meant for people")
-    assert redacted(error) is error and told_of(error) is error
+    assert redacted(error) is error and loggable(error) is error
     assert isinstance(redacted(ConfigurationError("x")), ConfigurationError)

@@ -1,7 +1,7 @@
-"""Keeps values that are `ServerOnly`, or not visible to all, out of errors and logs.
+"""Keep values that are `ServerOnly`, or not visible to everybody, out of errors and logs.
 
-A message of pydantic's shows the value that did not fit, a constraint tells what is compared with it, a validator of
-the app says what it likes, and a database's driver shows what was to be written. All of it ends in logs, or in a page.
+pydantic's messages show the value that did not fit, a constraint shows what it compares with, a validator of the app
+may say anything, and a database driver shows what it was to write. All of this ends in logs or on a page.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .exceptions import FastStateError
 
-__all__ = ["UNSAID", "explained", "explained_by_title", "hold_back", "is_hidden", "redacted", "told_of"]
+__all__ = ["NOT_SHOWN", "explain", "explain_by_title", "is_hidden", "loggable", "mark_hidden", "redacted"]
 
-UNSAID: Final = "the new values are not valid"
-_LEFT_OUT: Final = "(its message is left out, since it may hold values)"
-_OWN_WORDS: Final = (OSError, TimeoutError, sqlite3.Error)
-"""Errors whose messages are about files, connections and names of columns, and hold no values."""
+NOT_SHOWN: Final = "the new values are not valid"
+_MESSAGE_LEFT_OUT: Final = "(its message is left out, since it may hold values)"
+_PLAIN_ERRORS: Final = (OSError, TimeoutError, sqlite3.Error)
+"""Errors whose messages are about files, connections and columns, and contain no values."""
 
-_OWN_DRIVERS: Final = frozenset({"apsw", "redis"})
-"""Modules of drivers whose messages are so, too."""
+_PLAIN_DRIVERS: Final = frozenset({"apsw", "redis"})
+"""Modules of drivers whose messages are like that, too."""
 
 MOST_PROBLEMS: Final = 5
-"""Problems of a validation that are told of."""
+"""Most problems of one validation that are reported."""
 
 _MOST_BUILT: Final = 100
-"""Problems of a validation that are turned into Python's objects: more are only counted."""
+"""Most problems of one validation that are built as Python objects. If there are more, they are only counted."""
 
 _SHORT: Final = 4
-"""Characters up to which a value counts as quoted only where it stands as a word of its own."""
+"""Length up to which a value counts as quoted only if it stands as a word of its own."""
 
 
 class _Member(NamedTuple):
-    """A field of a model, dataclass, typed dict or named tuple: its type, and whether it is hidden from anybody."""
+    """A field of a model, dataclass, typed dict or named tuple. `hidden` is True if anybody may not see it."""
 
     annotation: Any
     hidden: bool
@@ -62,13 +62,13 @@ def _members(shape: type) -> Mapping[str, _Member]:
         return found
     try:
         hints = get_type_hints(shape, include_extras=True)
-    except Exception:  # of types that are local to a function: nothing is hidden by a dataclass itself
+    except Exception:  # types that are local to a function; a dataclass itself hides nothing
         hints = {}
     return {name: _Member(hint, _hides(getattr(hint, "__metadata__", ()))) for name, hint in hints.items()}
 
 
 def _shapes(annotation: Any) -> Iterator[type]:
-    """The classes with fields that a value of this type may be, or consist of."""
+    """Yield the classes with fields that a value of this type may be, or may contain."""
     if hasattr(annotation, "__value__"):  # a `type` statement
         annotation = annotation.__value__
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
@@ -81,12 +81,12 @@ def _shapes(annotation: Any) -> Iterator[type]:
 
 
 def is_hidden(annotation: Any, place: Iterable[Any]) -> bool:
-    """Tells whether `place` (names and indices, as an error's `loc`) in such a value is hidden from anybody."""
+    """True if `place` (names and indices, like an error's `loc`) in a value of this type is hidden from anybody."""
     return _follow(list(_shapes(annotation)), place)[1]
 
 
 def _follow(shapes: list[type], place: Iterable[Any]) -> tuple[list[type], bool]:
-    """The classes that may lie at `place` of one of these, and whether a field on the way is hidden."""
+    """Return the classes that may lie at `place` in one of these, and True if a field on the way is hidden."""
     for part in place:
         found = [member for shape in shapes if (member := _members(shape).get(part)) is not None]
         if any(member.hidden for member in found):
@@ -97,7 +97,7 @@ def _follow(shapes: list[type], place: Iterable[Any]) -> tuple[list[type], bool]
 
 
 def _reachable(shapes: Iterable[type]) -> set[type]:
-    """These classes, and all that their fields may hold, at any depth."""
+    """Return these classes and all that their fields may contain, at any depth."""
     seen: set[type] = set()
     waiting = list(shapes)
     while waiting:
@@ -109,7 +109,7 @@ def _reachable(shapes: Iterable[type]) -> set[type]:
 
 @lru_cache(maxsize=4_096)
 def hides(cls: type) -> bool:
-    """Tells whether a class hides anything from anybody, at any depth."""
+    """True if a class hides anything from anybody, at any depth."""
     if any(member.hidden for shape in _reachable([cls]) for member in _members(shape).values()):
         return True
     return any(_hides(getattr(info.return_type, "__metadata__", ())) for info in _computed(cls))
@@ -120,7 +120,7 @@ def _computed(cls: type) -> Iterable[Any]:
 
 
 def classes_called(title: str) -> list[type[BaseModel]]:
-    """The models that pydantic's errors call by this `title`."""
+    """Return the models that have this `title` in pydantic's errors."""
     found: list[type[BaseModel]] = []
     seen: set[type] = set()
     waiting: list[type[BaseModel]] = [BaseModel]
@@ -135,11 +135,11 @@ def classes_called(title: str) -> list[type[BaseModel]]:
     return found
 
 
-# -- what is quoted ----------------------------------------------------------------------------------------------------
+# -- quoted values -----------------------------------------------------------------------------------------------------
 
 
-def _texts(value: Any, shapes: list[type], hidden: bool, found: set[str], depth: int = 0) -> None:
-    """Adds to `found` what the hidden parts of `value` look like in a message."""
+def _hidden_texts(value: Any, shapes: list[type], hidden: bool, found: set[str], depth: int = 0) -> None:
+    """Add to `found` how the hidden parts of `value` would look in a message."""
     if depth > 32 or len(found) > 10_000:
         return
     if isinstance(value, BaseModel):
@@ -153,7 +153,7 @@ def _texts(value: Any, shapes: list[type], hidden: bool, found: set[str], depth:
         held = value.items()
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
-            _texts(item, shapes, hidden, found, depth + 1)
+            _hidden_texts(item, shapes, hidden, found, depth + 1)
         return
     else:
         if hidden and value is not None and not isinstance(value, bool):
@@ -164,9 +164,9 @@ def _texts(value: Any, shapes: list[type], hidden: bool, found: set[str], depth:
         member = members.get(name) if isinstance(name, str) else None
         is_hidden_here = hidden or (member is not None and member.hidden)
         if is_hidden_here and member is None:
-            _texts(name, [], True, found, depth + 1)
+            _hidden_texts(name, [], True, found, depth + 1)
         within = list(_shapes(member.annotation)) if member is not None else shapes
-        _texts(item, within, is_hidden_here, found, depth + 1)
+        _hidden_texts(item, within, is_hidden_here, found, depth + 1)
 
 
 def _quotes(message: str, texts: Iterable[str]) -> bool:
@@ -176,79 +176,79 @@ def _quotes(message: str, texts: Iterable[str]) -> bool:
     )
 
 
-# -- what is said ------------------------------------------------------------------------------------------------------
+# -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def explained(
+def explain(
     error: ValidationError, cls: type, *, at: tuple[Any, ...] = (), values: Any = None
 ) -> list[tuple[tuple[Any, ...], str]]:
-    """The first problems of validating a `cls`: the place and the message of each, which give away nothing hidden.
+    """Return the first problems of validating a `cls`, as place and message, without anything that is hidden.
 
-    `at` is the field in which something was validated by itself, at whatever depth; `values` (a mapping or an instance)
-    are those that validators may have looked at. The place is () and the message `UNSAID` for what cannot be told.
+    `at` is the field if only a part of the class was validated, at any depth in that field. `values` (a mapping or an
+    instance) are those that validators may have read. A problem that cannot be shown has the place () and the message
+    `NOT_SHOWN`.
     """
     if (count := error.error_count()) > _MOST_BUILT:
         return [((), f"{count} of its values do not fit")]
     texts: set[str] = set()
     may_quote = hides(cls)
     if may_quote:
-        _texts(values, [cls], False, texts)
+        _hidden_texts(values, [cls], False, texts)
     within, is_all_hidden = _follow([cls], at)
     roots = list(_reachable(within)) if at else [cls]
-    told: list[tuple[tuple[Any, ...], str]] = []
+    shown: list[tuple[tuple[Any, ...], str]] = []
     problems = error.errors(include_url=False, include_input=may_quote)
     for problem in problems[:MOST_PROBLEMS]:
         place = problem["loc"]
         if may_quote:
-            _texts(problem["input"], _follow(roots, place)[0], False, texts)
-            is_unsaid = is_all_hidden or any(_follow([root], place)[1] for root in roots)
-            if is_unsaid or _quotes(problem["msg"], texts):
-                told.append(((), UNSAID))
+            _hidden_texts(problem["input"], _follow(roots, place)[0], False, texts)
+            is_secret = is_all_hidden or any(_follow([root], place)[1] for root in roots)
+            if is_secret or _quotes(problem["msg"], texts):
+                shown.append(((), NOT_SHOWN))
                 continue
         message = problem["msg"]
-        if problem["type"] == "union_tag_invalid":  # pydantic's own words repeat the tag
+        if problem["type"] == "union_tag_invalid":  # pydantic's own message repeats the tag
             message = "{discriminator} should be one of {expected_tags}".format_map(problem["ctx"])
-        told.append(((*at, *place), message))
-    return list(dict.fromkeys(told))
+        shown.append(((*at, *place), message))
+    return list(dict.fromkeys(shown))
 
 
-def explained_by_title(error: ValidationError) -> list[tuple[tuple[Any, ...], str]]:
-    """As `explained`, for an error of a model that the app itself has made: of those of its name, one that hides."""
+def explain_by_title(error: ValidationError) -> list[tuple[tuple[Any, ...], str]]:
+    """As `explain`, for an error of the app's own code: among the models of that name, one that hides something."""
     classes = classes_called(error.title)
-    return explained(error, next(filter(hides, classes), classes[0] if classes else BaseModel))
+    return explain(error, next(filter(hides, classes), classes[0] if classes else BaseModel))
 
 
 def redacted(
     error: BaseException, cls: type | None = None, values: Any = None, at: tuple[Any, ...] = ()
 ) -> BaseException:
-    """Returns what replaces `error` as the cause of another one: of the same type, without values in its message.
+    """Return a copy of `error`, for use as a cause, of the same type but without values in its message.
 
-    `cls` is the class whose `values` it is about, and `at` the field, where these are known: errors about a class that
-    hides nothing keep their messages, but for the values that pydantic adds to its own. The traceback stays, what led
-    to it does not.
+    `cls`, `values` and `at` say which class, values and field it is about, if known. An error about a class that hides
+    nothing keeps its message, except for the values that pydantic adds. The traceback is kept; causes are not.
     """
     if isinstance(error, FastStateError):
         return error
     if isinstance(error, ValidationError):
-        return _valid_twin(
-            error, explained(error, cls, at=at, values=values) if cls is not None else explained_by_title(error)
+        return _validation_twin(
+            error, explain(error, cls, at=at, values=values) if cls is not None else explain_by_title(error)
         )
-    is_plain = isinstance(error, _OWN_WORDS) or type(error).__module__.partition(".")[0] in _OWN_DRIVERS
+    is_plain = isinstance(error, _PLAIN_ERRORS) or type(error).__module__.partition(".")[0] in _PLAIN_DRIVERS
     keeps = is_plain or (cls is not None and not hides(cls))
-    return _twin(error, str(error) if keeps else _LEFT_OUT)
+    return _twin(error, str(error) if keeps else _MESSAGE_LEFT_OUT)
 
 
-def _valid_twin(error: ValidationError, told: Iterable[tuple[tuple[Any, ...], str]]) -> BaseException:
+def _validation_twin(error: ValidationError, shown: Iterable[tuple[tuple[Any, ...], str]]) -> BaseException:
     lines = [
         InitErrorDetails(type=PydanticCustomError("value_error", "{message}", {"message": m}), loc=place, input=None)
-        for place, m in told
+        for place, m in shown
     ]
     made = ValidationError.from_exception_data(error.title, lines, hide_input=True)
     return made.with_traceback(error.__traceback__)
 
 
 def _twin(error: BaseException, text: str) -> BaseException:
-    """An error of the same type, as far as `isinstance` and tracebacks can tell, that says `text` and holds no more."""
+    """Make an error of the same type, as far as `isinstance` and tracebacks can tell, that contains only `text`."""
     kind = type(error)
     members: dict[str, Any] = {
         "__module__": kind.__module__,
@@ -260,37 +260,38 @@ def _twin(error: BaseException, text: str) -> BaseException:
     try:
         made: Any = type(kind.__name__, (kind,), members)
         twin = made.__new__(made)
-    except TypeError:  # a final class, or one that cannot be made without its arguments
+    except TypeError:  # a final class, or one that needs its arguments
         twin = type(kind.__name__, (Exception,), members)()
     return twin.with_traceback(error.__traceback__)
 
 
-# -- what the app's own code raises ------------------------------------------------------------------------------------
+# -- errors of the app's own code --------------------------------------------------------------------------------------
 
 
-def hold_back(error: BaseException, states: Iterable[tuple[type, Any]]) -> None:
-    """Notes with an error that code of the app has raised what of these states it must not tell: see `told_of`.
+def mark_hidden(error: BaseException, states: Iterable[tuple[type, Any]]) -> None:
+    """Record, on an error of the app's code, which hidden values of these states it must not show: see `loggable`.
 
-    A state is its class and its values (a mapping). `int(self.token)` quotes the token, and so does `KeyError`.
+    A state is given as its class and its values (a mapping). `int(self.token)` quotes the token in its error, and so
+    does a `KeyError`.
     """
     if isinstance(error, FastStateError):
-        return  # whose words are meant for people
+        return  # its message is written for people
     texts: set[str] = set()
     for cls, values in states:
         if hides(cls):
-            _texts(values, [cls], False, texts)
+            _hidden_texts(values, [cls], False, texts)
     if texts:
         with contextlib.suppress(AttributeError):  # an error with slots
-            error.__faststate_hidden__ = frozenset(texts)  # type: ignore[attr-defined]  # it is anybody's class
+            error.__faststate_hidden__ = frozenset(texts)  # type: ignore[attr-defined]  # any class of error
 
 
-def told_of(error: BaseException, *states: BaseModel) -> BaseException:
-    """Returns what to log of an error raised by the app, and of all that led to it: nothing that is hidden.
+def loggable(error: BaseException, *states: BaseModel) -> BaseException:
+    """Return an error of the app's code, with its causes, in a form that can be logged.
 
-    Where a message quotes a hidden value of these states, or of those that `hold_back` was told of, or is pydantic's
-    own, a twin without it stands in its place. All else is as it was.
+    Each error whose message quotes a hidden value, of these states or of those passed to `mark_hidden`, is replaced by
+    one without the message, and so is each `ValidationError`. All others stay as they are.
     """
-    hold_back(error, [(type(state), state.__dict__) for state in states])
+    mark_hidden(error, [(type(state), state.__dict__) for state in states])
     chain = list(_chain(error))
     texts = frozenset().union(*(getattr(each, "__faststate_hidden__", frozenset()) for each in chain))
     if not any(isinstance(each, ValidationError) or _quotes(str(each), texts) for each in chain):
@@ -298,10 +299,10 @@ def told_of(error: BaseException, *states: BaseModel) -> BaseException:
     twins: dict[int, BaseException] = {}
     for each in chain:
         if isinstance(each, ValidationError):
-            twins[id(each)] = _valid_twin(each, explained_by_title(each))
+            twins[id(each)] = _validation_twin(each, explain_by_title(each))
         else:
             text = str(each)
-            twins[id(each)] = _twin(each, _LEFT_OUT if _quotes(text, texts) else text)
+            twins[id(each)] = _twin(each, _MESSAGE_LEFT_OUT if _quotes(text, texts) else text)
     for each in chain:
         twin = twins[id(each)]
         twin.__cause__ = twins[id(each.__cause__)] if each.__cause__ is not None else None

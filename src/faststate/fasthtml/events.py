@@ -20,7 +20,7 @@ from ..exceptions import EventConflictError, EventTimeoutError, FastStateError, 
 from ..provider.context import RequestContext
 from ..provider.dispatch import Call, Effect, ForgedTokens, StaleTokens, dispatch, safe_location
 from ..provider.provider import StateProvider
-from ..redaction import explained_by_title, told_of
+from ..redaction import explain_by_title, loggable
 from ..sessions.caller import is_cross_site
 from ..sse.connection import SSEConnection
 from ..wire.frames import go_frame, message_frame, reload_frame, signals_frame
@@ -223,14 +223,14 @@ class EventRoute:
             return self._refuse(error, effects.frames)
         except ValidationError as error:
             # The event made a model of what it was given: the model's own words, without the value.
-            place, message = explained_by_title(error)[0]
+            place, message = explain_by_title(error)[0]
             named = ".".join(map(str, (error.title, *place)))
             return self._refuse_with(message_frame(f"{named[:200]}: {message[:300]}", 400), 400)
         except HTTPException as error:
             return self._refuse_with(message_frame(str(error.detail), error.status_code), error.status_code)
         except Exception as error:
             failed = "the event %s.%s failed; nothing was changed"
-            logger.error(failed, call.state, call.event, exc_info=told_of(error))
+            logger.error(failed, call.state, call.event, exc_info=loggable(error))
             return self._refuse_with(message_frame(BROKEN, 500), 500)
         if call.is_form and call.nonce is not None:
             # In one patch: the form's own expression goes on when it has taken this in.

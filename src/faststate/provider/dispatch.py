@@ -28,7 +28,7 @@ from ..exceptions import (
     StateNotFoundError,
     UnknownEventError,
 )
-from ..redaction import told_of
+from ..redaction import loggable
 from ..registry.protocols import OutdatedError
 from ..registry.registry import Commit, Entry
 from ..registry.transaction import Guard, Run, Step, run_event
@@ -806,7 +806,7 @@ async def _snapshots(
             except Exception as error:
                 # The event is committed, so it must not look failed; the page keeps what it shows.
                 failed = "the rule of %s failed; the page is not told what changed"
-                logger.error(failed, config.state_name, exc_info=told_of(error, state))
+                logger.error(failed, config.state_name, exc_info=loggable(error, state))
                 continue
         frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
     return b"".join(frames.values())

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from ..exceptions import EventConflictError, FastStateError, StateNotFoundError
-from ..redaction import hold_back
-from ..scheduling.running import Running
+from ..redaction import mark_hidden
+from ..scheduling.running import RunningEvent
 from ..scheduling.threads import Job, Place, places_here
 from ..scheduling.waits import begin
 from ..state.changes import Change, bind, change_of
@@ -242,7 +242,7 @@ class Transaction:
         """Notes with an error of the event's own code what of its states no log may show."""
         held = [(type(part.entry.state), part.entry.state.__dict__) for part in self._parts]
         held += [(type(part.entry.state), part.copy.__dict__) for part in self._parts if part.copy is not None]
-        hold_back(error, held)
+        mark_hidden(error, held)
 
     def unlock(self) -> None:
         """Drops what was not committed and gives the locks back."""
@@ -349,7 +349,7 @@ async def _run_event(
                 arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
             holder = Holder(transaction.owner, asyncio.current_task())
             if event.kind == "generator":
-                with Running(
+                with RunningEvent(
                     registry.running, _name(entry, event), event.limit(limit), transaction, transaction.abandon
                 ) as running:
                     await _run_generator(event.function(state, **arguments), transaction, holder, seen, run, running)
@@ -364,7 +364,7 @@ async def _run_event(
                     result = begun.value  # as most events, it has waited for nothing: there is nothing to limit
                 else:
                     abandon = transaction.abandon if thread is None else partial(thread.abandon, transaction)
-                    with Running(
+                    with RunningEvent(
                         registry.running, _name(entry, event), event.limit(limit), transaction, abandon
                     ) as running:
                         result = await running.result_of(begun)
@@ -466,7 +466,7 @@ async def _run_generator(
     holder: Holder,
     nonce: Nonce | None,
     run: Run,
-    running: Running,
+    running: RunningEvent,
 ) -> None:
     """Runs an async generator: each `yield` ends a step, and so does its end."""
     last = False

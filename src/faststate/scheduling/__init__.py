@@ -1,5 +1,5 @@
-"""When work runs: time limits, fair queues, worker threads, and the events under way.
+"""When work runs: time limits, fair queues, worker threads, and running events.
 
 This package knows asyncio and threads, and nothing of states. Begin with `queues.FairQueue`, which gives each client
-its turn, and `running`, which keeps the events under way within their limits.
+its turn, and `running`, which keeps running events within their limits.
 """

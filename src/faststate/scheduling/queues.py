@@ -1,4 +1,4 @@
-"""Fair queues: who waits for something that all share is served in turn, client by client."""
+"""Fair queues: those who wait for a shared resource are served in turn, client by client."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 class Client(NamedTuple):
-    """On whose behalf something waits: the session, or the address where there is none; and the address."""
+    """The client for whom something waits: its session, or its address if it has none, and its address."""
 
     session: Hashable
     address: str | None
 
 
 SERVER: Final = Client(None, None)
-"""Server code that runs for no request."""
+"""Stands for server code that does not run for a request."""
 
 
 K = TypeVar("K")
@@ -27,19 +27,19 @@ V = TypeVar("V")
 
 
 class _Rotation(OrderedDict[K, V]):
-    """Those who wait, by name, whose turn comes first standing first. Lifetime: the queue, or what it is a part of."""
+    """Those who wait, by name, in the order of their turns. Lifetime: its queue."""
 
     last: K | None = None
-    """Returns who was served last."""
+    """The name that was served last."""
 
     def enter(self, name: K, waiting: V) -> None:
-        """Add who has just come: behind all others, but before who was served just now."""
+        """Add a newcomer: behind all others, but before the one that was served last."""
         self[name] = waiting
         if self.last in self and self.last != name:
             self.move_to_end(cast(K, self.last))
 
     def served(self, name: K) -> None:
-        """Move who was served behind all others, or remove it where nothing of it waits any more."""
+        """Move the one that was served behind all others, or remove it if nothing of it waits any more."""
         self.last = name
         if self[name]:
             self.move_to_end(name)
@@ -48,11 +48,11 @@ class _Rotation(OrderedDict[K, V]):
 
 
 class FairQueue(Generic[T]):
-    """A queue of what waits on behalf of clients. Lifetime: what it waits for.
+    """A queue of items that wait for clients. Lifetime: the resource that they wait for.
 
-    `pop` serves one item of each address in turn, for each of these one of each of its sessions in turn, and those of
-    one session in the order in which they came. So a session with thousands of waiting events delays another one's by
-    one of them, and so does an address with thousands of sessions.
+    `pop` serves the addresses in turn, at each address its sessions in turn, and the items of a session in the order in
+    which they came. So a session with thousands of waiting events delays an event of another session by only one of
+    them, and so does an address with thousands of sessions.
     """
 
     __slots__ = ("_addresses", "_length")
@@ -83,7 +83,7 @@ class FairQueue(Generic[T]):
             sessions.enter(client.session, deque((item,)))
 
     def pop(self, may: Callable[[T], bool] | None = None) -> T | None:
-        """Remove and return the next item; with `may`, the next that it accepts. None when there is none."""
+        """Remove and return the next item; with `may`, the next one that it accepts. Returns None if there is none."""
         for address, sessions in self._addresses.items():
             for session, line in sessions.items():
                 if may is None or may(line[0]):
@@ -95,7 +95,7 @@ class FairQueue(Generic[T]):
         return None
 
     def remove(self, client: Client, item: T) -> bool:
-        """Remove an item that waits no more; False when it is not there."""
+        """Remove an item that waits no more. Returns False if it is not in the queue."""
         sessions = self._addresses.get(client.address)
         line = sessions.get(client.session) if sessions is not None else None
         if sessions is None or line is None or item not in line:

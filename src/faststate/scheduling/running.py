@@ -1,4 +1,4 @@
-"""Events under way: how long each may take, and how they end early when their time is over or the server ends."""
+"""Running events: how long each may take, and how they end early when their time is up or the server stops."""
 
 from __future__ import annotations
 
@@ -15,47 +15,46 @@ from .loops import call_on, settle
 from .threads import places_here
 from .waits import Begun, begin, go_on, in_time
 
-__all__ = ["DRAIN_PATIENCE", "Running", "RunningEvents"]
+__all__ = ["DRAIN_PATIENCE", "RunningEvent", "RunningEvents"]
 
 logger = logging.getLogger("faststate")
 
 DRAIN_PATIENCE: Final = 2.5
-"""Seconds that events have to end by themselves when the server ends. What waits then is stopped."""
+"""Seconds that events have to end by themselves when the server stops. Those that still wait then are stopped."""
 
 STEP_PATIENCE: Final = 1.5
-"""Seconds that generators have to end by themselves when the server ends. Most end within moments, and a deploy is no
-reason to refuse the rest of their steps. Those that go on end at their next step then."""
+"""Seconds that generators have to end by themselves when the server stops. Most end within moments, and a deploy is no
+reason to refuse the rest of their steps. After that, they end at their next step."""
 
 LAST_WORDS: Final = 1.0
-"""Seconds that an event which was stopped has for its `finally` blocks before its client is told without it. Its locks
-are free from the beginning."""
-
+"""Seconds that a stopped event has for its `finally` blocks before its client gets the error without waiting for them.
+Its locks are free from the beginning."""
 
 CLOSING: Final = 10.0
-"""Seconds that a generator has for its `finally` blocks which ends between two steps; it has no locks then."""
+"""Seconds that a generator which ends between two steps has for its `finally` blocks. It holds no locks then."""
 
 
-# What may be done to an event that is to end now: plain numbers, since each step sets and reads them several times.
+# What can be done to an event that must end now. Plain numbers, since each step sets and reads them several times.
 _IDLE: Final = 0
-"""Nothing: it is being committed, or does what soon ends by itself, and looks behind that whether it may go on."""
+"""Nothing: it commits, or does something short, and checks after that if it may go on."""
 _WORKING: Final = 1
-"""Its own code waits for something: it is rolled back, and cancelled."""
+"""Roll it back and cancel it: its own code waits for something."""
 _WAITING: Final = 2
-"""It waits for its locks, between two steps of a generator: the waiting is cancelled."""
+"""Cancel the waiting: it waits for its locks, between two steps of a generator."""
 
 
 class Enclosing(Protocol):
-    """Protocol of transactions, which know which events were begun inside which."""
+    """A transaction, which knows which events were begun inside it. Lifetime: one event."""
 
     def encloses(self, other: Any) -> bool:
-        """Tells whether `other` was opened in this one's body, at any depth."""
+        """True if `other` was opened in the body of this one, at any depth."""
 
 
-class Running:
-    """An event that has had its locks. Lifetime: from its first wait to its end.
+class RunningEvent:
+    """An event that has its locks and waits for something. Lifetime: from its first wait to its end.
 
-    `limit` is how long it may take, in seconds (None for no limit). `abandon` rolls it back and frees its locks, while
-    its own code may still run. `transaction` is its transaction. Usable as a context manager.
+    `limit` is how many seconds it may take (None for no limit). `abandon` rolls it back and frees its locks, while its
+    own code may still run. Use it as a context manager.
     """
 
     __slots__ = (
@@ -73,9 +72,9 @@ class Running:
     ) -> None:
         self.name = name
         self.error: FastStateError | None = None
-        """Why it has to end, None while it need not."""
+        """The reason why it must end, or None."""
         self.is_left = False
-        """Tells whether its own code goes on alone, since it did not end when it was cancelled."""
+        """True if its own code runs on alone, because it did not end when it was cancelled."""
         self._events = events
         self._limit = limit
         self._transaction = transaction
@@ -89,7 +88,7 @@ class Running:
         self._timer = self._loop.call_later(limit, self._time_is_over) if limit is not None else None
         self._last_words: asyncio.TimerHandle | None = None
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> RunningEvent:
         self._events.under_way.add(self)
         return self
 
@@ -111,12 +110,12 @@ class Running:
             self.cut(EventTimeoutError(f"{self.name} took more than {self._limit:g} s and was stopped"))
 
     def end_soon(self, error: FastStateError) -> None:
-        """End the event between two steps, and at once where it waits for its next one."""
+        """End the event if it waits for its next step. Otherwise it notices by itself before that step."""
         if self._phase == _WAITING:
             self.cut(error)
 
     def cut(self, error: FastStateError) -> None:
-        """End the event now, with this `error`: the step under way leaves no trace, a save that has begun is kept."""
+        """End the event now, with this error. The running step changes nothing; a save that has begun is kept."""
         if self.error is not None:
             return
         self.error = error
@@ -144,9 +143,9 @@ class Running:
             self._cancel()
 
     def leave_inner(self) -> None:
-        """Let go of the events that its own code has begun: that runs in another task from now on, if at all."""
+        """End the events that its own code has begun: from now on, that code runs in another task, if at all."""
         for other in [each for each in self._events.under_way if self._transaction.encloses(each._transaction)]:
-            self._cancels += other._cancels  # of the task that they have together: all are taken back at this one's end
+            self._cancels += other._cancels  # they share the task: its cancellations are taken back when this one ends
             other.error, other._cancels = other.error or self.error, 0
             other._end()
 
@@ -159,9 +158,10 @@ class Running:
     # -- its own code ----------------------------------------------------------------------------------------------
 
     async def result_of(self, begun: Begun) -> Any:
-        """Returns what the event's own code returns, which was begun and waits for something.
+        """Run the event's own code, which was begun and waits for something, to its end, and return its result.
 
-        Raises what that raises, or the error that the event has to end with, whatever its code has made of that.
+        Raises what the code raises. If the event must end, its error is raised, whatever the code did with the
+        cancellation.
         """
         self._phase = _WORKING
         if self.error is not None:
@@ -181,14 +181,14 @@ class Running:
         return value
 
     async def next_step(self, begin: Callable[[], Awaitable[object]]) -> None:
-        """Begin a generator's next step, which waits for its locks and may be cancelled meanwhile.
+        """Begin the next step of a generator. It waits for its locks, and can be cancelled meanwhile.
 
-        Raises the error that the event has to end with, `NotStartedError` while the server ends, and what `begin` does.
+        Raises the error that the event must end with, `NotStartedError` while the server stops, and what `begin` does.
         """
         self._check_between_steps()
         self._phase = _WAITING
         try:
-            await asyncio.sleep(0)  # others have their turn, also where nothing else is waited for
+            await asyncio.sleep(0)  # let others have their turn, even if nothing else makes this wait
             await begin()
         except asyncio.CancelledError:
             if self.error is None:
@@ -199,7 +199,7 @@ class Running:
         self._check_between_steps()
 
     async def close(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """Have a generator run its `finally` blocks, which has ended, or goes on no more; for a while."""
+        """Close a generator, so that it runs its `finally` blocks, which may take up to `CLOSING` seconds."""
         if self.is_left:
             return
         closing = begin(generator.aclose())
@@ -213,7 +213,7 @@ class Running:
             timer.cancel()
 
     def _take_back_cancels(self) -> None:
-        """Leave the task as uncancelled as it was. Raises `CancelledError` where somebody else has cancelled it too."""
+        """Undo our own cancellations of the task. Raises `CancelledError` if somebody else has cancelled it too."""
         while self._cancels:
             self._cancels -= 1
             self._task.uncancel()
@@ -222,7 +222,7 @@ class Running:
 
     @types.coroutine
     def _drive(self, begun: Begun) -> Generator[Any, Any, Any]:
-        """Run the event's own code to its end, step by step, so that it can be left where it does not end."""
+        """Run the event's own code step by step, so that it can be left to run alone if it does not end."""
         steps, waits_for, _ = begun
         try:
             while True:
@@ -244,41 +244,41 @@ class Running:
 
 
 class RunningEvents:
-    """The events of a process that wait for something. Lifetime: the registry."""
+    """The running events of a process that wait for something. Lifetime: the registry."""
 
     def __init__(self) -> None:
-        self.under_way: set[Running] = set()
+        self.under_way: set[RunningEvent] = set()
         self.draining: object | None = None
-        """While the server ends: what tells this draining from an earlier one."""
+        """An object that identifies this draining while the server stops, else None."""
         self.ends_steps = False
-        """Tells whether generators end at their next step."""
+        """True if generators must end at their next step."""
         self.is_over = False
-        """Tells whether the time is over that events have to end when the server ends."""
+        """True if the server stops and the time for events to end by themselves is up."""
         self._left: set[asyncio.Task[None]] = set()
         self._bodies: set[asyncio.Timeout] = set()
         self._emptied: asyncio.Future[None] | None = None
 
-    def ended(self, running: Running) -> None:
-        """Take note that an event has ended."""
+    def ended(self, running: RunningEvent) -> None:
+        """Note that an event has ended."""
         self.under_way.discard(running)
         if self._emptied is not None and not self.under_way:
             call_on(self._emptied.get_loop(), settle, self._emptied)
 
     def check(self) -> None:
-        """Raise `NotStartedError` when it is too late for an event to begin."""
+        """Raise `NotStartedError` if it is too late for an event to begin."""
         if self.is_over:
             raise NotStartedError("the server ends: it runs no events any more")
 
     async def receive(self, body: Awaitable[bytes], seconds: float) -> bytes:
-        """Return a request's body. Raises `TooLate` after `seconds`, or soon after the server began to end."""
+        """Return the body of a request. Raises `TooLate` after `seconds`, or soon after the server began to stop."""
         if self.ends_steps:
             seconds = 0
         return await in_time(seconds, body, self._bodies)
 
     def drain(self) -> None:
-        """Let the events end, since the server ends: generators at a step, all others when their time is over.
+        """Let the events end, because the server stops: generators at a step, all others when their time is up.
 
-        What clients are still sending has the time of a step to arrive.
+        Requests that are still being received have `STEP_PATIENCE` seconds to arrive.
         """
         if self.draining is None:
             self.draining = object()
@@ -294,12 +294,12 @@ class RunningEvents:
             call_on(running._loop, running.end_soon, _ending())
         now = asyncio.get_running_loop().time()
         for timer in self._bodies:
-            with contextlib.suppress(RuntimeError):  # its time is just over
+            with contextlib.suppress(RuntimeError):  # its time has just run out
                 timer.reschedule(now)
 
     def _cut_all(self, draining: object) -> None:
         if self.draining is not draining:
-            return  # it was reopened, and may even be drained again
+            return  # it was reopened, and may even be draining again
         self.is_over = True
         places_here().refuse(_ending())
         for running in list(self.under_way):
@@ -309,7 +309,7 @@ class RunningEvents:
             forget_task(task)
 
     async def stop(self) -> None:
-        """Drain, and wait until the events have ended or been stopped."""
+        """Drain, and wait until all events have ended or were stopped."""
         self.drain()
         if self.under_way:
             self._emptied = asyncio.get_running_loop().create_future()
@@ -319,11 +319,11 @@ class RunningEvents:
                 self._emptied = None
 
     def reopen(self) -> None:
-        """Run events again: the provider was stopped, and is used once more."""
+        """Run events again: the provider is used again after it was stopped."""
         self.draining, self.ends_steps, self.is_over = None, False, False
 
     def leave(self, name: str, rest: Begun) -> None:
-        """Let the code of an event that was stopped, and has not ended, go on alone: it holds no locks."""
+        """Let the code of a stopped event run on alone, without locks, because it did not end."""
         logger.warning("%s goes on though it was cancelled; it has neither locks nor a state to change", name)
 
         async def go_on_alone() -> None:
@@ -332,7 +332,7 @@ class RunningEvents:
             except Exception as error:
                 logger.info(
                     "%s was stopped, and has failed later: %s", name, type(error).__name__
-                )  # it may quote a value
+                )  # its message may quote a value
 
         task = asyncio.get_running_loop().create_task(go_on_alone(), name="faststate-left-event")
         self._left.add(task)
@@ -342,5 +342,5 @@ class RunningEvents:
 
 
 def _ending() -> FastStateError:
-    """The error of an event that ends since the server does: each has its own, for its own traceback."""
+    """Return the error for an event that ends because the server stops. Each event gets its own, with its traceback."""
     return NotStartedError("the server ends, and the event with it")

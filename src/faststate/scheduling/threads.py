@@ -1,4 +1,4 @@
-"""The worker threads of sync events: who gets one, in a fair order; and none of them holds up the process's end."""
+"""Sync events in worker threads: how many run at one time, and in what order they get their thread."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["ADDRESS_THREADS", "EVENT_THREADS", "Job", "Place", "Places", "left_b
 logger = logging.getLogger("faststate")
 
 EVENT_THREADS: Final = 200
-"""Sync events, and so worker threads, at one time."""
+"""Most sync events, and so worker threads, at one time."""
 
 ADDRESS_THREADS: Final = 150
-"""Those of them that all sessions of one address may have at one time: anybody can have many sessions."""
+"""Most of them for all sessions of one address: anybody can have many sessions."""
 
 # -- places ------------------------------------------------------------------------------------------------------------
 
 
 with_left: set[Places] = set()
-"""Those that have had a thread which was left behind: mostly none, so that nobody has to look."""
+"""Places of loops on which an event was left to run on. Mostly empty, so that nobody has to look further."""
 
 
 def left_behind(session: Hashable) -> int:
-    """How many threads of a session go on with an event that was stopped."""
+    """Return how many threads of a session still run an event that was stopped."""
     return places_here().left_behind[session]
 
 
 class Place:
-    """The right to one worker thread. Lifetime: until it is released, by the thread's return at the latest."""
+    """The right to use one worker thread. Lifetime: until it is released, at the latest when the thread returns."""
 
     __slots__ = ("_client", "_is_left", "_places")
 
@@ -49,14 +49,14 @@ class Place:
         self._is_left = False
 
     def leave(self) -> None:
-        """Take note that nobody waits for the thread any more."""
+        """Note that nobody waits for the thread any more."""
         if self._places is not None:
             self._is_left = True
             self._places.left_behind[self._client.session] += 1
             with_left.add(self._places)
 
     def release(self) -> None:
-        """Give the place to the next who waits for one. Harmless when it was released before."""
+        """Pass the place on to the next client that waits. Releasing it twice is harmless."""
         places, self._places = self._places, None
         if places is None:
             return
@@ -67,29 +67,28 @@ class Place:
         places._released(self._client)
 
 
-class _Waiting(NamedTuple):
+class PlaceRequest(NamedTuple):
+    """A client that waits for a place. Lifetime: until it is given one, or gives up."""
+
     client: Client
     given: asyncio.Future[Place]
 
 
 class Places:
-    """The places of one event loop's worker threads. Lifetime: the event loop."""
+    """The places in worker threads for one event loop. Lifetime: the event loop."""
 
     def __init__(self) -> None:
         self.left_behind: Counter[Hashable] = Counter()
-        """Threads, by session, that go on with an event which was stopped: they count as events under way."""
+        """By session, the threads that still run an event which was stopped. They count as running events."""
         self._free = EVENT_THREADS
         self._of_address: Counter[str | None] = Counter()
-        self._waiting: FairQueue[_Waiting] = FairQueue()
+        self._waiting: FairQueue[PlaceRequest] = FairQueue()
 
     async def take(self, client: Client, seconds: float) -> Place:
-        """Wait for a place for up to `seconds`: the sessions that wait get one in turn.
-
-        Raises `LockTimeoutError`.
-        """
+        """Wait for a place. Clients that wait get theirs in turn. Raises `LockTimeoutError` after `seconds`."""
         if self._free and self._may(client):
             return self._take(client)
-        waiting = _Waiting(client, asyncio.get_running_loop().create_future())
+        waiting = PlaceRequest(client, asyncio.get_running_loop().create_future())
         self._waiting.push(client, waiting)
         try:
             async with asyncio.timeout(seconds):
@@ -97,7 +96,7 @@ class Places:
         except BaseException as error:
             self._waiting.remove(client, waiting)
             if waiting.given.done() and not waiting.given.cancelled() and waiting.given.exception() is None:
-                waiting.given.result().release()  # it was given in the same moment
+                waiting.given.result().release()  # it was given at this very moment
             if not isinstance(error, TimeoutError):
                 raise
             raise LockTimeoutError(
@@ -105,7 +104,7 @@ class Places:
             ) from error
 
     def refuse(self, error: FastStateError) -> None:
-        """Tell all who wait that there will be no place for them."""
+        """Refuse a place to all who wait, with this error."""
         while (waiting := self._waiting.pop()) is not None:
             if not waiting.given.done():
                 waiting.given.set_exception(error)
@@ -125,7 +124,7 @@ class Places:
             if not waiting.given.done():
                 waiting.given.set_result(self._take(waiting.client))
 
-    def _may_have(self, waiting: _Waiting) -> bool:
+    def _may_have(self, waiting: PlaceRequest) -> bool:
         return waiting.given.done() or self._may(waiting.client)
 
 
@@ -139,7 +138,7 @@ _places_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Places] = WeakKeyD
 
 
 def places_here() -> Places:
-    """The places of the running event loop."""
+    """Return the places of the running event loop."""
     loop = asyncio.get_running_loop()
     found = _places_by_loop.get(loop)
     if found is None:
@@ -148,9 +147,9 @@ def places_here() -> Places:
 
 
 class Job:
-    """One call in a worker thread, begun when it is made. Lifetime: until the thread returns.
+    """One call in a worker thread. It begins when the job is made. Lifetime: until the thread returns.
 
-    The thread keeps its `place` until then, whoever waits for the result.
+    The thread keeps its `place` until then, even if nobody waits for the result.
     """
 
     __slots__ = ("_done", "_error", "_loop", "_place", "_result", "_waiter", "is_left", "name")
@@ -158,7 +157,7 @@ class Job:
     def __init__(self, name: str, place: Place, call: Callable[[], Any]) -> None:
         self.name = name
         self.is_left = False
-        """True once nobody waits for the result any more."""
+        """True if nobody waits for the result any more."""
         self._place = place
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
@@ -173,30 +172,31 @@ class Job:
         if self.is_left:
             if error is not None:
                 failed = "%s was stopped, and has failed later in its thread: %s"
-                logger.info(failed, self.name, type(error).__name__)  # its message may quote a value
+                logger.info(failed, self.name, type(error).__name__)  # without its message, which may quote a value
             return
         self._result, self._error = result, error
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def leave(self) -> None:
-        """Let the thread go on by itself: what it returns or raises is dropped."""
+        """Let the thread run on alone. Its result or error is dropped."""
         if not self._done:
             self.is_left = True
             self._place.leave()
 
     async def _returned_after_all(self) -> None:
-        """Wait for the thread, however often this is cancelled; until it is left, at most."""
+        """Wait for the thread, however often this is cancelled, but only until it is left."""
         while not (self._done or self.is_left):
             self._waiter = self._loop.create_future()
-            # Shielded, or a cancel scope of anyio's would cancel it anew in each turn of the loop.
+            # Shielded: a cancel scope of anyio would cancel it again in each turn of the loop.
             with contextlib.suppress(asyncio.CancelledError), CancelScope(shield=True):
                 await self._waiter
 
     async def result(self) -> Any:
-        """Wait for the thread, also when this is cancelled: its event's locks are held meanwhile.
+        """Wait for the thread, and return or raise what the call does.
 
-        Returns and raises what the call does. Only a job that was left is waited for no more.
+        If this is cancelled, wait on, since the locks of the event must be held as long as the thread runs. Only a job
+        that was left is not waited for.
         """
         if not self._done:
             self._waiter = self._loop.create_future()

@@ -1,4 +1,4 @@
-"""Coroutines that are begun by hand, at no cost where nothing has to be waited for, and gone on with in a task."""
+"""Run coroutines step by step: a coroutine that never waits needs no task and no timer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ T = TypeVar("T")
 
 
 class Begun(NamedTuple):
-    """What has been begun: its `steps`, and what the first of them `waits_for`; None twice where there was nothing to
-    wait for, and its `value` is there."""
+    """A coroutine that was begun: its `steps`, and the future that the first step `waits_for`. Lifetime: one call.
+
+    Both are None if it did not have to wait; then its result is `value`.
+    """
 
     steps: Any
     waits_for: Any
@@ -22,7 +24,7 @@ class Begun(NamedTuple):
 
 
 def begin(awaitable: Awaitable[Any]) -> Begun:
-    """Runs something up to where it would wait."""
+    """Run an awaitable up to the first place where it waits."""
     steps = awaitable.__await__()
     try:
         return Begun(steps, next(steps))
@@ -41,10 +43,11 @@ def _plainly(step: Callable[..., Any], *arguments: Any) -> Any:
 def go_on(
     begun: Begun, *, run: Callable[..., Any] = _plainly, error: BaseException | None = None
 ) -> Generator[Any, Any, Any]:
-    """Goes on with what has been begun, when what it waits for is done or with an `error`; returns what it returns.
+    """Continue a coroutine that was begun, once the future that it waits for is done, and return its result.
 
-    `run` makes each step, as `Context.run` does: what was set in a context is reset there, as tokens of context
-    variables demand. A cancellation is thrown into it: that is its own to answer.
+    With an `error`, that is raised inside the coroutine instead. `run` makes each step, like `Context.run`: a context
+    variable that was set in a context must be reset in the same one. A cancellation is raised inside the coroutine,
+    which may handle it.
     """
     steps, waits_for, _ = begun
     try:
@@ -55,7 +58,7 @@ def go_on(
                 except BaseException as reason:
                     error = reason
             elif hasattr(waits_for, "cancel"):
-                waits_for.cancel()  # nobody has waited for it yet, who would have been cancelled with it
+                waits_for.cancel()  # no task has waited for it yet and would have cancelled it
             if error is None:
                 waits_for = run(next, steps)
             elif hasattr(steps, "throw"):
@@ -68,18 +71,18 @@ def go_on(
 
 
 class TooLate(TimeoutError):
-    """Raised where what was awaited has not answered in time. A `TimeoutError` of its own is another matter."""
+    """Raised if something was not done in time. A `TimeoutError` that the awaited code raises itself is not one."""
 
 
 async def in_time(seconds: float, awaitable: Awaitable[T], timers: set[asyncio.Timeout] | None = None) -> T:
-    """Returns what is awaited. Raises `TooLate`, and cancels it, when it waits for longer than `seconds`.
+    """Await something and return its result. If it takes longer than `seconds`, cancel it and raise `TooLate`.
 
-    It is begun without a timer, which is set where it has to wait: a request's body, say, is mostly there already.
-    `timers` has the timer meanwhile, for who would set it to an earlier time.
+    A timer is set only if it has to wait; the body of a request, for example, is mostly there already. The timer is in
+    `timers` meanwhile, so that others can set it to an earlier time.
     """
     begun = begin(awaitable)
     if begun.steps is None:
-        return begun.value  # type: ignore[no-any-return]  # it is what is awaited
+        return begun.value  # type: ignore[no-any-return]  # the type is that of the awaitable
     try:
         async with asyncio.timeout(seconds) as timer:
             if timers is not None:

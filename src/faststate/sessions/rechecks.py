@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 from ..auth.rules import authorize
 from ..auth.users import UserContext, current_request, current_user
 from ..exceptions import AccessError
-from ..redaction import told_of
+from ..redaction import loggable
 from ..registry.registry import Commit
 from ..sse.changes import snapshot_frame
 from ..sse.connection import SSEConnection
@@ -303,7 +303,7 @@ class Rechecks:
             return "failed"
         except Exception as error:
             failed = "the rule of %s failed; the stream is ended"
-            logger.error(failed, config.state_name, exc_info=told_of(error, state))
+            logger.error(failed, config.state_name, exc_info=loggable(error, state))
             return "failed"
         return "allowed"
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from ..redaction import told_of
+from ..redaction import loggable
 from ..state.reactive import ReactiveState
 from ..wire.frames import patch_frame, replacing_frame, view_frame, view_placeholder
 from ..wire.values import merge_patch, same
@@ -123,7 +123,7 @@ def _view_frames(state: ReactiveState, views: Iterable[str], before: Mapping[str
         except Exception as error:
             failed = "the view %s failed; pages keep the one they show"
             # The error may quote a value that is hidden in `state`: the full snapshot has it.
-            told = told_of(error, state._committed.full or state)
+            told = loggable(error, state._committed.full or state)
             logger.error(failed, known[name].function.__qualname__, exc_info=told)
             if before is not None or not state._hidden_here:
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..exceptions import EventArgumentError, EventError, FastStateError, NotStartedError
-from ..redaction import hold_back, redacted, told_of
+from ..redaction import loggable, mark_hidden, redacted
 from ..validation.kept import Kept
 from ..validation.revalidation import revalidation_of
 from ..validation.scalars import SHORT_INT, UnshowableError, is_exact
@@ -81,8 +81,8 @@ def change_of(working: StateModel) -> Change | None:
     except RecursionError:
         raise EventError(f"{cls.__name__}: the new values are nested too deeply") from None
     except Exception as error:  # a validator is the app's own code, and says what it likes
-        hold_back(error, [(cls, old), (cls, values)])
-        failed = told_of(error)
+        mark_hidden(error, [(cls, old), (cls, values)])
+        failed = loggable(error)
     if failed is not None:  # not in the block above: it would have the error itself as its context
         raise failed
     return _encoded(base, fs.schema, made, changed) if changed else None  # a validator may have put all back

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..exceptions import EventError, NotStartedError, ReadOnlyStateError
-from ..redaction import explained, redacted
+from ..redaction import explain, redacted
 from ..scopes import StateIdentifier
 from ..validation.scalars import SCALARS, UnshowableError
 from ..wire.values import to_wire
@@ -393,6 +393,6 @@ def value_error(
     those that it may quote.
     """
     if isinstance(error, ValidationError):
-        place, message = explained(error, cls, at=(name,) if name is not None else (), values=values)[0]
+        place, message = explain(error, cls, at=(name,) if name is not None else (), values=values)[0]
         return kind(f"{'.'.join(map(str, (cls.__name__, *place)))}: {message}")
     return kind(f"{cls.__name__}{f'.{name}' if name is not None else ''} {error}")

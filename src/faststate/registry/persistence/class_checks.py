@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from ...exceptions import ConfigurationError
-from ...redaction import explained
+from ...redaction import explain
 from ...state.reactive import ReactiveState
 from ...validation.revalidation import revalidation_of
 
@@ -37,7 +37,7 @@ def refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
         revalidation_of(cls).load_some(defaults)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        message = explained(error, cls, values=defaults)[0][1]
+        message = explain(error, cls, values=defaults)[0][1]
         raise ConfigurationError(
             f"the default of {cls.__name__}.{problem['loc'][0]} does not fit the field: it could be stored, and not be "
             f"loaded again ({message}). Change it, or use StateConfig(in_memory=True)"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from ...exceptions import ConfigurationError
-from ...redaction import explained, redacted
+from ...redaction import explain, redacted
 from ...state.values import freeze
 from .decoding import decode, validate
 from .differences import difference
@@ -125,7 +125,7 @@ class Codec:
             back = validate(cls, decode(dump(tree))).__dict__
             again = {name: freeze(back[name]) for name in names}
         except ValidationError as error:
-            place, message = explained(error, cls, values=values)[0]
+            place, message = explain(error, cls, values=values)[0]
             name = ".".join(map(str, (cls.__name__, *place)))
             raise ConfigurationError(f"{name} could be stored, but not be read again ({message}): {REMEDY}") from None
         except Exception as error:  # validators are the app's own code, and raise what they like
