@@ -32,6 +32,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, UserContext, event, fast_app
+from faststate.sessions.config import Ids
 from faststate.stores.base import EXPIRED_KEPT
 from faststate.stores.sqlite import SQLiteStore
 
@@ -147,7 +148,7 @@ class Soak:
         """Skip the hours until the last state has expired, and the store has deleted it."""
         for _ in range(4):
             self.now += max(TTL, MAX_AGE, EXPIRED_KEPT)
-            for rates in (self.provider.event_rates, self.provider.stream_rates):
+            for rates in (self.provider.throttle.event_rates, self.provider.throttle.stream_rates):
                 rates.take("somebody", "192.0.2.1")  # a new visitor triggers the check of the others' buckets
             await self.sweep()
         await asyncio.sleep(0)  # the loop drops the unused timers of locks
@@ -159,7 +160,7 @@ class Soak:
 
     async def make(self, number: int) -> None:
         """Serve a session whose state is created, and no more."""
-        identifier = self.provider.config_of(Cart).identifier(session_id=f"session-{number}")
+        identifier = self.provider.registrations.config_of(Cart).identifier(Ids(session_id=f"session-{number}"))
         await self.provider.registry.entry(identifier, Cart, ttl=TTL, initial={"note": "hello"})
 
     async def browse(self, number: int) -> None:
@@ -223,9 +224,10 @@ class Soak:
         provider = self.provider
         parts = [
             provider, provider.registry, provider.registry.locks, provider.registry.committer, provider.sessions,
+            provider.sessions.ended.known, provider.sessions.rights, provider.registrations, provider.throttle,
             provider.sse_manager, provider.sse_manager.fanout, provider.sse_manager.heartbeat, provider.rechecks,
-            provider.event_rates.sessions, provider.event_rates.addresses,
-            provider.stream_rates.sessions, provider.stream_rates.addresses,
+            provider.throttle.event_rates.sessions, provider.throttle.event_rates.addresses,
+            provider.throttle.stream_rates.sessions, provider.throttle.stream_rates.addresses,
         ]  # fmt: skip
         return {
             f"{type(part).__name__}.{name}": len(value)

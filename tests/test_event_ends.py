@@ -141,7 +141,7 @@ async def test_a_generator_ends_when_its_client_has_gone_that_never_had_a_stream
         await steps(site)
         click.gone.set()
         await end_of(click)
-    assert not site.provider._under_way and not site.provider.registry.running.under_way
+    assert not site.provider.throttle._under_way and not site.provider.registry.running.under_way
 
 
 async def test_a_generator_that_does_not_end_when_it_is_closed_is_waited_for_no_more(monkeypatch):
@@ -156,7 +156,7 @@ async def test_a_generator_that_does_not_end_when_it_is_closed_is_waited_for_no_
             async with site.provider.modify(Ticker) as ticker:  # it has no lock while it tidies up
                 ticker.n += 1
             await click.task
-    assert not site.provider._under_way and not site.provider.registry.running.under_way
+    assert not site.provider.throttle._under_way and not site.provider.registry.running.under_way
 
 
 def stream(site, session_id, **options):
@@ -173,7 +173,7 @@ GRACE = 0.2  # seconds
 @pytest.fixture
 def moments(monkeypatch):
     """Make the grace for a client that has gone away end within moments."""
-    monkeypatch.setattr("faststate.provider.dispatch.AWAY", GRACE)
+    monkeypatch.setattr("faststate.provider.page_event.AWAY", GRACE)
 
 
 async def test_a_generator_goes_on_while_its_page_has_its_stream_and_ends_when_it_has_none(moments):

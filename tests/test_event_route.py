@@ -195,7 +195,9 @@ def test_beforeware_of_a_stream_and_of_a_beacon_runs_once_and_may_refuse(way, al
     app, provider = make([first], **way)
     client = TestClient(app)
     page = Page(client)
-    provider.max_streams_per_session = 0  # so that a stream which was let through is told to try again
+    object.__setattr__(
+        provider.options, "max_streams_per_session", 0
+    )  # so that a stream which was let through is told to try again
     seen.clear()
     asked = {"datastar": json.dumps({"w": page.tokens, "n": ""})}
     assert client.get(f"{page.url}stream", params=asked, headers=BROWSER).status_code == (429 if allowed else 204)

@@ -84,7 +84,7 @@ APP = """
 
     @rt
     async def under_way():
-        return str(sum(provider._under_way.values()))
+        return str(sum(provider.throttle._under_way.values()))
 """
 
 EVENTS = ("tick", "tight", "long_steps", "wait", "stubborn", "block")

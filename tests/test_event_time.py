@@ -290,7 +290,7 @@ async def test_a_provider_may_have_no_limit():
 
 
 def test_the_default_is_thirty_seconds():
-    assert StateProvider().event_timeout == 30.0
+    assert StateProvider().options.event_timeout == 30.0
 
 
 NONSENSE = [0, -1, -1.5, float("nan"), float("inf"), True, "5", [1]]
@@ -329,7 +329,7 @@ async def test_a_thread_goes_on_without_its_state_and_keeps_its_place_until_it_r
 
 
 async def test_a_cancel_scope_around_a_sync_event_waits_for_its_thread_without_keeping_the_loop_busy(provider):
-    provider.event_timeout = LONG
+    object.__setattr__(provider.options, "event_timeout", LONG)
     asyncio.get_running_loop().call_later(0.5, world.go_on.set)
     began = time.thread_time()
     with anyio.move_on_after(0.01) as scope:

@@ -243,7 +243,7 @@ async def test_a_session_has_a_bounded_number_of_events_under_way():
             await waiting_for_the_board(site, 4)
         assert {status(answer) for answer in await asyncio.gather(*waiting, accepted)} == {200}
         assert status(await page.send("Board", "write_async", text="again")) == 200
-    assert not site.provider._under_way
+    assert not site.provider.throttle._under_way
 
 
 async def test_who_has_no_session_counts_by_address():
@@ -281,4 +281,4 @@ async def test_events_that_are_refused_or_fail_are_not_counted_for_ever():
             assert status(await page.send("Desk", "nothing")) == 404
             assert status(await page.client.post("/_faststate/event/Desk/add", content="{", headers=BROWSER)) == 400
         assert status(await page.send("Desk", "add")) == 200
-    assert not site.provider._under_way
+    assert not site.provider.throttle._under_way

@@ -39,7 +39,6 @@ from faststate import (
 )
 from faststate.auth.tokens import Shown
 from faststate.provider.context import RequestContext
-from faststate.provider.dispatch import open_connection
 from faststate.registry.registry import StateRegistry
 from faststate.sse import snapshot_frame
 from tests.support.client import BROWSER, Page, browser
@@ -468,13 +467,13 @@ async def write(site, pay, grade):
 
 async def test_a_thousand_streams_of_two_classes_of_viewers_share_two_frames_and_two_renderings(site):
     manager, opened = site.provider.sse_manager, []
-    site.provider.use_secret_key("for tests")
+    site.provider.tokens.use_key("for tests")
     for number in range(1_000):
         who = ("hr", "boss")[number % 2]
         scope = {"type": "http", "session": {"session_id": f"s{number}"}, "headers": [(b"x-user", who.encode())]}
         context = RequestContext(site.provider, HTTPConnection(scope))
-        token = site.provider.signer.sign(await context.binding(), [Shown("Staff", None, ("card",))])
-        opened.append(await open_connection(context, [token], None))
+        token = site.provider.signer.sign((await context.identity()).binding, [Shown("Staff", None, ("card",))])
+        opened.append(await context.provider.follower.open(context, [token], None))
     for connection in opened:
         connection.drain()
     for _ in range(2):

@@ -29,8 +29,7 @@ from faststate import (
 from faststate.auth.limits import Rates, TokenBuckets, network_of
 from faststate.auth.tokens import Shown
 from faststate.provider.context import RequestContext
-from faststate.provider.dispatch import open_connection
-from faststate.provider.provider import FRESH_TTL
+from faststate.provider.resolve import FRESH_TTL
 from faststate.sse import SSEConnection
 from tests.support.client import BROWSER, Page, message, patched_signals, status
 from tests.support.waiting import Clock
@@ -306,11 +305,12 @@ def test_sessions_are_free_and_an_address_is_not(clock):
 
 
 def test_an_address_may_send_ten_times_what_a_session_may_unless_it_is_said(clock):
-    usual, said = StateProvider().event_rates.addresses, StateProvider(address_event_rate=7, address_event_burst=8)
+    usual = StateProvider().throttle.event_rates.addresses
+    said = StateProvider(address_event_rate=7, address_event_burst=8)
     assert (usual.rate, usual.burst) == (500, 2_000)
-    assert (said.event_rates.addresses.rate, said.event_rates.addresses.burst) == (7, 8)
-    assert StateProvider(event_rate=math.inf).event_rates.addresses.rate == math.inf
-    streams = StateProvider().stream_rates
+    assert (said.throttle.event_rates.addresses.rate, said.throttle.event_rates.addresses.burst) == (7, 8)
+    assert StateProvider(event_rate=math.inf).throttle.event_rates.addresses.rate == math.inf
+    streams = StateProvider().throttle.stream_rates
     assert (streams.sessions.rate, streams.sessions.burst) == (10, 128)
     assert (streams.addresses.rate, streams.addresses.burst) == (100, 2_000)
 
@@ -455,7 +455,7 @@ def test_what_is_no_stream_of_a_page_takes_nothing_of_the_share(clock):
 
 
 def test_after_a_deploy_a_thousand_tabs_of_one_address_come_back_at_once(clock):
-    rates = StateProvider(clock=clock).stream_rates
+    rates = StateProvider(clock=clock).throttle.stream_rates
     tabs = [f"session-{n % 250}" for n in range(1_000)]
     assert not any(rates.take(session_id, "192.0.2.1") for session_id in tabs + tabs)
 
@@ -473,8 +473,8 @@ async def test_streams_that_are_opened_at_the_same_time_count_each_other():
     site = Site(max_streams_per_session=2)
     site.provider.register_state(Slow, StateConfig(scope=StateScope.GLOBAL, authorize=authorize))
     contexts = [site.context() for _ in range(6)]
-    token = site.provider.signer.sign(await contexts[0].binding(), [Shown("Slow", None, ())])
-    opening = [asyncio.ensure_future(open_connection(context, [token], None)) for context in contexts]
+    token = site.provider.signer.sign((await contexts[0].identity()).binding, [Shown("Slow", None, ())])
+    opening = [asyncio.ensure_future(context.provider.follower.open(context, [token], None)) for context in contexts]
     while "global:Slow" not in site.provider.registry:  # noqa: ASYNC110  # until they are at the rule
         await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -484,7 +484,7 @@ async def test_streams_that_are_opened_at_the_same_time_count_each_other():
     for connection in opened:
         if isinstance(connection, SSEConnection):
             site.provider.sse_manager.remove_connection(connection.id)
-    assert isinstance(await open_connection(site.context(), [token], None), SSEConnection)
+    assert isinstance(await site.provider.follower.open(site.context(), [token], None), SSEConnection)
     await site.provider.stop()
 
 
@@ -499,8 +499,8 @@ async def test_beyond_the_cap_the_oldest_unwatched_temporary_state_gives_way():
         await provider.get_state(Draft, context.connection)
         keys += [key for key in site.keys_of() if key not in keys]
     first = provider.registry.find(keys[0]).identifier
-    token = provider.signer.sign(await site.context().binding(), [Shown("Draft", first.instance_id, ())])
-    watching = await open_connection(site.context(), [token], None)
+    token = provider.signer.sign((await site.context().identity()).binding, [Shown("Draft", first.instance_id, ())])
+    watching = await site.provider.follower.open(site.context(), [token], None)
     await provider.get_state(Draft, site.context().connection)
     assert keys[0] in provider.registry and keys[1] not in provider.registry and keys[2] in provider.registry
     await provider.get_state(Side, site.context().connection, component_id="a")

@@ -91,7 +91,8 @@ async def test_the_token_says_exactly_what_is_shown_and_for_whom(context, provid
     context.page.show(side, "box")
     token = provider.signer.verify(context.page.token())
     assert token.shown == (("Counter", None, ()), ("Side", "left", ("box",)))
-    assert token.binding == await context.binding() != await request_of(provider, "xyz").binding()
+    other = await request_of(provider, "xyz").identity()
+    assert token.binding == (await context.identity()).binding != other.binding
     assert not token.expired
 
 

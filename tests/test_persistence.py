@@ -30,6 +30,7 @@ from faststate import (
     fast_app,
 )
 from faststate.scopes import Version, signal_segment
+from faststate.sessions.config import Ids
 from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
@@ -1264,8 +1265,8 @@ async def test_a_thousand_first_readers_load_once(running):
 
     site.provider.store.load = load
     identifier = StateIdentifier(StateScope.GLOBAL, "Stock")
-    config = site.provider.config_of(Stock)
-    entries = await asyncio.gather(*(site.provider._entry(identifier, config) for _ in range(1000)))
+    config = site.provider.registrations.config_of(Stock)
+    entries = await asyncio.gather(*(site.provider.resolver.entry(identifier, config) for _ in range(1000)))
     assert len(set(map(id, entries))) == 1 and entries[0].state.left == 9 and loads == ["global:Stock"]
 
 
@@ -1530,15 +1531,15 @@ async def test_a_delete_beside_a_load_leaves_nothing(running):
         profile.name = "Ann"
     site = await running()
     provider, store = site.provider, site.provider.store
-    config = provider.config_of(Profile)
-    identifier, real, begun = config.identifier(user_id=7), store.load, asyncio.Event()
+    config = provider.registrations.config_of(Profile)
+    identifier, real, begun = config.identifier(Ids(user_id=7)), store.load, asyncio.Event()
 
     async def load(key):
         begun.set()
         return await real(key)
 
     async def delete(keys):
-        loading.append(asyncio.create_task(provider._entry(identifier, config)))
+        loading.append(asyncio.create_task(provider.resolver.entry(identifier, config)))
         await begun.wait()
         await real_delete(keys)
 

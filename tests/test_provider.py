@@ -111,7 +111,7 @@ def key_of(state):
 
 @pytest.mark.parametrize("cls", [int, Cart(), "Cart", None])
 def test_only_state_classes_are_registered(cls):
-    with pytest.raises(ConfigurationError, match="no ReactiveState class"):
+    with pytest.raises(ConfigurationError, match="not a ReactiveState class"):
         StateProvider().register_state(cls, StateConfig())
 
 
@@ -127,8 +127,8 @@ def test_two_classes_of_one_name_need_another_name_for_one():
     with pytest.raises(ConfigurationError, match=r"two state classes are called Cart.*name="):
         provider.register_state(other, StateConfig())
     provider.register_state(other, StateConfig(name="OtherCart"))
-    assert provider.class_named("OtherCart") is other
-    assert provider.class_named("Cart") is Cart
+    assert provider.registrations.class_named("OtherCart") is other
+    assert provider.registrations.class_named("Cart") is Cart
 
 
 @pytest.mark.parametrize("name", ["with space", "a:b", "ü", "1st", "a.b"])
@@ -224,9 +224,9 @@ async def test_whether_the_class_is_registered_is_looked_at_before_anything_else
     with not_registered:
         await provider.get_state(Cart, request_given)
     with not_registered:
-        await provider.resolve(Cart, request_given)
+        provider.registrations.config_of(Cart)
     with not_registered:
-        await provider.resolve_for("read", Cart, request_given)
+        await provider.resolver.allowed(request_given, None, "read", Cart)
     with not_registered:
         provider.modify(Cart, request_given)
     with not_registered:
@@ -234,7 +234,7 @@ async def test_whether_the_class_is_registered_is_looked_at_before_anything_else
     with not_registered:
         await provider.delete(Cart)
     with not_registered:
-        provider.record_parameter(Cart, ["cart_id"])
+        provider.registrations.config_of(Cart).record_parameter(["cart_id"])
 
 
 async def test_what_is_no_request_is_named():
@@ -668,7 +668,7 @@ async def test_first_requests_that_race_have_one_start_together():
     store.go_on.set()
     results = await asyncio.gather(*starts, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError) and results[1:] == [None] * 9
-    assert store.opened == 1 and provider.is_started
+    assert store.opened == 1 and provider.lifecycle.is_started
     await provider.start()
     assert store.opened == 1
     await provider.stop()
@@ -680,9 +680,9 @@ async def test_a_start_that_fails_fails_for_all_who_wait_and_the_next_one_tries_
     provider = StateProvider(store=store)
     results = await asyncio.gather(*(provider.start() for _ in range(5)), return_exceptions=True)
     assert [type(result) for result in results] == [PersistenceError] * 5
-    assert store.opened == 1 and not provider.is_started
+    assert store.opened == 1 and not provider.lifecycle.is_started
     await provider.start()
-    assert store.opened == 2 and provider.is_started
+    assert store.opened == 2 and provider.lifecycle.is_started
     await provider.stop()
 
 
@@ -697,7 +697,7 @@ async def test_a_stop_waits_for_the_start_that_is_under_way_and_a_start_for_the_
     store.go_on.set()
     await asyncio.gather(starting, stopping, again)
     assert (store.opened, store.closed) == (2, 1)
-    assert provider.is_started
+    assert provider.lifecycle.is_started
     await provider.stop()
 
 
@@ -708,7 +708,7 @@ async def test_a_stop_gives_a_start_up_whose_store_does_not_answer():
     await store.opening.wait()
     async with asyncio.timeout(10):
         await provider.stop()
-    assert not provider.is_started
+    assert not provider.lifecycle.is_started
     with pytest.raises(NotStartedError, match="stopped while it started"):
         await starting
 

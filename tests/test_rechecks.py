@@ -26,8 +26,8 @@ from faststate import (
 )
 from faststate.auth.tokens import Shown, binding
 from faststate.exceptions import AccessError, LockTimeoutError
+from faststate.provider.calls import Call
 from faststate.provider.context import RequestContext
-from faststate.provider.dispatch import Call, dispatch, open_connection
 from faststate.sessions import rechecks as module
 from tests.support.waiting import eventually
 from tests.test_sse import Model
@@ -185,7 +185,9 @@ class Tab(Model):
     async def open(self, *, is_first=True):
         site = self.site
         tokens = [site.token(self.name, self.shown)]
-        self.connection = await open_connection(site.context(self.name), tokens, self.position, is_first=is_first)
+        self.connection = await site.provider.follower.open(
+            site.context(self.name), tokens, self.position, is_first=is_first
+        )
 
     @property
     def ended(self):
@@ -263,7 +265,7 @@ async def test_connections_of_one_user_with_other_rights_are_asked_about_apart(s
     """Roles may differ between two requests of one user; the answer for one is none for the other."""
     await site.make("ann")
     tab = await site.page("ann")
-    other = await open_connection(
+    other = await site.provider.follower.open(
         site.context("ann", roles=["editor"]), [site.token("ann", DOC_AND_BOARD)], "unknown.0"
     )
     site.rule.asked.clear()
@@ -426,7 +428,7 @@ async def run(site, name, event, live=None, **arguments):
     body = {"a": arguments, "i": "1", "w": [site.token(name, DOC_AND_BOARD)]}
     call = Call.parse("Doc", event, body, (), None, None)
     effects = []
-    await dispatch(site.context(name), call, live, effects.append)
+    await site.provider.dispatcher.dispatch(site.context(name), call, live, effects.append)
     return b"".join(effect.frames for effect in effects)
 
 
@@ -913,7 +915,7 @@ async def test_what_was_typed_is_not_sent_back_to_where_it_was_typed(site):
     body = {"a": {"text": "v2"}, "b": {"note": "typed"}, "i": "1", "w": [site.token("ann", DOC_AND_BOARD)], "q": 1}
     call = Call.parse("Doc", "write", body, (), None, None)
     effects = []
-    await dispatch(site.context("ann"), call, typing.connection, effects.append)
+    await site.provider.dispatcher.dispatch(site.context("ann"), call, typing.connection, effects.append)
     assert [effect.frames for effect in effects] == [b""]
     await site.settle()
     assert b"typed" in other.take() and b"typed" not in typing.take()
@@ -979,7 +981,9 @@ class Play:
         tokens = [site.token(tab.name, BOTH)]
         call = Call.parse("Doc", "change", {"a": arguments, "i": record, "w": tokens}, (), None, None)
         with contextlib.suppress(AccessError):
-            await dispatch(site.context(tab.name), call, live, lambda effect: self.check(tab, effect.frames))
+            await site.provider.dispatcher.dispatch(
+                site.context(tab.name), call, live, lambda effect: self.check(tab, effect.frames)
+            )
 
     def check(self, tab, frames):
         """That `frames` hold nothing of a version that the tab's user might not read."""

@@ -24,6 +24,7 @@ from faststate import (
 )
 from faststate.records.sources import Row
 from faststate.records.table import TableRecords
+from faststate.sessions.config import Ids
 from faststate.stores.memory import MemoryStore
 from tests.support.client import Page, browser, message, patched_signals, status
 
@@ -104,7 +105,7 @@ class Shop:
         provider.register_state(Order, StateConfig(scope=StateScope.RECORD, records=self.orders))
         provider.register_state(Cart)
         self.app, rt = fast_app(state_provider=provider, secret_key="for tests", pico=False)
-        self.source = provider.config_of(Product).records
+        self.source = provider.registrations.config_of(Product).records
 
         @rt("/products/{product_id}")
         def product(product: Product):
@@ -172,9 +173,9 @@ async def test_a_thousand_simultaneous_first_readers_cause_one_query(shop):
     shop.source.load = load
     async with browser(shop.app) as client:
         pages = await asyncio.gather(*(client.get("/products/1") for _ in range(300)))
-        identifier = shop.provider.config_of(Product).identifier(record_id=2)
-        entry = shop.provider._entry
-        await asyncio.gather(*(entry(identifier, shop.provider.config_of(Product)) for _ in range(1000)))
+        identifier = shop.provider.registrations.config_of(Product).identifier(Ids(record_id=2))
+        entry = shop.provider.resolver.entry
+        await asyncio.gather(*(entry(identifier, shop.provider.registrations.config_of(Product)) for _ in range(1000)))
     assert {page.status_code for page in pages} == {200} and sorted(loads) == ["1", "2"]
 
 
@@ -202,8 +203,8 @@ async def test_a_refresh_of_a_row_that_is_just_being_loaded_does_not_leave_the_o
         return row
 
     shop.source.load = slow
-    config = shop.provider.config_of(Product)
-    loading = asyncio.create_task(shop.provider._entry(config.identifier(record_id=1), config))
+    config = shop.provider.registrations.config_of(Product)
+    loading = asyncio.create_task(shop.provider.resolver.entry(config.identifier(Ids(record_id=1)), config))
     await begun.wait()
     shop.products.update(id=1, stock=3, version=2)
     refreshing = asyncio.create_task(shop.provider.refresh(Product, record_id=1))

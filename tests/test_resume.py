@@ -42,6 +42,7 @@ from faststate import (
     view,
 )
 from faststate.exceptions import AccessError
+from faststate.sessions.config import Ids
 from faststate.sse import Chunk, SSEConnection, fanout
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from faststate.wire.frames import RELOAD, REOPEN
@@ -265,7 +266,7 @@ class Site:
         for cycle in list(self.open_cycles):
             cycle.lost()
         self.open_cycles.clear()
-        if not crash and self.provider.is_started:  # by a stream's request that was under way
+        if not crash and self.provider.lifecycle.is_started:  # by a stream's request that was under way
             await self.provider.stop()
         if crash:
             self.provider.rechecks = None
@@ -634,9 +635,9 @@ class Tab:
     # what must hold
 
     def key_of(self, shown) -> tuple[str, tuple[str, ...]]:
-        config = self.site.provider.config_of(self.site.provider.class_named(shown.name))
+        config = self.site.provider.registrations.config_of(self.site.provider.registrations.class_named(shown.name))
         identifier = config.identifier(
-            session_id=self.session_id, component_id=shown.instance_id, record_id=shown.instance_id
+            Ids(session_id=self.session_id, component_id=shown.instance_id, record_id=shown.instance_id)
         )
         return identifier.key, identifier.namespace
 

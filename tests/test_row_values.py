@@ -41,6 +41,7 @@ from faststate import (
     fast_app,
 )
 from faststate.records.sources import Row, RowChange
+from faststate.sessions.config import Ids
 from tests.support.client import BROWSER, Page, browser, status
 from tests.support.values import KINDS, canonical
 from tests.test_records import postgres  # noqa: F401  # a fixture
@@ -84,7 +85,7 @@ async def loaded(cls: type[ReactiveState], config: dict[str, Any]) -> Any:
     """What `x` is in a new process, which can show it."""
     provider = StateProvider()
     provider.register_state(cls, StateConfig(scope=StateScope.RECORD, **config))
-    entry = await provider.registry.entry(provider.config_of(cls).identifier(record_id=1), cls)
+    entry = await provider.registry.entry(provider.registrations.config_of(cls).identifier(Ids(record_id=1)), cls)
     assert to_xml(entry.state).startswith("<dl ")
     await provider.stop()
     return entry.state.x
@@ -711,7 +712,7 @@ async def test_of_rows_in_two_databases_none_is_changed_when_one_cannot_keep_its
     provider = StateProvider()
     for cls, table in ((Left, left), (Right, right)):
         provider.register_state(cls, StateConfig(scope=StateScope.RECORD, records=table))
-    entry = await provider.registry.entry(provider.config_of(Left).identifier(record_id=1), Left)
+    entry = await provider.registry.entry(provider.registrations.config_of(Left).identifier(Ids(record_id=1)), Left)
     await entry.state.both.run(id="1", value=2.5)
     with pytest.raises(RowValueError, match=r"Right\.x: NaN"):  # which the text on the left does keep
         await entry.state.both.run(id="1", value=float("nan"))

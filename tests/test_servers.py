@@ -70,7 +70,8 @@ APP = """
 
     @rt
     def patience(write: float = 60, body: float = 60):  # short only for who is waited for to be out of time
-        provider.write_timeout, provider.body_timeout = write, body
+        object.__setattr__(provider.options, "write_timeout", write)
+        object.__setattr__(provider.options, "body_timeout", body)
         return "set"
 
     @rt

@@ -38,6 +38,7 @@ from faststate import (
 )
 from faststate.registry.registry import StateRegistry
 from faststate.sessions.caller import USER_ID
+from faststate.sessions.config import Ids
 from tests.support.client import BROWSER, Page, browser, patched_signals, status
 from tests.support.waiting import Clock, eventually
 
@@ -255,8 +256,8 @@ class Site:
 
     def peek(self, cls, component_id=None, **ids):
         """The items of a state, or None where there is none in memory."""
-        config = self.provider.config_of(cls)
-        found = self.provider.registry.peek(config.identifier(component_id=component_id, **ids).key)
+        config = self.provider.registrations.config_of(cls)
+        found = self.provider.registry.peek(config.identifier(Ids(component_id=component_id, **ids)).key)
         return found and list(found.items)
 
     def keys(self, session_id):

@@ -286,7 +286,7 @@ def test_a_server_that_ends_ends_the_streams_of_its_own_app_alone(in_tmp_path):
             assert not thread.is_alive()
             read_to_the_end(readers)
             assert (provider.stats().connections, other.stats().connections) == (0, 1)
-            asyncio.run_coroutine_threadsafe(other.stop(), other._loop).result(LIMIT)
+            asyncio.run_coroutine_threadsafe(other.stop(), other.loop()).result(LIMIT)
             read_to_the_end(others)
 
 
@@ -302,7 +302,7 @@ def test_a_frozen_reader_is_cut_wherever_its_stream_is_kept(in_tmp_path, middlew
                 async with provider.modify(Board) as board:
                     board.text = "x" * 8_000_000
 
-            asyncio.run_coroutine_threadsafe(grow(), provider._loop).result(LIMIT)
+            asyncio.run_coroutine_threadsafe(grow(), provider.loop()).result(LIMIT)
             wait_until(lambda: provider.stats().cut == 1)
             wait_until(lambda: provider.stats().connections == 0)
             wait_until(lambda: not server.server_state.tasks)  # nothing waits for it any more, ...
@@ -311,7 +311,7 @@ def test_a_frozen_reader_is_cut_wherever_its_stream_is_kept(in_tmp_path, middlew
 
 def test_stop_ends_the_streams_of_a_server_that_goes_on(in_tmp_path):
     with server_in_a_thread() as (_, url, _, provider), open_streams(url, 3) as readers:
-        asyncio.run_coroutine_threadsafe(provider.stop(), provider._loop).result(LIMIT)
+        asyncio.run_coroutine_threadsafe(provider.stop(), provider.loop()).result(LIMIT)
         assert provider.stats().connections == 0
         read_to_the_end(readers)
 

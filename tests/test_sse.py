@@ -33,7 +33,6 @@ from faststate import (
 from faststate.auth.tokens import Shown, binding
 from faststate.fasthtml.streams import StreamResponse
 from faststate.provider.context import RequestContext
-from faststate.provider.dispatch import open_connection
 from faststate.sse.connection import MAX_MESSAGES
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from tests.support.client import BROWSER
@@ -453,7 +452,7 @@ async def test_a_state_that_leaves_memory_while_others_are_asked_about_is_there_
     scope = {"type": "http", "session": {"session_id": "abc"}, "headers": [], "path_params": {}, "root_path": ""}
     context = RequestContext(provider, HTTPConnection(scope))
     token = provider.signer.sign(binding("abc", None), [Shown("Board", None, ()), Shown("Guarded", None, ())])
-    connection = await open_connection(context, [token], None)
+    connection = await context.provider.follower.open(context, [token], None)
     assert evicted[0] is True
     board = provider.registry.peek("global:Board")
     assert received(connection).signals["Board"] == board._wire()
@@ -522,7 +521,7 @@ async def follow_with_cuts(steps, start):
     ids = {Wide: {"session_id": "abc"}, Wider: {}}
     model = Model()
     model.position = start
-    connection = await open_connection(context, [token], model.position)
+    connection = await context.provider.follower.open(context, [token], model.position)
 
     def arriving():
         frames = connection.drain()
@@ -542,7 +541,7 @@ async def follow_with_cuts(steps, start):
                 frames = arriving()
                 model.feed_bytes(frames[: int(step[1] * len(frames))])
                 provider.sse_manager.remove_connection(connection.id)
-                connection = await open_connection(context, [token], model.position)
+                connection = await context.provider.follower.open(context, [token], model.position)
         model.feed_bytes(arriving())
         for cls in (Wide, Wider):
             async with provider.modify(cls, **ids[cls]) as state:
@@ -847,7 +846,7 @@ async def test_streams_and_events_pass_common_middleware_and_a_disconnect_is_fou
 
 async def test_a_stream_that_is_stopped_ends_and_comes_back_to_503(served):
     tab = await served.tab(await served.browser())
-    done = asyncio.run_coroutine_threadsafe(served.provider.stop(), served.provider._loop)
+    done = asyncio.run_coroutine_threadsafe(served.provider.stop(), served.provider.loop())
     await tab.ends()
     await asyncio.wrap_future(done)
     async with tab.request() as response:

@@ -20,7 +20,7 @@ from faststate import (
     StateScope,
     event,
 )
-from faststate.provider.provider import Origin, origin_of_commits
+from faststate.provider.origin import Origin, origin_of_commits
 from faststate.registry.transaction import Run, run_event
 from faststate.scheduling.threads import EVENT_THREADS
 
@@ -154,7 +154,7 @@ async def get(provider, cls=Ledger):
 
 
 async def entry_of(provider, cls=Ledger):
-    return await provider._entry(StateIdentifier.parse(key_of(cls)), provider.config_of(cls))
+    return await provider.resolver.entry(StateIdentifier.parse(key_of(cls)), provider.registrations.config_of(cls))
 
 
 def assert_free(provider, *classes):

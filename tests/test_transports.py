@@ -1113,11 +1113,11 @@ async def test_what_other_threads_send_arrives_in_their_order(provider, follower
 
 async def test_commits_of_other_threads_arrive_and_the_last_one_last(provider, followers):
     one = followers(KEY)
-    provider._loop = provider._loop or asyncio.get_running_loop()
+    provider.loop.note()
 
     def work():
         for number in range(1, 51):
-            asyncio.run_coroutine_threadsafe(count_to(provider, number), provider._loop).result(LIMIT)
+            asyncio.run_coroutine_threadsafe(count_to(provider, number), provider.loop()).result(LIMIT)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -1212,7 +1212,7 @@ async def test_frozen_readers_cost_bounded_memory_and_nobody_else_anything(trans
                     await asyncio.sleep(0)
                     look()
 
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(burst(), provider._loop))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(burst(), provider.loop()))
             assert max(kept) < 65_536 + 2 * (size + 1_000), "asyncio's limit, and one frame"
             async with asyncio.timeout(LIMIT):
                 await asyncio.gather(*reading)
@@ -1226,10 +1226,10 @@ async def test_frozen_readers_cost_bounded_memory_and_nobody_else_anything(trans
 
             async def let_time_run_out():
                 for each in behind:
-                    assert 0 < each.writer._limit.when() - provider._loop.time() <= patience
+                    assert 0 < each.writer._limit.when() - provider.loop().time() <= patience
                     each.writer.hurry(0)
 
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(let_time_run_out(), provider._loop))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(let_time_run_out(), provider.loop()))
             await eventually(lambda: manager.cut == frozen)
             await eventually(lambda: len(manager.connections) == count - frozen and not manager.behind)
             assert provider.stats().lag == 0

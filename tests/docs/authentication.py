@@ -102,4 +102,4 @@ for bad in (none, late, f"{head}.{claims}.", jwt.encode({"sub": "ada"}, KEY, alg
 tab(app, cookies={"token": genuine}).get("/")
 one.client.post("/logout", follow_redirects=False)
 one.get("/", 401)
-assert provider.stream_max_age == 3600
+assert provider.options.stream_max_age == 3600

@@ -4,7 +4,7 @@
 import html
 import re
 from tests.support.waiting import Clock
-from faststate.provider.provider import FRESH_TTL
+from faststate.provider.resolve import FRESH_TTL
 
 
 clock = Clock(1_000_000.0)

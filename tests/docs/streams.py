@@ -11,9 +11,9 @@ assert "1 states, 0 streams" in one.get("/health")
 # == Transports: snippet 1
 import os
 
-assert careful.transport == "portable" and StateProvider().transport == "auto"
+assert careful.options.transport == "portable" and StateProvider().options.transport == "auto"
 os.environ["FASTSTATE_TRANSPORT"] = "portable"
-assert StateProvider(transport="auto").transport == "portable"
+assert StateProvider(transport="auto").options.transport == "portable"
 del os.environ["FASTSTATE_TRANSPORT"]
 
 # == Numbers: snippet 1

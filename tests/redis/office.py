@@ -26,6 +26,7 @@ from faststate import (
     get_current_request,
     view,
 )
+from faststate.sessions.config import Ids
 from tests.support.client import BROWSER
 from tests.support.live import Site, Tab, serving
 from tests.support.waiting import PATIENCE
@@ -245,8 +246,8 @@ class Office:
     def state(self, place: int, name: str, **ids: str):
         """What an app holds in memory of a state; None for nothing."""
         provider = self.sites[place].provider
-        cls = provider.class_named(name)
-        return provider.registry.peek(provider.config_of(cls).identifier(**ids).key)
+        cls = provider.registrations.class_named(name)
+        return provider.registry.peek(provider.registrations.config_of(cls).identifier(Ids(**ids)).key)
 
 
 @contextlib.asynccontextmanager

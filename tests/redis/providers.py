@@ -14,6 +14,7 @@ from starlette.requests import Request
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event
 from faststate.registry.registry import Entry
 from faststate.registry.transaction import Run, Step, run_event
+from faststate.sessions.config import Ids
 from faststate.sse import SSEConnection
 from faststate.stores.redis import RedisStore
 from tests.support.live import Model
@@ -175,8 +176,8 @@ async def open_providers(
 
 async def entry_of(provider: StateProvider, cls: type[ReactiveState], **ids: Any) -> Entry:
     """A state as a page that is loaded now has it."""
-    config = provider.config_of(cls)
-    return await provider._entry(config.identifier(**ids), config)
+    config = provider.registrations.config_of(cls)
+    return await provider.resolver.entry(config.identifier(Ids(**ids)), config)
 
 
 async def served(provider: StateProvider, cls: type[ReactiveState], **ids: Any) -> Any:
@@ -304,8 +305,8 @@ async def run(
             return between() if between is not None and len(steps) == 1 else None
 
     async def found(cls: type[ReactiveState], **ids: Any) -> Entry:
-        config = provider.config_of(cls)
-        return await provider._entry(config.identifier(**ids), config, lookup="with lock")
+        config = provider.registrations.config_of(cls)
+        return await provider.resolver.entry(config.identifier(Ids(**ids)), config, lookup="with lock")
 
     event = cls._fs_schema().events[name]
     arguments = event.arguments.defaults

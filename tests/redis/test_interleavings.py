@@ -17,7 +17,7 @@ from faststate import ReactiveState, StateConfig, StateScope, UserContext, event
 from faststate.cluster import sharing as sharing_module
 from faststate.cluster.sharing import HANDED_ON
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError
-from faststate.provider.dispatch import Call, _unchanged, dispatch
+from faststate.provider.calls import Call
 from faststate.registry import entries
 from faststate.registry.ends import StateEnd
 from faststate.registry.entries import NONCES_IN_ANY_CASE
@@ -244,7 +244,7 @@ async def test_an_event_is_not_begun_again_for_a_state_that_its_own_code_has_ask
         else:
             context = provider.context(request({"session_id": "s"}))
             with pytest.raises(OutdatedError):
-                await dispatch(context, Call("Nested", "outer"), None, lambda effect: None)
+                await context.provider.dispatcher.dispatch(context, Call("Nested", "outer"), None, lambda effect: None)
     assert Nested.runs == 1
 
 
@@ -668,7 +668,7 @@ async def test_positions_have_no_timeline_whose_numbers_they_are_not(new_redis):
             await add(b, Wallet, by=5)
             wallet = await entry_of(b, Wallet)
             for seen in (b.cluster.seen(old), b.cluster.seen(position)):
-                assert seen is None or not await _unchanged(b, [wallet], seen)
+                assert seen is None or not await b.follower._unchanged([wallet], seen)
             catching_up.go()
         await settled(server, a)
         assert b.cluster.seen(old) is None, "of another timeline"
@@ -805,7 +805,7 @@ async def test_a_page_is_not_told_to_have_what_its_process_cannot_read(redis_ser
             state.amount = 2
         await heard(redis_server, a)
         seen = b.cluster.seen(a.sse_manager.hooks.position())
-        assert not await _unchanged(b, [await entry_of(b, New)], seen)
+        assert not await b.follower._unchanged([await entry_of(b, New)], seen)
 
 
 # -- events that come again --------------------------------------------------------------------------------------------

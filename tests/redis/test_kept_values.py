@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from pydantic import create_model
 
 from faststate import ConfigurationError, EventError, ReactiveState, StateConfig, StateProvider, StateScope
+from faststate.sessions.config import Ids
 from tests.support.values import KINDS, canonical
 
 
@@ -44,7 +45,9 @@ async def process(cls: type[ReactiveState], store: str):
 
 async def shown(provider: StateProvider, cls: type[ReactiveState], record_id: int) -> str:
     """What `x` is, as a page can show it."""
-    entry = await provider.registry.entry(provider.config_of(cls).identifier(record_id=record_id), cls)
+    entry = await provider.registry.entry(
+        provider.registrations.config_of(cls).identifier(Ids(record_id=record_id)), cls
+    )
     if cls.__pydantic_fields__["x"].annotation is not Any:  # not all that Any takes has a text
         assert to_xml(entry.state).startswith("<dl ")
     return canonical(entry.state.x)

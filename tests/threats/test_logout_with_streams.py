@@ -85,7 +85,7 @@ APP = """
             board.text = text
         with provider.modify(Profile, user_id="ada") as profile:
             profile.text = text
-        asyncio.run_coroutine_threadsafe(gate.wait(), provider._loop).result()
+        asyncio.run_coroutine_threadsafe(gate.wait(), provider.loop()).result()
         return "out"
 
     @rt("/in-again/{text}")

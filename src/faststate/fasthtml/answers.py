@@ -90,8 +90,8 @@ async def error_response(provider: StateProvider, connection: HTTPConnection, er
         raise error
     if isinstance(error, BackendError):
         logger.error("%s", error, exc_info=error)
-    if isinstance(error, AuthenticationError) and provider.login_route is not None:
-        return _to_login(provider.login_route, connection)
+    if isinstance(error, AuthenticationError) and provider.options.login_route is not None:
+        return _to_login(provider.options.login_route, connection)
     busy = _UNREAD if isinstance(error, PersistenceError) else BUSY
     busy = _UNREADABLE if isinstance(error, RowUnreadableError) else busy
     return PlainTextResponse(str(error) if status < 500 else busy, status)

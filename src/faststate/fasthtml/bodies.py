@@ -25,7 +25,9 @@ def read_body(provider: StateProvider, receive: Receive, headers: Mapping[bytes,
 
     Raises `BodyTooLarge`, `EventArgumentError` when the client leaves before the end, and `TimeoutError`.
     """
-    return provider.registry.running.receive(_read(receive, headers, provider.max_payload), provider.body_timeout)
+    return provider.registry.running.receive(
+        _read(receive, headers, provider.options.max_payload), provider.options.body_timeout
+    )
 
 
 async def _read(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:

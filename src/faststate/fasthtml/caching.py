@@ -37,7 +37,7 @@ class PersonalAnswers:
 
     def __init__(self, app: ASGIApp, provider: StateProvider) -> None:
         self.app = app
-        self._own_routes = provider.prefix + "/"
+        self._own_routes = provider.options.prefix + "/"
         self._has_warned = False
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

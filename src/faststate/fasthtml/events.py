@@ -17,9 +17,12 @@ from starlette.types import Receive, Scope
 
 from ..auth.limits import network_of
 from ..exceptions import EventConflictError, EventTimeoutError, FastStateError, LimitError, NotStartedError
+from ..provider.calls import Call
 from ..provider.context import RequestContext
-from ..provider.dispatch import Call, Effect, ForgedTokens, StaleTokens, dispatch, safe_location
+from ..provider.page_event import Effect
+from ..provider.page_tokens import ForgedTokens, StaleTokens
 from ..provider.provider import StateProvider
+from ..provider.results import safe_location
 from ..redaction import explain_by_title, loggable
 from ..sessions.caller import is_cross_site
 from ..sse.connection import SSEConnection
@@ -65,9 +68,12 @@ class EventRoute:
         self.provider = provider
         self._guarded = GuardedEndpoint(app, make_endpoint, self._dispatch)
         self._app = app
-        self._path = re.compile(f"{re.escape(provider.prefix)}/event/([^/]*)/([^/]*)")
+        self._path = re.compile(f"{re.escape(provider.options.prefix)}/event/([^/]*)/([^/]*)")
         self.route = Route(
-            f"{provider.prefix}/event/{{state}}/{{event}}", self.endpoint, methods=["POST"], name="faststate-event"
+            f"{provider.options.prefix}/event/{{state}}/{{event}}",
+            self.endpoint,
+            methods=["POST"],
+            name="faststate-event",
         )
 
     async def answer(self, context: RequestContext, scope: Scope, receive: Receive) -> Response | None:
@@ -120,19 +126,18 @@ class EventRoute:
         if b"datastar-request" not in headers or is_cross_site(headers):
             return PlainTextResponse("Events are sent by the app's own pages alone.", 403)
         provider, session_id = self.provider, context.session_id()
-        if wait := provider.event_rates.take(session_id, context.address):
+        if wait := provider.throttle.event_rates.take(session_id, context.address):
             return self._refuse_for("Too many actions at once. Please wait a moment.", ceil(wait))
         client = session_id or f"address {network_of(context.address)}"
-        if not provider.begin_event(client):
-            most = provider.max_events_per_session
-            return self._refuse_for(f"{most} actions are under way already. Please wait for them.", 1)
+        if (too_many := provider.throttle.begin_event(client)) is not None:
+            return self._refuse_for(too_many, 1)
         try:
             try:
                 body = await read_body(provider, receive, headers)
                 call = Call.parse(
                     state,
                     event,
-                    parse_json(body, provider.max_depth),
+                    parse_json(body, provider.options.max_depth),
                     Request(scope).query_params.multi_items() if scope["query_string"] else (),
                     _text(headers, b"faststate-nonce"),
                     _text(headers, b"faststate-connection"),
@@ -150,7 +155,7 @@ class EventRoute:
             response = await self._guarded.answer(scope, body, faststate_call=call)
             return response if isinstance(response, EventResponse) else self._before_answered(response)
         finally:
-            provider.end_event(client)
+            provider.throttle.end_event(client)
 
     def _before_answered(self, response: Response) -> Response:
         """Return a Beforeware's own answer in a form that Datastar does not drop."""
@@ -170,7 +175,7 @@ class EventRoute:
     # -- refusals --------------------------------------------------------------------------------------------------
 
     def _refuse(self, error: FastStateError, frames: bytes = b"") -> EventResponse:
-        self.provider.refused += 1
+        self.provider.counters.refused += 1
         return refused_response(error, frames)
 
     def _refuse_for(self, message: str, seconds: int) -> EventResponse:
@@ -179,7 +184,7 @@ class EventRoute:
         return refused
 
     def _refuse_with(self, frames: bytes, status: int) -> EventResponse:
-        self.provider.refused += 1
+        self.provider.counters.refused += 1
         return EventResponse(frames, status)
 
     # -- it runs ---------------------------------------------------------------------------------------------------
@@ -205,7 +210,7 @@ class EventRoute:
             return EventResponse(frames, 403)
         effects = _PageEffects(live)
         try:
-            await dispatch(context, call, live, effects.take, elsewhere=elsewhere)
+            await self.provider.dispatcher.dispatch(context, call, live, effects.take, elsewhere=elsewhere)
         except StaleTokens:
             return self._refuse_with(reload_frame(), 403)
         except ForgedTokens as error:

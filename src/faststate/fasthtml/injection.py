@@ -19,6 +19,7 @@ from ..provider.context import RequestContext
 from ..provider.page import LiveElement, SeedElement
 from ..provider.provider import StateProvider
 from ..registry.registry import Entry
+from ..sessions.config import Ids
 from ..state.parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
 from .script import script_source
 
@@ -50,11 +51,11 @@ class _Injection:
         self.dependencies: list[tuple[str, Callable[..., Awaitable[Any]], bool]] = []
         """The names of parameters, each with the function that fills it, and True if that takes the request."""
         self.call = _awaitable(function)
-        self.signature = signature = signature_of(function, fallback=provider.class_names())
+        self.signature = signature = signature_of(function, fallback=provider.registrations.classes())
         kept: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
             dependency = parameter.default.dependency if isinstance(parameter.default, Depends) else None
-            wanted = state_parameter(parameter.name, parameter.annotation, provider.class_named)
+            wanted = state_parameter(parameter.name, parameter.annotation, provider.registrations.class_named)
             owner = getattr(dependency, "__self__", None)
             if wanted is not None:
                 self.states.append((wanted, owner if isinstance(owner, StateProvider) else provider))
@@ -100,7 +101,7 @@ class _Injection:
         users = {owner: await contexts[owner].user() if entries else None for owner in owners}
         for owner in owners:
             own = [entries[wanted.name] for wanted, its in self.states if its is owner and wanted.name in entries]
-            await owner.still_readable(contexts[owner], own)
+            await owner.resolver.ask_again(contexts[owner], own)
         # Nothing is awaited from here on: all states are of one moment, with no event half done between two of them.
         context.page.refresh(context.asked)
         for wanted, owner in self.states:
@@ -113,12 +114,9 @@ async def _resolve(provider: StateProvider, wanted: StateParameter, connection: 
     record = None
     if wanted.record is not None and wanted.record.argument is not None:
         record = connection.path_params.get(wanted.record.argument)
-    return await provider.resolve(
-        wanted.cls,
-        connection,
-        component_id=wanted.component.component_id if wanted.component else None,
-        record_id=record,
-    )
+    component = wanted.component.component_id if wanted.component else None
+    ids = Ids(component_id=component, record_id=record)
+    return await provider.resolver.show(provider.context(connection), wanted.cls, ids)
 
 
 def inject(provider: StateProvider, function: Any, kind: Literal["page", "before", "socket", "end"]) -> Any:

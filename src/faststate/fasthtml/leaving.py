@@ -11,7 +11,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..exceptions import FastStateError
-from ..provider.dispatch import StaleTokens, leave_page, tokens_of
+from ..provider.calls import tokens_of
+from ..provider.page_tokens import StaleTokens
 from ..provider.provider import StateProvider
 from ..sessions.caller import is_cross_site
 from .beforeware import GuardedEndpoint
@@ -29,13 +30,15 @@ class LeaveRoute:
     def __init__(self, provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> None:
         self.provider = provider
         self._guarded = GuardedEndpoint(app, make_endpoint, self._leave)
-        self.route = Route(f"{provider.prefix}/leave", self.endpoint, methods=["POST"], name="faststate-leave")
+        self.route = Route(f"{provider.options.prefix}/leave", self.endpoint, methods=["POST"], name="faststate-leave")
 
     async def endpoint(self, request: Request) -> Response:
         """POST: a page was left for good. It is a beacon: it has no header of ours, and nobody reads the answer."""
         context = self.provider.context(request)
         headers = headers_of(request.scope)
-        if not is_cross_site(headers) and not self.provider.event_rates.take(context.session_id(), context.address):
+        if not is_cross_site(headers) and not self.provider.throttle.event_rates.take(
+            context.session_id(), context.address
+        ):
             try:
                 try:
                     body = await read_body(self.provider, request.receive, headers)
@@ -47,5 +50,5 @@ class LeaveRoute:
         return Response(status_code=204)
 
     async def _leave(self, request: Request) -> Response:
-        await leave_page(self.provider.context(request), request.state.faststate_left)
+        await self.provider.follower.leave(self.provider.context(request), request.state.faststate_left)
         return Response(status_code=204)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -52,10 +51,10 @@ class FastStateMiddleware:
             drain_on_signal(self.provider)  # the server's own handlers are there by now
         if self.owner.before:
             _wrap_before(self.provider, self.owner)
-        self.provider._loop = asyncio.get_running_loop()  # a plain `with modify` in a thread works on this one
+        self.provider.loop.note()  # a plain `with modify` in a thread works on this one
         connection = HTTPConnection(scope)
         try:
-            if not self.provider.is_started:  # a mounted app, or a server without the lifespan protocol
+            if not self.provider.lifecycle.is_started:  # a mounted app, or a server without the lifespan protocol
                 await self.provider.start()
             context = scope["faststate"] = RequestContext(self.provider, connection)
             if context.is_unsure:
@@ -135,14 +134,14 @@ def check_routes(provider: StateProvider, app: Any) -> None:
         if injection is None:
             continue
         for wanted, owner in injection.states:
-            config = owner.config_of(wanted.cls)
+            config = owner.registrations.config_of(wanted.cls)
             where = f"the parameter {wanted.name!r} of the route {route.path}"
             if config.scope is StateScope.COMPONENT and wanted.component is None:
                 raise ConfigurationError(f"{where} is a component state: annotate it Annotated[…, Component('id')]")
             if config.scope is StateScope.RECORD:
                 names = list(route.param_convertors)
                 asked = wanted.record.argument if wanted.record else None
-                if (asked not in names) if asked else owner.record_parameter(wanted.cls, names) is None:
+                if (asked not in names) if asked else config.record_parameter(names) is None:
                     raise ConfigurationError(
                         f"{where} is a record state, and its id is not in the path: name the path parameter with "
                         "StateConfig(record_param=…) or Annotated[…, Record('name')]"

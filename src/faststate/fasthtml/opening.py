@@ -12,7 +12,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..exceptions import EventArgumentError, FastStateError, LimitError
-from ..provider.dispatch import ForgedTokens, StaleTokens, open_connection, tokens_instead, tokens_of
+from ..provider.calls import tokens_of
+from ..provider.page_tokens import ForgedTokens, StaleTokens
 from ..provider.provider import StateProvider
 from ..sessions.caller import is_cross_site
 from ..sse.connection import SSEConnection
@@ -49,7 +50,9 @@ class StreamRoute:
     def __init__(self, provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> None:
         self.provider = provider
         self._guarded = GuardedEndpoint(app, make_endpoint, self._open)
-        self.route = Route(f"{provider.prefix}/stream", self.endpoint, methods=["POST", "GET"], name="faststate-stream")
+        self.route = Route(
+            f"{provider.options.prefix}/stream", self.endpoint, methods=["POST", "GET"], name="faststate-stream"
+        )
 
     async def endpoint(self, request: Request) -> Response:
         """POST: open the page's stream; its tokens are in the body, which may be long. GET: for older pages.
@@ -87,8 +90,8 @@ class StreamRoute:
         if b"datastar-request" not in headers or is_cross_site(headers):
             return _no_stream(request, 403, "Streams are opened by the app's own pages alone.")
         context = self.provider.context(request)
-        if wait := self.provider.stream_rates.take(context.session_id(), context.address):
-            self.provider.refused += 1
+        if wait := self.provider.throttle.stream_rates.take(context.session_id(), context.address):
+            self.provider.counters.refused += 1
             text = "Too many streams were opened at once. The page tries again."
             return PlainTextResponse(text, 429, {"retry-after": str(ceil(wait))})
         try:
@@ -96,7 +99,7 @@ class StreamRoute:
                 asked = body = await read_body(self.provider, request.receive, headers)
             else:
                 asked = request.query_params.get("datastar", "").encode(errors="replace")
-            payload = parse_json(asked, self.provider.max_depth)
+            payload = parse_json(asked, self.provider.options.max_depth)
             if not isinstance(payload, dict):
                 raise EventArgumentError("the payload must be an object")
         except TimeoutError:
@@ -123,10 +126,12 @@ class StreamRoute:
             return EventResponse(reload_frame() if context.ended_session is not None else b"")
         try:
             tokens = tokens_of(payload)
-            instead = await tokens_instead(context, tokens)
+            instead = await self.provider.tokens.merge(context, tokens)
             seen = request.headers.get("last-event-id") or payload.get("n")
             is_first = "last-event-id" not in request.headers and payload.get("n") != ""
-            opened = await open_connection(context, tokens, seen if isinstance(seen, str) else None, is_first=is_first)
+            opened = await self.provider.follower.open(
+                context, tokens, seen if isinstance(seen, str) else None, is_first=is_first
+            )
         except StaleTokens:
             return EventResponse(reload_frame())
         except ForgedTokens as error:

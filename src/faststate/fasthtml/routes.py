@@ -28,11 +28,11 @@ def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., A
 
     async def datastar(request: Request) -> Response:
         """GET: the local copy of Datastar, where `datastar_src` is a file."""
-        source = provider.datastar_src
+        source = provider.options.datastar_src
         if datastar_url(provider) == source:
             return PlainTextResponse("Datastar is not served from here.", 404)
         return FileResponse(source, media_type="text/javascript", headers={"cache-control": "public, max-age=86400"})
 
-    datastar_route = Route(f"{provider.prefix}/datastar", datastar, methods=["GET"], name="faststate-datastar")
+    datastar_route = Route(f"{provider.options.prefix}/datastar", datastar, methods=["GET"], name="faststate-datastar")
     app.router.routes[:0] = [events.route, leave.route, streams.route, datastar_route]
     return events

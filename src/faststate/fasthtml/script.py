@@ -9,31 +9,31 @@ from fastcore.xml import Safe
 from starlette.requests import HTTPConnection
 
 from ..auth.users import current_request
+from ..provider.context import RequestProvider
 from ..provider.page import script_element
-from ..provider.provider import StateProvider
 
 __all__ = ["DatastarScript", "datastar_url", "script_source"]
 
 
-def script_source(provider: StateProvider, connection: HTTPConnection | None) -> str:
+def script_source(provider: RequestProvider, connection: HTTPConnection | None) -> str:
     """Return the URL of Datastar for one page: as configured, or below its app's path for our own copy."""
     source = datastar_url(provider)
-    is_ours = source != provider.datastar_src and connection is not None
+    is_ours = source != provider.options.datastar_src and connection is not None
     return str(connection.scope.get("root_path", "")) + source if is_ours and connection is not None else source
 
 
-def datastar_url(provider: StateProvider) -> str:
+def datastar_url(provider: RequestProvider) -> str:
     """Return the URL of Datastar: as configured, or our own route's path if a file is configured."""
-    source = provider.datastar_src
+    source = provider.options.datastar_src
     if "://" in source or not Path(source).is_file():
         return source
-    return f"{provider.prefix}/datastar"
+    return f"{provider.options.prefix}/datastar"
 
 
 class DatastarScript:
     """The script tag in every page's head, which FastHTML copies for each request. Lifetime: the app."""
 
-    def __init__(self, provider: StateProvider) -> None:
+    def __init__(self, provider: RequestProvider) -> None:
         self._provider = provider
 
     def __deepcopy__(self, memo: Any) -> DatastarScript:

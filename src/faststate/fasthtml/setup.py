@@ -6,7 +6,6 @@ class (see `_compat`).
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,6 +19,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from .._compat.fastcore import knows_elements
 from .._compat.starlette import knows_sessions
 from ..exceptions import ConfigurationError, FastStateError
+from ..provider.integration import integrate_with
 from ..provider.provider import StateProvider
 from ..sessions.ended import SESSION_MAX_AGE
 from . import _compat
@@ -36,6 +36,7 @@ from .streams import StreamKeeper
 __all__ = ["fast_app", "setup"]
 
 
+@integrate_with
 def setup(provider: StateProvider, app: Any) -> None:
     """Make `app` (a FastHTML) serve `provider`'s states; see `StateProvider.setup`."""
     if not isinstance(app, fh.FastHTML):
@@ -43,8 +44,8 @@ def setup(provider: StateProvider, app: Any) -> None:
     if getattr(app.state, "faststate", None) is not None:
         raise ConfigurationError("this app has a StateProvider already")
     app.state.faststate = provider
-    if provider._signer is None:
-        provider.use_secret_key(str(app.secret_key))
+    if not provider.tokens.has_key:
+        provider.tokens.use_key(str(app.secret_key))
     original = _compat.endpoint_maker(app)
 
     def endpoint(function: Any, body_wrap: Any, before: Any = None) -> Any:
@@ -86,16 +87,13 @@ def setup(provider: StateProvider, app: Any) -> None:
     provider.sessions.ended.max_age = _session_max_age(app)
 
     async def started() -> None:
-        provider._loop = asyncio.get_running_loop()
+        provider.loop.note()
         check_routes(provider, app)
         await provider.start()
         provider.sse_manager.draining = False  # an app that was stopped may start again, as in tests
 
     app.on_event("startup")(started)
     app.on_event("shutdown")(provider.stop)
-
-
-StateProvider.installer = setup
 
 
 def _session_max_age(app: Any) -> float:

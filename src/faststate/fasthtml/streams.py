@@ -41,8 +41,8 @@ class StreamKeeper:
         self.app = app
         self.provider = provider
         self.owner = owner
-        self._path = provider.prefix + "/stream"
-        self._events = provider.prefix + "/event/"
+        self._path = provider.options.prefix + "/stream"
+        self._events = provider.options.prefix + "/event/"
         self._watched: ref[asyncio.AbstractEventLoop] | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -92,10 +92,10 @@ class StreamKeeper:
         connection, cycle = beginning.begun, beginning.cycle
         if connection is None:
             return None
-        if cycle is None or self.provider.transport != "auto":
+        if cycle is None or self.provider.options.transport != "auto":
             return _asgi_writer(self.provider, connection, send, transport)
         manager = self.provider.sse_manager
-        writer = DirectWriter(manager, connection, send, self.provider.write_timeout, cycle)
+        writer = DirectWriter(manager, connection, send, self.provider.options.write_timeout, cycle)
         manager.attach(connection, writer)
         if serves(protocol, self.owner):
             drop_request(scope, protocol)
@@ -167,7 +167,7 @@ class StreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         manager, connection = self.provider.sse_manager, self.connection
         try:
-            async with asyncio.timeout(self.provider.write_timeout):
+            async with asyncio.timeout(self.provider.options.write_timeout):
                 start: Message = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 await send(start)
                 own = {"c": connection.id, **({"w": self.tokens} if self.tokens else {})}
@@ -195,9 +195,9 @@ def _asgi_writer(
     provider: StateProvider, connection: SSEConnection, send: Send, transport: Transport | None
 ) -> AsgiWriter:
     """Return a writer for a stream that has begun, in this task and through ASGI."""
-    if provider.transport == "auto":
+    if provider.options.transport == "auto":
         _say_once(logging.INFO, "streams go through ASGI's send: this server's HTTP/1.1 protocol is not known here")
-    writer = AsgiWriter(provider.sse_manager, connection, send, provider.write_timeout, transport)
+    writer = AsgiWriter(provider.sse_manager, connection, send, provider.options.write_timeout, transport)
     provider.sse_manager.attach(connection, writer)
     return writer
 

@@ -9,16 +9,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from ..auth.loaders import UserFinder
-from ..auth.tokens import TokenSigner
 from ..exceptions import FastStateError
 from ..registry.registry import StateRegistry
 from ..sessions.caller import Caller
 from ..sessions.sessions import Sessions
 from ..state.reactive import ReactiveState
 from ..state.serving import ServingProvider
+from .options import Options
 from .page import LiveElement, PageContent
+from .page_tokens import PageTokens
 
-__all__ = ["Answered", "RequestContext", "RequestProvider"]
+__all__ = ["Answered", "RequestContext", "RequestProvider", "context_of"]
 
 
 class RequestProvider(ServingProvider, Protocol):
@@ -27,11 +28,8 @@ class RequestProvider(ServingProvider, Protocol):
     registry: StateRegistry
     sessions: Sessions
     users: UserFinder
-    prefix: str
-
-    @property
-    def signer(self) -> TokenSigner:
-        """Signs and verifies page tokens."""
+    options: Options
+    tokens: PageTokens
 
     async def get_state(self, state_cls: Any, request: HTTPConnection) -> Any:
         """Return the snapshot of the state of this class that `request` means."""
@@ -57,7 +55,7 @@ class RequestContext(Caller):
 
     def __init__(self, provider: RequestProvider, connection: HTTPConnection) -> None:
         super().__init__(connection, provider.users, provider.sessions.ended, provider.sessions.rights)
-        self.provider: Any = provider
+        self.provider = provider
         self._page: PageContent | None = None
         self._start = provider.registry.committer.number
         # Kept, since an app mounted below may share its states and changes `root_path` in the scope.
@@ -71,8 +69,8 @@ class RequestContext(Caller):
         """The content of the request's page; an event has none."""
         if self._page is None:
             provider = self.provider
-            url = self.root + provider.prefix + "/"
-            self._page = PageContent(provider.registry, lambda: provider.signer, self._start, url)
+            url = self.root + provider.options.prefix + "/"
+            self._page = PageContent(provider.registry, lambda: provider.tokens.signer, self._start, url)
         return self._page
 
     def show(self, state: ReactiveState, view: str | None = None) -> None:
@@ -96,3 +94,21 @@ class RequestContext(Caller):
         if self.add_late is not None:
             self.add_late(self, request)
         return state
+
+
+def context_of(provider: RequestProvider, connection: HTTPConnection) -> RequestContext:
+    """Return the context of a request, and make it if the app's middleware has not.
+
+    Raises `TypeError` for what is not a request.
+    """
+    try:
+        found = connection.scope.get("faststate")
+    except AttributeError:
+        raise TypeError(f"a state is asked for with the request, not with {connection!r}") from None
+    if isinstance(found, RequestContext) and found.provider is provider:
+        return found
+    if found is None or (isinstance(found, Answered) and found.provider is provider):
+        context = connection.scope["faststate"] = RequestContext(provider, connection)
+        return context
+    others: dict[RequestProvider, RequestContext] = connection.scope.setdefault("faststate_others", {})
+    return others.get(provider) or others.setdefault(provider, RequestContext(provider, connection))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.requests import HTTPConnection
 
@@ -17,7 +17,7 @@ from ..state.reactive import ReactiveState
 from .ended import EndedSessions
 from .rights import Rights
 
-__all__ = ["PERSONAL", "SESSION_ID", "USER_ID", "Caller", "Personal", "is_cross_site"]
+__all__ = ["PERSONAL", "SESSION_ID", "USER_ID", "Caller", "Identity", "Personal", "is_cross_site"]
 
 SESSION_ID: Final = "session_id"
 """Key of the id of SESSION states in the session (a signed cookie)."""
@@ -50,6 +50,21 @@ def is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
         return site not in (b"same-origin", b"none")
     origin = headers.get(b"origin")
     return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+
+
+class Identity(NamedTuple):
+    """Who asks: the user (None for nobody) and the session of a request, found once.
+
+    A sign-in that happens meanwhile changes the `Caller`, not this value.
+    """
+
+    user: UserContext | None
+    session_id: str | None
+
+    @property
+    def binding(self) -> str:
+        """The digest (str) that ties tokens to this session and user."""
+        return binding(self.session_id, self.user.id if self.user is not None else None)
 
 
 class Caller:
@@ -243,10 +258,18 @@ class Caller:
         """Return the snapshot of a state that may be shown: the newest, or the one that its rule let through."""
         return self.asked.get(entry.identifier.key, entry.state)
 
-    async def binding(self) -> str:
-        """Return the digest (str) that ties tokens to this session and user."""
-        user = await self.user()
-        return binding(self.session_id(), user.id if user else None)
+    async def identity(self) -> Identity:
+        """Return who asks, at this moment. Raises `BackendError` if the app's loader fails."""
+        if (known := self.known_identity()) is not None:
+            return known
+        return self._identity(await self.user())
+
+    def known_identity(self) -> Identity | None:
+        """Return who asks; None if the app's loader or the store must be asked for that."""
+        return self._identity(self.known_user) if self.knows_user() else None
+
+    def _identity(self, user: UserContext | None) -> Identity:
+        return Identity(user, self.session_id() if self._scope.get("session") is not None else None)
 
     # -- the answer ------------------------------------------------------------------------------------------------
 

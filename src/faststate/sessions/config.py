@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from ..auth.rules import AccessRule, Authorizer, rule_of
 from ..exceptions import ConfigurationError, EventDefinitionError, IdentifierError
@@ -16,13 +17,27 @@ from ..scopes import Id, StateIdentifier, StateScope
 from ..state.parameters import StateParameter
 from ..state.reactive import ReactiveState
 
-__all__ = ["Merge", "OnLogin", "StateConfig", "check_taken", "session_identifier"]
+__all__ = ["Ids", "Merge", "OnLogin", "StateConfig", "check_taken", "session_identifier"]
 
 OnLogin = Literal["keep", "drop", "to_user"]
 Merge = Callable[[Any, Any], Awaitable[None] | None]
 """Brings a guest's state into the user's own: from the user's (to be changed) and the guest's. Sync or async."""
 
 _OWNER_FIELDS: Final = ("user_id", "owner_id")
+
+
+class Ids(NamedTuple):
+    """The ids that say which state of a class is meant; those that its scope has no use for are ignored."""
+
+    user_id: Id | None = None
+    session_id: Id | None = None
+    component_id: Id | None = None
+    record_id: Id | None = None
+
+    @classmethod
+    def of_instance(cls, scope: StateScope, instance_id: Id | None) -> Ids:
+        """Return the id that tells the states of one class on a page apart, as a component's or a record's."""
+        return cls(record_id=instance_id) if scope is StateScope.RECORD else cls(component_id=instance_id)
 
 
 @dataclass
@@ -156,23 +171,27 @@ class StateConfig:
         """True when a page may show several states of the class, told apart by ids."""
         return self.scope in (StateScope.COMPONENT, StateScope.RECORD, StateScope.TEMPORARY)
 
-    def identifier(
-        self,
-        *,
-        user_id: Id | None = None,
-        session_id: Id | None = None,
-        component_id: Id | None = None,
-        record_id: Id | None = None,
-    ) -> StateIdentifier:
-        """Which state the ids mean. Raises `IdentifierError` where one is missing."""
+    def identifier(self, ids: Ids) -> StateIdentifier:
+        """Return the identifier of the state that the ids mean. Raises `IdentifierError` if one is missing."""
         scope = self.scope
-        if self.on_login == "to_user" and user_id is not None:
+        if self.on_login == "to_user" and ids.user_id is not None:
             scope = StateScope.USER
-        ids = user_id, session_id, component_id, record_id
         try:
             return _identifier(scope, self.state_name, *ids)
         except TypeError:  # an id of a type that cannot be one, nor be looked up
             return _identifier.__wrapped__(scope, self.state_name, *ids)
+
+    def record_parameter(self, parameters: Iterable[str]) -> str | None:
+        """Return which of a route's path parameters (names) holds the id of the class's records; None if none does."""
+        known = list(parameters)
+        if self.record_param is not None:
+            return self.record_param if self.record_param in known else None
+        name = self.state_cls.__name__ if self.state_cls is not None else self.state_name
+        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.removesuffix("State") or name).lower()
+        for candidate in ("record_id", f"{snake}_id"):
+            if candidate in known:
+                return candidate
+        return known[0] if len(known) == 1 else None
 
     def owner_field(self, cls: type[ReactiveState]) -> str | None:
         """The field (its name) that holds the id of a state's owner, or None."""

@@ -21,7 +21,7 @@ from ..scopes import StateIdentifier, StateScope, Version
 from ..state.changes import Change
 from ..state.reactive import ReactiveState
 from ..stores.base import Stored, Write
-from .config import StateConfig
+from .config import Ids, StateConfig
 from .ended import EndedSessions
 
 __all__ = ["Handover"]
@@ -165,11 +165,8 @@ class Handover:
             return None
         if config.on_login == "drop":
             return None
-        return config.identifier(
-            user_id=user.id if config.on_login == "to_user" else None,
-            session_id=session_id,
-            component_id=identifier.component_id,
-        )
+        user_id = user.id if config.on_login == "to_user" else None
+        return config.identifier(Ids(user_id, session_id, identifier.component_id))
 
     def _move(self, key: str, session_id: str | None, user: UserContext, moved: dict[str, Version]) -> None:
         """Move a state in memory; `moved` holds the stored versions by their new keys."""

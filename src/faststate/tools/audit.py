@@ -226,7 +226,7 @@ def audit(provider: StateProvider, mount: str = "/") -> AuditReport:
         for code, event, message in _findings(provider, cls, config, state):
             findings.append(Finding(LEVELS[code], code, mount, state.name, event, message))
     findings.sort(key=lambda finding: finding.level != "error")  # stable: otherwise as the classes were registered
-    return AuditReport(mount, provider.prefix, tuple(states), tuple(findings))
+    return AuditReport(mount, provider.options.prefix, tuple(states), tuple(findings))
 
 
 def _state(provider: StateProvider, cls: type[ReactiveState], config: StateConfig) -> StateReport:

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..cluster.processes import processes_asked_for
 from ..exceptions import PersistenceError
-from ..provider.provider import DATASTAR_SRC, StateProvider
+from ..provider.options import DATASTAR_SRC
+from ..provider.provider import StateProvider
 from ..stores.base import SharedStore, StateStore
 from ..stores.memory import MemoryStore
 from ..stores.redis import RedisStore
@@ -243,7 +244,7 @@ def _secret(target: Any, shared: bool) -> Iterator[Check]:
 
 
 def _datastar(provider: StateProvider) -> Iterator[Check]:
-    source = provider.datastar_src
+    source = provider.options.datastar_src
     if source == DATASTAR_SRC:
         yield Check(
             "note", "datastar", "browsers load it from a CDN, cdn.jsdelivr.net; datastar_src= names a copy of your own"

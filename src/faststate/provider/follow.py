@@ -1,0 +1,230 @@
+"""Streams: what a page may follow, how its stream is opened, and what ends when it is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from ..auth.limits import network_of
+from ..auth.rules import READ
+from ..auth.tokens import Shown
+from ..cluster.base import AppCluster
+from ..exceptions import AccessError, IdentifierError, StateNotFoundError
+from ..registry.entries import Entry
+from ..registry.registry import StateRegistry
+from ..scopes import StateScope, namespace_of
+from ..sessions.config import Ids
+from ..sessions.rechecks import Rechecks
+from ..sessions.sessions import Sessions
+from ..sse.changes import snapshot_frame
+from ..sse.connection import SSEConnection
+from ..sse.manager import SSEManager
+from ..state.reactive import ReactiveState
+from ..wire.frames import message_frame, reload_frame, reopen_frame, vanish_frame
+from .context import RequestContext
+from .page_tokens import MERGED_FROM, PageTokens, StaleTokens, shown_by
+from .registrations import Registrations
+from .removal import GONE
+from .resolve import Resolver
+from .throttle import Throttle
+
+__all__ = ["Followed", "Follower"]
+
+LEFT_TTL: Final = 30.0
+"""Idle seconds of TEMPORARY states whose page was left for good. A tab that is only hidden says nothing."""
+
+
+class Followed(NamedTuple):
+    """The `states` that a page shows, by key, each with its views there.
+
+    `vanish` are frames that take away what the user may not see, `gone` those that take away records which have ended,
+    and say so. Of the states that are `unchanged` (by key, the snapshots) another process has told the page all.
+    """
+
+    states: dict[str, tuple[Entry, set[str]]]
+    vanish: bytes
+    gone: bytes
+    unchanged: Mapping[str, ReactiveState] = {}
+
+
+class Follower:
+    """Opens the streams of pages, for what their users may see. Lifetime: the provider."""
+
+    def __init__(
+        self,
+        registry: StateRegistry,
+        cluster: AppCluster,
+        manager: SSEManager,
+        sessions: Sessions,
+        rechecks: Rechecks,
+        registrations: Registrations,
+        resolver: Resolver,
+        tokens: PageTokens,
+        throttle: Throttle,
+    ) -> None:
+        self._registry = registry
+        self._cluster = cluster
+        self._manager = manager
+        self._sessions = sessions
+        self._rechecks = rechecks
+        self._registrations = registrations
+        self._resolver = resolver
+        self._tokens = tokens
+        self._throttle = throttle
+
+    async def open(
+        self, context: RequestContext, tokens: Sequence[Any], position: str | None, *, is_first: bool = True
+    ) -> SSEConnection | bytes | None:
+        """Return a registered connection for what the tokens show and the user may see; None if that is nothing.
+
+        `position` is the stream id that the page has seen: states that changed since are waiting in the outbox. A page
+        that had a stream before (not `is_first`) and may see nothing now gets frames (bytes) that say so. Raises
+        `StaleTokens`, `ForgedTokens` and `LimitError`.
+        """
+        manager = self._manager
+        shown = shown_by(await self._tokens.verify(context, tokens, again=len(tokens) > MERGED_FROM))
+        self._throttle.refuse_too_many_streams(manager, context.session_id(), context.address)
+        identity = await context.identity()
+        if identity.session_id is not None and self._sessions.ended.is_ended(identity.session_id):
+            raise StaleTokens  # it ended while the user was being loaded
+        self._throttle.refuse_too_many_streams(manager, identity.session_id, context.address)  # many may wait there
+        connection = SSEConnection(
+            self._cluster.new_stream_id(),
+            user=identity.user,
+            session_id=identity.session_id,
+            address=network_of(context.address),
+        )
+        manager.announce(connection)  # rights that change while they are asked about end it, like any other
+        with self._cluster.holding() as topics:
+            try:
+                # After this nothing is awaited: this connection hears of what is committed from now on.
+                found = await self._followed_by_now(context, shown, topics, self._cluster.seen(position))
+            except BaseException:
+                manager.remove_connection(connection.id)
+                raise
+            return self._opened(context, connection, found, position, is_first=is_first)
+
+    def _opened(
+        self, context: RequestContext, connection: SSEConnection, found: Followed, position: str | None, is_first: bool
+    ) -> SSEConnection | bytes | None:
+        """Return what `open` returns, once it is known what is `found` for the page to follow."""
+        manager, config_of = self._manager, self._registrations.config_of
+        followed, vanish, gone, _ = found
+        if self._sessions.rights.changed(connection.user, context.since):
+            manager.dismiss(connection, reopen_frame())  # while the user was being loaded
+        if connection.closed or connection.silent:
+            return connection
+        if not followed and not gone:
+            manager.remove_connection(connection.id)
+            return vanish + reload_frame() if vanish and not is_first else None
+        hidden = {
+            key: type(entry.state)._fs_schema().hidden_from(connection.user) for key, (entry, _) in followed.items()
+        }
+        begins = {key: context.asked[key] for key in followed if key in context.asked}
+        views = {key: views for key, (_, views) in followed.items()}
+        manager.add_connection(connection, followed, views, hidden, begins)
+        seen = self._seen_here(position)
+        for key, (entry, _) in followed.items():
+            # A page does not say what it could see: once rights have changed, an old position is not enough. A state
+            # that the user had and lost has vanished from the page, which has a position all the same.
+            restricted = type(entry.state)._fs_schema().restricted
+            may_have_vanished = not is_first and config_of(type(entry.state)).rule.restricts
+            is_news = entry.state._committed.commit > seen and found.unchanged.get(key) is not entry.state
+            if is_news or restricted or may_have_vanished:
+                connection.notify(key, None)
+            asked = context.asked.get(key)
+            if asked is not None and asked is not entry.state:
+                # Commits come faster than its rule answers: what is allowed is shown now, the rest once it is known.
+                self._rechecks.ask_again(connection, key)
+                audience = connection.audience(key)
+                connection.send_frame(snapshot_frame(asked._seen(audience.hidden), audience.views))
+        if vanish or gone:
+            connection.send_frame(vanish + gone)
+        return connection
+
+    def _seen_here(self, position: str | None) -> int:
+        """Return the number of this process's last commit that a page with this position has seen; -1 for none."""
+        epoch, number = [*(position or "").split("."), ""][:2]
+        is_own = epoch == self._registry.epoch and number.isdecimal() and len(number) < 20
+        return int(number) if is_own else -1
+
+    async def _followed_by_now(
+        self, context: RequestContext, shown: Sequence[Shown], topics: dict[str, None], seen: int | None
+    ) -> Followed:
+        """As `followed`; when it returns, nothing has changed since the user was found to be allowed to see it.
+
+        This process hears of all changes from then on, as long as the `topics` are held. Up to the commit `seen`
+        another process has told the page of all that it follows.
+        """
+        with self._registry.lifetimes.holding() as held:
+            while True:
+                found = await self.followed(context, shown)
+                entries = [entry for entry, _ in found.states.values()]
+                held.update(entry.identifier.key for entry in entries)
+                if any(self._registry.find(entry.identifier.key) is not entry for entry in entries):
+                    await asyncio.sleep(0)  # whoever loaded it and was told of its end must be heard first
+                    continue  # deleted, or evicted, while the others were asked about
+                if not await self._cluster.follow(entries, topics):
+                    continue  # another process has changed it
+                unchanged = await self._unchanged(entries, seen) if seen is not None else {}
+                try:
+                    await self._resolver.ask_again(context, entries)
+                except AccessError:
+                    continue  # lost while the others were asked about
+                if not any(entry.end is not None for entry in entries):
+                    return found._replace(unchanged=unchanged)
+
+    async def followed(self, context: RequestContext, shown: Sequence[Shown]) -> Followed:
+        """Return what a page shows, as far as its user may see it.
+
+        Raises `StaleTokens` for a TEMPORARY state that has ended: only a new page can take its place.
+        """
+        followed: dict[str, tuple[Entry, set[str]]] = {}
+        vanish = gone = b""
+        identity = await context.identity()
+        for name, instance_id, views in shown:
+            cls = self._registrations.class_named(name)
+            if cls is None:
+                continue
+            scope = self._registrations.config_of(cls).scope
+            if scope is StateScope.TEMPORARY:
+                await self._resolver.refuse_lost(identity, cls, instance_id)
+            try:
+                entry, _ = await self._resolver.allowed(
+                    context, identity, READ, cls, Ids.of_instance(scope, instance_id)
+                )
+            except AccessError:
+                vanish += vanish_frame(namespace_of(name, instance_id), cls._fs_schema().signals, views)
+                continue
+            except StateNotFoundError:
+                gone += vanish_frame(namespace_of(name, instance_id), cls._fs_schema().signals, views)
+                gone += message_frame(GONE, 404)
+                continue
+            except IdentifierError:
+                continue
+            followed.setdefault(entry.identifier.key, (entry, set()))[1].update(views)
+        return Followed(followed, vanish, gone)
+
+    async def _unchanged(self, entries: Sequence[Entry], seen: int) -> dict[str, ReactiveState]:
+        """Return those states, by key, that no process has changed after the commit `seen`."""
+        states = {entry.identifier.key: entry.state for entry in entries}
+        last = await self._cluster.last_changes(entries)
+        return {key: states[key] for key, sequence in last.items() if sequence <= seen}
+
+    async def leave(self, context: RequestContext, tokens: Sequence[Any]) -> None:
+        """End the TEMPORARY states soon that the tokens show: their page was left for good.
+
+        Not at once: a page that comes back from the browser's cache, and opens its stream, finds them as they were.
+        Raises as `PageTokens.verify`.
+        """
+        identity = await context.identity()
+        for name, instance_id, _ in shown_by(await self._tokens.verify(context, tokens)):
+            cls = self._registrations.class_named(name)
+            if cls is None or self._registrations.config_of(cls).scope is not StateScope.TEMPORARY:
+                continue
+            identifier = self._resolver.temporary(identity, cls, instance_id)
+            if (entry := self._registry.find(identifier.key)) is not None:
+                self._registry.lifetimes.keep_for(entry, min(LEFT_TTL, entry.ttl))
+            else:
+                await self._cluster.end_soon(identifier.key, LEFT_TTL)

@@ -1,0 +1,132 @@
+"""The options of a provider, validated once."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ..auth.loaders import LoadUserById, UserLoader
+from ..auth.tokens import TOKEN_MAX_AGE
+from ..exceptions import ConfigurationError
+from ..state.events import DEFAULT_PREFIX, is_time_limit
+from ..stores.base import StateStore
+
+__all__ = ["DATASTAR_SRC", "Options"]
+
+DATASTAR_SRC: Final = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.2/bundles/datastar.js"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The options of one provider. Lifetime: the provider.
+
+    - `user_loader`: a callable, sync or async, from request to `UserContext | None`. Without one, a `UserContext` in
+      `scope["auth"]` or `scope["user"]` is taken, else an id in `scope["auth"]` or `session["user_id"]` goes to
+      `load_user_by_id` (a callable, sync or async); without that, the id is a user with no roles. See `UserFinder`. A
+      sync one runs in a thread. Either has `user_timeout` seconds to answer.
+    - `store`: where states outlive the process: "sqlite:///state.db", "redis://host:6379/0" for many processes, or a
+      `StateStore`. The environment variable `FASTSTATE_STORE` overrides it. Every class is kept there except those with
+      `StateConfig(in_memory=True)`. Without a store, those with `auto_persist=True` are kept in `faststate.db`, and the
+      others live in memory. `store_timeout` (seconds) is how long the store may take to answer, `max_states` how many
+      states are held in memory.
+    - `login_route`: URL path that a page is redirected to if it asks for a state that needs somebody signed in, with
+      the page's own path as `?next=` (see `next_url`). Without it such a page is a 401.
+    - `secret_key`: str, or a list of str (oldest first) to rotate; signs page tokens. By default the app's own.
+    - `prefix`: URL path of the library's routes.
+    - `datastar_src`: URL of Datastar 1.0's bundle, or the path of a local copy, which is then served. The environment
+      variable `FASTSTATE_DATASTAR_SRC` overrides it.
+    - `max_payload` (bytes) and `max_depth` (levels) bound what an event or a stream's request may carry, `body_timeout`
+      (seconds) how long it may take to arrive.
+    - `event_rate` (events per second) and `event_burst` (events at once) bound what one session may send,
+      `address_event_rate` and `address_event_burst` what all sessions of one client address may send; by default ten
+      times as much. `stream_rate`, `stream_burst`, `address_stream_rate` and `address_stream_burst` do the same for
+      streams that are opened; by default all that may be open at a time can come back at once, and once more.
+      `max_states_per_session` bounds how many states a session may keep. `max_states_per_address` bounds how many
+      states changed by visitors from one address are held in memory alone; by default a tenth of `max_states`, for
+      public addresses. `max_streams_per_session` and `max_streams_per_address` bound the tabs that follow states at a
+      time. Beyond these there is a 429; of an address's states some leave memory. Behind a proxy the server must be
+      told the clients' addresses (uvicorn: `--forwarded-allow-ips`), or all of them count as one. Of IPv6 a network of
+      64 bits counts as one address.
+    - `transport`: "auto" writes streams past ASGI where the server is uvicorn with HTTP/1.1, which costs least;
+      "portable" never does. The environment variable `FASTSTATE_TRANSPORT` overrides it.
+    - `event_timeout` (seconds; None for no limit) is how long an event may take that has no `@event(timeout=...)`, from
+      when it has its locks. `max_events_per_session` bounds the events that one session (without one, one address) may
+      have under way in a process at a time: beyond that there is a 429.
+    - `lock_timeout` (how long an event waits for a lock or a worker thread), `heartbeat`, `write_timeout`,
+      `token_max_age` and `stream_max_age` (after which a page opens its stream again, and its rights are asked again)
+      are seconds; `clock` returns monotonic seconds.
+    """
+
+    store: str | StateStore | None = None
+    user_loader: UserLoader | None = None
+    load_user_by_id: LoadUserById | None = None
+    user_timeout: float = 5.0
+    login_route: str | None = None
+    secret_key: str | Sequence[str] | None = None
+    prefix: str = DEFAULT_PREFIX
+    datastar_src: str = DATASTAR_SRC
+    max_payload: int = 262_144
+    max_depth: int = 32
+    body_timeout: float = 20.0
+    event_rate: float = 50.0
+    event_burst: int = 200
+    address_event_rate: float | None = None
+    address_event_burst: int | None = None
+    stream_rate: float = 10.0
+    stream_burst: int | None = None
+    address_stream_rate: float | None = None
+    address_stream_burst: int | None = None
+    max_states: int = 100_000
+    max_states_per_session: int = 1_000
+    max_states_per_address: int | None = None
+    max_streams_per_session: int = 64
+    max_streams_per_address: int = 1_000
+    max_events_per_session: int = 100
+    event_timeout: float | None = 30.0
+    lock_timeout: float = 5.0
+    store_timeout: float = 10.0
+    heartbeat: float = 15.0
+    write_timeout: float = 20.0
+    transport: Literal["auto", "portable"] = "auto"
+    token_max_age: int = TOKEN_MAX_AGE
+    stream_max_age: float = 3_600.0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        for name, variable in _VARIABLES.items():
+            if found := os.environ.get(variable):
+                object.__setattr__(self, name, found)
+        if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", self.prefix):
+            raise ConfigurationError(f"prefix must be a URL path like '/_faststate', not {self.prefix!r}")
+        route = self.login_route
+        if route is not None and (not route.startswith("/") or route.startswith("//")):
+            raise ConfigurationError(f"login_route must be a URL path like '/login', not {route!r}")
+        for name in ("user_timeout", "body_timeout"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name} is in seconds, above 0, not {getattr(self, name)!r}")
+        if not is_time_limit(self.event_timeout):
+            raise ConfigurationError(
+                f"event_timeout is in seconds, above 0, or None for no limit, not {self.event_timeout!r}"
+            )
+        if type(self.max_events_per_session) is not int or self.max_events_per_session < 1:
+            raise ConfigurationError(f"max_events_per_session is at least 1, not {self.max_events_per_session!r}")
+        if self.transport not in ("auto", "portable"):
+            raise ConfigurationError(f"transport is 'auto' or 'portable', not {self.transport!r}")
+        if not self.store_timeout > 0 or not self.max_states > 0:
+            raise ConfigurationError("store_timeout is in seconds, above 0, and max_states at least 1")
+        if self.max_states_per_address is not None and not self.max_states_per_address > 0:
+            raise ConfigurationError(f"max_states_per_address is at least 1, not {self.max_states_per_address!r}")
+        if self.store is not None and not isinstance(self.store, str | StateStore):
+            raise ConfigurationError(f"store is a URL like 'sqlite:///state.db' or a StateStore, not {self.store!r}")
+
+
+_VARIABLES: Final = {
+    "store": "FASTSTATE_STORE",
+    "datastar_src": "FASTSTATE_DATASTAR_SRC",
+    "transport": "FASTSTATE_TRANSPORT",
+}
+"""Options that an environment variable overrides."""
