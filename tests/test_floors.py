@@ -105,7 +105,6 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "persistence/codec",
         "persistence/failures",
         "persistence/class_checks",
-        "persistence/row_check",
         "persistence/row_save",
         "persistence/base",
         "persistence/stored",

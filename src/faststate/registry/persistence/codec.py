@@ -134,5 +134,5 @@ class Codec:
                 f"{cls.__name__} could be stored, but not be read again ({type(error).__name__}: {cause}): {REMEDY}"
             ) from cause
         for name, value in again.items():
-            if (found := difference(values[name], value, ordered=True)) is not None:
+            if (found := difference(values[name], value, True)) is not None:
                 raise ConfigurationError(f"{cls.__name__}.{name} would not come back as it is ({found}): {REMEDY}")

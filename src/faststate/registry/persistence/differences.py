@@ -22,7 +22,7 @@ _EASY: Final = frozenset({str, int, bool, type(None)})
 _BUILTIN: Final[dict[type, type]] = {ReadOnlyList: list, ReadOnlyDict: dict, ReadOnlySet: set}
 
 
-def difference(new: Any, back: Any, *, ordered: bool = False) -> str | None:
+def difference(new: Any, back: Any, ordered: bool = False) -> str | None:
     """Say how a frozen value differs from the one that came back; None if they are the same.
 
     A fixed UTC offset is the same in Python's class and in pydantic's. So is a dict in another order, unless they are
@@ -44,9 +44,9 @@ def difference(new: Any, back: Any, *, ordered: bool = False) -> str | None:
             value, other_value = held[name], found[name]
             if type(value) in _EASY and type(value) is type(other_value) and value == other_value:
                 continue  # nearly all are such values, and a call for each would double the time
-            if (problem := difference(value, other_value, ordered=ordered)) is not None:
+            if (problem := difference(value, other_value, ordered)) is not None:
                 return problem
-        return difference(new.__pydantic_extra__ or None, back.__pydantic_extra__ or None, ordered=ordered)
+        return difference(new.__pydantic_extra__ or None, back.__pydantic_extra__ or None, ordered)
     if isinstance(new, list | tuple | dict | set | frozenset):
         if len(new) != len(back):
             return f"{kind.__name__} comes back with another length"
@@ -62,7 +62,10 @@ def difference(new: Any, back: Any, *, ordered: bool = False) -> str | None:
         pairs = [(getattr(new, field.name), getattr(back, field.name)) for field in dataclasses.fields(new)]
     else:
         return _scalar_difference(new, back, kind.__name__)
-    return next((problem for pair in pairs if (problem := difference(*pair, ordered=ordered)) is not None), None)
+    for value, other_value in pairs:
+        if (problem := difference(value, other_value, ordered)) is not None:
+            return problem
+    return None
 
 
 def is_same_number(new: Any, back: Any) -> bool:

@@ -53,9 +53,7 @@ def is_text(value: str) -> bool:
 
 def write_str(value: str) -> Any:
     """Return a text as JSON has it."""
-    if is_text(value):
-        return value
-    return {"$str": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode()}
+    return value if is_text(value) else {"$str": _base64(value.encode("utf-8", "surrogatepass"))}
 
 
 def _int(value: int) -> Any:
@@ -66,48 +64,28 @@ def _float(value: float) -> Any:
     return value if value - value == 0.0 else {"$float": repr(value)}
 
 
-def _bytes(value: bytes) -> Any:
-    return {"$bytes": base64.b64encode(value).decode()}
-
-
-def _complex(value: complex) -> Any:
-    return {"$complex": [_float(value.real), _float(value.imag)]}
-
-
-def _date(value: datetime.date) -> Any:
-    return {"$date": datetime.date.isoformat(value)}
-
-
-def _datetime(value: datetime.datetime) -> Any:
-    return {"$datetime": _moment(value)}
-
-
-def _time(value: datetime.time) -> Any:
-    return {"$time": _moment(value)}
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 def _moment(value: datetime.datetime | datetime.time) -> Any:
-    naive = value.replace(tzinfo=None, fold=0).isoformat()
-    return naive if value.tzinfo is None and not value.fold else [naive, _zone(value), value.fold]
-
-
-def _zone(value: datetime.datetime | datetime.time) -> Any:
-    zone = value.tzinfo
+    naive, zone = value.replace(tzinfo=None, fold=0).isoformat(), value.tzinfo
+    if zone is None and not value.fold:
+        return naive
     write: Any = LEAVES.get(type(zone))
     if write is None:
-        raise UnstorableError(
-            f"a {type(value).__name__} with a {type(zone).__name__}, a time zone which cannot be kept"
-        )
-    return write(zone)
-
-
-def _timedelta(value: datetime.timedelta) -> Any:
-    return {"$timedelta": [value.days, value.seconds, value.microseconds]}
+        kind = type(value).__name__
+        raise UnstorableError(f"a {kind} with a {type(zone).__name__}, a time zone which cannot be kept")
+    return [naive, write(zone), value.fold]
 
 
 def _timezone(value: datetime.timezone) -> Any:
     offset, *name = value.__getinitargs__()  # type: ignore[attr-defined]  # a name only where one was given
-    return {"$timezone": [*_timedelta(offset)["$timedelta"], *map(write_str, name)]}
+    return {"$timezone": [*_days(offset), *map(write_str, name)]}
+
+
+def _days(value: datetime.timedelta) -> list[int]:
+    return [value.days, value.seconds, value.microseconds]
 
 
 def _zoneinfo(value: zoneinfo.ZoneInfo) -> Any:
@@ -116,41 +94,9 @@ def _zoneinfo(value: zoneinfo.ZoneInfo) -> Any:
     return {"$zoneinfo": value.key}
 
 
-def _tzinfo(value: Any) -> Any:
-    return {"$tzinfo": round(value.utcoffset(None).total_seconds())}
-
-
-def _decimal(value: decimal.Decimal) -> Any:
-    return {"$decimal": decimal.Decimal.__str__(value)}
-
-
-def _uuid(value: uuid.UUID) -> Any:
-    return {"$uuid": uuid.UUID.__str__(value)}
-
-
-def _range(value: range) -> Any:
-    return {"$range": [_int(int(part)) for part in (value.start, value.stop, value.step)]}
-
-
-def _path(value: pathlib.PurePath) -> Any:
-    return {"$path": [_PATH_NAMES[type(value)], write_str(str(value))]}
-
-
-def _ip(value: Any) -> Any:
-    return {"$ip": [type(value).__name__, str(value)]}
-
-
-def _fraction(value: fractions.Fraction) -> Any:
-    return {"$fraction": [_int(value.numerator), _int(value.denominator)]}
-
-
 def _pattern(value: re.Pattern[Any]) -> Any:
     text = value.pattern
-    return {"$pattern": [write_str(text) if isinstance(text, str) else _bytes(text), value.flags]}
-
-
-def _same(value: Any) -> Any:
-    return value
+    return {"$pattern": [write_str(text) if isinstance(text, str) else {"$bytes": _base64(text)}, value.flags]}
 
 
 IP_CLASSES: Final[dict[str, Callable[[str], Any]]] = {kind.__name__: kind for kind in IP_TYPES}
@@ -168,44 +114,47 @@ _PATH_NAMES: Final[dict[type, str]] = {type(make("")): name for name, make in PA
 URL_NAMES: Final[dict[Any, str]] = {found: name for name, found in URL_CLASSES.items()}
 
 LEAVES: Final[dict[type, Callable[[Any], Any]]] = {
-    type(None): _same,
-    bool: _same,
+    type(None): lambda value: value,
+    bool: lambda value: value,
     int: _int,
     float: _float,
     str: write_str,
-    bytes: _bytes,
-    complex: _complex,
-    datetime.datetime: _datetime,
-    datetime.date: _date,
-    datetime.time: _time,
-    datetime.timedelta: _timedelta,
+    bytes: lambda value: {"$bytes": _base64(value)},
+    complex: lambda value: {"$complex": [_float(value.real), _float(value.imag)]},
+    datetime.datetime: lambda value: {"$datetime": _moment(value)},
+    datetime.date: lambda value: {"$date": datetime.date.isoformat(value)},
+    datetime.time: lambda value: {"$time": _moment(value)},
+    datetime.timedelta: lambda value: {"$timedelta": _days(value)},
     datetime.timezone: _timezone,
     zoneinfo.ZoneInfo: _zoneinfo,
-    TzInfo: _tzinfo,
-    decimal.Decimal: _decimal,
-    uuid.UUID: _uuid,
-    range: _range,
+    TzInfo: lambda value: {"$tzinfo": round(value.utcoffset(None).total_seconds())},
+    decimal.Decimal: lambda value: {"$decimal": decimal.Decimal.__str__(value)},
+    uuid.UUID: lambda value: {"$uuid": uuid.UUID.__str__(value)},
+    range: lambda value: {"$range": [_int(int(part)) for part in (value.start, value.stop, value.step)]},
     SecretStr: lambda value: {"$secret": write_str(value.get_secret_value())},
-    SecretBytes: lambda value: {"$secretbytes": base64.b64encode(value.get_secret_value()).decode()},
-    fractions.Fraction: _fraction,
+    SecretBytes: lambda value: {"$secretbytes": _base64(value.get_secret_value())},
+    fractions.Fraction: lambda value: {"$fraction": [_int(value.numerator), _int(value.denominator)]},
     re.Pattern: _pattern,
-    **dict.fromkeys(_PATH_NAMES, _path),
-    **dict.fromkeys(IP_TYPES, _ip),
+    **dict.fromkeys(_PATH_NAMES, lambda value: {"$path": [_PATH_NAMES[type(value)], write_str(str(value))]}),
+    **dict.fromkeys(IP_TYPES, lambda value: {"$ip": [type(value).__name__, str(value)]}),
 }
 """How values of types without parts are written, by exact type."""
 
+_WRITTEN_AS_THEIR_BASE: Final = (
+    bytes,
+    complex,
+    datetime.datetime,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    decimal.Decimal,
+    uuid.UUID,
+)
 BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (str, lambda value: write_str(str.__str__(value))),
     (int, lambda value: _int(int.__int__(value))),
     (float, lambda value: _float(float.__float__(value))),
-    (bytes, _bytes),
-    (complex, _complex),
-    (datetime.datetime, _datetime),
-    (datetime.date, _date),
-    (datetime.time, _time),
-    (datetime.timedelta, _timedelta),
-    (decimal.Decimal, _decimal),
-    (uuid.UUID, _uuid),
+    *((base, LEAVES[base]) for base in _WRITTEN_AS_THEIR_BASE),
     (pathlib.PurePath, lambda value: write_str(str(value))),
 )
 """How values of subclasses are written, by the first base that fits: a datetime is also a date."""

@@ -23,8 +23,7 @@ from .class_checks import COLUMNS_REMEDY, refuse_missing_columns, refuse_unfit_c
 from .decoding import validate
 from .differences import difference
 from .failures import described, persistence_errors
-from .row_check import RowCheck, plain
-from .row_save import RowSave
+from .row_save import RowCheck, RowSave, plain
 
 __all__ = ["COUNTED", "RecordPersistence"]
 
