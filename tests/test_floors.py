@@ -188,7 +188,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "middleware",
         "setup",
     ),
-    "tools": ("audit", "doctor", "cli"),
+    "tools": ("audit", "doctor", "report", "cli"),
 }
 WEB = "fasthtml"  # up to here, only this package knows the framework
 

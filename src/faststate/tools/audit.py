@@ -1,6 +1,6 @@
-"""The audit: what an app's states expose, and to whom. A provider goes in, a report comes out; nothing is asked or run.
+"""The audit: what the states of an app expose, and to whom. It reads the provider, and runs no code of the app.
 
-A report holds names and types alone. Values of fields and defaults of arguments are not in it: they may be secrets.
+A report contains only names and types. Values of fields and defaults of arguments may be secrets, and are left out.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ __all__ = [
 ]
 
 SHARED: Final = frozenset({StateScope.GLOBAL, StateScope.RECORD})
-"""Scopes whose states belong to nobody: without a rule, whoever finds the app may send their events."""
+"""Scopes whose states belong to nobody. Without a rule, anybody who finds the app can send their events."""
 
 OF_A_SESSION: Final = frozenset({StateScope.SESSION, StateScope.COMPONENT})
-"""Scopes whose states a sign-in keeps, ends or gives to the user."""
+"""Scopes whose states a sign-in keeps, drops or gives to the user."""
 
 USER_OF_THE_KEY: Final = "user of the key"
-"""The owner of a state that has no field for one, but whose key names a user."""
+"""The owner of a state whose key names a user, and which has no field for an owner."""
 
 Level = Literal["error", "warning"]
 LEVELS: Final[dict[str, Level]] = {
@@ -57,14 +57,14 @@ LEVELS: Final[dict[str, Level]] = {
     "unbounded-records": "warning",
     "unregistered": "warning",
 }
-"""The codes of all findings, and how bad each is."""
+"""The codes of all findings, and the level of each."""
 
 Exposure = Literal["signal", "views", "server"]
 
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """What a caller is asked for: `AccessRule`, with the name of the authorize callable in place of itself."""
+    """An `AccessRule` with the name of its check in place of the check. Lifetime: the report."""
 
     requires_auth: bool = False
     permissions: tuple[str, ...] = ()
@@ -74,11 +74,11 @@ class Guards:
 
     @property
     def restrict(self) -> bool:
-        """True when they turn anybody away."""
+        """True if they refuse anybody at all."""
         return self != Guards()
 
     def __or__(self, other: Guards) -> Guards:
-        """The guards that ask all that both ask."""
+        """Return the guards that demand what both demand."""
         return Guards(
             self.requires_auth or other.requires_auth,
             tuple(dict.fromkeys(self.permissions + other.permissions)),
@@ -90,9 +90,9 @@ class Guards:
 
 @dataclass(frozen=True, slots=True)
 class FieldReport:
-    """A field or computed value. `exposure` is the farthest that it gets: into a signal, into views, or nowhere.
+    """A field or computed value. `exposure` says where it can be seen: in a signal, in views, or on the server only.
 
-    `permission` names the one that its viewers need; `bound` says that clients may set it, together with an event.
+    `permission` is the permission that its viewers need. If `bound`, clients may set it together with an event.
     """
 
     name: str
@@ -104,7 +104,7 @@ class FieldReport:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument of an event, which the client gives. `type` is its annotation, without constraints or defaults."""
+    """An argument of an event, which the client sends. `type` is its annotation without constraints and defaults."""
 
     name: str
     type: str
@@ -113,7 +113,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class TakenState:
-    """Another state that an event changes with its own. `record` is the argument that holds a record's id, or None."""
+    """Another state that an event changes as well. `record` is the argument with the id of a record, or None."""
 
     name: str
     state: str
@@ -122,7 +122,7 @@ class TakenState:
 
 @dataclass(frozen=True, slots=True)
 class EventReport:
-    """An event. `own` are the guards that it adds to its class's; `guards` are both together, which is what counts."""
+    """An event. `own` are its own guards; `guards` are these and those of its class, which is what counts."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -133,10 +133,10 @@ class EventReport:
 
 @dataclass(frozen=True, slots=True)
 class StateReport:
-    """A registered state class. `ttl` is in seconds, None for never; `owner` a field's name, `USER_OF_THE_KEY` or None.
+    """A registered state class. `ttl` is in seconds, None for never.
 
-    `name` is what keys and signals call it, `cls` the class with its module. `on_login` is None where a sign-in
-    changes nothing.
+    `name` is its name in keys and signals, `cls` the class with its module. `owner` is the name of a field,
+    `USER_OF_THE_KEY` or None. `on_login` is None if a sign-in changes nothing.
     """
 
     name: str
@@ -153,7 +153,7 @@ class StateReport:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to look at. `code` is stable; `event` is None where the whole class is meant."""
+    """Something that needs attention. `code` is stable. `event` is None if it is about the whole class."""
 
     level: Level
     code: str
@@ -165,7 +165,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What one provider exposes. `mount` is the URL path of its app below the audited one, "/" for that one itself."""
+    """What one provider exposes. `mount` is the URL path of its app below the audited app, "/" for that app itself."""
 
     mount: str
     prefix: str
@@ -174,12 +174,12 @@ class AuditReport:
 
     @property
     def errors(self) -> int:
-        """How many findings are errors: events that are shared, unguarded, and not declared public."""
+        """The number of errors: events that are shared, unguarded, and not declared public."""
         return sum(finding.level == "error" for finding in self.findings)
 
     @property
     def warnings(self) -> int:
-        """How many findings are warnings."""
+        """The number of warnings."""
         return len(self.findings) - self.errors
 
 
@@ -187,9 +187,9 @@ class AuditReport:
 
 
 def providers_of(target: Any) -> list[tuple[str, StateProvider]]:
-    """The providers of an app and of the apps mounted below it, each once, with the path that leads there.
+    """Find the providers of an app and of the apps mounted below it. Each is listed once, with its path.
 
-    `target` is an ASGI app, which middleware may wrap, or a `StateProvider`. The list is empty where there is none.
+    `target` is an ASGI app, possibly wrapped by middleware, or a `StateProvider`.
     """
     found: dict[int, tuple[str, StateProvider]] = {}
     for path, provider in _walk(target, "", set()):
@@ -210,14 +210,14 @@ def _walk(target: Any, path: str, seen: set[int]) -> Iterator[tuple[str, StatePr
     routes = getattr(target, "routes", None)
     for route in routes if isinstance(routes, list | tuple) else ():
         yield from _walk(served_by(route), path + getattr(route, "path", ""), seen)
-    yield from _walk(getattr(target, "app", None), path, seen)  # what a middleware wraps
+    yield from _walk(getattr(target, "app", None), path, seen)  # the app that a middleware wraps
 
 
 # -- reporting ---------------------------------------------------------------------------------------------------------
 
 
 def audit(provider: StateProvider, mount: str = "/") -> AuditReport:
-    """Reports what `provider`'s states expose. `mount` (a URL path) is only repeated in the report."""
+    """Report what the states of `provider` expose. `mount` (a URL path) is only repeated in the report."""
     states: list[StateReport] = []
     findings: list[Finding] = []
     for cls, config in provider.state_configs.items():
@@ -225,7 +225,7 @@ def audit(provider: StateProvider, mount: str = "/") -> AuditReport:
         states.append(state)
         for code, event, message in _findings(provider, cls, config, state):
             findings.append(Finding(LEVELS[code], code, mount, state.name, event, message))
-    findings.sort(key=lambda finding: finding.level != "error")  # stable: otherwise as the classes were registered
+    findings.sort(key=lambda finding: finding.level != "error")  # stable: as the classes were registered
     return AuditReport(mount, provider.options.prefix, tuple(states), tuple(findings))
 
 
@@ -292,9 +292,9 @@ def _taken(provider: StateProvider, parameter: StateParameter) -> TakenState:
 
 
 def type_name(annotation: Any) -> str:
-    """An annotation as a reader writes it, without modules; what stands beside a type in `Annotated` is left out.
+    """Write an annotation as in code, without modules. Everything beside the type in `Annotated` is left out.
 
-    That may hold defaults and constraints, and no part of it is worth the risk of showing a secret.
+    It may contain defaults and constraints, and so a secret.
     """
     while hasattr(annotation, "__metadata__"):
         annotation = get_args(annotation)[0]

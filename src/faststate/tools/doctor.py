@@ -1,4 +1,4 @@
-"""What an app runs on, looked at: its store, its secret, Datastar, and how many processes are asked for."""
+"""The deployment check-up: the store of an app, its secret, Datastar, and the number of processes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["Check", "examine"]
 Level = Literal["ok", "note", "problem"]
 
 LITTLE: Final = 256 * 2**20
-"""Bytes free on a disk below which a store is told to be short of room."""
+"""Free bytes on a disk below which a store is reported to be short of space."""
 
 FEW_FILES: Final = 4_096
-"""Open files below which a process is told to be short of them: each stream is one."""
+"""Open files below which a process is reported to be short of them. Each stream is one."""
 
 SLOW: Final = 0.002
-"""Seconds for a round trip to Redis above which it is worth a note: an event takes two."""
+"""Seconds for a round trip to Redis above which there is a note: an event takes two."""
 
 CLOCK: Final = 1.0
-"""Seconds that two clocks may differ by before it is worth a note."""
+"""Seconds that two clocks may differ before there is a note."""
 
 
 class Check(NamedTuple):
-    """One thing that was looked at: the `level` of what was found, what it is `about` (a word), and the `message`."""
+    """The result of one check: its `level`, what it is `about` (a word), and the `message`. Lifetime: one run."""
 
     level: Level
     about: str
@@ -47,9 +47,9 @@ class Check(NamedTuple):
 
 
 async def examine(target: Any, provider: StateProvider) -> list[Check]:
-    """Looks at what `provider` runs on; `target` is the app that it was set up with, or the provider itself.
+    """Check what `provider` runs on. `target` is the app that it was set up with, or the provider itself.
 
-    Nothing is written to the store, and no state is read.
+    Writes nothing to the store, and reads no state.
     """
     store = provider.store
     shared = isinstance(store, SharedStore)
@@ -79,7 +79,7 @@ async def _store(store: StateStore | None) -> AsyncIterator[Check]:
         for check in _redis(found):
             yield check
     else:
-        yield Check("note", "store", f"a {type(store).__name__}, of which only its author knows what to look at")
+        yield Check("note", "store", f"a {type(store).__name__}: only its author knows what to check")
 
 
 def _sqlite(path: Path) -> Iterator[Check]:
@@ -87,7 +87,7 @@ def _sqlite(path: Path) -> Iterator[Check]:
     if not path.parent.is_dir():
         yield Check("problem", "store", f"there is no directory {path.parent} to keep {path.name} in")
         return
-    # SQLite writes files beside the one that it is asked for.
+    # SQLite writes other files beside this one.
     refused = [place for place in {where, path.parent} if not os.access(place, os.W_OK)]
     if refused:
         yield Check("problem", "store", f"{' and '.join(map(str, sorted(refused)))} cannot be written to")
@@ -103,7 +103,7 @@ def _sqlite(path: Path) -> Iterator[Check]:
 
 
 def _header(path: Path) -> Check:
-    """What the file's first bytes say. They are read as bytes: SQLite's locks end where one process opens it twice."""
+    """Check the first bytes of the file. Not with SQLite: its locks end if a process opens a file twice."""
     try:
         with path.open("rb") as file:
             header = file.read(100)
