@@ -79,27 +79,25 @@ class _Injection:
         kept.insert(at_end, inspect.Parameter(_CONNECTION, inspect.Parameter.KEYWORD_ONLY, annotation=HTTPConnection))
         self.rest = signature.replace(parameters=kept)
 
-    async def fill(self, connection: HTTPConnection) -> dict[str, Any]:
-        """Return the values of the parameters, by name, for one request."""
+    async def fill(self, context: RequestContext, connection: HTTPConnection) -> dict[str, Any]:
+        """Return the values of the parameters, by name, for one request, whose `context` is that of the provider."""
         filled: dict[str, Any] = {}
         entries: dict[str, Entry] = {}
-        for wanted, provider in self.states:
+        contexts = {owner: context if owner is self.provider else owner.context(connection) for _, owner in self.states}
+        for wanted, owner in self.states:
             try:
-                entries[wanted.name] = await _resolve(provider, wanted, connection)
+                entries[wanted.name] = await _resolve(owner, contexts[owner], wanted, connection)
             except (AccessError, StateNotFoundError):
                 if not wanted.optional:
                     raise
                 filled[wanted.name] = None
         if self.dependencies:
-            self.provider.context(connection).remember_nobody(False)  # one of them may sign somebody in
+            context.remember_nobody(False)  # one of them may sign somebody in
         for name, dependency, wants_request in self.dependencies:
             filled[name] = await (dependency(connection) if wants_request else dependency())
-        context = self.provider.context(connection)
-        owners = dict.fromkeys(owner for _, owner in self.states)
-        contexts = {owner: owner.context(connection) for owner in owners}
         # Not loaded without need: a Beforeware may be about to say who it is.
-        users = {owner: await contexts[owner].user() if entries else None for owner in owners}
-        for owner in owners:
+        users = {owner: await own.user() if entries else None for owner, own in contexts.items()}
+        for owner in contexts:
             own = [entries[wanted.name] for wanted, its in self.states if its is owner and wanted.name in entries]
             await owner.resolver.ask_again(contexts[owner], own)
         # Nothing is awaited from here on: all states are of one moment, with no event half done between two of them.
@@ -110,13 +108,15 @@ class _Injection:
         return filled
 
 
-async def _resolve(provider: StateProvider, wanted: StateParameter, connection: HTTPConnection) -> Entry:
+async def _resolve(
+    provider: StateProvider, context: RequestContext, wanted: StateParameter, connection: HTTPConnection
+) -> Entry:
     record = None
     if wanted.record is not None and wanted.record.argument is not None:
         record = connection.path_params.get(wanted.record.argument)
     component = wanted.component.component_id if wanted.component else None
     ids = Ids(component_id=component, record_id=record)
-    return await provider.resolver.show(provider.context(connection), wanted.cls, ids)
+    return await provider.resolver.show(context, wanted.cls, ids)
 
 
 def inject(provider: StateProvider, function: Any, kind: Literal["page", "before", "socket", "end"]) -> Any:
@@ -139,7 +139,7 @@ def inject(provider: StateProvider, function: Any, kind: Literal["page", "before
         try:
             if kind != "before" and is_apps_own:
                 current_user.set(await context.user())
-            arguments |= await injection.fill(connection)
+            arguments |= await injection.fill(context, connection)
         finally:
             context.remember_nobody(False)
         result = await injection.call(**arguments)

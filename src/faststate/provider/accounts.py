@@ -38,8 +38,7 @@ class Accounts:
 
     def _own_context(self, request: HTTPConnection) -> RequestContext:
         context = context_of(self._provider, request)
-        context.refuse_foreign()
-        context.mark_personal()
+        context.claim()
         return context
 
     def _signed(self, change: Coroutine[Any, Any, None], user: UserContext | None) -> Awaitable[None]:

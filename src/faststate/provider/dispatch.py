@@ -18,7 +18,7 @@ from ..registry.protocols import OutdatedError
 from ..registry.transaction import Guard, run_event
 from ..scopes import StateIdentifier, StateScope, namespace_of
 from ..sessions.caller import Identity
-from ..sessions.config import Ids, StateConfig
+from ..sessions.config import Ids
 from ..sse.connection import SSEConnection
 from ..state.events import Event
 from ..state.reactive import ReactiveState
@@ -28,7 +28,7 @@ from .context import RequestContext
 from .options import Options
 from .origin import origin_of_commits
 from .page_event import Effect, EventParts, PageEvent
-from .page_tokens import ForgedTokens, PageTokens, StaleTokens, Watched, is_long, shown_by
+from .page_tokens import ForgedTokens, PageTokens, StaleTokens, Watched
 from .resolve import NO_IDS, taken_ids
 
 __all__ = ["Dispatcher"]
@@ -62,16 +62,19 @@ class Dispatcher:
         `LockTimeoutError`, and what the event raises; an `EventConflictError` after an effect with the state as it is.
         """
         registry, resolver = self._parts.registry, self._parts.resolver
-        cls, event, config = self._named(call)
+        config = self._parts.registrations.config_named(call.state)
+        if config is None or config.state_cls is None:
+            raise UnknownEventError(f"there is no state {call.state[:100]!r}")
+        cls = config.state_cls
         schema = cls._fs_schema()
+        event = schema.events.get(call.event)
+        if event is None:
+            raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
         # Found once: nobody signs in any more before the event itself runs.
         identity = context.known_identity() or await context.identity()
         watched: Watched | None = None
         is_followed = False
-        if call.tokens and not is_long(call.tokens):
-            expected, tokens = identity.binding, self._tokens
-            watched = Watched(tokens, context, expected, shown_by(tokens.genuine(call.tokens, expected)))
-        elif call.tokens:
+        if call.tokens and (watched := self._tokens.shown(context, identity, call.tokens)) is None:
             # A page with many tokens has shown them all when it opened its stream: what that follows needs no proof.
             is_followed = live is not None and self._follows(live, context, identity, call, cls)
             if not is_followed:
@@ -145,16 +148,6 @@ class Dispatcher:
             origin_of_commits.reset(token)
         # The state was looked up with its lock, and was another process's by then, or nobody's.
         await self.dispatch(context, call, live, take, elsewhere=elsewhere, again=False)
-
-    def _named(self, call: Call) -> tuple[type[ReactiveState], Event[Any, Any], StateConfig]:
-        """Return the class, the event and the config that a call names. Raises `UnknownEventError`."""
-        cls = self._parts.registrations.class_named(call.state)
-        if cls is None:
-            raise UnknownEventError(f"there is no state {call.state[:100]!r}")
-        event = cls._fs_schema().events.get(call.event)
-        if event is None:
-            raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
-        return cls, event, self._parts.registrations.configs[cls]
 
     def _follows(
         self, live: SSEConnection, context: RequestContext, identity: Identity, call: Call, cls: type[ReactiveState]

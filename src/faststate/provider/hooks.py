@@ -82,9 +82,9 @@ class ProviderStreamHooks(StreamHooks):
         return self._parts.rechecks.cleared(key) or self._parts.registry.peek(key)
 
     def position(self) -> str:
-        parts, registry = self._parts, self._parts.registry
-        number = parts.sse_manager.fanout.handed_over(parts.rechecks.decided(registry.commits))
-        return f"{registry.epoch}.{number}{parts.cluster.position(settled=number == registry.commits)}"
+        parts, commits = self._parts, self._parts.registry.commits
+        number = parts.sse_manager.fanout.handed_over(parts.rechecks.decided(commits))
+        return f"{parts.registry.epoch}.{number}{parts.cluster.position(settled=number == commits)}"
 
     def postpone(self, key: str, send: Callable[[], object]) -> bool:
         return self._parts.rechecks.postpone(key, send)

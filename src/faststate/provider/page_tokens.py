@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from ..auth.tokens import Shown, TokenSigner, WatchToken
 from ..exceptions import AccessError, ConfigurationError, NotStartedError
-from ..sessions.caller import Caller
+from ..sessions.caller import Caller, Identity
 from .options import Options
 from .page import merged_tokens
 from .throttle import Throttle
 
-__all__ = ["ForgedTokens", "PageTokens", "StaleTokens", "Watched", "is_long", "shown_by"]
+__all__ = ["ForgedTokens", "PageTokens", "StaleTokens", "Watched", "shown_by"]
 
 LONG: Final = 4_096
 """Characters of a request's tokens from which on they are verified in portions, and charged to the client.
@@ -78,7 +78,7 @@ class PageTokens:
         if not tokens:
             return []
         expected = (await caller.identity()).binding
-        if not is_long(tokens):
+        if not _is_long(tokens):
             return self.genuine(tokens, expected, again=again)
         found: list[WatchToken] = []
         signer, work = self.signer, 0.0
@@ -104,6 +104,13 @@ class PageTokens:
         if stale:
             raise StaleTokens
         return found
+
+    def shown(self, caller: Caller, identity: Identity, tokens: Sequence[Any]) -> Watched | None:
+        """Return what a page shows by these tokens; None if they are too many to verify. Raises as `verify`."""
+        if _is_long(tokens):
+            return None
+        expected = identity.binding
+        return Watched(self, caller, expected, shown_by(self.genuine(tokens, expected)))
 
     async def merge(self, caller: Caller, tokens: Sequence[Any]) -> Mapping[str, str | None]:
         """Return what replaces the many tokens of a page, as `merged_tokens`; empty if they are few.
@@ -161,8 +168,7 @@ class Watched:
         return self.shown
 
 
-def is_long(tokens: Sequence[Any]) -> bool:
-    """True if there is so much of these tokens that not all of them should be verified at once."""
+def _is_long(tokens: Sequence[Any]) -> bool:
     return sum(len(token) for token in tokens if isinstance(token, str)) > LONG
 
 

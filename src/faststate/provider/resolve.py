@@ -76,9 +76,10 @@ class Resolver:
         identity = await context.identity()
         entry, _ = await self.allowed(context, identity, READ, cls, ids, initial=initial)
         if context.connection.scope["type"] == "http":
-            user = context.page.viewer = identity.user
-            context.page.show(context.readable(entry)._seen_by(user))
-            context.page.bound_to = binding(context.session_id(make=True), user.id if user else None)
+            page, user = context.page, identity.user
+            page.viewer = user
+            page.show(context.readable(entry)._seen_by(user))
+            page.bound_to = binding(context.session_id(make=True), user.id if user else None)
         return entry
 
     async def allowed(
@@ -98,8 +99,7 @@ class Resolver:
         another one by then. Raises as `StateProvider.get_state`.
         """
         config, user = self._registrations.config_of(cls), identity.user
-        context.refuse_foreign()
-        context.mark_personal()
+        context.claim()
         if current_user.get() is not user:
             current_user.set(user)
         if config.gate.restricts or rule.restricts:  # before a state is made for nothing

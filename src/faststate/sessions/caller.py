@@ -113,8 +113,9 @@ class Caller:
         if not session:
             return
         found = session.get(SESSION_ID)
-        self.is_unsure = isinstance(found, str) and not self._ended.is_settled(found)
-        if isinstance(found, str) and self._ended.is_ended(found):
+        is_ended = self._ended.knows(found) if isinstance(found, str) else False
+        self.is_unsure = is_ended is None
+        if is_ended:
             # The session middleware must not notice, or it would delete the cookie: this request may have been under
             # way while another one signed in, and its answer must not take that one's new cookie away.
             self.ended_session = found
@@ -182,11 +183,6 @@ class Caller:
         self.session[SESSION_ID] = made
         self._ended.begin(made)
         return made
-
-    def refuse_foreign(self) -> None:
-        """Raise `AuthorizationError` for a websocket that another site's page has opened."""
-        if self.is_foreign:
-            raise AuthorizationError("a websocket that another site's page has opened is given no states")
 
     def refuse_without_cookies(self) -> None:
         """Raise `IdentifierError` where the answer cannot carry a cookie."""
@@ -279,8 +275,13 @@ class Caller:
         client = self._scope.get("client")  # Starlette would make an object of it
         return str(client[0]) if client else ""
 
-    def mark_personal(self) -> None:
-        """Note that the answer depends on who asks: a state is resolved for it, or refused."""
+    def claim(self) -> None:
+        """Note that the answer depends on who asks, since a state is resolved for it, or refused.
+
+        Raises `AuthorizationError` for a websocket that another site's page has opened.
+        """
+        if self.is_foreign:
+            raise AuthorizationError("a websocket that another site's page has opened is given no states")
         personal: Personal | None = self._scope.get(PERSONAL)
         if personal is not None:
             personal.resolved = True

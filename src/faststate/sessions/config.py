@@ -92,10 +92,16 @@ class StateConfig:
     """All that is asked of whoever wants the state."""
     gate: AccessRule = field(init=False, repr=False)
     """What can be asked before there is a state: the rule without `authorize`."""
+    state_name: str = field(init=False, repr=False)
+    """The name (str) of the class in keys, signals and URLs."""
+    has_ids: bool = field(init=False, repr=False)
+    """True if a page may show several states of the class, told apart by ids."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.scope, StateScope):
             raise ConfigurationError(f"scope must be a StateScope, not {self.scope!r}")
+        self.state_name = self.name or (self.state_cls.__name__ if self.state_cls is not None else "")
+        self.has_ids = self.scope in (StateScope.COMPONENT, StateScope.RECORD, StateScope.TEMPORARY)
         if self.ttl is not None and (
             isinstance(self.ttl, bool) or not isinstance(self.ttl, int | float) or not self.ttl > 0
         ):
@@ -160,16 +166,6 @@ class StateConfig:
         except IdentifierError as error:
             raise ConfigurationError(f"{error}; give {cls.__name__} a StateConfig(name=...)") from error
         return made
-
-    @property
-    def state_name(self) -> str:
-        """The name (str) of the class in keys, signals and URLs."""
-        return self.name or (self.state_cls.__name__ if self.state_cls is not None else "")
-
-    @property
-    def has_ids(self) -> bool:
-        """True when a page may show several states of the class, told apart by ids."""
-        return self.scope in (StateScope.COMPONENT, StateScope.RECORD, StateScope.TEMPORARY)
 
     def identifier(self, ids: Ids) -> StateIdentifier:
         """Return the identifier of the state that the ids mean. Raises `IdentifierError` if one is missing."""

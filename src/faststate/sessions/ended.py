@@ -198,14 +198,14 @@ class EndedSessions:
         return self.known.get(session_id)
 
     def is_ended(self, session_id: str) -> bool:
-        """True if this process knows that the session has ended; certain only where it `is_settled`."""
+        """True if this process knows that the session has ended; certain only if it also `knows` that one is alive."""
         return self.known.get(session_id) is not None
 
-    def is_settled(self, session_id: str) -> bool:
-        """True if this process knows, without asking the store, whether the session has ended."""
-        if self._cluster.store is None:
+    def knows(self, session_id: str) -> bool | None:
+        """Return whether the session has ended; None if only the store can tell."""
+        if self.known.get(session_id) is not None:
             return True
-        return self.known.is_alive(session_id) or self.is_ended(session_id)
+        return False if self._cluster.store is None or self.known.is_alive(session_id) else None
 
     def begin(self, session_id: str) -> None:
         """Note a session that begins now, so that nobody needs to ask whether it has ended."""
@@ -214,10 +214,10 @@ class EndedSessions:
 
     async def settle(self, session_id: str) -> None:
         """Ask the store whether a session has ended, unless that is known here. Raises `PersistenceError`."""
-        if self.is_settled(session_id):
+        if self.knows(session_id) is not None:
             return
         ended = await self._read(session_id)
-        if self.is_settled(session_id):
+        if self.knows(session_id) is not None:
             return  # heard of meanwhile, which is newer than what was read
         if ended is not None:
             self.learn(session_id, ended)
