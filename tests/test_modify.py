@@ -8,7 +8,8 @@ from fasthtml import common as fh
 from starlette.testclient import TestClient
 
 from faststate import AuthorizationError, ReactiveState, StateConfig, StateProvider, StateScope, UserContext, fast_app
-from faststate.registry.modify import Settled, call_from_anywhere, loop_for_scripts
+from faststate.registry.calling import call_from_anywhere, loop_for_scripts
+from faststate.scheduling.waits import Done
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -116,7 +117,7 @@ async def test_in_a_thread_a_call_has_run_on_the_app_s_loop_when_it_returns():
         return asyncio.get_running_loop()
 
     done = await asyncio.to_thread(lambda: call_from_anywhere(lambda: loop, where()))
-    assert isinstance(done, Settled) and done.value is loop
+    assert isinstance(done, Done) and done.value is loop
     assert await done is loop
 
 

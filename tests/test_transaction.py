@@ -21,7 +21,7 @@ from faststate import (
     event,
 )
 from faststate.provider.origin import Origin, origin_of_commits
-from faststate.registry.transaction import Run, run_event
+from faststate.registry.run_event import EventCaller, run_event
 from faststate.scheduling.threads import EVENT_THREADS
 
 LONG = 30.0  # a lock timeout that no test may come near: what ends sooner ended for another reason
@@ -621,7 +621,7 @@ async def steps_of(provider, name):
     entry, event = await entry_of(provider, Job), Job._fs_schema().events[name]
     steps, go_on = asyncio.Queue(), asyncio.Queue()
 
-    class Steps(Run):
+    class Steps(EventCaller):
         async def take(self, step):
             steps.put_nowait(step)
             await go_on.get()

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event
 from faststate.registry.registry import Entry
-from faststate.registry.transaction import Run, Step, run_event
+from faststate.registry.run_event import EventCaller, Step, run_event
 from faststate.sessions.config import Ids
 from faststate.sse import SSEConnection
 from faststate.stores.redis import RedisStore
@@ -299,7 +299,7 @@ async def run(
     """
     steps: list[str] = []
 
-    class Sent(Run):
+    class Sent(EventCaller):
         def take(self, step: Step) -> Awaitable[None] | None:
             steps.append("repeated" if step.repeated else "ran")
             return between() if between is not None and len(steps) == 1 else None

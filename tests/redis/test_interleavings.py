@@ -21,8 +21,8 @@ from faststate.provider.calls import Call
 from faststate.registry import entries
 from faststate.registry.ends import StateEnd
 from faststate.registry.entries import NONCES_IN_ANY_CASE
+from faststate.registry.outdated import OutdatedError
 from faststate.registry.persistence import NONCE_AGE
-from faststate.registry.protocols import OutdatedError
 from faststate.registry.transaction import Transaction
 from faststate.sse import SSEConnection
 from tests.support.waiting import Clock, eventually

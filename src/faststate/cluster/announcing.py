@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from .._compat.asyncio import running_loop
 from ..exceptions import FastStateError
-from ..registry.modify import loop_for_scripts
+from ..registry.calling import loop_for_scripts
 from ..stores.backplane import Message
 from ..stores.base import SharedStore
 from .messages import AppMessage, StateMessage, encode

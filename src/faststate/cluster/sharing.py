@@ -14,8 +14,8 @@ from typing import Final
 from ..exceptions import FastStateError, PersistenceError, StateNotFoundError
 from ..registry.ends import StateEnd
 from ..registry.entries import Entry, Nonce, Prepared, with_version
+from ..registry.outdated import OutdatedError
 from ..registry.persistence import MARK_TTL, Loaded, nonce_key
-from ..registry.protocols import OutdatedError
 from ..registry.registry import StateRegistry
 from ..scopes import Version
 from ..stores.backplane import Message

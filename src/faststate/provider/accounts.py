@@ -8,7 +8,8 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from ..auth.users import UserContext, current_request, current_user
-from ..registry.modify import Settled, call_from_anywhere
+from ..registry.calling import call_from_anywhere
+from ..scheduling.waits import Done
 from ..scopes import Id, StateIdentifier, StateScope
 from ..sessions.rights import How
 from .context import RequestContext, RequestProvider, context_of
@@ -47,7 +48,7 @@ class Accounts:
             current_user.set(user)
 
         done = call_from_anywhere(self._loop, changed())
-        if isinstance(done, Settled):
+        if isinstance(done, Done):
             current_user.set(user)  # it was set on the loop, and this thread has a context of its own
         return done
 

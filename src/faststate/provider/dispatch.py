@@ -14,8 +14,9 @@ from ..exceptions import (
     UnknownEventError,
 )
 from ..registry.entries import Entry
-from ..registry.protocols import OutdatedError
-from ..registry.transaction import Guard, run_event
+from ..registry.outdated import OutdatedError, retry_outdated
+from ..registry.run_event import run_event
+from ..registry.transaction import Guard
 from ..scopes import StateIdentifier, StateScope, namespace_of
 from ..sessions.caller import Identity
 from ..sessions.config import Ids
@@ -50,17 +51,26 @@ class Dispatcher:
         take: Callable[[Effect], None],
         *,
         elsewhere: bool = False,
-        again: bool = True,
     ) -> None:
         """Run the event, and after each committed step give `take` what its own page sees of it.
 
         With a `live` connection, or one that another process has (`elsewhere`), the states' changes go down its stream,
         and the effects hold only what the event itself returned or yielded; without one they hold snapshots of the
-        changed states too. If another process has ended a state meanwhile, the event starts `again`, once.
+        changed states too. If another process has ended a state meanwhile, the event starts again, once.
 
         Raises `UnknownEventError`, `EventArgumentError`, `AccessError`s, `StaleTokens`, `ForgedTokens`,
         `LockTimeoutError`, and what the event raises; an `EventConflictError` after an effect with the state as it is.
         """
+        await retry_outdated(lambda: self._attempt(context, call, live, take, elsewhere))
+
+    async def _attempt(
+        self,
+        context: RequestContext,
+        call: Call,
+        live: SSEConnection | None,
+        take: Callable[[Effect], None],
+        elsewhere: bool,
+    ) -> None:
         registry, resolver = self._parts.registry, self._parts.resolver
         config = self._parts.registrations.config_named(call.state)
         if config is None or config.state_cls is None:
@@ -134,20 +144,16 @@ class Dispatcher:
                 guards=guards,
                 limit=self._options.event_timeout,
             )
-            return
         except EventConflictError:
             await page_event.show_state()
             raise
         except OutdatedError as error:
-            if page_event.has_locks or not again:
-                raise
-            if config.scope is StateScope.TEMPORARY:
+            if error.may_retry and config.scope is StateScope.TEMPORARY:
                 raise StaleTokens from error
+            raise
         finally:
             page_event.close()
             origin_of_commits.reset(token)
-        # The state was looked up with its lock, and was another process's by then, or nobody's.
-        await self.dispatch(context, call, live, take, elsewhere=elsewhere, again=False)
 
     def _follows(
         self, live: SSEConnection, context: RequestContext, identity: Identity, call: Call, cls: type[ReactiveState]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..registry.modify import is_for_scripts
+from ..registry.calling import is_for_scripts
 
 __all__ = ["AppLoop"]
 

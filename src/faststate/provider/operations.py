@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 from ..auth.rules import MODIFY
 from ..cluster.base import AppCluster
 from ..exceptions import LockTimeoutError, StateNotFoundError
+from ..registry.calling import call_from_anywhere
 from ..registry.ends import StateEnd
 from ..registry.entries import Entry
 from ..registry.locks import identity_here
-from ..registry.modify import Modify, call_from_anywhere
-from ..registry.protocols import OutdatedError
+from ..registry.modify import Modify
+from ..registry.outdated import retry_outdated
 from ..registry.registry import StateRegistry
-from ..registry.transaction import Guard, Run, Step, run_event
+from ..registry.run_event import EventCaller, Step, run_event
+from ..registry.transaction import Guard
 from ..scopes import StateIdentifier
 from ..sessions.config import Ids
 from ..state.events import Event
@@ -114,7 +116,7 @@ class Operations:
                     if found is not None and found.end is None:
                         self._registry.remove(found, StateEnd.DELETED_BY_ITS_EVENT if is_own else StateEnd.DELETED)
 
-        return call_from_anywhere(self._loop, delete())
+        return call_from_anywhere(self._loop, retry_outdated(delete))
 
     async def run(
         self,
@@ -125,12 +127,7 @@ class Operations:
     ) -> Any:
         """Run an event for server code, and return its result, or those of a generator's steps."""
         run = _ServerEvent()
-        try:
-            await self._run(identifier, cls, event, arguments, run)
-        except OutdatedError:
-            if run.has_locks:
-                raise
-            await self._run(identifier, cls, event, arguments, run)
+        await retry_outdated(lambda: self._run(identifier, cls, event, arguments, run))
         self._counters.events += 1
         return run.results if event.kind == "generator" else run.results[0]
 
@@ -154,7 +151,7 @@ class Operations:
         await run_event(self._registry, entry, event, values, others, run, limit=self._options.event_timeout)
 
 
-class _ServerEvent(Run):
+class _ServerEvent(EventCaller):
     """An event that server code runs; collects the `results` of its steps. Lifetime: the event."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from ..exceptions import AccessError, AuthorizationError, IdentifierError
 from ..redaction import loggable
 from ..registry.entries import Entry
 from ..registry.registry import StateRegistry
-from ..registry.transaction import Run, Step
+from ..registry.run_event import EventCaller, Step
 from ..sessions.caller import Identity
 from ..sessions.sessions import Sessions
 from ..sse.changes import snapshot_frame
@@ -67,7 +67,7 @@ class EventParts(NamedTuple):
     counters: Counters
 
 
-class PageEvent(Origin, Run):
+class PageEvent(Origin, EventCaller):
     """An event that a page has sent. Lifetime: the event.
 
     `bound` are the fields to set before it (None if the class has none), `watched` what the page shows, if it has no

@@ -9,18 +9,13 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from ..exceptions import StateNotFoundError
 from ..scheduling.queues import SERVER, Client
 from ..scopes import Version
 from ..state.reactive import ReactiveState
 from ..stores.base import StateStore, Write
 from .entries import Commit, Entry, Nonce, Prepared
 
-__all__ = ["Callers", "Cluster", "Followers", "Nobody", "OutdatedError"]
-
-
-class OutdatedError(StateNotFoundError):
-    """A locked state turned out to be gone where it is kept. Its key may be free, or hold a later state: try again."""
+__all__ = ["Callers", "Cluster", "Followers", "Nobody"]
 
 
 class Followers(Protocol):

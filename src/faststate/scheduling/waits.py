@@ -5,11 +5,32 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-__all__ = ["Begun", "TooLate", "begin", "go_on", "in_time"]
+__all__ = ["Begun", "Done", "TooLate", "begin", "go_on", "in_time"]
 
 T = TypeVar("T")
+
+
+class Done(Generic[T]):
+    """The result of a call that is over already. It may be awaited, and need not be."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.value
+        yield
+
+    def __int__(self) -> int:
+        return int(cast(Any, self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return self.value == (other.value if isinstance(other, Done) else other)
+
+    __hash__ = None  # type: ignore[assignment]  # equal to its value, hashed by nobody
 
 
 class Begun(NamedTuple):

@@ -5,8 +5,9 @@ asks of them. Begin with `manager.SSEManager`, which knows who is connected. `fa
 follow its state, and `connection.SSEConnection` is one page's stream with its outbox.
 """
 
+from ..scheduling.waits import Done
 from .changes import snapshot_frame
-from .connection import Done, SSEConnection
+from .connection import SSEConnection
 from .hooks import StreamHooks
 from .manager import LAST_WRITE, SSEManager, StateEventHandler
 from .writing import Chunk, Writer

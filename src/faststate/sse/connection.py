@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from ..auth.users import UserContext
 from ..exceptions import ConnectionClosedError
+from ..scheduling.waits import Done
 from ..scopes import Id, StateIdentifier
 from ..wire.frames import signals_frame
 from ..wire.values import to_wire
@@ -18,7 +19,7 @@ from .changes import Changes, snapshot_frame
 from .topics import Topic
 from .writing import Writer
 
-__all__ = ["Done", "SSEConnection", "Sender"]
+__all__ = ["SSEConnection", "Sender"]
 
 logger = logging.getLogger("faststate")
 
@@ -27,27 +28,6 @@ MAX_MESSAGES: Final = 256
 
 MAX_WAITING: Final = 1_048_576
 """Bytes that these frames may have together before snapshots replace them."""
-
-
-class Done:
-    """The result (int) of a call that is already done: it may be awaited, and need not be."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-    def __await__(self) -> Generator[Any, None, int]:
-        return self.value
-        yield
-
-    def __int__(self) -> int:
-        return self.value
-
-    def __eq__(self, other: object) -> bool:
-        return self.value == (other.value if isinstance(other, Done) else other)
-
-    __hash__ = None  # type: ignore[assignment]  # equal to ints, hashed by nobody
 
 
 class Sender(Protocol):
@@ -183,7 +163,7 @@ class SSEConnection:
 
     # -- to this page alone --------------------------------------------------------------------------------------------
 
-    def send_event(self, event_data: Mapping[str, Any]) -> Done:
+    def send_event(self, event_data: Mapping[str, Any]) -> Done[int]:
         """Queue signals (a nested dict) for this connection, merged with those that wait already.
 
         The result may be awaited, and need not be. Raises `ConnectionClosedError` when the connection has ended.

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from .._compat.asyncio import running_loop
 from ..exceptions import IdentifierError
+from ..scheduling.waits import Done
 from ..scopes import Id, StateIdentifier
 from ..state.reactive import ReactiveState
 from ..state.schema import EVERYTHING_SHOWN
 from ..wire.frames import reopen_frame
 from ..wire.values import nest
 from .audience import audience_of
-from .connection import Done, SSEConnection
+from .connection import SSEConnection
 from .fanout import Fanout
 from .heartbeat import HEARTBEAT, Heartbeat
 from .hooks import StreamHooks
@@ -213,7 +214,7 @@ class SSEManager:
 
     # -- values that are sent, not committed -----------------------------------------------------------------------
 
-    def broadcast_to_state(self, state_key: str, data: Mapping[str, Any], exclude_user: Id | None = None) -> Done:
+    def broadcast_to_state(self, state_key: str, data: Mapping[str, Any], exclude_user: Id | None = None) -> Done[int]:
         """Send signals (a dict of field to value) of the state `state_key` to all that follow it; return their number.
 
         The values are sent, not kept: the state does not change. `exclude_user` leaves out that user's connections; a
@@ -225,7 +226,7 @@ class SSEManager:
         self.hooks.spread(state_key, data, exclude_user)
         return self.broadcast_here(state_key, data, exclude_user)
 
-    def broadcast_here(self, state_key: str, data: Mapping[str, Any], exclude_user: Id | None = None) -> Done:
+    def broadcast_here(self, state_key: str, data: Mapping[str, Any], exclude_user: Id | None = None) -> Done[int]:
         """As `broadcast_to_state`, to the connections of this process alone."""
         path = StateIdentifier.parse(state_key).namespace
         data = dict(data)
@@ -258,7 +259,7 @@ class SSEManager:
 
     # -- the stale, and the end of all -----------------------------------------------------------------------------
 
-    def cleanup_stale_connections(self, older_than: float = STALE_AFTER) -> Done:
+    def cleanup_stale_connections(self, older_than: float = STALE_AFTER) -> Done[int]:
         """Remove connections that have ended, or took nothing for `older_than` seconds; return their number.
 
         Only connections without a response are looked at, so it costs as much as there are of these: where a response

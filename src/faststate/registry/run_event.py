@@ -1,0 +1,239 @@
+"""Running one event: inside a transaction, within its time, and once for each nonce."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..exceptions import EventConflictError
+from ..scheduling.running import RunningEvent
+from ..scheduling.waits import begin
+from ..state.changes import bind
+from ..state.events import Event
+from .entries import Entry, Nonce
+from .event_thread import EventThread
+from .locks import Holder, current_holder
+from .outdated import OutdatedError
+from .registry import StateRegistry
+from .transaction import Guard, Transaction
+
+__all__ = ["EventCaller", "Step", "run_event"]
+
+
+class Step(NamedTuple):
+    """A committed step of an event: its result, as `EventCaller.render` returned it, or that the event was `repeated`.
+
+    `closing` is the step of a generator after its last `yield`.
+    """
+
+    result: Any
+    repeated: bool = False
+    closing: bool = False
+
+
+class EventCaller:
+    """Calls an event, and takes its committed steps. Lifetime: the event."""
+
+    def still_current(self) -> None:
+        """Raise if the caller is no longer who it was; called before each step and each commit."""
+
+    def bound(self) -> Mapping[str, Any]:
+        """The fields to set before the event runs, by name; called with the locks held."""
+        return {}
+
+    def render(self, result: Any) -> Any:
+        """Turn what a step returned or yielded into what `take` gets. If this raises, the step leaves no trace."""
+        return result
+
+    def wants_more(self) -> bool:
+        """True if a generator goes on after a `yield`; called with the locks held, before each further step."""
+        return True
+
+    def take(self, step: Step) -> Awaitable[None] | None:
+        """Take a committed step, and return what to await for that, if anything.
+
+        If this raises, the event ends after the step.
+        """
+        raise NotImplementedError
+
+
+async def run_event(
+    registry: StateRegistry,
+    entry: Entry,
+    event: Event[Any, Any],
+    arguments: Mapping[str, Any],
+    states: Mapping[str, Entry],
+    caller: EventCaller,
+    *,
+    nonce: str | None = None,
+    expected: str | None = None,
+    guards: Sequence[Guard] = (),
+    limit: float | None = None,
+) -> None:
+    """Run an event for `caller`, which takes each committed step: one, or one per `yield` of a generator.
+
+    `states` are the further states that the event takes, by parameter; `guards` are asked again if their state changes
+    before the event runs. An event whose `nonce` the state has seen is not run again. One that `expected` another
+    version than the state's (as the signal has it) is not run: `EventConflictError`. Without a limit of its own it may
+    take `limit` seconds from when it has its locks (None for no limit): `EventTimeoutError`. When the event raises, its
+    step leaves no trace.
+    """
+    try:
+        await _run_event(
+            registry, entry, event, arguments, states, caller,
+            nonce=nonce, expected=expected, guards=guards, limit=limit,
+        )  # fmt: skip
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody has cancelled this event: it waited for something that was. It fails as with any other error.
+        raise RuntimeError(f"{_name(entry, event)} waited for what was cancelled") from error
+
+
+async def _run_event(
+    registry: StateRegistry,
+    entry: Entry,
+    event: Event[Any, Any],
+    arguments: Mapping[str, Any],
+    states: Mapping[str, Entry],
+    caller: EventCaller,
+    *,
+    nonce: str | None,
+    expected: str | None,
+    guards: Sequence[Guard],
+    limit: float | None,
+) -> None:
+    """As `run_event`, but an event that waited for something cancelled raises `CancelledError`."""
+    entries = [entry, *states.values()]
+    thread = await EventThread.enter(registry, entries) if event.kind == "sync" else None
+    try:
+        transaction = Transaction(registry, entries, guards, caller.still_current)
+        has_locks = False
+        try:
+            seen = Nonce.of(entry, nonce, states) if nonce is not None else None
+            found = await transaction.begin(seen, thread.until if thread is not None else None)
+            has_locks = True
+            if registry.running.is_over:
+                registry.running.check()
+            state, locked = transaction.copy(entry), transaction.entry(entry)
+            if locked is not entry:
+                entry = locked
+                seen = Nonce(entry, seen.digest) if seen is not None else None
+            if seen is not None and (
+                entry.has_seen(seen.digest)
+                or (
+                    registry.cluster.store is not None
+                    and await registry.committer.has_stored(seen, states.values(), found)
+                )
+            ):
+                if (taking := caller.take(Step(None, repeated=True))) is not None:
+                    await taking
+                return
+            if expected is not None and expected != str(entry.version):
+                raise EventConflictError(
+                    f"{entry.identifier.cls_name} has changed meanwhile: please look at it again", str(entry.version)
+                )
+            if (bound := caller.bound()) and state is not None:
+                bind(state, bound)
+            if states:
+                arguments = {**arguments, **{name: transaction.copy(other) for name, other in states.items()}}
+            holder = Holder(transaction.owner, asyncio.current_task())
+            if event.kind == "generator":
+                with RunningEvent(
+                    registry.running, _name(entry, event), event.limit(limit), transaction, transaction.abandon
+                ) as running:
+                    await _run_generator(event.function(state, **arguments), transaction, holder, seen, caller, running)
+                return
+            token = current_holder.set(holder)  # the event's own code runs as the holder of the locks
+            try:
+                if thread is None:
+                    begun = begin(event.function(state, **arguments))
+                else:
+                    begun = begin(thread.result_of(_name(entry, event), partial(event.function, state, **arguments)))
+                if begun.steps is None:
+                    result = begun.value  # like most events it has waited for nothing: there is nothing to limit
+                else:
+                    abandon = transaction.abandon if thread is None else partial(thread.abandon, transaction)
+                    with RunningEvent(
+                        registry.running, _name(entry, event), event.limit(limit), transaction, abandon
+                    ) as running:
+                        result = await running.result_of(begun)
+            finally:
+                try:
+                    current_holder.reset(token)
+                except ValueError:
+                    _reset_elsewhere()
+            if thread is not None:
+                thread.close()
+            await _finish_step(transaction, result, seen, caller)
+        except Exception as error:
+            if has_locks and isinstance(error, OutdatedError):
+                error.may_retry = False  # the event's own code looked up that state
+            transaction.hold_back(error)
+            raise
+        finally:
+            transaction.end()
+    finally:
+        if thread is not None:
+            thread.close()
+
+
+async def _finish_step(
+    transaction: Transaction, result: Any, nonce: Nonce | None, caller: EventCaller, *, closing: bool = False
+) -> None:
+    """Commit one step of an event that gave `result`, unlock, and let the caller take it."""
+    rendered = caller.render(result)
+    caller.still_current()  # it may have taken its time
+    if (saving := transaction.save(nonce)) is not None:
+        await saving
+    transaction.unlock()
+    if (taking := caller.take(Step(rendered, closing=closing))) is not None:
+        await taking
+
+
+def _name(entry: Entry, event: Event[Any, Any]) -> str:
+    return f"{entry.identifier.cls_name}.{event.name}"
+
+
+def _reset_elsewhere() -> None:
+    """Reset the holder of an event that was stopped and goes on alone: its context is another one by now."""
+    current_holder.set(None)
+
+
+async def _run_generator(
+    generator: Any,
+    transaction: Transaction,
+    holder: Holder,
+    nonce: Nonce | None,
+    caller: EventCaller,
+    running: RunningEvent,
+) -> None:
+    """Run an async generator: each `yield` ends a step, and so does its end."""
+    last = False
+    try:
+        while True:
+            token = current_holder.set(holder)
+            result = None
+            try:
+                begun = begin(anext(generator))
+                result = begun.value if begun.steps is None else await running.result_of(begun)
+            except StopAsyncIteration:
+                last = True
+            finally:
+                try:
+                    current_holder.reset(token)
+                except ValueError:
+                    _reset_elsewhere()
+            await _finish_step(transaction, result, nonce, caller, closing=last)
+            nonce = None
+            if last:
+                break
+            await running.next_step(transaction.begin)
+            if not caller.wants_more():
+                break
+    finally:
+        transaction.unlock()
+        await running.close(generator)
