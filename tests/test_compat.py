@@ -13,6 +13,7 @@ import inspect
 import json
 import math
 from collections.abc import AsyncIterator
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,17 @@ from fastlite import database
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.protocol.http_stream import HTTPStream
 from itsdangerous import URLSafeTimedSerializer
+from pydantic import (
+    Base64Bytes,
+    Base64Str,
+    BaseModel,
+    FilePath,
+    SecretStr,
+    TypeAdapter,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from redis.asyncio.connection import Connection
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -39,6 +51,7 @@ from faststate._compat import fastcore as compat_fastcore
 from faststate._compat import hypercorn as compat_hypercorn
 from faststate._compat import itsdangerous as compat_itsdangerous
 from faststate._compat import json as compat_json
+from faststate._compat import pydantic as compat_pydantic
 from faststate._compat import redis as compat_redis
 from faststate._compat import starlette as compat_starlette
 from faststate._compat import uvicorn as compat_uvicorn
@@ -46,6 +59,7 @@ from faststate._compat.fastlite import keeps_xtra, xtra_of
 from faststate._compat.itsdangerous import TokenSerializer, unverified_payload
 from faststate.fasthtml import _compat as compat_fasthtml
 from faststate.records.table import TableRecords
+from faststate.validation.core_schemas import all_parts
 from tests.support.client import Page
 from tests.support.live import eventually, serving
 
@@ -348,6 +362,105 @@ def test_another_layout_of_tokens_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     assert not compat_itsdangerous._knows_layout(Another)
     monkeypatch.setattr(compat_itsdangerous, "_layout_is_known", False)
     assert unverified_payload(str(URLSafeTimedSerializer("key").dumps(["a"]))) is None
+
+
+# -- pydantic ----------------------------------------------------------------------------------------------------------
+
+
+class Plain(BaseModel):
+    a: int = 0
+    f: Fraction = Fraction(1)
+
+
+class Private(Plain):
+    _seen: int = 0
+
+
+class Authored(Plain):
+    @model_validator(mode="before")
+    @classmethod
+    def early(cls, data):
+        return data
+
+    @model_validator(mode="after")
+    def late(self):
+        return self
+
+    @field_validator("a")
+    @classmethod
+    def check(cls, value):
+        return value
+
+    @field_serializer("a")
+    def write(self, value):
+        return value
+
+    def model_post_init(self, context):
+        pass
+
+
+class OwnInit(Plain):
+    def __init__(self, **values):
+        super().__init__(**values)
+
+
+class AuthoredAndPrivate(Authored):
+    _seen: int = 0
+
+
+def test_pydantic_says_what_the_author_of_a_class_has_written():
+    assert compat_pydantic.model_validator_modes(Authored) == ["before", "after"]
+    assert compat_pydantic.model_validator_modes(Plain) == compat_pydantic.model_validator_modes(int) == []
+    assert compat_pydantic.validated_fields(Authored) == {"a"} and compat_pydantic.validated_fields(Plain) == set()
+    for asked in (
+        compat_pydantic.validates_whole,
+        compat_pydantic.has_validators,
+        compat_pydantic.has_serializers,
+        compat_pydantic.fills_fields,
+    ):
+        assert (asked(Authored), asked(Plain)) == (True, False), asked
+    assert compat_pydantic.fills_fields(OwnInit)
+
+
+def test_pydantic_tells_its_own_methods_from_the_author_s():
+    classes = (Plain, Private, Authored, AuthoredAndPrivate)
+    assert [compat_pydantic.has_post_init(cls) for cls in classes] == [False, False, True, True]
+    assert [compat_pydantic.has_base_init(cls) for cls in (Plain, Counter, OwnInit)] == [True, True, False]
+    assert not Counter.__pydantic_custom_init__
+
+
+@pytest.mark.parametrize(
+    ("annotation", "converts"), [(Base64Str, True), (Base64Bytes, True), (FilePath, True), (SecretStr, False)]
+)
+def test_pydantic_s_own_functions_that_convert_are_known(annotation, converts):
+    functions = [
+        part["function"]["function"] for part in all_parts(TypeAdapter(annotation).core_schema) if "function" in part
+    ]
+    assert any(map(compat_pydantic.converts, functions)) is converts
+
+
+def test_pydantic_s_schema_of_a_fraction_is_known():
+    schema = TypeAdapter(Plain).core_schema
+    assert [compat_pydantic.is_fraction(part) for part in all_parts(schema)].count(True) == 1
+    assert compat_pydantic.build_validator(schema)({"a": "2"}) == Plain(a=2)
+
+
+def test_pydantic_s_models_have_slots_that_can_be_set():
+    made = object.__new__(Plain)
+    for put, value in (
+        (compat_pydantic.put_values, {"a": 3, "f": Fraction(2)}),
+        (compat_pydantic.put_fields_set, {"a"}),
+        (compat_pydantic.put_extra, None),
+        (compat_pydantic.put_private, None),
+    ):
+        put(made, value)
+    assert made == Plain(a=3, f=Fraction(2)) and made.model_fields_set == {"a"} and made.model_extra is None
+
+
+def test_a_slot_that_pydantic_does_not_have_is_set_by_its_name():
+    made = Plain()
+    compat_pydantic._setter("__slot_of_another_version__")(made, 1)
+    assert made.__dict__["__slot_of_another_version__"] == 1
 
 
 # -- fastlite and fastsql ----------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "hypercorn",
         "itsdangerous",
         "json",
+        "pydantic",
         "redis",
         "starlette",
         "uvicorn",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .._compat.pydantic import mark_base_init, put_extra, put_fields_set, put_private, put_values
 from ..exceptions import EventError, NotStartedError, ReadOnlyStateError
 from ..redaction import explain, redacted
 from ..scopes import StateIdentifier
@@ -34,13 +35,6 @@ INITIAL: Final = "initial"
 """The epoch of a state that is as its class makes it begins with this: nobody has changed it, and all are one."""
 
 _NONE: Final[Mapping[Any, Any]] = types.MappingProxyType({})
-
-# Set a model's slots through these: object.__setattr__ would look each up by its name, which is a third of the time
-# of making an instance.
-_put_values, _put_fields_set, _put_extra, _put_private = (
-    vars(BaseModel)[name].__set__
-    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
-)
 
 
 class SnapshotInfo:
@@ -144,7 +138,7 @@ class StateModel(BaseModel):
                 raise ReadOnlyStateError(f"this {type(self).__name__} is there already; {REMEDY}")
             super().__init__(**values)
 
-        __init__.__pydantic_base_init__ = True  # as BaseModel marks its own, which need not be called by pydantic
+        mark_base_init(__init__)
 
         def __setstate__(self, state: dict[Any, Any]) -> None:
             if self._fs is not None:
@@ -261,7 +255,7 @@ class StateModel(BaseModel):
         if not locked:
             return self
         made = _made_of(type(self), schema, {**held, **{name: unlocked(held[name]) for name in locked}}, None)
-        _put_private(made, self.__pydantic_private__)
+        put_private(made, self.__pydantic_private__)
         if self._fs is not None:
             _put_fs(made, self._fs)
         return made
@@ -362,10 +356,10 @@ _put_fs: Final = vars(StateModel)["_fs"].__set__
 def _made_of(cls: type[M], schema: Schema, values: dict[str, Any], private: Any) -> M:
     """An instance with these values, past pydantic's own way to make one."""
     made = object.__new__(cls)
-    _put_values(made, values)
-    _put_fields_set(made, schema.names)
-    _put_extra(made, None)
-    _put_private(made, private)
+    put_values(made, values)
+    put_fields_set(made, schema.names)
+    put_extra(made, None)
+    put_private(made, private)
     return made
 
 

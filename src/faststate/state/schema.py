@@ -14,6 +14,14 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from .._compat.pydantic import (
+    fills_fields,
+    has_base_init,
+    has_post_init,
+    has_serializers,
+    has_validators,
+    model_validator_modes,
+)
 from ..auth.users import UserContext
 from ..exceptions import EventDefinitionError
 from ..validation.annotations import accepts_none, union_members
@@ -85,7 +93,7 @@ class Schema:
         self.shown = tuple(n for n in (*cls.model_fields, *cls.model_computed_fields) if n not in self.hidden)
         self.exact = {name: cls.model_fields[name].annotation for name in cls.model_fields if _is_exact(cls, name)}
         """Fields with a type whose very own values pydantic takes as they are. Not to validate one saves 13 µs."""
-        self.checks_whole = bool(cls.__pydantic_decorators__.model_validators)
+        self.checks_whole = bool(model_validator_modes(cls))
         validators = revalidation_of(cls)
         self.converting, self.authored = validators.converting_fields, validators.authored_fields
         self.sees_whole = validators.sees_whole
@@ -188,8 +196,7 @@ def _has_own_core_schema(cls: type[BaseModel]) -> bool:
 
 
 def _is_plain(cls: type[BaseModel], name: str) -> bool:
-    decorators = cls.__pydantic_decorators__
-    if decorators.field_serializers or decorators.model_serializers or cls.model_config.get("json_encoders"):
+    if has_serializers(cls) or cls.model_config.get("json_encoders"):
         return False
     field = cls.model_fields.get(name)
     if _has_own_core_schema(cls) or field is None or getattr(field, "exclude_if", None) is not None:
@@ -203,10 +210,14 @@ def _is_plain(cls: type[BaseModel], name: str) -> bool:
 
 
 def _is_exact(cls: type[BaseModel], name: str) -> bool:
-    own, config, field = cls.__pydantic_decorators__, cls.model_config, cls.model_fields[name]
-    if own.field_validators or own.validators or own.model_validators or own.root_validators:
-        return False
-    if _has_own_core_schema(cls) or config.get("frozen") or field.frozen or config.keys() - _CHECKS_NO_FIELDS:
+    config, field = cls.model_config, cls.model_fields[name]
+    if (
+        has_validators(cls)
+        or _has_own_core_schema(cls)
+        or config.get("frozen")
+        or field.frozen
+        or config.keys() - _CHECKS_NO_FIELDS
+    ):
         return False
     is_known = any(field.annotation is kind for kind in EXACT)
     return is_known and all(isinstance(mark, Marker | Visible) for mark in field.metadata)
@@ -222,30 +233,18 @@ _CHECKS_NO_FIELDS: Final = frozenset(
 
 
 def _required(cls: type[BaseModel]) -> tuple[str, ...]:
-    decorators = cls.__pydantic_decorators__
-    may_fill = (
-        cls.__pydantic_custom_init__  # an __init__ of its own
-        or any(validator.info.mode != "after" for validator in decorators.model_validators.values())
-        or decorators.root_validators
-        or _has_own_core_schema(cls)
-    )
+    may_fill = fills_fields(cls) or _has_own_core_schema(cls)
     return () if may_fill else tuple(name for name, field in cls.model_fields.items() if field.is_required())
 
 
 def _is_reproducible(cls: type[BaseModel]) -> bool:
     return (
-        _has_no_post_init(cls)
-        and getattr(cls.__init__, "__pydantic_base_init__", False)
-        and not cls.__pydantic_decorators__.model_validators
+        not has_post_init(cls)
+        and has_base_init(cls)
+        and not model_validator_modes(cls)
         and not cls.model_config.get("validate_default")
         and not any(
             (field.default_factory is not None and field.default_factory not in _EMPTY) or field.validate_default
             for field in cls.model_fields.values()
         )
     )
-
-
-def _has_no_post_init(cls: type[BaseModel]) -> bool:
-    # For private attributes pydantic puts a function of its own there; it wraps the class's, under another name.
-    own = cls.model_post_init
-    return own is BaseModel.model_post_init or getattr(own, "__name__", "") == "init_private_attributes"

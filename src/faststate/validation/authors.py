@@ -10,6 +10,7 @@ from typing import Any, Final, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainValidator, WrapValidator
 from typing_extensions import is_typeddict
 
+from .._compat.pydantic import converts
 from .annotations import fields_in
 
 __all__ = ["is_authors", "validators_in"]
@@ -29,8 +30,7 @@ def is_authors(function: Any, written: Container[Any]) -> bool:
     if isinstance(function, type | operator.attrgetter):
         return False  # `Sku`, which makes a Sku of a str; and the values of an enum with use_enum_values
     if (getattr(function, "__module__", None) or "").partition(".")[0] in _TYPE_MAKERS:
-        # These decode what they are given, or look whether a file is there.
-        return getattr(function, "__qualname__", "").startswith(("EncodedBytes.", "EncodedStr.", "PathType."))
+        return converts(function)
     owner = getattr(function, "__self__", None)
     return not (isinstance(owner, type) and hasattr(owner, "__get_pydantic_core_schema__")) or issubclass(
         owner, BaseModel

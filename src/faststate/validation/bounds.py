@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import SchemaValidator
 
+from .._compat.pydantic import build_validator, is_fraction, rebuilds_models
 from .core_schemas import PARTS, Schema, all_parts, around, core_schema_of, parts_of, rewrite
 from .work import (
     SIZED,
@@ -106,12 +106,6 @@ def _fields_inside(schema: Schema) -> Schema:
     return schema
 
 
-def _is_fraction(schema: Schema) -> bool:
-    if schema["type"] == "function-plain":  # before pydantic 2.14
-        return getattr(schema["function"]["function"], "__name__", "") == "fraction_validator"
-    return bool(schema["type"] == "fraction")
-
-
 def _is_recursive(schema: Schema) -> bool:
     return any(part["type"] == "definition-ref" for part in all_parts(schema))
 
@@ -125,29 +119,10 @@ def _most_members(schema: Schema) -> int:
 
 def _needs_bounds(schema: Schema) -> bool:
     kind = schema["type"]
-    return kind in _COLLECTIONS or kind in _RECORDS or kind in _OTHERS_WITH_BOUNDS or _is_fraction(schema)
+    return kind in _COLLECTIONS or kind in _RECORDS or kind in _OTHERS_WITH_BOUNDS or is_fraction(schema)
 
 
 # -- the rewriting of a schema -----------------------------------------------------------------------------------------
-
-
-def _can_rebuild() -> bool:
-    """True if pydantic builds the insides of a model from the given schema, and not from the model's own."""
-    try:
-        SchemaValidator({"type": "any"}, None, _use_prebuilt=False)
-    except TypeError:  # before pydantic 2.13
-        return False
-    return True
-
-
-_CAN_REBUILD: Final = _can_rebuild()
-
-
-def _build(schema: Schema) -> Validator:
-    make: Any = SchemaValidator
-    made = make(schema, None, _use_prebuilt=False) if _CAN_REBUILD else make(schema)
-    validate: Validator = made.validate_python
-    return validate
 
 
 class _Weights:
@@ -243,7 +218,7 @@ class _Bounding:
         if schema is not top:
             self._is_only_way = False  # any of them may be a member of a union
             made = {"type": "definitions", "schema": made, "definitions": rewrite(schema["definitions"], self._rewrite)}
-        return _build(made)
+        return build_validator(made)
 
     def _rewrite(self, schema: Schema) -> Schema:
         kind = schema["type"]
@@ -276,7 +251,7 @@ class _Bounding:
                 made["custom_error_message"] = f"Input fits none of {', '.join(label for _, label in made['choices'])}"
         elif kind == "decimal":
             return around("after", check_decimal, made)
-        elif _is_fraction(schema):
+        elif is_fraction(schema):
             return around("before", check_fraction, made)
         elif kind == "complex":
             return around("before", check_complex, made)
@@ -301,7 +276,7 @@ class _Bounding:
         if extra == "forbid" or inner["type"] in ("named-tuple", "arguments"):
             most = 2 * len(parts_of(inner)) + 16  # a field may be known by its name and by aliases
         units = self._weights.of_record(schema)
-        if schema.get("custom_init") or not _CAN_REBUILD:
+        if schema.get("custom_init") or not rebuilds_models:
             # Its own `__init__` validates by the class's own schema, in which nothing is counted.
             return around("before", whole_spender(units, _most_members(schema)), made)
         return around("before", spender(units, 2, most), made)

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, RootModel
 
+from .._compat.pydantic import model_validator_modes, put_extra, put_fields_set, put_private, put_values
 from .authors import is_authors, validators_in
 from .core_schemas import PARTS, Schema, around, function, rewrite, with_ref_of, without_ref
 from .kept import in_choice, in_union, keep_field, keep_item
@@ -92,7 +93,7 @@ class Rewriting:
     def _fields(self, schema: Schema, owner: Schema, is_partial: bool) -> Schema:
         kind = schema["type"]
         fields: Iterable[tuple[str, Schema]]
-        if kind == "function-before" and _reads_input(owner["cls"]):
+        if kind == "function-before" and "before" in model_validator_modes(owner["cls"]):
             # A model validator that reads input. A value that is there already is not input.
             return self._fields(schema["schema"], owner, is_partial)
         if owner["type"] == "model" and owner.get("root_model"):
@@ -179,12 +180,6 @@ class Rewriting:
         return with_ref_of(schema, inner)
 
 
-def _reads_input(cls: type[Any]) -> bool:
-    """True if a class has a model validator that sees its input before the fields are validated."""
-    decorators = getattr(cls, "__pydantic_decorators__", None)
-    return decorators is not None and any(each.info.mode == "before" for each in decorators.model_validators.values())
-
-
 def _by_choice(union: Schema) -> Schema:
     """A union each member of which looks at the same items."""
     choices = rewrite(union["choices"], functools.partial(function, "wrap", in_choice))
@@ -199,9 +194,7 @@ def _class_of(schema: Schema) -> type[Any] | None:
     if schema["type"] not in ("model", "dataclass"):
         return None
     cls: type[Any] = schema["cls"]
-    decorators = getattr(cls, "__pydantic_decorators__", None)
-    own = decorators.model_validators.values() if decorators is not None else ()
-    return cls if wrapped <= sum(each.info.mode != "before" for each in own) else None
+    return cls if wrapped <= sum(mode != "before" for mode in model_validator_modes(cls)) else None
 
 
 # -- what the schemas call ---------------------------------------------------------------------------------------------
@@ -218,19 +211,18 @@ def _load_instance(cls: type[Any], has_post_init: bool, value: Any, handler: Cal
         return value
     values: dict[str, Any] = handler({"root": value} if issubclass(cls, RootModel) else value)
     made = object.__new__(cls)
-    put = object.__setattr__
     if not issubclass(cls, BaseModel):
         for name, each in values.items():
-            put(made, name, each)
+            object.__setattr__(made, name, each)
         return made
     names = cls.__pydantic_fields__
     fields = {name: each for name, each in values.items() if name in names}
     extra = {name: each for name, each in values.items() if name not in names}
-    put(made, "__dict__", dict(fields))
-    put(made, "__pydantic_fields_set__", set(fields))
-    put(made, "__pydantic_extra__", extra if cls.model_config.get("extra") == "allow" else None)
-    put(made, "__pydantic_private__", None)
+    put_values(made, dict(fields))
+    put_fields_set(made, set(fields))
+    put_extra(made, extra if cls.model_config.get("extra") == "allow" else None)
+    put_private(made, None)
     if has_post_init:
         made.model_post_init(None)  # for its private attributes
-        put(made, "__dict__", fields)  # which are as they were, whatever it makes of new ones
+        put_values(made, fields)  # which are as they were, whatever it makes of new ones
     return made

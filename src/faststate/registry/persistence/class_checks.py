@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
+from ..._compat.pydantic import validated_fields, validates_whole
 from ...exceptions import ConfigurationError
 from ...redaction import explain
 from ...state.reactive import ReactiveState
@@ -66,10 +67,9 @@ def refuse_unfit_columns(cls: type[ReactiveState], gives: Mapping[str, type], co
 
     `gives` are the types of the columns' values, `columns` the columns' own types (str), both by name.
     """
-    decorators = cls.__pydantic_decorators__
-    if decorators.model_validators or decorators.root_validators:
-        return  # which may make of the row what they like
-    validated = {name for each in decorators.field_validators.values() for name in each.info.fields}
+    if validates_whole(cls):
+        return  # its validators may make of the row what they like
+    validated = validated_fields(cls)
     for name, field in cls.__pydantic_fields__.items():
         own_code = "*" in validated or name in validated or any(hasattr(mark, "func") for mark in field.metadata)
         if name not in gives or own_code:
