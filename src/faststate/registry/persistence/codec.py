@@ -36,7 +36,7 @@ class _Proven:
 
     @classmethod
     def of(cls, met: Met) -> _Proven:
-        """What is proven when a value in which all this was met comes back as it was."""
+        """Return what is proven when a value in which all this was met comes back as it was."""
         details: set[Any] = set()
         classes: set[type] = set()
         for entry in met:
