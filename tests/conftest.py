@@ -12,6 +12,7 @@ import pytest
 from fastlite import Database
 
 from tests.support import ROOT
+from tests.support.postgres import postgres as postgres
 from tests.support.redis_server import RedisServer, require_redis
 
 

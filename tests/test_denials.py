@@ -22,7 +22,7 @@ from faststate import (
     event,
     fast_app,
 )
-from tests.support.client import BROWSER, Page, message, patched_signals, status
+from tests.support.client import BROWSER, Page, message, patched_signals, status, stream_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -132,8 +132,7 @@ def test_a_stream_of_what_may_be_seen_carries_no_cookie_and_is_not_cached():
     app, _ = make(before=change_session)
     with TestClient(app, headers={"x-user": "ann"}) as client:
         page = Page(client, "/note")
-        query = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
-        with client.stream("GET", "/_faststate/stream", params=query, headers=BROWSER) as response:
+        with stream_of(page) as response:
             assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
             assert "set-cookie" not in response.headers and response.headers["cache-control"] == "no-store"
 

@@ -27,13 +27,12 @@ from faststate import ReactiveState, StateConfig, StateProvider, StateScope
 from faststate.stores.redis import RedisStore
 from faststate.tools.cli import main
 from tests.support import pages
-from tests.support.client import Page, merge, patched_signals, status
+from tests.support.client import Page, merge, patched_signals, status, stream_request
 from tests.support.pages import ROOT, Tab, snippets_elsewhere
 from tests.support.processes import Process, Server, free_port
 from tests.support.redis_server import RedisServer
 from tests.support.servers import Certificate, uvicorn
 from tests.support.waiting import wait_until
-from tests.test_servers import stream_request
 
 PAGE = ROOT / "docs/deployment.md"
 PATIENCE = 20

@@ -1,46 +1,14 @@
 """`faststate doctor`: what an app runs on is looked at, with real files, and what is wrong with it said."""
 
 import json
-import os
 import sqlite3
-import sys
 
 import pytest
 
 from faststate import StateProvider, fast_app
 from faststate.stores.sqlite import SQLiteStore
 from faststate.tools.cli import main
-from faststate.tools.doctor import examine
-from tests.support.forks import run_module
-
-APP = """
-from fasthtml.common import *
-from faststate import *
-
-provider = StateProvider(STORE)
-app, rt = fast_app(state_provider=provider, secret_key="given")
-"""
-
-
-@pytest.fixture(autouse=True)
-def alone(in_tmp_path, monkeypatch):
-    for name in ("WEB_CONCURRENCY", "PROCS", "FASTSTATE_STORE", "FASTSTATE_DATASTAR_SRC"):
-        monkeypatch.delenv(name, raising=False)
-
-
-async def found(provider, target=None):
-    """What was found, as {about: [(level, message), ...]}."""
-    checks = {}
-    for level, about, message in await examine(target if target is not None else provider, provider):
-        checks.setdefault(about, []).append((level, message))
-    return checks
-
-
-def doctor(directory, *arguments, source=APP, store="", env=None):
-    (directory / "shop.py").write_text(source.replace("STORE", store))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})}
-    return run_module("faststate", "doctor", "shop:app", *arguments, cwd=directory, env=environment)
-
+from tests.support.doctor import APP, alone, doctor, found  # noqa: F401  # alone is a fixture
 
 # -- the command -------------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,9 @@ import time
 import httpx
 import pytest
 
-from tests.support.processes import Server
+from tests.support.processes import LIMIT, Server
 from tests.support.servers import KINDS
-from tests.support.waiting import wait_until
-from tests.test_shutdown import LIMIT, PATIENCE
+from tests.support.waiting import PATIENCE, wait_until
 
 APP = """
     import asyncio, time

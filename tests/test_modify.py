@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from faststate import AuthorizationError, ReactiveState, StateConfig, StateProvider, StateScope, UserContext, fast_app
 from faststate.registry.calling import call_from_anywhere, loop_for_scripts
 from faststate.scheduling.waits import Done
+from tests.support.requests import request_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -73,7 +74,7 @@ def test_modify_with_a_request_has_its_user_s_rights(app, provider, path):
 
 
 async def test_who_was_removed_while_he_waited_for_the_lock_changes_nothing(provider):
-    request = fh.Request({"type": "http", "headers": [], "session": {"user_id": 2}, "path_params": {}})
+    request = request_of({"user_id": 2})
     locked, asked = asyncio.Event(), asyncio.Event()
 
     async def remove():

@@ -35,6 +35,7 @@ from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
 from tests.support.client import Page, browser, message, patched_signals, status
+from tests.support.requests import request_of
 from tests.support.waiting import Clock
 
 SECRET = "for tests"
@@ -948,7 +949,7 @@ async def test_the_version_shown_holds_over_a_restart_and_not_over_another_life(
 
 async def test_server_code_is_not_asked_for_a_version(running):
     site = await running()
-    request = Request({"type": "http", "headers": [], "session": {}, "path_params": {"note_id": "1"}})
+    request = request_of({}, {"note_id": "1"})
     note = await site.provider.get_state(Note, request, record_id="1")
     await note.write.run(text="a")
     await note.write.run(text="b")

@@ -38,6 +38,7 @@ from faststate import (
 )
 from faststate.stores.memory import MemoryStore
 from tests.support.client import Page, patched_signals
+from tests.support.requests import request_of
 
 ANN = UserContext("ann", roles=["editor"], permissions=["write"])
 
@@ -88,12 +89,6 @@ class ProductState(ReactiveState):
 
 class OrderLine(ReactiveState):
     amount: int = 1
-
-
-def request_of(session=None, path=None, **scope):
-    """A request with this session (a dict) and these path parameters; other keys go into its scope."""
-    session = {"session_id": "s1"} if session is None else session
-    return Request({"type": "http", "headers": [], "session": session, "path_params": path or {}, **scope})
 
 
 def provider_of(cls=Cart, scope=StateScope.SESSION, *, provider=None, **config):

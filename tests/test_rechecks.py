@@ -29,8 +29,8 @@ from faststate.exceptions import AccessError, LockTimeoutError
 from faststate.provider.calls import Call
 from faststate.provider.context import RequestContext
 from faststate.sessions import rechecks as module
+from tests.support.live import Model
 from tests.support.waiting import eventually
-from tests.test_sse import Model
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

@@ -10,22 +10,15 @@ import decimal
 import enum
 import functools
 import gc
-import glob
 import json
-import os
-import pwd
 import re
-import shutil
-import subprocess
-import tempfile
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import apsw
-import asyncpg
 import fastlite
 import fastsql
 import pytest
@@ -47,9 +40,6 @@ from faststate.records.choice import record_source
 from faststate.records.columns import columns_to_fields
 from faststate.records.sources import RecordSource, Row, RowChange
 from faststate.records.table import TableRecords
-from tests.support.processes import free_port
-
-POSTGRES = "root@127.0.0.1:5432/test"
 
 
 @dataclasses.dataclass
@@ -208,46 +198,6 @@ async def of_postgres(address: str):
         async with engine.begin() as connection:
             await connection.execute(sa.schema.DropSchema(schema, cascade=True, if_exists=True))
         await engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL: one that runs here, else one of our own, else the tests are skipped."""
-
-    async def answers() -> None:
-        await (await asyncpg.connect(f"postgresql://{POSTGRES}", timeout=5)).close()
-
-    try:
-        asyncio.run(answers())
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        programs = shutil.which("initdb") or max(glob.glob("/usr/lib/postgresql/*/bin/initdb"), default=None)
-        if programs is None:
-            pytest.skip(f"POSTGRESQL IS NOT TESTED: none at {POSTGRES} ({error!r}), and none is installed to start one")
-        with own_postgres(Path(programs).parent) as address:
-            yield address
-    else:
-        yield POSTGRES
-
-
-@contextlib.contextmanager
-def own_postgres(programs: Path) -> Iterator[str]:
-    directory, port = tempfile.mkdtemp(prefix="faststate-postgres-"), free_port()
-    run = functools.partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, cwd=directory)
-    if os.geteuid() == 0:  # which PostgreSQL refuses to run as
-        user = pwd.getpwnam("nobody")
-        os.chown(directory, user.pw_uid, user.pw_gid)
-        run = functools.partial(run, user=user.pw_uid, group=user.pw_gid, extra_groups=[])
-    data = f"{directory}/data"
-    try:
-        run([programs / "initdb", "-D", data, "-A", "trust", "-U", "root", "-E", "UTF8", "--no-sync"])
-        options = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1 -c fsync=off"
-        run([programs / "pg_ctl", "-D", data, "-o", options, "-l", f"{directory}/log", "-w", "start"])
-        try:
-            yield f"root@127.0.0.1:{port}/postgres"
-        finally:
-            run([programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"])
-    finally:
-        shutil.rmtree(directory)
 
 
 @pytest.fixture(params=["fastlite file", "fastlite memory", "fastsql file", "functions", "functions on postgres"])

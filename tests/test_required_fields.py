@@ -19,7 +19,7 @@ from faststate import (
     fast_app,
 )
 from tests.support.client import Page, status
-from tests.test_provider import request_of
+from tests.support.requests import request_of
 
 KEY = "a key of the tests"
 

@@ -44,7 +44,6 @@ from faststate.records.sources import Row, RowChange
 from faststate.sessions.config import Ids
 from tests.support.client import BROWSER, Page, browser, status
 from tests.support.values import KINDS, canonical
-from tests.test_records import postgres  # noqa: F401  # a fixture
 
 
 def property_of(examples: int) -> settings:
@@ -231,7 +230,7 @@ class Postgres:
 
 
 @pytest.fixture(scope="module")
-def server(postgres: str) -> Iterator[Postgres]:  # noqa: F811  # the fixture
+def server(postgres: str) -> Iterator[Postgres]:  # the fixture
     pytest.importorskip("psycopg", reason="FASTSQL ON POSTGRESQL IS NOT TESTED: pip install 'psycopg[binary]'")
     schema = f"faststate_{secrets.token_hex(6)}"
     engine = sa.create_engine(f"postgresql+psycopg://{postgres}")

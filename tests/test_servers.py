@@ -13,7 +13,7 @@ import h2.exceptions
 import httpx
 import pytest
 
-from tests.support.client import BROWSER, Page, merge, patched_signals
+from tests.support.client import BROWSER, Page, merge, patched_signals, stream_request
 from tests.support.processes import Server
 from tests.support.servers import KINDS, Certificate
 from tests.support.waiting import wait_until
@@ -127,12 +127,6 @@ def expect_flaw(request, kind, name):
     """Has the test fail where the server has the flaw, and nowhere else."""
     if name in kind.flaws:
         request.applymarker(pytest.mark.xfail(strict=True, reason=kind.flaws[name]))
-
-
-def stream_request(page):
-    """The request with which a page opens its stream."""
-    payload = {"w": page.tokens, "n": page.position}
-    return page.client.build_request("POST", f"{page.url}stream", json=payload, headers=BROWSER)
 
 
 class Tab(Page):

@@ -40,6 +40,7 @@ from faststate.registry.registry import StateRegistry
 from faststate.sessions.caller import USER_ID
 from faststate.sessions.config import Ids
 from tests.support.client import BROWSER, Page, browser, patched_signals, status
+from tests.support.requests import request_of
 from tests.support.waiting import Clock, eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -435,7 +436,7 @@ def test_a_page_of_before_the_sign_in_is_told_to_reload(client):
 
 @pytest.mark.parametrize("nobody", [None, "ada", 7, {"user_id": 7}, UserContext])
 def test_login_takes_a_user_context_alone(site, nobody):
-    request = Request({"type": "http", "session": {}, "headers": []})
+    request = request_of({})
     with pytest.raises(TypeError, match="UserContext"):
         site.provider.login(request, nobody)
     assert request.session == {}
@@ -443,7 +444,7 @@ def test_login_takes_a_user_context_alone(site, nobody):
 
 @pytest.mark.parametrize("user_id", [None, "", True, 1.5, "x" * 600])
 async def test_a_user_without_a_proper_id_is_not_signed_in(site, user_id):
-    request = Request({"type": "http", "session": {}, "headers": []})
+    request = request_of({})
     with pytest.raises(IdentifierError):
         await site.provider.login(request, UserContext(user_id))
     assert request.session == {}
@@ -1470,7 +1471,7 @@ async def test_a_renamed_state_is_what_it_was_under_another_key():
 
 async def test_a_request_outside_an_app_can_sign_in_and_out():
     provider = StateProvider()
-    request = Request({"type": "http", "session": {}, "headers": []})
+    request = request_of({})
     await provider.login(request, UserContext(7))
     assert request.session[USER_ID] == 7
     first = request.session["session_id"]
@@ -1486,7 +1487,7 @@ async def test_a_loader_that_fails_lets_nobody_sign_in():
         raise ConnectionError("gone")
 
     provider = StateProvider(user_loader=load)
-    request = Request({"type": "http", "session": {"session_id": "s", "colour": "red"}, "headers": []})
+    request = request_of({"session_id": "s", "colour": "red"})
     with pytest.raises(BackendError):
         await provider.login(request, UserContext(7))
     assert request.session == {"session_id": "s", "colour": "red"}
@@ -1495,6 +1496,6 @@ async def test_a_loader_that_fails_lets_nobody_sign_in():
 
 def test_a_script_signs_in_without_an_event_loop():
     provider = StateProvider()
-    request = Request({"type": "http", "session": {}, "headers": []})
+    request = request_of({})
     provider.login(request, UserContext(7))
     assert request.session[USER_ID] == 7

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import socket
@@ -21,13 +20,10 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, fast_app
-from tests.support.client import BROWSER, Page
+from tests.support.client import Page, stream_of
 from tests.support.live import assert_nothing_is_left, frozen_reader
-from tests.support.processes import Process
-from tests.support.waiting import eventually, wait_until
-
-LIMIT = 5  # seconds from the signal to the end: what the library promises
-PATIENCE = 20  # seconds for a process to start
+from tests.support.processes import LIMIT, Process
+from tests.support.waiting import PATIENCE, eventually, wait_until
 
 APP = """
     import os
@@ -81,11 +77,6 @@ def start(tmp_path):
     yield run
     for each in started:
         each.kill()
-
-
-def stream_of(page):
-    payload = {"w": page.tokens, "n": page.position}
-    return page.client.stream("GET", f"{page.url}stream", params={"datastar": json.dumps(payload)}, headers=BROWSER)
 
 
 @contextlib.contextmanager

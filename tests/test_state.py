@@ -30,11 +30,11 @@ from pydantic import (
     model_validator,
 )
 
-from faststate import AsSignal, Bound, ReactiveState, ServerOnly, StateIdentifier, StateScope, Visible, event, view
+from faststate import AsSignal, Bound, ReactiveState, ServerOnly, Visible, event, view
 from faststate.exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
 from faststate.state.changes import change_of
-from faststate.state.copies import SnapshotInfo
 from faststate.state.signals import SignalRef
+from tests.support.snapshots import apply, commit
 
 SECRET = "s3cr3t-value"
 UserId = NewType("UserId", int)
@@ -97,20 +97,6 @@ SIGNALS = {
     "count", "title", "price", "due", "owner", "colour", "mode", "user", "legacy", "limited", "draft", "scores",
     "double",
 }  # fmt: skip
-
-
-def commit(state, version=1):
-    """`state` as the registry keeps it: a committed snapshot."""
-    identifier = StateIdentifier(StateScope.GLOBAL, type(state).__name__)
-    return state._loose()._commit(SnapshotInfo(identifier, version, version, state._wire(), None))
-
-
-def apply(snapshot, change):
-    """What the registry does with a change."""
-    if change is None:
-        return snapshot
-    old = snapshot._committed
-    return change.made._commit(SnapshotInfo(old.identifier, old.version + 1, old.commit + 1, change.encoded, None))
 
 
 def changed(snapshot, edit):

@@ -22,7 +22,7 @@ from faststate import (
 )
 from faststate.tools.audit import audit
 from tests.support.client import Page, message, patched_signals, status
-from tests.test_provider import request_of
+from tests.support.requests import request_of
 
 KEY = "a key of the tests"
 SCOPES = list(StateScope)

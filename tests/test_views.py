@@ -12,7 +12,7 @@ from faststate.exceptions import EventDefinitionError
 from faststate.state.copies import SnapshotInfo
 from faststate.state.views import ViewFragment, attribute, quoted, render_ft
 from tests.support.client import elements_of
-from tests.test_state import commit
+from tests.support.snapshots import commit
 
 BOX = '<slot data-fs-view="Page.shown">{}</slot>'
 

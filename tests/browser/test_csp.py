@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, wait_live
+from tests.support.browser import console_errors, shows, toast, wait_live
 
 from .conftest import APPS, offline
 
@@ -66,14 +66,6 @@ def violations(reporting, context):
     left = found[:]
     found.clear()
     assert left == []
-
-
-def shows(page, name, text):
-    expect(page.locator(f"#{name}")).to_have_text(text)
-
-
-def toast(page):
-    return page.locator(".faststate-toast").first
 
 
 # -- what works --------------------------------------------------------------------------------------------------------

@@ -5,19 +5,9 @@ import time
 
 from playwright.sync_api import expect
 
+from tests.support.browser import holds, shows, toast
+
 APP = "forms.py"
-
-
-def shows(page, name, text):
-    expect(page.locator(f"#{name}")).to_have_text(text)
-
-
-def holds(page, name, value):
-    expect(page.locator(f"#{name}")).to_have_value(value)
-
-
-def toast(page):
-    return page.locator(".faststate-toast").first
 
 
 def test_enter_sends_a_form_and_success_empties_it(open_page):

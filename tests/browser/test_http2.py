@@ -4,11 +4,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.browser import console_errors, wait_live
+from tests.support.browser import console_errors, shows, wait_live
 from tests.support.servers import Certificate, hypercorn, uvicorn
 
 from .conftest import APPS, servers
-from .test_tabs import click, shows, wait_for_connections
+from .test_tabs import click, wait_for_connections
 
 TABS = 10
 

@@ -3,15 +3,11 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, wait_live
+from tests.support.browser import console_errors, shows, wait_live
 
 from .conftest import APPS
 
 APP = "keeping.py"
-
-
-def shows(page, name, text):
-    expect(page.locator(f"#{name}")).to_have_text(str(text))
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["restarted", "killed"])

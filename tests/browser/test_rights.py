@@ -5,23 +5,11 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, wait_live
+from tests.support.browser import click, console_errors, number, shows, wait_live
 
 from .conftest import APPS
 
 APP = "rights.py"
-
-
-def shows(page, name, text):
-    expect(page.locator(f"#{name}")).to_have_text(text if isinstance(text, re.Pattern) else str(text))
-
-
-def number(page, name):
-    return int(page.locator(f"#{name}").text_content())
-
-
-def click(page, name):
-    page.locator(f"#{name}").dispatch_event("click")
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ import json
 import pytest
 from playwright.sync_api import expect
 
+from tests.support.browser import shows
+
 APP = "shows.py"
-
-
-def shows(page, name, text):
-    expect(page.locator(f"#{name}")).to_have_text(text)
 
 
 def as_json(page, name, value):

@@ -6,19 +6,11 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, wait_live
+from tests.support.browser import console_errors, number, shows, wait_live
 
 from .conftest import APPS, offline
 
 APP = "scopes.py"
-
-
-def shows(page, name, text):
-    expect(page.locator(f"#{name}")).to_have_text(text if isinstance(text, re.Pattern) else str(text))
-
-
-def number(page, name):
-    return int(page.locator(f"#{name}").text_content())
 
 
 def click(page, name, times=1):

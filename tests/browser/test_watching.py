@@ -5,20 +5,12 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, wait_live
+from tests.support.browser import click, console_errors, shows, wait_live
 
 from .conftest import APPS
 
 APP = "watching.py"
 MANY = 1_000
-
-
-def click(page, name):
-    page.locator(f"#{name}").dispatch_event("click")
-
-
-def shows(page, name, text):
-    expect(page.locator(f"#{name}")).to_have_text(str(text))
 
 
 def streams_of(page):

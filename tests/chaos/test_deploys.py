@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from tests.support import ROOT
-from tests.support.client import Page, status
-from tests.support.processes import Process
-from tests.test_shutdown import LIMIT, PATIENCE, stream_of
+from tests.support.client import Page, status, stream_of
+from tests.support.processes import LIMIT, Process
+from tests.support.waiting import PATIENCE
 
 from .load import Load
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from typing import Any
 
 from fastlite import database
-from starlette.requests import Request
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event
 from faststate.registry.registry import Entry
@@ -38,7 +37,6 @@ __all__ = [
     "instead",
     "make_provider",
     "open_providers",
-    "request",
     "run",
     "sequence",
     "served",
@@ -262,16 +260,6 @@ async def watch(provider: StateProvider, cls: type[ReactiveState], *, user: Any 
             pass
         provider.sse_manager.add_connection(connection, [entry.identifier.key])
     return Page(provider, connection)
-
-
-def request(session: dict[str, Any]) -> Request:
-    """A request with this session."""
-    return Request(
-        {
-            "type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", "session": session,
-            "client": ("127.0.0.1", 1),
-        }
-    )  # fmt: skip
 
 
 # -- what they do ------------------------------------------------------------------------------------------------------

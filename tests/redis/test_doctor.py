@@ -5,8 +5,8 @@ import time
 import pytest
 
 from faststate import StateProvider, fast_app
+from tests.support.doctor import alone, doctor, found  # noqa: F401
 from tests.support.waiting import eventually
-from tests.test_doctor import alone, doctor, found  # noqa: F401
 
 
 class AnyWith(str):

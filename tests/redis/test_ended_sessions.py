@@ -12,10 +12,11 @@ from faststate.sessions import ended as module
 from faststate.sessions.rights import RIGHTS_KEPT
 from faststate.sse import SSEConnection
 from tests.support.client import status
+from tests.support.requests import request_of
 from tests.support.waiting import Clock, eventually
 
 from .office import open_office, send
-from .providers import STATES, Case, add, entry_of, heard, instead, open_providers, request, settled
+from .providers import STATES, Case, add, entry_of, heard, instead, open_providers, settled
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -39,9 +40,9 @@ async def test_the_end_of_a_session_that_was_nobodys_is_forgotten_soon_by_all(re
     clock = Clock()
     async with open_providers(redis_server, clock=clock) as providers:
         a, b = providers
-        await a.logout(request({"session_id": "somebody", "user_id": "ann"}))
+        await a.logout(request_of({"session_id": "somebody", "user_id": "ann"}))
         for place in range(20):
-            await a.logout(request({"session_id": f"robot-{place}"}))
+            await a.logout(request_of({"session_id": f"robot-{place}"}))
         await settled(redis_server, a, b)
         assert b.sessions.ended.is_ended("somebody") and b.sessions.ended.is_ended("robot-19")
         clock.now += module.NOBODYS_END + 1
@@ -64,8 +65,8 @@ async def test_what_is_learned_in_a_sign_in_is_learned_wholly(redis_server, monk
             """The process that has it to say is killed before."""
 
         with instead(b.sessions, "told", late.append), instead(a.cluster.announcer, "send", never):
-            await a.login(request({"session_id": "old"}), UserContext("ann"))
-            await b.login(request({"session_id": "old"}), UserContext("ann"))
+            await a.login(request_of({"session_id": "old"}), UserContext("ann"))
+            await b.login(request_of({"session_id": "old"}), UserContext("ann"))
             await settled(redis_server, b)
         for message in late:
             b.sessions.told(message)
@@ -86,7 +87,7 @@ async def test_pages_of_a_session_that_has_ended_load_themselves_again_though_no
             """The process that has it to say is killed before."""
 
         with instead(a.cluster.announcer, "send", never):
-            await a.logout(request({"session_id": "old", "user_id": "ann"}))
+            await a.logout(request_of({"session_id": "old", "user_id": "ann"}))
             await eventually(lambda: old.silent)
             await eventually(lambda: old.closed)
 
@@ -99,7 +100,7 @@ async def test_ends_and_changed_rights_that_were_missed_are_learned_when_the_con
         since = b.sessions.rights.changes
         with instead(b.cluster.following._news, "told", lambda message: None):
             b.cluster.following.lost()
-            await a.logout(request({"session_id": "gone", "user_id": "ann"}))
+            await a.logout(request_of({"session_id": "gone", "user_id": "ann"}))
             await a.disconnect_user("ann")
             await heard(redis_server, b)
         assert not b.sessions.ended.is_ended("gone") and not ann.closed
@@ -119,7 +120,7 @@ async def test_where_it_is_not_known_what_was_missed_the_sessions_that_are_here_
         with instead(b.cluster.following._news, "told", lambda message: None):
             b.cluster.following.lost()
             for session_id in ("gone", "elsewhere"):
-                await a.logout(request({"session_id": session_id, "user_id": "ann"}))
+                await a.logout(request_of({"session_id": session_id, "user_id": "ann"}))
             await heard(redis_server, b)
         b.cluster.following.timeline = "another"
         b.cluster.following.found()
@@ -168,7 +169,7 @@ async def test_two_sign_ins_of_one_session_in_two_processes_keep_what_it_had(red
     """A double click that two workers answer: both go on where the first one led."""
     async with open_providers(redis_server) as (a, b):
         await add(a, Case, by=3, session_id="old")
-        requests = [request({"session_id": "old"}) for _ in range(2)]
+        requests = [request_of({"session_id": "old"}) for _ in range(2)]
         await asyncio.gather(*(p.login(r, UserContext("ann")) for p, r in zip((a, b), requests, strict=True)))
         kept = []
         for each in requests:

@@ -25,6 +25,7 @@ from faststate.registry.outdated import OutdatedError
 from faststate.registry.persistence import NONCE_AGE
 from faststate.registry.transaction import Transaction
 from faststate.sse import SSEConnection
+from tests.support.requests import request_of
 from tests.support.waiting import Clock, eventually
 
 from .providers import (
@@ -43,7 +44,6 @@ from .providers import (
     make_provider,
     of_all,
     open_providers,
-    request,
     run,
     sequence,
     served,
@@ -242,7 +242,7 @@ async def test_an_event_is_not_begun_again_for_a_state_that_its_own_code_has_ask
             with pytest.raises(OutdatedError):
                 await (await served(provider, Nested)).outer.run()
         else:
-            context = provider.context(request({"session_id": "s"}))
+            context = provider.context(request_of({"session_id": "s"}))
             with pytest.raises(OutdatedError):
                 await context.provider.dispatcher.dispatch(context, Call("Nested", "outer"), None, lambda effect: None)
     assert Nested.runs == 1
@@ -374,7 +374,7 @@ async def test_who_waits_for_a_state_that_is_renamed_by_a_sign_in_has_the_lock_o
         case.count += 1
         waiting = asyncio.create_task(late())
         await eventually(lambda: entry.waiters)
-        await a.login(request(session), UserContext("ann"))
+        await a.login(request_of(session), UserContext("ann"))
     await waiting
     key = f"session:Case:{session['session_id']}"
     assert names == [(key, key)] and key != "session:Case:old"
@@ -720,7 +720,7 @@ async def test_who_was_allowed_elsewhere_is_allowed_though_the_copy_here_is_olde
         return StateConfig(scope=StateScope.GLOBAL, authorize=lambda user, state, action: user.id in state.allowed)
 
     async with open_providers(redis_server, states={Desk: config}) as (a, b):
-        ann = request({"session_id": "s", "user_id": "ann"})
+        ann = request_of({"session_id": "s", "user_id": "ann"})
         assert (await served(b, Desk)).allowed == []
         with pytest.raises(FastStateError):
             async with b.modify(Desk, ann):

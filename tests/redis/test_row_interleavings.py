@@ -11,6 +11,7 @@ import pytest
 from faststate import UserContext
 from faststate.exceptions import AccessError, LockLostError, PersistenceError
 from faststate.sse import SSEConnection
+from tests.support.requests import request_of
 from tests.support.waiting import eventually
 
 from .providers import (
@@ -23,7 +24,6 @@ from .providers import (
     held,
     instead,
     open_providers,
-    request,
     run,
     served,
     settled,
@@ -179,15 +179,15 @@ async def test_who_was_banned_reads_nothing_more_in_a_process_that_is_about_to_l
     async with open_providers(redis_server, states=shop.config(authorize=authorize)) as (a, b):
         ann = {"session_id": "s", "user_id": "ann"}
         await watch(b, Product, record_id=1, user=UserContext("boss"))
-        assert await b.get_state(Product, request(dict(ann)), record_id=1)
+        assert await b.get_state(Product, request_of(dict(ann)), record_id=1)
         with held(shop.source(b), "load", before=True) as load:
             async with a.modify(Product, record_id=1) as product:
                 product.banned = "ann"
             await load.reached.wait()
             with pytest.raises(AccessError):
-                await b.get_state(Product, request(dict(ann)), record_id=1)
+                await b.get_state(Product, request_of(dict(ann)), record_id=1)
             with pytest.raises(AccessError):
-                async with b.modify(Product, request(dict(ann)), record_id=1):
+                async with b.modify(Product, request_of(dict(ann)), record_id=1):
                     pass
 
 

@@ -1,8 +1,11 @@
-"""A page in Chromium: the errors of its console, and when it is live."""
+"""A page in Chromium: what it shows, the errors of its console, and when it is live."""
 
 from __future__ import annotations
 
-from playwright.sync_api import Page
+import re
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
 
 
 def console_errors(page: Page) -> list[str]:
@@ -34,3 +37,28 @@ def wait_live(page: Page, *, after: str = "") -> str:
         arg=after,
     )
     return str(stream.json_value())
+
+
+def shows(page: Page, name: str, text: Any) -> None:
+    """Wait until the element with this id has this text, or one that a pattern matches."""
+    expect(page.locator(f"#{name}")).to_have_text(text if isinstance(text, re.Pattern) else str(text))
+
+
+def holds(page: Page, name: str, value: str) -> None:
+    """Wait until the input with this id has this value."""
+    expect(page.locator(f"#{name}")).to_have_value(value)
+
+
+def number(page: Page, name: str) -> int:
+    """Return the number that the element with this id shows."""
+    return int(page.locator(f"#{name}").text_content() or "")
+
+
+def click(page: Page, name: str) -> None:
+    """Click the element with this id. The mouse would wait for a tab in the background."""
+    page.locator(f"#{name}").dispatch_event("click")
+
+
+def toast(page: Page) -> Locator:
+    """Return the first message that the page shows."""
+    return page.locator(".faststate-toast").first

@@ -21,6 +21,8 @@ import httpx
 from tests.support.forks import Fork
 from tests.support.servers import Certificate, Command, serve_with_uvicorn
 
+LIMIT = 5  # seconds from the signal to the end of a server: what the library promises
+
 
 def _own_ports() -> Iterator[int]:
     """The ports that this process of the tests may give out, one after the other: none that one beside it has.

@@ -21,7 +21,8 @@ from faststate import (
     view,
 )
 from tests.support.client import message, status
-from tests.test_sse import Site, eventually, serving
+from tests.support.live import Site, serving
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
