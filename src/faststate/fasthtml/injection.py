@@ -23,7 +23,7 @@ from ..sessions.config import Ids
 from ..state.parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
 from .script import script_source
 
-__all__ = ["add_late", "inject"]
+__all__ = ["FastHTMLContext", "inject"]
 
 _CONNECTION: Final = "faststate_connection"
 
@@ -211,8 +211,13 @@ def _extend_page(context: RequestContext, request: Any) -> None:
     request.ftrs.append(LiveElement(context.page, with_signals=False))
 
 
-def add_late(context: RequestContext, request: Any) -> None:
-    """Make a page live whose handler was defined before `setup`: only a whole page, by its head and footer."""
-    if not context.page.live_added and hasattr(request, "ftrs"):
-        context.page.live_added = True
-        _extend_page(context, request)
+class FastHTMLContext(RequestContext):
+    """One request of a FastHTML app. Lifetime: the request."""
+
+    __slots__ = ()
+
+    def add_live_element(self, request: Any) -> None:
+        """Make a page live whose handler was defined before `setup`: only a whole page, by its head and footer."""
+        if not self.page.live_added and hasattr(request, "ftrs"):
+            self.page.live_added = True
+            _extend_page(self, request)

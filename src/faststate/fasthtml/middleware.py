@@ -19,7 +19,7 @@ from ..scopes import StateScope
 from ..sessions.caller import is_cross_site
 from ..state.pages import current_page
 from .events import EventRoute
-from .injection import add_late, inject
+from .injection import FastHTMLContext, inject
 from .requests import headers_of
 from .shutdown import drain_on_signal
 
@@ -56,7 +56,7 @@ class FastStateMiddleware:
         try:
             if not self.provider.lifecycle.is_started:  # a mounted app, or a server without the lifespan protocol
                 await self.provider.start()
-            context = scope["faststate"] = RequestContext(self.provider, connection)
+            context = scope["faststate"] = FastHTMLContext(self.provider, connection)
             if context.is_unsure:
                 await context.settle()
         except FastStateError as error:
@@ -67,7 +67,6 @@ class FastStateMiddleware:
             return
         if self.provider.root_path is None:
             self.provider.root_path = context.root
-        context.add_late = add_late
         context.will_answer = scope["type"] == "http"
         request, page, asker = current_request.set(connection), current_page.set(context), current_user.get()
         if asker is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
@@ -51,7 +50,7 @@ class Answered:
 class RequestContext(Caller):
     """One request: its session, its user, the states resolved for it, the page. Lifetime: the request."""
 
-    __slots__ = ("_page", "_start", "add_late", "provider", "root", "temporary_id")
+    __slots__ = ("_page", "_start", "provider", "root", "temporary_id")
 
     def __init__(self, provider: RequestProvider, connection: HTTPConnection) -> None:
         super().__init__(connection, provider.users, provider.sessions.ended, provider.sessions.rights)
@@ -62,7 +61,6 @@ class RequestContext(Caller):
         self.root: str = self._scope.get("root_path", "")
         self.temporary_id: str | None = None
         """The id of the page's TEMPORARY states that are not told apart by ids of their own."""
-        self.add_late: Callable[[RequestContext, Any], None] | None = None
 
     @property
     def page(self) -> PageContent:
@@ -91,9 +89,11 @@ class RequestContext(Caller):
                 raise
             # An app without a provider, mounted below one that has it, knows only this kind of error.
             raise HTTPException(error.status, str(error)) from error
-        if self.add_late is not None:
-            self.add_late(self, request)
+        self.add_live_element(request)
         return state
+
+    def add_live_element(self, request: Any) -> None:
+        """Make the page live, if no handler of ours will: the framework's integration overrides this."""
 
 
 def context_of(provider: RequestProvider, connection: HTTPConnection) -> RequestContext:
