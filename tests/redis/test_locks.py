@@ -124,7 +124,7 @@ async def test_a_hand_over_does_not_wait_for_the_next_look(
 async def test_a_waiter_looks_again_when_the_word_was_lost(
     one: RedisStore, two: RedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faststate.stores.redis.locking.Locks.woken", lambda self, fence: None)
+    monkeypatch.setattr("faststate.stores.redis.locking.RedisLocks.woken", lambda self, fence: None)
     holds = (await one.lock({"key": None}, 5)).holds
     waiting = asyncio.create_task(two.lock({"key": None}, 20))
     await eventually(waits(redis_server, "key"))

@@ -1,4 +1,4 @@
-"""Who may do what.
+"""Users and their rights.
 
 Users and access rules stand below the states, which carry rules; signed tokens and rate limits stand above them. This
 package knows requests and errors, and nothing of states, stores or pages. Begin with `users.UserContext`, a signed-in

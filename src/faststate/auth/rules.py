@@ -27,7 +27,7 @@ Authorizer = Callable[[UserContext | None, Any, str], bool | Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class AccessRule:
-    """What a caller must fulfil. Lifetime: the state class or the event that it protects.
+    """The conditions that a caller must fulfil. Lifetime: the state class or the event that it protects.
 
     The caller is signed in, has all `permissions` and all `roles`, owns the state, and passes `check`.
     """

@@ -1,4 +1,4 @@
-"""What all kinds of databases share: the interface of a database and of a table, and the rules for changing a row."""
+"""The parts that all kinds of databases share: interfaces for databases and tables, and rules for changing a row."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Places:
 
     def __init__(self) -> None:
         self.left_behind: Counter[Hashable] = Counter()
-        """By session, the threads that still run an event which was stopped. They count as running events."""
+        """The threads, by session, that still run an event which was stopped. They count as running events."""
         self._free = EVENT_THREADS
         self._of_address: Counter[str | None] = Counter()
         self._waiting: FairQueue[PlaceRequest] = FairQueue()

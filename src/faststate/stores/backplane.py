@@ -39,9 +39,10 @@ class Receiver(Protocol):
 class Backplane(Protocol):
     """Messages between the processes of one app, by topic. Lifetime: from `listen` until the store is closed.
 
-    `origin` (str) is the id of this process among the others. `timeline` (str) is an id for the sequence numbers: a new
-    timeline begins when the engine may have lost data, and numbers of different timelines cannot be compared. Each
-    method raises `BackplaneError` if the engine fails, with the driver's error as its cause.
+    `origin` (str) is the id of this process among the others; it changes if the process was taken for dead. `timeline`
+    (str) is an id for the sequence numbers, empty before the first connection: a new timeline begins when the engine
+    may have lost data, and numbers of different timelines cannot be compared. Each method raises `BackplaneError` if
+    the engine fails, with the driver's error as its cause.
     """
 
     @property
@@ -71,4 +72,4 @@ class Backplane(Protocol):
 
     @property
     def members(self) -> Mapping[str, bytes]:
-        """The living processes, including this one: what each tells about itself, by origin."""
+        """The living processes, with this one, as of the last sign of life: what each tells about itself, by origin."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ..scopes import Version
-from .base import EXPIRED_KEPT, Stored, Write, version_conflict
+from .base import EXPIRED_KEPT, StateStore, Stored, Write, version_conflict
 
 __all__ = ["MemoryStore"]
 
@@ -25,8 +25,8 @@ class _Entry(NamedTuple):
     group: str | None
 
 
-class MemoryStore:
-    """States as bytes in this process. Lifetime: the object; `close` loses nothing.
+class MemoryStore(StateStore):
+    """States as bytes in this process. Lifetime: the object; `close` loses nothing. See `StateStore` for the methods.
 
     `clock` returns seconds since the epoch. No method can be interrupted. The store can be used from several threads
     and event loops, and by several providers one after the other.
@@ -43,10 +43,10 @@ class MemoryStore:
         return len(self._entries)
 
     async def open(self) -> None:
-        """Do nothing: the store is always ready."""
+        pass
 
     async def close(self) -> None:
-        """Do nothing: states stay as long as the store itself."""
+        pass
 
     async def load(self, key: str) -> Stored | None:
         """Return what is stored under `key`, or None."""
@@ -54,16 +54,13 @@ class MemoryStore:
             return self._stored([key], self._clock()).get(key)
 
     async def group(self, name: str) -> Mapping[str, Stored]:
-        """Return by key all states that were written with the group `name`."""
         with self._lock:
             return self._stored(self._groups.get(name, ()), self._clock())
 
     async def save(self, write: Write) -> None:
-        """Make one change. Raises `VersionConflict` if another version is stored than the write expects."""
         await self.save_many([write])
 
     async def save_many(self, writes: Sequence[Write]) -> None:
-        """Make all changes or none of them. Raises the same errors as `save`."""
         with self._lock:
             now = self._clock()
             for write in writes:
@@ -80,7 +77,6 @@ class MemoryStore:
             self._purge(now)
 
     async def touch(self, ttls: Mapping[str, float | None]) -> None:
-        """Set other times to live, by key: seconds from now, None for ever."""
         with self._lock:
             now = self._clock()
             for key, ttl in ttls.items():
@@ -90,7 +86,6 @@ class MemoryStore:
             self._purge(now)
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete what is stored under `keys`, whatever its version."""
         with self._lock:
             for key in keys:
                 self._drop(key)

@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from ..exceptions import ConfigurationError
 from ..scopes import Version
-from .base import Stored, Write, version_conflict
+from .base import StateStore, Stored, Write, version_conflict
 from .sqlite_file import FileRequest, FileThread, Work, close_file
 
 __all__ = ["SQLiteStore"]
 
 
-class SQLiteStore:
+class SQLiteStore(StateStore):
     """States in the SQLite file `path`. Lifetime: from `open` to `close`; it can be opened again.
 
     The file belongs to one process at a time: from `open` to `close`, and otherwise as long as requests wait. The owner
@@ -30,7 +30,8 @@ class SQLiteStore:
 
     One thread works on the file, never the event loop. All requests that wait form one transaction, which is on the
     disk before any of them is answered. A request is carried out even if its caller is cancelled. `clock` returns
-    seconds since the epoch. Raises `MissingDependencyError` if fastlite is not installed.
+    seconds since the epoch. Raises `MissingDependencyError` if fastlite is not installed. `StateStore` documents the
+    methods.
     """
 
     def __init__(
@@ -48,29 +49,23 @@ class SQLiteStore:
         await self._ask(lambda connection, now: thread.keep(), writes=False)
 
     async def load(self, key: str) -> Stored | None:
-        """Return what is stored under `key`, or None."""
         found: dict[str, Stored] = await self._ask(partial(_load, _BY_KEY, key), writes=False)
         return found.get(key)
 
     async def group(self, name: str) -> Mapping[str, Stored]:
-        """Return by key all states that were written with the group `name`."""
         found: dict[str, Stored] = await self._ask(partial(_load, _BY_GROUP, name), writes=False)
         return found
 
     async def save(self, write: Write) -> None:
-        """Make one change. Raises `VersionConflict` if another version is stored than the write expects."""
         await self.save_many([write])
 
     async def save_many(self, writes: Sequence[Write]) -> None:
-        """Make all changes or none of them. Raises the same errors as `save`."""
         await self._ask(partial(_save, tuple(writes)))
 
     async def touch(self, ttls: Mapping[str, float | None]) -> None:
-        """Set other times to live, by key: seconds from now, None for ever."""
         await self._ask(partial(_touch, dict(ttls)))
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete what is stored under `keys`, whatever its version."""
         await self._ask(partial(_delete, tuple(keys)))
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a developer runs beside an app: the `faststate` command, the audit of access rules, the deployment check-up.
+"""Tools that a developer runs: the `faststate` command, the audit of access rules, the deployment check-up.
 
 This package may import everything below it, and nothing imports it. Begin with `cli.main`.
 """

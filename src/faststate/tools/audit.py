@@ -165,7 +165,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What one provider exposes. `mount` is the URL path of its app below the audited app, "/" for that app itself."""
+    """The states of one provider. `mount` is the URL path of its app below the audited app, "/" for that app itself."""
 
     mount: str
     prefix: str

@@ -164,7 +164,7 @@ def _redis(found: Checkup) -> Iterator[Check]:
 
 
 _VERSIONS: Final = {"Valkey": "valkey_version", "Redis": "redis_version"}
-"""By product, the line of INFO with its version. Valkey tells a version of Redis as well."""
+"""The line of INFO with the version, by product. Valkey reports a version of Redis as well."""
 
 
 def _redis_persistence(found: Checkup) -> Iterator[Check]:

@@ -125,7 +125,7 @@ _REACH: Final = {
     StateScope.RECORD: "anyone",
     StateScope.TEMPORARY: "its page",
 }
-"""Who can send the events of a state that has no rule."""
+"""Clients that can send the events of a state without a rule."""
 
 
 def audit_as_text(target: str, reports: Sequence[AuditReport], paint: Paint) -> str:

@@ -73,7 +73,7 @@ async def read_settings(ask: Callable[..., Awaitable[Any]]) -> dict[str, str]:
 
 
 class Checkup(NamedTuple):
-    """What a Redis says about itself. `address` (str) is shown without its password.
+    """The answers of a Redis about itself. `address` (str) is shown without its password.
 
     `info` is its answer to INFO; `settings` are those of `SETTINGS`, None if CONFIG is forbidden. `round_trip` is the
     median in seconds. `clock` is how many seconds its clock is ahead of this machine's.

@@ -19,7 +19,7 @@ __all__ = ["Greeting", "connect", "disconnect", "pack"]
 
 
 class Greeting:
-    """What this process knows about the data in Redis, to notice a loss at the next connection. Lifetime: the store.
+    """The last known timeline and sequence number, so that a loss of data is noticed. Lifetime: the store.
 
     `timeline` (str) is the current timeline, `sequence` (int) the highest sequence number seen in it.
     """

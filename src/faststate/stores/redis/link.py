@@ -7,13 +7,12 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from ...exceptions import LockLostError, PersistenceError
-from ...scopes import Version
 from ..backplane import Message
-from ..base import Committed, Hold, Locked, Stored, Write, version_conflict
+from ..base import Committed, Hold, Stored, Write, version_conflict
 from .address import Address
 from .checkup import eviction_risk, persistence_risk, read_settings
 from .client import CLOSED, RedisClient
-from .locking import Locks
+from .locking import RedisLocks
 from .members import Members
 from .process import ThisProcess
 from .rules import Argument, read_news, read_stored, read_version, to_milliseconds, version_text
@@ -69,7 +68,7 @@ class RedisLink:
             connect_timeout=options.connect_timeout,
             on_away=self._redis_is_away,
         )
-        self.locks = Locks(self._client, process, rejoin=self._rejoin, now=options.now)
+        self.locks = RedisLocks(self._client, process, rejoin=self._rejoin, now=options.now)
 
     async def start(self) -> None:
         """Become a member, and receive messages."""
@@ -217,10 +216,6 @@ class RedisLink:
             numbers = await self._client.run(SEQUENCES, *portion, again=True)
             found |= {key: int(number) for key, number in zip(portion, numbers, strict=True) if number is not None}
         return found
-
-    async def lock(self, known: Mapping[str, Version | None], within: float, look_for: Sequence[str]) -> Locked:
-        """Lock keys. As `SharedStore.lock`."""
-        return await self.locks.lock(known, within, look_for)
 
     async def durability(self) -> list[str]:
         """Return the ways to lose states, as sentences; none if CONFIG is forbidden."""

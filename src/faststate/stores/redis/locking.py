@@ -1,4 +1,4 @@
-"""Locks between processes: requested, waited for, and given back whatever happens."""
+"""RedisLocks between processes: requested, waited for, and given back whatever happens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .process import ThisProcess
 from .rules import Argument, make_fence, member_of, read_news, version_text
 from .scripts import GIVE_BACK, LOCK
 
-__all__ = ["Locks"]
+__all__ = ["RedisLocks"]
 
 LOOK_AGAIN: Final = 0.5
 """Seconds after which a request asks for its lock again by itself: the notice of a handed-over lock can be lost."""
@@ -27,7 +27,7 @@ PORTION: Final = 500
 _numbers = itertools.count(1)  # shared by all stores of the process, so that no number is used twice
 
 
-class Locks:
+class RedisLocks:
     """The locks that this process requests and gives back. Lifetime: the client.
 
     `rejoin` makes this process a member again after it was taken for dead. `now` returns the time for scripts.

@@ -10,23 +10,6 @@ from typing import Final
 
 from .rules import GROUPS, LOCKS, NAMES, STATES, TIMELINE
 
-__all__ = [
-    "BEAT",
-    "BURY",
-    "COMMIT",
-    "DELETE",
-    "GIVE_BACK",
-    "HELLO",
-    "JOIN",
-    "LEAVE",
-    "LOCK",
-    "NEWS",
-    "PAGE",
-    "SEQUENCES",
-    "TOUCH",
-    "Script",
-]
-
 
 class Script:
     """A script, with its name in Redis (`sha`). Lifetime: the module."""

@@ -13,7 +13,7 @@ from ...exceptions import BackplaneError, PersistenceError
 from ...scheduling.loops import call_on, settle
 from ...scopes import Version
 from ..backplane import Message, Receiver
-from ..base import Committed, Hold, Locked, Stored, Write
+from ..base import Committed, Hold, Locked, SharedStore, Stored, Write
 from .address import Address
 from .link import RedisLink, RedisOptions
 from .loops import run_on
@@ -27,7 +27,7 @@ logger = logging.getLogger("faststate")
 T = TypeVar("T")
 
 
-class RedisStore:
+class RedisStore(SharedStore):
     """States, locks and messages in the Redis at `url`. Lifetime: from `open` to `close`; it can be opened again.
 
     The URL is one of redis-py (`redis://user:password@host:6379/0`, `rediss://`, `unix://`), or names sentinels
@@ -43,7 +43,7 @@ class RedisStore:
     are at most, besides the one for messages. In seconds: `connect_timeout` and `answer_timeout` are how long Redis may
     take before it counts as away; `beat` is the time between two signs of life of this process, and `silence` the time
     after which another process without a sign of life counts as dead. Raises `MissingDependencyError` if redis-py is
-    not installed.
+    not installed. `SharedStore` documents the methods.
     """
 
     def __init__(
@@ -94,34 +94,27 @@ class RedisStore:
                 logger.warning("Redis at %s may lose states: %s", self._options.address.shown, "; ".join(findings))
 
     async def load(self, key: str) -> Stored | None:
-        """Return what is stored under `key`, or None."""
         return (await self._ask(lambda link: link.news([(key, ANY_VERSION)]))).get(key)
 
     async def group(self, name: str) -> Mapping[str, Stored]:
-        """Return by key all states that were written with the group `name`."""
         return await self._ask(lambda link: link.group(name, "-inf"))
 
     async def save(self, write: Write) -> None:
-        """Make one change. Raises `VersionConflict` if another version is stored than the write expects."""
         await self._ask(lambda link: link.commit([write], (), (), ()))
 
     async def save_many(self, writes: Sequence[Write]) -> None:
-        """Make all changes or none of them. Raises the same errors as `save`."""
         if writes:
             await self._ask(lambda link: link.commit(writes, (), (), ()))
 
     async def touch(self, ttls: Mapping[str, float | None]) -> None:
-        """Set other times to live, by key: seconds from now, None for ever."""
         if ttls:
             await self._ask(lambda link: link.touch(ttls, extend=False))
 
     async def extend(self, ttls: Mapping[str, float | None]) -> None:
-        """As `touch`, but shorten no time to live: other processes use the states as well."""
         if ttls:
             await self._ask(lambda link: link.touch(ttls, extend=True))
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete what is stored under `keys`, whatever its version."""
         if keys:
             await self._ask(lambda link: link.delete(keys))
 
@@ -142,9 +135,8 @@ class RedisStore:
     # -- locks and commits ---------------------------------------------------------------------------------------------
 
     async def lock(self, known: Mapping[str, Version | None], within: float, look_for: Sequence[str] = ()) -> Locked:
-        """Lock the keys of `known`, in sorted order. Raises `LockTimeoutError`."""
         await self._keep_open()
-        return await self._ask(lambda link: link.lock(known, within, look_for), self._forget)
+        return await self._ask(lambda link: link.locks.lock(known, within, look_for), self._forget)
 
     async def commit(
         self,
@@ -153,73 +145,57 @@ class RedisStore:
         holds: Iterable[Hold] = (),
         keep: Container[str] = (),
     ) -> Committed:
-        """Make all changes, publish the messages and give the locks back, or do none of it.
-
-        Raises `VersionConflict` and `LockLostError`.
-        """
         return await self._ask(lambda link: link.commit(writes, messages, tuple(holds), keep))
 
     def unlock(self, holds: Iterable[Hold], *, unclean: bool = False) -> None:
-        """Give locks back soon."""
         given = tuple(holds)
         if given:
             self._soon(lambda link: link.locks.give_back(given, unclean=unclean))
 
     async def fresh(self, known: Mapping[str, Version | None]) -> Mapping[str, Stored | None]:
-        """Return by key what is stored, for the keys whose stored version is not the `known` one."""
         if not known:
             return {}
         return await self._ask(lambda link: link.news([(key, version_text(version)) for key, version in known.items()]))
 
     async def sequences(self, keys: Sequence[str]) -> Mapping[str, int]:
-        """Return by key the number of the last commit that changed it; keys that hold nothing are left out."""
         return await self._ask(lambda link: link.sequences(keys)) if keys else {}
 
     async def group_since(self, name: str, after: int) -> Mapping[str, Stored]:
-        """As `group`, but only states that were written by a later commit than number `after`."""
         return await self._ask(lambda link: link.group(name, f"({after}"))
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
     @property
     def origin(self) -> str:
-        """The id of this process. It changes if the process was taken for dead."""
         self._check_process()
         return self._process.origin
 
     @property
     def timeline(self) -> str:
-        """The id of the timeline: a new one begins when Redis starts. Empty before Redis was first reached."""
         return self._process.greeting.timeline
 
     @property
     def members(self) -> Mapping[str, bytes]:
-        """The living processes, as of the last beat of this one."""
         return self._process.members
 
     async def listen(self, receiver: Receiver) -> None:
-        """Pass what is published to the subscribed topics to `receiver`, from now on."""
         self._check_process()
         self._process.listen(receiver)
         await self._ask_backplane(_nothing, opens=True)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Subscribe to `topics`, and return when Redis has acknowledged it."""
         wanted = set(topics)
         await self._ask_backplane(lambda link: link.subscribe(wanted), opens=True)
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
-        """Stop receiving the messages of the topics, soon."""
         unwanted = set(topics)
         self._soon(lambda link: link.unsubscribe(unwanted))
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        """Publish the messages in their order."""
         if messages:
             await self._ask_backplane(lambda link: link.commit((), messages, (), ()))
 
     def tell(self, about: bytes) -> None:
-        """Set what the other processes learn about this one, with its next beats."""
         self._process.about = about
 
     # -- the link ------------------------------------------------------------------------------------------------------
