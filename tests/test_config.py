@@ -388,7 +388,7 @@ def test_a_state_that_becomes_the_users_at_sign_in_has_an_owner_then(caplog):
 @pytest.mark.parametrize(
     ("fields", "options", "named"),
     [
-        ({}, {"owner": "author"}, "owner='author' is no field of Owned"),
+        ({}, {"owner": "author"}, "owner='author' is not a field of Owned"),
         ({"user_id": (Bound[str], "ann")}, {}, "Owned.user_id says who the owner is: it cannot be Bound"),
         ({"author": (Bound[str], "ann")}, {"owner": "author"}, "Owned.author says who the owner is"),
     ],

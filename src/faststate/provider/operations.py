@@ -1,4 +1,4 @@
-"""What server code does to states by itself: modify, refresh, delete, run an event."""
+"""Operations of server code on states: modify, refresh, delete, run an event."""
 
 from __future__ import annotations
 

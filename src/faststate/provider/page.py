@@ -1,4 +1,4 @@
-"""What one page shows, and the elements that make it follow: seeded signals, the watch token, the stream."""
+"""The content of one page, and the elements that make it follow its states: seeded signals, watch token, stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FEW: Final = 16
-"""States up to which the name of a page's token is remembered: those of longer ones would take much memory."""
+"""Most states for which the name of a page's token is remembered: longer keys would take much memory."""
 
 # Signals of the library, in `_fs`; the underscore keeps them out of what Datastar sends of its own accord.
 #   u: URL that the library's routes begin with    c: id of the open stream      n: stream position at first paint
@@ -36,27 +36,27 @@ FEW: Final = 16
 #   go: URL to go to                               k(): a new nonce              o(p, n): options of an event's request
 #   f(): open the stream, which follows what the page shows
 #   v: version of the state that the last event which expected one has left or found
-# Requests are not retried by the client and carry a nonce: an event happens once.
+# The client does not retry requests, and they carry a nonce: an event happens once.
 _OPTIONS: Final = (
     "(p,n)=>($_fs.err='',$_fs.status=0,{payload:{...p,"
     "s:p.s&&Object.fromEntries(p.s.filter(k=>k in $).map(k=>[k,$[k]])),"
     "w:Object.values($_fs.w),q:++$_fs.q},headers:{'FastState-Nonce':n||$_fs.k(),'FastState-Connection':$_fs.c},"
     "requestCancellation:'disabled',retryMaxCount:0})"
 )
-# crypto.randomUUID is there on secure origins alone, and apps are tried out over plain HTTP.
+# crypto.randomUUID exists on secure origins only, and apps are tried out over plain HTTP.
 _NONCE: Final = "()=>[...crypto.getRandomValues(new Uint8Array(12))].map(b=>b.toString(16).padStart(2,'0')).join('')"
-# A page has one stream: the document knows how to end it, and the next one that is opened takes its place. By POST,
-# since the tokens of many fragments are longer than a URL may be (8 KB in nginx). A hidden tab gives its stream back.
-# Fragments may come faster than streams can be opened, so there are four in a second at most; the old stream goes on.
+# A page has one stream: the document knows how to end it, and the next one takes its place. It is opened by POST, since
+# the tokens of many fragments are longer than a URL may be (8 KB in nginx). A hidden tab closes its stream. Fragments
+# may come faster than streams can be opened, so at most four are opened in a second; the old stream goes on meanwhile.
 _FOLLOW: Final = (
     "(o=>()=>document.fsStream?document.fsNext??=setTimeout(o,250):o())"
     "(()=>(document.fsNext=null,document.fsStream?.abort(),@post($_fs.u+'stream',{payload:{w:Object.values($_fs.w),n:$_fs.n},"
     "requestCancellation:document.fsStream=new AbortController(),openWhenHidden:false,"
     "retry:'always',retryMaxWait:5000,retryMaxCount:1000000000})))"
 )
-# One reload in ten seconds: a page that is told to reload each time (a loader that knows the user on one path and not
-# on another) must not do it for ever. Where cookies are refused, sessionStorage raises.
-# A stream is opened outside the effect, which would otherwise follow all signals that the request reads.
+# At most one reload in ten seconds: a page that is told to reload each time (by a loader that knows the user on one
+# path and not on another) must not do it forever. Where cookies are refused, sessionStorage raises.
+# The stream is opened outside the effect, which would otherwise depend on all signals that the request reads.
 _GO: Final = (
     "$_fs.go==='#reopen'?($_fs.go='',setTimeout(()=>$_fs.f())):"
     "$_fs.go&&($_fs.go!=='#reload'?location.assign($_fs.go)"
@@ -64,11 +64,11 @@ _GO: Final = (
     "&&(sessionStorage.setItem('faststate-reload',Date.now()),true)}catch{return false}})()?location.reload()"
     ":($_fs.err='This page is out of date. Please load it again.'),$_fs.go='')"
 )
-# A tab that is closed says so, for its TEMPORARY states; one that the browser may bring back as it was does not.
+# A tab that is closed says so, for its TEMPORARY states; a tab that the browser may bring back as it was does not.
 _LEAVE: Final = "evt.persisted||navigator.sendBeacon($_fs.u+'leave',JSON.stringify({w:Object.values($_fs.w)}))"
-# A stream that is refused says so, and is opened again after a while: a proxy that allows no such body, or a limit,
-# gives the same answer to whoever asks at once. What a server says that is just being replaced (404, 405, 5xx) is soon
-# over, and Datastar tries again within seconds. Several live elements hear of each answer; the first deals with it.
+# If a stream is refused, the page says so and opens it again after a while: a proxy that refuses the body, or a limit,
+# would give the same answer at once. The errors of a server that is being replaced (404, 405, 5xx) are soon over, and
+# Datastar tries again within seconds. Several live elements hear of each answer; the first one handles it.
 _REFUSED: Final = (
     "evt.detail.fs||(evt.detail.fs=1,evt.detail.type==='error'?"
     "/^4(?!0[458])/.test(evt.detail.argsRaw.status)&&((c,s)=>(document.fsRefused=$_fs.err="
@@ -85,15 +85,15 @@ _FAILED: Final = (
     "+'done before you try again.'),"
     "evt.detail.type==='error'&&($_fs.err='The server refused this ('+evt.detail.argsRaw.status+').'))"
 )
-# What is the same on every page is text, made when this module is loaded: as FT elements, made and rendered anew, the
-# live element and the seeded signals took 134 of a small page's 1,070 µs; so they take 43.
+# The parts that are the same on every page are text, made when this module is loaded. As FT elements, made and rendered
+# for each page, the live element and the seeded signals took 134 of a small page's 1,070 µs; this way they take 43.
 _OWN: Final = quoted(f"c:'',err:'',status:0,ok:'',v:'',go:'',q:0,k:{_NONCE},o:{_OPTIONS},f:{_FOLLOW}")
 _FOLLOWS: Final = " ".join(
     (attribute("data-effect", _GO), attribute("data-on:datastar-fetch", _FAILED), attribute("data-init", "$_fs.f()"))
 )
 _LEAVES: Final = " " + attribute("data-on:pagehide__window", _LEAVE)
-# No style attribute, which a strict Content-Security-Policy forbids; it allows what Datastar sets from an expression.
-# Shown and hidden by `display`, since `hidden` gives way to any `display` in a stylesheet of the app.
+# A style attribute would be forbidden by a strict Content-Security-Policy; styles that Datastar sets from an expression
+# are allowed. `display` shows and hides the toast, since any `display` in the app's stylesheet overrides `hidden`.
 _TOAST_STYLE: Final = (
     "{display:$_fs.err&&el===document.querySelector('.faststate-toast')?'':'none',position:'fixed',bottom:'1rem',"
     "left:'50%',transform:'translateX(-50%)',width:'max-content','max-width':'90vw',padding:'.75rem 1.25rem',"
@@ -109,7 +109,8 @@ _TOAST: Final = (
 class PageContent:
     """The states and views that one page shows. Lifetime: one request.
 
-    `start` is the number of the last commit when the request came, `url` that of the library's routes.
+    `signer` returns the signer of its token. `start` is the number of the last commit when the request came, `url` that
+    of the library's routes.
     """
 
     __slots__ = (
@@ -129,17 +130,17 @@ class PageContent:
         self.live_added = False
 
     def show(self, state: ReactiveState, view: str | None = None) -> None:
-        """Notes that the page shows `state`, and which of its views."""
+        """Note that the page shows `state`, and which of its views."""
         key = state._committed.identifier.key
-        # Another snapshot than the one known: one of the two is old, and the page may show either.
+        # If this is another snapshot than the known one, one of the two is old, and the page may show either.
         self._mixed = self._mixed or self.states.setdefault(key, state) is not state
         if view is not None:
             self.views.setdefault(key, set()).add(view)
 
     def refresh(self, asked: Mapping[str, ReactiveState]) -> None:
-        """Takes the states as they are now, all at one moment: no page shows half of an event over two states.
+        """Take all states as they are at this moment, so that no page shows half of an event that changes two of them.
 
-        Those of which only the snapshot in `asked` was found to be for this user (by key) stay that one.
+        For a state in `asked` (by key), this user may see that snapshot only, and it stays.
         """
         kept = {key: state._seen_by(self.viewer) for key, state in asked.items()}
         current = {key: kept.get(key) or self._latest(key) or state for key, state in self.states.items()}
@@ -151,18 +152,18 @@ class PageContent:
         return state._seen_by(self.viewer) if state is not None else None
 
     def position(self) -> str:
-        """The stream id (str) from which on the page has to be told of changes."""
+        """Return the stream id (str) after which the page must be told of changes."""
         current = not self._mixed and all(self._latest(key) is state for key, state in self.states.items())
         return f"{self._registry.epoch}.{self._registry.commits if current else self._start}"
 
     def shown(self) -> Iterator[Shown]:
-        """What the page shows, for its token."""
+        """Return what the page shows, for its token."""
         for key, state in self.states.items():
             identifier = state._committed.identifier
             yield Shown(identifier.cls_name, identifier.instance_id, tuple(sorted(self.views.get(key, ()))))
 
     def signals(self) -> dict[str, Any]:
-        """The signals (nested dict of wire values) of all states that the page shows."""
+        """Return the signals (nested dict of wire values) of all states that the page shows."""
         merged: dict[str, Any] = {}
         for state in self.states.values():
             committed = state._committed
@@ -171,19 +172,19 @@ class PageContent:
         return merged
 
     def live_element(self) -> LiveElement:
-        """The element that makes the page follow what it shows; rendered late, so that it knows all of it."""
+        """Return the element that makes the page follow what it shows; it is rendered last, so that it knows all."""
         self.live_added = True
         return LiveElement(self, with_signals=True)
 
     def token(self) -> str:
-        """The page's watch token."""
+        """Return the page's watch token."""
         return self._signer().sign(self.bound_to, self.shown())
 
 
 class LiveElement:
-    """What makes a page live, as an FT child at its end. Lifetime: one request.
+    """The element that makes a page live, an FT child at its end. Lifetime: one request.
 
-    `with_signals` also seeds the states' signals, where no `SeedElement` stands in the head.
+    `with_signals` also seeds the states' signals, if there is no `SeedElement` in the head.
     """
 
     def __init__(self, page: PageContent, with_signals: bool, script: str | None = None) -> None:
@@ -210,7 +211,7 @@ class LiveElement:
 
 
 def _name(shown: tuple[Shown, ...]) -> str:
-    """What a page calls its token: the same fragment fetched again replaces its token instead of adding one."""
+    """Return a token's name on the page: if the same fragment is fetched again, its token replaces the old one."""
     return _short_name(shown) if len(shown) <= FEW else _short_name.__wrapped__(shown)
 
 
@@ -220,7 +221,7 @@ def _short_name(shown: tuple[Shown, ...]) -> str:
 
 
 class SeedElement:
-    """The signals of a page's states, as an FT child before all that reads them. Lifetime: one request."""
+    """The element that seeds the signals of a page's states, before all that reads them. Lifetime: one request."""
 
     def __init__(self, page: PageContent) -> None:
         self._page = page
@@ -235,15 +236,14 @@ class SeedElement:
 
 
 def script_element(source: str) -> Safe:
-    """The script element (markup) that loads Datastar."""
+    """Return the script element (markup) that loads Datastar."""
     return Safe(f'<script type="module" {attribute("src", source)}></script>')
 
 
 def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str, str | None]:
-    """Returns the name of the single token that a page is to send in place of these.
+    """Return one token for all that these tokens show, and None for each that it replaces, by name as in `_fs.w`.
 
-    By name, as `_fs.w` has them: the token, and None for each that it replaces.
-    A thousand fragments bring as many tokens, which are 130 KB; their ids in one token are 3 KB, or 30 KB of UUIDs.
+    A thousand fragments bring a thousand tokens, which are 130 KB; their ids in one token are 3 KB, or 30 KB of UUIDs.
     """
     views: dict[tuple[str, str | None], set[str]] = {}
     for token in tokens:

@@ -41,7 +41,7 @@ class Stats(NamedTuple):
 
 
 class Counters:
-    """What one provider counts of its events; see `Stats`. Lifetime: the provider."""
+    """The counts of one provider's events; see `Stats`. Lifetime: the provider."""
 
     __slots__ = ("events", "refused", "repeated")
 

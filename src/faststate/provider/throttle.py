@@ -46,11 +46,6 @@ class Throttle:
         )
         self._under_way: dict[str, int] = {}
 
-    @property
-    def events_under_way(self) -> int:
-        """How many events of all clients are under way."""
-        return sum(self._under_way.values())
-
     def begin_event(self, client: str) -> str | None:
         """Count one more event of a client (its session's id, or its address), unless it has too many under way.
 

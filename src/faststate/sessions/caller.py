@@ -53,7 +53,7 @@ def is_cross_site(headers: Mapping[bytes, bytes]) -> bool:
 
 
 class Identity(NamedTuple):
-    """Who asks: the user (None for nobody) and the session of a request, found once.
+    """The user (None for nobody) and the session of a request, found once.
 
     A sign-in that happens meanwhile changes the `Caller`, not this value.
     """

@@ -21,7 +21,7 @@ __all__ = ["Ids", "Merge", "OnLogin", "StateConfig", "check_taken", "session_ide
 
 OnLogin = Literal["keep", "drop", "to_user"]
 Merge = Callable[[Any, Any], Awaitable[None] | None]
-"""Brings a guest's state into the user's own: from the user's (to be changed) and the guest's. Sync or async."""
+"""Merges a guest's state into the user's own: called with the user's (to be changed) and the guest's. Sync or async."""
 
 _OWNER_FIELDS: Final = ("user_id", "owner_id")
 
@@ -42,14 +42,14 @@ class Ids(NamedTuple):
 
 @dataclass
 class StateConfig:
-    """How a state class is kept and who may have it. Lifetime: the provider it is registered with.
+    """Says how a state class is kept, and who may have it. Lifetime: the provider it is registered with.
 
     - `scope` says who shares a state. `ttl` is the idle time in seconds after which it is dropped (None for the scope's
       own, `math.inf` for never). `name` names it in keys and signals (default: the class's name). `record_param` is the
       path parameter with a record's id. `create` makes the values of a state that does not exist yet: a callable, sync
       or async, from `StateIdentifier` to a dict, or to None for "there is none" (404). `initial_values=True` says that
-      your handlers give the fields without a default, `get_state(..., field=value)`; until then there is no such state
-      (404).
+      your handlers give the fields that have no default, `get_state(..., field=value)`; until then there is no such
+      state (404).
     - `requires_auth`, `permissions` and `roles` (all of them) say who may see and change it. `authorize` decides on
       single states: a callable, sync or async, from user (or None), committed state and action (str: "read", "modify",
       an event's name, or `State.event` for another state's event that takes this one along) to bool. `owner` names the
@@ -58,14 +58,14 @@ class StateConfig:
       `faststate.db`. `records` is where the row of a RECORD state is: a fastlite table (or any of the MiniDataAPI), a
       pair of callables (load, save), or a `RecordSource`; `to_state` (from a row, a dict, to field values) and `to_row`
       (from a state to columns) stand between them where the fields are not the columns.
-    - `on_login` says what becomes of a SESSION or COMPONENT state when its session signs in: "keep" takes it along,
-      "drop" ends it, "to_user" (SESSION alone) makes it the user's: signed in, the class is one state per user. `merge`
-      is called where both exist, with the user's state and the guest's; without it the user's own stays, unless nobody
-      has changed it yet.
+    - `on_login` says what happens to a SESSION or COMPONENT state when its session signs in: "keep" keeps it, "drop"
+      ends it, "to_user" (SESSION only) makes it the user's: once signed in, the class is one state per user. `merge` is
+      called if both exist, with the user's state and the guest's; without it the user's own stays, unless nobody has
+      changed it yet.
     - `public=True` says that everybody may change a shared state on purpose; `faststate audit` reports it otherwise.
 
     Both `StateConfig(scope=...)` and the seed's `StateConfig(Cart, scope=...)` work. Raises `ConfigurationError` for
-    what cannot be.
+    options that contradict each other.
     """
 
     state_cls: type[ReactiveState] | None = None
@@ -89,9 +89,9 @@ class StateConfig:
     public: bool = False
     initial_values: bool = False
     rule: AccessRule = field(init=False, repr=False)
-    """All that is asked of whoever wants the state."""
+    """The whole rule for whoever wants the state."""
     gate: AccessRule = field(init=False, repr=False)
-    """What can be asked before there is a state: the rule without `authorize`."""
+    """The part of the rule that can be asked before there is a state: all but `authorize`."""
     state_name: str = field(init=False, repr=False)
     """The name (str) of the class in keys, signals and URLs."""
     has_ids: bool = field(init=False, repr=False)
@@ -145,11 +145,11 @@ class StateConfig:
             raise ConfigurationError("to_state and to_row stand between a state and its row: they need records=...")
 
     def for_class(self, cls: type[ReactiveState]) -> StateConfig:
-        """A copy of this config that is `cls`'s own. Raises `ConfigurationError` where the two do not fit."""
+        """Return a copy of this config for `cls`. Raises `ConfigurationError` if the two do not fit."""
         if self.state_cls is not None and self.state_cls is not cls:
             raise ConfigurationError(f"the config is for {self.state_cls.__name__}, not for {cls.__name__}")
         if self.owner is not None and self.owner not in cls.model_fields:
-            raise ConfigurationError(f"owner={self.owner!r} is no field of {cls.__name__}")
+            raise ConfigurationError(f"owner={self.owner!r} is not a field of {cls.__name__}")
         if (owner := self.owner_field(cls)) is not None and owner in cls._fs_schema().bound:
             raise ConfigurationError(f"{cls.__name__}.{owner} says who the owner is: it cannot be Bound to an input")
         required = cls._fs_schema().required
@@ -174,7 +174,7 @@ class StateConfig:
             scope = StateScope.USER
         try:
             return _identifier(scope, self.state_name, *ids)
-        except TypeError:  # an id of a type that cannot be one, nor be looked up
+        except TypeError:  # an id of a type that is not hashable, which the identifier refuses
             return _identifier.__wrapped__(scope, self.state_name, *ids)
 
     def record_parameter(self, parameters: Iterable[str]) -> str | None:
@@ -190,23 +190,23 @@ class StateConfig:
         return known[0] if len(known) == 1 else None
 
     def owner_field(self, cls: type[ReactiveState]) -> str | None:
-        """The field (its name) that holds the id of a state's owner, or None."""
+        """Return the name of the field that holds the id of a state's owner, or None."""
         candidates = (self.owner,) if self.owner is not None else _OWNER_FIELDS
         return next((name for name in candidates if name in cls.model_fields), None)
 
     def has_owner(self, cls: type[ReactiveState]) -> bool:
-        """Whether states of the class can have an owner."""
+        """True if states of the class can have an owner."""
         return self.owner_field(cls) is not None or self.scope is StateScope.USER or self.on_login == "to_user"
 
     def owner_of(self, state: ReactiveState) -> Any:
-        """The id of a committed state's owner: its owner field, else the user of its key; None for nobody."""
+        """Return the id of a committed state's owner: its owner field, else the user of its key; None for nobody."""
         name = self.owner_field(type(state))
         found = getattr(state, name) if name is not None else None
         return found if found is not None else state._committed.identifier.user_id
 
 
 def check_taken(own: StateConfig, event: str, parameter: StateParameter, taken: StateConfig) -> None:
-    """Raises `ConfigurationError` where an event takes a state along and nothing says which one of its class.
+    """Raise `ConfigurationError` if an event takes another state, and nothing says which one of its class.
 
     `own` is the config of the event's own state, `taken` that of the state that its parameter asks for.
     """
@@ -239,11 +239,11 @@ def check_taken(own: StateConfig, event: str, parameter: StateParameter, taken: 
 
 @lru_cache(maxsize=1_024)
 def session_identifier(name: str, session_id: str) -> StateIdentifier:
-    """The identifier of a SESSION state, by the name of its class: the most frequent one, with few ids to compare."""
+    """Return the identifier of a SESSION state, by the name of its class: the most frequent kind."""
     return StateIdentifier(StateScope.SESSION, name, session_id=session_id)
 
 
-@lru_cache(maxsize=1_024, typed=True)  # typed, since True is no id and equals 1
+@lru_cache(maxsize=1_024, typed=True)  # typed, since True equals 1 and is not an id
 def _identifier(
     scope: StateScope,
     name: str,
@@ -252,7 +252,7 @@ def _identifier(
     component_id: Id | None,
     record_id: Id | None,
 ) -> StateIdentifier:
-    """An identifier made before: it cannot be changed, and building its key is what costs."""
+    """Return an identifier, made once: it cannot be changed, and building its key is expensive."""
     return StateIdentifier(
         scope, name, user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
     )

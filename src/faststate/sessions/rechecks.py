@@ -1,4 +1,4 @@
-"""Asking again: who watched a state before a commit may be somebody who must not see it any more."""
+"""Rechecks: after a commit, a user who watched the state may not be allowed to see it any more."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ __all__ = ["Rechecks"]
 logger = logging.getLogger("faststate")
 
 ASKED_AT_ONCE: Final = 50
-"""Watching users that are asked about at the same time, so that a rule with a query does not take all connections."""
+"""Watching users whose rights are asked at the same time, so that a rule that queries a database leaves it some
+connections."""
 
 LATE: Final = 0.1
-"""Seconds after which the others do not wait any more for the answer about one user."""
+"""Seconds after which the other users no longer wait for the answer about one of them."""
 
 Verdict = Literal["allowed", "denied", "failed"]
 
 
 class _Waiting(NamedTuple):
-    """What is to be sent: a commit, or (None) values that were only broadcast."""
+    """Something to send: a `commit`, or (None) values that were only broadcast."""
 
     send: Callable[[], object]
     commit: Commit | None = None
 
 
 class _Question:
-    """One user who is asked about, with all connections of that user. Lifetime: until the answer."""
+    """The question about one user, for all of that user's connections. Lifetime: until the answer."""
 
     __slots__ = ("connections", "is_settled", "task", "timer", "user")
 
@@ -54,14 +55,16 @@ class _Question:
 
 
 class Rechecks:
-    """Asks each watching user once after a commit of a state with an `authorize` rule. Lifetime: the provider.
+    """Asks the rule once for each watching user after a commit of a state with an `authorize` rule. Lifetime: the
+    provider.
 
-    Until all have been asked nobody is sent that commit, nor a snapshot newer than the one that was asked about before;
-    others' states go on. Who is `LATE` is told nothing of the state until there is an answer, and the others go on: a
-    rule that hangs for one user holds up that user alone, and ends that user's streams after `timeout` seconds.
+    Until there are all answers, nobody is sent that commit, nor a snapshot newer than the last one that was asked
+    about; other states are not held up. A user whose answer is `LATE` is sent nothing of the state until it comes, and
+    the other users go on: a rule that hangs for one user holds up only that user, and ends that user's streams after
+    `timeout` seconds.
 
-    `lost(connection, state)` is told whose state has to vanish from the page; `latest` gives the committed snapshot
-    under a key, or None.
+    `lost(connection, state)` is called for a page whose user may not see the state any more; `latest` returns the
+    committed snapshot under a key, or None.
     """
 
     def __init__(
@@ -85,19 +88,19 @@ class Rechecks:
         self._lock = threading.Lock()  # a thread may commit on a loop of its own
 
     def cleared(self, key: str) -> ReactiveState | None:
-        """The newest snapshot of a state that its watchers may see, while a newer one is being asked about."""
+        """Return the newest snapshot of a state that its watchers may see, while a newer one is being asked about."""
         return self._cleared.get(key)
 
     def is_asking(self, key: str) -> bool:
-        """Whether watchers of a state are being asked about, so that commits of it are still to be sent."""
+        """True while the rule is asked about watchers of a state, so that commits of it wait to be sent."""
         return key in self._tasks
 
     def decided(self, number: int) -> int:
-        """Up to which commit (its number) a stream has been told of all that it may see, when `number` is the last."""
+        """Return the number of the last commit that streams were sent as far as they may; `number` is the newest."""
         return min(tuple(self._decided.values()), default=number) if self._decided else number
 
     def committed(self, commit: Commit, connection_id: str | None, echo: Mapping[str, Any] | None) -> None:
-        """Sends `commit` to those who may still see it, when they have been asked about."""
+        """Send `commit` to those who may still see it, once the rule has answered."""
         key = commit.key
         if not self._manager.is_watched(key):
             return
@@ -116,7 +119,8 @@ class Rechecks:
         self._tasks[key] = asyncio.get_running_loop().create_task(self._work_off(key), name="faststate-recheck")
 
     def postpone(self, key: str, send: Callable[[], object]) -> bool:
-        """Calls `send`, a broadcast, behind the commits that are being asked about; False, and no call, without any.
+        """Call `send`, a broadcast, after the commits that are being asked about. Returns False, with no call, if there
+        are none.
 
         Those who are about to lose the state must not get what was broadcast after the commit that takes it from them.
         """
@@ -129,7 +133,7 @@ class Rechecks:
     async def _work_off(self, key: str) -> None:
         try:
             while batch := self._next(key):
-                # At the front: values that were broadcast before the first of these commits.
+                # First the values that were broadcast before the first of these commits.
                 while batch and batch[0].commit is None:
                     _send(batch.pop(0))
                 if not batch:
@@ -145,8 +149,8 @@ class Rechecks:
                 self._cleared[key] = newest
                 self._decided[key] = newest._committed.commit
                 for place, waiting in enumerate(batch):
-                    # Nobody was asked about the versions between these commits: several are sent as one snapshot, and
-                    # what was broadcast between them is overwritten by it.
+                    # The rule was not asked about the versions between these commits: they are sent as one snapshot,
+                    # which overwrites what was broadcast between them.
                     if waiting.commit is not None or place > last:
                         _send(waiting)
         except BaseException:
@@ -187,10 +191,10 @@ class Rechecks:
                 self._act_on(task.result(), question.connections, state)
             else:
                 self._wait_for(key, question.user, question.connections, task, state)
-        # Who began to watch meanwhile was asked about this snapshot, or a newer one, and is sent nothing older.
+        # Users who began to watch meanwhile were asked about this snapshot, or a newer one, and get nothing older.
 
     async def _ask_all(self, questions: list[_Question], state: ReactiveState) -> None:
-        """Asks about all, so many at once; returns when each has been answered, or is late."""
+        """Ask all questions, so many at once; return when each has been answered, or is late."""
         loop = asyncio.get_running_loop()
         places, all_settled, left = asyncio.Semaphore(ASKED_AT_ONCE), loop.create_future(), len(questions)
 
@@ -201,7 +205,7 @@ class Rechecks:
             question.is_settled = True
             if question.timer is not None:
                 question.timer.cancel()
-            places.release()  # one that hangs keeps its place from nobody
+            places.release()  # a question that hangs does not keep its place
             left -= 1
             if not left and not all_settled.done():
                 all_settled.set_result(None)
@@ -221,16 +225,16 @@ class Rechecks:
     def _act_on(self, verdict: Verdict, connections: Iterable[SSEConnection], state: ReactiveState) -> None:
         for connection in connections:
             if connection.closed:
-                continue  # its tab went away meanwhile, and takes nothing more
+                continue  # its tab has gone meanwhile
             if verdict == "denied":
                 self._lost(connection, state)
             elif verdict == "failed":
-                self._manager.dismiss(connection)  # it comes back, and is asked then
+                self._manager.dismiss(connection)  # the page comes back, and the rule is asked then
 
     # -- who is late -----------------------------------------------------------------------------------------------
 
     def ask_again(self, connection: SSEConnection, key: str) -> None:
-        """Tells a connection nothing more of a state until its user may see the newest of it, and asks about that."""
+        """Send a connection nothing more of a state until its user may see the newest snapshot, and ask about that."""
         state = self._latest(key)
         if state is not None:
             self._wait_for(key, connection.user, [connection], self._ask(connection.user, state), state)
@@ -266,7 +270,7 @@ class Rechecks:
         asking: asyncio.Task[Verdict],
         state: ReactiveState,
     ) -> None:
-        """Waits for the answer about one user, and asks on until it is about the newest snapshot."""
+        """Wait for the answer about one user, and ask again until it is about the newest snapshot."""
         while True:
             verdict = await asking
             held = [c for c in connections if not c.closed and self._manager.is_held(c, key)]
@@ -277,17 +281,18 @@ class Rechecks:
             if newest is None or newest is state:
                 for connection in held:
                     if newest is None:
-                        self._manager.dismiss(connection)  # it comes back, and finds what there is by then
+                        self._manager.dismiss(connection)  # the page comes back, and finds what there is by then
                     else:
                         self._manager.release(connection, newest)
                 return
-            for connection in held:  # commits come faster than the rule answers: this one may be shown, at least
+            for connection in held:  # commits come faster than the rule answers: at least this one may be shown
                 audience = connection.audience(key)
                 connection.send_frame(snapshot_frame(state._seen(audience.hidden), audience.views))
             asking, state = self._ask(user, newest), newest
 
     async def _verdict(self, config: StateConfig, user: UserContext | None, state: ReactiveState) -> Verdict:
-        # This runs as whoever made the commit; the rule is to see the one that it is asked about, who asks nothing now.
+        # This runs in the context of whoever made the commit; the rule must see the user that it is asked about, and no
+        # request.
         current_user.set(user)
         current_request.set(None)
         try:
