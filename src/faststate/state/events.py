@@ -30,6 +30,7 @@ from ..exceptions import EventArgumentError, EventDefinitionError, ReadOnlyState
 from ..wire.values import js, to_wire
 from .arguments import Arguments, unknown_argument
 from .defaults import changeable_defaults, copied
+from .parameters import closure_of
 from .serving import provider_of
 
 __all__ = ["VERSION_SIGNAL", "Event", "EventRef", "event", "expr"]
@@ -82,13 +83,8 @@ class Event(Generic[P, R]):
             )
         self.selector = selector
         self.mode = mode
-        self.kind: Kind = (
-            "generator"
-            if inspect.isasyncgenfunction(function)
-            else "async"
-            if inspect.iscoroutinefunction(function)
-            else "sync"
-        )
+        is_generator, is_async = inspect.isasyncgenfunction(function), inspect.iscoroutinefunction(function)
+        self.kind: Kind = "generator" if is_generator else "async" if is_async else "sync"
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self._local_names = local_names
@@ -164,16 +160,10 @@ def _has_guard_inside(function: Any, depth: int = 5) -> bool:
     """True if `requires_auth` marked a function that this one closes over."""
     if hasattr(function, "_auth_config"):
         return True
-    if depth == 0:
-        return False
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            inside = cell.cell_contents
-        except ValueError:  # a variable that is not set yet
-            continue
-        if isinstance(inside, types.FunctionType) and _has_guard_inside(inside, depth - 1):
-            return True
-    return False
+    return depth > 0 and any(
+        isinstance(inside, types.FunctionType) and _has_guard_inside(inside, depth - 1)
+        for inside in closure_of(function).values()
+    )
 
 
 class EventRef(Generic[P, R]):
@@ -262,10 +252,11 @@ class EventRef(Generic[P, R]):
                 raise EventArgumentError(unknown_argument(self.event.name, name, known.types))
 
     def _expression(self, arguments: Mapping[str, Any], form: bool) -> str:
+        """The Datastar expression that sends this event; `form` for the one of a form's submit."""
         self._check_names(arguments)
         state, owner = self._state, self._owner._full_class or self._owner
         if state is not None:
-            namespace = state._namespace
+            namespace, own_id, version = state._namespace, state._instance_id, state._version
         else:
             provider = provider_of(owner)
             if provider is not None and provider.has_ids(owner):
@@ -273,29 +264,29 @@ class EventRef(Generic[P, R]):
                     f"{owner.__name__}.{self.event.name} is an event of one of several states: write it with the one "
                     f"that is meant, state.{self.event.name}.on(...)"
                 )
-            namespace = (owner._registered_name(provider),)
-        name = namespace[0]
+            namespace, own_id, version = (owner._registered_name(provider),), None, None
+        path = ".".join(namespace)
         fields = []
         if arguments:
             fields.append(f"a:{js(arguments)}")
-        if self._state is not None and self._state._instance_id is not None:
-            fields.append(f"i:{js(self._state._instance_id)}")
+        if own_id is not None:
+            fields.append(f"i:{js(own_id)}")
         if bound := owner._fs_schema().bound:
-            path = ".".join(namespace)
             fields.append("b:{" + ",".join(f"{field}:${path}.{field}" for field in bound) + "}")
         base = None
         if self.event.expect_version:
-            shown = f"${'.'.join(namespace)}.{VERSION_SIGNAL}"
-            # What is written into a form was read from the version that the form was rendered with, not from the one
-            # that has come since; when it was sent, its user has seen what that led to.
-            base = js(self._state._version) if form and self._state is not None and self._state._version else None
-            fields.append(f"v:el.fsv?.[0]==={base}?el.fsv[1]:{base}" if base is not None else f"v:{shown}")
+            # A person fills a form with the version in mind that it was rendered with, not with one that came since.
+            # After the form was sent, it is the version that this led to: the person has seen that.
+            base = js(version) if form and version else None
+            fields.append(
+                f"v:el.fsv?.[0]==={base}?el.fsv[1]:{base}" if base is not None else f"v:${path}.{VERSION_SIGNAL}"
+            )
         if missing := [name for name in self.event.arguments.types if name not in arguments]:
             fields.append(f"s:{js(missing)}")
-        url = _url(name, self.event.name)
+        url = _url(namespace[0], self.event.name)
         if not form:
             return f"@post({url},$_fs.o({{{','.join(fields)}}}))"
-        # A button without a value says nothing, but FastHTML names it after its id.
+        # A button without a value means nothing, but FastHTML gives it its id as a name, and so a place in the form.
         fields.append("f:[...new FormData(el,evt.submitter?.value?evt.submitter:null)]")
         after = "$_fs.ok===n&&el.reset()"
         if base is not None:

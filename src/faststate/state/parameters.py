@@ -1,7 +1,8 @@
-"""Reading signatures: which parameters ask for a state, in which form, and which one of its states."""
+"""Parameters that ask for a state: how a signature is read, and which state of a class a parameter means."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
@@ -17,6 +18,7 @@ __all__ = [
     "Depends",
     "Record",
     "StateParameter",
+    "closure_of",
     "is_state_class",
     "mentions_state",
     "signature_of",
@@ -66,7 +68,7 @@ class StateParameter:
 
 
 def is_state_class(annotation: object) -> bool:
-    """True for a `ReactiveState` subclass (which lives on a floor above this one)."""
+    """True for a `ReactiveState` subclass (that class stands in a higher file)."""
     return isinstance(annotation, type) and bool(getattr(annotation, "__faststate__", False))
 
 
@@ -117,11 +119,10 @@ def state_parameter(
 def signature_of(
     function: Callable[..., Any], names: Mapping[str, Any] | None = None, fallback: Mapping[str, Any] | None = None
 ) -> inspect.Signature:
-    """`function`'s signature with annotations resolved as far as they can be; `names` adds to the module's own.
+    """Read a signature and resolve its annotations, where that is possible; `names` adds to the names of the module.
 
-    `fallback` has names for what neither knows: classes that were defined inside a function.
-
-    A single annotation that cannot be resolved stays a string, and does not keep the others from being resolved.
+    `fallback` has names that neither knows: classes that were defined inside a function. An annotation that cannot be
+    resolved stays a string, and does not keep the others from being resolved.
     """
     found = inspect.signature(function)
     unwrapped: Any = inspect.unwrap(function)
@@ -131,7 +132,7 @@ def signature_of(
         unwrapped = type(unwrapped).__call__  # an object that can be called
     if isinstance(unwrapped, types.MethodType):
         unwrapped = unwrapped.__func__
-    namespace = {**(fallback or {}), **getattr(unwrapped, "__globals__", {}), **_closure(unwrapped), **(names or {})}
+    namespace = {**(fallback or {}), **getattr(unwrapped, "__globals__", {}), **closure_of(unwrapped), **(names or {})}
 
     def resolve(annotation: Any) -> Any:
         try:
@@ -139,9 +140,9 @@ def signature_of(
                 annotation = eval(annotation, namespace)  # noqa: S307  # the app's own code, as inspect's eval_str has it
             if not get_args(annotation):
                 return annotation
-            # `Annotated["S", …]` and `list["S"]` hold their strings inside. All modules that write the same text share
-            # one such object, which remembers the class it was resolved to first, where globals and locals are one:
-            # under `python app.py` uvicorn imports the module a second time, and its classes are others.
+            # `Annotated["S", …]` and `list["S"]` hold strings inside. All modules that write the same text share one of
+            # these objects. If globals and locals are the same dict, it remembers the class that it was first resolved
+            # to: under `python app.py` uvicorn imports the module a second time, and its classes are others.
             holder = types.SimpleNamespace(__annotations__={"inside": annotation})
             return get_type_hints(holder, namespace, {}, include_extras=True)["inside"]
         except Exception:
@@ -153,16 +154,11 @@ def signature_of(
     )
 
 
-def _closure(function: Any) -> dict[str, Any]:
-    cells = (
-        zip(getattr(getattr(function, "__code__", None), "co_freevars", ()), function.__closure__ or (), strict=False)
-        if getattr(function, "__closure__", None)
-        else ()
-    )
+def closure_of(function: Any) -> dict[str, Any]:
+    """The variables that a function closes over, by name, but for those that are not set yet."""
     values = {}
-    for name, cell in cells:
-        try:
+    cells = getattr(function, "__closure__", None) or ()
+    for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
+        with contextlib.suppress(ValueError):  # a variable that is not set yet
             values[name] = cell.cell_contents
-        except ValueError:  # a variable that is not set yet
-            continue
     return values
