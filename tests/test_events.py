@@ -173,7 +173,7 @@ def broken(source):
         ("@event\ndef e(self, by: int, /): ...", "'by'.*named"),
         ("@event\ndef e(): ...", "self"),
         ("@event\ndef e(self):\n    yield", "async def"),
-        ("@event(mode='sideways')\ndef e(self): ...", "'sideways' is no mode.*outer"),
+        ("@event(mode='sideways')\ndef e(self): ...", "'sideways' is not a mode.*outer"),
         ("@event(mode='append')\ndef e(self): ...", "needs a selector"),
         ("@event(selector=' ')\ndef e(self): ...", "selector"),
         ("@event(selector='#a\\ndata: x')\ndef e(self): ...", "selector"),

@@ -577,7 +577,7 @@ def test_a_model_made_by_a_function_is_checked_too():
         (list[ServerOnly[int]], "around the whole type"),
         (dict[str, AsSignal[int]], "around the whole type"),
         (ServerOnly[int] | None, "around the whole type"),
-        (Bound[list[int]], "no scalar"),
+        (Bound[list[int]], "not a scalar"),
         (Bound[ServerOnly[int]], "neither Bound nor AsSignal"),
     ],
 )

@@ -49,7 +49,7 @@ def change_of(working: StateModel) -> Change | None:
     """
     fs = working._fs
     if type(fs) is not WorkingInfo:
-        raise NotStartedError(f"this {type(working).__name__} is no working copy")
+        raise NotStartedError(f"this {type(working).__name__} is not a working copy")
     base, cls = fs.base, type(working)
     fs.guard.check()
     old, changed = base.__dict__, []
@@ -131,7 +131,7 @@ def bind(working: StateModel, given: Mapping[str, Any]) -> None:
     """
     fs, cls = working._fs, type(working)
     if type(fs) is not WorkingInfo:
-        raise NotStartedError(f"this {cls.__name__} is no working copy")
+        raise NotStartedError(f"this {cls.__name__} is not a working copy")
     shown = fs.base._wire()
     fresh = {name: value for name, value in given.items() if not _is_shown(shown[name], value)}
     if not fresh:

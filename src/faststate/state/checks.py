@@ -41,14 +41,14 @@ def check_class(cls: type[BaseModel], own_names: AbstractSet[str], reserved: Abs
 
 
 def _taken_name(cls: type, name: str) -> EventDefinitionError:
-    return EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: call it otherwise")
+    return EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: give it another name")
 
 
 def _refuse_guard(where: str, value: Any) -> None:
     """Report a `@requires_auth` that guards nothing: only events can be reached by a client."""
     while value is not None:
         if "_auth_config" in getattr(value, "__dict__", {}):
-            raise EventDefinitionError(f"@requires_auth on {where} guards nothing, since it is no event: add @event")
+            raise EventDefinitionError(f"@requires_auth on {where} guards nothing: it is not an event; add @event")
         inner = (getattr(value, name, None) for name in ("function", "wrapped", "fget", "__func__", "func"))
         value = next((found for found in inner if found is not None), None)
 
@@ -64,7 +64,7 @@ def _check_schema_version(cls: type) -> None:
     migrate = own.get("migrate")
     if migrate is not None and (not isinstance(migrate, classmethod) or inspect.iscoroutinefunction(migrate.__func__)):
         raise EventDefinitionError(
-            f"{cls.__name__}.migrate is a classmethod, and no async one: @classmethod def migrate(cls, values, version)"
+            f"{cls.__name__}.migrate must be a classmethod, not async: @classmethod def migrate(cls, values, version)"
         )
 
 

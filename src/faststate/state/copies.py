@@ -135,14 +135,14 @@ class StateModel(BaseModel):
 
         def __init__(self, /, **values: Any) -> None:
             if self._fs is not None:  # only `state.__init__(...)` comes here, which would set a snapshot's fields
-                raise ReadOnlyStateError(f"this {type(self).__name__} is there already; {REMEDY}")
+                raise ReadOnlyStateError(f"this {type(self).__name__} exists already; {REMEDY}")
             super().__init__(**values)
 
         mark_base_init(__init__)
 
         def __setstate__(self, state: dict[Any, Any]) -> None:
             if self._fs is not None:
-                raise ReadOnlyStateError(f"this {type(self).__name__} is there already; {REMEDY}")
+                raise ReadOnlyStateError(f"this {type(self).__name__} exists already; {REMEDY}")
             super().__setstate__(state)
 
         # A declared __getattr__ would hide misspelt fields from type checkers.

@@ -94,11 +94,11 @@ class Event(Generic[P, R]):
             raise EventDefinitionError(f"{function.__qualname__} is a plain generator: make it an `async def`")
         parameters = list(inspect.signature(function).parameters.values())
         if not parameters:
-            raise EventDefinitionError(f"the event {function.__qualname__} lacks its `self`")
+            raise EventDefinitionError(f"the event {function.__qualname__} needs the parameter `self`")
         for parameter in parameters[1:]:
             where = f"argument {parameter.name!r} of the event {function.__qualname__}"
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                raise EventDefinitionError(f"{where} must be a named one: events have no *args, **kwargs or /")
+                raise EventDefinitionError(f"{where} must be a named argument: events take no *args, **kwargs or /")
             if parameter.annotation is parameter.empty:
                 raise EventDefinitionError(f"{where} has no type: annotate it, clients' values are validated by it")
 
@@ -370,10 +370,10 @@ def event(
     def decorate(function: Callable[..., Any]) -> Event[Any, Any]:
         if mode is not None and mode not in {m.value for m in ElementPatchMode}:
             raise EventDefinitionError(
-                f"{mode!r} is no mode of Datastar's: {', '.join(m.value for m in ElementPatchMode)}"
+                f"{mode!r} is not a mode of Datastar: {', '.join(m.value for m in ElementPatchMode)}"
             )
         if selector is not None and ("\n" in selector or "\r" in selector or not selector.strip()):
-            raise EventDefinitionError(f"{selector!r} is no CSS selector")
+            raise EventDefinitionError(f"{selector!r} is not a CSS selector")
         if mode not in (None, "outer", "replace") and selector is None:
             raise EventDefinitionError(f"mode {mode!r} needs a selector")
         if timeout is not BY_PROVIDER and not is_time_limit(timeout):

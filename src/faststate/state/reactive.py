@@ -165,7 +165,7 @@ class ReactiveState(StateModel):
         """
         page = current_page.get()
         if page is None or not self._is_committed:
-            raise NotStartedError("watch() belongs into a handler, on a state that was injected there")
+            raise NotStartedError("call watch() in a handler, on a state that was injected there")
         page.show(self)
         return page.live_element()
 

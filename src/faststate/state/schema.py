@@ -166,7 +166,7 @@ class Schema:
                     raise EventDefinitionError(f"{where} cannot be a signal: use ASCII letters, digits and underscores")
             if Marker.BOUND in marks:
                 if name not in signals:
-                    raise EventDefinitionError(f"{where} is Bound, but no scalar: an input can only set a scalar")
+                    raise EventDefinitionError(f"{where} is Bound, but not a scalar: an input can only set a scalar")
                 if field.frozen or cls.model_config.get("frozen"):
                     raise EventDefinitionError(f"{where} is Bound and frozen: no input can set what never changes")
                 bound.append(name)
