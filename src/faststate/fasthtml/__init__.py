@@ -1,7 +1,7 @@
-"""FastHTML, and this package alone: `fast_app`, injection into handlers, routes, streams, and errors as responses.
+"""The integration with FastHTML: `fast_app`, injection into handlers, routes, streams, and errors as responses.
 
-This package knows everything below it, and FastHTML's app; only the tools stand above it. Begin with `setup.setup`,
-which gives an app all of its parts.
+Only this package, and the tools above it, import FastHTML. It knows everything below it. Begin with `setup.setup`: it
+gives an app all of its parts.
 """
 
 from .setup import fast_app, setup

@@ -124,7 +124,7 @@ class EventRoute:
     ) -> Response:
         headers = headers_of(scope)
         if b"datastar-request" not in headers or is_cross_site(headers):
-            return PlainTextResponse("Events are sent by the app's own pages alone.", 403)
+            return PlainTextResponse("Only the app's own pages may send events.", 403)
         provider, session_id = self.provider, context.session_id()
         if wait := provider.throttle.event_rates.take(session_id, context.address):
             return self._refuse_for("Too many actions at once. Please wait a moment.", ceil(wait))

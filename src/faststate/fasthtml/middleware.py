@@ -108,9 +108,7 @@ class SameOriginOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if is_cross_site(headers_of(scope)):
             logger.info("refused a websocket that another site's page has opened")
-            await WebSocketClose(1008, "websockets with states are opened by the app's own pages alone")(
-                scope, receive, send
-            )
+            await WebSocketClose(1008, "only the app's own pages may open websockets with states")(scope, receive, send)
             return
         await self.app(scope, receive, send)
 

@@ -88,7 +88,7 @@ class StreamRoute:
             return PlainTextResponse(BUSY, 503, {"retry-after": "1"})
         headers, body = headers_of(request.scope), b""
         if b"datastar-request" not in headers or is_cross_site(headers):
-            return _no_stream(request, 403, "Streams are opened by the app's own pages alone.")
+            return _no_stream(request, 403, "Only the app's own pages may open streams.")
         context = self.provider.context(request)
         if wait := self.provider.throttle.stream_rates.take(context.session_id(), context.address):
             self.provider.counters.refused += 1

@@ -128,7 +128,7 @@ class SSEConnection:
 
     @property
     def waits(self) -> bool:
-        """True if anything waits to be sent to it alone."""
+        """True if anything waits in its own outbox."""
         return bool(self._outbox)
 
     def audience(self, key: str) -> Audience:
@@ -161,7 +161,7 @@ class SSEConnection:
             box.echoes.pop(key, None)
             _drop(box.signals, StateIdentifier.parse(key).namespace)
 
-    # -- to this page alone --------------------------------------------------------------------------------------------
+    # -- only for this page --------------------------------------------------------------------------------------------
 
     def send_event(self, event_data: Mapping[str, Any]) -> Done[int]:
         """Queue signals (a nested dict) for this connection, merged with those that wait already.

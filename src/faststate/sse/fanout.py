@@ -181,8 +181,8 @@ class Fanout:
             if topic.ahead is not None:
                 for connection in list(topic.ahead):
                     topic.hand_over(connection)
-        # Only then: the above may have put something into an outbox. A connection that is sent the rest alone must not
-        # be told a part of it, and with that the position, by the loop over all followers.
+        # Only then: the above may have put something into an outbox. A connection with an outbox is sent all of it from
+        # there: the loop over all followers must not send it a part, and with that the position.
         alone: list[SSEConnection] = []
         if self._alone:
             for connection in list(self._alone):
@@ -231,7 +231,7 @@ class Fanout:
         """Collect the frames for each follower of these states, and of `most`, the state with the most followers.
 
         One write for each connection: half of an event over two states is never shown, and no position is told that
-        holds for one of them alone.
+        holds for only one of them.
         """
         joined: dict[SSEConnection, tuple[bytes, ...]] = {}
         for sending in sendings:
@@ -314,5 +314,5 @@ def _write_quickly(framed: bytes, writes: tuple[Callable[[bytes], object], ...])
                 write(framed)
             return
         except Exception:
-            # uvloop raises for a transport that has just been closed; its stream is told in the loop's next turn.
+            # uvloop raises for a transport that has just been closed; its stream learns that in the loop's next turn.
             logger.debug("a reader has just gone", exc_info=True)

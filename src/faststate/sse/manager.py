@@ -227,7 +227,7 @@ class SSEManager:
         return self.broadcast_here(state_key, data, exclude_user)
 
     def broadcast_here(self, state_key: str, data: Mapping[str, Any], exclude_user: Id | None = None) -> Done[int]:
-        """As `broadcast_to_state`, to the connections of this process alone."""
+        """As `broadcast_to_state`, but only to the connections of this process."""
         path = StateIdentifier.parse(state_key).namespace
         data = dict(data)
         reached = [

@@ -24,7 +24,7 @@ class Follower(Protocol):
 
     @property
     def waits(self) -> bool:
-        """True if anything waits to be sent to it alone."""
+        """True if anything waits in its own outbox."""
 
     def notify(self, key: str, changes: Changes | None, echo: Mapping[str, Any] | None = None) -> None:
         """Queue changes of the state `key` in its own outbox; None stands for a snapshot."""
@@ -208,7 +208,7 @@ class Topic(Generic[F]):
 class Sending(Generic[F]):
     """What one flush sends of a state. Lifetime: the flush.
 
-    `ahead` are the followers whom it skips: they have it already, or are sent it alone.
+    `ahead` are the followers whom it skips: they have it already, or get it from their outbox.
     """
 
     __slots__ = ("ahead", "changes", "chunks", "topic")

@@ -1,4 +1,4 @@
-"""Writing: the bytes that many connections get, and what a connection needs of whoever writes them."""
+"""Writing: bytes for many connections, and the interface of a writer, which writes those of one connection."""
 
 from __future__ import annotations
 
