@@ -55,6 +55,16 @@ class Journey:
         """The number of changes of file."""
         return sum(self.changes.values())
 
+    @property
+    def packages(self) -> set[str]:
+        """The packages touched."""
+        return set(map(_package, self.files))
+
+    @property
+    def between_packages(self) -> int:
+        """The number of changes to a file of another package."""
+        return sum(n for (caller, called), n in self.changes.items() if _package(caller[0]) != _package(called[0]))
+
     def note(self, frame: FrameType, what: str, _: object) -> None:
         """Note a call; for `sys.setprofile`."""
         if what != "call" or not frame.f_code.co_filename.startswith(PACKAGE):
@@ -66,6 +76,10 @@ class Journey:
             caller = caller.f_back
         if caller is not None and (place := _place(caller))[0] != own[0]:
             self.changes[place, own] += 1
+
+
+def _package(file: str) -> str:
+    return file.partition("/")[0]
 
 
 def _place(frame: FrameType) -> Place:
@@ -157,9 +171,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", action="store_true", help="list the changes of file too")
     arguments = parser.parse_args()
-    print(f"{'':8} {'files':>6} {'changes of file':>16}")
+    print(f"{'':8} {'files':>6} {'changes':>8} {'packages':>9} {'changes':>8}")
     for name, journey in asyncio.run(journeys()).items():
-        print(f"{name:8} {len(journey.files):6} {journey.number:16}")
+        print(
+            f"{name:8} {len(journey.files):6} {journey.number:8} {len(journey.packages):9} {journey.between_packages:8}"
+        )
         if arguments.calls:
             for ((from_file, caller), (to_file, called)), times in journey.changes.most_common():
                 print(f"    {times:3}  {from_file} {caller} -> {to_file} {called}")

@@ -14,6 +14,7 @@ from ..exceptions import AccessError, IdentifierError, StateNotFoundError
 from ..registry.entries import Entry
 from ..registry.registry import StateRegistry
 from ..scopes import StateScope, namespace_of
+from ..sessions.caller import Identity
 from ..sessions.config import Ids
 from ..sessions.rechecks import Rechecks
 from ..sessions.sessions import Sessions
@@ -99,7 +100,7 @@ class Follower:
         with self._cluster.holding() as topics:
             try:
                 # After this nothing is awaited: this connection hears of what is committed from now on.
-                found = await self._followed_by_now(context, shown, topics, self._cluster.seen(position))
+                found = await self._followed_by_now(context, identity, shown, topics, self._cluster.seen(position))
             except BaseException:
                 manager.remove_connection(connection.id)
                 raise
@@ -150,7 +151,12 @@ class Follower:
         return int(number) if is_own else -1
 
     async def _followed_by_now(
-        self, context: RequestContext, shown: Sequence[Shown], topics: dict[str, None], seen: int | None
+        self,
+        context: RequestContext,
+        identity: Identity,
+        shown: Sequence[Shown],
+        topics: dict[str, None],
+        seen: int | None,
     ) -> Followed:
         """As `followed`; when it returns, nothing has changed since the user was found to be allowed to see it.
 
@@ -159,7 +165,7 @@ class Follower:
         """
         with self._registry.lifetimes.holding() as held:
             while True:
-                found = await self.followed(context, shown)
+                found = await self.followed(context, identity, shown)
                 entries = [entry for entry, _ in found.states.values()]
                 held.update(entry.identifier.key for entry in entries)
                 if any(self._registry.find(entry.identifier.key) is not entry for entry in entries):
@@ -175,14 +181,13 @@ class Follower:
                 if not any(entry.end is not None for entry in entries):
                     return found._replace(unchanged=unchanged)
 
-    async def followed(self, context: RequestContext, shown: Sequence[Shown]) -> Followed:
-        """Return what a page shows, as far as its user may see it.
+    async def followed(self, context: RequestContext, identity: Identity, shown: Sequence[Shown]) -> Followed:
+        """Return what a page shows, as far as `identity` may see it.
 
         Raises `StaleTokens` for a TEMPORARY state that has ended: only a new page can take its place.
         """
         followed: dict[str, tuple[Entry, set[str]]] = {}
         vanish = gone = b""
-        identity = await context.identity()
         for name, instance_id, views in shown:
             cls = self._registrations.class_named(name)
             if cls is None:

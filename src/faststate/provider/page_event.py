@@ -199,7 +199,8 @@ class PageEvent(Origin, EventCaller):
 
     async def _take_with_snapshots(self, watched: Watched, step: Step) -> None:
         if step.repeated:  # the first answer was lost, and with it what had changed
-            followed = await self._parts.follower.followed(self._context, await watched.all())
+            identity, shown = await self._context.identity(), await watched.all()
+            followed = await self._parts.follower.followed(self._context, identity, shown)
             frames = await self._snapshots(followed.states)
         else:
             frames = await self._snapshots(self._shown([commit.new for commit in self.commits]))
