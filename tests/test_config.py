@@ -190,7 +190,7 @@ def test_a_refusal_that_authorize_raises_is_the_answer(error, expected):
 
 
 class Broken(Exception):
-    """What a rule of the app fails with."""
+    """An error of the app's own rule."""
 
 
 def test_a_rule_that_fails_allows_nothing_and_shows_nothing_of_its_error(caplog):
@@ -316,7 +316,7 @@ def owned(name="Owned", **fields):
 
 
 def act(config, cls, who, **first):
-    """What the event `act` of the one state answers `who`."""
+    """Send the event `act` of the one state as `who`; return the answer."""
     provider = StateProvider(user_loader=lambda r: UserContext(who) if who is not None else None)
     provider.register_state(cls, config)
     app, rt = fast_app(state_provider=provider, secret_key="for tests")

@@ -34,7 +34,7 @@ def middleware(app, cls=RememberingSessionMiddleware, key="key", max_age=60):
 
 
 async def ask(app, *cookies, then=lambda request: None, method="POST"):
-    """What the app finds in the session of a request with these cookie headers, and the headers of its answer."""
+    """Send these cookie headers; return the session that the app finds, and the headers of its answer."""
     found, sent = [], []
 
     async def handler(scope, receive, send):

@@ -28,7 +28,7 @@ class Board(ReactiveState):
 
 
 class Writer:
-    """What writes a connection's bytes, of a reader who keeps up."""
+    """A writer for a reader who keeps up."""
 
     ready, quick, lost = True, None, False
 
@@ -82,7 +82,7 @@ async def crowd(number: int, store=None, ttl: float = 3_600.0):
 
 
 async def costs(work, **options) -> list[int]:
-    """What some work costs with few and with many connections."""
+    """Measure some work with few and with many connections."""
     found = []
     for number in (FEW, MANY):
         provider, _ = await crowd(number, **options)

@@ -393,7 +393,7 @@ def test_a_process_that_restarts_is_not_noticed_behind_nginx(nginx):
 
 
 def is_back(server, client, before):
-    """Whether nginx has asked it again, which it does once its fail_timeout is over."""
+    """True if nginx has asked it again, which it does once its fail_timeout is over."""
     assert client.get("/health").status_code == 200
     return asked(server) > before
 

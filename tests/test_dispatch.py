@@ -36,7 +36,7 @@ USERS = {
 
 
 class Boom(Exception):
-    """What a test's own code raises."""
+    """An error of the test's own code."""
 
 
 class Counter(ReactiveState):

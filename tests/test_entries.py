@@ -20,7 +20,7 @@ def new_entry() -> Entry:
 
 
 def commit(entry: Entry, nonce: str, now: float, saved: list[str]) -> list[str]:
-    """What is saved by a process that loads what was `saved`, and then commits an event."""
+    """Load what was `saved` as another process does, and commit an event; return what is saved."""
     entry.remember_stamped(saved, now)
     stamped = entry.stamped_nonces(now, [nonce])
     entry.remember(nonce, now)

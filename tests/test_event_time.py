@@ -35,7 +35,7 @@ LONG = 30.0  # a limit that no test may come near
 
 
 class World:
-    """What the events of a test wait for, and what they tell. Lifetime: the test."""
+    """The gates that a test's events wait at, and the marks that they set. Lifetime: the test."""
 
     def __init__(self):
         self.inside, self.go_on = threading.Event(), threading.Event()

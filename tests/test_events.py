@@ -96,7 +96,7 @@ class Thing(ReactiveState):
 
 
 def arguments(name, **raw):
-    """What the event `name` of Thing gets from a call."""
+    """Return the arguments that the event `name` of Thing gets from a call."""
     return Thing._fs_schema().events[name].arguments.validate(**{"explicit": {}, **raw})
 
 

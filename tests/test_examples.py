@@ -50,7 +50,7 @@ def visitor(app, path="/"):
 
 
 def text(page):
-    """What a reader of the page, loaded again, reads: its markup without tags, in single spaces."""
+    """Load the page again; return its text without tags, in single spaces."""
     return words(page.client.get(page.response.url.path).text)
 
 

@@ -272,7 +272,7 @@ def violations(source: str, path: str) -> list[tuple[str, str, str]]:
 
 
 def all_violations() -> list[tuple[str, str, str]]:
-    """What the files of the package break, as `violations` gives it."""
+    """Return what all files of the package break, in the form of `violations`."""
     files = sorted(SOURCE.rglob("*.py"))
     assert len(files) > 1, f"no files found in {SOURCE}"
     return [

@@ -17,7 +17,7 @@ STEPS = st.lists(
 
 
 def names(client):
-    """What a client counts by: its address among all addresses, and itself among the sessions of this address."""
+    """Return the names a client counts by: its address among all, and its session among those of the address."""
     return [((), client.address), ((client.address,), client.session)]
 
 

@@ -296,7 +296,7 @@ async def test_nobody_is_asked_about_a_state_that_nobody_watches(site):
 
 
 def has_vanished(tab):
-    """Whether the page shows nothing of the Doc any more, and has kept the place of its view."""
+    """True if the page shows nothing of the Doc any more, and has kept the place of its view."""
     places = [element for element in tab.elements if '"Doc.1.body"' in element]
     return (
         tab.signals["Doc"]["1"] == {"text": "", "note": ""}
@@ -653,7 +653,7 @@ async def test_a_tab_that_closes_while_its_user_is_asked_about_disturbs_nobody(s
 
 
 def stick(site, user, *texts):
-    """Has the rule hang for a user, about these versions."""
+    """Let the rule hang when it is asked about this user and these versions."""
     site.rule.stuck |= {(user, text): asyncio.Event() for text in texts}
 
 

@@ -732,7 +732,7 @@ async def test_a_transaction_that_the_app_never_ends_fails_the_save_in_the_end(d
 
 
 def insisting(write: Callable[[], Any]) -> None:
-    """What threads that share a connection have to do anyway: again, when it was busy."""
+    """Try again while the connection is busy, as threads that share one have to."""
     while True:
         try:
             write()
@@ -896,7 +896,7 @@ def test_a_fastsql_database_in_memory_is_refused_because_threads_do_not_see_it()
 
 
 class NotFoundError(Exception):
-    """What a MiniDataAPI table raises for a row that is not there."""
+    """The error of a MiniDataAPI table for a row that is not there."""
 
 
 class PlainTable:

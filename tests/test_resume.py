@@ -412,7 +412,7 @@ class Cycle:
 
 
 class Dechunked:
-    """What is in the chunks that have come so far, as far as it has come."""
+    """The content of the chunks that have come so far."""
 
     def __init__(self) -> None:
         self._waiting = b""
@@ -583,7 +583,7 @@ class Tab:
         self.block: list[str] = []
 
     def read(self, size: int) -> None:
-        """Takes `size` bytes off the network, as they come: lines that are whole, events that have ended."""
+        """Take `size` bytes off the network; apply the lines that are whole and the events that have ended."""
         stream = self.stream
         if stream is None:
             return
@@ -682,7 +682,7 @@ class Tab:
                 raise Divergence(f"at {position} {key} is no version of itself: {different}, {signals}")
 
     def may_see_again(self) -> bool:
-        """Whether a record has vanished from here that the user may see by now."""
+        """True if a record has vanished from here that the user may see by now."""
         for shown in self.shown:
             key, namespace = self.key_of(shown)
             doc = self.site.provider.registry.peek(key)
@@ -992,7 +992,7 @@ class Run:
             tab.writing = self.background(self.post, tab, "save", {}, {"note": mine["note"]}, random.random() < 0.2)
 
     def typing(self, tab: Tab) -> bool:
-        """Whether anybody types into the same state: what two type at once is theirs to settle."""
+        """True if anybody types into the same state: what two type at once is theirs to settle."""
         return any(
             each.browser is tab.browser and each.writing is not None and not each.writing.done() for each in self.tabs
         )

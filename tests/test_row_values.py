@@ -81,7 +81,7 @@ class Rows:
 
 
 async def loaded(cls: type[ReactiveState], config: dict[str, Any]) -> Any:
-    """What `x` is in a new process, which can show it."""
+    """Return `x` as a new process has it and can show it."""
     provider = StateProvider()
     provider.register_state(cls, StateConfig(scope=StateScope.RECORD, **config))
     entry = await provider.registry.entry(provider.registrations.config_of(cls).identifier(Ids(record_id=1)), cls)
@@ -91,7 +91,7 @@ async def loaded(cls: type[ReactiveState], config: dict[str, Any]) -> Any:
 
 
 async def set_to(cls: type[ReactiveState], config: dict[str, Any], value: Any) -> tuple[Any, str | None]:
-    """What `x` is behind a commit that sets it, and the message of the refusal, if there was one."""
+    """Set `x` in a commit; return what it is behind it, and the message of the refusal, if there was one."""
     provider, refused = StateProvider(), None
     provider.register_state(cls, StateConfig(scope=StateScope.RECORD, **config))
     try:

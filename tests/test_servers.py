@@ -124,7 +124,7 @@ def visit(server):
 
 
 def expect_flaw(request, kind, name):
-    """Has the test fail where the server has the flaw, and nowhere else."""
+    """Expect the test to fail if the server has the flaw."""
     if name in kind.flaws:
         request.applymarker(pytest.mark.xfail(strict=True, reason=kind.flaws[name]))
 

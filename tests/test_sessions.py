@@ -49,7 +49,7 @@ COOKIE = "session_"
 
 
 class Items(ReactiveState):
-    """What each of the kinds below holds."""
+    """The field of each kind below."""
 
     items: list[str] = []
 
@@ -276,7 +276,7 @@ def session_of(client) -> str | None:
 
 
 def ok(response) -> bool:
-    """Whether an event was acknowledged."""
+    """True if an event was acknowledged."""
     return response.is_success and "faststate-status" not in response.headers
 
 

@@ -107,7 +107,7 @@ def ask(visitor: Visitor) -> str:
 
 
 def agree(link: str, who: str) -> str:
-    """Says at the provider who is there; the URL that it sends the browser back to."""
+    """Tell the provider who is there; return the URL that it sends the browser back to."""
     assert "form" in httpx.get(link, verify=False).text
     answer = httpx.post(link, verify=False, data={"who": who})
     assert answer.status_code == 303, answer.text

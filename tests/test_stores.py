@@ -342,7 +342,7 @@ async def test_closing_waits_for_what_was_asked_before(new_store: Callable[[], S
 
 
 class Model:
-    """What a store has to hold: a plain dict that is looked through."""
+    """A store's expected content: a plain dict that is searched."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock

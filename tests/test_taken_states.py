@@ -64,7 +64,7 @@ class ByComponent(ReactiveState):
 
 
 def works(own_class, own, taken):
-    """Whether it is known which state an event of a state of scope `own` means by one of scope `taken`."""
+    """True if it is known which state an event of a state of scope `own` means by one of scope `taken`."""
     with_ids = (StateScope.RECORD, StateScope.COMPONENT)
     match taken:
         case StateScope.RECORD:

@@ -28,7 +28,7 @@ LONG = 30.0  # a lock timeout that no test may come near: what ends sooner ended
 
 
 class Boom(Exception):
-    """What a test's own code raises."""
+    """An error of the test's own code."""
 
 
 class Line(BaseModel):

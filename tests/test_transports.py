@@ -60,7 +60,7 @@ class Board(ReactiveState):
 
 @pytest.fixture(autouse=True)
 def said(monkeypatch):
-    """What has been logged once is so for the process; here it is for the test. And no environment decides."""
+    """Forget what has been logged once, so that each test sees it. No environment decides."""
     monkeypatch.setattr(streams, "_said", set())
     monkeypatch.delenv("FASTSTATE_TRANSPORT", raising=False)
 
@@ -350,7 +350,7 @@ def connections_of(visited):
 
 
 def scopes_of(visited):
-    """What uvicorn holds of the requests of the streams that are open."""
+    """Return the request scopes that uvicorn holds for open streams."""
     return [each.writer._send.__self__.scope for each in connections_of(visited)]
 
 
@@ -682,7 +682,7 @@ class ByHand:
 
     @property
     def signals(self):
-        """What its page shows by now."""
+        """The signals that its page shows by now."""
         model = Model()
         model.feed_bytes(b"".join(self.bodies))
         return model.signals
@@ -1035,7 +1035,7 @@ async def test_a_change_costs_those_who_do_not_watch_it_nothing(provider, follow
 
 
 class Untouchable:
-    """Of another state: whoever looks at it fails."""
+    """A value of another state: whoever looks at it fails."""
 
     def __getattribute__(self, name):
         raise AssertionError(f"{name} was asked for")

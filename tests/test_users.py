@@ -150,7 +150,7 @@ def test_a_loader_is_given_the_request():
 
 
 class Boom(Exception):
-    """What an app's own code raises."""
+    """An error of an app's own code."""
 
 
 def raiser(error, *about):

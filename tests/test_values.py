@@ -459,7 +459,7 @@ def edit(value, dice: random.Random):
 
 
 def containers_are_text(value, place):
-    """Whether `place` is the `tags` of a Line: a list of str, which is validated when it is committed."""
+    """True if `place` is the `tags` of a Line: a list of str, which is validated when it is committed."""
     return any(isinstance(owner, Line) and owner.tags is place for owner in containers(value))
 
 

@@ -153,7 +153,7 @@ def offline(context: BrowserContext) -> BrowserContext:
 
 @contextlib.contextmanager
 def servers(datastar_js: Path, directory: Path) -> Iterator[Callable[..., Server]]:
-    """What `serve_app` is, for as long as its user likes."""
+    """Start apps as `serve_app` does, until the block ends."""
     started: list[Server] = []
 
     def start(

@@ -24,7 +24,7 @@ PASS_THROUGH = "trustedTypes.createPolicy('default', {createHTML: text => text, 
 
 
 class Violations(list):
-    """What the browser reported, as "directive source"; a test that leaves some in here fails."""
+    """Violations that the browser reported, as "directive source"; a test that leaves any here fails."""
 
     def take(self, page):
         """The violations so far; what the page reported before this call is among them."""

@@ -18,7 +18,7 @@ def differences(got, wanted):
 
 
 def as_markup(text):
-    """What an HTML parser makes of a text's line ends."""
+    """Normalise a text's line ends as an HTML parser does."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -26,7 +26,7 @@ def person(new_context, server):
 
 
 def give(context, server, name, rights):
-    """What somebody may from now on; gives how many streams were told."""
+    """Set somebody's rights from now on; return how many streams were told."""
     return int(context.request.get(f"{server.url}/give/{name}/{rights}").text())
 
 

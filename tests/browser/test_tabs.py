@@ -291,7 +291,7 @@ def test_a_click_runs_once_when_its_answer_is_lost(open_page):
 
 
 def bring(page, target="more"):
-    """What HTMX does with a fragment: fetched with its header, put into the page."""
+    """Fetch a fragment and put it into the page, as HTMX does."""
     page.evaluate(
         """async target => { document.getElementById(target).innerHTML =
             await (await fetch("/fragment", {headers: {"HX-Request": "true"}})).text() }""",

@@ -12,7 +12,7 @@ from faststate import AsSignal, ReactiveState, StateConfig, StateProvider, State
 
 
 class Numbers(ReactiveState):
-    """What each of the states below holds: each number once, if all goes well."""
+    """The field of each state below: each number is in it once, if all goes well."""
 
     numbers: AsSignal[list[int]] = []
 
@@ -52,7 +52,7 @@ class Item(Numbers):
 
 
 class Credit(Numbers):
-    """What `Debit` says, too."""
+    """The same numbers as `Debit`."""
 
 
 class Debit(Numbers):

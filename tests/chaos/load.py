@@ -40,11 +40,11 @@ T = TypeVar("T")
 
 
 class Broken(AssertionError):
-    """What the server had promised is not so."""
+    """Raised when the server has broken its promise."""
 
 
 class Found(NamedTuple):
-    """What a state holds, as the server says it."""
+    """The content of a state, as the server reports it."""
 
     numbers: list[int]
     epoch: str
@@ -79,7 +79,7 @@ class Visitor:
             raise Broken(f"{state}.{event} was refused with {status(response)}: {message(response) or response.text}")
 
     async def look(self) -> dict[str, Found]:
-        """What the server finds of the states that this visitor sees."""
+        """Ask the server for the states that this visitor sees."""
         response = await self.http.get(f"/found/{ITEM}")
         if response.status_code != 200:
             raise Broken(f"what is there is not to be seen: {response.status_code} {response.text}")
@@ -106,7 +106,7 @@ class Event:
 
     @property
     def places(self) -> list[tuple[str, int]]:
-        """What it adds, and where."""
+        """The numbers that it adds, and the states that it adds them to."""
         places = [(self.visitor.name_of(self.state), self.number)]
         if self.name == "add_in_two_steps":
             places.append((places[0][0], -self.number))
@@ -115,7 +115,7 @@ class Event:
         return places
 
     def certain(self) -> list[tuple[str, int]]:
-        """What of it has to be there. A second step need not be, when the process died between the two."""
+        """The part of it that has to be there. A second step need not be, when the process died between the two."""
         if self.answered is None:
             return []
         if self.name == "add_in_two_steps" and not self.answered:
@@ -124,7 +124,7 @@ class Event:
 
 
 class Book:
-    """What was sent and what was answered since the states were cleared; compares it with what is found."""
+    """Everything sent and answered since the states were cleared, to compare with what is found."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -192,16 +192,16 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 class Server(Protocol):
-    """What is under load."""
+    """The server under load."""
 
     url: str
 
     @property
     def is_dead(self) -> bool:
-        """Whether it has been told to end, in whatever way."""
+        """True if it has been told to end, in whatever way."""
 
     def output(self) -> str:
-        """What it has printed."""
+        """Everything it has printed."""
 
 
 class Load:
@@ -227,11 +227,11 @@ class Load:
             await visitor.http.aclose()
 
     async def arrive(self) -> None:
-        """Has the visitors sign in and open their pages, which they do once."""
+        """Let the visitors sign in and open their pages, which they do once."""
         await _all(visitor.arrive() for visitor in self.visitors)
 
     async def work(self, *, to_the_last: bool = False) -> None:
-        """Has them send events until the server is told to end, or (`to_the_last`) until it is gone.
+        """Let them send events until the server is told to end, or (`to_the_last`) until it is gone.
 
         Raises `Broken` when it goes by itself.
         """

@@ -62,11 +62,11 @@ class FastServer:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it was killed, and not started since."""
+        """True if it was killed and not started since."""
         return self._process is None
 
     def output(self) -> str:
-        """What the server has printed in all its lives."""
+        """Everything the server has printed in all its lives."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 

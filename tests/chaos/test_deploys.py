@@ -112,13 +112,13 @@ def add(page, *states):
 
 
 def counts(page):
-    """What the page shows when it is loaded again, in the same browser."""
+    """Load the page again in the same browser; return the counts that it shows."""
     signals = Page(page.client).signals
     return signals["Cart"]["count"], signals["Board"]["count"]
 
 
 def told(page):
-    """What the page is told first when it opens its stream again."""
+    """Open the page's stream again; return the first thing it is told."""
     with stream_of(page) as response:
         assert response.status_code == 200
         lines = response.iter_lines()

@@ -48,7 +48,7 @@ def reached(what: str) -> None:
 
 
 class Numbers(ReactiveState):
-    """What each of the states below holds: which numbers were added, in few bytes, and a count of all additions.
+    """The fields of each state below: the numbers that were added, in few bytes, and a count of all additions.
 
     `life` is drawn with the first number: in one life `count` only grows.
     """
@@ -139,7 +139,7 @@ class Line(Numbers):
 
 
 class Credit(Told):
-    """What `Debit` says, too."""
+    """The same numbers as `Debit`."""
 
 
 class Debit(Told):
@@ -209,7 +209,7 @@ async def shop(
 async def found(
     journal: Journal, notes: Notes, board: Board, desk: Desk, item: Item, line: Line, debit: Debit, credit: Credit
 ):
-    """What there is of each state, and what each page that shows it has to show."""
+    """Report the content of each state, and what a page that shows it has to show."""
     states = journal, notes, board, desk, item, line, debit, credit
     return JSONResponse({type(state).__name__: described(state) for state in states})
 

@@ -37,7 +37,7 @@ async def until(condition: Callable[[], object], what: str, within: float = PATI
 
 
 class Clock:
-    """What a worker's wall clock is wrong by, in seconds: as it is set, at any time. Lifetime: its file's."""
+    """The seconds by which a worker's wall clock is wrong; may be set at any time. Lifetime: its file's."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -56,7 +56,7 @@ class Clock:
         self._memory[:8] = struct.pack("d", seconds)
 
     def be_the_clock(self) -> None:
-        """Has this process go by it: `time.time`, and `datetime.now` for those that import it from now on."""
+        """Make this process use it: in `time.time`, and in `datetime.now` for code that imports it from now on."""
         real, real_ns = time.time, time.time_ns
         time.time = lambda: real() + self.wrong_by
         time.time_ns = lambda: real_ns() + int(self.wrong_by * 1e9)
@@ -145,7 +145,7 @@ class Worker:
         return code
 
     def output(self) -> str:
-        """What it has printed."""
+        """Everything it has printed."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
@@ -218,11 +218,11 @@ class Cluster:
         return new
 
     def output(self) -> str:
-        """What all have printed."""
+        """Everything that all of them have printed."""
         return "\n".join(f"-- {worker.name}\n{text}" for worker in self.all if (text := worker.output()))
 
     def tracebacks(self) -> str:
-        """What the workers have printed, from the first traceback on; empty where there is none."""
+        """The workers' output from the first traceback on; empty if there is none."""
         text = self.output()
         return text[text.index("Traceback") - 500 :] if "Traceback" in text else ""
 
@@ -233,6 +233,6 @@ class Cluster:
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens there."""
+    """True if nobody listens there."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) != 0

@@ -43,7 +43,7 @@ AT_ONCE = 32  # requests
 
 
 class Seen(NamedTuple):
-    """What a worker says of one state: what it is, and what a page has to show of it."""
+    """A worker's report of one state: its content, and what a page has to show of it."""
 
     found: Found
     path: list[str]
@@ -120,14 +120,14 @@ class Crowd:
         return round(events * self._events)
 
     async def work(self, events: int, kinds: Sequence[Kind] = ALL_KINDS, *, at_most: int = ROUND) -> None:
-        """Has the tabs send so many events (`scaled`), all tabs at once, each one after the other."""
+        """Let the tabs send so many events (`scaled`), all tabs at once, each one after the other."""
         left = itertools.repeat(None, min(self.scaled(events), at_most, ROUND))
         await all_of((self._work(tab, kinds, lambda: next(left, self) is None) for tab in self.tabs), len(self.tabs))
 
     async def work_while(
         self, condition: Callable[[], bool], kinds: Sequence[Kind] = ALL_KINDS, tabs: Sequence[Tab] | None = None
     ) -> None:
-        """Has the tabs send events as long as `condition()` holds."""
+        """Let the tabs send events as long as `condition()` holds."""
         await all_of((self._work(tab, kinds, condition) for tab in tabs or self.tabs), len(self.tabs))
 
     async def _work(self, tab: Tab, kinds: Sequence[Kind], goes_on: Callable[[], bool]) -> None:
@@ -135,7 +135,7 @@ class Crowd:
             await self.do(tab, *self._rng.choice(kinds), once=self._rng.random() < UNREPEATED)
 
     async def do(self, tab: Tab, state: str, name: str, *, once: bool = False) -> None:
-        """Has a tab do one thing; with `once` it may stay unknown whether it was done."""
+        """Let a tab do one thing; with `once` it may stay unknown whether it was done."""
         event = self.event(tab, state, name)
         try:
             again = await tab.send(event, once=once)
@@ -151,7 +151,7 @@ class Crowd:
     # -- what is there -------------------------------------------------------------------------------------------------
 
     async def look(self, tab: Tab, worker: Worker) -> dict[str, Seen]:
-        """What a worker says of all that a tab shows, by class."""
+        """Ask a worker for everything that a tab shows, by class."""
         response = await tab.browser.get(tab.found_path, worker=worker)
         if response.status_code != 200:
             raise Broken(f"{worker.name} does not say what there is: {response.status_code} {response.text}")
@@ -259,7 +259,7 @@ class Crowd:
         return sum(tab.opened for tab in self.tabs)
 
     def __str__(self) -> str:
-        """What happened so far, in a line."""
+        """Sum up in a line what happened so far."""
         return (
             f"{self.book.acknowledged} acknowledged, {self.unknown} unknown, {self.refusals} refused for the moment, "
             f"{self.opened} streams of {len(self.tabs)} tabs, {sum(tab.patches for tab in self.tabs)} patches, "

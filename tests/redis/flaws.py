@@ -18,7 +18,7 @@ def do_not_fence() -> None:
 
 
 def do_not_lock() -> None:
-    """Gives each who asks the locks at once, and has commits not look for them."""
+    """Grant every lock at once, and let commits not check them."""
     from faststate.cluster.sharing import Sharing
     from faststate.stores.base import Hold, Locked
     from faststate.stores.redis import RedisStore
@@ -47,7 +47,7 @@ def drop_messages() -> None:
 
 
 def tell_the_new_before_the_old() -> None:
-    """Takes in messages in another order than they came in, and asks no version."""
+    """Apply messages in another order than they came in, and check no version."""
     from faststate.cluster.following import Following
     from faststate.registry import commits
     from faststate.scopes import Version
@@ -70,7 +70,7 @@ def tell_the_new_before_the_old() -> None:
 
 
 def never_look_again() -> None:
-    """Takes it that nothing was missed when the connection for messages was lost."""
+    """Assume that nothing was missed when the connection for messages was lost."""
     from faststate.cluster.following import Following
 
     async def nothing(self: Any, lost: int) -> None:

@@ -244,7 +244,7 @@ class Office:
         return tab
 
     def state(self, place: int, name: str, **ids: str):
-        """What an app holds in memory of a state; None for nothing."""
+        """Return a state as an app has it in memory, or None."""
         provider = self.sites[place].provider
         cls = provider.registrations.class_named(name)
         return provider.registry.peek(provider.registrations.config_of(cls).identifier(Ids(**ids)).key)

@@ -179,7 +179,7 @@ async def entry_of(provider: StateProvider, cls: type[ReactiveState], **ids: Any
 
 
 async def served(provider: StateProvider, cls: type[ReactiveState], **ids: Any) -> Any:
-    """What a page that is loaded now shows."""
+    """Return what a page that is loaded now shows."""
     return (await entry_of(provider, cls, **ids)).state
 
 
@@ -305,7 +305,7 @@ async def run(
 
 
 def taken_for_dead(server: RedisServer, provider: StateProvider) -> None:
-    """Has the others take a process for dead, as they do when it was paused for long."""
+    """Make the others take a process for dead, as they do when it was paused for long."""
     assert server.do("HDEL", "{faststate}:members", provider.store.origin) == 1
 
 
@@ -314,7 +314,7 @@ def taken_for_dead(server: RedisServer, provider: StateProvider) -> None:
 
 @contextlib.contextmanager
 def instead(of: Any, name: str, call: Any) -> Iterator[None]:
-    """Has `of` do something else under a name, until the block ends."""
+    """Replace an attribute of `of` until the block ends."""
     real = getattr(of, name)
     setattr(of, name, call)
     try:

@@ -13,7 +13,7 @@ AHEAD = 4_096
 
 
 class Proxy:
-    """Takes connections on a port of its own and leads them to `target`. Lifetime: an `async with` block.
+    """Forwards connections from a port of its own to `target`. Lifetime: an `async with` block.
 
     `delay` (seconds) is what each piece takes on its way. In a `blackhole` connections are taken, and bytes, and
     nothing comes out on the other side until it has ended: as in a real one, it all comes then, however late. A

@@ -47,7 +47,7 @@ _asked: list[Scale] = []  # on the command line, of all tests alike
 
 
 class Stage(NamedTuple):
-    """What is on it. `proxies` stand between each worker and Redis, where it was asked for them."""
+    """The cluster under test. `proxies` stand between each worker and Redis if the test asked for them."""
 
     directory: Path
     redis: RedisServer
@@ -67,7 +67,7 @@ class Stage(NamedTuple):
         return asyncio.create_task(coroutine, name="meanwhile")
 
     async def hold(self, worker: Worker, seconds: float = 3600, *, once: bool = True) -> tuple[Event, Holding]:
-        """Has an event of `worker` wait with the lock of Board in its hand; the event, and the task that sends it.
+        """Let an event of `worker` wait while it holds the lock of Board; return the event and the task that sends it.
 
         It returns when the event has come so far. With `once` the task ends with the first request, else it goes on
         with any worker until the event is acknowledged.
@@ -87,7 +87,7 @@ class Stage(NamedTuple):
 
     @asynccontextmanager
     async def working(self, condition: Callable[[], bool], kinds: Sequence[Kind] = ALL_KINDS) -> AsyncIterator[None]:
-        """Has all tabs send events meanwhile, as long as `condition()` holds, which it has to cease to do inside."""
+        """Let all tabs send events in the meantime, as long as `condition()` holds. The block must make it false."""
         load = asyncio.create_task(self.crowd.work_while(condition, kinds), name="load")
         try:
             yield

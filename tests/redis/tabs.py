@@ -213,7 +213,7 @@ class Tab:
                     return
 
     def _take(self, block: str, *, streamed: bool = True) -> None:
-        """Takes one whole SSE block."""
+        """Apply one whole SSE block."""
         kind, parts = "", dict[str, str]()
         for line in block.split("\n"):
             name, _, value = line.partition(": ")
@@ -262,7 +262,7 @@ class Tab:
                 self._streamed[path] = life, count
 
     def history(self, path: Sequence[str]) -> str:
-        """What the last patches of a state said, and where they came from."""
+        """Describe the last patches of a state, and where they came from."""
         return ", ".join(self._history.get(tuple(path), ()))
 
     def at(self, path: Sequence[str]) -> dict[str, Any]:
@@ -312,7 +312,7 @@ class Tab:
                 raise TimeoutError(f"{state}.{event.name} was not acknowledged within {PATIENCE:g} s")
 
     def _take_answer(self, response: Response) -> None:
-        """What a page does with an event's answer: its patches are its, as those of the stream."""
+        """Apply an event's answer as a page does: its patches count like those of the stream."""
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             *blocks, _ = response.text.split("\n\n")
             for block in blocks:

@@ -19,7 +19,7 @@ class AnyWith(str):
 
 
 async def of_redis(url):
-    """What was found of a Redis, with one finding for each subject."""
+    """Return what the doctor found out about a Redis, one finding for each subject."""
     checks = await found(StateProvider(store=url))
     assert all(len(of_one) == 1 for of_one in checks.values()), checks
     return {about: of_one[0] for about, of_one in checks.items()}

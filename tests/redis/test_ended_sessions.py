@@ -161,7 +161,7 @@ async def test_an_event_of_a_session_that_another_process_has_ended_changes_noth
 
 
 def of(server, key: str) -> bytes | None:
-    """What Redis has of a state."""
+    """Return a state as Redis has it."""
     return server.do("HGET", f"{{faststate}}:s:{key}", "d")
 
 

@@ -46,7 +46,7 @@ async def stand_still(on: Stage) -> None:
 
 
 async def lose_messages(on: Stage) -> None:
-    """Has the connections of one worker break off while others work."""
+    """Cut the connections of one worker while others work."""
     at_work = True
     async with on.working(lambda: at_work, SHARED):
         for _ in range(8):

@@ -44,7 +44,7 @@ async def process(cls: type[ReactiveState], store: str):
 
 
 async def shown(provider: StateProvider, cls: type[ReactiveState], record_id: int) -> str:
-    """What `x` is, as a page can show it."""
+    """Return `x` as a page can show it."""
     entry = await provider.registry.entry(
         provider.registrations.config_of(cls).identifier(Ids(record_id=record_id)), cls
     )

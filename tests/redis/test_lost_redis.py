@@ -21,7 +21,7 @@ SOON = 1.0
 
 
 def all_were_refused(tabs: Sequence[Tab], before: Sequence[int]) -> bool:
-    """Whether each tab was refused an event since so many refusals."""
+    """True if each tab was refused an event since so many refusals."""
     return all(tab.refusals > number for tab, number in zip(tabs, before, strict=True))
 
 

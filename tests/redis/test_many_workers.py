@@ -30,7 +30,7 @@ LOADS = {"one key": (ONE_KEY, 0.1), "many keys": (MANY_KEYS, 0.75), "all kinds":
 
 
 async def count_all(on: Stage, kinds: list[Kind], events: int) -> None:
-    """Has so many events happen, and looks whether they have."""
+    """Let so many events happen, and check that they have."""
     left = on.crowd.scaled(events)
     while left > 0:
         await on.crowd.work(events, kinds, at_most=left)

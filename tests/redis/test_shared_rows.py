@@ -31,7 +31,7 @@ async def test_no_change_of_a_row_is_lost_or_made_twice(tmp_path: Path, seed: st
 
 
 def wait_behind_the_row() -> None:
-    """Has a worker in whose directory there is a file `behind-the-row` wait for ever when it has saved a row."""
+    """Let a worker with a file `behind-the-row` in its directory wait for ever when it has saved a row."""
     save = TableRecords.save
 
     async def save_and_wait(self: TableRecords, changes: Sequence[RowChange]) -> Sequence[int | None]:

@@ -18,7 +18,7 @@ def tabs_of(crowd: Crowd, browser: Browser) -> list[Tab]:
 
 
 async def move_streams(tabs: list[Tab], *, away_from: int = 0) -> None:
-    """Has none of the tabs' streams be with one of the workers: each that is goes elsewhere."""
+    """Move every stream of the tabs away from one of the workers."""
     for tab in tabs:
         tab.avoids = tab.browser.cluster.serving[away_from]
         if tab.worker is tab.avoids:

@@ -24,7 +24,7 @@ def alone(in_tmp_path, monkeypatch):
 
 
 async def found(provider, target=None):
-    """What was found, as {about: [(level, message), ...]}."""
+    """Examine a provider; return {about: [(level, message), ...]}."""
     checks = {}
     for level, about, message in await examine(target if target is not None else provider, provider):
         checks.setdefault(about, []).append((level, message))

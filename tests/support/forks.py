@@ -67,7 +67,7 @@ class Fork:
 def run_module(
     module: str, *arguments: str, cwd: Path, env: Mapping[str, str], timeout: float = 30
 ) -> subprocess.CompletedProcess[str]:
-    """What `python -m module arguments…` gives, run in `cwd` with the environment `env`."""
+    """Run `python -m module arguments…` in `cwd` with the environment `env`."""
     with tempfile.TemporaryDirectory() as directory:
         out, err = Path(directory) / "out", Path(directory) / "err"
         fork = Fork(partial(_run_module, module, arguments, out), cwd=cwd, env=env, log=err)

@@ -16,7 +16,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 
 class Model:
-    """What a page knows: signals, elements in the order in which they came, and its position in the stream."""
+    """A page's knowledge: signals, elements in the order in which they came, and its position in the stream."""
 
     def __init__(self):
         self.signals = {}
@@ -26,7 +26,7 @@ class Model:
         self.patched = []
 
     def feed(self, block):
-        """Takes one whole SSE block, without its empty line."""
+        """Apply one whole SSE block, without its empty line."""
         fields = [line.partition(": ")[::2] for line in block.splitlines()]
         data = [value for name, value in fields if name == "data"]
         for name, value in fields:
@@ -41,14 +41,14 @@ class Model:
         self.beats += not any(name in ("id", "event") for name, _ in fields)
 
     def feed_bytes(self, frames):
-        """Takes what arrived: a block that was cut off is not seen, as in a browser."""
+        """Apply the bytes that arrived. Like a browser, ignore a block that was cut off."""
         *whole, _ = frames.decode(errors="replace").split("\n\n")
         for block in whole:
             self.feed(block)
 
 
 def assert_nothing_is_left(manager):
-    """Of no stream anything is kept: not in an index, not in a list of who has to be written to, not in a timer."""
+    """Assert that nothing is kept of any stream: in no index, no list of pending writes, no timer."""
     left = {
         name: value
         for name in ("connections", "of_user", "of_session", "of_address", "behind", "topics", "_changed", "_alone")
@@ -61,7 +61,7 @@ def assert_nothing_is_left(manager):
 
 @contextlib.contextmanager
 def serving(app, *, sent=None, **config):
-    """`app` under uvicorn in a thread of this process, on a port of its own: a server that gets no signal to end.
+    """Serve `app` by uvicorn in a thread of this process, on a port of its own. No signal ends it.
 
     `sent` is how many bytes its kernel takes that a reader has not; else it is some megabytes.
     """
@@ -132,7 +132,7 @@ class Tab(Model):
         return self.client.stream(method, "/_faststate/stream", headers=sent, **asked)
 
     async def open(self, **request):
-        """Opens the stream and reads up to its first position."""
+        """Open the stream and read up to its first position."""
         self.closing = contextlib.AsyncExitStack()
         self.response = await self.closing.enter_async_context(self.request(**request))
         assert self.response.status_code == 200
@@ -150,7 +150,7 @@ class Tab(Model):
         return self.site.provider.sse_manager.connections.get(self.signals["_fs"]["c"])
 
     async def until(self, condition):
-        """Reads the stream until `condition()` holds."""
+        """Read the stream until `condition()` holds."""
         block = []
         async with asyncio.timeout(PATIENCE):
             while not condition():
@@ -162,7 +162,7 @@ class Tab(Model):
                     block = []
 
     async def ends(self):
-        """Reads the stream to its end."""
+        """Read the stream to its end."""
         async with asyncio.timeout(PATIENCE):
             lines = [line async for line in self.lines]
         self.feed_bytes("\n".join([*lines, ""]).encode())

@@ -25,7 +25,7 @@ LIMIT = 5  # seconds from the signal to the end of a server: what the library pr
 
 
 def _own_ports() -> Iterator[int]:
-    """The ports that this process of the tests may give out, one after the other: none that one beside it has.
+    """Yield the ports that this test process may give out; no process beside it has the same ones.
 
     They lie below those that the system gives to connections, of which one could else take the port of a server that
     is about to start, or starts again.
@@ -40,7 +40,7 @@ _ports = _own_ports()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now, and that is given to nobody else for a long time."""
+    """Return a port of 127.0.0.1 that nobody listens on, and that nobody else is given for a long time."""
     for port in _ports:
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
@@ -154,7 +154,7 @@ class Server:
         self.start()
 
     def output(self) -> str:
-        """What the server has printed since its first start."""
+        """Return everything the server has printed since its first start."""
         return self._log.read_text(errors="replace")
 
 
@@ -199,14 +199,14 @@ class Process:
             )
 
     def until(self, condition: Callable[[], object], within: float) -> None:
-        """Waits for what the process does; fails with its output."""
+        """Wait until `condition()` holds; fail with the process's output."""
         deadline = time.monotonic() + within
         while not condition():
             assert time.monotonic() < deadline, self.output()
             time.sleep(0.02)
 
     def save(self, text: str, within: float) -> None:
-        """Writes the app's file, as an editor does, and returns once its reloader has seen that.
+        """Write the app's file as an editor does; return once its reloader has seen it.
 
         A server may serve before its reloader watches files, on a busy machine: so it is saved again every 5 seconds.
         """
@@ -222,18 +222,18 @@ class Process:
         self.until(is_seen, within)
 
     def serves(self, text: str = "", path: str = "/") -> bool:
-        """Whether it answers, with `text` in the page."""
+        """True if it answers, with `text` in the page."""
         with contextlib.suppress(httpx.TransportError):
             response = httpx.get(self.url + path, timeout=2, verify=False)
             return response.status_code == 200 and text in response.text
         return False
 
     def output(self) -> str:
-        """What it, and what it started, has printed."""
+        """Return everything printed by it and by what it started."""
         return self.log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """Ends it at once, with all that it started. Harmless when it is gone."""
+        """End it at once, with everything it started. Harmless when it is gone."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -131,6 +131,6 @@ class RedisServer:
 
     @property
     def listening(self) -> bool:
-        """Whether anybody listens on its port."""
+        """True if anybody listens on its port."""
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", self.port)) == 0

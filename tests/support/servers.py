@@ -28,7 +28,7 @@ class Certificate:
         self._authority = authority
 
     def trusted(self) -> ssl.SSLContext:
-        """What a client connects with; one for each, since some of them write their wishes into it."""
+        """Return a context for a client; one each, since some clients change theirs."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._authority.configure_trust(context)
         return context

@@ -34,7 +34,7 @@ class Stream:
         self._lines = response.iter_lines()
 
     def until(self, text: str) -> str:
-        """Reads up to the line that holds `text`; what was read."""
+        """Read up to the line that holds `text`; return what was read."""
         read = []
         for line in self._lines:
             read.append(line)
@@ -43,7 +43,7 @@ class Stream:
         raise AssertionError(f"the stream ended without {text!r}: {read}")
 
     def rest(self) -> str:
-        """Reads to the end, which has to come; what was read."""
+        """Read to the end, which has to come; return what was read."""
         return "\n".join(self._lines)
 
 
@@ -66,7 +66,7 @@ class Visitor:
         return found
 
     def note(self) -> str:
-        """What the visitor's note says, on a page loaded anew."""
+        """Load the page again; return the visitor's note."""
         return str(self.page().signals["Note"]["text"])
 
     def send(self, state: str, event: str, page: Page | None = None, **arguments: Any) -> httpx.Response:
@@ -87,7 +87,7 @@ class Visitor:
             yield stream
 
     def session(self) -> dict[str, Any]:
-        """What the session cookie holds: it is signed, not secret."""
+        """Return the content of the session cookie, which is signed, not secret."""
         cookie = self.http.cookies.get("session_")
         return json.loads(b64decode(cookie.split(".")[0])) if cookie else {}
 
@@ -147,14 +147,14 @@ class SignInPromises:
     in_session = False  # whether the session says who it is, and not a cookie of the way's own
 
     def sign_in(self, visitor: Visitor, name: str) -> None:
-        """Goes through the sign-in as a browser does, up to the redirect to the page."""
+        """Sign in as a browser does, up to the redirect to the page."""
         response = visitor.http.post(
             "/login", data={"name": name, "password": {"ada": "engine", "bob": "castle"}[name]}
         )
         assert (response.status_code, response.headers["location"]) == (303, "/")
 
     def sign_out(self, visitor: Visitor) -> None:
-        """Uses the page's way out."""
+        """Sign out as the page offers it."""
         assert visitor.http.post("/logout").status_code == 303
 
     @pytest.fixture

@@ -11,7 +11,7 @@ def commit(state, version=1):
 
 
 def apply(snapshot, change):
-    """What the registry does with a change."""
+    """Apply a change as the registry does."""
     if change is None:
         return snapshot
     old = snapshot._committed

@@ -50,7 +50,7 @@ def visit(server: Server) -> Iterator[Callable[..., httpx.Client]]:
 
 
 class Stream(NamedTuple):
-    """What a request for a stream was answered with, up to where a live one begins to wait for changes."""
+    """The answer to a request for a stream, up to where a live one begins to wait for changes."""
 
     status: int
     text: str

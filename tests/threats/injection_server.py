@@ -196,13 +196,13 @@ class Frame(NamedTuple):
 
     @property
     def signals(self) -> dict[str, Any]:
-        """What a patch of signals holds; an empty dict for one of elements."""
+        """The content of a patch of signals; an empty dict for one of elements."""
         found: dict[str, Any] = json.loads("\n".join(self.parts.get("signals", ["{}"])))
         return found
 
     @property
     def html(self) -> str:
-        """What a patch of elements holds, as Datastar joins it."""
+        """The content of a patch of elements, as Datastar joins it."""
         return "\n".join(self.parts.get("elements", []))
 
 
@@ -236,7 +236,7 @@ def count_events(body: bytes) -> int:
 
 
 def merged(frames: list[Frame]) -> dict[str, Any]:
-    """What the signals in `frames` come to."""
+    """Merge the signals of `frames`."""
     result: dict[str, Any] = {}
     for frame in frames:
         merge(result, frame.signals)

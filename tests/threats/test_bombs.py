@@ -81,7 +81,7 @@ def packed(payload):
 
 
 def refused(answer):
-    """Whether it was a refusal of what was sent, and not a failure."""
+    """True if it was a refusal of what was sent, and not a failure."""
     return 400 <= status(answer) < 500
 
 

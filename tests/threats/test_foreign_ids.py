@@ -67,7 +67,7 @@ def attacker(visit):
 
 
 def belongings(whole, somebody):
-    """What is in the states of somebody."""
+    """Return the content of somebody's states."""
     return {key: state for key, state in whole.items() if somebody.words in str(state) or somebody.name in key}
 
 

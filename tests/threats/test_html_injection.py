@@ -50,7 +50,7 @@ def page(server):
 
 
 def put(page, text):
-    """Has the state hold `text`, and returns the frames of the answer."""
+    """Put `text` into the state; return the frames of the answer."""
     answer = page.send("Said", "put", text=text)
     assert status(answer) in (200, 204), answer.text  # 204: it held that already
     return frames_of(answer.content)

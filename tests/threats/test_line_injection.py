@@ -82,7 +82,7 @@ def page(server):
 
 
 def lines_of_html(text):
-    """What HTML makes of the line ends in `text` before it reads anything else."""
+    """Normalise the line ends of `text` as HTML does before it reads anything else."""
     return re.sub("\r\n|\r", "\n", text)
 
 

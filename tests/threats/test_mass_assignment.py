@@ -86,7 +86,7 @@ def truth(client):
 
 @pytest.fixture(scope="module")
 def untouched(server):
-    """What the states of a session hold that nobody has changed."""
+    """Return the content of a session's states that nobody has changed."""
     with httpx.Client(base_url=server.url, verify=False, trust_env=False) as client:
         fresh = truth(client)
     kept = fresh["profile"]

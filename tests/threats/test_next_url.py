@@ -45,14 +45,14 @@ def browser(server):
 
 
 def next_of(browser, query, path="/next"):
-    """What `next_url` makes of a query string."""
+    """Return what `next_url` makes of a query string."""
     response = browser.get(f"{path}?{query}")
     assert response.status_code == 200
     return response.text
 
 
 def stays_here(location, site="http://site.example"):
-    """Whether a browser on `site` that is sent to `location` stays there (WHATWG URL, 4.4)."""
+    """True if a browser on `site` that is sent to `location` stays there (WHATWG URL, 4.4)."""
     text = location.strip("".join(map(chr, range(33)))).translate({9: None, 10: None, 13: None}).replace("\\", "/")
     return urljoin(site + "/login", text).startswith(site + "/")
 

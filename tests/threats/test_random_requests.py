@@ -234,7 +234,7 @@ class Choices:
         return "/" + quote_from_bytes(far, safe="/.%"), ""
 
     def request(self) -> tuple[Any, ...]:
-        """What to send, its secrets by role: (method, path, query, headers, cookie, body, who)."""
+        """Draw a request, with its secrets by role: (method, path, query, headers, cookie, body, who)."""
         path, event = self.target()
         usual = "POST" if "/event/" in path or "enter" in path else "GET"
         method = self.pick(METHODS) if self.one_in(8) else usual
@@ -276,7 +276,7 @@ def flipped(text: str, at: int) -> str:
 
 
 class Roles(NamedTuple):
-    """What the names in drawn requests stand for."""
+    """The values that the names in drawn requests stand for."""
 
     cookies: dict[str, str]
     tokens: dict[str, list[str]]
@@ -338,7 +338,7 @@ class Roles(NamedTuple):
 
 
 def verdict(sent: Sent, got: Received) -> None:
-    """What holds for each answer, whatever was asked."""
+    """Check what holds for each answer, whatever was asked."""
     assert got.status < 500 and got.meant < 500, got
     whole = b"\n".join([*(name + b": " + value for name, value in got.headers), got.body])
     for mark in MARKS + ([] if sent.who == "ann" else [b"FOREIGN-"]):

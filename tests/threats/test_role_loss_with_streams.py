@@ -235,7 +235,7 @@ async def tell(site, path):
 
 
 async def rest_of(tab):
-    """What else comes down a stream until it ends, as text; fed to the model too."""
+    """Read a stream to its end into the model; return it as text."""
     lines = []
     async with asyncio.timeout(10):
         lines = [line async for line in tab.lines]
@@ -246,7 +246,7 @@ async def rest_of(tab):
 
 
 async def opens_anew(tab):
-    """What the page does when it was told to."""
+    """Open the page again, as it does when it is told to."""
     tab.position = ""
     await tab.open()
 

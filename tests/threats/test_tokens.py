@@ -134,7 +134,7 @@ def test_no_edit_of_a_token_leads_to_another_document(owner, edits):
 
 
 def content(token):
-    """What a token says: anybody can read it, nobody else can write it."""
+    """Return a token's content: anybody can read it, nobody else can write it."""
     return URLSafeTimedSerializer(KEY, salt=SALT).loads(token)
 
 

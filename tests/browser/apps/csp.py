@@ -132,7 +132,7 @@ def elsewhere():
 
 @rt
 def injected(board: Board):
-    """What a hole in the app's own escaping would let in."""
+    """Markup that a hole in the app's own escaping would let in."""
     hostile = """<script>window.ran = ['script']</script>
         <button id=inline onclick="(window.ran ||= []).push('onclick')">x</button>
         <p id=styled style="position: fixed">x</p><style>#count { position: fixed }</style>

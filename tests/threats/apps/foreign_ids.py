@@ -43,7 +43,7 @@ class Board(Text):
 
 
 class Guarded(Text):
-    """Of the user whose name it ends with, by a rule that is asked of everybody."""
+    """Belongs to the user whose name its id ends with, by a rule that is asked for everybody."""
 
 
 class Doc(Text):

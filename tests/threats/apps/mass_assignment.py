@@ -57,7 +57,7 @@ class Profile(ReactiveState):
 
     @event
     def ask(self, is_admin: bool = False, credits: int = 0, secret: str = ""):
-        """Has arguments with the names of fields, and sets none."""
+        """An event with arguments named like fields, which sets none."""
 
     @event
     def move(self, to: Address):
@@ -117,7 +117,7 @@ def seeds(profile: Profile = Depends(provider.get_state)):
 
 @rt
 def save(profile: Profile, settings: Settings, title: str = "", is_admin: bool = False, d: dict | None = None):
-    """Has parameters of its own, one of them with the name of a field."""
+    """An event with parameters of its own, one of them with the name of a field."""
     return Titled("Saved", title, str(is_admin))
 
 
@@ -128,7 +128,7 @@ def item(profile: Profile, settings: Settings, user_id: str, is_admin: bool):
 
 @rt
 async def asked(request, profile: Profile, settings: Settings):
-    """Has read the form itself."""
+    """An event that reads the form itself."""
     await request.form()
     await provider.get_state(Profile, request)
     return Titled("Asked")
@@ -140,7 +140,7 @@ async def ws(profile: Profile, settings: Settings, send, title: str = "", is_adm
 
 
 def whole(state):
-    """What is kept, whoever looks."""
+    """Return everything that is kept, whoever looks."""
     state = provider.registry.peek(state._committed.identifier.key)
     fields = {name: getattr(state, name) for name in type(state).model_fields}  # model_dump leaves the secret out
     fields["address"] = state.address.model_dump()
