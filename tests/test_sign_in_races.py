@@ -456,7 +456,7 @@ async def test_a_sign_out_beside_a_sign_in_whose_save_fails_or_not_holds():
 
 async def test_a_plain_with_never_waits_for_the_loop_that_it_runs_on(monkeypatch):
     site = Site().with_carts(StateConfig())
-    monkeypatch.setattr("faststate.registry.modify._is_import", lambda: True)  # as another loop's frames may look
+    monkeypatch.setattr("faststate.registry.modify.is_import", lambda: True)  # as another loop's frames may look
     await site.provider.start()
     async with site.provider.modify(Cart, session_id="s"):
         pass

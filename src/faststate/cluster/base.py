@@ -71,6 +71,12 @@ class AppCluster(Cluster, Protocol):
         False if one of them has changed meanwhile. Raises `BackplaneError` and `PersistenceError`.
         """
 
+    def note_typed(self, entry: Entry, page: str, number: int) -> bool | None:
+        """Note an event of a page that sets bound fields of a locked state; False if a later one came before it.
+
+        Returns None if the page's own stream remembers that, since the page has it in this process.
+        """
+
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         """Send values to the followers of a state in other processes, but for those of one user."""
 

@@ -53,6 +53,9 @@ class LocalCluster(OneProcess):
     async def follow(self, entries: Sequence[Entry], held: dict[str, None]) -> bool:
         return True
 
+    def note_typed(self, entry: Entry, page: str, number: int) -> bool | None:
+        return None
+
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         pass
 

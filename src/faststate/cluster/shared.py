@@ -136,6 +136,9 @@ class SharedCluster:
     def unwatched(self, key: str) -> None:
         self.following.unwatched(key)
 
+    def note_typed(self, entry: Entry, page: str, number: int) -> bool | None:
+        return entry.own_shared().note_typed(page, number) if entry.in_store else None
+
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         sent = {str(name): to_wire(value) for name, value in values.items()}
         self.announcer.send_soon(key, Broadcast(sent, None if but_user is None else str(but_user)))

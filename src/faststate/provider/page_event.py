@@ -141,11 +141,10 @@ class PageEvent(Origin, EventCaller):
             return NOTHING  # the class has none, so nobody needs to know the order of the page's events
         if number is not None:
             entry = self._parts.registry.find(self.key)
-            is_shared = entry is not None and entry.in_store and self._parts.cluster.is_shared
-            shared = entry.own_shared() if entry is not None and is_shared else None
-            if shared is not None and page is not None:
-                is_newest = shared.note_typed(page, number)
-            else:
+            is_newest = None
+            if entry is not None and page is not None:
+                is_newest = self._parts.cluster.note_typed(entry, page, number)
+            if is_newest is None:
                 is_newest = self._live is None or self._live.note_typed(self.key, number)
             if not is_newest:
                 return NOTHING  # overtaken on the way: what the page has sent since is newer than what it had typed

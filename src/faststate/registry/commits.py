@@ -1,4 +1,4 @@
-"""Commits: saved first, then swapped in for all readers at once, then told; and what others have changed meanwhile."""
+"""Commits: changes are saved, then swapped in for all readers at once, then sent to the followers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .entries import Commit, Entry, Nonce, Prepared, finite, next_version, with_
 from .locks import SessionGates
 from .persistence import (
     Loaded,
+    Persistence,
     Save,
     nonce_key,
     persistence_errors,
@@ -39,14 +40,14 @@ T = TypeVar("T")
 
 
 GATE_PATIENCE: Final = 5.0
-"""Seconds that a commit waits for a sign-in or sign-out beyond what the store may take for it; and the other way."""
+"""Seconds that a commit and a sign-in or sign-out wait for each other, beyond the time that the store has."""
 
 
 class Committer:
     """Commits the changes of a process's states. Lifetime: the registry.
 
-    `number` is that of the last commit, `saves` how often something was saved. `remove` is told of a state that is no
-    more, and why.
+    `number` is that of the last commit, `saves` counts the saves. `remove` is called with a state that is no more,
+    and why.
     """
 
     def __init__(
@@ -76,17 +77,19 @@ class Committer:
         also: Sequence[Write] = (),
         still_current: Callable[[], None] = lambda: None,
     ) -> Awaitable[object] | None:
-        """Saves all changes, swaps the states for their new snapshots, then tells the hooks. The caller has the locks.
+        """Save all changes, swap the states for their new snapshots, then tell the followers. The caller has the locks.
 
-        Gives what is to be awaited for that, at once; None where nothing had to be, and all is done.
+        Returns what to await for that; None if there is nothing to await, and all is done.
 
-        No reader sees some of the changes and not the others: between the swaps nothing is awaited. `nonce` is that of
-        the event, and remembered with its state; `also` are further changes of the store, made with it or not at all.
-        Once the saving has begun it is ended, and the commit with it, even if the caller is cancelled. A session that
-        is signed in or out comes first or last: where the caller had to wait for that, `still_current` is asked again.
-        Raises what that raises; `StateNotFoundError`, with nothing changed, when one of the states is no more, but
-        for those whose session is over or which the event itself has deleted: these are passed over; `VersionConflict`
-        and `PersistenceError`.
+        No reader sees some of the changes without the others: nothing is awaited between the swaps. `nonce` is the
+        event's, and remembered with its state; `also` are further changes of the store, made together with these or not
+        at all. Once the save has begun, the commit is completed even if the caller is cancelled. A sign-in or sign-out
+        of a session comes before or after its commits: if the caller had to wait for one, `still_current` is called
+        again.
+
+        Raises what that raises, `VersionConflict` and `PersistenceError`; `StateNotFoundError`, with nothing changed,
+        when one of the states is no more. Changes of a state whose session is over, or which the event itself has
+        deleted, are dropped without an error.
         """
         if not self.gates.all_open:
             concerned = [*(entry for entry, _ in changes), *([nonce.entry] if nonce is not None else [])]
@@ -108,10 +111,10 @@ class Committer:
             prepared.append((own, None))
             is_kept = is_kept or own.persistence is not None
         if own is not None and not prepared and own.persistence is not None and self._cluster.is_shared:
-            # What changed nothing has happened all the same, and another process must not run it again.
+            # The event changed nothing, but it has happened: another process must not run it again.
             also, is_kept = [*also, separate_nonce(own.identifier, cast(Nonce, nonce).digest, grouped=False)], True
         if is_kept:
-            # From here to where the gates are held nothing is awaited: the task holds them when it begins.
+            # Nothing is awaited from here to where the gates are held: the task holds them when it begins.
             passed = self.gates.inside(_sessions(entry for entry, _ in prepared))
             passed.__enter__()
             return self.finish(self._save_and_swap(prepared, nonce, also, still_current), passed)
@@ -128,7 +131,7 @@ class Committer:
         also: Sequence[Write],
         still_current: Callable[[], None],
     ) -> None:
-        """Commits when no session of these states is being signed in or out any more."""
+        """Commit when no session of these states is being signed in or out any more."""
         while not self.gates.is_open(sessions := _sessions(concerned)):
             for session_id in sessions:
                 await self.gates.opened(session_id)
@@ -138,7 +141,7 @@ class Committer:
             await saving
 
     async def finish(self, coroutine: Coroutine[Any, Any, T], inside: AbstractContextManager[None] | None = None) -> T:
-        """Runs it to its end, and leaves `inside` then, whether the caller is cancelled or not."""
+        """Run a coroutine to its end, and leave `inside` then, whether the caller is cancelled or not."""
         task = asyncio.get_running_loop().create_task(coroutine, name="faststate-commit")
         self._under_way.add(task)
 
@@ -151,11 +154,11 @@ class Committer:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            while not task.done():  # the locks are given back when this returns
+            while not task.done():  # the locks are released when this returns
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
             if not task.cancelled() and (error := task.exception()) is not None:
-                logger.error("what a cancelled request was about to change could not be saved", exc_info=error)
+                logger.error("the changes of a cancelled request could not be saved", exc_info=error)
             raise
 
     async def _save_and_swap(
@@ -165,97 +168,91 @@ class Committer:
         also: Sequence[Write],
         still_current: Callable[[], None],
     ) -> None:
-        with self._cluster.under_way():
-            await self._save_and_swap_at(self._clock(), prepared, nonce, also, still_current)
-
-    async def _save_and_swap_at(
-        self,
-        now: float,
-        prepared: list[Prepared],
-        nonce: Nonce | None,
-        also: Sequence[Write],
-        still_current: Callable[[], None],
-    ) -> None:
-        cluster = self._cluster
-        versions = [next_version(entry) if change is not None else entry.version for entry, change in prepared]
-        saves, places = [], []
-        for place, (entry, change) in enumerate(prepared):
-            if entry.persistence is None:
-                continue
-            is_first = entry.stored is None and change is not None
-            if is_first and not cluster.is_shared:
-                # With its first save the state takes over what was kept beside it.
-                for beside in await entry.persistence.separate_nonces(entry.identifier):
-                    entry.remember(beside, now)
-            new = nonce.digest if nonce is not None and nonce.entry is entry else None
-            added = [new] if new is not None else []
-            nonces = cluster.nonces(entry, now, added)
-            values = change.values if change is not None else entry.state._frozen_values()
-            places.append(place)
-            saves.append(
-                Save(
-                    entry.persistence, entry.identifier, entry.stored, versions[place], entry.state, values,
-                    change.changed if change is not None else (), nonces, new, finite(entry.ttl),
-                    entry.shared.typed,
-                )
-            )  # fmt: skip
-        concerned = [prepared[place][0] for place in places]
-        is_kept = nonce is not None and any(save.identifier == nonce.entry.identifier for save in saves)
-        if nonce is not None and saves and not is_kept and cluster.store is not None:
-            # With none of the states that it changed: the event's own one is in memory alone, or no more.
-            also = [*also, separate_nonce(nonce.entry.identifier, nonce.digest, grouped=not cluster.is_shared)]
-        try:
-            if uncounted := [
-                save.identifier.key for save in saves if save.changed and save.persistence.is_uncounted(save.stored)
-            ]:
-                await cluster.assert_held([entry for entry in concerned if entry.identifier.key in uncounted])
-            saved, writes = await save_rows(saves, also, self.store_timeout)
-            for place, version, save in zip(places, saved, saves, strict=True):
-                versions[place] = version or versions[place]
+        cluster, now = self._cluster, self._clock()
+        with cluster.under_way():
+            versions = [next_version(entry) if change is not None else entry.version for entry, change in prepared]
+            places = [place for place, (entry, _) in enumerate(prepared) if entry.persistence is not None]
+            concerned = [prepared[place][0] for place in places]
+            saves = [await self._save_of(*prepared[place], versions[place], nonce, now) for place in places]
+            is_kept = nonce is not None and any(save.identifier == nonce.entry.identifier for save in saves)
+            if nonce is not None and saves and not is_kept and cluster.store is not None:
+                # No save takes the nonce along: the event's own state is in memory alone, or no more.
+                also = [*also, separate_nonce(nonce.entry.identifier, nonce.digest, grouped=not cluster.is_shared)]
+            try:
+                await cluster.assert_held([
+                    entry for entry, save in zip(concerned, saves, strict=True)
+                    if save.changed and save.persistence.is_uncounted(save.stored)
+                ])  # fmt: skip
+                saved, writes = await save_rows(saves, also, self.store_timeout)
+                for place, version, save in zip(places, saved, saves, strict=True):
+                    versions[place] = version or versions[place]
+                    entry, change = prepared[place]
+                    if save.rounded and change is not None:
+                        prepared[place] = entry, with_values(entry.state, change, save.rounded)
+                self.saves += 1
+                frames = await cluster.save(prepared, versions, writes)
+            except BaseException as error:
+                await self._save_failed(concerned, error, still_current)
+                raise
+            swaps = list(prepared)
+            for place, version in zip(places, saved, strict=True):
                 entry, change = prepared[place]
-                if save.rounded and change is not None:
-                    prepared[place] = entry, with_values(entry.state, change, save.rounded)
-            self.saves += 1
-            frames = await cluster.save(prepared, versions, writes)
-        except BaseException as error:
-            # It may have been saved all the same, or some of it: what is stored now counts.
-            for entry in concerned:
-                entry.doubtful = True
-                cluster.save_failed(entry)
-                with contextlib.suppress(FastStateError):
-                    await self.reload(entry)
-            if isinstance(error, VersionConflict):
-                await cluster.learn_of_ends(_sessions(concerned))
-                still_current()
-            gone = next((entry for entry in concerned if entry.end is not None), None)
-            if isinstance(error, StateNotFoundError) and gone is not None:
-                raise StateNotFoundError(gone.end_message) from error
-            raise
-        swaps = list(prepared)
-        for place, version in zip(places, saved, strict=True):
-            entry, change = prepared[place]
-            entry.touched = now
-            if not _is_behind(version, entry.stored):
-                entry.stored = version
-            elif change is not None:
-                # Others were given the lock with this commit, and have told of theirs before its own answer was read.
-                swaps[place], versions[place] = (entry, no_change(entry.state)), entry.version
-                if frames is not None:
-                    frames[place] = b""
-        if nonce is not None:
-            nonce.entry.remember(nonce.digest, now)
-        self._swap(swaps, versions, frames)
+                entry.touched = now
+                if not _is_behind(version, entry.stored):
+                    entry.stored = version
+                elif change is not None:
+                    # Others got the lock with this commit, and their commits were heard of before its own answer.
+                    swaps[place], versions[place] = (entry, no_change(entry.state)), entry.version
+                    if frames is not None:
+                        frames[place] = b""
+            if nonce is not None:
+                nonce.entry.remember(nonce.digest, now)
+            self._swap(swaps, versions, frames)
+
+    async def _save_of(
+        self, entry: Entry, change: Change | None, version: Version, nonce: Nonce | None, now: float
+    ) -> Save:
+        """Return one state's part of a save."""
+        persistence = cast(Persistence, entry.persistence)
+        if entry.stored is None and change is not None:
+            # With its first save the state takes over the nonces that were kept beside it.
+            for digest in await persistence.separate_nonces(entry.identifier):
+                entry.remember(digest, now)
+        new = nonce.digest if nonce is not None and nonce.entry is entry else None
+        nonces = self._cluster.nonces(entry, now, [new] if new is not None else [])
+        values = change.values if change is not None else entry.state._frozen_values()
+        changed = change.changed if change is not None else ()
+        return Save(
+            persistence, entry.identifier, entry.stored, version, entry.state, values, changed, nonces, new,
+            finite(entry.ttl), entry.shared.typed,
+        )  # fmt: skip
+
+    async def _save_failed(
+        self, entries: Sequence[Entry], error: BaseException, still_current: Callable[[], None]
+    ) -> None:
+        """Load states again whose save has failed: it may have succeeded all the same, or some of it."""
+        for entry in entries:
+            entry.doubtful = True
+            self._cluster.save_failed(entry)
+            with contextlib.suppress(FastStateError):
+                await self.reload(entry)
+        if isinstance(error, VersionConflict):
+            await self._cluster.learn_of_ends(_sessions(entries))
+            still_current()
+        gone = next((entry for entry in entries if entry.end is not None), None)
+        if isinstance(error, StateNotFoundError) and gone is not None:
+            raise StateNotFoundError(gone.end_message) from error
 
     async def has_stored(self, nonce: Nonce, others: Iterable[Entry] = (), found: bool | None = None) -> bool:
-        """Whether the event with this nonce, which its state in memory has not seen, has been committed all the same.
+        """True if the event with this nonce has been committed, though its state in memory has not seen it.
 
-        `others` are the further states that it takes; `found` is what the cluster said of it with its locks, if
-        anything. Raises `PersistenceError`.
+        `others` are the further states that it takes; `found` is what the cluster said with its locks, if anything.
+        Raises `PersistenceError`.
         """
         entry = nonce.entry
         if found is not None:
             return found
-        # With a state that is stored its nonces were loaded; others have them beside it.
+        # The nonces of a stored state were loaded with it; all others are kept beside their states.
         is_beside = not entry.in_store or entry.stored is None
         is_beside = is_beside or (self._cluster.is_shared and any(True for _ in others))
         store = self._cluster.store
@@ -265,7 +262,7 @@ class Committer:
             return await store.load(nonce_key(entry.identifier, nonce.digest)) is not None
 
     async def write(self, writes: Sequence[Write]) -> None:
-        """Makes changes of the store, all or none. Raises `VersionConflict` and `PersistenceError`."""
+        """Make changes of the store, all or none. Raises `VersionConflict` and `PersistenceError`."""
         self.saves += 1
         if self._cluster.store is not None:
             await write_all(writes, self._cluster.store, self.store_timeout)
@@ -279,9 +276,9 @@ class Committer:
         *,
         versioned: bool,
     ) -> ReactiveState:
-        """Makes a committed snapshot of `made`, which holds frozen values, under the process's next commit number.
+        """Make a committed snapshot of `made`, which holds frozen values, under the process's next commit number.
 
-        `versioned` says whether pages are told its version.
+        `versioned` says whether pages are sent its version.
         """
         self.number += 1
         if versioned:
@@ -296,7 +293,7 @@ class Committer:
         versions: Sequence[Version] | None = None,
         frames: Sequence[bytes] | None = None,
     ) -> None:
-        """Swaps states for their new snapshots, of these `versions` or the next ones, and tells the hooks."""
+        """Swap states for their new snapshots, of these `versions` or the next ones, and tell the followers."""
         done = []
         for place, (entry, change) in enumerate(prepared):
             if change is None:
@@ -315,9 +312,9 @@ class Committer:
     # -- what others have changed ----------------------------------------------------------------------------------
 
     async def reload(self, entry: Entry) -> bool:
-        """Loads a locked state again; True when it had changed, and its followers are told. The caller has the lock.
+        """Load a locked state again, and tell its followers if it has changed; True if it has. The caller has the lock.
 
-        Raises `PersistenceError`, and `StateNotFoundError` when it is kept no more: then it is removed here, too.
+        Raises `PersistenceError`, and `StateNotFoundError` if it is kept no more: then it is removed here, too.
         """
         persistence = entry.persistence
         if persistence is None or entry.end is not None:
@@ -325,9 +322,9 @@ class Committer:
         return self.adopt(entry, await persistence.load(entry.identifier))
 
     def adopt(self, entry: Entry, found: Loaded | None, frame: bytes | None = None) -> bool:
-        """Makes a state in memory the one that was found where it is kept; as `reload`.
+        """Replace a state in memory by the one that was found where it is kept; as `reload`.
 
-        `frame` is what brings pages there from the signals of the state in memory, where that is known.
+        `frame` brings pages there from the signals of the state in memory, if it is known.
         """
         if found is None:
             entry.doubtful = False
@@ -337,7 +334,7 @@ class Committer:
             raise StateNotFoundError(entry.end_message)
         entry.doubtful = False
         if entry.in_store and _is_behind(found.version, entry.stored):
-            return False  # it was looked up, and a later one told, at the same time
+            return False  # a later one has come meanwhile
         entry.remember_stamped(found.nonces, self._clock())
         if found.mark is not None or found.typed:
             shared = entry.own_shared()
@@ -360,14 +357,14 @@ class Committer:
         return change is not None
 
     async def commits_under_way(self) -> None:
-        """Waits until the commits that are just being saved have ended, and for one turn of the loop at least."""
+        """Wait until the commits that are being saved now have ended, and for one turn of the loop at least."""
         if self._under_way:
             await asyncio.wait(self._under_way)
         await asyncio.sleep(0)
 
 
 def _is_behind(version: Version | None, stored: Version | None) -> bool:
-    """Whether `stored` is a later version of the same life."""
+    """True if `stored` is a later version of the same life."""
     return (
         version is not None and stored is not None
         and version.epoch == stored.epoch and version.number < stored.number
@@ -375,5 +372,5 @@ def _is_behind(version: Version | None, stored: Version | None) -> bool:
 
 
 def _sessions(entries: Iterable[Entry]) -> list[str]:
-    """The sessions whose states these are, as they are called now: a sign-in may have renamed them."""
+    """The ids of these states' sessions, as of now: a sign-in may rename them."""
     return [entry.identifier.session_id for entry in entries if entry.identifier.session_id is not None]

@@ -179,9 +179,9 @@ class Handover:
             self._registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
         else:
             self._registry.rename(key, target, config.ttl)
-            # Where processes share a store, its version may be newer; whoever locks the state next finds that out.
-            if not self._cluster.is_shared or target.key not in moved:
-                entry.stored = moved.get(target.key)
+            # The moved version may be newer than that in memory; whoever locks the state next finds that out.
+            if target.key not in moved:
+                entry.stored = None
 
     async def _bring_back(self, session_id: str, user: UserContext) -> None:
         """Load the guest's states that would become the user's, and the user's own, stored or new."""

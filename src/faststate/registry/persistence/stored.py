@@ -119,6 +119,8 @@ class StorePersistence(Persistence):
         )  # fmt: skip
 
     async def separate_nonces(self, identifier: StateIdentifier) -> list[str]:
+        if self.is_shared:
+            return []  # each is looked for by itself
         """Load the nonces (digests) that were kept apart while the state itself was not stored."""
         group = nonce_group(identifier)
         async with persistence_errors(f"the nonces of {identifier.key} could not be loaded", self.timeout):
