@@ -267,7 +267,7 @@ BAD = {
         (["empty:make"], "empty:make is a function: if it makes the app, add --factory"),
         (["empty:make", "--factory"], "calling empty:make failed: LookupError: no config "),
         (["empty:good", "--factory"], "empty:good has no StateProvider"),
-        (["empty:app", "--factory"], "empty:app is no factory: it is a int"),
+        (["empty:app", "--factory"], "empty:app is not a factory: it is a int"),
         (["absent.web:app"], "there is no module 'absent.web' in "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",

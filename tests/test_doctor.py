@@ -74,7 +74,7 @@ async def test_the_owner_goes_on_after_it_was_looked_at(in_tmp_path):
     ("content", "level", "message"),
     [
         (b"", "ok", "is empty yet"),
-        (b"hello, world" * 20, "problem", "is no SQLite file"),
+        (b"hello, world" * 20, "problem", "is not a SQLite file"),
     ],
 )
 async def test_a_file_is_judged_by_its_first_bytes(in_tmp_path, content, level, message):

@@ -1117,8 +1117,8 @@ def test_a_table_whose_key_is_not_one_column_is_refused(db, create, message):
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        ("count", "version='count' is no integer column of 'products', which has id, name, stock, version"),
-        ("name", "version='name' is no integer column"),
+        ("count", "version='count' is not an integer column of 'products', which has id, name, stock, version"),
+        ("name", "version='name' is not an integer column"),
         ("id", "'id' is the primary key"),
         (None, "version is the name of a column, True"),
         ("", "version is the name of a column, True"),

@@ -37,7 +37,7 @@ class LoaderCall(NamedTuple):
 
 
 class UserFinder:
-    """Finds the users of one app's requests. Lifetime: the provider.
+    """The way from a request of one app to its user. Lifetime: the provider.
 
     A `user_loader` decides alone. Without one, the first of these that is there counts: a `UserContext` in
     `scope["auth"]` or `scope["user"]`; the user of Starlette's `AuthenticationMiddleware`, whose scopes become

@@ -50,7 +50,7 @@ class TableColumns(NamedTuple):
         integers = {name for name, column in columns.items() if column.is_integer}
         if counted is not None and counted not in integers:
             raise ConfigurationError(
-                f"version={counted!r} is no integer column of {table!r}, which has {', '.join(columns)}"
+                f"version={counted!r} is not an integer column of {table!r}, which has {', '.join(columns)}"
             )
         if counted == key:
             raise ConfigurationError(f"{key!r} is the primary key of {table!r}: it cannot count changes as well")

@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
 
 class RowGuard(Protocol):
-    """Checks that a saved row will be loaded as the values that the state was given. Lifetime: one commit."""
+    """A check that a saved row will be loaded as the values that the state was given. Lifetime: one commit."""
 
     whole: bool
     """True if `check` needs all columns of the row, and not only the changed ones."""
@@ -52,7 +52,7 @@ class RowChange(NamedTuple):
 
 @runtime_checkable
 class RecordSource(Protocol):
-    """Loads rows and saves changes to them. Lifetime: the provider. No method may block the event loop.
+    """A source of rows, which also saves changes to them. Lifetime: the provider. No method may block the event loop.
 
     An error that is not documented below reaches the client as a `PersistenceError` (503).
     """

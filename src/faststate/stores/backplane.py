@@ -16,7 +16,7 @@ class Message(NamedTuple):
 
 
 class Receiver(Protocol):
-    """Receives what other processes publish. Each method is called on the event loop on which `listen` was called."""
+    """A receiver of messages. Its methods are called on the event loop on which `listen` was called."""
 
     def received(self, origin: str, topic: str, body: bytes, sequence: int) -> None:
         """Take a message from the process `origin`, which may be this one. Messages come in the order of publishing.

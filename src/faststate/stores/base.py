@@ -56,7 +56,7 @@ def version_conflict(key: str, found: Version | None, expected: Version | None) 
 
 @runtime_checkable
 class StateStore(Protocol):
-    """Keeps bytes under keys, with versions and expiry. Lifetime: from `open` to `close`; it can be opened again.
+    """A store of bytes under keys, with versions and expiry. Lifetime: from `open` to `close`; it can be opened again.
 
     An expired state does not exist for `load` and `group`, nor for a write that expects nothing. A write that expects
     its version still finds it, for at least `EXPIRED_KEPT` seconds: a process that holds the state in memory may have

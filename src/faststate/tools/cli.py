@@ -159,7 +159,7 @@ def _load(target: str, app_dir: str, *, factory: bool) -> Any:
             found = getattr(found, name)
     if factory:
         if not callable(found):
-            raise UsageError(f"{target} is no factory: it is a {type(found).__name__}, which cannot be called")
+            raise UsageError(f"{target} is not a factory: it is a {type(found).__name__}, which cannot be called")
         with _app_code(f"calling {target}"):
             found = found()
     return found

@@ -112,9 +112,9 @@ def _header(path: Path) -> Check:
     if not header:
         return Check("ok", "store", f"{path} is empty yet")
     if not header.startswith(b"SQLite format 3\x00"):
-        return Check("problem", "store", f"{path} is no SQLite file")
+        return Check("problem", "store", f"{path} is not a SQLite file")
     if header[18] != 2:
-        return Check("note", "store", f"{path} is no WAL database yet: the app makes it one at its next start")
+        return Check("note", "store", f"{path} is not a WAL database yet: the app makes it one at its next start")
     return Check("ok", "store", f"{path} is a SQLite file with a write-ahead log, {path.stat().st_size / 2**20:.1f} MB")
 
 

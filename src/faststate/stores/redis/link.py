@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from ...exceptions import LockLostError, PersistenceError
 from ..backplane import Message
@@ -15,13 +15,11 @@ from .client import CLOSED, RedisClient
 from .locking import RedisLocks
 from .members import Members
 from .process import ThisProcess
-from .rules import Argument, read_news, read_stored, read_version, to_milliseconds, version_text
+from .rules import Argument, portions, read_news, read_stored, read_version, to_milliseconds, version_text
 from .scripts import COMMIT, DELETE, NEWS, PAGE, SEQUENCES, TOUCH
 from .subscriber import Subscriber
 
 __all__ = ["RedisLink", "RedisOptions"]
-
-T = TypeVar("T")
 
 PORTION: Final = 250
 """Most keys that one script looks at. That takes about a millisecond, for which all other clients may have to wait."""
@@ -151,7 +149,7 @@ class RedisLink:
     async def news(self, known: Sequence[tuple[str, str]]) -> dict[str, Stored | None]:
         """Return by key what is stored, for keys whose version is not the known one (as `version_text`)."""
         found: dict[str, Stored | None] = {}
-        for portion in _portions(known):
+        for portion in portions(known, PORTION):
             pairs = [part for pair in portion for part in pair]
             found |= read_news(await self._client.run(NEWS, self._options.now(), *pairs, again=True))
         return found
@@ -200,19 +198,19 @@ class RedisLink:
 
     async def touch(self, ttls: Mapping[str, float | None], *, extend: bool) -> None:
         """Set other times to live; with `extend`, none gets shorter."""
-        for portion in _portions([(key, to_milliseconds(ttl)) for key, ttl in ttls.items()]):
+        for portion in portions([(key, to_milliseconds(ttl)) for key, ttl in ttls.items()], PORTION):
             pairs = [part for pair in portion for part in pair]
             await self._client.run(TOUCH, self._options.now(), "1" if extend else "", *pairs)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete states."""
-        for portion in _portions(keys):
+        for portion in portions(keys, PORTION):
             await self._client.run(DELETE, *portion)
 
     async def sequences(self, keys: Sequence[str]) -> dict[str, int]:
         """Return the sequence number of the last commit of each key that holds something."""
         found: dict[str, int] = {}
-        for portion in _portions(keys):
+        for portion in portions(keys, PORTION):
             numbers = await self._client.run(SEQUENCES, *portion, again=True)
             found |= {key: int(number) for key, number in zip(portion, numbers, strict=True) if number is not None}
         return found
@@ -247,8 +245,3 @@ class RedisLink:
         self._process.topics -= topics
         if self._subscriber is not None:
             self._subscriber.unsubscribe(topics)
-
-
-def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), PORTION):
-        yield items[start : start + PORTION]

@@ -20,11 +20,13 @@ computed from the old epoch and the current timeline: all processes agree on it,
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 from ...scopes import Version
 from ..base import EXPIRED_KEPT, Stored
+
+T = TypeVar("T")
 
 OLDEST: tuple[int, int] = (6, 2)
 """The oldest version of Redis that has all the commands in use."""
@@ -48,6 +50,12 @@ def is_too_old(info: Mapping[str, str]) -> bool:
 def new_id() -> str:
     """Draw a random id, for a process or a timeline."""
     return os.urandom(8).hex()
+
+
+def portions(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Split items into portions, each for one command or script."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 # -- keys and channels -------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ...scheduling.loops import settle
 from .client import CLOSED, RETURN_INTERVAL, RedisClient, same_error
 from .connection import disconnect, pack
 from .process import ThisProcess
-from .rules import EVERYBODY, member_channel, read_message, topic_channel, topic_of
+from .rules import EVERYBODY, member_channel, portions, read_message, topic_channel, topic_of
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -225,10 +225,11 @@ class Subscriber:
                 changed, self._changed = self._changed, set()
                 on = [channel for channel in changed if channel in self._wanted and channel not in self._sent]
                 off = [channel for channel in changed if channel not in self._wanted and channel in self._sent]
-                commands = []
-                for verb, channels in ((b"UNSUBSCRIBE", off), (b"SUBSCRIBE", on)):
-                    for start in range(0, len(channels), PORTION):
-                        commands.append(pack((verb, *channels[start : start + PORTION])))
+                commands = [
+                    pack((verb, *portion))
+                    for verb, channels in ((b"UNSUBSCRIBE", off), (b"SUBSCRIBE", on))
+                    for portion in portions(channels, PORTION)
+                ]
                 for channel in (*on, *off):
                     self._open[channel] = self._open.get(channel, 0) + 1
                 self._sent.update(on)
