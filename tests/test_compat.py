@@ -104,12 +104,6 @@ def reloaded(monkeypatch):
 # -- asyncio -----------------------------------------------------------------------------------------------------------
 
 
-async def test_asyncio_tells_of_the_running_loop_and_of_none():
-    assert asyncio._get_running_loop() is asyncio.get_running_loop()
-    assert compat_asyncio.running_loop is asyncio._get_running_loop
-    assert await asyncio.to_thread(compat_asyncio.running_loop) is None
-
-
 async def test_asyncio_lets_code_run_as_a_task():
     task = asyncio.current_task()
     seen = []
@@ -125,12 +119,6 @@ async def test_asyncio_lets_code_run_as_a_task():
     loop.call_soon(run)
     await asyncio.sleep(0)
     assert seen == [task]
-
-
-async def test_without_the_name_of_asyncio_the_public_one_tells_of_the_running_loop(reloaded):
-    module = reloaded(compat_asyncio, asyncio, "_get_running_loop")
-    assert module.running_loop() is asyncio.get_running_loop()
-    assert await asyncio.to_thread(module.running_loop) is None
 
 
 @pytest.mark.parametrize("name", ["_enter_task", "_leave_task"])

@@ -6,22 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["enter_task", "forget_task", "leave_task", "running_loop"]
-
-
-def _public_running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-running_loop: Callable[[], asyncio.AbstractEventLoop | None] = getattr(
-    asyncio, "_get_running_loop", _public_running_loop
-)
-"""Return the event loop that runs this code; None in a thread that runs none.
-
-Without the private name the public one is asked, which raises an exception where there is no loop: a microsecond."""
+__all__ = ["enter_task", "forget_task", "leave_task"]
 
 
 def _do_nothing(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:

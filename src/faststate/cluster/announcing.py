@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from .._compat.asyncio import running_loop
 from ..exceptions import FastStateError
 from ..registry.calling import loop_for_scripts
+from ..scheduling.waits import running_loop
 from ..stores.backplane import Message
 from ..stores.base import SharedStore
 from .messages import AppMessage, StateMessage, encode

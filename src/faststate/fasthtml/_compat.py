@@ -32,8 +32,8 @@ respond: Any = getattr(core, "_resp", None)
 """Make a response of what a function returned."""
 
 can_fill = parameters_of is not None and call_filled is not None and respond is not None
-"""False if one of these three is missing: Beforeware then runs through the app's own endpoints, which costs an event
-what a page costs."""
+"""False if one of these three is missing: Beforeware then runs through the app's own endpoints, which adds 45 µs to an
+event's 135."""
 
 
 _NEEDED: Final = (

@@ -10,9 +10,9 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from .._compat.asyncio import running_loop
 from ..exceptions import LockTimeoutError
 from ..scheduling.queues import Client, FairQueue
+from ..scheduling.waits import running_loop
 from .entries import Entry, Waiter
 from .protocols import Callers, Cluster
 

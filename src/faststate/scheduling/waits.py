@@ -7,7 +7,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-__all__ = ["Begun", "Done", "TooLate", "begin", "go_on", "in_time"]
+__all__ = ["Begun", "Done", "TooLate", "begin", "go_on", "in_time", "running_loop"]
 
 T = TypeVar("T")
 
@@ -117,3 +117,11 @@ async def in_time(seconds: float, awaitable: Awaitable[T], timers: set[asyncio.T
     finally:
         if timers is not None:
             timers.discard(timer)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs this code; None in a thread that runs none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -10,7 +10,7 @@ __all__ = ["Index"]
 class Index:
     """Connections by name. Lifetime: the manager.
 
-    Most names have one connection, so a set is made only for several.
+    Most names have one connection: a set, of 216 bytes, is made only for several.
     """
 
     __slots__ = ("_found",)

@@ -9,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
-from .._compat.asyncio import running_loop
 from ..exceptions import IdentifierError
-from ..scheduling.waits import Done
+from ..scheduling.waits import Done, running_loop
 from ..scopes import Id, StateIdentifier
 from ..state.reactive import ReactiveState
 from ..state.schema import EVERYTHING_SHOWN

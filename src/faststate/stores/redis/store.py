@@ -8,9 +8,9 @@ import threading
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from ..._compat.asyncio import running_loop
 from ...exceptions import BackplaneError, PersistenceError
 from ...scheduling.loops import call_on, settle
+from ...scheduling.waits import running_loop
 from ...scopes import Version
 from ..backplane import Message, Receiver
 from ..base import Committed, Hold, Locked, SharedStore, Stored, Write
