@@ -88,7 +88,7 @@ async def test_a_database_without_a_write_ahead_log_is_noted(in_tmp_path):
     connection.execute("CREATE TABLE other (x)")
     connection.close()
     ((level, message),) = (await found(StateProvider(store="sqlite:///state.db")))["store"]
-    assert level == "note" and "no WAL database yet" in message
+    assert level == "note" and "not a WAL database yet" in message
 
 
 async def test_a_directory_that_is_not_there_or_not_writable_is_a_problem(in_tmp_path, monkeypatch):
