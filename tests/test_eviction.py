@@ -372,7 +372,7 @@ def test_each_state_is_counted_once_and_who_goes_is_one_of_its_address(actions):
             books.inside.add(key)
         elif action == "again" and key in books.inside:
             entry.used = books.clock.now
-            changed.heard_again(entry)
+            changed.seen_again(entry)
         elif action == "leave":
             if key in books.inside:
                 changed.leave(entry)

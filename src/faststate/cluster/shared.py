@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 from ..exceptions import FastStateError, VersionConflict
-from ..registry.entries import Entry, Nonce, Prepared
+from ..registry.entries import Entry, EntryChange, Nonce
 from ..registry.persistence import Persistence, persistence_errors
 from ..registry.registry import StateRegistry
 from ..scopes import Id, StateIdentifier, Version
@@ -76,10 +76,12 @@ class SharedCluster:
     async def assert_held(self, entries: Sequence[Entry]) -> None:
         await self.sharing.assert_held(entries)
 
-    async def save(self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]) -> list[bytes]:
-        names = ", ".join(entry.identifier.key for entry, _ in prepared)
+    async def save(
+        self, changes: Sequence[EntryChange], versions: Sequence[Version], writes: list[Write]
+    ) -> list[bytes]:
+        names = ", ".join(entry.identifier.key for entry, _ in changes)
         async with persistence_errors(f"{names} could not be saved", self._registry.store_timeout):
-            return await self.sharing.save(prepared, versions, writes)
+            return await self.sharing.save(changes, versions, writes)
 
     def save_failed(self, entry: Entry) -> None:
         self.sharing.give_up(entry)

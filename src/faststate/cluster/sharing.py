@@ -13,7 +13,7 @@ from typing import Final
 
 from ..exceptions import FastStateError, PersistenceError, StateNotFoundError
 from ..registry.ends import StateEnd
-from ..registry.entries import Entry, Nonce, Prepared, with_version
+from ..registry.entries import Entry, EntryChange, Nonce, with_version
 from ..registry.outdated import OutdatedError
 from ..registry.persistence import MARK_TTL, Loaded, nonce_key
 from ..registry.registry import StateRegistry
@@ -174,14 +174,16 @@ class Sharing:
 
     # -- commits ---------------------------------------------------------------------------------------------------
 
-    async def save(self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]) -> list[bytes]:
+    async def save(
+        self, changes: Sequence[EntryChange], versions: Sequence[Version], writes: list[Write]
+    ) -> list[bytes]:
         """Make a commit's `writes`, publish it, and release the locks for which no local transaction waits.
 
-        Returns, for each of the prepared changes, the frames (bytes) that bring a page from the old signals to the new.
+        Returns, for each of the changes, the frames (bytes) that bring a page from the old signals to the new.
         Raises `VersionConflict`, `LockLostError` and `PersistenceError`.
         """
-        shared = [entry for entry, _ in prepared if entry.persistence is not None]
-        frames, messages = self._messages(prepared, versions, writes)
+        shared = [entry for entry, _ in changes if entry.persistence is not None]
+        frames, messages = self._messages(changes, versions, writes)
         sessions = {self._news.acting(), *(entry.identifier.session_id for entry in shared)} - {None}
         closing = {write.key for write in writes}
         for session_id in sessions:
@@ -196,7 +198,7 @@ class Sharing:
         finally:
             for entry in shared:
                 entry.shared.committing = False
-        for (entry, change), version in zip(prepared, versions, strict=True):
+        for (entry, change), version in zip(changes, versions, strict=True):
             if entry.persistence is None:
                 continue
             own = entry.shared
@@ -209,7 +211,7 @@ class Sharing:
         return frames
 
     def _messages(
-        self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]
+        self, changes: Sequence[EntryChange], versions: Sequence[Version], writes: list[Write]
     ) -> tuple[list[bytes], list[Message]]:
         """The frames of a commit's changes, and the messages that tell the others of them.
 
@@ -218,9 +220,9 @@ class Sharing:
         data = {write.key: write.data for write in writes}
         frames: list[bytes] = []
         messages: list[Message] = []
-        keys = [entry.identifier.key for entry, change in prepared if change is not None and entry.persistence]
+        keys = [entry.identifier.key for entry, change in changes if change is not None and entry.persistence]
         together = tuple(keys) if len(keys) > 1 else ()
-        for (entry, change), version in zip(prepared, versions, strict=True):
+        for (entry, change), version in zip(changes, versions, strict=True):
             key, committed = entry.identifier.key, entry.state._committed
             if change is None or entry.persistence is None:
                 frames.append(b"")

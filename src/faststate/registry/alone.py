@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from ..scopes import Version
 from ..stores.base import StateStore, Write
-from .entries import Entry, Nonce, Prepared
+from .entries import Entry, EntryChange, Nonce
 from .persistence import write_all
 
 __all__ = ["OneProcess"]
@@ -42,7 +42,7 @@ class OneProcess:
     async def assert_held(self, entries: Sequence[Entry]) -> None:
         pass
 
-    async def save(self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]) -> None:
+    async def save(self, changes: Sequence[EntryChange], versions: Sequence[Version], writes: list[Write]) -> None:
         if writes and self.store is not None:
             await write_all(writes, self.store, self._store_timeout)
 

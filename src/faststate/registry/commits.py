@@ -18,7 +18,7 @@ from ..state.reactive import ReactiveState
 from ..state.serving import ServingProvider
 from ..stores.base import Write
 from .ends import StateEnd
-from .entries import Commit, Entry, Nonce, Prepared, finite, next_version, with_version
+from .entries import Commit, Entry, EntryChange, Nonce, finite, next_version, with_version
 from .locks import SessionGates
 from .persistence import (
     Loaded,
@@ -96,7 +96,7 @@ class Committer:
             if not self.gates.is_open(_sessions(concerned)):
                 return self._commit_later(concerned, changes, nonce, also, still_current)
         own = nonce.entry if nonce is not None else None
-        prepared: list[Prepared] = []
+        prepared: list[EntryChange] = []
         is_kept, is_apart = bool(also), own is not None
         for entry, change in changes:
             if entry.end is not None:
@@ -163,7 +163,7 @@ class Committer:
 
     async def _save_and_swap(
         self,
-        prepared: list[Prepared],
+        prepared: list[EntryChange],
         nonce: Nonce | None,
         also: Sequence[Write],
         still_current: Callable[[], None],
@@ -289,7 +289,7 @@ class Committer:
 
     def _swap(
         self,
-        prepared: Iterable[Prepared],
+        prepared: Iterable[EntryChange],
         versions: Sequence[Version] | None = None,
         frames: Sequence[bytes] | None = None,
     ) -> None:

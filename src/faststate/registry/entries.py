@@ -1,4 +1,4 @@
-"""Entries: a state in memory with its lock and what is stored of it, and the commits that change it."""
+"""Entries: a state in memory with its lock, its stored version and its idle time."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ __all__ = [
     "UNTOUCHED",
     "Commit",
     "Entry",
+    "EntryChange",
     "Nonce",
-    "Prepared",
     "Shared",
     "Waiter",
     "digest_of",
@@ -54,33 +54,33 @@ DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
     StateScope.USER: None,
     StateScope.COMPONENT: 86_400.0,
     StateScope.RECORD: None,
-    StateScope.TEMPORARY: 900.0,  # a hidden tab has no stream, and its user may be back in some minutes
+    StateScope.TEMPORARY: 900.0,  # a hidden tab has no stream, and its user may come back in some minutes
 }
 """Seconds of idle time after which a state is dropped, by scope; None for never. A watched state is not idle."""
 
 NONCES_IN_ANY_CASE: Final = 64
-"""Nonces that other processes are told of, whatever the clocks say."""
+"""Nonces that are saved for other processes, whatever the clocks say."""
 
 NONCES_KEPT: Final = 512
 """Nonces of events remembered per state: repeats come within a browser's retry, seconds after the first."""
 
 
 PAGES_TYPING: Final = 32
-"""Pages whose order of typing is remembered with a state: events overtake each other within moments."""
+"""Pages whose last typed event is remembered with a state: events overtake each other within moments."""
 
 
 CHANGED: Final = 0
-"""Of a state: somebody has changed it, and memory alone has that."""
+"""Worth of a state that somebody has changed, and that memory alone has."""
 
 RECOVERABLE: Final = 1
-"""Of a state: it comes back as it was when it is dropped from memory."""
+"""Worth of a state that comes back as it was after it was dropped from memory."""
 
 UNTOUCHED: Final = 2
-"""Of a state: nobody has changed it, but its class would make other values another time."""
+"""Worth of a state that nobody has changed, but whose class would make other values another time."""
 
 
 class Commit:
-    """One committed change, as the hooks are told of it. Lifetime: until every connection has been sent it."""
+    """One committed change, as the followers get it. Lifetime: until it was sent to every connection."""
 
     __slots__ = ("changed", "delta", "frame", "key", "new", "number", "old")
 
@@ -101,16 +101,16 @@ class Commit:
         self.delta = delta
         self.number = number
         self.frame = frame
-        """What brings pages from the old signals to the new ones, where it was encoded for other processes already."""
+        """Brings pages from the old signals to the new ones; None unless it was encoded for other processes already."""
 
 
 class Shared:
-    """What other processes have to do with a state. Lifetime: the entry.
+    """The part of an entry that concerns other processes. Lifetime: the entry.
 
-    `hold` is its lock among the processes, had since `handed` local transactions; `committing` says that a commit has
-    been sent which may have given it back. `mark` is what the store has of a row's version, to tell whether another
-    process has changed it since. `typed` has the number of the last event that set bound fields, of each page (its
-    connection's id). `shortened` says that it was given less time to live than it had, which the store is to be told.
+    `hold` is the state's lock among the processes, and `handed` counts the local transactions that have had it since.
+    `committing` is True while a commit that may release it is under way. `mark` is the version that the store has of a
+    row, which tells whether another process has changed it. `typed` holds, by page (its connection's id), the number of
+    the last event that set bound fields. `shortened` says that the store has to be told of a shorter time to live.
     """
 
     __slots__ = ("committing", "handed", "hold", "mark", "shortened", "typed")
@@ -123,7 +123,7 @@ class Shared:
         self.typed: dict[str, int] = {}
 
     def note_typed(self, page: str, number: int) -> bool:
-        """Notes an event of a page that sets bound fields; False where a later one of the same page came before it."""
+        """Note an event of a page that sets bound fields; False if a later one of the same page came before it."""
         last = self.typed.pop(page, number)
         self.typed[page] = max(last, number)
         if len(self.typed) > PAGES_TYPING:
@@ -132,11 +132,11 @@ class Shared:
 
 
 NOT_SHARED: Final = Shared()
-"""Stands in all entries that no other process has to do with; nothing is ever set in it."""
+"""The `shared` of all entries that concern no other process; nothing is ever set in it."""
 
 
 class Waiter(NamedTuple):
-    """Who waits for a state's lock: `given` is done when it has it, or has been cancelled."""
+    """Somebody who waits for a state's lock: `given` is done when they have it, or have been cancelled."""
 
     owner: object
     given: asyncio.Future[None]
@@ -156,32 +156,32 @@ class Entry:
         self.identifier = identifier
         self.state = state
         self.ttl = ttl
-        self.order: tuple[float, int] | None = None  # among which others it waits to be idle for long enough
-        # From where a visitor changed it first, where memory alone has it; empty where that is not known.
+        self.order: tuple[float, int] | None = None  # the line in which it waits to be idle for long enough
+        # The address from which a visitor changed it first, if memory alone has it; empty if that is not known.
         self.address: str | None = None
-        self.visits = 0  # how often it was used since then
+        self.visits = 0  # uses since then
         self.persistence = persistence
-        self.stored: Version | None = None  # what was loaded or saved last
-        self.shared = NOT_SHARED  # what other processes have to do with it; see `own_shared`
-        self.doubtful = False  # what is stored may be another version: to be loaded before the next change
-        self.touched = 0.0  # when the store was told last that this is in use
-        self.owner: object | None = None  # who has its lock
-        self.waiting: FairQueue[Waiter] | None = None  # for the lock, the sessions in turn
-        self.users = 0  # open transactions on this state; it is not dropped while there are any
+        self.stored: Version | None = None  # the version that was loaded or saved last
+        self.shared = NOT_SHARED  # the part that concerns other processes; see `own_shared`
+        self.doubtful = False  # the store may have another version: load it before the next change
+        self.touched = 0.0  # when the store was told last that the state is in use
+        self.owner: object | None = None  # the holder of its lock
+        self.waiting: FairQueue[Waiter] | None = None  # those who wait for the lock; the sessions get it in turn
+        self.users = 0  # open transactions; the state is not dropped while there are any
         self.used = 0.0
-        self.end: StateEnd | None = None  # why what is committed here from now on would be lost
-        self.nonces: OrderedDict[str, float] | None = None  # or their digests, and when the event was committed
+        self.end: StateEnd | None = None  # why it is no more, if so
+        self.nonces: OrderedDict[str, float] | None = None  # nonces (or digests) of events, and their times
 
     @property
     def waiters(self) -> int:
-        """How many (int) wait for the lock, and have not been cancelled."""
+        """How many (int) wait for the lock and have not been cancelled."""
         return sum(not waiter.given.done() for waiter in self.waiting) if self.waiting else 0
 
     @property
     def shared_key(self) -> str:
-        """Under which key a store of many processes has the state, or what it knows of its row: that of its lock, too.
+        """The key under which a store of many processes has the state or its row's version, and its lock.
 
-        All locks are taken in the order of these, within a process as well: who waits there has some of the others.
+        All locks are taken in the order of these keys, within a process as well: whoever waits there may hold others.
         """
         persistence = self.persistence
         return persistence.shared_key(self.identifier) if persistence is not None else self.identifier.key
@@ -212,18 +212,18 @@ class Entry:
 
     @property
     def recoverable(self) -> bool:
-        """Whether it comes back when it is dropped from memory: from where it is kept, or as nobody ever changed it."""
+        """True if it comes back after it was dropped from memory: it is kept elsewhere, or nobody ever changed it."""
         return self.persistence is not None or self.state._committed.epoch.startswith(INITIAL)
 
     @property
     def worth(self) -> int:
-        """Returns what would be lost by dropping it from memory: one of `CHANGED`, `RECOVERABLE` and `UNTOUCHED`."""
+        """The loss if it were dropped from memory: one of `CHANGED`, `RECOVERABLE` and `UNTOUCHED`."""
         if self.recoverable:
             return RECOVERABLE
         return UNTOUCHED if self.state._committed.version == 1 else CHANGED
 
     def remember(self, digest: str, now: float) -> None:
-        """Notes that the event with this nonce (its digest) has been committed."""
+        """Note that the event with this nonce (its digest) has been committed."""
         if self.nonces is None:
             self.nonces = OrderedDict()
         self.nonces[digest] = now
@@ -231,17 +231,17 @@ class Entry:
             self.nonces.popitem(last=False)
 
     def has_seen(self, digest: str) -> bool:
-        """Whether the event with this nonce (its digest) has been committed."""
+        """True if the event with this nonce (its digest) has been committed."""
         return self.nonces is not None and digest in self.nonces
 
     def recent_nonces(self, now: float) -> list[str]:
-        """The digests of the nonces that are to be saved with the state."""
+        """The digests of the nonces to save with the state."""
         return [nonce for nonce, at in (self.nonces or {}).items() if now - at < NONCE_AGE]
 
     def stamped_nonces(self, now: float, new: Sequence[str]) -> list[str]:
-        """As `recent_nonces`, each with its time, for other processes; the `new` ones (digests) behind them.
+        """As `recent_nonces`, each with its time, for other processes; the `new` ones (digests) come last.
 
-        Their clocks may differ from this one's: so the last ones are among them, whatever their times say.
+        The clocks of processes may differ, so the latest nonces are always among them, whatever their times say.
         """
         known, wall = list((self.nonces or {}).items()), time.time()
         first = max(0, len(known) - NONCES_IN_ANY_CASE)
@@ -249,10 +249,10 @@ class Entry:
         return [f"{nonce}@{int(wall - (now - at)):x}" for nonce, at in (*kept, *((nonce, now) for nonce in new))]
 
     def remember_stamped(self, nonces: Sequence[str], now: float) -> None:
-        """Notes nonces as they were saved, by this process or another, in the order of their events.
+        """Note nonces as they were saved, by this process or another, in the order of their events.
 
-        They come behind what is known here and not among them. One by one, each that had been forgotten here already
-        would push out the next one, and in the end the newest.
+        They come after those that are known here and not among them. If they were noted one by one, each that had been
+        forgotten here already would push out the next one, and in the end the newest.
         """
         if not nonces:
             return
@@ -269,29 +269,29 @@ class Entry:
 
 
 def digest_of(nonce: str) -> str:
-    """What is kept of a nonce: 72 bits, of which two equal ones do not come about by chance."""
+    """The part of a nonce that is kept: 72 bits, so that no two are equal by chance."""
     return urlsafe_b64encode(hashlib.sha256(nonce.encode()).digest()[:9]).decode()
 
 
 class Nonce(NamedTuple):
-    """An event's nonce, as what is kept of it, and the state that remembers it."""
+    """The digest of an event's nonce, and the state that remembers it."""
 
     entry: Entry
     digest: str
 
     @classmethod
     def of(cls, entry: Entry, nonce: str, others: Mapping[str, Entry]) -> Nonce:
-        """The nonce of an event of `entry` that takes `others` as well: itself where it is kept in memory alone."""
+        """The nonce of an event of `entry` that takes `others` as well; undigested if memory alone keeps it."""
         stored = entry.persistence is not None or (others and any(other.persistence for other in others.values()))
         return cls(entry, digest_of(nonce) if stored else nonce)
 
 
-Prepared = tuple[Entry, Change | None]
-"""What a transaction commits of one state. The change is None where only the nonce of its event is new."""
+EntryChange = tuple[Entry, Change | None]
+"""A change of one state to commit. It is None if only the nonce of the state's event is new."""
 
 
 def idle_time(identifier: StateIdentifier, ttl: float | None) -> float:
-    """Idle seconds; infinite for never."""
+    """Idle seconds after which a state is dropped, infinite for never; `ttl` is None for its scope's own."""
     kept = DEFAULT_TTL[identifier.scope] if ttl is None else ttl
     return math.inf if kept is None else kept
 
@@ -301,25 +301,25 @@ def finite(seconds: float) -> float | None:
 
 
 def with_version(delta: dict[str, Any], encoded: Mapping[str, Any], version: Version) -> dict[str, Any]:
-    """The signals that a commit changes: with the version, where pages are told it with all the others (`encoded`)."""
+    """The signals that a commit changes: with the version if pages have it among all the others (`encoded`)."""
     return {**delta, VERSION_SIGNAL: str(version)} if VERSION_SIGNAL in encoded else delta
 
 
 def next_version(entry: Entry) -> Version:
-    """The version of the next commit. A state's own life begins with its first: as made by its class it has none."""
+    """The version of the next commit. The first commit begins the state's own life: its class makes all with one."""
     committed = entry.state._committed
     is_first = committed.epoch.startswith(INITIAL)
     return Version(secrets.token_hex(6) if is_first else committed.epoch, committed.version + 1)
 
 
 def initial_epoch(cls: type[ReactiveState], made: ReactiveState) -> str:
-    """The epoch of all states that are as their class makes them (`made` is one); another, when the class changes."""
+    """The epoch of all states that are as their class makes them (`made` is one). It changes with the class."""
     epoch = _initial_epochs.get(cls)
     if epoch is None:
         values = made._frozen_values()
         try:
             data = encode(values)
-        except ConfigurationError:  # a class that cannot be stored, and so is known to this process alone
+        except ConfigurationError:  # the class cannot be stored, so this process alone knows it
             data = b""
         epoch = _initial_epochs[cls] = f"{INITIAL}-{hashlib.sha256(data).hexdigest()[:8]}"
     return epoch
@@ -338,5 +338,5 @@ _initial_epochs: WeakKeyDictionary[type[ReactiveState], str] = WeakKeyDictionary
 
 
 def is_initial(version: Version) -> bool:
-    """Whether a state of this version is as its class makes it: there is nothing of it that could be lost."""
+    """True if a state of this version is as its class makes it: nothing of it could be lost."""
     return version.epoch.startswith(INITIAL)

@@ -1,4 +1,4 @@
-"""Eviction: which states leave a full memory first, of those that visitors have changed and memory alone has."""
+"""Eviction: the order in which states leave a full memory that visitors have changed, and that memory alone has."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ from .entries import Entry
 __all__ = ["CROWD", "AddressStates", "ChangedStates", "is_public"]
 
 CROWD: Final = 100
-"""States of one address beyond which it counts as crowded, and gives way before all others do; fewer where memory may
-hold few."""
+"""States beyond which an address is crowded, and gives way before all others do; fewer if memory may hold few."""
 
 ABANDONED: Final = 3_600.0
-"""Seconds after which a state that nobody has used counts as left behind."""
+"""Seconds without use after which a state counts as abandoned."""
 
 NEWCOMERS: Final = 8
-"""One in so many of a crowd's states may be of sessions that were not heard of again; more are a flood of them."""
+"""One in so many of a crowd's states may be of sessions that were not seen again; with more the crowd is a flood."""
 
 LOOKED_AT: Final = 1_000
-"""States of a crowd that are looked at before it is given up to find one that may go: as many as may be watched from
-one address. 0.3 ms, where somebody watches all of them."""
+"""States of a crowd that are looked at before the search for one that may go is given up: as many as may be watched
+from one address. It takes 0.3 ms if somebody watches all of them."""
 
 
 class _Crowd:
-    """The changed states of one address, by their keys, where there are many. Lifetime: while there are any.
+    """The changed states of a crowded address, by their keys. Lifetime: while there are any.
 
-    `made` has all of them, in the order in which they were changed first. Those whose session was heard of again after
-    that stand apart from those where it was the last word so far (`once`, in the same order); of both it is known which
-    were used last.
+    `made` has all of them, in the order of their first change. Those whose session was not seen again since then are
+    in `once`, in the same order. `once_used` has these, and `again_used` all others, the longest unused first.
     """
 
     __slots__ = ("again_used", "made", "once", "once_used")
@@ -53,7 +51,7 @@ class _Crowd:
         else:
             self.once[key] = self.once_used[key] = None
 
-    def heard_again(self, key: str) -> None:
+    def seen_again(self, key: str) -> None:
         if key in self.again_used:
             self.again_used.move_to_end(key)
         elif key in self.once:
@@ -66,9 +64,9 @@ class _Crowd:
 
 
 class AddressStates:
-    """The states that were changed first from one address, and memory alone has. Lifetime: while there are any.
+    """The states first changed from one address, that memory alone has. Lifetime: while there are any.
 
-    Most addresses have `few` of them; a `crowd` is kept in order. Of all, `sessions` many belong to a session.
+    Most addresses have `few` of them; a `crowd` is kept in order. `sessions` counts those that belong to a session.
     """
 
     __slots__ = ("address", "crowd", "few", "sessions")
@@ -86,10 +84,10 @@ class AddressStates:
 class ChangedStates:
     """Counts what visitors have changed and memory alone has. Lifetime: the registry.
 
-    Sessions are free, so one visitor can have as many as all others together; addresses are not. Where memory is full,
-    the address that has most gives way (of those that have more than `crowd`), and an address that has too many gives
-    way itself. In a crowd, who goes first is said by `first_to_go`. `find` gives the entry under a key, `clock` returns
-    seconds. A changed state costs about 250 bytes here.
+    Sessions cost nothing, so one visitor can have as many as all others together; addresses do. When memory is full,
+    the address with the most states gives way (if it has more than `crowd`), and an address that has too many gives way
+    itself. `first_to_go` chooses within a crowd. `find` returns the entry under a key, `clock` seconds. A changed state
+    takes about 250 bytes here.
     """
 
     def __init__(
@@ -105,7 +103,7 @@ class ChangedStates:
         return sum(map(len, self._addresses.values()))
 
     def join(self, entry: Entry) -> AddressStates | None:
-        """Count a changed state, once, to its entry's address; returns the states of that, None without an address."""
+        """Count a changed state, once, to its address; returns the states of that address, None without one."""
         if not entry.address:
             return None
         key, states = entry.identifier.key, self._addresses.get(entry.address)
@@ -123,7 +121,7 @@ class ChangedStates:
         return states
 
     def open(self, states: AddressStates) -> _Crowd:
-        """The crowd of an address, made of its few states where there is none yet."""
+        """Return the crowd of an address, made of its few states if there is none yet."""
         if states.crowd is None:
             states.crowd = _Crowd()
             self._crowds[states] = None
@@ -133,15 +131,15 @@ class ChangedStates:
             states.few = ()
         return states.crowd
 
-    def heard_again(self, entry: Entry) -> None:
-        """Notes that a request used a state after it was changed first. 0.2 us."""
+    def seen_again(self, entry: Entry) -> None:
+        """Note that a request used a state after its first change. 0.2 us."""
         entry.visits += 1
         states = self._addresses.get(entry.address or "")
         if states is not None and states.crowd is not None:
-            states.crowd.heard_again(entry.identifier.key)
+            states.crowd.seen_again(entry.identifier.key)
 
     def leave(self, entry: Entry) -> None:
-        """Takes a state out that leaves memory."""
+        """Forget a state that leaves memory."""
         states = self._addresses.get(entry.address or "")
         if states is None:
             return
@@ -156,15 +154,15 @@ class ChangedStates:
             self._crowds.pop(states, None)
 
     def crowded(self) -> AddressStates | None:
-        """The address that has most, of several the one that grew last; None where none is crowded."""
+        """The address with the most states, of several the one that grew last; None if none is crowded."""
         return max(reversed(self._crowds), key=len, default=None)
 
     def first_to_go(self, states: AddressStates, may_go: Callable[[str], bool]) -> str | None:
-        """The key of the state of a crowd that gives way first; None where none may go.
+        """Return the key of the state of a crowd that gives way first; None if none may go.
 
-        Who was heard of again outranks who was not, and what lies unused for long goes before what does not. Of those
-        that are left the newest goes: who fills memory within an hour pushes out what came last, which is his own, and
-        not the cart of somebody who was there before.
+        Abandoned states go first, and states of sessions that were not seen again before all others. Of the rest the
+        newest goes: whoever fills memory within an hour pushes out the latest states, which are their own, and not the
+        cart of somebody who was there before.
         """
         crowd = self.open(states)
         is_flood = len(crowd.once) * NEWCOMERS > len(states)
@@ -177,7 +175,7 @@ class ChangedStates:
         )
 
     def _abandoned(self, used: Iterable[str], may_go: Callable[[str], bool]) -> str | None:
-        """The longest unused of some states, if nobody has used it for long."""
+        """The longest unused of some states, if it is abandoned."""
         key = _first(used, may_go)
         entry = self._find(key) if key is not None else None
         return key if entry is not None and self._clock() - entry.used > ABANDONED else None
@@ -189,7 +187,7 @@ def _first(keys: Iterable[str], may_go: Callable[[str], bool]) -> str | None:
 
 @lru_cache(maxsize=4_096)
 def is_public(address: str) -> bool:
-    """Tells whether an address is public. A private one may be a proxy's, with all visitors behind it."""
+    """True for a public address. A private one may be a proxy's, with all visitors behind it."""
     try:
         return ipaddress.ip_address(address.partition("/")[0]).is_global
     except ValueError:

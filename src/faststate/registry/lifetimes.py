@@ -131,7 +131,7 @@ class Lifetimes:
                 self._idle.setdefault(order, OrderedDict())[key] = None
             self._idle[order].move_to_end(key)
         if entry.address is not None:
-            self.changed.heard_again(entry)
+            self.changed.seen_again(entry)
         elif entry.identifier.scope is not StateScope.GLOBAL:
             worth = order[1] if order is not WATCHED else entry.worth
             if worth == CHANGED:

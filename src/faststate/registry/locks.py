@@ -1,4 +1,4 @@
-"""Locks: one transaction at a time per state, and no wait that could never end; gates before a session's commits."""
+"""Locks: one transaction at a time per state, and no endless wait; gates before a session's commits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Holder", "Locks", "SessionGates", "current_holder", "identity_here"]
 
 
 class Holder(NamedTuple):
-    """Whose locks the code that runs here holds. `task` is the one that holds them, None for a thread of its own."""
+    """The holder of locks, on whose behalf the current code runs. `task` holds them; None for a thread of its own."""
 
     identity: object
     task: asyncio.Task[Any] | None
@@ -30,22 +30,22 @@ current_holder: ContextVar[Holder | None] = ContextVar("faststate_lock_holder", 
 
 
 def identity_here() -> object | None:
-    """Whose locks are held here, None where none are.
+    """Return the identity of the holder whose locks the current code may use, or None.
 
-    A task that was started inside an event inherits its context, but may wait for the event's lock: it is no holder.
+    A task that was started inside an event inherits its context, but may wait for the event's lock: it is not a holder.
     """
     holder = current_holder.get()
     if holder is None or holder.task is None:
         return holder.identity if holder is not None else None
     try:
         is_holder = asyncio.current_task() is holder.task
-    except RuntimeError:  # a thread, which the event waits for
+    except RuntimeError:  # a thread that the event waits for
         is_holder = True
     return holder.identity if is_holder else None
 
 
 class _Turn:
-    """Decides who is next at a state, the sessions in turn. Lifetime: while anybody has it or waits for it."""
+    """The turn at a state: it goes to the sessions one after the other. Lifetime: while anybody has it or waits."""
 
     __slots__ = ("progressed", "waiting")
 
@@ -55,7 +55,7 @@ class _Turn:
         """When (the loop's time) an event last ran that had the turn."""
 
     async def wait(self, given: asyncio.Future[None], client: Client, seconds: float) -> float:
-        """Wait until it is `given`; return since when (the loop's time) nobody else has had it.
+        """Wait until the turn is `given`; return since when (the loop's time) nobody else has had it.
 
         Raises `TimeoutError` when no event has run for `seconds`.
         """
@@ -70,7 +70,7 @@ class _Turn:
         return max(came, self.progressed)
 
     def give_on(self, *, has_run: bool) -> bool:
-        """Give it to the next; False when there is none. `has_run` says whether the event before has run."""
+        """Give the turn to the next; False if there is none. `has_run` says whether the event before has run."""
         if has_run:
             self.progressed = asyncio.get_running_loop().time()
         while (given := self.waiting.pop()) is not None:
@@ -95,17 +95,17 @@ class Locks:
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = WeakKeyDictionary()
 
     def take(self, entry: Entry, owner: object) -> bool:
-        """Takes the state's lock for `owner` if it is free; False where one has to wait for it."""
+        """Take the state's lock for `owner` if it is free; False if not."""
         if entry.owner is not None:
             return False
         entry.owner = owner
         return True
 
     async def acquire(self, entry: Entry, owner: object, until: float | None = None) -> None:
-        """Take the state's lock for `owner`. Sessions that wait for it get it in turn, a session's events in order.
+        """Take the state's lock for `owner`. Waiting sessions get it in turn, the events of a session in their order.
 
-        Raises `LockTimeoutError` after `timeout` seconds, or at `until` (the loop's time), and at once where waiting
-        could never end: `owner` holds the lock already, or whoever holds it waits for one of `owner`'s.
+        Raises `LockTimeoutError` after `timeout` seconds, or at `until` (the loop's time), and at once if the wait
+        could never end: `owner` holds the lock already, or its holder waits for one of `owner`'s.
         """
         if self.take(entry, owner):
             return
@@ -122,7 +122,7 @@ class Locks:
         except BaseException as error:
             self.waiting.pop(owner, None)
             if entry.owner is owner:
-                self.release(entry)  # it was given in the same moment
+                self.release(entry)  # the lock was given in the same moment
             else:
                 entry.waiting.remove(client, waiter)
             if not isinstance(error, TimeoutError):
@@ -149,36 +149,36 @@ class Locks:
             seen = after
 
     def release(self, entry: Entry) -> None:
-        """Give the lock back, to the next who waits for it."""
+        """Release the lock, and give it to the next who waits for it."""
         if entry.shared.hold is not None:
             self._cluster.release(entry)
         entry.owner = None
         if entry.waiting:
-            self._give_on(entry)
+            self._hand_on(entry)
 
-    def _give_on(self, entry: Entry) -> None:
+    def _hand_on(self, entry: Entry) -> None:
         while entry.waiting and (waiter := entry.waiting.pop()) is not None:
             owner, given = waiter
             loop = given.get_loop()
             if given.done() or loop.is_closed():
                 continue
             self.waiting.pop(owner, None)
-            entry.owner = owner  # from here on, so that nobody who comes meanwhile is before it
+            entry.owner = owner  # from here on, so that nobody overtakes it
             if loop is running_loop():
                 given.set_result(None)
             else:
                 loop.call_soon_threadsafe(_settle, given)
             return
         if entry.shared.hold is not None:
-            self._cluster.release(entry)  # what was kept for those who waited, all of whom have gone
+            self._cluster.release(entry)  # it was kept for those who waited, and all of them have gone
 
     async def take_turn(
         self, entries: Iterable[Entry], until: contextlib.ExitStack, has_run: Callable[[], bool]
     ) -> float:
         """Wait until nobody else has the turn at one of these states, and have it until `until` is closed.
 
-        A turn is no lock: it only keeps those who wait for one from taking, meanwhile, what all states share. `has_run`
-        is asked when it is given on. Returns since when (the loop's time) nobody else has had it. Raises
+        A turn is not a lock: it keeps those who wait for a lock from occupying what all states share. `has_run` is
+        called when the turn is given on. Returns since when (the loop's time) nobody else has had it. Raises
         `LockTimeoutError` when no other event has run for `timeout` seconds.
         """
         loop = asyncio.get_running_loop()
@@ -209,7 +209,7 @@ class Locks:
 
     @contextlib.asynccontextmanager
     async def answer_in_time(self, what: str) -> AsyncIterator[None]:
-        """Gives the app's own code, run while locks are held, as long as a lock may take; else `LockTimeoutError`."""
+        """Limit the app's own code that runs while locks are held. Raises `LockTimeoutError` after `timeout`."""
         try:
             async with asyncio.timeout(self.timeout):
                 yield
@@ -220,11 +220,11 @@ class Locks:
 
     @contextlib.asynccontextmanager
     async def locked(self, entries: Iterable[Entry], owner: object | None = None) -> AsyncIterator[None]:
-        """Holds the locks of some states for `owner`, so that nothing is committed. Raises `LockTimeoutError`."""
+        """Hold the locks of some states for `owner`, so that nothing is committed. Raises `LockTimeoutError`."""
         owner = owner or identity_here() or object()
         held = []
         try:
-            # Those that this code's own event has are had.
+            # The current event may hold some of them already.
             unique = {entry.shared_key: entry for entry in entries if entry.owner is not owner}
             for key in sorted(unique):
                 await self.acquire(unique[key], owner)
@@ -236,9 +236,9 @@ class Locks:
 
 
 class SessionGates:
-    """Keeps the commits of a session's states apart from what ends or moves the session. Lifetime: the registry.
+    """Keeps the commits of a session's states apart from the end or the move of the session. Lifetime: the registry.
 
-    Commits of one session do not hinder each other. `timeout` is in seconds. Usable from several event loops.
+    Commits of one session do not wait for each other. `timeout` is in seconds. Usable from several event loops.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -249,21 +249,21 @@ class SessionGates:
 
     @property
     def all_open(self) -> bool:
-        """Whether no session at all is being ended or moved."""
+        """True if no session is being ended or moved."""
         return not self._closed
 
     def is_open(self, sessions: Iterable[str]) -> bool:
-        """Whether none of the sessions is being ended or moved."""
+        """True if none of these sessions is being ended or moved."""
         return self._closed.isdisjoint(sessions)
 
     async def opened(self, session_id: str) -> None:
-        """Waits until the session is not being ended or moved. Raises `LockTimeoutError`."""
+        """Wait until the session is not being ended or moved. Raises `LockTimeoutError`."""
         while session_id in self._closed:
             await self._wait(session_id)
 
     @contextlib.contextmanager
     def inside(self, sessions: Iterable[str]) -> Iterator[None]:
-        """Holds the gates of these sessions, which are open, from being closed."""
+        """Keep the gates of these sessions open, which are open now."""
         passed = list(sessions)
         for session_id in passed:
             self._inside[session_id] = self._inside.get(session_id, 0) + 1
@@ -278,7 +278,7 @@ class SessionGates:
 
     @contextlib.asynccontextmanager
     async def closed(self, session_id: str) -> AsyncIterator[None]:
-        """No commit of the session's states is under way, and none begins. Raises `LockTimeoutError`."""
+        """Wait for the commits of the session's states, and let none begin. Raises `LockTimeoutError`."""
         await self.opened(session_id)
         self._closed.add(session_id)
         try:

@@ -13,7 +13,7 @@ from ..scheduling.queues import SERVER, Client
 from ..scopes import Version
 from ..state.reactive import ReactiveState
 from ..stores.base import StateStore, Write
-from .entries import Commit, Entry, Nonce, Prepared
+from .entries import Commit, Entry, EntryChange, Nonce
 
 __all__ = ["Callers", "Cluster", "Followers", "Nobody"]
 
@@ -106,11 +106,11 @@ class Cluster(Protocol):
         """Raise `LockLostError` if another process may have taken the lock of one of these states."""
 
     async def save(
-        self, prepared: Sequence[Prepared], versions: Sequence[Version], writes: list[Write]
+        self, changes: Sequence[EntryChange], versions: Sequence[Version], writes: list[Write]
     ) -> list[bytes] | None:
         """Make a commit's `writes`, and tell the other processes of it.
 
-        Returns for each of the prepared changes the frames (bytes) that bring a page from the old signals to the new,
+        Returns for each of the changes the frames (bytes) that bring a page from the old signals to the new,
         where they were encoded for the others; else None. Raises `VersionConflict`, `LockLostError` and
         `PersistenceError`.
         """
