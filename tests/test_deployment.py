@@ -354,7 +354,7 @@ def vote_six_times(client, page):
             if not line:
                 merge(shown, patched_signals(frame))
                 frame = ""
-                if wait_until():
+                if until():
                     return
 
     read(lambda: "c" in shown.get("_fs", {}))
