@@ -223,8 +223,10 @@ class Follower:
         Not at once: a page that comes back from the browser's cache, and opens its stream, finds them as they were.
         Raises as `PageTokens.verify`.
         """
+        if not (verified := await self._tokens.verify(context, tokens)):
+            return
         identity = await context.identity()
-        for name, instance_id, _ in shown_by(await self._tokens.verify(context, tokens)):
+        for name, instance_id, _ in shown_by(verified):
             cls = self._registrations.class_named(name)
             if cls is None or self._registrations.config_of(cls).scope is not StateScope.TEMPORARY:
                 continue
