@@ -20,6 +20,7 @@ from faststate import (
     fast_app,
     get_current_request,
 )
+from tests.support.asgi import Exchange, http_scope
 from tests.support.client import BROWSER, Page, browser
 from tests.support.waiting import eventually
 
@@ -85,35 +86,14 @@ class Site:
         return self.provider.registry.peek("global:Ticker").n
 
 
-class Click:
-    """An event as a server hands it to the app, whose client goes away when the test says so."""
+class Click(Exchange):
+    """An event whose client goes away when the test says so."""
 
     def __init__(self, site, page, connection="", name="tick"):
-        self.gone = asyncio.Event()
-        self.sent = []
+        cookie = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
+        headers = {**BROWSER, "host": "testserver", "cookie": cookie, "faststate-connection": connection}
         body = json.dumps({"w": page.tokens}).encode()
-        self._messages = [{"type": "http.request", "body": body, "more_body": False}]
-        headers = {
-            **BROWSER,
-            "host": "testserver",
-            "cookie": "; ".join(f"{name}={value}" for name, value in page.client.cookies.items()),
-            "faststate-connection": connection,
-        }
-        self.scope = {
-            "type": "http", "method": "POST", "path": f"/_faststate/event/Ticker/{name}", "query_string": b"",
-            "raw_path": b"", "root_path": "", "scheme": "http", "http_version": "1.1", "server": ("testserver", 80),
-            "client": ("127.0.0.1", 1), "headers": [(n.encode(), v.encode()) for n, v in headers.items()],
-        }  # fmt: skip
-        self.task = asyncio.create_task(site.app(self.scope, self.receive, self.send))
-
-    async def receive(self):
-        if self._messages:
-            return self._messages.pop()
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message):
-        self.sent.append(message)
+        super().__init__(site.app, http_scope("POST", f"/_faststate/event/Ticker/{name}", headers), body)
 
 
 async def session_of(client):

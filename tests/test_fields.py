@@ -41,6 +41,7 @@ from faststate.auth.tokens import Shown
 from faststate.provider.context import RequestContext
 from faststate.registry.registry import StateRegistry
 from faststate.sse import snapshot_frame
+from tests.support.asgi import Exchange, http_scope
 from tests.support.client import BROWSER, Page, browser
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -361,31 +362,16 @@ def test_a_bound_field_is_set_by_who_may_see_it(site):
     assert (form.text, form.maybe, form.saved) == ("by root", None, 2)
 
 
-class Stream:
-    """An open stream, read as it is written: the app is called as a server calls it."""
+class Stream(Exchange):
+    """An open stream, read as it is written."""
 
     def __init__(self, site, page, headers, position, last_event_id=None):
         query = {"datastar": json.dumps({"w": page.tokens, "n": position})}
         extra = {"last-event-id": last_event_id} if last_event_id else {}
         request = page.client.build_request("GET", f"{page.url}stream", params=query, headers=BROWSER | headers | extra)
         raw = [(name.lower(), value) for name, value in request.headers.raw]
-        scope = {"type": "http", "method": "GET", "path": request.url.path, "query_string": request.url.query,
-                 "headers": raw, "http_version": "1.1", "scheme": "http", "server": ("testserver", 80), "root_path": "",
-                 "client": ("127.0.0.1", 1), "raw_path": request.url.raw_path, "asgi": {"version": "3.0"}}  # fmt: skip
-        self.site, self.body, self.status, self.asked = site, b"", 0, False
-        self.gone = asyncio.Event()
-        self.task = asyncio.create_task(site.app(scope, self.receive, self.send))
-
-    async def receive(self):
-        if not self.asked:
-            self.asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message):
-        self.status = message.get("status", self.status)
-        self.body += message.get("body", b"")
+        super().__init__(site.app, http_scope("GET", request.url.path, raw, query=request.url.query))
+        self.site = site
 
     async def settled(self):
         """Returns when all that was committed so far has been written."""
@@ -399,10 +385,6 @@ class Stream:
             connection.waits or any(topic.changes for topic in connection.topics)
             for connection in self.site.provider.sse_manager.connections.values()
         )
-
-    async def close(self):
-        self.gone.set()
-        await self.task
 
 
 WHO = st.sampled_from([None, "cat", "hr", "boss", "hr+boss", "root"])

@@ -31,6 +31,7 @@ from faststate.auth.tokens import Shown
 from faststate.provider.context import RequestContext
 from faststate.provider.resolve import FRESH_TTL
 from faststate.sse import SSEConnection
+from tests.support.asgi import http_scope
 from tests.support.client import BROWSER, Page, message, patched_signals, status
 from tests.support.waiting import Clock
 
@@ -607,9 +608,7 @@ def test_states_of_no_session_stay(clock):
 async def test_a_body_that_does_not_arrive_in_time_is_408_and_the_connection_is_let_go():
     site = Site(body_timeout=0.05)
     headers = {**BROWSER, "content-type": "application/json", "host": "testserver"}
-    scope = {"type": "http", "method": "POST", "path": "/_faststate/event/Counter/add", "query_string": b"",
-             "headers": [(name.encode(), value.encode()) for name, value in headers.items()], "http_version": "1.1",
-             "scheme": "http", "server": ("testserver", 80), "client": ("10.0.0.1", 5), "root_path": ""}  # fmt: skip
+    scope = http_scope("POST", "/_faststate/event/Counter/add", headers)
     parts, answer = iter([b'{"a"', b":"]), []
 
     async def receive():

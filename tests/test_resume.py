@@ -46,6 +46,7 @@ from faststate.sessions.config import Ids
 from faststate.sse import Chunk, SSEConnection, fanout
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from faststate.wire.frames import RELOAD, REOPEN
+from tests.support.asgi import http_scope
 from tests.support.client import BROWSER, elements_of, merge
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -463,12 +464,7 @@ class Browser:
         """A request that the app answers: its cycle, and the task that does."""
         cycle = Cycle(self.site, self.user, body)
         fields = {"host": "testserver", "cookie": f"session_={self.cookie}", **(headers or {})}
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-            "path": path, "raw_path": path.encode(), "root_path": "", "query_string": query.encode(),
-            "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
-            "client": ("127.0.0.1", 1), "server": ("testserver", 80), "state": {},
-        }  # fmt: skip
+        scope = http_scope(method, path, fields, query=query.encode())
 
         async def send(message) -> None:
             await cycle.send(message)

@@ -39,6 +39,7 @@ from faststate import (
 from faststate.registry.registry import StateRegistry
 from faststate.sessions.caller import USER_ID
 from faststate.sessions.config import Ids
+from tests.support.asgi import Exchange, http_scope
 from tests.support.client import BROWSER, Page, browser, patched_signals, status
 from tests.support.requests import request_of
 from tests.support.waiting import Clock, eventually
@@ -1313,48 +1314,13 @@ def test_modify_reaches_the_user_s_cart_by_user_and_the_guest_s_by_session(site,
             pass
 
 
-class Stream:
-    """A page's open stream, read over ASGI on the test's own loop."""
+class Stream(Exchange):
+    """A page's open stream."""
 
     def __init__(self, app, client, page):
-        self.body = b""
-        self.status = 0
-        self.ended = False
-        self._asked = False
-        self._gone = asyncio.Event()
-        self._more = asyncio.Event()
-        query = urlencode({"datastar": json.dumps({"w": page.tokens, "n": page.position})})
+        query = urlencode({"datastar": json.dumps({"w": page.tokens, "n": page.position})}).encode()
         headers = {**BROWSER, "host": "testserver", "cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
-        self.scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-            "path": "/_faststate/stream", "raw_path": b"/_faststate/stream", "root_path": "",
-            "query_string": query.encode(), "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
-            "client": ("testclient", 1), "server": ("testserver", 80), "state": {},
-        }  # fmt: skip
-        self.task = asyncio.create_task(self._run(app))
-
-    async def _run(self, app):
-        await app(self.scope, self._receive, self._send)
-        self.ended = True
-        self._more.set()
-
-    async def _receive(self):
-        if not self._asked:
-            self._asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message):
-        self.status = message.get("status", self.status)
-        self.body += message.get("body", b"")
-        self._more.set()
-
-    async def until(self, condition):
-        async with asyncio.timeout(10):
-            while not condition(self):
-                await self._more.wait()
-                self._more.clear()
+        super().__init__(app, http_scope("GET", "/_faststate/stream", headers, query=query))
 
     async def opened(self):
         await self.until(lambda stream: b"id: " in stream.body or stream.ended)
@@ -1363,10 +1329,6 @@ class Stream:
     @property
     def signals(self):
         return patched_signals(self.body)
-
-    async def close(self):
-        self._gone.set()
-        await asyncio.wait_for(self.task, 10)
 
 
 async def test_a_page_follows_the_guest_s_cart_before_the_sign_in_and_the_user_s_after_it(site):

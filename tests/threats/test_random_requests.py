@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from tests.support.asgi import Exchange, http_scope
 from tests.support.client import BROWSER, Page, browser, patched_signals
 from tests.threats.injection_server import APPS, client, frames_of, read_answer, running
 
@@ -360,12 +361,11 @@ def verdict(sent: Sent, got: Received) -> None:
 
 async def ask(app: Any, sent: Sent) -> Received:
     """Calls the app as a server does. The client leaves as soon as it has the first piece of a stream."""
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": sent.method,
-        "scheme": "http", "path": unquote_to_bytes(sent.path).decode(errors="replace"), "raw_path": sent.path.encode(),
-        "query_string": sent.query.encode(), "root_path": "", "client": ("192.0.2.1", 5), "server": ("testserver", 80),
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent.headers], "state": {},
-    }  # fmt: skip
+    path = unquote_to_bytes(sent.path).decode(errors="replace")
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent.headers]
+    scope = http_scope(
+        sent.method, path, headers, query=sent.query.encode(), raw_path=sent.path.encode(), client=("192.0.2.1", 5)
+    )
     body = iter([{"type": "http.request", "body": sent.body, "more_body": False}])
     answered = asyncio.Event()
     start: dict[str, Any] = {}
@@ -393,7 +393,6 @@ class Victim:
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self.stream = bytearray()
 
     async def arrive(self) -> Roles:
         module = self.module
@@ -422,32 +421,12 @@ class Victim:
         return Roles(cookies, tokens, self.connection)
 
     async def follow(self, cookie: str, query: str) -> None:
-        started, self.leave = asyncio.Event(), asyncio.Event()
-        body = iter([{"type": "http.request", "body": b"", "more_body": False}])
-
-        async def receive() -> Any:
-            for message in body:
-                return message
-            await self.leave.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            self.stream += message.get("body", b"")
-            if b"\nid: " in self.stream:
-                started.set()
-
         headers = [(b"datastar-request", b"true"), (b"host", b"testserver"), (b"cookie", cookie.encode())]
-        scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-            "scheme": "http", "path": "/_faststate/stream", "raw_path": b"/_faststate/stream", "root_path": "",
-            "query_string": query.encode(), "client": ("192.0.2.2", 5), "server": ("testserver", 80),
-            "headers": headers, "state": {},
-        }  # fmt: skip
-        self.task = asyncio.create_task(self.module.app(scope, receive, send))
-        async with asyncio.timeout(10):
-            await started.wait()
-        self.connection = patched_signals(bytes(self.stream))["_fs"]["c"]
-        self.told = len(frames_of(bytes(self.stream)))
+        scope = http_scope("GET", "/_faststate/stream", headers, query=query.encode(), client=("192.0.2.2", 5))
+        self.stream = Exchange(self.module.app, scope)
+        await self.stream.until(lambda stream: b"\nid: " in stream.body)
+        self.connection = patched_signals(self.stream.body)["_fs"]["c"]
+        self.told = len(frames_of(self.stream.body))
 
     def state(self) -> dict[str, tuple[Any, ...]]:
         """All that is bob's: values and versions, by key."""
@@ -463,8 +442,8 @@ class Victim:
     def untouched(self) -> None:
         """Nothing of bob's has changed, and his stream was told nothing."""
         assert self.state() == self.versions
-        assert len(frames_of(bytes(self.stream))) == self.told
-        assert not self.task.done() and self.connection in self.module.provider.sse_manager.connections
+        assert len(frames_of(self.stream.body)) == self.told
+        assert not self.stream.ended and self.connection in self.module.provider.sse_manager.connections
 
 
 @pytest.fixture(scope="module")
@@ -477,10 +456,10 @@ def app():
         victim = Victim(module)
         roles = runner.run(victim.arrive())
         yield runner, module.app, victim, roles
-        victim.leave.set()
+        victim.stream.gone.set()
 
         async def end() -> None:
-            await victim.task
+            await victim.stream.task
             await module.provider.stop()
 
         runner.run(end())
