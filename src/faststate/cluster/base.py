@@ -1,4 +1,4 @@
-"""What the provider and its sessions ask of the processes of their app."""
+"""The processes of one app, as its provider and sessions see them: one, or many with one store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AppCluster(Cluster, Protocol):
         """
 
     async def last_changes(self, entries: Iterable[Entry]) -> Mapping[str, int]:
-        """By key, the number of the commit that changed a state last; in one process empty.
+        """Return by key the number of the commit that changed a state last; empty in one process.
 
         Raises `PersistenceError`.
         """
@@ -127,13 +127,13 @@ class AppCluster(Cluster, Protocol):
 
 
 class News(Protocol):
-    """What a cluster of many processes tells the provider, and asks it. Lifetime: the provider."""
+    """The provider, as a cluster of many processes sees it. Lifetime: the provider."""
 
     def acting(self) -> str | None:
-        """The session (its id) in whose name the current event commits."""
+        """Return the session (its id) in whose name the current event commits."""
 
     def typed_here(self, key: str) -> Typed | None:
-        """What the page of the current event has typed into a state, where another process has its stream."""
+        """Return what the current event's page has typed into a state, if another process has the page's stream."""
 
     def caused_by(self, key: str, typed: Typed | None) -> AbstractContextManager[None]:
         """Return a context whose commits are published as made by the page that has `typed` the values."""

@@ -46,8 +46,8 @@ RETRY_AFTER_AT_MOST: Final = 5.0
 """Seconds between two retries at most."""
 
 
-class _Topic:
-    """A state whose changes in other processes this one hears of. Lifetime: while anybody follows it, or is about to.
+class _Subscription:
+    """One state whose changes this process hears of. Lifetime: while anybody follows the state, or is about to.
 
     It is `current` if nothing can have been missed since the state was loaded last, and `heard` once it is subscribed
     to; `holders` are about to follow it. `changes` counts the changes that have to be looked up, and `typed` is what
@@ -80,7 +80,7 @@ class Following:
         self._sharing = sharing
         self._registry = registry
         self._news = news
-        self._topics: dict[str, _Topic] = {}
+        self._topics: dict[str, _Subscription] = {}
         self._lost = 0  # how often the connection was lost: what was asked before that may have been missed
         self._lost_at: float | None = None
         self._parts: list[tuple[str, StateChanged]] = []  # of a commit that still arrives
@@ -142,7 +142,7 @@ class Following:
         for entry in kept:
             if (key := entry.identifier.key) not in held:
                 held[key] = None
-                self._topics.setdefault(key, _Topic()).holders += 1
+                self._topics.setdefault(key, _Subscription()).holders += 1
         behind = [entry for entry in kept if not self.is_current(entry.identifier.key)]
         if not behind:
             return True
@@ -258,7 +258,7 @@ class Following:
                 self._registry.committer.adopt(entry, found, message.frame if is_next else None)
 
     def _look(self, key: str, typed: Typed | None = None) -> None:
-        """Look up a state that has changed, and tell its followers; `typed` as in `_Topic`."""
+        """Look up a state that has changed, and tell its followers; `typed` as in `_Subscription`."""
         topic = self._topics[key]
         topic.typed = typed
         topic.outdate()

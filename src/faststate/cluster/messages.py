@@ -1,4 +1,4 @@
-"""What the processes of one app tell each other: the messages, and their bytes."""
+"""The messages that the processes of one app send to each other, and their bytes."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ ENDED: Final = "ended"
 """Group, and first part of the key, of the notes of ended sessions in a store. No scope has this name."""
 
 How = Literal["disconnect", "refresh"]
-"""What a change of rights does to the user's pages: they reload, or they open their streams again."""
+"""The effect of a change of rights on the user's pages: they reload, or they open their streams again."""
 
 FORMAT: Final = 1
 """The version of all messages. Raise it when a message changes: during a deploy, processes of both versions run."""
 
 
 class Typed(NamedTuple):
-    """What a page (its connection's id) has typed into the state that its event changed, by field."""
+    """The values, by field, that a page (its connection's id) has typed into the state that its event changed."""
 
     page: str
     session_id: str | None
@@ -116,7 +116,7 @@ class RightsChanged(NamedTuple):
 
 
 class ProcessStats(NamedTuple):
-    """What a process tells of itself: its registry's epoch, and its counters by name."""
+    """The counters of a process, by name, with its registry's epoch."""
 
     process: str
     stats: Mapping[str, Any]
@@ -145,7 +145,7 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "together": tuple,
     "typed": lambda found: None if found is None else Typed(*found),
 }
-"""Makes the value of a field from what JSON gives for it."""
+"""Functions that make the value of a field from its JSON."""
 
 
 def encode(message: StateMessage | AppMessage) -> bytes:
@@ -182,12 +182,12 @@ def decode(body: bytes) -> StateMessage | AppMessage | None:
 
 
 def encode_stats(stats: ProcessStats) -> bytes:
-    """Return what a process tells of itself, as bytes."""
+    """Return a process's counters as bytes."""
     return json.dumps({"v": FORMAT, **stats._asdict()}).encode()
 
 
 def decode_stats(body: bytes) -> ProcessStats | None:
-    """Return what a process tells of itself; None where another version of the app has written it."""
+    """Return a process's counters; None if another version of the app has written them."""
     try:
         found = json.loads(body)
         return ProcessStats(str(found["process"]), dict(found["stats"])) if found["v"] == FORMAT else None

@@ -1,4 +1,4 @@
-"""How many processes serve the app, as far as one of them can tell: states in memory are each process's own."""
+"""How many processes serve the app, as far as one of them can tell: each has its own states in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Processes", "processes_asked_for", "processes_found"]
 
 
 class Processes(NamedTuple):
-    """Several processes that serve one app: how many (`number`, int, None for unknown), and `by` what (str)."""
+    """Several processes that serve one app: their `number` (int, None for unknown), and the server `by` name (str)."""
 
     number: int | None
     by: str
@@ -24,28 +24,28 @@ class Processes(NamedTuple):
 FASTHTML: Final = "FastHTML's serve(procs=...)"
 
 _VARIABLES: Final = ("WEB_CONCURRENCY", "UVICORN_WORKERS", "GRANIAN_WORKERS", "PROCS")
-"""What uvicorn and gunicorn, uvicorn, granian, and FastHTML's `serve` read."""
+"""Read by uvicorn and gunicorn, uvicorn, granian, and FastHTML's `serve`."""
 
 _ARGUMENT: Final = re.compile(r"(?:--workers(?:=|$)|-w=?)(?P<count>\d*)")
 
 
 def processes_found() -> Processes | None:
-    """The processes that serve the app beside this one, None where there are none or none can be seen.
+    """Return the processes that serve the app beside this one; None if there are none, or none can be seen.
 
-    To be asked while the server runs the app, as in its startup. Other machines, and servers that were started one by
-    one, are not seen.
+    Call it while the server runs the app, as in its startup. It does not see other machines, nor servers that were
+    started one by one.
     """
-    if "FH_PROCNUM" in os.environ:  # it numbers its processes, and does not tell them how many there are
+    if "FH_PROCNUM" in os.environ:  # FastHTML numbers its processes, and does not tell them how many there are
         return Processes(_number(os.environ.get("PROCS")), FASTHTML)
     for module, function, frame in _callers():
-        found = _asked_by_server(module, function, frame)
+        found = _of_server(module, function, frame)
         if found is not None:
             return found if found.number is None or found.number > 1 else None
     return None
 
 
 def processes_asked_for(environ: Mapping[str, str]) -> Processes | None:
-    """The processes that variables of the environment ask a server for, which is yet to be started."""
+    """Return the processes that environment variables ask a server for that is yet to be started; None for one."""
     for variable in _VARIABLES:
         count = _number(environ.get(variable))
         if count is not None:
@@ -59,7 +59,7 @@ def processes_asked_for(environ: Mapping[str, str]) -> Processes | None:
 
 
 def workers_argument(arguments: Sequence[str]) -> int | None:
-    """The number (int) that `--workers` or `-w` has among a command's arguments, None where it is not there."""
+    """Return the number (int) of `--workers` or `-w` among a command's arguments; None if it is not there."""
     for argument, following in itertools.pairwise([*arguments, ""]):
         match = _ARGUMENT.fullmatch(argument)
         if match is not None:
@@ -69,12 +69,12 @@ def workers_argument(arguments: Sequence[str]) -> int | None:
 
 
 def _number(text: str | None) -> int | None:
-    """What a variable says, where that is more than one."""
+    """Return the number in a variable if it is more than one, else None."""
     return int(text) if text is not None and text.isdecimal() and int(text) > 1 else None
 
 
-# A worker has no better word for what its server was told than the server's own settings, which stand in the functions
-# that run it: arguments of the command, variables, settings files and calls from code have all come together there.
+# A worker finds its server's settings only in the functions that run it. Arguments of the command, variables, settings
+# files and calls from code have all come together there.
 
 
 def _callers() -> Iterator[tuple[str, str, FrameType]]:
@@ -84,8 +84,8 @@ def _callers() -> Iterator[tuple[str, str, FrameType]]:
         frame = frame.f_back
 
 
-def _asked_by_server(module: str, function: str, frame: FrameType) -> Processes | None:
-    """What the server says in whose function `frame` is; one process where it has no workers. None for no server's."""
+def _of_server(module: str, function: str, frame: FrameType) -> Processes | None:
+    """Return the processes by the settings of the server whose function `frame` runs; None if it is not a server's."""
     package = module.partition(".")[0]
     if package == "uvicorn" and function == "subprocess_started":
         config = frame.f_locals.get("config")

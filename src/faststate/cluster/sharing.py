@@ -241,7 +241,7 @@ class Sharing:
         return frames, messages
 
     async def last_changes(self, entries: Iterable[Entry]) -> dict[str, int]:
-        """By key, the number of the commit that changed a state last. Raises `PersistenceError`."""
+        """Return by key the number of the commit that changed a state last. Raises `PersistenceError`."""
         keys = {entry.shared_key: entry.identifier.key for entry in entries if entry.persistence is not None}
         return {keys[key]: sequence for key, sequence in (await self.store.sequences(list(keys))).items()}
 

@@ -15,7 +15,7 @@ class StateEnd(Enum):
 
     DELETED = "it was deleted", False
     DELETED_BY_ITS_EVENT = "it was deleted", True
-    """By the event that holds its lock, whose own changes of it are dropped."""
+    """Deleted by the event that holds its lock; that event's own changes of it are dropped."""
     GONE = "it is not there any more", False
     """It is kept no more where it was loaded from."""
     MERGED = "this state has become another one, since its user signed in: try again", False

@@ -205,7 +205,7 @@ class Entry:
 
     @property
     def end_message(self) -> str:
-        """What to tell people about the state's end."""
+        """The message for people about the state's end."""
         message = self.end.message if self.end is not None else ""
         name = f"{self.identifier.cls_name} {self.identifier.instance_id or ''}".rstrip()
         return message if self.end is StateEnd.MERGED else f"{name}: {message}"

@@ -1,4 +1,4 @@
-"""What a registry asks of others: of the pages that follow its states, of its caller, and of the cluster of processes.
+"""The neighbours of a registry: pages that follow its states, the callers of its code, and the cluster of processes.
 
 A registry without a provider, as in scripts and tests, has `Nobody` and, in `alone`, a cluster of one process.
 """

@@ -26,7 +26,7 @@ class Guard(NamedTuple):
     ask: Callable[[ReactiveState], Awaitable[None]]
 
 
-class _Member:
+class _StateCopy:
     """One state of a transaction: the entry that was `given`, the one that is locked for it, and its working copy."""
 
     __slots__ = ("copy", "entry", "given")
@@ -56,7 +56,7 @@ class Transaction:
         self._still_current = still_current
         if len(entries) > 1:
             entries = list({entry.shared_key: entry for entry in entries}.values())
-        self._members = [_Member(entry, registry.pin(entry)) for entry in entries]
+        self._members = [_StateCopy(entry, registry.pin(entry)) for entry in entries]
         self._locked = 0
         """How many members are locked, from the first on."""
         self._is_working = False
@@ -114,7 +114,7 @@ class Transaction:
         self._is_working = True
         return found
 
-    def _member(self, entry: Entry) -> _Member:
+    def _member(self, entry: Entry) -> _StateCopy:
         for member in self._members:
             if member.given is entry or member.entry is entry:
                 return member
