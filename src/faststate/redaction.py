@@ -40,7 +40,7 @@ _SHORT: Final = 4
 """Length up to which a value counts as quoted only if it stands as a word of its own."""
 
 
-class _Member(NamedTuple):
+class HidableField(NamedTuple):
     """A field of a model, dataclass, typed dict or named tuple. `hidden` is True if anybody may not see it."""
 
     annotation: Any
@@ -52,11 +52,11 @@ def _hides(metadata: Iterable[Any]) -> bool:
 
 
 @lru_cache(maxsize=4_096)
-def _members(shape: type) -> Mapping[str, _Member]:
+def _members(shape: type) -> Mapping[str, HidableField]:
     if issubclass(shape, BaseModel):
-        found: dict[str, _Member] = {}
+        found: dict[str, HidableField] = {}
         for name, field in shape.model_fields.items():
-            member = _Member(field.annotation, bool(field.exclude) or _hides(field.metadata))
+            member = HidableField(field.annotation, bool(field.exclude) or _hides(field.metadata))
             aliases = (name, field.alias, field.validation_alias)
             found |= {alias: member for alias in aliases if isinstance(alias, str)}
         return found
@@ -64,7 +64,7 @@ def _members(shape: type) -> Mapping[str, _Member]:
         hints = get_type_hints(shape, include_extras=True)
     except Exception:  # types that are local to a function; a dataclass itself hides nothing
         hints = {}
-    return {name: _Member(hint, _hides(getattr(hint, "__metadata__", ()))) for name, hint in hints.items()}
+    return {name: HidableField(hint, _hides(getattr(hint, "__metadata__", ()))) for name, hint in hints.items()}
 
 
 def _shapes(annotation: Any) -> Iterator[type]:

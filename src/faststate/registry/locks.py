@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..exceptions import LockTimeoutError
+from ..scheduling.loops import call_on, settle
 from ..scheduling.queues import Client, FairQueue
 from ..scheduling.waits import running_loop
 from .entries import Entry, Waiter
@@ -167,7 +168,7 @@ class Locks:
             if loop is running_loop():
                 given.set_result(None)
             else:
-                loop.call_soon_threadsafe(_settle, given)
+                loop.call_soon_threadsafe(settle, given)
             return
         if entry.shared.hold is not None:
             self._cluster.release(entry)  # it was kept for those who waited, and all of them have gone
@@ -300,10 +301,4 @@ class SessionGates:
 
     def _wake(self, session_id: str) -> None:
         for woken in self._waiting.pop(session_id, ()):
-            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there any more
-                woken.get_loop().call_soon_threadsafe(_settle, woken)
-
-
-def _settle(woken: asyncio.Future[None]) -> None:
-    if not woken.done():
-        woken.set_result(None)
+            call_on(woken.get_loop(), settle, woken)

@@ -12,12 +12,12 @@ from .audience import Audience
 from .changes import Changes, CommitLike
 from .writing import Chunk, Writer
 
-__all__ = ["Follower", "Sending", "Topic", "is_newer"]
+__all__ = ["Sending", "Topic", "TopicConnection", "is_newer"]
 
 logger = logging.getLogger("faststate")
 
 
-class Follower(Protocol):
+class TopicConnection(Protocol):
     """A connection, as its topics need it."""
 
     writer: Writer | None
@@ -30,7 +30,7 @@ class Follower(Protocol):
         """Queue changes of the state `key` in its own outbox; None stands for a snapshot."""
 
 
-F = TypeVar("F", bound=Follower)
+F = TypeVar("F", bound=TopicConnection)
 
 
 class _One(Mapping[F, Audience]):
