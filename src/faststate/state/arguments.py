@@ -97,13 +97,13 @@ class Arguments:
         self._exact = {name: kind for name, kind in self.types.items() if any(kind is own for own in EXACT)}
         self._required = self.types.keys() - self.defaults.keys()
         self._changeable = [name for name, default in self.defaults.items() if is_changeable(default)]
-        self._shapes: dict[str, FormField] = {}
+        self._form_fields: dict[str, FormField] = {}
         for name, annotation in self.types.items():
-            self._shapes[name] = form_field(annotation, name in self._required)
+            self._form_fields[name] = form_field(annotation, name in self._required)
             filled = filled_argument(name, annotation, name in self._required)
             if filled is not None:
                 self._filled.append(filled)
-        self._absent = [(name, shape.absent) for name, shape in self._shapes.items() if shape.absent is not None]
+        self._absent = [(name, field.absent) for name, field in self._form_fields.items() if field.absent is not None]
         self._fields = frozenset(name for filled in self._filled for name in filled.fields)
         self.names: Final = self.types.keys() | self._fields
         """Names that a client can give: of arguments, and of the fields of those that are models."""
@@ -187,9 +187,9 @@ class Arguments:
         if form:
             texts |= self._by_name(form)
         for name, given in texts.items():
-            shape = self._shapes.get(name)
-            if shape is not None:
-                values[name] = shape.read(given)
+            field = self._form_fields.get(name)
+            if field is not None:
+                values[name] = field.read(given)
             elif name not in self._fields:
                 values[name] = given[-1]
         if self._fields:
@@ -197,10 +197,10 @@ class Arguments:
         else:
             values |= explicit
         if signals:
-            shapes = self._shapes
+            form_fields = self._form_fields
             for name, value in signals.items():
-                if name in shapes and name not in values:
-                    values[name] = shapes[name].read_one(value)
+                if name in form_fields and name not in values:
+                    values[name] = form_fields[name].read_one(value)
         if is_form and self._absent:
             for name, absent in self._absent:
                 if name not in values:

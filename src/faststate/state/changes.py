@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..exceptions import EventArgumentError, EventError, FastStateError, NotStartedError
-from ..redaction import loggable, mark_hidden, redacted
+from ..redaction import loggable, mark_hidden
 from ..validation.kept import Kept
 from ..validation.revalidation import revalidation_of
 from ..validation.scalars import SHORT_INT, UnshowableError, is_exact
 from ..wire.values import merge_patch, same
 from .comparison import equal
-from .copies import StateModel, WorkingInfo, fields_of, value_error
+from .copies import StateModel, WorkingInfo, fields_of, refuse_value
 from .schema import Schema
 from .values import Thaw, plain, revalidated
 
@@ -74,8 +74,7 @@ def change_of(working: StateModel) -> Change | None:
         place = None
         made, changed = _validated(cls, fs, values, changed)
     except (ValidationError, UnshowableError) as error:
-        cause = redacted(error, cls, (old, values), (place,) if place is not None else ())
-        raise value_error(cls, error, place, values=(old, values)) from cause
+        refuse_value(cls, error, place, values=(old, values))
     except FastStateError:
         raise
     except RecursionError:
@@ -145,8 +144,7 @@ def bind(working: StateModel, given: Mapping[str, Any]) -> None:
         for place in fresh:
             fs.refreeze(found[place])
     except (ValidationError, UnshowableError) as error:
-        cause = redacted(error, cls, (old, fresh), (place,) if place is not None else ())
-        raise value_error(cls, error, place, EventArgumentError, values=(old, fresh)) from cause
+        refuse_value(cls, error, place, EventArgumentError, values=(old, fresh))
     for name in fresh:
         fs.frozen.pop(name, None)
         working.__dict__[name] = fs.validated[name] = found[name]

@@ -10,7 +10,7 @@ import copy
 import types
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,7 +29,7 @@ from .serving import ServingProvider
 from .values import Thaw, freeze, is_container
 from .views import View
 
-__all__ = ["INITIAL", "SnapshotInfo", "StateModel", "WorkingInfo", "fields_of", "value_error"]
+__all__ = ["INITIAL", "SnapshotInfo", "StateModel", "WorkingInfo", "fields_of", "refuse_value"]
 
 INITIAL: Final = "initial"
 """The epoch of a state that is as its class makes it begins with this: nobody has changed it, and all are one."""
@@ -190,9 +190,7 @@ class StateModel(BaseModel):
             try:
                 frozen[name] = freeze(values[name])
             except (ValidationError, UnshowableError) as error:
-                raise value_error(type(self), error, name, values=values) from redacted(
-                    error, type(self), values, (name,)
-                )
+                refuse_value(type(self), error, name, values=values)
         return frozen
 
     def _loose(self) -> Self:
@@ -373,20 +371,23 @@ class _Masked:
 _MASKED: Final = _Masked()
 
 
-def value_error(
+def refuse_value(
     cls: type[BaseModel],
     error: ValidationError | UnshowableError,
     name: str | None = None,
     kind: type[EventError] = EventError,
     *,
     values: Any = None,
-) -> EventError:
-    """Make the error that tells a client about new values; `name` is the field's, where `error` does not have it.
+) -> NoReturn:
+    """Raise the error that tells a client about new values; `name` is the field's, where `error` does not have it.
 
-    Raise it from the `redacted` error, since the error itself shows more than a client or a log may see. `values` are
+    Its cause is the redacted error, since the error itself shows more than a client or a log may see. `values` are
     those that it may quote.
     """
+    at = (name,) if name is not None else ()
     if isinstance(error, ValidationError):
-        place, message = explain(error, cls, at=(name,) if name is not None else (), values=values)[0]
-        return kind(f"{'.'.join(map(str, (cls.__name__, *place)))}: {message}")
-    return kind(f"{cls.__name__}{f'.{name}' if name is not None else ''} {error}")
+        place, message = explain(error, cls, at=at, values=values)[0]
+        text = f"{'.'.join(map(str, (cls.__name__, *place)))}: {message}"
+    else:
+        text = f"{'.'.join((cls.__name__, *at))} {error}"
+    raise kind(text) from redacted(error, cls, values, at)

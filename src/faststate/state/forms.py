@@ -6,15 +6,7 @@ import dataclasses
 import types
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, MutableSequence, MutableSet, Sequence, Set
-from typing import (
-    Any,
-    Final,
-    Literal,
-    NamedTuple,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pydantic import AliasChoices, BaseModel, RootModel
 from pydantic.fields import FieldInfo
@@ -54,25 +46,25 @@ class FormField:
     absent: Any = None
     """Its value where a form has nothing of its name: False, () for an empty list, or None for "missing"."""
     choices: Mapping[str, Any] | None = None
-    """The values of a `Literal` that are no text, by the text that stands for them in a form."""
+    """The values of a `Literal` that are not texts, by the text that stands for them in a form."""
 
     def read(self, values: list[Any]) -> Any:
-        """The value that these `values` of one name give."""
+        """Convert all values of one name."""
         return [self.read_choice(value) for value in values] if self.many else self.read_one(values[-1])
 
     def read_one(self, value: Any) -> Any:
-        """The value that a single text gives."""
+        """Convert a single text."""
         if value == "" and (self.box or self.optional):
             return False if self.box else None
         return self.read_choice(value)
 
     def read_choice(self, value: Any) -> Any:
-        """The value of a `Literal` that a text stands for, and any other text as it is."""
+        """Find the value of a `Literal` that a text stands for; any other text is returned as it is."""
         return self.choices.get(value, value) if self.choices and isinstance(value, str) else value
 
 
 def form_field(annotation: Any, required: bool) -> FormField:
-    """The shape of an argument or field of this type; where it is not `required`, its default is what is absent."""
+    """Read the type of an argument or field; where it is not `required`, a missing one has its default."""
     members = union_members(annotation)
     box = members == (bool,)
     absent: Any = None
@@ -82,7 +74,7 @@ def form_field(annotation: Any, required: bool) -> FormField:
 
 
 def _choices_of(members: Iterable[Any]) -> Mapping[str, Any] | None:
-    """The values of the `Literal`s among these types, or in a collection of them, that are no text, by their text."""
+    """The values of the `Literal`s among these types, or in a collection of them, that are not texts, by their text."""
     found: dict[str, Any] = {}
     for member in members:
         if get_origin(member) is Literal:
@@ -111,7 +103,7 @@ class FilledArgument(NamedTuple):
 
     def fill(self, given: dict[str, list[Any]], exact: dict[str, Any], is_form: bool) -> dict[str, Any] | None:
         """Collect its fields from the values of these names; None when they are not for this argument."""
-        values = {name: shape.read(given[name]) for name, shape in self.fields.items() if name in given}
+        values = {name: field.read(given[name]) for name, field in self.fields.items() if name in given}
         values |= {name: exact[name] for name in self.fields if name in exact}
         if not values and not (is_form and self.required and not self.needs_some):
             return None
@@ -128,17 +120,17 @@ def filled_argument(name: str, annotation: Any, required: bool) -> FilledArgumen
     found = _fields_of(members[0]) if len(members) == 1 else []
     if not found:
         return None
-    shapes: dict[str, FormField] = {}
+    fields: dict[str, FormField] = {}
     absent = []
     needs_some = False
     for names, inner, is_required in found:
-        shape = form_field(inner, is_required)
-        shapes |= dict.fromkeys(names, shape)
-        if shape.absent is not None:
-            absent.append((frozenset(names), names[0], shape.absent))
+        field = form_field(inner, is_required)
+        fields |= dict.fromkeys(names, field)
+        if field.absent is not None:
+            absent.append((frozenset(names), names[0], field.absent))
         else:
             needs_some = needs_some or is_required
-    return FilledArgument(name, required, shapes, tuple(absent), needs_some)
+    return FilledArgument(name, required, fields, tuple(absent), needs_some)
 
 
 def _fields_of(annotation: Any) -> list[tuple[list[str], Any, bool]]:

@@ -1,8 +1,8 @@
 """Validators whose cost is bounded: what a client sends is checked with no more work than its size allows.
 
 Pydantic collects every error that a value has, tries every member of a union, and builds sets of members whose hashes
-the client chose. A quarter of a megabyte can so cost seconds and gigabytes. `bounded` makes, from pydantic's own schema
-of a type, a validator that accepts the same values and
+the client chose. So a payload of a quarter of a megabyte can cost seconds and gigabytes. `bounded` makes, from
+pydantic's own schema of a type, a validator that accepts the same values and
 
 - stops at the first wrong item of a collection;
 - counts its work in units, and stops when they are used up (`TooMuchWork`);
