@@ -34,6 +34,7 @@ from faststate import (
 )
 from faststate.auth.rules import AccessRule, authorize
 from faststate.exceptions import AuthenticationError, AuthorizationError, NotStartedError
+from tests.support.apps import user_of_header
 from tests.support.client import BROWSER, Page, browser
 
 
@@ -301,7 +302,7 @@ class Doc(ReactiveState):
 @pytest.fixture
 def app(in_tmp_path):
     SEEN.clear()
-    provider = StateProvider(user_loader=lambda r: UserContext(r.headers["x-user"]) if "x-user" in r.headers else None)
+    provider = StateProvider(user_loader=user_of_header)
     provider.register_state(Doc, StateConfig(scope=StateScope.GLOBAL, authorize=may))
 
     def before_sync(request):

@@ -28,6 +28,7 @@ from faststate import (
     fast_app,
     view,
 )
+from tests.support.apps import user_of_header
 from tests.support.client import BROWSER, Page, browser, message, patched_signals, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -75,9 +76,7 @@ class Site:
 
     def __init__(self, authorize, **options):
         ASKED.clear()
-        self.provider = StateProvider(
-            user_loader=lambda r: UserContext(r.headers["x-user"]) if "x-user" in r.headers else None
-        )
+        self.provider = StateProvider(user_loader=user_of_header)
         self.provider.register_state(Doc, StateConfig(scope=StateScope.RECORD, authorize=authorize, **options))
         self.provider.register_state(Log, StateConfig(scope=StateScope.GLOBAL))
         self.app, rt = fast_app(state_provider=self.provider, secret_key="for tests")

@@ -22,6 +22,7 @@ from faststate import (
     event,
     fast_app,
 )
+from tests.support.apps import user_of_header
 from tests.support.client import BROWSER, Page, message, patched_signals, status, stream_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -53,9 +54,7 @@ class Staff(ReactiveState):
 
 def make(load=None, before=None, **options):
     """An app whose users are named by the header `x-user`, and its provider."""
-    provider = StateProvider(
-        user_loader=load or (lambda r: UserContext(r.headers["x-user"]) if "x-user" in r.headers else None), **options
-    )
+    provider = StateProvider(user_loader=load or user_of_header, **options)
     provider.register_state(Note, StateConfig(scope=StateScope.GLOBAL))
     provider.register_state(Mine, StateConfig(scope=StateScope.USER))
     provider.register_state(Staff, StateConfig(scope=StateScope.GLOBAL, roles=["editor"]))

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 from fasthtml.common import Div
-from starlette.requests import Request
 
 from faststate import (
     PersistenceError,
@@ -15,7 +14,6 @@ from faststate import (
     StateConfig,
     StateProvider,
     StateScope,
-    UserContext,
     event,
     fast_app,
 )
@@ -25,6 +23,7 @@ from faststate.sessions.ended import Ended, KnownEnds, read_note, write_note
 from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
+from tests.support.apps import sign_in_routes
 from tests.support.client import BROWSER, Page, browser, status
 from tests.support.waiting import Clock, eventually
 
@@ -91,15 +90,7 @@ class Site:
         def profile(profile: Profile):
             return Div("profile")
 
-        @rt("/in/{name}")
-        async def sign_in(request: Request, name: str):
-            await provider.login(request, UserContext(name))
-            return "in"
-
-        @rt("/out")
-        async def sign_out(request: Request):
-            await provider.logout(request)
-            return "out"
+        sign_in_routes(rt, provider)
 
 
 @asynccontextmanager

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import pytest
 from fasthtml.common import Div
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from starlette.requests import Request
 
 from faststate import (
     AsSignal,
@@ -24,7 +23,6 @@ from faststate import (
     StateNotFoundError,
     StateProvider,
     StateScope,
-    UserContext,
     VersionConflict,
     event,
     fast_app,
@@ -34,6 +32,7 @@ from faststate.sessions.config import Ids
 from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
+from tests.support.apps import sign_in_routes
 from tests.support.client import Page, browser, message, patched_signals, status
 from tests.support.requests import request_of
 from tests.support.waiting import Clock
@@ -183,15 +182,7 @@ class Site:
         def profile(profile: Profile):
             return Div(f"name: {profile.name}")
 
-        @rt("/in/{name}")
-        async def sign_in(request: Request, name: str):
-            await provider.login(request, UserContext(name))
-            return "in"
-
-        @rt("/out")
-        async def sign_out(request: Request):
-            await provider.logout(request)
-            return "out"
+        sign_in_routes(rt, provider)
 
 
 @pytest.fixture

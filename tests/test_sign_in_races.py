@@ -17,12 +17,12 @@ from faststate import (
     StateIdentifier,
     StateProvider,
     StateScope,
-    UserContext,
     event,
     fast_app,
     get_current_request,
 )
 from faststate.stores.memory import MemoryStore
+from tests.support.apps import sign_in_routes
 from tests.support.client import Page, browser, status
 from tests.support.waiting import Clock
 
@@ -159,15 +159,7 @@ class Site:
         providers[:] = [provider]
         self.app, rt = fast_app(state_provider=provider, secret_key="for tests", pico=False)
 
-        @rt("/in/{name}")
-        async def sign_in(request: Request, name: str):
-            await provider.login(request, UserContext(name))
-            return "in"
-
-        @rt("/out")
-        async def sign_out(request: Request):
-            await provider.logout(request)
-            return "out"
+        sign_in_routes(rt, provider)
 
         self.rt = rt
 
