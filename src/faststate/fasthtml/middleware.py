@@ -31,26 +31,26 @@ logger = logging.getLogger("faststate")
 class FastStateMiddleware:
     """Gives each request its context. It is the innermost middleware, inside the session's. Lifetime: the app."""
 
-    def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any, events: EventRoute) -> None:
+    def __init__(self, app: ASGIApp, provider: StateProvider, fasthtml_app: Any, events: EventRoute) -> None:
         self.app = app
         self.provider = provider
-        self.owner = owner
+        self.fasthtml_app = fasthtml_app
         self._checked = False
         self._events = events
         self._answered = Answered(provider)
         # Between here and the routes there is only Starlette's own layer, which an event need not pass.
-        self._is_innermost = is_only_exceptions(app, owner.router)
+        self._is_innermost = is_only_exceptions(app, fasthtml_app.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         if not self._checked:
-            check_routes(self.provider, self.owner)
+            check_routes(self.provider, self.fasthtml_app)
             self._checked = True
             drain_on_signal(self.provider)  # the server's own handlers are there by now
-        if self.owner.before:
-            _wrap_before(self.provider, self.owner)
+        if self.fasthtml_app.before:
+            _wrap_before(self.provider, self.fasthtml_app)
         self.provider.loop.note()  # a plain `with modify` in a thread works on this one
         connection = HTTPConnection(scope)
         try:

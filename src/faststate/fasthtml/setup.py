@@ -80,7 +80,7 @@ def setup(provider: StateProvider, app: Any) -> None:
     for place, middleware in enumerate(app.user_middleware):
         if middleware.cls is SessionMiddleware and knows_sessions():
             app.user_middleware[place] = Middleware(RememberingSessionMiddleware, *middleware.args, **middleware.kwargs)
-    app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, owner=app, events=events))
+    app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, fasthtml_app=app, events=events))
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: StreamKeeper(PersonalAnswers(build(), provider), provider, app)
     app.add_exception_handler(FastStateError, partial(error_response, provider))

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,7 @@ __all__ = ["drain_on_signal", "drain_with_server"]
 # -- with the server ---------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class _ServerWatch:
     """Stands among uvicorn's connections, which it shuts down when it ends. Lifetime: the server, per provider.
 
@@ -29,22 +31,13 @@ class _ServerWatch:
     streams for ever. Watches of one provider are equal: a set has one of them.
     """
 
-    __slots__ = ("_connections", "_provider")
-
-    def __init__(self, provider: StateProvider, connections: set[Any]) -> None:
-        self._provider = provider
-        self._connections = connections
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ServerWatch) and other._provider is self._provider
-
-    def __hash__(self) -> int:
-        return hash((_ServerWatch, id(self._provider)))
+    provider: StateProvider
+    connections: set[Any] = field(compare=False)
 
     def shutdown(self) -> None:
         """Called by uvicorn when it begins to end; it waits until its set of connections is empty."""
-        self._connections.discard(self)
-        _drain(asyncio.get_running_loop(), self._provider, self._connections)
+        self.connections.discard(self)
+        _drain(asyncio.get_running_loop(), self.provider, self.connections)
 
 
 _watched_workers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[StateProvider, asyncio.Task[None]]] = (

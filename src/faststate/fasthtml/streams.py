@@ -37,10 +37,10 @@ class StreamKeeper:
     open: a connection with its state takes 11 KB, a stream of FastHTML's 34 KB (`benchmarks/RESULTS.md`).
     """
 
-    def __init__(self, app: ASGIApp, provider: StateProvider, owner: Any = None) -> None:
+    def __init__(self, app: ASGIApp, provider: StateProvider, fasthtml_app: Any = None) -> None:
         self.app = app
         self.provider = provider
-        self.owner = owner
+        self.fasthtml_app = fasthtml_app
         self._path = provider.options.prefix + "/stream"
         self._events = provider.options.prefix + "/event/"
         self._watched: ref[asyncio.AbstractEventLoop] | None = None
@@ -97,7 +97,7 @@ class StreamKeeper:
         manager = self.provider.sse_manager
         writer = DirectWriter(manager, connection, send, self.provider.options.write_timeout, cycle)
         manager.attach(connection, writer)
-        if serves(protocol, self.owner):
+        if serves(protocol, self.fasthtml_app):
             drop_request(scope, protocol)
         return writer
 
