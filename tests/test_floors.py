@@ -300,6 +300,15 @@ def test_the_house_lists_only_what_exists() -> None:
     assert not missing
 
 
+def test_no_two_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for file in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{file.relative_to(SOURCE)}:{node.lineno}")
+    assert [found for found in places.values() if len(found) > 1] == []
+
+
 @pytest.mark.parametrize("package", [name for name, files in HOUSE.items() if files])
 def test_a_package_says_what_it_is_for_and_where_to_begin(package: str) -> None:
     said = ast.get_docstring(ast.parse((SOURCE / package / "__init__.py").read_text(encoding="utf-8")))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..exceptions import FastStateError
 from ..registry.calling import loop_for_scripts
-from ..scheduling.waits import running_loop
+from ..scheduling.loops import running_loop
 from ..stores.backplane import Message
 from ..stores.base import SharedStore
 from .messages import AppMessage, StateMessage, encode

@@ -7,7 +7,7 @@ from typing import Final
 
 from ..auth.limits import Rates, TokenBuckets, network_of
 from ..exceptions import LimitError
-from ..scheduling.threads import left_behind, with_left
+from ..scheduling.threads import left_behind, places_with_left
 from ..sse.manager import SSEManager
 from .options import Options
 from .origin import origin_of_commits
@@ -52,7 +52,7 @@ class Throttle:
         Returns None, or what to tell the client. Threads that go on with an event which was stopped count, too.
         """
         under_way, most = self._under_way.get(client, 0), self._options.max_events_per_session
-        if (under_way + left_behind(client) if with_left else under_way) >= most:
+        if (under_way + left_behind(client) if places_with_left else under_way) >= most:
             return f"{most} actions are under way already. Please wait for them."
         self._under_way[client] = under_way + 1
         return None

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..exceptions import LockTimeoutError
-from ..scheduling.loops import call_on, settle
+from ..scheduling.loops import call_on, running_loop, settle
 from ..scheduling.queues import Client, FairQueue
-from ..scheduling.waits import running_loop
 from .entries import Entry, Waiter
 from .protocols import Callers, Cluster
 

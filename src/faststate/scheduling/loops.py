@@ -1,4 +1,4 @@
-"""Calls on an event loop from any thread."""
+"""Event loops as seen from any thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["call_on", "settle"]
+__all__ = ["call_on", "running_loop", "settle"]
 
 
 def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:
@@ -22,3 +22,11 @@ def settle(future: asyncio.Future[Any], result: Any = None) -> None:
     """Give a future its result, on its own event loop, unless it is done: its caller may have been cancelled."""
     if not future.done():
         future.set_result(result)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs this code; None in a thread that runs none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

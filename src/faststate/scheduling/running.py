@@ -13,7 +13,7 @@ from .._compat.asyncio import forget_task
 from ..exceptions import EventTimeoutError, FastStateError, NotStartedError
 from .loops import call_on, settle
 from .threads import places_here
-from .waits import Begun, begin, go_on, in_time
+from .waits import Begun, begin, in_time, resume
 
 __all__ = ["DRAIN_PATIENCE", "RunningEvent", "RunningEvents"]
 
@@ -326,15 +326,15 @@ class RunningEvents:
         """Let the code of a stopped event run on alone, without locks, because it did not end."""
         logger.warning("%s goes on though it was cancelled; it has neither locks nor a state to change", name)
 
-        async def go_on_alone() -> None:
+        async def run_on_alone() -> None:
             try:
-                await go_on(rest, error=asyncio.CancelledError())
+                await resume(rest, error=asyncio.CancelledError())
             except Exception as error:
                 logger.info(
                     "%s was stopped, and has failed later: %s", name, type(error).__name__
                 )  # its message may quote a value
 
-        task = asyncio.get_running_loop().create_task(go_on_alone(), name="faststate-left-event")
+        task = asyncio.get_running_loop().create_task(run_on_alone(), name="faststate-left-event")
         self._left.add(task)
         task.add_done_callback(self._left.discard)
         if self.is_over:

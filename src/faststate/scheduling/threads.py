@@ -16,7 +16,16 @@ from ..exceptions import FastStateError, LockTimeoutError
 from .queues import Client, FairQueue
 from .workers import call_in_worker
 
-__all__ = ["ADDRESS_THREADS", "EVENT_THREADS", "Job", "Place", "Places", "left_behind", "places_here", "with_left"]
+__all__ = [
+    "ADDRESS_THREADS",
+    "EVENT_THREADS",
+    "Job",
+    "Place",
+    "Places",
+    "left_behind",
+    "places_here",
+    "places_with_left",
+]
 
 logger = logging.getLogger("faststate")
 
@@ -29,7 +38,7 @@ ADDRESS_THREADS: Final = 150
 # -- places ------------------------------------------------------------------------------------------------------------
 
 
-with_left: set[Places] = set()
+places_with_left: set[Places] = set()
 """Places of loops on which an event was left to run on. Mostly empty, so that nobody has to look further."""
 
 
@@ -53,7 +62,7 @@ class Place:
         if self._places is not None:
             self._is_left = True
             self._places.left_behind[self._client.session] += 1
-            with_left.add(self._places)
+            places_with_left.add(self._places)
 
     def release(self) -> None:
         """Pass the place on to the next client that waits. Releasing it twice is harmless."""
@@ -63,7 +72,7 @@ class Place:
         if self._is_left:
             _count_down(places.left_behind, self._client.session)
             if not places.left_behind:
-                with_left.discard(places)
+                places_with_left.discard(places)
         places._released(self._client)
 
 

@@ -7,13 +7,13 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-__all__ = ["Begun", "Done", "TooLate", "begin", "go_on", "in_time", "running_loop"]
+__all__ = ["Begun", "Done", "TooLate", "begin", "in_time", "resume"]
 
 T = TypeVar("T")
 
 
 class Done(Generic[T]):
-    """The result of a call that is over already. It may be awaited, and need not be."""
+    """The result of a call that has finished already. It can be awaited, but does not have to be."""
 
     __slots__ = ("value",)
 
@@ -61,7 +61,7 @@ def _plainly(step: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @types.coroutine
-def go_on(
+def resume(
     begun: Begun, *, run: Callable[..., Any] = _plainly, error: BaseException | None = None
 ) -> Generator[Any, Any, Any]:
     """Continue a coroutine that was begun, once the future that it waits for is done, and return its result.
@@ -108,7 +108,7 @@ async def in_time(seconds: float, awaitable: Awaitable[T], timers: set[asyncio.T
         async with asyncio.timeout(seconds) as timer:
             if timers is not None:
                 timers.add(timer)
-            rest: T = await go_on(begun)
+            rest: T = await resume(begun)
             return rest
     except TimeoutError as error:
         if timer.expired():
@@ -117,11 +117,3 @@ async def in_time(seconds: float, awaitable: Awaitable[T], timers: set[asyncio.T
     finally:
         if timers is not None:
             timers.discard(timer)
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the event loop that runs this code; None in a thread that runs none."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
-from ..scheduling.waits import running_loop
+from ..scheduling.loops import running_loop
 from ..state.reactive import ReactiveState
 from .audience import Audience
 from .changes import Changes, CommitLike

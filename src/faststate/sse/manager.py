@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, Final
 
 from ..exceptions import IdentifierError
-from ..scheduling.waits import Done, running_loop
+from ..scheduling.loops import running_loop
+from ..scheduling.waits import Done
 from ..scopes import Id, StateIdentifier
 from ..state.reactive import ReactiveState
 from ..state.schema import EVERYTHING_SHOWN

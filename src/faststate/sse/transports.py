@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Send
 
 from .._compat.asyncio import enter_task, leave_task
 from .._compat.uvicorn import Transport, is_own_send
-from ..scheduling.waits import Begun, begin, go_on
+from ..scheduling.waits import Begun, begin, resume
 from .connection import SSEConnection
 from .manager import LAST_WRITE, SSEManager
 from .writing import Chunk, Writer
@@ -197,7 +197,7 @@ class AsgiWriter(StreamWriter):
                 self._woken = self._loop.create_future()
                 begun, self._begun = self._begun, None
                 if begun is not None:
-                    ended = await self._catch_up(go_on(begun, run=self._context.run, error=cancelled))
+                    ended = await self._catch_up(resume(begun, run=self._context.run, error=cancelled))
                 else:
                     ended = self._over or await self._catch_up()
                 if ended:

@@ -89,7 +89,7 @@ class RedisClient:
         self._live: set[AbstractConnection] = set()  # the connections of the tasks
         self._generation = 0  # connections of an earlier generation are given up
         self._closed = False
-        self._returning: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._reachable = asyncio.Event()
         self._reachable.set()
         self.away: PersistenceError | None = None
@@ -107,13 +107,13 @@ class RedisClient:
         command: Sequence[Argument] = (b"EVALSHA", script.sha, 1, self._base, *arguments)
         for _ in range(3):
             try:
-                return await self._ask(command, again, first)
+                return await self._send(command, again, first)
             except NoScriptError:  # the script has not run
                 command = (b"EVAL", script.text, *command[2:])
             except ResponseError as error:
                 if not str(error).startswith(LOST):  # with LOST it has not run either: new connections send a greeting
                     raise self._failure(error) from redacted(error)
-                self._drop_all()
+                self._renew_connections()
         raise PersistenceError(f"Redis at {self._address.shown} loses its data again and again")
 
     async def do(self, *command: Argument) -> Any:
@@ -121,11 +121,11 @@ class RedisClient:
         from redis.exceptions import ResponseError
 
         try:
-            return await self._ask(command, True, False)
+            return await self._send(command, True, False)
         except ResponseError as error:
             raise self._failure(error) from redacted(error)
 
-    async def _ask(self, command: Sequence[Argument], again: bool, first: bool) -> Any:
+    async def _send(self, command: Sequence[Argument], again: bool, first: bool) -> Any:
         if self._closed or self.away is not None:
             await asyncio.sleep(0)  # a caller that tries again and again must not keep the loop from reconnecting
         if self._closed:
@@ -168,7 +168,7 @@ class RedisClient:
                 if connection is not None and (generation != self._generation or is_broken(connection)):
                     gone, connection = connection, None
                     await self._drop(gone)
-                batch = self._take()
+                batch = self._next_batch()
                 if not batch:
                     continue
                 if connection is None:
@@ -191,7 +191,7 @@ class RedisClient:
                 except Exception as error:
                     gone, connection = connection, None
                     await self._drop(gone)
-                    self._broke(batch, error)
+                    self._handle_broken(batch, error)
         finally:
             ended = PersistenceError("the Redis store was closed, or its event loop ended: the outcome is unknown")
             _fail(batch, ended)
@@ -206,7 +206,7 @@ class RedisClient:
         self._live.discard(connection)
         await disconnect(connection)
 
-    def _take(self) -> list[Command]:
+    def _next_batch(self) -> list[Command]:
         batch: list[Command] = []
         size = 0
         while self._waiting and len(batch) < BATCH and size < BATCH_BYTES:
@@ -236,15 +236,15 @@ class RedisClient:
                 if command is not batch[-1]:
                     limit.reschedule(self._loop.time() + self._answer_timeout)
         if refused is not None:
-            self._leave(self._failure(refused))
+            self._set_away(self._failure(refused))
             raise refused
 
-    def _broke(self, batch: Iterable[Command], error: Exception) -> None:
+    def _handle_broken(self, batch: Iterable[Command], error: Exception) -> None:
         """Fail the commands that a broken connection has not answered, or send them again."""
         left = [command for command in batch if not command.future.done()]
         failure = self._failure(error)
         if isinstance(error, TimeoutError) or type(error).__name__ in ("TimeoutError", "BusyLoadingError"):
-            self._leave(failure)
+            self._set_away(failure)
             _fail(left, failure)
             return
         for command in reversed(left):
@@ -274,34 +274,34 @@ class RedisClient:
         except (RedisError, OSError) as error:  # a TimeoutError is an OSError
             failure = self._failure(error)
             if not self._has_another():
-                self._leave(failure)
+                self._set_away(failure)
             raise failure from error
-        self._come_back()
+        self._set_reachable()
         return connection
 
-    def _drop_all(self) -> None:
+    def _renew_connections(self) -> None:
         """Give up all connections. Each new one sends the greeting first."""
         self._generation += 1
 
-    def _leave(self, failure: PersistenceError) -> None:
+    def _set_away(self, failure: PersistenceError) -> None:
         """Note that Redis is away, fail what waits, and begin to reconnect."""
-        self._drop_all()
+        self._renew_connections()
         waiting, self._waiting = list(self._waiting), deque()
         _fail(waiting, failure)
         if self.away is None and not self._closed:
             logger.warning("%s", failure)
             self.away = failure
             self._reachable.clear()
-            self._returning = self._loop.create_task(self._return(), name="faststate redis return")
+            self._reconnecting = self._loop.create_task(self._reconnect(), name="faststate redis reconnect")
             self._on_away()
 
-    def _come_back(self) -> None:
+    def _set_reachable(self) -> None:
         if self.away is not None:
             logger.warning("Redis at %s can be reached again", self._address.shown)
             self.away = None
             self._reachable.set()
 
-    async def _return(self) -> None:
+    async def _reconnect(self) -> None:
         """Try to connect until it succeeds."""
         while self.away is not None:
             await asyncio.sleep(RETURN_INTERVAL)
@@ -315,7 +315,7 @@ class RedisClient:
     async def close(self) -> None:
         """Close all connections. Commands that were not answered fail."""
         self._closed = True
-        tasks = [*self._tasks, *([self._returning] if self._returning is not None else [])]
+        tasks = [*self._tasks, *([self._reconnecting] if self._reconnecting is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

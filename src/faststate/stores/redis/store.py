@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, S
 from typing import TypeVar
 
 from ...exceptions import BackplaneError, PersistenceError
-from ...scheduling.loops import call_on, settle
-from ...scheduling.waits import running_loop
+from ...scheduling.loops import call_on, running_loop, settle
 from ...scopes import Version
 from ..backplane import Message, Receiver
 from ..base import Committed, Hold, Locked, SharedStore, Stored, Write
