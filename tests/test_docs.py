@@ -120,6 +120,24 @@ def test_every_page_of_the_documentation_is_listed_and_nonempty():
     assert all(page.read_text().startswith("# ") for page in PAGES)
 
 
+def test_the_architecture_page_names_only_files_that_exist() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", page)) - {"tests/test_floors.py", "tests/test_compat.py"}
+    assert len(named) > 30
+    missing = {name for name in named if not (ROOT / "src/faststate" / name).is_file()}
+    assert not missing
+
+
+def test_the_architecture_page_shows_every_package_and_names_the_protocols_that_join_them() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    packages = {path.parent.name for path in (ROOT / "src/faststate").glob("*/__init__.py")}
+    assert {name for name in packages if re.search(rf"^ .*\b{name}\b", page, re.MULTILINE)} == packages
+    for names, file in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| `(\w+/\w+\.py)`", page, re.MULTILINE):
+        source = (ROOT / "src/faststate" / file).read_text()
+        for name in re.findall(r"\w+", names):
+            assert f"class {name}" in source, (name, file)
+
+
 def _anchors(page: Path) -> set[str]:
     titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
