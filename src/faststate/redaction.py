@@ -179,6 +179,18 @@ def _quotes(message: str, texts: Iterable[str]) -> bool:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
+def too_many(error: ValidationError) -> str | None:
+    """Return the message for an error with so many problems that they are only counted; None for any other."""
+    return f"{count} of its values do not fit" if (count := error.error_count()) > _MOST_BUILT else None
+
+
+def message_of(problem: Mapping[str, Any]) -> str:
+    """Return pydantic's message for one problem of an error, without the value."""
+    if problem["type"] == "union_tag_invalid":  # pydantic's own message repeats the tag
+        return "{discriminator} should be one of {expected_tags}".format_map(problem["ctx"])
+    return str(problem["msg"])
+
+
 def explain(
     error: ValidationError, cls: type, *, at: tuple[Any, ...] = (), values: Any = None
 ) -> list[tuple[tuple[Any, ...], str]]:
@@ -188,8 +200,8 @@ def explain(
     instance) are those that validators may have read. A problem that cannot be shown has the place () and the message
     `NOT_SHOWN`.
     """
-    if (count := error.error_count()) > _MOST_BUILT:
-        return [((), f"{count} of its values do not fit")]
+    if (message := too_many(error)) is not None:
+        return [((), message)]
     texts: set[str] = set()
     may_quote = hides(cls)
     if may_quote:
@@ -206,10 +218,7 @@ def explain(
             if is_secret or _quotes(problem["msg"], texts):
                 shown.append(((), NOT_SHOWN))
                 continue
-        message = problem["msg"]
-        if problem["type"] == "union_tag_invalid":  # pydantic's own message repeats the tag
-            message = "{discriminator} should be one of {expected_tags}".format_map(problem["ctx"])
-        shown.append(((*at, *place), message))
+        shown.append(((*at, *place), message_of(problem)))
     return list(dict.fromkeys(shown))
 
 

@@ -16,9 +16,8 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 from ..exceptions import EventArgumentError, EventDefinitionError, LockTimeoutError
 from ..redaction import is_hidden
 from ..validation.bounds import Unfit, bounded, first_problem, runs_own_code
-from ..validation.payloads import look_through
 from ..validation.scalars import EXACT, UnshowableError, is_exact
-from ..validation.work import TooMuchWork, work_of
+from ..validation.work import TooMuchWork, look_through, work_of
 from .defaults import copied, is_changeable
 from .forms import FilledArgument, FormField, filled_argument, form_field
 from .parameters import StateParameter, signature_of, state_parameter

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from .._compat.pydantic import build_validator, is_fraction, rebuilds_models
+from ..redaction import message_of, too_many
 from .core_schemas import PARTS, Schema, all_parts, around, core_schema_of, parts_of, rewrite
 from .work import (
     SIZED,
@@ -49,24 +50,15 @@ class Unfit(Exception):
         self.error = error
 
 
-_SHOWN: Final = 100
-"""Most errors that are turned into Python objects, in order to show one of them."""
-
-
 def first_problem(error: ValidationError) -> tuple[str, tuple[int | str, ...], str]:
     """The first problem of an error: its type, its place and pydantic's message without the value.
 
     An error with very many problems is not turned into Python objects: the type is "many" then.
     """
-    count = error.error_count()
-    if count > _SHOWN:
-        return "many", (), f"{count} of its values do not fit"
-    problem = error.errors(include_url=False, include_input=False, include_context=True)[0]
-    message = problem["msg"]
-    context = problem.get("ctx", {})
-    if problem["type"] == "union_tag_invalid":  # pydantic's own words repeat the tag
-        message = f"{context.get('discriminator')} should be one of {context.get('expected_tags')}"
-    return problem["type"], problem["loc"], message
+    if (message := too_many(error)) is not None:
+        return "many", (), message
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return problem["type"], problem["loc"], message_of(problem)
 
 
 # -- what stands in a schema ------------------------------------------------------------------------------------------
@@ -125,74 +117,6 @@ def _needs_bounds(schema: Schema) -> bool:
 # -- the rewriting of a schema -----------------------------------------------------------------------------------------
 
 
-class _Weights:
-    """Estimates the work of validating a value, by its schema, in units. Lifetime: the call of `bounded`.
-
-    What collections and records hold is counted when they come.
-    """
-
-    def __init__(self, definitions: dict[str, Schema]) -> None:
-        self._definitions = definitions
-        self._weighing: set[str] = set()
-
-    def of(self, schema: Schema) -> int:
-        """The work of one attempt to validate a value."""
-        kind = schema["type"]
-        if kind == "definition-ref":
-            return self._of_definition(schema["schema_ref"])
-        if kind in _COLLECTIONS or kind in _RECORDS or kind in ("generator", "json"):
-            return 6
-        parts = parts_of(schema)
-        if kind == "union":
-            return 3 + sum(4 + self.of(part) for part in parts)
-        own = 0
-        if kind == "default":
-            default = schema.get("default")
-            own = 10 if "default_factory" in schema else 0 if default.__hash__ else 25 + 10 * _values_in(default)
-        elif kind.startswith("function-"):
-            own = 10
-        elif not parts:
-            own = _UNITS.get(kind, _UNITS_OF_OTHERS)
-        return own + sum(map(self.of, parts))
-
-    def _of_definition(self, ref: str) -> int:
-        if ref in self._weighing:
-            return 6
-        self._weighing.add(ref)
-        try:
-            return self.of(self._definitions[ref])
-        finally:
-            self._weighing.discard(ref)
-
-    def of_record(self, schema: Schema) -> int:
-        """The work of a model or the like, without what its fields hold."""
-        return 40 + sum(1 + self.of(part) for part in parts_of(_fields_inside(schema)))
-
-    def of_item(self, schema: Schema) -> int:
-        """The most work of one item of this collection."""
-        parts = parts_of(schema)
-        return max(map(self.of, parts), default=1) if schema["type"] == "tuple" else 1 + sum(map(self.of, parts))
-
-    def least_of_item(self, schema: Schema) -> int:
-        """The least work of a valid item of this collection, with what is counted when it comes."""
-        least = map(self._least, parts_of(schema))
-        return min(least, default=1) if schema["type"] == "tuple" else sum(least)
-
-    def _least(self, schema: Schema) -> int:
-        kind = schema["type"]
-        if kind == "definition-ref":
-            return self._least(self._definitions[schema["schema_ref"]]) if not self._weighing else 1
-        if kind in _RECORDS:
-            return self.of_record(schema)
-        if kind in ("union", "tagged-union"):
-            self._weighing.add("")  # members may be recursive
-            try:
-                return min(map(self._least, parts_of(schema)), default=1)
-            finally:
-                self._weighing.discard("")
-        return 1
-
-
 def _values_in(value: Any) -> int:
     """The number of values in a default, itself included."""
     if isinstance(value, dict):
@@ -205,9 +129,6 @@ class _Bounding:
 
     def __init__(self, schema: Schema) -> None:
         self._definitions = {part["ref"]: part for part in all_parts(schema) if "ref" in part}
-        self._weights = _Weights(self._definitions)
-        self._is_only_way = True
-        """False inside a union, where another member may fit as well."""
 
     def validator(self, schema: Schema, top: Schema) -> Validator:
         made = self._with_parts(top)
@@ -216,7 +137,6 @@ class _Bounding:
             for name, field in made["fields"].items()
         }
         if schema is not top:
-            self._is_only_way = False  # any of them may be a member of a union
             made = {"type": "definitions", "schema": made, "definitions": rewrite(schema["definitions"], self._rewrite)}
         return build_validator(made)
 
@@ -224,10 +144,7 @@ class _Bounding:
         kind = schema["type"]
         if kind == "json":
             return self._json(schema)
-        before = self._is_only_way
-        self._is_only_way = before and kind not in ("union", "function-wrap")
         made = self._with_parts(schema)
-        self._is_only_way = before
         if kind == "generator":
             # Pydantic would check the items one by one, while the event's body takes them.
             made["type"] = kind = "list"
@@ -236,8 +153,7 @@ class _Bounding:
             keys = _HASHED.get(kind)
             if keys is not None and not self._has_own_hash(made.get(keys, {"type": "any"})):
                 made[keys] = around("after", note_key, made.get(keys, {"type": "any"}))
-            least = self._weights.least_of_item(schema) if self._is_only_way else 0
-            return around("before", spender(6, self._weights.of_item(schema), least=least), made)
+            return around("before", spender(6, self._weight_of_item(schema)), made)
         if kind in _RECORDS:
             return self._record(schema, made)
         if kind == "union":
@@ -275,11 +191,44 @@ class _Bounding:
         most = None
         if extra == "forbid" or inner["type"] in ("named-tuple", "arguments"):
             most = 2 * len(parts_of(inner)) + 16  # a field may be known by its name and by aliases
-        units = self._weights.of_record(schema)
+        units = self._weight_of_record(schema)
         if schema.get("custom_init") or not rebuilds_models:
             # Its own `__init__` validates by the class's own schema, in which nothing is counted.
             return around("before", whole_spender(units, _most_members(schema)), made)
         return around("before", spender(units, 2, most), made)
+
+    def _weight(self, schema: Schema, around: frozenset[str] = frozenset()) -> int:
+        """Return the work of one attempt to validate a value, in units, inside the definitions named `around`.
+
+        The values in collections and records are counted when they come.
+        """
+        kind = schema["type"]
+        if kind == "definition-ref":
+            ref = schema["schema_ref"]
+            return 6 if ref in around else self._weight(self._definitions[ref], around | {ref})
+        if kind in _COLLECTIONS or kind in _RECORDS or kind in ("generator", "json"):
+            return 6
+        parts = [self._weight(part, around) for part in parts_of(schema)]
+        if kind == "union":
+            return 3 + sum(4 + part for part in parts)
+        own = 0
+        if kind == "default":
+            default = schema.get("default")
+            own = 10 if "default_factory" in schema else 0 if default.__hash__ else 25 + 10 * _values_in(default)
+        elif kind.startswith("function-"):
+            own = 10
+        elif not parts:
+            own = _UNITS.get(kind, _UNITS_OF_OTHERS)
+        return own + sum(parts)
+
+    def _weight_of_record(self, schema: Schema) -> int:
+        """Return the work of a model or the like, without the values in its fields."""
+        return 40 + sum(1 + self._weight(part) for part in parts_of(_fields_inside(schema)))
+
+    def _weight_of_item(self, schema: Schema) -> int:
+        """Return the most work of one item of this collection."""
+        parts = [self._weight(part) for part in parts_of(schema)]
+        return max(parts, default=1) if schema["type"] == "tuple" else 1 + sum(parts)
 
     def _label(self, schema: Schema) -> str:
         """The name of a union's member, for the place of an error."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .scalars import exact_key, surely_same
@@ -22,14 +23,15 @@ class KnownItems:
     and the like that did not change, by role.
     """
 
-    __slots__ = ("_answers", "_objects", "_taken")
+    __slots__ = ("_answers", "_objects", "taken")
 
     def __init__(
         self, answers: Mapping[tuple[str, Any], Sequence[bool]], objects: Mapping[str, Container[int]]
     ) -> None:
         self._answers = answers
         self._objects = objects
-        self._taken: dict[tuple[str, Any], int] = {}
+        self.taken: dict[tuple[str, Any], int] = {}
+        """How many of each item the validation has come to. The members of a union each begin at the same place."""
 
     def take(self, role: str, value: Any) -> bool:
         """Say whether `value`, which comes next among its equals, was there before."""
@@ -41,45 +43,27 @@ class KnownItems:
             return False
         if answers is None:
             return False
-        place = self._taken[key] = self._taken.get(key, -1) + 1
-        return place < len(answers) and answers[place]
-
-    def place(self) -> dict[tuple[str, Any], int]:
-        """The place that the validation has reached among these items."""
-        return dict(self._taken)
-
-    def go_to(self, place: dict[tuple[str, Any], int]) -> None:
-        """Go back or forth to a place: the members of a union look at one value after the other."""
-        self._taken = dict(place)
-
-
-class Kept:
-    """The values that one validation takes as they are. Lifetime: that validation.
-
-    `fields` are values that were validated before, by name; a field that holds another value is validated. `items` are
-    those of a changed field that were there before, by the field's name.
-    """
-
-    __slots__ = ("_items", "choices", "fields", "items")
-
-    def __init__(self, fields: Mapping[str, Any], items: Mapping[str, KnownItems]) -> None:
-        self.fields = fields
-        self._items = items
-        self.items = NOTHING_KNOWN
-        """The items of the field that is being validated."""
-        self.choices: list[dict[tuple[str, Any], int]] = []
-        """The place reached by the members of each union that is being tried."""
-
-    def enter_field(self, name: str) -> None:
-        """Begin with a field that is validated."""
-        self.items = self._items.get(name, NOTHING_KNOWN)
-
-    def has_field(self, name: str, value: Any) -> bool:
-        """True if `value` is what the field held before."""
-        return name in self.fields and surely_same(value, self.fields[name])
+        number = self.taken[key] = self.taken.get(key, 0) + 1
+        return number <= len(answers) and answers[number - 1]
 
 
 NOTHING_KNOWN: Final = KnownItems({}, {})
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """The values that one validation takes as they are. Lifetime: that validation.
+
+    `fields` are values that were validated before, by name; a field that holds another value is validated. `known` are
+    the items of changed fields that were there before, by the field's name.
+    """
+
+    fields: Mapping[str, Any]
+    known: Mapping[str, KnownItems]
+    items: KnownItems = NOTHING_KNOWN
+    """The items of the field that is being validated."""
+    choices: list[dict[tuple[str, Any], int]] = field(default_factory=list)
+    """The `taken` that the members of each union reached that is being tried."""
 
 
 # -- what the schemas call ---------------------------------------------------------------------------------------------
@@ -91,9 +75,9 @@ kept_now: ContextVar[Kept] = ContextVar("faststate_kept")
 def keep_field(name: str, value: Any, handler: Callable[[Any], Any]) -> Any:
     """Take a field as it is where it holds what it held before, and validate it otherwise."""
     kept = kept_now.get()
-    if kept.has_field(name, value):
+    if name in kept.fields and surely_same(value, kept.fields[name]):
         return value
-    kept.enter_field(name)
+    kept.items = kept.known.get(name, NOTHING_KNOWN)
     return handler(value)
 
 
@@ -105,20 +89,20 @@ def keep_item(role: str, value: Any, handler: Callable[[Any], Any]) -> Any:
 def in_union(value: Any, handler: Callable[[Any], Any]) -> Any:
     """Validate a union: each of its members looks at the same items, and the one that fits says how many it took."""
     kept = kept_now.get()
-    kept.choices.append(kept.items.place())
+    kept.choices.append(kept.items.taken.copy())
     try:
         return handler(value)
     finally:
-        kept.items.go_to(kept.choices.pop())
+        kept.items.taken = kept.choices.pop()
 
 
 def in_choice(value: Any, handler: Callable[[Any], Any]) -> Any:
     """Validate a value by one member of a union."""
-    items, choices = kept_now.get().items, kept_now.get().choices
-    before = items.place()
+    kept = kept_now.get()
+    items, before = kept.items, kept.items.taken.copy()
     try:
         result = handler(value)
-        choices[-1] = items.place()  # where the union will have come, should this be its choice
+        kept.choices[-1] = items.taken  # of the union, should this be its choice
         return result
     finally:
-        items.go_to(before)
+        items.taken = before

@@ -13,8 +13,8 @@ class three further validators are made from its pydantic core schema:
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any, overload
+from collections.abc import Callable, Mapping
+from typing import Any, cast, overload
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter
@@ -22,90 +22,78 @@ from pydantic_core import SchemaValidator
 
 from .core_schemas import Schema, core_schema_of, without_ref
 from .kept import Kept, kept_now
-from .rewriting import Rewriting
+from .rewriting import Mode, Rewriting
 
 __all__ = ["Revalidation", "revalidation_of"]
 
 
 class Revalidation:
-    """The validators of one class beside its own. Lifetime: the class. Each is made when it is first needed."""
+    """The validators of one class beside its own. Lifetime: the class. Each is made when it is first needed.
+
+    They raise `ValidationError`.
+    """
 
     def __init__(self, cls: type[Any], schema: Schema) -> None:
         self._cls = cls
         self._schema = schema
 
-    def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Check the types of the values of all fields (and extras), by name. Raises `ValidationError`."""
-        found: dict[str, Any] = self._check.validate_python(values)
-        return found
+    @functools.cached_property
+    def check(self) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Check the types of the values of all fields (and extras), by name."""
+        return self._validator("check")
 
     def assign(self, values: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
-        """Validate the values of all fields (and extras), by name, but for those that are kept.
-
-        Raises pydantic's `ValidationError`.
-        """
+        """Validate the values of all fields (and extras), by name, but for those that are kept."""
         token = kept_now.set(kept)
         try:
-            found: dict[str, Any] = self._assign.validate_python(values)
-            return found
+            return self._assign(values)
         finally:
             kept_now.reset(token)
+
+    @functools.cached_property
+    def load(self) -> Callable[[Mapping[str, Any]], Any]:
+        """Make an instance with these values (all or some, by name), which it held before."""
+        return self._validator("load")
+
+    @functools.cached_property
+    def load_some(self) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        """Load some of the fields, without the defaults of all others."""
+        return self._validator("load", is_partial=True)
 
     @functools.cached_property
     def sees_whole(self) -> bool:
         """True if the class has model validators that see an instance whose fields are validated."""
         return _model_validators(self._schema) is not None
 
-    def look_at_whole(self, instance: Any) -> Any:
+    @functools.cached_property
+    def look_at_whole(self) -> Callable[[Any], Any]:
         """Run the model validators, but for those that read input, on an instance; return the one that they return.
 
-        Raises `ValidationError`, and whatever they raise.
+        Raises whatever they raise.
         """
-        return self._whole.validate_python(instance) if self.sees_whole else instance
+        return SchemaValidator(cast(Any, _model_validators(self._schema) or {"type": "any"})).validate_python
 
-    def load(self, values: Mapping[str, Any]) -> Any:
-        """Make an instance with these values (all or some, by name), which it held before. Raises `ValidationError`."""
-        return self._load.validate_python(values)
-
-    def load_some(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Load some of the fields, without the defaults of all others. Raises `ValidationError`."""
-        found: dict[str, Any] = self._load_some.validate_python(values)
-        return found
+    def _validator(self, mode: Mode, *, is_partial: bool = False) -> Callable[[Any], Any]:
+        return SchemaValidator(Rewriting(mode, is_partial=is_partial).of(self._cls, self._schema)).validate_python
 
     @functools.cached_property
-    def _check(self) -> SchemaValidator:
-        return SchemaValidator(Rewriting("check").of(self._cls, self._schema))
+    def _assign(self) -> Callable[[Any], dict[str, Any]]:
+        return SchemaValidator(self._assigning[0]).validate_python
 
     @functools.cached_property
-    def _assign(self) -> SchemaValidator:
-        return SchemaValidator(self._assigning[0])
-
-    @functools.cached_property
-    def _assigning(self) -> tuple[Any, frozenset[str], frozenset[str]]:
+    def _assigning(self) -> tuple[Any, Rewriting]:
         rewriting = Rewriting("assign")
-        return rewriting.of(self._cls, self._schema), frozenset(rewriting.converting), frozenset(rewriting.authored)
-
-    @functools.cached_property
-    def _whole(self) -> SchemaValidator:
-        return SchemaValidator(_model_validators(self._schema) or {"type": "any"})
-
-    @functools.cached_property
-    def _load(self) -> SchemaValidator:
-        return SchemaValidator(Rewriting("load").of(self._cls, self._schema))
-
-    @functools.cached_property
-    def _load_some(self) -> SchemaValidator:
-        return SchemaValidator(Rewriting("load", is_partial=True).of(self._cls, self._schema))
+        return rewriting.of(self._cls, self._schema), rewriting
 
     @property
-    def converting_fields(self) -> frozenset[str]:
+    def converting_fields(self) -> set[str]:
         """The fields in which code of the author's may convert parts of the value, such as a list's items."""
-        return self._assigning[1]
+        return self._assigning[1].converting
 
     @property
-    def authored_fields(self) -> frozenset[str]:
+    def authored_fields(self) -> set[str]:
         """The fields that code of the author's looks at, and may change what it is given."""
-        return self._assigning[2]
+        return self._assigning[1].authored
 
 
 _known: WeakKeyDictionary[type, Revalidation | None] = WeakKeyDictionary()

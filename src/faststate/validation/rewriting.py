@@ -6,17 +6,19 @@ See `revalidation` for what each of the three is for.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Container, Iterable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from pydantic import BaseModel, RootModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainValidator, RootModel, WrapValidator
+from typing_extensions import is_typeddict
 
-from .._compat.pydantic import model_validator_modes, put_extra, put_fields_set, put_private, put_values
-from .authors import is_authors, validators_in
+from .._compat.pydantic import converts, model_validator_modes, put_extra, put_fields_set, put_private, put_values
+from .annotations import fields_in
 from .core_schemas import PARTS, Schema, around, function, rewrite, with_ref_of, without_ref
 from .kept import in_choice, in_union, keep_field, keep_item
 
-__all__ = ["Rewriting"]
+__all__ = ["Mode", "Rewriting"]
 
 Mode = Literal["assign", "check", "load"]
 
@@ -61,7 +63,7 @@ class Rewriting:
 
     def of(self, cls: type[Any], schema: Schema) -> Any:
         """Rewrite the schema of a class whose instance is not there yet."""
-        outside, self._written = self._written, validators_in(cls)
+        outside, self._written = self._written, _validators_in(cls)
         made = self._whole(schema)
         self._written = outside
         return made
@@ -148,7 +150,7 @@ class Rewriting:
                 return with_ref_of(schema, inner)
             self._is_converting = True
             return {"type": "union", "mode": "left_to_right", "choices": [{**schema, "schema": inner}, inner]}
-        if kind.startswith("function-") and is_authors(schema["function"]["function"], self._written):
+        if kind.startswith("function-") and _is_authors(schema["function"]["function"], self._written):
             return self._authors(kind, schema)
         outside, made = self._role, {}
         before, self._is_converting = self._is_converting, False
@@ -195,6 +197,65 @@ def _class_of(schema: Schema) -> type[Any] | None:
         return None
     cls: type[Any] = schema["cls"]
     return cls if wrapped <= sum(mode != "before" for mode in model_validator_modes(cls)) else None
+
+
+# -- the code of a class's author --------------------------------------------------------------------------------------
+
+_TYPE_MAKERS: Final = frozenset({"pydantic", "pydantic_extra_types", "pydantic_core"})
+
+
+def _is_authors(function: Any, written: Container[Any]) -> bool:
+    """True if a validator is code of a class's author, and not part of a type itself.
+
+    `written` are the functions that stand in the class's annotations; see `_validators_in`.
+    """
+    if function in written:
+        return True
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, type | operator.attrgetter):
+        return False  # `Sku`, which makes a Sku of a str; and the values of an enum with use_enum_values
+    if (getattr(function, "__module__", None) or "").partition(".")[0] in _TYPE_MAKERS:
+        return converts(function)
+    owner = getattr(function, "__self__", None)
+    return not (isinstance(owner, type) and hasattr(owner, "__get_pydantic_core_schema__")) or issubclass(
+        owner, BaseModel
+    )
+
+
+def _validators_in(cls: type[Any]) -> list[Any]:
+    """The functions of all validators in the annotations of a class, at any depth.
+
+    Models and dataclasses inside it are not looked into: they are classes of their own.
+    """
+    found: list[Any] = []
+    seen: list[Any] = []
+
+    def add_class(cls: type[Any]) -> None:
+        for field in (fields_in(cls) or {}).values():
+            add_marks(field.metadata)
+            add(field.annotation)
+
+    def add(annotation: Any) -> None:
+        if any(each is annotation for each in seen):
+            return
+        seen.append(annotation)
+        add_marks(getattr(annotation, "__metadata__", ()))
+        for inner in (getattr(annotation, "__value__", None), getattr(annotation, "__supertype__", None)):
+            if inner is not None:
+                add(inner)
+        for part in get_args(annotation):
+            add(part)
+        if isinstance(annotation, type) and (is_typeddict(annotation) or hasattr(annotation, "_fields")):
+            add_class(annotation)
+
+    def add_marks(marks: Iterable[Any]) -> None:
+        for mark in marks:
+            if isinstance(mark, AfterValidator | BeforeValidator | PlainValidator | WrapValidator):
+                found.append(mark.func)
+
+    add_class(cls)
+    return found
 
 
 # -- what the schemas call ---------------------------------------------------------------------------------------------

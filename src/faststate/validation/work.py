@@ -6,16 +6,21 @@ and dicts with many keys of one hash, and refuse numbers that take seconds to be
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
+from fractions import Fraction
+from itertools import chain
 from typing import Any, Final
 
+from pydantic import BaseModel
 from pydantic_core import PydanticCustomError, PydanticKnownError, from_json
 
 from ..wire.values import depth_of
-from .scalars import MAX_DIGITS
+from .scalars import MAX_DIGITS, SHORT_INT, check_showable
 
 __all__ = [
     "SIZED",
@@ -24,6 +29,7 @@ __all__ = [
     "check_decimal",
     "check_fraction",
     "check_strict_json",
+    "look_through",
     "note_key",
     "read_json",
     "spender",
@@ -85,11 +91,10 @@ def _spend(units: int) -> None:
         raise TooMuchWork
 
 
-def spender(units: int, units_of_item: int, most: int | None = None, least: int = 0) -> Callable[[Any], Any]:
+def spender(units: int, units_of_item: int, most: int | None = None) -> Callable[[Any], Any]:
     """Make a function that takes the work of validating a collection or a record before that begins.
 
-    A record may have `most` keys. A collection whose items take at `least` so many units each is not begun where it
-    cannot be finished.
+    A record may have `most` keys.
     """
     work, sized = _work, SIZED
 
@@ -99,9 +104,6 @@ def spender(units: int, units_of_item: int, most: int | None = None, least: int 
             left -= units_of_item * len(value)
             if most is not None and len(value) > most:
                 raise PydanticCustomError("too_many_fields", "Input has fields that are not known")
-            if least * len(value) > left:
-                work.left = -1
-                raise TooMuchWork
         work.left = left
         if left < 0:
             raise TooMuchWork
@@ -211,3 +213,56 @@ def check_fraction(value: Any) -> Any:
         if len(value) > MAX_DIGITS or len(exponent) > 4 or (exponent.isdecimal() and int(exponent) > MAX_DIGITS):
             raise PydanticCustomError("fraction_size", f"Fraction input should have at most {MAX_DIGITS} digits")
     return value
+
+
+# -- the size of a payload ---------------------------------------------------------------------------------------------
+
+
+def look_through(waiting: list[Any], most: float, seen: set[int] | None = None) -> bool:
+    """Look at the `waiting` values, of any depth; False when there are `most` or more, and some may still be waiting.
+
+    A text counts as one more for each 16 characters. Server code may send a circle: `seen` is for the ids of
+    containers. Raises `UnshowableError` for what could not be encoded or shown.
+    """
+    size = 0
+    while waiting:
+        value = waiting.pop()
+        kind = type(value)
+        size += 1
+        if kind is str:
+            size += len(value) >> 4
+            if not value.isascii():
+                check_showable(value)
+        elif kind is int:
+            if not -SHORT_INT < value < SHORT_INT:
+                check_showable(value)
+        elif kind is not float and kind is not bool and value is not None:
+            if seen is not None:
+                if id(value) in seen:
+                    continue
+                seen.add(id(value))
+            if kind is list:
+                waiting += value
+            elif kind is dict:
+                waiting += value
+                waiting += value.values()
+            else:
+                waiting += _parts_of(value)
+        if size >= most:
+            return False
+    return True
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """The direct parts of a value that is not a plain scalar, list or dict."""
+    if isinstance(value, str | int | Decimal | Fraction):
+        check_showable(value)
+    elif isinstance(value, list | tuple | deque | AbstractSet):
+        return value
+    elif isinstance(value, Mapping):
+        return chain(value.keys(), value.values())
+    elif isinstance(value, BaseModel):
+        return (*value.__dict__.values(), value.__pydantic_extra__)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    return ()
