@@ -510,7 +510,7 @@ def test_a_page_of_before_a_login_is_told_to_reload(live, client):
 
 def test_a_page_that_is_too_old_is_told_to_reload(client, live, monkeypatch):
     page = Page(client)
-    monkeypatch.setattr(live.provider.signer, "max_age", -1)
+    monkeypatch.setattr(live.provider.tokens.signer, "max_age", -1)
     response = page.send("Counter", "add")
     assert (status(response), patched_signals(response.text)) == (403, {"_fs": {"go": "#reload"}})
     assert live.the(Counter).count == 0

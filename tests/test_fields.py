@@ -454,7 +454,7 @@ async def test_a_thousand_streams_of_two_classes_of_viewers_share_two_frames_and
         who = ("hr", "boss")[number % 2]
         scope = {"type": "http", "session": {"session_id": f"s{number}"}, "headers": [(b"x-user", who.encode())]}
         context = RequestContext(site.provider, HTTPConnection(scope))
-        token = site.provider.signer.sign((await context.identity()).binding, [Shown("Staff", None, ("card",))])
+        token = site.provider.tokens.signer.sign((await context.identity()).binding, [Shown("Staff", None, ("card",))])
         opened.append(await context.provider.follower.open(context, [token], None))
     for connection in opened:
         connection.drain()

@@ -623,7 +623,7 @@ def test_the_parts_of_a_provider_are_there_under_their_names():
     assert isinstance(provider.sse_manager, faststate.SSEManager)
     assert inspect.iscoroutinefunction(provider.get_state)
     with pytest.raises(NotStartedError, match="secret_key"):
-        StateProvider().signer  # noqa: B018  # the property raises
+        StateProvider().tokens.signer  # noqa: B018  # the property raises
     with pytest.raises(ConfigurationError, match="FastHTML"):
         provider.setup(object())
 

@@ -132,7 +132,7 @@ class Site:
         return RequestContext(self.provider, HTTPConnection(scope))
 
     def token(self, name, shown):
-        return self.provider.signer.sign(binding(f"session of {name}", name), shown)
+        return self.provider.tokens.signer.sign(binding(f"session of {name}", name), shown)
 
     async def page(self, name, *shown):
         page = Tab(self, name, shown or DOC_AND_BOARD)

@@ -533,7 +533,7 @@ class Tab:
             r'<(\w+)(?=[^>]* data-fs-view="([^"]*)")([^>]*>.*?</\1>)', html, re.DOTALL
         ):
             self.views[address] = f"<{tag}{rest}"
-        verified = [self.site.provider.signer.verify(token) for token in self.signals["_fs"]["w"].values()]
+        verified = [self.site.provider.tokens.signer.verify(token) for token in self.signals["_fs"]["w"].values()]
         self.shown = [shown for token in verified for shown in token.shown]
 
     async def fetch_fragment(self) -> None:

@@ -451,7 +451,7 @@ async def test_a_state_that_leaves_memory_while_others_are_asked_about_is_there_
     provider.register_state(Guarded, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
     scope = {"type": "http", "session": {"session_id": "abc"}, "headers": [], "path_params": {}, "root_path": ""}
     context = RequestContext(provider, HTTPConnection(scope))
-    token = provider.signer.sign(binding("abc", None), [Shown("Board", None, ()), Shown("Guarded", None, ())])
+    token = provider.tokens.signer.sign(binding("abc", None), [Shown("Board", None, ()), Shown("Guarded", None, ())])
     connection = await context.provider.follower.open(context, [token], None)
     assert evicted[0] is True
     board = provider.registry.peek("global:Board")
@@ -515,7 +515,7 @@ async def follow_with_cuts(steps, start):
     provider.register_state(Wider, StateConfig(scope=StateScope.GLOBAL))
     scope = {"type": "http", "session": {"session_id": "abc"}, "headers": [], "path_params": {}, "root_path": ""}
     context = RequestContext(provider, HTTPConnection(scope))
-    token = provider.signer.sign(
+    token = provider.tokens.signer.sign(
         binding("abc", None), [Shown("Wide", None, ("listing",)), Shown("Wider", None, ("listing",))]
     )
     ids = {Wide: {"session_id": "abc"}, Wider: {}}

@@ -159,7 +159,7 @@ def test_the_names_of_all_tokens_but_the_new_one_are_taken_back():
     pages = [Page(client, f"/fragment/{i}") for i in range(3)]
     names = [next(iter(json.loads(a["data-signals"])["_fs"]["w"])) for p in pages for _, a in p.attributes if
              "data-fs-live" in a]  # fmt: skip
-    provider_signer = client.app.state.faststate.signer
+    provider_signer = client.app.state.faststate.tokens.signer
     tokens = [provider_signer.verify(page.tokens[0]) for page in pages]
     told = merged_tokens(signer, [*tokens, tokens[0]])
     assert [name for name, token in told.items() if token is None] == names
@@ -189,7 +189,7 @@ def test_an_event_of_a_page_without_a_stream_is_told_what_it_changed_among_a_tho
 
 
 def test_an_event_of_a_page_with_a_stream_verifies_none_of_a_thousand_tokens(client):
-    page, signer = page_of_fragments(client, MANY), client.provider.signer
+    page, signer = page_of_fragments(client, MANY), client.provider.tokens.signer
     with opened(page) as stream:
         before = signer.work
         for i in (0, MANY - 1):
@@ -199,7 +199,7 @@ def test_an_event_of_a_page_with_a_stream_verifies_none_of_a_thousand_tokens(cli
 
 
 def test_an_event_of_a_page_without_a_stream_verifies_those_of_a_thousand_tokens_that_it_needs(client):
-    page, signer = page_of_fragments(client, MANY), client.provider.signer
+    page, signer = page_of_fragments(client, MANY), client.provider.tokens.signer
     one = Page(client, "/mine").tokens
     before = signer.work
     signer.verify(one[0])

@@ -13,7 +13,7 @@ from ..scheduling.waits import Done
 from ..scopes import Id, StateIdentifier, StateScope
 from ..sessions.rights import How
 from .context import RequestContext, RequestProvider, context_of
-from .loop import AppLoop
+from .lifecycle import AppLoop
 
 __all__ = ["Accounts"]
 

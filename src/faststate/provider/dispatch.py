@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..auth.tokens import binding
@@ -35,13 +36,13 @@ from .resolve import NO_IDS, taken_ids
 __all__ = ["Dispatcher"]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Dispatcher:
     """Runs the events that pages send. Lifetime: the provider."""
 
-    def __init__(self, parts: EventParts, tokens: PageTokens, options: Options) -> None:
-        self._parts = parts
-        self._tokens = tokens
-        self._options = options
+    parts: EventParts
+    tokens: PageTokens
+    options: Options
 
     async def dispatch(
         self,
@@ -71,8 +72,8 @@ class Dispatcher:
         take: Callable[[Effect], None],
         elsewhere: bool,
     ) -> None:
-        registry, resolver = self._parts.registry, self._parts.resolver
-        config = self._parts.registrations.config_named(call.state)
+        registry, resolver = self.parts.registry, self.parts.resolver
+        config = self.parts.registrations.config_named(call.state)
         if config is None or config.state_cls is None:
             raise UnknownEventError(f"there is no state {call.state[:100]!r}")
         cls = config.state_cls
@@ -84,11 +85,11 @@ class Dispatcher:
         identity = context.known_identity() or await context.identity()
         watched: Watched | None = None
         is_followed = False
-        if call.tokens and (watched := self._tokens.shown(context, identity, call.tokens)) is None:
+        if call.tokens and (watched := self.tokens.shown(context, identity, call.tokens)) is None:
             # A page with many tokens has shown them all when it opened its stream: what that follows needs no proof.
             is_followed = live is not None and self._follows(live, context, identity, call, cls)
             if not is_followed:
-                watched = await Watched.by_many(self._tokens, context, identity.binding, call.tokens)
+                watched = await Watched.by_many(self.tokens, context, identity.binding, call.tokens)
         ids = NO_IDS
         if config.has_ids:
             if not is_followed and not (watched is not None and watched.views(call.state, call.instance_id)):
@@ -127,7 +128,7 @@ class Dispatcher:
             guards.append(guard)
         bound = _bound_values(cls, call.bound, schema.hidden_from(identity.user)) if call.bound else {}
         page_event = PageEvent(
-            self._parts, context, identity, call, event, entry, bound if schema.bound else None,
+            self.parts, context, identity, call, event, entry, bound if schema.bound else None,
             live, elsewhere, watched if live is None and not elsewhere else None, take,
         )  # fmt: skip
         token = origin_of_commits.set(page_event)
@@ -142,7 +143,7 @@ class Dispatcher:
                 nonce=f"{identity.session_id or context.session_id()}:{call.nonce}" if call.nonce else None,
                 expected=call.version if event.expect_version else None,
                 guards=guards,
-                limit=self._options.event_timeout,
+                limit=self.options.event_timeout,
             )
         except EventConflictError:
             await page_event.show_state()
@@ -161,10 +162,10 @@ class Dispatcher:
         """True if the stream is of this session and user, and follows the event's state, if that has an id."""
         if identity.binding != binding(live.session_id, live.user_id):
             return False
-        if not self._parts.registrations.configs[cls].has_ids:
+        if not self.parts.registrations.configs[cls].has_ids:
             return True
         try:
-            own = self._parts.resolver.identify(context, identity, cls, call.instance_id)
+            own = self.parts.resolver.identify(context, identity, cls, call.instance_id)
         except IdentifierError:
             return False
         return live.topic(own.key) is not None
@@ -183,7 +184,7 @@ class Dispatcher:
         guards: list[Guard] = []
         for parameter in event.arguments.states:
             ids = taken_ids(parameter, own, arguments)
-            found[parameter.name], guard = await self._parts.resolver.allowed(
+            found[parameter.name], guard = await self.parts.resolver.allowed(
                 context, identity, action, parameter.cls, ids
             )
             if guard is not None:

@@ -1,9 +1,10 @@
-"""Streams: what a page may follow, how its stream is opened, and what ends when it is left."""
+"""Streams: what a page may follow, how its stream is opened, what is taken from it, and what ends when it is left."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ..auth.limits import network_of
@@ -26,11 +27,13 @@ from ..wire.frames import message_frame, reload_frame, reopen_frame, vanish_fram
 from .context import RequestContext
 from .page_tokens import MERGED_FROM, PageTokens, StaleTokens, shown_by
 from .registrations import Registrations
-from .removal import GONE
 from .resolve import Resolver
 from .throttle import Throttle
 
-__all__ = ["Followed", "Follower"]
+__all__ = ["Followed", "Follower", "Removal"]
+
+GONE: Final = "This is not there any more."
+"""Message shown when a record is deleted while a page displays it."""
 
 LEFT_TTL: Final = 30.0
 """Idle seconds of TEMPORARY states whose page was left for good. A tab that is only hidden says nothing."""
@@ -49,30 +52,19 @@ class Followed(NamedTuple):
     unchanged: Mapping[str, ReactiveState] = {}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Follower:
     """Opens the streams of pages, for what their users may see. Lifetime: the provider."""
 
-    def __init__(
-        self,
-        registry: StateRegistry,
-        cluster: AppCluster,
-        manager: SSEManager,
-        sessions: Sessions,
-        rechecks: Rechecks,
-        registrations: Registrations,
-        resolver: Resolver,
-        tokens: PageTokens,
-        throttle: Throttle,
-    ) -> None:
-        self._registry = registry
-        self._cluster = cluster
-        self._manager = manager
-        self._sessions = sessions
-        self._rechecks = rechecks
-        self._registrations = registrations
-        self._resolver = resolver
-        self._tokens = tokens
-        self._throttle = throttle
+    registry: StateRegistry
+    cluster: AppCluster
+    manager: SSEManager
+    sessions: Sessions
+    rechecks: Rechecks
+    registrations: Registrations
+    resolver: Resolver
+    tokens: PageTokens
+    throttle: Throttle
 
     async def open(
         self, context: RequestContext, tokens: Sequence[Any], position: str | None, *, is_first: bool = True
@@ -83,24 +75,24 @@ class Follower:
         that had a stream before (not `is_first`) and may see nothing now gets frames (bytes) that say so. Raises
         `StaleTokens`, `ForgedTokens` and `LimitError`.
         """
-        manager = self._manager
-        shown = shown_by(await self._tokens.verify(context, tokens, again=len(tokens) > MERGED_FROM))
-        self._throttle.refuse_too_many_streams(manager, context.session_id(), context.address)
+        manager = self.manager
+        shown = shown_by(await self.tokens.verify(context, tokens, again=len(tokens) > MERGED_FROM))
+        self.throttle.refuse_too_many_streams(manager, context.session_id(), context.address)
         identity = await context.identity()
-        if identity.session_id is not None and self._sessions.ended.is_ended(identity.session_id):
+        if identity.session_id is not None and self.sessions.ended.is_ended(identity.session_id):
             raise StaleTokens  # it ended while the user was being loaded
-        self._throttle.refuse_too_many_streams(manager, identity.session_id, context.address)  # many may wait there
+        self.throttle.refuse_too_many_streams(manager, identity.session_id, context.address)  # many may wait there
         connection = SSEConnection(
-            self._cluster.new_stream_id(),
+            self.cluster.new_stream_id(),
             user=identity.user,
             session_id=identity.session_id,
             address=network_of(context.address),
         )
         manager.announce(connection)  # rights that change while they are asked about end it, like any other
-        with self._cluster.holding() as topics:
+        with self.cluster.holding() as topics:
             try:
                 # After this nothing is awaited: this connection hears of what is committed from now on.
-                found = await self._followed_by_now(context, identity, shown, topics, self._cluster.seen(position))
+                found = await self._followed_by_now(context, identity, shown, topics, self.cluster.seen(position))
             except BaseException:
                 manager.remove_connection(connection.id)
                 raise
@@ -110,9 +102,9 @@ class Follower:
         self, context: RequestContext, connection: SSEConnection, found: Followed, position: str | None, is_first: bool
     ) -> SSEConnection | bytes | None:
         """Return what `open` returns, once it is known what is `found` for the page to follow."""
-        manager, config_of = self._manager, self._registrations.config_of
+        manager, config_of = self.manager, self.registrations.config_of
         followed, vanish, gone, _ = found
-        if self._sessions.rights.changed(connection.user, context.since):
+        if self.sessions.rights.changed(connection.user, context.since):
             manager.dismiss(connection, reopen_frame())  # while the user was being loaded
         if connection.closed or connection.silent:
             return connection
@@ -137,7 +129,7 @@ class Follower:
             asked = context.asked.get(key)
             if asked is not None and asked is not entry.state:
                 # Commits come faster than its rule answers: what is allowed is shown now, the rest once it is known.
-                self._rechecks.ask_again(connection, key)
+                self.rechecks.ask_again(connection, key)
                 audience = connection.audience(key)
                 connection.send_frame(snapshot_frame(asked._seen(audience.hidden), audience.views))
         if vanish or gone:
@@ -147,7 +139,7 @@ class Follower:
     def _seen_here(self, position: str | None) -> int:
         """Return the number of this process's last commit that a page with this position has seen; -1 for none."""
         epoch, number = [*(position or "").split("."), ""][:2]
-        is_own = epoch == self._registry.epoch and number.isdecimal() and len(number) < 20
+        is_own = epoch == self.registry.epoch and number.isdecimal() and len(number) < 20
         return int(number) if is_own else -1
 
     async def _followed_by_now(
@@ -163,19 +155,19 @@ class Follower:
         This process hears of all changes from then on, as long as the `topics` are held. Up to the commit `seen`
         another process has told the page of all that it follows.
         """
-        with self._registry.lifetimes.holding() as held:
+        with self.registry.lifetimes.holding() as held:
             while True:
                 found = await self.followed(context, identity, shown)
                 entries = [entry for entry, _ in found.states.values()]
                 held.update(entry.identifier.key for entry in entries)
-                if any(self._registry.find(entry.identifier.key) is not entry for entry in entries):
+                if any(self.registry.find(entry.identifier.key) is not entry for entry in entries):
                     await asyncio.sleep(0)  # whoever loaded it and was told of its end must be heard first
                     continue  # deleted, or evicted, while the others were asked about
-                if not await self._cluster.follow(entries, topics):
+                if not await self.cluster.follow(entries, topics):
                     continue  # another process has changed it
                 unchanged = await self._unchanged(entries, seen) if seen is not None else {}
                 try:
-                    await self._resolver.ask_again(context, entries)
+                    await self.resolver.ask_again(context, entries)
                 except AccessError:
                     continue  # lost while the others were asked about
                 if not any(entry.end is not None for entry in entries):
@@ -189,14 +181,14 @@ class Follower:
         followed: dict[str, tuple[Entry, set[str]]] = {}
         vanish = gone = b""
         for name, instance_id, views in shown:
-            cls = self._registrations.class_named(name)
+            cls = self.registrations.class_named(name)
             if cls is None:
                 continue
-            scope = self._registrations.config_of(cls).scope
+            scope = self.registrations.config_of(cls).scope
             if scope is StateScope.TEMPORARY:
-                await self._resolver.refuse_lost(identity, cls, instance_id)
+                await self.resolver.refuse_lost(identity, cls, instance_id)
             try:
-                entry, _ = await self._resolver.allowed(
+                entry, _ = await self.resolver.allowed(
                     context, identity, READ, cls, Ids.of_instance(scope, instance_id)
                 )
             except AccessError:
@@ -214,7 +206,7 @@ class Follower:
     async def _unchanged(self, entries: Sequence[Entry], seen: int) -> dict[str, ReactiveState]:
         """Return those states, by key, that no process has changed after the commit `seen`."""
         states = {entry.identifier.key: entry.state for entry in entries}
-        last = await self._cluster.last_changes(entries)
+        last = await self.cluster.last_changes(entries)
         return {key: states[key] for key, sequence in last.items() if sequence <= seen}
 
     async def leave(self, context: RequestContext, tokens: Sequence[Any]) -> None:
@@ -223,15 +215,52 @@ class Follower:
         Not at once: a page that comes back from the browser's cache, and opens its stream, finds them as they were.
         Raises as `PageTokens.verify`.
         """
-        if not (verified := await self._tokens.verify(context, tokens)):
+        if not (verified := await self.tokens.verify(context, tokens)):
             return
         identity = await context.identity()
         for name, instance_id, _ in shown_by(verified):
-            cls = self._registrations.class_named(name)
-            if cls is None or self._registrations.config_of(cls).scope is not StateScope.TEMPORARY:
+            cls = self.registrations.class_named(name)
+            if cls is None or self.registrations.config_of(cls).scope is not StateScope.TEMPORARY:
                 continue
-            identifier = self._resolver.temporary(identity, cls, instance_id)
-            if (entry := self._registry.find(identifier.key)) is not None:
-                self._registry.lifetimes.keep_for(entry, min(LEFT_TTL, entry.ttl))
+            identifier = self.resolver.temporary(identity, cls, instance_id)
+            if (entry := self.registry.find(identifier.key)) is not None:
+                self.registry.lifetimes.keep_for(entry, min(LEFT_TTL, entry.ttl))
             else:
-                await self._cluster.end_soon(identifier.key, LEFT_TTL)
+                await self.cluster.end_soon(identifier.key, LEFT_TTL)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Removal:
+    """Takes states off the pages that show them. Lifetime: the provider."""
+
+    manager: SSEManager
+
+    def take_from(self, connection: SSEConnection, state: ReactiveState) -> None:
+        """Take a state off one page, which is told nothing more of it."""
+        if connection.topic(state._committed.identifier.key) is None:
+            return  # silenced, or told that the state has ended, while its user was being asked about
+        frame = self._unfollow(connection, state)
+        if connection.topics:
+            connection.send_frame(frame)
+        else:
+            self.manager.dismiss(connection, frame + reload_frame())
+
+    def take_from_all(self, state: ReactiveState) -> None:
+        """Take a state that has ended off all pages. Pages of a record say that it is gone; other pages reload."""
+        identifier = state._committed.identifier
+        for connection in self.manager.watchers(identifier.key):
+            if connection.closed:
+                continue
+            frame = self._unfollow(connection, state)
+            if identifier.scope is StateScope.RECORD:
+                connection.send_frame(frame + message_frame(GONE, 404))
+            else:
+                self.manager.dismiss(connection, frame + reload_frame())
+
+    def _unfollow(self, connection: SSEConnection, state: ReactiveState) -> bytes:
+        """Let a page follow a state no longer; return the frames (bytes) that take it off the page."""
+        committed = state._committed
+        key = committed.identifier.key
+        frame = vanish_frame(committed.namespace, type(state)._fs_schema().signals, connection.audience(key).views)
+        self.manager.unfollow(connection, key)
+        return frame

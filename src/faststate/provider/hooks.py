@@ -16,9 +16,9 @@ from ..sessions.sessions import Sessions
 from ..sse.hooks import StreamHooks
 from ..sse.manager import SSEManager
 from ..state.reactive import ReactiveState
+from .follow import Removal
 from .origin import Origin, origin_of_commits
 from .registrations import Registrations
-from .removal import Removal
 from .stats import Counters, stats_of
 
 __all__ = ["CalledParts", "ClusterNews", "PageFollowers", "ProviderStreamHooks"]

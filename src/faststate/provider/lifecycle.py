@@ -1,4 +1,4 @@
-"""The beginning and the end of a provider: its store, its background work, its streams."""
+"""The beginning and the end of a provider: its event loop, its store, its background work, its streams."""
 
 from __future__ import annotations
 
@@ -10,12 +10,32 @@ from typing import TypeGuard
 from ..cluster.base import AppCluster
 from ..cluster.processes import processes_found
 from ..exceptions import NotStartedError
+from ..registry.calling import is_for_scripts
 from ..registry.registry import StateRegistry
 from ..sse.manager import SSEManager
 
-__all__ = ["Lifecycle"]
+__all__ = ["AppLoop", "Lifecycle"]
 
 logger = logging.getLogger("faststate")
+
+
+class AppLoop:
+    """The event loop of the app, on which calls from threads and scripts are made. Lifetime: the provider.
+
+    Called, it returns the loop, or None before the app has run.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __call__(self) -> asyncio.AbstractEventLoop | None:
+        return self._loop
+
+    def note(self) -> None:
+        """Take the running loop for the app's, unless it is the one for scripts."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop and not is_for_scripts(loop):
+            self._loop = loop
 
 
 class Lifecycle:

@@ -16,17 +16,15 @@ from ..state.serving import ServingProvider
 from ..stores.base import SharedStore, StateStore
 from ..stores.urls import store_from_url
 from .dispatch import Dispatcher
-from .follow import Follower
+from .follow import Follower, Removal
 from .hooks import ClusterNews, PageFollowers, ProviderStreamHooks
-from .lifecycle import Lifecycle
-from .loop import AppLoop
+from .lifecycle import AppLoop, Lifecycle
 from .operations import Operations
 from .options import Options
 from .origin import CurrentCallers
 from .page_event import EventParts
 from .page_tokens import PageTokens
 from .registrations import Registrations
-from .removal import Removal
 from .resolve import Resolver
 from .stats import Counters
 from .throttle import Throttle

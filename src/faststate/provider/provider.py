@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar, cast, overload
 from starlette.requests import HTTPConnection
 
 from ..auth.loaders import LoadUserById, UserLoader
-from ..auth.tokens import TOKEN_MAX_AGE, TokenSigner
+from ..auth.tokens import TOKEN_MAX_AGE
 from ..auth.users import UserContext, current_request
 from ..registry.modify import Modify
 from ..scopes import Id, StateIdentifier, StateScope
@@ -92,11 +92,6 @@ class StateProvider(Parts):
     def store(self) -> StateStore | None:
         """Where states outlive the process, None for nowhere."""
         return self.cluster.store
-
-    @property
-    def signer(self) -> TokenSigner:
-        """As `PageTokens.signer`."""
-        return self.tokens.signer
 
     def setup(self, app: Any) -> None:
         """Make a FastHTML app serve this provider's states; call it before the app's routes are defined.

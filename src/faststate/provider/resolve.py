@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 
 from ..auth.rules import READ, AccessRule, authorize
@@ -28,7 +28,7 @@ from ..sessions.config import Ids, StateConfig, session_identifier
 from ..state.parameters import StateParameter
 from ..state.reactive import ReactiveState
 from .context import RequestContext
-from .loop import AppLoop
+from .lifecycle import AppLoop
 from .page_tokens import StaleTokens
 from .registrations import Registrations
 
@@ -49,16 +49,14 @@ Lookup = Literal["now", "if new", "with lock"]
 locked."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Resolver:
     """Finds the states that requests mean, for those who may have them. Lifetime: the provider."""
 
-    def __init__(
-        self, registry: StateRegistry, cluster: AppCluster, registrations: Registrations, loop: AppLoop
-    ) -> None:
-        self._registry = registry
-        self._cluster = cluster
-        self._registrations = registrations
-        self._loop = loop
+    registry: StateRegistry
+    cluster: AppCluster
+    registrations: Registrations
+    loop: AppLoop
 
     # -- for a request ---------------------------------------------------------------------------------------------
 
@@ -98,7 +96,7 @@ class Resolver:
         If the answer depends on the state, there is a guard, which asks again once the state is locked, if it is
         another one by then. Raises as `StateProvider.get_state`.
         """
-        config, user = self._registrations.config_of(cls), identity.user
+        config, user = self.registrations.config_of(cls), identity.user
         context.claim()
         if current_user.get() is not user:
             current_user.set(user)
@@ -111,11 +109,11 @@ class Resolver:
         is_guarded = whole.check is not None or whole.owner_only
         # What an event or `modify` changes comes with its lock as it is stored: it need not be looked up before.
         lookup: Lookup = "now" if action == READ else "if new" if is_guarded else "with lock"
-        entry = self._registry.find(identifier.key) if lookup == "with lock" and not context.fresh_session else None
+        entry = self.registry.find(identifier.key) if lookup == "with lock" and not context.fresh_session else None
         if entry is None or type(entry.state) is not config.state_cls:
             entry = await self.entry(identifier, config, initial, fresh=context.fresh_session, lookup=lookup)
         elif identifier.session_id is not None:
-            self._registry.lifetimes.keep_for(entry, config.ttl)  # its use counts when its lock is given back
+            self.registry.lifetimes.keep_for(entry, config.ttl)  # its use counts when its lock is given back
         if not whole.restricts:
             return entry, None
         guard = Guard(entry, entry.state, lambda state: self._ask(user, config, whole, state, action))
@@ -136,7 +134,7 @@ class Resolver:
         self, user: UserContext | None, config: StateConfig, rule: AccessRule, state: ReactiveState, action: str
     ) -> None:
         asking = authorize(user, rule, state, action, config.owner_of(state) if rule.owner_only else None)
-        seconds = self._registry.locks.timeout
+        seconds = self.registry.locks.timeout
         try:
             await in_time(seconds, asking)
         except TooLate as error:
@@ -150,7 +148,7 @@ class Resolver:
         the rule answers, `context.asked` has the last snapshot that may be shown, and the state is newer already.
         Raises `AccessError`, and `LockTimeoutError` if the rule does not answer.
         """
-        config_of = self._registrations.config_of
+        config_of = self.registrations.config_of
         checked = [entry for entry in entries if config_of(type(entry.state)).authorize is not None]
         for _ in range(READ_TRIES):
             changed = [e for e in checked if context.asked.get(e.identifier.key) is not e.state]
@@ -170,7 +168,7 @@ class Resolver:
 
         Raises `IdentifierError` if there can be none.
         """
-        config = self._registrations.config_of(cls)
+        config = self.registrations.config_of(cls)
         return self._identify(config, context, identity, Ids.of_instance(config.scope, instance_id))
 
     def _identify(self, config: StateConfig, context: RequestContext, identity: Identity, ids: Ids) -> StateIdentifier:
@@ -209,14 +207,14 @@ class Resolver:
 
         A `fresh` session's states are kept for a short time only. Raises as `StateRegistry.entry`.
         """
-        self._loop.note()
+        self.loop.note()
         ttl, cls = config.ttl, cast(type[ReactiveState], config.state_cls)
         if fresh and identifier.session_id is not None:
             ttl = min(FRESH_TTL, FRESH_TTL if ttl is None else ttl)
-        registry = self._registry
+        registry = self.registry
         entry = registry.in_memory(identifier, cls)
         if entry is None:
-            is_later = lookup == "with lock" and self._cluster.is_shared
+            is_later = lookup == "with lock" and self.cluster.is_shared
             if is_later and config.create is None and not initial:
                 entry = registry.unseen(identifier, cls, ttl)
         elif lookup == "now":
@@ -229,8 +227,8 @@ class Resolver:
 
     async def _up_to_date(self, entry: Entry) -> Entry | None:
         """Return a state in memory with what other processes have changed of it; None if it has ended."""
-        if entry.persistence is not None and not self._cluster.is_current(entry.identifier.key):
-            await self._cluster.freshen([entry])
+        if entry.persistence is not None and not self.cluster.is_current(entry.identifier.key):
+            await self.cluster.freshen([entry])
         return entry if entry.end is None else None
 
     async def refuse_lost(
@@ -238,16 +236,16 @@ class Resolver:
     ) -> None:
         """Raise `StaleTokens` if a page's TEMPORARY state has ended: only a new page can take its place."""
         identifier = self.temporary(identity, cls, instance_id)
-        entry = self._registry.find(identifier.key)
+        entry = self.registry.find(identifier.key)
         if entry is not None and (lookup != "now" or await self._up_to_date(entry) is not None):
             return
-        persistence = self._registry.persistence.get(cls)
+        persistence = self.registry.persistence.get(cls)
         if persistence is None or await persistence.load(identifier) is None:
             raise StaleTokens
 
     def temporary(self, identity: Identity, cls: type[ReactiveState], instance_id: str | None) -> StateIdentifier:
         """Return the identifier of a page's TEMPORARY state."""
-        name = self._registrations.config_of(cls).state_name
+        name = self.registrations.config_of(cls).state_name
         return StateIdentifier(StateScope.TEMPORARY, name, session_id=identity.session_id, component_id=instance_id)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -36,25 +37,18 @@ class _Merge(NamedTuple):
     config: StateConfig
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Handover:
     """Hands the states of sessions over when somebody signs in. Lifetime: the provider.
 
     `config_named` returns the config of a class by its registered name, or None; `clock` returns seconds.
     """
 
-    def __init__(
-        self,
-        registry: StateRegistry,
-        cluster: AppCluster,
-        ended: EndedSessions,
-        config_named: Callable[[str], StateConfig | None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._registry = registry
-        self._cluster = cluster
-        self._ended = ended
-        self._config_named = config_named
-        self._clock = clock
+    registry: StateRegistry
+    cluster: AppCluster
+    ended: EndedSessions
+    config_named: Callable[[str], StateConfig | None]
+    clock: Callable[[], float]
 
     async def hand_over(self, old: str, new: str | None, user: UserContext, holder: Holder | None) -> bool:
         """End a session whose states become those of `new`, or of `user`; without `new` they end.
@@ -64,7 +58,7 @@ class Handover:
         task. Returns False, with nothing done, if something changed before that.
         """
         current_holder.set(holder)
-        registry, committer = self._registry, self._registry.committer
+        registry, committer = self.registry, self.registry.committer
         merges: list[_Merge] = []
         if new is not None:
             await self._bring_back(old, user)
@@ -84,7 +78,7 @@ class Handover:
             prepared = transaction.prepare()
             async with committer.gates.closed(old):
                 now_to_merge = list(self._to_merge(old, user)) if new is not None else []
-                if self._ended.is_ended(old) or [m.guest for m in now_to_merge] != [m.guest for m in merges]:
+                if self.ended.is_ended(old) or [m.guest for m in now_to_merge] != [m.guest for m in merges]:
                     return False
                 if any(transaction.entry(m.users) is not m.users for m in now_to_merge):
                     return False
@@ -95,7 +89,7 @@ class Handover:
                     registry.drop(merge.key, merged=True)
                 for key in registry.keys_of_session(old):
                     self._move(key, new, user, moved)
-                self._ended.note(old, self._ended.end_now(new, str(user.id)), is_stored=self._cluster.store is not None)
+                self.ended.note(old, self.ended.end_now(new, str(user.id)), is_stored=self.cluster.store is not None)
         finally:
             transaction.end()
         return True
@@ -113,54 +107,54 @@ class Handover:
 
         Returns the stored versions by their new keys; None if the store had other versions, which are known now.
         """
-        store = self._cluster.store
+        store = self.cluster.store
         if store is None:
             await transaction.commit(prepared)
             return {}
         merged = {merge.key for merge in merges}
-        writes, moved = [self._ended.write(old, self._ended.end_now(new, str(user.id)))], {}
-        async with self._registry.in_store_time("the states of a session that signs in could not be found"):
+        writes, moved = [self.ended.write(old, self.ended.end_now(new, str(user.id)))], {}
+        async with self.registry.in_store_time("the states of a session that signs in could not be found"):
             stored = dict(await store.group(old))
-        for key in self._registry.keys_of_session(old):
-            entry = self._registry.find(key)
+        for key in self.registry.keys_of_session(old):
+            entry = self.registry.find(key)
             if entry is None or entry.stored is None:
                 continue
-            is_truth = not self._cluster.is_shared and not entry.doubtful
+            is_truth = not self.cluster.is_shared and not entry.doubtful
             if is_truth and entry.persistence is not None:
                 # Memory has the truth of it; in the store it may have expired already.
-                nonces = entry.recent_nonces(self._clock())
+                nonces = entry.recent_nonces(self.clock())
                 data = entry.persistence.encode(entry.state._frozen_values(), nonces)
                 stored[key] = Stored(entry.stored, data, None)
             elif key not in stored:
-                self._registry.drop(key)
+                self.registry.drop(key)
         for key, found in stored.items():
             writes.append(Write(key, found.version, found.version, None))
             target = self._target(StateIdentifier.parse(key), new, user)
-            config = self._config_named(target.cls_name) if target is not None else None
-            if key in merged or target is None or config is None or target.key in self._registry:
+            config = self.config_named(target.cls_name) if target is not None else None
+            if key in merged or target is None or config is None or target.key in self.registry:
                 continue
-            ttl = self._registry.ttl_of(target, config.ttl)
+            ttl = self.registry.ttl_of(target, config.ttl)
             writes.append(Write(target.key, None, found.version, found.data, ttl, target.session_id))
             moved[target.key] = found.version
         try:
             await transaction.commit(prepared, also=writes)
         except VersionConflict:
-            end = await self._ended.look_up(old)
-            if end is not None and self._cluster.is_shared:
-                self._ended.learn(old, end)
-            elif end is not None and not self._ended.is_ended(old):  # what this process noted itself is newer
-                self._ended.known.note(old, end, is_stored=True)
+            end = await self.ended.look_up(old)
+            if end is not None and self.cluster.is_shared:
+                self.ended.learn(old, end)
+            elif end is not None and not self.ended.is_ended(old):  # what this process noted itself is newer
+                self.ended.known.note(old, end, is_stored=True)
             return None
         except PersistenceError:
             # It may have been done all the same.
-            end = await self._ended.look_up(old)
+            end = await self.ended.look_up(old)
             if end is None or end.successor != new or end.user_id != str(user.id):
                 raise
         return moved
 
     def _target(self, identifier: StateIdentifier, session_id: str | None, user: UserContext) -> StateIdentifier | None:
         """Return the identifier that a state of the old session moves to; None if it ends."""
-        config = self._config_named(identifier.cls_name)
+        config = self.config_named(identifier.cls_name)
         if config is None or session_id is None or identifier.scope is StateScope.TEMPORARY:
             return None
         if config.on_login == "drop":
@@ -170,22 +164,22 @@ class Handover:
 
     def _move(self, key: str, session_id: str | None, user: UserContext, moved: dict[str, Version]) -> None:
         """Move a state in memory; `moved` holds the stored versions by their new keys."""
-        identifier, entry = StateIdentifier.parse(key), self._registry.find(key)
+        identifier, entry = StateIdentifier.parse(key), self.registry.find(key)
         target = self._target(identifier, session_id, user)
-        config = self._config_named(identifier.cls_name)
+        config = self.config_named(identifier.cls_name)
         if target is None or config is None or entry is None:
-            self._registry.drop(key)
-        elif target.key in self._registry:
-            self._registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
+            self.registry.drop(key)
+        elif target.key in self.registry:
+            self.registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
         else:
-            self._registry.rename(key, target, config.ttl)
+            self.registry.rename(key, target, config.ttl)
             # The moved version may be newer than that in memory; whoever locks the state next finds that out.
             if target.key not in moved:
                 entry.stored = None
 
     async def _bring_back(self, session_id: str, user: UserContext) -> None:
         """Load the guest's states that would become the user's, and the user's own, stored or new."""
-        registry, store = self._registry, self._cluster.store
+        registry, store = self.registry, self.cluster.store
         keys = dict.fromkeys(registry.keys_of_session(session_id))
         if store is not None:
             async with registry.in_store_time("the states of a session that signs in could not be found"):
@@ -193,11 +187,11 @@ class Handover:
         for key in keys:
             identifier = StateIdentifier.parse(key)
             target = self._target(identifier, session_id, user)
-            config = self._config_named(target.cls_name) if target is not None else None
+            config = self.config_named(target.cls_name) if target is not None else None
             if target is None or config is None or config.state_cls is None or target.scope is not StateScope.USER:
                 continue
             guest, is_kept = registry.find(key), registry.persistence.get(config.state_cls) is not None
-            await self._cluster.freshen([e for e in (guest, registry.find(target.key)) if e is not None])
+            await self.cluster.freshen([e for e in (guest, registry.find(target.key)) if e is not None])
             guest = registry.find(key)
             if guest is None and is_kept:
                 guest = await registry.entry(identifier, config.state_cls, ttl=config.ttl, create=config.create)
@@ -207,12 +201,12 @@ class Handover:
                     await registry.entry(target, config.state_cls, ttl=config.ttl, create=config.create)
 
     def _to_merge(self, session_id: str, user: UserContext) -> Iterator[_Merge]:
-        for key in self._registry.keys_of_session(session_id):
+        for key in self.registry.keys_of_session(session_id):
             target = self._target(StateIdentifier.parse(key), session_id, user)
-            config = self._config_named(target.cls_name) if target is not None else None
+            config = self.config_named(target.cls_name) if target is not None else None
             if target is None or config is None or target.scope is not StateScope.USER:
                 continue
-            guest, users = self._registry.find(key), self._registry.find(target.key)
+            guest, users = self.registry.find(key), self.registry.find(target.key)
             if guest is not None and users is not None and (guest.state._committed.version > 1 or guest.users):
                 yield _Merge(key, guest, users, config)
 
