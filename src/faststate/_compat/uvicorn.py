@@ -44,7 +44,7 @@ class Transport(Protocol):
 
 
 def _owner(call: Any) -> Any:
-    """The object whose bound method `call` is: of uvicorn's, the request-response cycle."""
+    """Return the object whose method `call` is; for uvicorn's, that is its request-response cycle."""
     return getattr(call, "__self__", None)
 
 

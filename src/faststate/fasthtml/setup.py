@@ -47,6 +47,33 @@ def setup(provider: StateProvider, app: Any) -> None:
     if not provider.tokens.has_key:
         provider.tokens.use_key(str(app.secret_key))
     original = _compat.endpoint_maker(app)
+    _inject_states(provider, app, original)
+    events = add_routes(provider, app, original)
+    if knows_elements():
+        app.hdrs[:] = map(with_quick_copies, app.hdrs)
+        app.ftrs[:] = map(with_quick_copies, app.ftrs)
+    app.hdrs.append(DatastarScript(provider))
+    for place, middleware in enumerate(app.user_middleware):
+        if middleware.cls is SessionMiddleware and knows_sessions():
+            app.user_middleware[place] = Middleware(RememberingSessionMiddleware, *middleware.args, **middleware.kwargs)
+    app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, fasthtml_app=app, events=events))
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: StreamKeeper(PersonalAnswers(build(), provider), provider, app)
+    app.add_exception_handler(FastStateError, partial(error_response, provider))
+    provider.sessions.ended.max_age = _session_max_age(app)
+
+    async def started() -> None:
+        provider.loop.note()
+        check_routes(provider, app)
+        await provider.start()
+        provider.sse_manager.draining = False  # an app that was stopped may start again, as in tests
+
+    app.on_event("startup")(started)
+    app.on_event("shutdown")(provider.stop)
+
+
+def _inject_states(provider: StateProvider, app: Any, original: Callable[..., Any]) -> None:
+    """Let all later routes and websockets of an app get states; `original` is FastHTML's maker of endpoints."""
 
     def endpoint(function: Any, body_wrap: Any, before: Any = None) -> Any:
         wrapped = inject(provider, function, "page")
@@ -72,28 +99,6 @@ def setup(provider: StateProvider, app: Any) -> None:
 
     _compat.replace_endpoint_maker(app, endpoint)
     _compat.replace_websocket_adder(app, websocket_adder)
-    events = add_routes(provider, app, original)
-    if knows_elements():
-        app.hdrs[:] = map(with_quick_copies, app.hdrs)
-        app.ftrs[:] = map(with_quick_copies, app.ftrs)
-    app.hdrs.append(DatastarScript(provider))
-    for place, middleware in enumerate(app.user_middleware):
-        if middleware.cls is SessionMiddleware and knows_sessions():
-            app.user_middleware[place] = Middleware(RememberingSessionMiddleware, *middleware.args, **middleware.kwargs)
-    app.user_middleware.append(Middleware(FastStateMiddleware, provider=provider, fasthtml_app=app, events=events))
-    build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: StreamKeeper(PersonalAnswers(build(), provider), provider, app)
-    app.add_exception_handler(FastStateError, partial(error_response, provider))
-    provider.sessions.ended.max_age = _session_max_age(app)
-
-    async def started() -> None:
-        provider.loop.note()
-        check_routes(provider, app)
-        await provider.start()
-        provider.sse_manager.draining = False  # an app that was stopped may start again, as in tests
-
-    app.on_event("startup")(started)
-    app.on_event("shutdown")(provider.stop)
 
 
 def _session_max_age(app: Any) -> float:

@@ -202,7 +202,7 @@ class SSEManager:
 
     @property
     def state_subscriptions(self) -> dict[str, set[str]]:
-        """By key: the ids of the connections that follow the state."""
+        """The ids of the connections that follow each state, by its key."""
         return {key: {connection.id for connection in topic.connections} for key, topic in self.fanout.topics.items()}
 
     @property
