@@ -118,10 +118,11 @@ async def _run_event(
             has_locks = True
             if registry.running.is_over:
                 registry.running.check()
-            state, locked = transaction.copy(entry), transaction.entry(entry)
-            if locked is not entry:
-                entry = locked
+            own = transaction.member(entry)
+            if own.entry is not entry:
+                entry = own.entry
                 seen = Nonce(entry, seen.digest) if seen is not None else None
+            state = own.copy
             if seen is not None and (
                 entry.has_seen(seen.digest)
                 or (
@@ -145,7 +146,9 @@ async def _run_event(
                 with RunningEvent(
                     registry.running, _name(entry, event), event.limit(limit), transaction, transaction.abandon
                 ) as running:
-                    await _run_generator(event.function(state, **arguments), transaction, holder, seen, caller, running)
+                    await _run_generator(
+                        registry, event.function(state, **arguments), transaction, holder, seen, caller, running
+                    )
                 return
             token = current_holder.set(holder)  # the event's own code runs as the holder of the locks
             try:
@@ -168,7 +171,7 @@ async def _run_event(
                     _reset_elsewhere()
             if thread is not None:
                 thread.close()
-            await _finish_step(transaction, result, seen, caller)
+            await _finish_step(registry, transaction, result, seen, caller)
         except Exception as error:
             if has_locks and isinstance(error, OutdatedError):
                 error.may_retry = False  # the event's own code looked up that state
@@ -182,12 +185,20 @@ async def _run_event(
 
 
 async def _finish_step(
-    transaction: Transaction, result: Any, nonce: Nonce | None, caller: EventCaller, *, closing: bool = False
+    registry: StateRegistry,
+    transaction: Transaction,
+    result: Any,
+    nonce: Nonce | None,
+    caller: EventCaller,
+    *,
+    closing: bool = False,
 ) -> None:
     """Commit one step of an event that gave `result`, unlock, and let the caller take it."""
     rendered = caller.render(result)
     caller.still_current()  # it may have taken its time
-    if (saving := transaction.save(nonce)) is not None:
+    changes = transaction.prepare()
+    saving = registry.committer.commit(changes, nonce=nonce, still_current=caller.still_current)
+    if saving is not None:
         await saving
     transaction.unlock()
     if (taking := caller.take(Step(rendered, closing=closing))) is not None:
@@ -204,6 +215,7 @@ def _reset_elsewhere() -> None:
 
 
 async def _run_generator(
+    registry: StateRegistry,
     generator: Any,
     transaction: Transaction,
     holder: Holder,
@@ -227,7 +239,7 @@ async def _run_generator(
                     current_holder.reset(token)
                 except ValueError:
                     _reset_elsewhere()
-            await _finish_step(transaction, result, nonce, caller, closing=last)
+            await _finish_step(registry, transaction, result, nonce, caller, closing=last)
             nonce = None
             if last:
                 break

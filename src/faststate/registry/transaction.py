@@ -15,7 +15,7 @@ from .entries import Entry, Nonce
 from .locks import current_holder, identity_here
 from .registry import StateRegistry
 
-__all__ = ["Guard", "Transaction"]
+__all__ = ["Guard", "StateCopy", "Transaction"]
 
 
 class Guard(NamedTuple):
@@ -26,7 +26,7 @@ class Guard(NamedTuple):
     ask: Callable[[ReactiveState], Awaitable[None]]
 
 
-class _StateCopy:
+class StateCopy:
     """One state of a transaction: the entry that was `given`, the one that is locked for it, and its working copy."""
 
     __slots__ = ("copy", "entry", "given")
@@ -56,7 +56,7 @@ class Transaction:
         self._still_current = still_current
         if len(entries) > 1:
             entries = list({entry.shared_key: entry for entry in entries}.values())
-        self._members = [_StateCopy(entry, registry.pin(entry)) for entry in entries]
+        self._members = [StateCopy(entry, registry.pin(entry)) for entry in entries]
         self._locked = 0
         """How many members are locked, from the first on."""
         self._is_working = False
@@ -114,7 +114,8 @@ class Transaction:
         self._is_working = True
         return found
 
-    def _member(self, entry: Entry) -> _StateCopy:
+    def member(self, entry: Entry) -> StateCopy:
+        """The member of this transaction for a state."""
         for member in self._members:
             if member.given is entry or member.entry is entry:
                 return member
@@ -123,11 +124,11 @@ class Transaction:
 
     def entry(self, entry: Entry) -> Entry:
         """The entry that is locked for a state; another one if it was dropped and created again meanwhile."""
-        return self._member(entry).entry
+        return self.member(entry).entry
 
     def copy(self, entry: Entry) -> Any:
         """The working copy of a state."""
-        return self._member(entry).copy
+        return self.member(entry).copy
 
     def prepare(self) -> list[tuple[Entry, Change]]:
         """Return the changes to commit, validated; the copies must not be changed any more.
@@ -154,13 +155,6 @@ class Transaction:
         saving = self._registry.committer.commit(prepared, nonce=nonce, also=also, still_current=self._still_current)
         if saving is not None:
             await saving
-
-    def save(self, nonce: Nonce | None) -> Awaitable[object] | None:
-        """Commit one step of an event; returns what to await for that, None if all is done.
-
-        Raises what `prepare` and `Committer.commit` raise.
-        """
-        return self._registry.committer.commit(self.prepare(), nonce=nonce, still_current=self._still_current)
 
     def abandon(self, error: FastStateError) -> None:
         """Roll back and unlock, while the code in this transaction's body still runs: it can change nothing any more.
