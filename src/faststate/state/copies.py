@@ -149,25 +149,25 @@ class StateModel(BaseModel):
         def __getattr__(self, name: str) -> Any:
             if name == "_fs":
                 return None
-            fs = self._fs
-            if type(fs) is WorkingInfo and name in fs.frozen:
-                value = fs.thaw(fs.frozen.pop(name))
+            info = self._fs
+            if type(info) is WorkingInfo and name in info.frozen:
+                value = info.thaw(info.frozen.pop(name))
                 self.__dict__[name] = value
                 return value
             return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        fs = self._fs
-        if type(fs) is WorkingInfo and not name.startswith("_"):
-            fs.guard.check()
-            fs.frozen.pop(name, None)
-            if name in fs.schema.assignable:  # as pydantic would, after a longer look
+        info = self._fs
+        if type(info) is WorkingInfo and not name.startswith("_"):
+            info.guard.check()
+            info.frozen.pop(name, None)
+            if name in info.schema.assignable:  # as pydantic would, after a longer look
                 self.__dict__[name] = value
                 return
             super().__setattr__(name, value)
-            fs.validated[name] = freeze(self.__dict__[name])  # by a class with validate_assignment
+            info.validated[name] = freeze(self.__dict__[name])  # by a class with validate_assignment
             return
-        elif fs is not None and not name.startswith("_"):
+        elif info is not None and not name.startswith("_"):
             raise ReadOnlyStateError(f"{type(self).__name__}.{name}: this state is a committed snapshot; {REMEDY}")
         super().__setattr__(name, value)
 
@@ -209,39 +209,39 @@ class StateModel(BaseModel):
     @property
     def _committed(self) -> SnapshotInfo:
         """The info of a snapshot. Raises `NotStartedError` for any other instance."""
-        fs = self._fs
-        if type(fs) is not SnapshotInfo:
+        info = self._fs
+        if type(info) is not SnapshotInfo:
             raise NotStartedError(f"this {type(self).__name__} is not a snapshot that a provider gave")
-        return fs
+        return info
 
     def _working(self) -> Self:
         """A working copy of this committed snapshot; it thaws a container when that is first touched."""
         cls = type(self)
-        fs = WorkingInfo(self, cls._fs_schema())
-        made = _made_of(cls, fs.schema, fs.start(), self.__pydantic_private__)
-        _put_fs(made, fs)
+        info = WorkingInfo(self, cls._fs_schema())
+        made = _made_of(cls, info.schema, info.start(), self.__pydantic_private__)
+        _put_fs(made, info)
         return made
 
     def _rebase(self, base: StateModel) -> None:
         """Start this working copy again from `base`; changing a value that was read before raises."""
         self._close()
-        fs = WorkingInfo(base, type(base)._fs_schema())
-        object.__setattr__(self, "__dict__", fs.start())
-        object.__setattr__(self, "_fs", fs)
+        info = WorkingInfo(base, type(base)._fs_schema())
+        object.__setattr__(self, "__dict__", info.start())
+        object.__setattr__(self, "_fs", info)
 
     def _close(self) -> None:
         """End a working copy: from now on, changing one of its values raises."""
-        fs = self._fs
-        if type(fs) is WorkingInfo:
-            fs.close()
+        info = self._fs
+        if type(info) is WorkingInfo:
+            info.close()
 
     # -- for pydantic's own methods
 
     def _whole(self) -> Self:
         """This instance, with every field in `__dict__`."""
-        fs = self._fs
-        if type(fs) is WorkingInfo:
-            for name in list(fs.frozen):
+        info = self._fs
+        if type(info) is WorkingInfo:
+            for name in list(info.frozen):
                 getattr(self, name)
         return self
 
@@ -303,11 +303,11 @@ class StateModel(BaseModel):
     @property
     def _provider(self) -> ServingProvider | None:
         """The provider that this state came from; None for an instance that your own code has made."""
-        fs = self._fs
-        if type(fs) is WorkingInfo:
-            provider: ServingProvider | None = fs.base._provider
+        info = self._fs
+        if type(info) is WorkingInfo:
+            provider: ServingProvider | None = info.base._provider
             return provider
-        return fs.provider if type(fs) is SnapshotInfo else None
+        return info.provider if type(info) is SnapshotInfo else None
 
     def _encode(
         self, names: AbstractSet[str], schema: Schema | None = None, provider: ServingProvider | None = None
@@ -340,9 +340,9 @@ class StateModel(BaseModel):
 
     def _wire(self, provider: ServingProvider | None = None) -> dict[str, Any]:
         """The wire values of all signals."""
-        fs = self._fs
-        if type(fs) is SnapshotInfo:
-            return fs.encoded
+        info = self._fs
+        if type(info) is SnapshotInfo:
+            return info.encoded
         return self._encode(set(type(self)._fs_schema().signals), provider=provider)
 
 

@@ -47,9 +47,9 @@ def _computed(state: StateModel, name: str) -> Any:
     """The value of a computed field in a snapshot with hidden fields."""
     if name in state._hidden_here:
         return None
-    fs = state._fs
-    if type(fs) is SnapshotInfo and fs.full is not None:
-        return getattr(fs.full, name)
+    info = state._fs
+    if type(info) is SnapshotInfo and info.full is not None:
+        return getattr(info.full, name)
     try:
         return getattr(super(type(state), state), name)  # of a copy, which belongs to no provider
     except Exception:

@@ -85,12 +85,12 @@ class ReactiveState(StateModel):
 
         Also where nothing is hidden from that user, since views are rendered as if nobody asked, and may show others.
         """
-        fs = self._fs
+        info = self._fs
         schema = type(self)._fs_schema()
-        if type(fs) is not WorkingInfo or not schema.restricted:
+        if type(info) is not WorkingInfo or not schema.restricted:
             return self
         hidden = schema.hidden_from(current_user.get())
-        return cast(ReactiveState, partly_hidden(self._whole(), hidden, fs.base._committed))
+        return cast(ReactiveState, partly_hidden(self._whole(), hidden, info.base._committed))
 
     # -- what a page sees
 
@@ -102,26 +102,26 @@ class ReactiveState(StateModel):
     @property
     def _namespace(self) -> tuple[str, ...]:
         """The path of the state's signals: its name, and the id of one of several."""
-        fs = self._fs
-        if type(fs) is WorkingInfo:
-            return cast("tuple[str, ...]", fs.base._namespace)
-        if type(fs) is SnapshotInfo:
-            return fs.namespace
+        info = self._fs
+        if type(info) is WorkingInfo:
+            return cast("tuple[str, ...]", info.base._namespace)
+        if type(info) is SnapshotInfo:
+            return info.namespace
         return (self._registered_name(provider_of(type(self)._full_class or type(self))),)
 
     @property
     def _version(self) -> str | None:
         """The version of this snapshot, as a page has it; None for any other instance."""
-        fs = self._fs
-        return str(Version(fs.epoch, fs.version)) if type(fs) is SnapshotInfo else None
+        info = self._fs
+        return str(Version(info.epoch, info.version)) if type(info) is SnapshotInfo else None
 
     @property
     def _instance_id(self) -> str | None:
         """The id that tells this state from others of its class in a page; None for a class that has one there."""
-        fs = self._fs
-        if type(fs) is WorkingInfo:
-            return cast("str | None", fs.base._instance_id)
-        return fs.identifier.instance_id if type(fs) is SnapshotInfo else None
+        info = self._fs
+        if type(info) is WorkingInfo:
+            return cast("str | None", info.base._instance_id)
+        return info.identifier.instance_id if type(info) is SnapshotInfo else None
 
     @property
     def signal(self) -> Any:
@@ -137,14 +137,14 @@ class ReactiveState(StateModel):
 
     def _render(self, view: View) -> str:
         """The view's HTML, made once per commit. A view cannot see who looks: all share its bytes."""
-        fs = self._fs
-        cached = fs.views.get(view.name) if type(fs) is SnapshotInfo else None
+        info = self._fs
+        cached = info.views.get(view.name) if type(info) is SnapshotInfo else None
         if cached is not None:
             return cached
         with nobody_asking(self._provider):
             html = view.render(self, ".".join((*self._namespace, view.name)))
-        if type(fs) is SnapshotInfo:
-            fs.views = {**fs.views, view.name: html}
+        if type(info) is SnapshotInfo:
+            info.views = {**info.views, view.name: html}
         return html
 
     def __ft__(self) -> Any:
@@ -173,16 +173,16 @@ class ReactiveState(StateModel):
 
     async def _run(self, event: Event[Any, Any], arguments: Mapping[str, Any]) -> Any:
         """Run an event from server code."""
-        fs = self._fs
-        if type(fs) is not SnapshotInfo:
+        info = self._fs
+        if type(info) is not SnapshotInfo:
             raise NotStartedError(
                 f"{event.name}.run() works on a state that a provider gave; inside an event call self.{event.name}()"
             )
-        if fs.provider is None:
+        if info.provider is None:
             raise NotStartedError(
                 f"{event.name}.run() works on a state of a StateProvider; this one's registry has none"
             )
-        return await fs.provider.run(fs.identifier, type(self)._full_class or type(self), event, arguments)
+        return await info.provider.run(info.identifier, type(self)._full_class or type(self), event, arguments)
 
     @classmethod
     async def __from_request__(cls, req: HTTPConnection) -> Any:
