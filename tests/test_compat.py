@@ -59,6 +59,7 @@ from faststate._compat.fastlite import keeps_xtra, xtra_of
 from faststate._compat.itsdangerous import TokenSerializer, unverified_payload
 from faststate.fasthtml import _compat as compat_fasthtml
 from faststate.records.table import TableRecords
+from faststate.scheduling.waits import begin, resume
 from faststate.validation.core_schemas import all_parts
 from tests.support.client import Page
 from tests.support.live import eventually, serving
@@ -149,6 +150,24 @@ async def test_without_the_private_name_a_task_stays(monkeypatch: pytest.MonkeyP
     compat_asyncio.forget_task(task)
     assert task in asyncio.all_tasks()
     task.cancel()
+
+
+async def test_asyncio_takes_a_future_that_a_coroutine_begun_by_hand_waits_for():
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+
+    async def wait():
+        return await future
+
+    begun = begin(wait())
+    assert begun.waits_for is future
+    loop.call_soon(future.set_result, 7)
+    assert await resume(begun) == 7
+    assert begin(no_wait()) == (None, None, 7), "nothing was waited for"
+
+
+async def no_wait():
+    return 7
 
 
 # -- json --------------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ async def test_a_redis_that_keeps_what_is_acknowledged_is_well(new_redis):
         ({"appendonly": "yes", "appendfsync": "everysec"}, "note", "loses up to a second of acknowledged events"),
         ({"appendonly": "yes", "appendfsync": "no"}, "problem", "up to half a minute"),
         ({"appendonly": "yes", "rename_command": 'CONFIG ""'}, "note", "appendonly is yes: see that appendfsync"),
-        ({"appendonly": "no", "rename_command": 'CONFIG ""'}, "problem", "CONFIG may not be asked here"),
+        ({"appendonly": "no", "rename_command": 'CONFIG ""'}, "problem", "CONFIG is forbidden here"),
     ],
 )
 async def test_a_redis_that_may_lose_states_is_told_of(new_redis, options, level, message):

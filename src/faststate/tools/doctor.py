@@ -171,7 +171,7 @@ def _redis_persistence(found: Checkup) -> Iterator[Check]:
     """Check what a crash of Redis would lose."""
     if found.settings is None:
         is_kept = found.info.get("aof_enabled") == "1"
-        message = "CONFIG may not be asked here. INFO says that appendonly is " + ("yes" if is_kept else "no")
+        message = "CONFIG is forbidden here. INFO says that appendonly is " + ("yes" if is_kept else "no")
         message += ": see that appendfsync is always" if is_kept else ": a restart loses what no snapshot has"
         yield Check("note" if is_kept else "problem", "persistence", message)
     elif (risk := persistence_risk(found.settings)) is not None:
@@ -207,12 +207,12 @@ def _processes(shared: bool, store: StateStore | None) -> Iterator[Check]:
     if found is None:
         yield Check("ok", "processes", "no variable of this environment asks for more than one")
         return
-    said = f"{found.by} asks for {found.number}"
+    request = f"{found.by} asks for {found.number}"
     if shared:
-        yield Check("ok", "processes", f"{said}, which share their states")
+        yield Check("ok", "processes", f"{request}, which share their states")
     else:
         what = "each would have states of its own" if store is None else f"a {type(store).__name__} is for one process"
-        yield Check("problem", "processes", f"{said}, and {what}: store='redis://...' has them share one")
+        yield Check("problem", "processes", f"{request}, and {what}: store='redis://...' has them share one")
 
 
 def _secret(target: Any, shared: bool) -> Iterator[Check]:
@@ -254,7 +254,7 @@ def _datastar(provider: StateProvider) -> Iterator[Check]:
     elif "://" in source or source.startswith("/"):
         yield Check("ok", "datastar", f"browsers load it from {source}")
     else:
-        yield Check("problem", "datastar", f"there is no file {source}, from which it is to be served")
+        yield Check("problem", "datastar", f"there is no file {source}, to serve it from")
 
 
 def _files() -> Iterator[Check]:

@@ -114,7 +114,7 @@ class RedisClient:
                 if not str(error).startswith(LOST):  # with LOST it has not run either: new connections send a greeting
                     raise self._failure(error) from redacted(error)
                 self._renew_connections()
-        raise PersistenceError(f"Redis at {self._address.shown} loses its data again and again")
+        raise PersistenceError(f"Redis at {self._address.shown} keeps losing its data")
 
     async def do(self, *command: Argument) -> Any:
         """Send a command that changes nothing, and return its answer."""
@@ -326,7 +326,7 @@ class RedisClient:
         if isinstance(error, PersistenceError):
             return error
         reason = str(error).partition(", with args")[0] or (
-            "it gave no answer in time" if isinstance(error, TimeoutError) else repr(error)
+            "it did not answer in time" if isinstance(error, TimeoutError) else repr(error)
         )
         failure = PersistenceError(f"Redis at {self._address.shown} failed: {reason}")
         failure.__cause__ = error

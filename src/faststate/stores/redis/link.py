@@ -189,7 +189,9 @@ class RedisLink:
             arguments += message
         answer = await self._client.run(COMMIT, *arguments, self._process.origin)
         if answer[0] == b"lost":
-            raise LockLostError(f"the lock of {answer[1].decode()} is another's by now, or was: nothing was changed")
+            raise LockLostError(
+                f"another process holds the lock of {answer[1].decode()}, or has held it: nothing was changed"
+            )
         if answer[0] == b"conflict":
             key, found, expected = (part.decode() for part in answer[1:])
             raise version_conflict(key, read_version(found), read_version(expected))

@@ -127,7 +127,7 @@ class Members:
         origin, asked = process.origin, self._loop.time()
         timeline, *rest = await self._client.run(BEAT, origin, process.about, first=True)
         if not rest:
-            logger.warning("this process was taken for dead: it was silent, or Redis has lost what it held")
+            logger.warning("this process was taken for dead: it was silent, or Redis has lost its data")
             await self.rejoin(origin)
             return
         sequence, pairs = rest
