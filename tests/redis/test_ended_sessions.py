@@ -64,12 +64,12 @@ async def test_what_is_learned_in_a_sign_in_is_learned_wholly(redis_server, monk
         async def never(topic, message) -> None:
             """The process that has it to say is killed before."""
 
-        with instead(b.sessions, "told", late.append), instead(a.cluster.announcer, "send", never):
+        with instead(b.sessions, "accept", late.append), instead(a.cluster.announcer, "send", never):
             await a.login(request_of({"session_id": "old"}), UserContext("ann"))
             await b.login(request_of({"session_id": "old"}), UserContext("ann"))
             await settled(redis_server, b)
         for message in late:
-            b.sessions.told(message)
+            b.sessions.accept(message)
         assert late and b.sessions.ended.is_ended("old")
         assert old.silent or old.closed
         assert b.registry.keys_of_session("old") == []
@@ -98,7 +98,7 @@ async def test_ends_and_changed_rights_that_were_missed_are_learned_when_the_con
         gone, other = stream(b, "gone"), stream(b, "other", user=UserContext("bob"))
         ann = stream(b, "ann's", user=UserContext("ann"))
         since = b.sessions.rights.changes
-        with instead(b.cluster.following._news, "told", lambda message: None):
+        with instead(b.cluster.following._news, "accept", lambda message: None):
             b.cluster.following.lost()
             await a.logout(request_of({"session_id": "gone", "user_id": "ann"}))
             await a.disconnect_user("ann")
@@ -117,7 +117,7 @@ async def test_where_it_is_not_known_what_was_missed_the_sessions_that_are_here_
         gone, other = stream(b, "gone"), stream(b, "other")
         for session_id in ("gone", "other"):
             await b.sessions.ended.settle(session_id)
-        with instead(b.cluster.following._news, "told", lambda message: None):
+        with instead(b.cluster.following._news, "accept", lambda message: None):
             b.cluster.following.lost()
             for session_id in ("gone", "elsewhere"):
                 await a.logout(request_of({"session_id": session_id, "user_id": "ann"}))
@@ -149,7 +149,7 @@ async def test_an_event_of_a_session_that_another_process_has_ended_changes_noth
         await a.get("/login/ann")
         tab, board = await office.tab(a, "/profile"), await office.tab(a)
         old = dict(a.cookies)
-        with instead(office.sites[0].provider.sessions, "told", lambda message: None):  # not heard yet
+        with instead(office.sites[0].provider.sessions, "accept", lambda message: None):  # not heard yet
             await b.get("/logout")
             for name, value in old.items():
                 a.cookies.set(name, value)

@@ -413,15 +413,15 @@ async def test_no_event_is_committed_to_a_session_that_another_process_has_ended
     await send(a, tab, "Cart/add")
     await until_count(tab, "Cart", 1)
     sessions = office.sites[0].provider.sessions
-    deaf = sessions.told
-    sessions.told = lambda message: None
+    deaf = sessions.accept
+    sessions.accept = lambda message: None
     old = dict(a.cookies)
     await b.get("/logout")
     for name, value in old.items():
         a.cookies.set(name, value)
     response = await send(a, tab, "Cart/add")
     assert status(response) in (403, 503), response.text
-    sessions.told = deaf
+    sessions.accept = deaf
 
 
 @pytest.mark.parametrize("how", ["disconnect", "refresh"])

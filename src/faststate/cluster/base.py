@@ -34,7 +34,7 @@ class AppCluster(Cluster, Protocol):
     # -- what is newer elsewhere -----------------------------------------------------------------------------------
 
     def is_current(self, key: str) -> bool:
-        """True if a state in memory is what is stored, as far as other processes have told."""
+        """True if a state in memory is what is stored, by all that was heard of other processes."""
 
     async def freshen(self, entries: Iterable[Entry]) -> None:
         """Take in what other processes have changed of these states. Raises `PersistenceError`.
@@ -90,15 +90,15 @@ class AppCluster(Cluster, Protocol):
         """True if a stream of this id is another process's. Where that one has died, the page opens a new one."""
 
     def position(self, *, settled: bool) -> str:
-        """Return up to which commit of all processes the pages here have been told, to stand behind their own position.
+        """Return the commit of all processes that pages here have reached, to be appended to their own position.
 
-        It advances only when this process's own commits are all `settled`.
+        It advances only while this process's own commits are all `settled`.
         """
 
     def seen(self, position: str | None) -> int | None:
-        """Return up to which commit of all processes a page was told that comes with a `position` of another process.
+        """Return the commit of all processes that a page has reached which comes with this `position`.
 
-        None where that is not known.
+        None if it is not known, or if the position is this process's own.
         """
 
     # -- sessions --------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class News(Protocol):
     def show(self, key: str, page: str | None, session_id: str | None) -> None:
         """Send a state as it is to a page, by its connection's id."""
 
-    def told(self, message: AppMessage) -> None:
+    def accept(self, message: AppMessage) -> None:
         """Accept a message that concerns the whole app: ended sessions, changed rights."""
 
     async def caught_up(self, after: int, away: float) -> None:
@@ -154,4 +154,4 @@ class News(Protocol):
         """Learn if a session has ended in another process. Raises `PersistenceError`."""
 
     def stats(self) -> ProcessStats:
-        """Return what other processes are told of this one."""
+        """Return the counters of this process for the others."""

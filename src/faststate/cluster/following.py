@@ -89,8 +89,8 @@ class Following:
         self._catching_up: asyncio.Task[None] | None = None
         self.timeline = ""
         self.sequence = 0
-        """The number of the last commit, of any process and in `timeline`, up to which pages here have been told all
-        that they follow."""
+        """The last commit of all processes (its number in `timeline`) that pages here have reached: they have all that
+        they follow up to it."""
 
     async def start(self) -> None:
         """Begin to listen. Raises `BackplaneError`."""
@@ -117,7 +117,7 @@ class Following:
     # -- what is followed ------------------------------------------------------------------------------------------
 
     def is_current(self, key: str) -> bool:
-        """True if a state in memory is what is stored, as far as other processes have told."""
+        """True if a state in memory is what is stored, by all that was heard of other processes."""
         topic = self._topics.get(key)
         return topic is not None and topic.current
 
@@ -187,7 +187,7 @@ class Following:
                 # A message that this version of the app cannot read may tell of any change.
                 self._accept(topic, message if isinstance(message, StateMessage) else RowChanged(None))
             elif isinstance(message, AppMessage):
-                self._news.told(message)
+                self._news.accept(message)
         self._reach(sequence)
 
     def reached(self, sequence: int) -> None:
@@ -206,7 +206,7 @@ class Following:
             self._apply_parts()
             self._apply(key, message)
             return
-        # The parts of one commit come one after the other, and pages are told all of it at once.
+        # The parts of one commit come one after the other, and pages get all of it at once.
         self._parts.append((key, message))
         expected = [other for other in message.together if (t := self._topics.get(other)) is not None and t.heard]
         if not expected or key == expected[-1]:

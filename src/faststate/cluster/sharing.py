@@ -30,7 +30,7 @@ HANDED_ON: Final = 16
 """Local transactions in a row that share one lock while another process waits for it. Each one more saves a round trip,
 and keeps the others waiting for as long as it takes."""
 
-TOLD_WHOLE: Final = 65_536
+SENT_WHOLE: Final = 65_536
 """Bytes of a state that are sent to other processes with each change. Those who follow a larger one load it, as often
 as they can, and not each time."""
 
@@ -51,7 +51,7 @@ class Sharing:
         self._observed = 0
         self._under_way: dict[object, int] = {}  # own commits, and what had been observed when they began
 
-    # -- how far pages have been told ------------------------------------------------------------------------------
+    # -- how far pages have come -----------------------------------------------------------------------------------
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -117,7 +117,7 @@ class Sharing:
                 return
             entry.shared.mark = None  # until it has been loaded
             if key in locked.unclean:
-                # Its holder has died, perhaps after it saved the row: nobody has told the others what became of it.
+                # Its holder has died, perhaps after it saved the row: the others have not heard what became of it.
                 await self._renew(entry, known)
         found = await self._load(entry, locked.news.get(key))
         try:
@@ -157,7 +157,7 @@ class Sharing:
             self._give_back(entry)
 
     def give_up(self, entry: Entry) -> None:
-        """Release a lock under which something may have been changed that the store was not told of."""
+        """Release a lock under which something may have changed without the store knowing."""
         self._give_back(entry, unclean=not entry.in_store)
 
     def _give_back(self, entry: Entry, *, unclean: bool = False) -> None:
@@ -236,8 +236,8 @@ class Sharing:
                 messages.append(Message(key, encode(RowChanged(version, typed))))
             else:
                 whole = data.get(key) or b""
-                told = (frame, whole) if len(whole) <= TOLD_WHOLE else (b"", b"")
-                messages.append(Message(key, encode(StateChanged(entry.stored, version, together, typed, *told))))
+                sent = (frame, whole) if len(whole) <= SENT_WHOLE else (b"", b"")
+                messages.append(Message(key, encode(StateChanged(entry.stored, version, together, typed, *sent))))
         return frames, messages
 
     async def last_changes(self, entries: Iterable[Entry]) -> dict[str, int]:

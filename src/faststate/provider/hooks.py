@@ -138,8 +138,8 @@ class ClusterNews:
         if connection is not None and connection.session_id == session_id and connection.topic(key) is not None:
             connection.notify(key, None)
 
-    def told(self, message: AppMessage) -> None:
-        self._parts.sessions.told(message)
+    def accept(self, message: AppMessage) -> None:
+        self._parts.sessions.accept(message)
 
     async def caught_up(self, after: int, away: float) -> None:
         await self._parts.sessions.catch_up(after, away)

@@ -302,7 +302,7 @@ class EndedSessions:
         if self._manager.connections_of(session_id=session_id):
             asyncio.get_running_loop().call_later(RELOADED_AFTER, self.reload_pages, session_id)
 
-    def told(self, message: SessionEnded | ReloadPages) -> None:
+    def accept(self, message: SessionEnded | ReloadPages) -> None:
         """Accept another process's message about a session that ended there, or whose pages are to reload."""
         session_id = message.session_id
         if isinstance(message, SessionEnded):

@@ -66,7 +66,7 @@ class Rights:
         note = Write(f"{RIGHTS}:{secrets.token_hex(8)}", None, NOTE_VERSION, data, RIGHTS_KEPT, RIGHTS)
         await self._cluster.tell_rights(note, RightsChanged(str(user_id), how))
 
-    def told(self, message: RightsChanged) -> None:
+    def accept(self, message: RightsChanged) -> None:
         """Accept another process's message about a change."""
         self.change(message.user_id, message.how)
 

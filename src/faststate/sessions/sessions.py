@@ -134,12 +134,12 @@ class Sessions:
 
     # -- other processes -------------------------------------------------------------------------------------------
 
-    def told(self, message: AppMessage) -> None:
+    def accept(self, message: AppMessage) -> None:
         """Accept another process's message about a session that ended there, or about changed rights."""
         if isinstance(message, RightsChanged):
-            self.rights.told(message)
+            self.rights.accept(message)
         else:
-            self.ended.told(message)
+            self.ended.accept(message)
 
     async def look_up(self, session_id: str) -> None:
         """Learn a session's end if another process has noted one. Raises `PersistenceError`."""
