@@ -53,6 +53,7 @@ from faststate._compat import itsdangerous as compat_itsdangerous
 from faststate._compat import json as compat_json
 from faststate._compat import pydantic as compat_pydantic
 from faststate._compat import redis as compat_redis
+from faststate._compat import servers as compat_servers
 from faststate._compat import starlette as compat_starlette
 from faststate._compat import uvicorn as compat_uvicorn
 from faststate._compat.fastlite import keeps_xtra, xtra_of
@@ -260,6 +261,14 @@ def test_without_the_event_of_a_worker_there_is_none(context):
     stream = Stream()
     stream.context = context
     assert compat_hypercorn.terminated_of(stream.app_send) is None
+
+
+# -- the functions in which servers run a worker -----------------------------------------------------------------------
+# That they are found in each server is in test_processes.py.
+
+
+def test_where_no_server_s_function_runs_the_code_no_workers_are_found():
+    assert compat_servers.workers_here() is None
 
 
 # -- Starlette ---------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "json",
         "pydantic",
         "redis",
+        "servers",
         "starlette",
         "uvicorn",
     ),
