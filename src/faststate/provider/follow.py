@@ -119,8 +119,8 @@ class Follower:
         manager.add_connection(connection, followed, views, hidden, begins)
         seen = self._seen_here(position)
         for key, (entry, _) in followed.items():
-            # A page does not say what it could see: once rights have changed, an old position is not enough. A state
-            # that the user had and lost has vanished from the page, which has a position all the same.
+            # A page does not say what it could see, so an old position is not enough once rights have changed: a state
+            # that the user lost meanwhile has vanished from the page, but the page still has a position.
             restricted = type(entry.state)._fs_schema().restricted
             may_have_vanished = not is_first and config_of(type(entry.state)).rule.restricts
             is_news = entry.state._committed.commit > seen and found.unchanged.get(key) is not entry.state
@@ -161,7 +161,7 @@ class Follower:
                 entries = [entry for entry, _ in found.states.values()]
                 held.update(entry.identifier.key for entry in entries)
                 if any(self.registry.find(entry.identifier.key) is not entry for entry in entries):
-                    await asyncio.sleep(0)  # whoever loaded it and was told of its end must be heard first
+                    await asyncio.sleep(0)  # let the task that loaded it deal with its end first
                     continue  # deleted, or evicted, while the others were asked about
                 if not await self.cluster.follow(entries, topics):
                     continue  # another process has changed it

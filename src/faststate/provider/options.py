@@ -46,11 +46,11 @@ class Options:
       times as much. `stream_rate`, `stream_burst`, `address_stream_rate` and `address_stream_burst` do the same for
       streams that are opened; by default all that may be open at a time can come back at once, and once more.
       `max_states_per_session` bounds how many states a session may keep. `max_states_per_address` bounds how many
-      states changed by visitors from one address are held in memory alone; by default a tenth of `max_states`, for
+      states changed by visitors from one address are held only in memory; by default a tenth of `max_states`, for
       public addresses. `max_streams_per_session` and `max_streams_per_address` bound the tabs that follow states at a
-      time. Beyond these there is a 429; of an address's states some leave memory. Behind a proxy the server must be
-      told the clients' addresses (uvicorn: `--forwarded-allow-ips`), or all of them count as one. Of IPv6 a network of
-      64 bits counts as one address.
+      time. A client beyond these bounds gets a 429; an address beyond its bound of states loses some from memory.
+      Behind a proxy the server must be told the clients' addresses (uvicorn: `--forwarded-allow-ips`), or all of them
+      count as one. An IPv6 network of 64 bits counts as one address.
     - `transport`: "auto" writes streams past ASGI where the server is uvicorn with HTTP/1.1, which costs least;
       "portable" never does. The environment variable `FASTSTATE_TRANSPORT` overrides it.
     - `event_timeout` (seconds; None for no limit) is how long an event may take that has no `@event(timeout=...)`, from

@@ -41,8 +41,8 @@ __all__ = ["Effect", "EventParts", "PageEvent"]
 logger = logging.getLogger("faststate")
 
 AWAY: Final = 10.0
-"""Seconds that a generator event goes on when its client has gone and its page has no stream: a page whose connection
-was cut comes back within moments."""
+"""Seconds that a generator event goes on after its client has gone, while its page has no stream: a page that lost its
+connection comes back within moments."""
 
 
 class Effect(NamedTuple):
@@ -147,7 +147,7 @@ class PageEvent(Origin, EventCaller):
             if is_newest is None:
                 is_newest = self._live is None or self._live.note_typed(self.key, number)
             if not is_newest:
-                return NOTHING  # overtaken on the way: what the page has sent since is newer than what it had typed
+                return NOTHING  # a later event of the page overtook this one, and has newer values
         if bound:
             self.echo = self._typed = {name: to_wire(value) for name, value in bound.items()}
         return bound
@@ -197,7 +197,7 @@ class PageEvent(Origin, EventCaller):
         return None
 
     async def _take_with_snapshots(self, watched: Watched, step: Step) -> None:
-        if step.repeated:  # the first answer was lost, and with it what had changed
+        if step.repeated:  # the first answer was lost, with the changes in it
             identity, shown = await self._context.identity(), await watched.all()
             followed = await self._parts.follower.followed(self._context, identity, shown)
             frames = await self._snapshots(followed.states)
@@ -244,7 +244,7 @@ class PageEvent(Origin, EventCaller):
             entry = self._parts.registry.find(identifier.key)
             if not views or entry is None:
                 continue
-            with contextlib.suppress(IdentifierError):  # nobody is signed in any more, whose state it would be
+            with contextlib.suppress(IdentifierError):  # the user has signed out, so the state is nobody's here
                 own = self._parts.resolver.identify(self._context, self._identity, type(state), identifier.instance_id)
                 if own.key == identifier.key:  # and not another session's or user's
                     found[identifier.key] = entry, {view for part in views for view in part}

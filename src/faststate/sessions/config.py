@@ -89,7 +89,7 @@ class StateConfig:
     public: bool = False
     initial_values: bool = False
     rule: AccessRule = field(init=False, repr=False)
-    """The whole rule for whoever wants the state."""
+    """The whole rule for the state: all that is asked of a user."""
     gate: AccessRule = field(init=False, repr=False)
     """The part of the rule that can be asked before there is a state: all but `authorize`."""
     state_name: str = field(init=False, repr=False)

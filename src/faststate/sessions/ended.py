@@ -41,11 +41,11 @@ SLACK: Final = 60.0
 clock, and an answer that was under way may have been the last to sign it."""
 
 RELOADED_AFTER: Final = 5.0
-"""Seconds after which pages reload whose session ended in another process. By then the answer has arrived that brings
-them a new session."""
+"""Seconds after which the pages of a session that ended in another process reload. By then the browser has the answer
+that brings its new session."""
 
 NOBODYS_END: Final = 600.0
-"""Seconds for which the end of a session is remembered that never had a user: until none of its requests is left."""
+"""Seconds for which the end of a session without a user is remembered: until none of its requests is left."""
 
 RECENT: Final = 20_000
 """Ends kept in memory that a store has too: those looked up, heard of or made here last, about 400 bytes each."""
@@ -80,7 +80,7 @@ class KnownEnds:
     """The session ends that this process remembers, and the sessions that it knows to be alive. Lifetime: the provider.
 
     A store keeps the ends for as long as a cookie is accepted, so memory holds only those needed last and does not
-    grow over the years. Ends that no store has are remembered here alone. `clock` returns seconds.
+    grow over the years. Ends that no store has are remembered only here. `clock` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -295,7 +295,7 @@ class EndedSessions:
         """Accept the end of a session that another process has noted, unless it is known here."""
         if self.is_ended(session_id):
             return
-        # The store rarely has the end of a session that never had a user.
+        # A short-lived end is that of a session without a user, which the store rarely has.
         self.note(session_id, ended, is_stored=ended.until - self._clock() > NOBODYS_END)
         self.drop_states(session_id)
         # The other process tells these pages to reload; it may die before it does.
