@@ -190,8 +190,10 @@ def _declared(column: Any, dialect: Any) -> str:
 
 def _to_engine(column: Any, value: Any, dialect: str) -> Any:
     """Convert a value for its column: fastsql keeps all but numbers and bytes as text. Raises `UnfitError`."""
+    from sqlalchemy import JSON
+
     kind = _python_type(column)
-    if type(column.type).__visit_name__ in ("JSON", "JSONB"):
+    if isinstance(column.type, JSON):
         return to_json_column(value)
     if kind not in (str, int, float, bool, bytes):
         return value
@@ -205,6 +207,8 @@ def _to_engine(column: Any, value: Any, dialect: str) -> Any:
 
 def _check_for_postgres(kind: Any, value: Any) -> None:
     """Raise `UnfitError` for a value that PostgreSQL refuses without naming the column."""
+    from sqlalchemy import BigInteger, Integer, SmallInteger
+
     if isinstance(value, str):
         if "\0" in value:
             raise UnfitError("a NUL character")
@@ -212,10 +216,7 @@ def _check_for_postgres(kind: Any, value: Any) -> None:
         if length is not None and len(value) > length:
             raise UnfitError(f"a text of more than {length} characters")
     elif isinstance(value, int):
-        bits = _BITS.get(type(kind).__visit_name__, 64)
+        is_small = isinstance(kind, Integer) and not isinstance(kind, BigInteger)
+        bits = 16 if isinstance(kind, SmallInteger) else 32 if is_small else 64
         if not -(1 << bits - 1) <= value < 1 << bits - 1:
             raise UnfitError(f"a whole number of more than {bits} bits")
-
-
-_BITS: Final = {"integer": 32, "INTEGER": 32, "small_integer": 16, "SMALLINT": 16}
-"""Sizes of PostgreSQL's integer columns, by SQLAlchemy's name for their type."""
