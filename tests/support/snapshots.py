@@ -7,7 +7,7 @@ from faststate.state.copies import SnapshotInfo
 def commit(state, version=1):
     """`state` as the registry keeps it: a committed snapshot."""
     identifier = StateIdentifier(StateScope.GLOBAL, type(state).__name__)
-    return state._loose()._commit(SnapshotInfo(identifier, version, version, state._wire(), None))
+    return state._frozen_copy()._commit(SnapshotInfo(identifier, version, version, state._wire(), None))
 
 
 def apply(snapshot, change):

@@ -264,7 +264,7 @@ class StateRegistry:
             version = Version(secrets.token_hex(6), 1)
         is_of_class = is_initial(version) and not schema.computed
         encoded = initial_wire(type(fresh), fresh) if is_of_class else fresh._wire(self._serving)
-        state = self.committer.snapshot(fresh._loose(), identifier, version, encoded, versioned=schema.versioned)
+        state = self.committer.snapshot(fresh._frozen_copy(), identifier, version, encoded, versioned=schema.versioned)
         entry = Entry(identifier, idle_time(identifier, ttl), state, persistence)
         if loaded is not None:
             entry.stored = version
@@ -341,7 +341,7 @@ class StateRegistry:
         # The version stays: it tells a state that nobody has changed yet.
         encoded, schema = entry.state._committed.encoded, type(entry.state)._fs_schema()
         entry.state = self.committer.snapshot(
-            entry.state._loose(), identifier, entry.version, encoded, versioned=schema.versioned
+            entry.state._frozen_copy(), identifier, entry.version, encoded, versioned=schema.versioned
         )
         self.lifetimes.enter(entry)
 

@@ -92,13 +92,13 @@ def change_to(state: StateModel, other: StateModel) -> Change | None:
     old, fresh = state.__dict__, other._frozen_values()
     values = {name: old[name] if equal(value, old[name]) else value for name, value in fresh.items()}
     changed = [name for name, value in values.items() if value is not old[name]]
-    made = state._blank(values, state.__pydantic_private__)
+    made = state._holding(values, state.__pydantic_private__)
     return _encoded(state, type(state)._fs_schema(), made, changed) if changed else None
 
 
 def no_change(state: StateModel) -> Change:
     """A change of this committed snapshot that leaves all values as they are."""
-    return Change(state._loose(), [], state._committed.encoded, {})
+    return Change(state._frozen_copy(), [], state._committed.encoded, {})
 
 
 def with_values(state: StateModel, change: Change, values: Mapping[str, Any]) -> Change:
@@ -173,12 +173,12 @@ def _validated(
         and not (name in valid and equal(values[name], valid[name]))
     ]  # fmt: skip
     if not raw and not schema.sees_whole:
-        return cls._blank(values, private), changed
+        return cls._holding(values, private), changed
     if raw:
         _validate(cls, info, values, raw)
     if schema.sees_whole:
         changed = _look_at_whole(cls, schema, values, changed, old, private)
-    return cls._blank(values, private), [name for name in changed if values[name] is not old[name]]
+    return cls._holding(values, private), [name for name in changed if values[name] is not old[name]]
 
 
 def _validate(cls: type[StateModel], info: WorkingInfo, values: dict[str, Any], raw: Sequence[str]) -> None:
@@ -188,7 +188,7 @@ def _validate(cls: type[StateModel], info: WorkingInfo, values: dict[str, Any], 
         values |= revalidated(revalidation_of(cls), values, raw, old, info.validated)
         return
     # Each field by itself takes 10 µs less in a class of 5 fields, and 18 µs less in one of 30.
-    thaw, made = Thaw(), cls._blank(dict(values), None)
+    thaw, made = Thaw(), cls._holding(dict(values), None)
     for name in raw:
         given = plain(thaw.thaw(values[name]) if name in schema.authored else values[name])
         cls.__pydantic_validator__.validate_assignment(made, name, given)
@@ -206,7 +206,7 @@ def _look_at_whole(
     private: Any,
 ) -> list[str]:
     """Run the class's model validators on `values`, which they may change; return the names of all that changed."""
-    seen = cls._blank(dict(values), private)._working()
+    seen = cls._holding(dict(values), private)._working()
     result: Any = revalidation_of(cls).look_at_whole(seen)
     info = seen._fs
     if type(info) is not WorkingInfo:

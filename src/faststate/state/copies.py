@@ -124,6 +124,7 @@ class StateModel(BaseModel):
 
     @classmethod
     def _fs_schema(cls) -> Schema:
+        """The schema of the class, read when it is first needed: types may be declared after the class."""
         schema: Schema | None = cls.__dict__.get("_fs_schema_")
         if schema is None:
             cls.model_rebuild()
@@ -161,7 +162,7 @@ class StateModel(BaseModel):
         if type(info) is WorkingInfo and not name.startswith("_"):
             info.guard.check()
             info.frozen.pop(name, None)
-            if name in info.schema.assignable:  # as pydantic would, after a longer look
+            if name in info.schema.assignable:  # pydantic would set it the same way, after more checks
                 self.__dict__[name] = value
                 return
             super().__setattr__(name, value)
@@ -179,7 +180,8 @@ class StateModel(BaseModel):
     # -- from one life to another
 
     @classmethod
-    def _blank(cls, values: dict[str, Any], private: Any) -> Self:
+    def _holding(cls, values: dict[str, Any], private: Any) -> Self:
+        """An instance with these field values and private attributes, which belongs to nobody yet."""
         return _made_of(cls, cls._fs_schema(), values, private)
 
     def _frozen_values(self) -> dict[str, Any]:
@@ -193,9 +195,9 @@ class StateModel(BaseModel):
                 refuse_value(type(self), error, name, values=values)
         return frozen
 
-    def _loose(self) -> Self:
-        """An instance with the frozen values of this one, which is to become a committed snapshot."""
-        return self._blank(self._frozen_values(), self.__pydantic_private__)
+    def _frozen_copy(self) -> Self:
+        """An instance with the values of this one, frozen, which is to become a committed snapshot."""
+        return self._holding(self._frozen_values(), self.__pydantic_private__)
 
     def _commit(self, committed: SnapshotInfo) -> Self:
         """Make a committed snapshot of this instance, which holds frozen values and belongs to nobody yet."""
@@ -237,8 +239,8 @@ class StateModel(BaseModel):
 
     # -- for pydantic's own methods
 
-    def _whole(self) -> Self:
-        """This instance, with every field in `__dict__`."""
+    def _all_thawed(self) -> Self:
+        """This instance, with every field thawed: pydantic's methods look for them in `__dict__`."""
         info = self._fs
         if type(info) is WorkingInfo:
             for name in list(info.frozen):
@@ -247,7 +249,7 @@ class StateModel(BaseModel):
 
     def _unlocked(self, names: AbstractSet[str], schema: Schema) -> Self:
         """This instance for pydantic to serialise `names`: with builtin containers where it would meet a state's."""
-        held = self._whole().__dict__
+        held = self._all_thawed().__dict__
         wanted = schema.fields if not names.isdisjoint(schema.computed) else names
         locked = [name for name in wanted if name in held and type(held[name]) not in SCALARS]
         if not locked:
@@ -276,8 +278,8 @@ class StateModel(BaseModel):
 
     def __copy__(self) -> Self:
         """A copy that belongs to no provider, and may be changed."""
-        self._whole()
-        return self._blank(
+        self._all_thawed()
+        return self._holding(
             {name: copy.deepcopy(value) for name, value in self.__dict__.items()}, copy.copy(self.__pydantic_private__)
         )
 
@@ -286,15 +288,15 @@ class StateModel(BaseModel):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, StateModel):
-            other._whole()
-        return BaseModel.__eq__(self._whole(), other)
+            other._all_thawed()
+        return BaseModel.__eq__(self._all_thawed(), other)
 
     __hash__ = None  # type: ignore[assignment]  # states are compared by value
 
     def __repr_args__(self) -> Any:
         # A repr ends up in logs and messages, which nobody checks for who may see them.
         schema = type(self)._fs_schema()
-        for name, value in BaseModel.__repr_args__(self._whole()):
+        for name, value in BaseModel.__repr_args__(self._all_thawed()):
             if name not in schema.hidden:
                 yield name, _MASKED if name in schema.restricted and value is not None else value
 

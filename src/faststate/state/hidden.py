@@ -15,7 +15,7 @@ def partly_hidden(state: StateModel, hidden: frozenset[str], committed: Snapshot
     """A snapshot like `state` with the fields `hidden` being None; `committed` is what the full one knows of itself."""
     kept = state.__dict__  # besides the fields it may hold what a cached property made of them
     values = {name: None if name in hidden else kept[name] for name in type(state).__pydantic_fields__}
-    made = _class_without(type(state), hidden)._blank(values, state.__pydantic_private__)
+    made = _class_without(type(state), hidden)._holding(values, state.__pydantic_private__)
     encoded = {name: "" if name in hidden else value for name, value in state._wire().items()}
     return made._commit(
         SnapshotInfo(
@@ -62,4 +62,4 @@ def _reduce(state: StateModel) -> tuple[Any, ...]:
 
 
 def _restore(cls: type[StateModel], hidden: frozenset[str], values: dict[str, Any], private: Any) -> StateModel:
-    return _class_without(cls, hidden)._blank(values, private)
+    return _class_without(cls, hidden)._holding(values, private)

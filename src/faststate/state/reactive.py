@@ -90,7 +90,7 @@ class ReactiveState(StateModel):
         if type(info) is not WorkingInfo or not schema.restricted:
             return self
         hidden = schema.hidden_from(current_user.get())
-        return cast(ReactiveState, partly_hidden(self._whole(), hidden, info.base._committed))
+        return cast(ReactiveState, partly_hidden(self._all_thawed(), hidden, info.base._committed))
 
     # -- what a page sees
 

@@ -46,7 +46,7 @@ def is_container(value: object) -> bool:
 
 
 def freeze(value: Any) -> Any:
-    """A read-only twin of `value` (any field value), or `value` itself when nothing in it can change.
+    """Make a read-only twin of `value` (any field value), or return `value` itself when nothing in it can change.
 
     Raises `ConfigurationError` for types that cannot be made read-only, `UnshowableError` for text or numbers that no
     page could show, and pydantic's `ValidationError` for a nested model or dataclass whose fields hold other types than
@@ -102,13 +102,13 @@ class Thaw:
         self._origins: dict[int, tuple[Any, Any]] = {}  # id of a twin -> the twin (kept alive) and its frozen origin
 
     def close(self) -> None:
-        """From now on, changing a value that this object thawed raises."""
+        """End the working copy: from now on, changing a value that this object thawed raises."""
         self.guard.live = False
         self.guard.validated = None
         self._origins.clear()
 
     def thaw(self, value: Any) -> Any:
-        """A changeable twin of the frozen `value`; scalars and frozensets are their own."""
+        """Make a changeable twin of the frozen `value`; a scalar or frozenset is returned as it is."""
         kind = type(value)
         if kind in SCALARS:
             return value
@@ -132,9 +132,9 @@ class Thaw:
         return twin
 
     def refreeze(self, value: Any) -> Any:
-        """The frozen form of a working value: its origin where nothing changed, else a new frozen twin.
+        """Freeze a working value: return its origin where nothing changed, else a new frozen twin.
 
-        Raises as `freeze`.
+        Raises the same errors as `freeze`.
         """
         kind = type(value)
         if kind in SCALARS:
@@ -205,7 +205,7 @@ class Thaw:
         return frozen
 
     def _refreeze_instance(self, value: Any, shape: ModelShape, origin: Any) -> Any:
-        """The frozen form of a model or dataclass; `revalidation` says which of its fields are validated."""
+        """Freeze a model or dataclass; `revalidation` says which of its fields are validated."""
         parts, validators = shape.read(value), revalidation_of(shape.original)
         if origin is None:
             if validators is not None:
@@ -230,7 +230,7 @@ class Thaw:
         before: dict[str, Any],
         changed: list[str],
     ) -> dict[str, Any]:
-        """The fields of a changed model or dataclass; those of `changed` are validated."""
+        """Validate the fields `changed` of a model or dataclass, then the whole; return all of its fields."""
         valid = {name: valid for (place, name), valid in (self.guard.validated or {}).items() if place == id(value)}
         changed = [name for name in changed if not (name in valid and equal(fresh[name], valid[name]))]
         # An extra value that did not change is not validated again; all fields are there for the validators to see.

@@ -172,7 +172,7 @@ class RecordPersistence(Persistence):
 
     def _call_to_row(self, save: Save, values: Mapping[str, Any]) -> Mapping[str, Any]:
         to_row = cast(Callable[[Any], Mapping[str, Any]], self._to_row)
-        return to_row(self._cls._blank(dict(values), save.old.__pydantic_private__))
+        return to_row(self._cls._holding(dict(values), save.old.__pydantic_private__))
 
     def _changed_fields(self, save: Save, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the changed fields, by name, as they are loaded from these columns. Raises `ValidationError`."""
