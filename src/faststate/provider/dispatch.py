@@ -81,7 +81,8 @@ class Dispatcher:
         event = schema.events.get(call.event)
         if event is None:
             raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
-        # Found once: nobody signs in any more before the event itself runs.
+        has_stream = live is not None or elsewhere
+        # Found once: nobody can sign in before the event itself runs.
         identity = context.known_identity() or await context.identity()
         watched: Watched | None = None
         is_followed = False
@@ -102,7 +103,7 @@ class Dispatcher:
         try:
             entry, guard = await resolver.allowed(context, identity, event.name, cls, ids, rule=event.rule)
         except StateNotFoundError:
-            if live is None and not elsewhere:  # else its stream has told the page
+            if not has_stream:  # else its stream has told the page
                 parts = watched.views(call.state, call.instance_id) if watched is not None else ()
                 views = {view for part in parts for view in part}
                 namespace = namespace_of(call.state, call.instance_id)
@@ -129,7 +130,7 @@ class Dispatcher:
         bound = _bound_values(cls, call.bound, schema.hidden_from(identity.user)) if call.bound else {}
         page_event = PageEvent(
             self.parts, context, identity, call, event, entry, bound if schema.bound else None,
-            live, elsewhere, watched if live is None and not elsewhere else None, take,
+            live, elsewhere, None if has_stream else watched, take,
         )  # fmt: skip
         token = origin_of_commits.set(page_event)
         try:
