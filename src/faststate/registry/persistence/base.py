@@ -113,8 +113,7 @@ class Persistence(ABC):
     async def delete(self, identifier: StateIdentifier) -> None:
         """Delete a state. Raises `PersistenceError`."""
 
-    @abstractmethod
-    async def delete_mark(self, identifier: StateIdentifier) -> None:
+    async def delete_mark(self, identifier: StateIdentifier) -> None:  # noqa: B027  # only rows have one
         """Delete the version that the store has of a deleted row. Raises `PersistenceError`."""
 
     @abstractmethod

@@ -18,56 +18,31 @@ from .leaves import LEAVES, UnstorableError
 __all__ = ["Codec"]
 
 MAX_REMEMBERED: Final = 2_000
-"""Details, and groups, that a codec remembers for one field before it forgets them all: far below a megabyte."""
+"""Types and sets of them that a codec remembers for one field before it forgets them all: far below a megabyte."""
 
 
-class _Proven:
-    """The types that one field was seen to bring back as they were. Lifetime: the codec.
+def _held(met: Met) -> set[Any]:
+    """Return what is proven for a field when a value in which all this was `met` comes back as it was.
 
-    `details` are the types met, and for models those of each field; `groups` the sets of classes met together, since
-    which member of a union takes a list depends on all that is in it.
+    That is each type, for a model also the type of each field, and the set of all classes: which member of a union
+    takes a list depends on all that is in it.
     """
-
-    __slots__ = ("details", "groups")
-
-    def __init__(self, details: set[Any], groups: set[frozenset[type]]) -> None:
-        self.details = details
-        self.groups = groups
-
-    @classmethod
-    def of(cls, met: Met) -> _Proven:
-        """Return what is proven when a value in which all this was met comes back as it was."""
-        details: set[Any] = set()
-        classes: set[type] = set()
-        for entry in met:
-            if type(entry) is not tuple:
-                details.add(entry)
-                kind = entry
-            elif entry[0] == "key" or entry[0] == "extra":
-                details.add(entry)
-                kind = entry[1]
-            else:
-                kind = entry[0]
-                details.add(kind)
-                details.update((kind, place, each) for place, each in enumerate(entry[1:]))
-            if kind not in ORDINARY:
-                classes.add(kind)
-        return cls(details, {frozenset(classes)} if len(classes) > 1 else set())
-
-    def covers(self, other: _Proven) -> bool:
-        """True if `other` holds nothing that is not proven here."""
-        return other.details <= self.details and other.groups <= self.groups
-
-    def add(self, other: _Proven) -> None:
-        """Note that all of `other` is proven, too."""
-        _remember(self.details, other.details)
-        _remember(self.groups, other.groups)
-
-
-def _remember(known: set[Any], new: set[Any]) -> None:
-    if len(known) + len(new) > MAX_REMEMBERED:
-        known.clear()
-    known |= new
+    held: set[Any] = set()
+    classes: set[type] = set()
+    for entry in met:
+        kind = entry
+        if type(entry) is tuple and (entry[0] == "key" or entry[0] == "extra"):
+            kind = entry[1]
+            held.add(entry)
+        elif type(entry) is tuple:
+            kind = entry[0]
+            held.add(kind)
+            held.update((kind, place, each) for place, each in enumerate(entry[1:]))
+        else:
+            held.add(entry)
+        if kind not in ORDINARY:
+            classes.add(kind)
+    return held | {frozenset(classes)} if len(classes) > 1 else held
 
 
 class Codec:
@@ -79,13 +54,13 @@ class Codec:
     or a union whose first class takes some values of its second.
 
     Measured with Python 3.11 and pydantic 2.14 on a list of 1,000 nested models of three scalars each (in brackets: on
-    a state of three scalars): `encode` 1.4 ms (1.1 µs), of which `dump` 0.2 ms, where json.dumps takes 0.5 ms; the
-    first time, with the check, 12 ms (11 µs). `decode` 0.5 ms (0.9 µs), `validate` 0.5 ms (0.9 µs).
+    a state of three scalars): `to_tree` and `dump` 1.4 ms (1.1 µs), of which `dump` 0.2 ms, where json.dumps takes
+    0.5 ms; the first time, with the check, 12 ms (11 µs). `decode` 0.5 ms (0.9 µs), `validate` 0.5 ms (0.9 µs).
     """
 
     def __init__(self, cls: type[BaseModel]) -> None:
         self._cls = cls
-        self._proven = {name: _Proven(set(), set()) for name in cls.__pydantic_fields__}
+        self._proven: dict[str, set[Any]] = {name: set() for name in cls.__pydantic_fields__}
 
     def to_tree(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the class's fields in `values` (frozen; other names are left out) as any writer of JSON takes them.
@@ -93,31 +68,30 @@ class Codec:
         Raises `ConfigurationError`, with the field's name, for what cannot be stored or would not come back as it was.
         """
         tree: dict[str, Any] = {}
-        unproven: dict[str, _Proven] = {}
+        unproven: dict[str, set[Any]] = {}
         name = ""
         try:
             for name, proven in self._proven.items():
                 value = values[name]
                 kind = type(value)
-                if kind in proven.details and (write := LEAVES.get(kind)) is not None:
+                if kind in proven and (write := LEAVES.get(kind)) is not None:
                     tree[name] = write(value)
                     continue
                 met: Met = set()
                 tree[name] = to_node(value, met, 1)
-                held = _Proven.of(met)
-                if UNSURE in met or not proven.covers(held):
+                held = _held(met)
+                if UNSURE in met or not held <= proven:
                     unproven[name] = held
         except (UnstorableError, RecursionError) as error:
             raise unstorable(f"{self._cls.__name__}.{name}", error) from None
         if unproven:
             self._check(values, tree, unproven)
             for name, held in unproven.items():
-                self._proven[name].add(held)
+                proven = self._proven[name]
+                if len(proven) + len(held) > MAX_REMEMBERED:
+                    proven.clear()
+                proven |= held
         return tree
-
-    def encode(self, values: Mapping[str, Any]) -> bytes:
-        """Return the class's fields in `values` as bytes, as `to_tree`. Raises `ConfigurationError`."""
-        return dump(self.to_tree(values))
 
     def _check(self, values: Mapping[str, Any], tree: dict[str, Any], names: Iterable[str]) -> None:
         cls = self._cls

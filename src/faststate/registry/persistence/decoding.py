@@ -41,14 +41,14 @@ def _text(payload: Any) -> str:
     return payload
 
 
-def _list(payload: Any) -> list[Any]:
-    if type(payload) is not list:
-        raise TypeError("no list")
+def _list(payload: Any, length: int | None = None) -> list[Any]:
+    if type(payload) is not list or (length is not None and len(payload) != length):
+        raise TypeError("no list of this length")
     return payload
 
 
-def _ints(payload: Any) -> list[int]:
-    if not all(type(part) is int for part in _list(payload)):
+def _ints(payload: Any, length: int) -> list[int]:
+    if not all(type(part) is int for part in _list(payload, length)):
         raise TypeError("no whole numbers")
     return payload  # type: ignore[no-any-return]
 
@@ -57,43 +57,27 @@ def _bytes(payload: Any) -> bytes:
     return base64.b64decode(_text(payload), validate=True)
 
 
-def _complex(payload: Any) -> complex:
-    real, imaginary = _list(payload)
-    return complex(real, imaginary)
-
-
 def _moment(payload: Any, parse: Callable[[str], Any]) -> Any:
     if type(payload) is str:
         return parse(payload)
-    naive, zone, fold = _list(payload)
+    naive, zone, fold = _list(payload, 3)
     return parse(_text(naive)).replace(tzinfo=zone, fold=fold)
 
 
-def _timedelta(payload: Any) -> datetime.timedelta:
-    days, seconds, microseconds = _ints(payload)
-    return datetime.timedelta(days, seconds, microseconds)
-
-
 def _timezone(payload: Any) -> datetime.timezone:
-    return datetime.timezone(_timedelta(_list(payload)[:3]), *map(_text, payload[3:]))
+    days = _ints(_list(payload)[:3], 3)
+    return datetime.timezone(datetime.timedelta(*days), *map(_text, payload[3:]))
 
 
 def _pattern(payload: Any) -> re.Pattern[Any]:
-    text, flags = _list(payload)
-    if type(text) is not str and type(text) is not bytes:
-        raise TypeError("no text")
-    (number,) = _ints([flags])
-    # The flags of a pattern in text name re.UNICODE, which re.compile() sets itself.
-    return re.compile(text, number)
-
-
-def _range(payload: Any) -> range:
-    start, stop, step = _ints(payload)
-    return range(start, stop, step)
+    text, flags = _list(payload, 2)
+    if type(text) not in (str, bytes) or type(flags) is not int:
+        raise TypeError("no pattern")
+    return re.compile(text, flags)  # the flags of a pattern in text name re.UNICODE, which re.compile() sets itself
 
 
 def _named(payload: Any, classes: Mapping[str, Callable[[str], Any]]) -> Any:
-    name, text = _list(payload)
+    name, text = _list(payload, 2)
     return classes[name](_text(text))
 
 
@@ -102,18 +86,18 @@ READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "$int": lambda payload: int(_text(payload), 16),
     "$float": lambda payload: float(_text(payload)),
     "$bytes": _bytes,
-    "$complex": _complex,
+    "$complex": lambda payload: complex(*_list(payload, 2)),
     "$date": datetime.date.fromisoformat,
     "$datetime": lambda payload: _moment(payload, datetime.datetime.fromisoformat),
     "$time": lambda payload: _moment(payload, datetime.time.fromisoformat),
-    "$timedelta": _timedelta,
+    "$timedelta": lambda payload: datetime.timedelta(*_ints(payload, 3)),
     "$timezone": _timezone,
     "$zoneinfo": lambda payload: zoneinfo.ZoneInfo(_text(payload)),
-    "$tzinfo": lambda payload: TzInfo(*_ints([payload])),
+    "$tzinfo": lambda payload: TzInfo(*_ints([payload], 1)),
     "$decimal": lambda payload: decimal.Decimal(_text(payload)),
     "$uuid": lambda payload: uuid.UUID(_text(payload)),
-    "$range": _range,
-    "$fraction": lambda payload: fractions.Fraction(*_ints(payload)),
+    "$range": lambda payload: range(*_ints(payload, 3)),
+    "$fraction": lambda payload: fractions.Fraction(*_ints(payload, 2)),
     "$pattern": _pattern,
     "$ip": lambda payload: _named(payload, IP_CLASSES),
     "$path": lambda payload: _named(payload, PATH_CLASSES),
@@ -129,17 +113,11 @@ READERS: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def _value(node: Any) -> Any:
-    if type(node) is list:
-        for place, item in enumerate(node):
-            if type(item) is dict or type(item) is list:
-                node[place] = _value(item)
-        return node
-    if type(node) is not dict:
-        return node
-    for name, item in node.items():
+    places = enumerate(node) if type(node) is list else node.items() if type(node) is dict else ()
+    for place, item in places:
         if type(item) is dict or type(item) is list:
-            node[name] = _value(item)
-    if len(node) == 1:
+            node[place] = _value(item)
+    if type(node) is dict and len(node) == 1:
         ((tag, payload),) = node.items()
         if tag.startswith(TAG):
             return _read(tag, payload)

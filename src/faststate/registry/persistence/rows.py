@@ -165,7 +165,7 @@ class RecordPersistence(Persistence):
         def loaded(row: Mapping[str, Any]) -> Mapping[str, Any]:
             return _state_of(cls, self._values_of(row)).__dict__ if is_whole else self._changed_fields(save, row)
 
-        check = RowCheck(cls, save.values, save.changed, loaded, self._columns, is_held, save.rounded, whole=is_whole)
+        check = RowCheck(cls, save.values, save.changed, loaded, self._columns, is_held, save.rounded, is_whole)
         version = save.stored.number if save.stored is not None and not self.is_uncounted(save.stored) else None
         change = RowChange(self.source, str(save.identifier.record_id), changed, version, check)
         return RowSave(save.identifier.key, change, check, before, self._proven)

@@ -142,9 +142,6 @@ class StorePersistence(Persistence):
         async with persistence_errors(f"{identifier.key} could not be deleted", self.timeout):
             await self.store.delete([identifier.key])
 
-    async def delete_mark(self, identifier: StateIdentifier) -> None:
-        pass  # the state has none
-
 
 def _migrates(cls: type[ReactiveState]) -> bool:
     """True if the class, or one of its bases, defines a `migrate` of its own."""
