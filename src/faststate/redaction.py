@@ -11,9 +11,9 @@ import dataclasses
 import re
 import sqlite3
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, get_args, get_type_hints
+from typing import Any, Final, NamedTuple, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -22,9 +22,11 @@ from .exceptions import FastStateError
 
 __all__ = ["NOT_SHOWN", "explain", "explain_by_title", "is_hidden", "loggable", "mark_hidden", "redacted"]
 
+T = TypeVar("T")
+
 NOT_SHOWN: Final = "the new values are not valid"
 _MESSAGE_LEFT_OUT: Final = "(its message is left out, since it may hold values)"
-_PLAIN_ERRORS: Final = (OSError, TimeoutError, sqlite3.Error)
+_PLAIN_ERRORS: Final = (OSError, sqlite3.Error)
 """Errors whose messages are about files, connections and columns, and contain no values."""
 
 _PLAIN_DRIVERS: Final = frozenset({"apsw", "redis"})
@@ -96,43 +98,28 @@ def _follow(shapes: list[type], place: Iterable[Any]) -> tuple[list[type], bool]
     return shapes, False
 
 
-def _reachable(shapes: Iterable[type]) -> set[type]:
-    """Return these classes and all that their fields may contain, at any depth."""
-    seen: set[type] = set()
-    waiting = list(shapes)
+def _reached(start: Iterable[T], following: Callable[[T], Iterable[T]]) -> list[T]:
+    """Return these and all that follow from them, at any distance, each once."""
+    found: dict[int, T] = {}
+    waiting = list(start)
     while waiting:
-        if (shape := waiting.pop()) not in seen:
-            seen.add(shape)
-            waiting += [within for member in _members(shape).values() for within in _shapes(member.annotation)]
-    return seen
+        if id(each := waiting.pop()) not in found:
+            found[id(each)] = each
+            waiting += following(each)
+    return list(found.values())
+
+
+def _within(shape: type) -> list[type]:
+    return [within for member in _members(shape).values() for within in _shapes(member.annotation)]
 
 
 @lru_cache(maxsize=4_096)
 def hides(cls: type) -> bool:
     """True if a class hides anything from anybody, at any depth."""
-    if any(member.hidden for shape in _reachable([cls]) for member in _members(shape).values()):
+    if any(member.hidden for shape in _reached([cls], _within) for member in _members(shape).values()):
         return True
-    return any(_hides(getattr(info.return_type, "__metadata__", ())) for info in _computed(cls))
-
-
-def _computed(cls: type) -> Iterable[Any]:
-    return cls.model_computed_fields.values() if issubclass(cls, BaseModel) else ()
-
-
-def classes_called(title: str) -> list[type[BaseModel]]:
-    """Return the models that have this `title` in pydantic's errors."""
-    found: list[type[BaseModel]] = []
-    seen: set[type] = set()
-    waiting: list[type[BaseModel]] = [BaseModel]
-    while waiting:
-        cls = waiting.pop()
-        if cls in seen:
-            continue
-        seen.add(cls)
-        waiting += cls.__subclasses__()
-        if title in (cls.__name__, cls.model_config.get("title")):
-            found.append(cls)
-    return found
+    computed = cls.model_computed_fields.values() if issubclass(cls, BaseModel) else ()
+    return any(_hides(getattr(info.return_type, "__metadata__", ())) for info in computed)
 
 
 # -- quoted values -----------------------------------------------------------------------------------------------------
@@ -207,7 +194,7 @@ def explain(
     if may_quote:
         _hidden_texts(values, [cls], False, texts)
     within, is_all_hidden = _follow([cls], at)
-    roots = list(_reachable(within)) if at else [cls]
+    roots = _reached(within, _within) if at else [cls]
     shown: list[tuple[tuple[Any, ...], str]] = []
     problems = error.errors(include_url=False, include_input=may_quote)
     for problem in problems[:MOST_PROBLEMS]:
@@ -224,7 +211,8 @@ def explain(
 
 def explain_by_title(error: ValidationError) -> list[tuple[tuple[Any, ...], str]]:
     """As `explain`, for an error of the app's own code: among the models of that name, one that hides something."""
-    classes = classes_called(error.title)
+    models: list[type[BaseModel]] = _reached([BaseModel], type.__subclasses__)
+    classes = [cls for cls in models if error.title in (cls.__name__, cls.model_config.get("title"))]
     return explain(error, next(filter(hides, classes), classes[0] if classes else BaseModel))
 
 
@@ -239,21 +227,16 @@ def redacted(
     if isinstance(error, FastStateError):
         return error
     if isinstance(error, ValidationError):
-        return _validation_twin(
-            error, explain(error, cls, at=at, values=values) if cls is not None else explain_by_title(error)
-        )
+        shown = explain(error, cls, at=at, values=values) if cls is not None else explain_by_title(error)
+        lines: list[InitErrorDetails] = [
+            {"type": PydanticCustomError("value_error", "{message}", {"message": text}), "loc": place, "input": None}
+            for place, text in shown
+        ]
+        made = ValidationError.from_exception_data(error.title, lines, hide_input=True)
+        return made.with_traceback(error.__traceback__)
     is_plain = isinstance(error, _PLAIN_ERRORS) or type(error).__module__.partition(".")[0] in _PLAIN_DRIVERS
     keeps = is_plain or (cls is not None and not hides(cls))
     return _twin(error, str(error) if keeps else _MESSAGE_LEFT_OUT)
-
-
-def _validation_twin(error: ValidationError, shown: Iterable[tuple[tuple[Any, ...], str]]) -> BaseException:
-    lines = [
-        InitErrorDetails(type=PydanticCustomError("value_error", "{message}", {"message": m}), loc=place, input=None)
-        for place, m in shown
-    ]
-    made = ValidationError.from_exception_data(error.title, lines, hide_input=True)
-    return made.with_traceback(error.__traceback__)
 
 
 def _twin(error: BaseException, text: str) -> BaseException:
@@ -301,31 +284,17 @@ def loggable(error: BaseException, *states: BaseModel) -> BaseException:
     one without the message, and so is each `ValidationError`. All others stay as they are.
     """
     mark_hidden(error, [(type(state), state.__dict__) for state in states])
-    chain = list(_chain(error))
+    chain = _reached([error], lambda each: [e for e in (each.__cause__, each.__context__) if e is not None])
     texts = frozenset().union(*(getattr(each, "__faststate_hidden__", frozenset()) for each in chain))
     if not any(isinstance(each, ValidationError) or _quotes(str(each), texts) for each in chain):
         return error
     twins: dict[int, BaseException] = {}
     for each in chain:
-        if isinstance(each, ValidationError):
-            twins[id(each)] = _validation_twin(each, explain_by_title(each))
-        else:
-            text = str(each)
-            twins[id(each)] = _twin(each, _MESSAGE_LEFT_OUT if _quotes(text, texts) else text)
+        text = _MESSAGE_LEFT_OUT if _quotes(str(each), texts) else str(each)
+        twins[id(each)] = redacted(each) if isinstance(each, ValidationError) else _twin(each, text)
     for each in chain:
         twin = twins[id(each)]
         twin.__cause__ = twins[id(each.__cause__)] if each.__cause__ is not None else None
         twin.__context__ = twins[id(each.__context__)] if each.__context__ is not None else None
         twin.__suppress_context__ = each.__suppress_context__
     return twins[id(error)]
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            waiting += [each.__cause__, each.__context__]
-            yield each

@@ -32,11 +32,12 @@ class _Rotation(OrderedDict[K, V]):
     last: K | None = None
     """The name that was served last."""
 
-    def enter(self, name: K, waiting: V) -> None:
-        """Add a newcomer: behind all others, but before the one that was served last."""
+    def enter(self, name: K, waiting: V) -> V:
+        """Add a newcomer, and return it: behind all others, but before the one that was served last."""
         self[name] = waiting
         if self.last in self and self.last != name:
             self.move_to_end(cast(K, self.last))
+        return waiting
 
     def served(self, name: K) -> None:
         """Move the one that was served behind all others, or remove it if nothing of it waits any more."""
@@ -72,15 +73,10 @@ class FairQueue(Generic[T]):
     def push(self, client: Client, item: T) -> None:
         """Add an item at the end of the client's line."""
         self._length += 1
-        sessions = self._addresses.get(client.address)
-        if sessions is None:
-            sessions = _Rotation()
-            sessions.enter(client.session, deque((item,)))
-            self._addresses.enter(client.address, sessions)
-        elif (line := sessions.get(client.session)) is not None:
-            line.append(item)
-        else:
-            sessions.enter(client.session, deque((item,)))
+        addresses, (session, address) = self._addresses, client
+        sessions = addresses.get(address) or addresses.enter(address, _Rotation())
+        line = sessions.get(session) or sessions.enter(session, deque())
+        line.append(item)
 
     def pop(self, may: Callable[[T], bool] | None = None) -> T | None:
         """Remove and return the next item; with `may`, the next one that it accepts. Returns None if there is none."""
@@ -96,9 +92,9 @@ class FairQueue(Generic[T]):
 
     def remove(self, client: Client, item: T) -> bool:
         """Remove an item that waits no more. Returns False if it is not in the queue."""
-        sessions = self._addresses.get(client.address)
-        line = sessions.get(client.session) if sessions is not None else None
-        if sessions is None or line is None or item not in line:
+        sessions = self._addresses.get(client.address) or _Rotation()
+        line = sessions.get(client.session) or deque()
+        if item not in line:
             return False
         line.remove(item)
         self._length -= 1

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import types
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, Protocol, cast
 
 from .._compat.asyncio import forget_task
@@ -167,7 +166,7 @@ class RunningEvent:
         if self.error is not None:
             self._limit_last_words()
         try:
-            value = await self._drive(begun)
+            value = await resume(begun, leaves=self._leaves_alone)
         except (Exception, asyncio.CancelledError) as error:
             if self.error is None:
                 raise
@@ -220,27 +219,14 @@ class RunningEvent:
         if self._task.cancelling() > self._cancelling:
             raise asyncio.CancelledError
 
-    @types.coroutine
-    def _drive(self, begun: Begun) -> Generator[Any, Any, Any]:
-        """Run the event's own code step by step, so that it can be left to run alone if it does not end."""
-        steps, waits_for, _ = begun
-        try:
-            while True:
-                try:
-                    yield waits_for
-                except BaseException as error:
-                    if self._leaves and isinstance(error, asyncio.CancelledError):
-                        self.is_left = True
-                        self.leave_inner()
-                        self._events.leave(self.name, Begun(steps, waits_for))
-                        raise
-                    if not hasattr(steps, "throw"):
-                        raise
-                    waits_for = steps.throw(error)
-                else:
-                    waits_for = next(steps)
-        except StopIteration as done:
-            return done.value
+    def _leaves_alone(self, reason: BaseException, rest: Begun) -> bool:
+        """Let the event's own code run alone from here, if it was cancelled since it did not end."""
+        if not (self._leaves and isinstance(reason, asyncio.CancelledError)):
+            return False
+        self.is_left = True
+        self.leave_inner()
+        self._events.leave(self.name, rest)
+        return True
 
 
 class RunningEvents:

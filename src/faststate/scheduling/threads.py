@@ -193,14 +193,6 @@ class Job:
             self.is_left = True
             self._place.leave()
 
-    async def _returned_after_all(self) -> None:
-        """Wait for the thread, however often this is cancelled, but only until it is left."""
-        while not (self._done or self.is_left):
-            self._waiter = self._loop.create_future()
-            # Shielded: a cancel scope of anyio would cancel it again in each turn of the loop.
-            with contextlib.suppress(asyncio.CancelledError), CancelScope(shield=True):
-                await self._waiter
-
     async def result(self) -> Any:
         """Wait for the thread, and return or raise what the call does.
 
@@ -212,8 +204,11 @@ class Job:
             try:
                 await self._waiter
             except asyncio.CancelledError:
-                if not self.is_left:
-                    await self._returned_after_all()
+                while not (self._done or self.is_left):
+                    self._waiter = self._loop.create_future()
+                    # Shielded: a cancel scope of anyio would cancel it again in each turn of the loop.
+                    with contextlib.suppress(asyncio.CancelledError), CancelScope(shield=True):
+                        await self._waiter
                 raise
         if self._error is not None:
             raise self._error

@@ -56,19 +56,19 @@ def begin(awaitable: Awaitable[Any]) -> Begun:
 _DONE: Final = Begun(None, None)
 
 
-def _plainly(step: Callable[..., Any], *arguments: Any) -> Any:
-    return step(*arguments)
-
-
 @types.coroutine
 def resume(
-    begun: Begun, *, run: Callable[..., Any] = _plainly, error: BaseException | None = None
+    begun: Begun,
+    *,
+    run: Callable[..., Any] | None = None,
+    error: BaseException | None = None,
+    leaves: Callable[[BaseException, Begun], bool] | None = None,
 ) -> Generator[Any, Any, Any]:
     """Continue a coroutine that was begun, once the future that it waits for is done, and return its result.
 
     With an `error`, that is raised inside the coroutine instead. `run` makes each step, like `Context.run`: a context
     variable that was set in a context must be reset in the same one. A cancellation is raised inside the coroutine,
-    which may handle it.
+    which may handle it; if `leaves` returns True for it and the rest, it is raised here at once.
     """
     steps, waits_for, _ = begun
     try:
@@ -77,14 +77,16 @@ def resume(
                 try:
                     yield waits_for
                 except BaseException as reason:
+                    if leaves is not None and leaves(reason, Begun(steps, waits_for)):
+                        raise
                     error = reason
             elif hasattr(waits_for, "cancel"):
                 waits_for.cancel()  # no task has waited for it yet and would have cancelled it
             if error is None:
-                waits_for = run(next, steps)
+                waits_for = next(steps) if run is None else run(next, steps)
             elif hasattr(steps, "throw"):
                 thrown, error = error, None
-                waits_for = run(steps.throw, thrown)
+                waits_for = steps.throw(thrown) if run is None else run(steps.throw, thrown)
             else:
                 raise error
     except StopIteration as done:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from .loops import call_on
+
 __all__ = ["call_in_worker"]
 
 logger = logging.getLogger("faststate")
@@ -35,28 +37,20 @@ class Worker:
             try:
                 function = self.todo.get(timeout=IDLE)
             except Empty:
-                with _guard:
-                    if self in _idle:  # otherwise it was given a function at this very moment
-                        _idle.remove(self)
-                        return
-                continue
+                try:
+                    _idle.remove(self)
+                    return
+                except ValueError:  # it was given a function at this very moment
+                    continue
             function()
             del function  # it refers to the state or request of an app, and the next call may come much later
-            with _guard:
-                _idle.append(self)
+            _idle.append(self)
 
 
-_guard = threading.Lock()
 _idle: list[Worker] = []
+"""The threads that wait for a function. A list needs no lock: each of its methods is atomic."""
 
-
-def _forget_threads() -> None:
-    global _guard
-    _guard = threading.Lock()
-    _idle.clear()
-
-
-os.register_at_fork(after_in_child=_forget_threads)  # a forked process has none of its parent's threads
+os.register_at_fork(after_in_child=_idle.clear)  # a forked process has none of its parent's threads
 
 
 def call_in_worker(call: Callable[[], Any], answer: Callable[[Any, BaseException | None], None]) -> None:
@@ -73,11 +67,11 @@ def call_in_worker(call: Callable[[], Any], answer: Callable[[Any, BaseException
             result = context.run(call)
         except BaseException as raised:
             error = raised
-        try:
-            loop.call_soon_threadsafe(answer, result, error)
-        except RuntimeError:  # the loop is closed: the process is ending, or the part of a script that had the loop
+        if not call_on(loop, answer, result, error):  # the process is ending, or the part of a script that had the loop
             logger.debug("a worker thread returned after its event loop was closed")
 
-    with _guard:
-        worker = _idle.pop() if _idle else None
-    (worker or Worker()).todo.put(work)
+    try:
+        worker = _idle.pop()
+    except IndexError:
+        worker = Worker()
+    worker.todo.put(work)
