@@ -70,7 +70,7 @@ def converts(function: Any) -> bool:
 
 
 def model_validator_modes(cls: type[Any]) -> list[str]:
-    """The modes ("before", "wrap", "after") of all model validators of a model or dataclass."""
+    """List the modes ("before", "wrap", "after") of all model validators of a model or dataclass."""
     decorators = getattr(cls, "__pydantic_decorators__", None)
     return [each.info.mode for each in decorators.model_validators.values()] if decorators is not None else []
 
@@ -82,7 +82,7 @@ def validates_whole(cls: type[BaseModel]) -> bool:
 
 
 def validated_fields(cls: type[BaseModel]) -> set[str]:
-    """The names of the fields for which a model has validators that are written as methods; "*" for all."""
+    """Return the names of the fields for which a model has validators that are written as methods; "*" for all."""
     return {name for each in cls.__pydantic_decorators__.field_validators.values() for name in each.info.fields}
 
 

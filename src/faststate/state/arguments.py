@@ -322,12 +322,12 @@ class Arguments:
 
 
 def _listed(names: Iterable[str], most: int = 10) -> str:
-    """At most `most` names, shortened."""
+    """List at most `most` names, shortened."""
     found = list(names)
     told = ", ".join(repr(name[:40]) for name in found[:most])
     return f"{told} and {len(found) - most} more" if len(found) > most else told or "nothing"
 
 
 def unknown_argument(where: str, name: str, known: Iterable[str]) -> str:
-    """The message about an argument that an event does not have."""
+    """Word the message about an argument that an event does not have."""
     return f"{where}: there is no argument {name[:100]!r}; it takes {', '.join(known) or 'none'}"

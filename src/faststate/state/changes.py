@@ -88,7 +88,7 @@ def change_of(working: StateModel) -> Change | None:
 
 
 def change_to(state: StateModel, other: StateModel) -> Change | None:
-    """The change that gives this committed snapshot the field values of `other`; None when it has them."""
+    """Make the change that gives this committed snapshot the field values of `other`; None when it has them."""
     old, fresh = state.__dict__, other._frozen_values()
     values = {name: old[name] if equal(value, old[name]) else value for name, value in fresh.items()}
     changed = [name for name, value in values.items() if value is not old[name]]
@@ -97,18 +97,18 @@ def change_to(state: StateModel, other: StateModel) -> Change | None:
 
 
 def no_change(state: StateModel) -> Change:
-    """A change of this committed snapshot that leaves all values as they are."""
+    """Make a change of this committed snapshot that leaves all values as they are."""
     return Change(state._frozen_copy(), [], state._committed.encoded, {})
 
 
 def with_values(state: StateModel, change: Change, values: Mapping[str, Any]) -> Change:
-    """A `change` of this committed snapshot with `values` in place of those that it has."""
+    """Put `values` in place of those that a `change` of this committed snapshot has."""
     change.values.update(values)
     return _encoded(state, type(state)._fs_schema(), change.made, change.changed)
 
 
 def _encoded(state: StateModel, schema: Schema, made: StateModel, changed: list[str]) -> Change:
-    """The change from this committed snapshot to the values of `made`; the fields `changed` differ."""
+    """Make the change from this committed snapshot to the values of `made`; the fields `changed` differ."""
     try:
         fresh = made._encode(schema.affected(changed), schema, state._committed.provider)
     except ValueError as error:  # Python writes no number of more than 4,300 digits

@@ -54,7 +54,7 @@ def _refuse_guard(where: str, value: Any) -> None:
 
 
 def _check_schema_version(cls: type) -> None:
-    """Report what would put every stored state of the class aside."""
+    """Report a mistake for which every stored state of the class would be put aside."""
     own, annotations = vars(cls), inspect.get_annotations(cls)
     is_field = "schema_version" in annotations and not _is_class_var(annotations["schema_version"])
     if is_field or ("schema_version" in own and type(own["schema_version"]) is not int):

@@ -113,7 +113,7 @@ class _ItemComparison:
                 self.add_new(role + "i", value, value, value if value in members else None)
 
     def known(self) -> KnownItems:
-        """The answers for all items that were noted."""
+        """Answer for all items that were noted whether they were there before."""
         answers = {}
         for key, comes in self._comes.items():
             left = self._left[key]
@@ -122,7 +122,7 @@ class _ItemComparison:
 
 
 def _key_of(value: Any) -> Any:
-    """Return what stands for a value without parts; None for lists, models and the like."""
+    """Return a key for a value without parts; None for lists, models and the like."""
     if isinstance(value, list | dict | tuple | set | BaseModel) or dataclasses.is_dataclass(value):
         return None
     try:
@@ -134,7 +134,7 @@ def _key_of(value: Any) -> Any:
 
 
 def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """The keys, values and items directly in a container, each with the letter of its role."""
+    """Yield the keys, values and items directly in a container, each with the letter of its role."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield "k", key

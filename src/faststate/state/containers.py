@@ -165,7 +165,7 @@ class ReadOnlyList(_Kept, list[Any]):
 
     @staticmethod
     def of(items: list[Any]) -> ReadOnlyList:
-        """A committed list of these items."""
+        """Make a committed list of these items."""
         made: ReadOnlyList = list.__new__(ReadOnlyList)
         list.extend(made, items)
         _put_items(made, tuple(items))
@@ -191,7 +191,7 @@ class ReadOnlyList(_Kept, list[Any]):
     __rmul__ = __mul__
 
     def copy(self) -> list[Any]:
-        """A plain list of the same items."""
+        """Make a plain list of the same items."""
         return [*self._items]
 
     def count(self, item: Any) -> int:
@@ -199,7 +199,7 @@ class ReadOnlyList(_Kept, list[Any]):
         return self._items.count(item)
 
     def index(self, item: Any, *between: Any) -> int:
-        """The place of the first item that equals `item`."""
+        """Find the place of the first item that equals `item`."""
         return self._items.index(item, *between)
 
 
@@ -216,7 +216,7 @@ class ReadOnlyDict(_Kept, dict[Any, Any]):
 
     @staticmethod
     def of(items: dict[Any, Any]) -> ReadOnlyDict:
-        """A committed dict of these items; it keeps `items` itself, which must not change any more."""
+        """Make a committed dict of these items; it keeps `items` itself, which must not change any more."""
         made: ReadOnlyDict = dict.__new__(ReadOnlyDict)
         dict.update(made, items)
         _put_entries(made, items)
@@ -237,23 +237,23 @@ class ReadOnlyDict(_Kept, dict[Any, Any]):
         return {**other, **self._items} if isinstance(other, dict) else NotImplemented
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """The value of a key, or `default`."""
+        """Return the value of a key, or `default`."""
         return self._items.get(key, default)
 
     def keys(self) -> Any:
-        """The keys."""
+        """Return a view of the keys."""
         return self._items.keys()
 
     def values(self) -> Any:
-        """The values."""
+        """Return a view of the values."""
         return self._items.values()
 
     def items(self) -> Any:
-        """The keys with their values."""
+        """Return a view of the keys with their values."""
         return self._items.items()
 
     def copy(self) -> dict[Any, Any]:
-        """A plain dict of the same items."""
+        """Make a plain dict of the same items."""
         return self._items.copy()
 
     fromkeys = dict.fromkeys
@@ -272,7 +272,7 @@ class ReadOnlySet(_Container, frozenset[Any]):
 
     @staticmethod
     def of(items: Iterable[Any]) -> ReadOnlySet:
-        """A committed set of these members."""
+        """Make a committed set of these members."""
         return frozenset.__new__(ReadOnlySet, items)
 
     @property  # type: ignore[misc]  # mypy knows __class__ as a plain attribute
@@ -280,7 +280,7 @@ class ReadOnlySet(_Container, frozenset[Any]):
         return set
 
     def copy(self) -> set[Any]:  # type: ignore[override]  # what a set gives
-        """A plain set of the same members."""
+        """Make a plain set of the same members."""
         return set(self)
 
     def __repr__(self) -> str:
@@ -312,7 +312,7 @@ class StateList(_Container, list[Any]):
 
     @staticmethod
     def of(guard: ChangeGuard, items: Any) -> StateList:
-        """A list of these items that asks `guard`."""
+        """Make a list of these items that asks `guard`."""
         made: StateList = list.__new__(StateList)
         list.extend(made, items)
         made._guard = guard
@@ -329,7 +329,7 @@ class StateDict(_Container, dict[Any, Any]):
 
     @staticmethod
     def of(guard: ChangeGuard, items: Any) -> StateDict:
-        """A dict of these items that asks `guard`."""
+        """Make a dict of these items that asks `guard`."""
         made: StateDict = dict.__new__(StateDict)
         dict.update(made, items)
         made._guard = guard
@@ -346,7 +346,7 @@ class StateSet(_Container, set[Any]):
 
     @staticmethod
     def of(guard: ChangeGuard, items: Any) -> StateSet:
-        """A set of these members that asks `guard`."""
+        """Make a set of these members that asks `guard`."""
         made: StateSet = set.__new__(StateSet)
         set.update(made, items)
         made._guard = guard

@@ -87,7 +87,7 @@ class WorkingInfo(Thaw):
         self.validated: dict[str, Any] = {}  # values that were validated when they were set
 
     def start(self) -> dict[str, Any]:
-        """The values that the copy begins with; it thaws all others when they are asked for."""
+        """Return the values that the copy begins with; it thaws all others when they are asked for."""
         values = fields_of(self.base, self.schema)
         for name, value in values.items():
             if type(value) not in SCALARS and is_container(value):
@@ -98,7 +98,7 @@ class WorkingInfo(Thaw):
 
 
 def fields_of(state: BaseModel, schema: Schema) -> dict[str, Any]:
-    """The field values of a snapshot, without what functools.cached_property may have stored beside them."""
+    """Return the field values of a snapshot, without what functools.cached_property may have stored beside them."""
     held: dict[str, Any] = state.__dict__
     return held.copy() if len(held) == len(schema.fields) else {name: held[name] for name in schema.fields}
 
@@ -124,7 +124,7 @@ class StateModel(BaseModel):
 
     @classmethod
     def _fs_schema(cls) -> Schema:
-        """The schema of the class, read when it is first needed: types may be declared after the class."""
+        """Return the schema of the class, read when it is first needed: types may be declared after the class."""
         schema: Schema | None = cls.__dict__.get("_fs_schema_")
         if schema is None:
             cls.model_rebuild()
@@ -181,11 +181,11 @@ class StateModel(BaseModel):
 
     @classmethod
     def _holding(cls, values: dict[str, Any], private: Any) -> Self:
-        """An instance with these field values and private attributes, which belongs to nobody yet."""
+        """Make an instance with these field values and private attributes, which belongs to nobody yet."""
         return _made_of(cls, cls._fs_schema(), values, private)
 
     def _frozen_values(self) -> dict[str, Any]:
-        """The field values, frozen. Raises `EventError` for one that cannot be kept or shown."""
+        """Freeze the field values. Raises `EventError` for one that cannot be kept or shown."""
         values = self.__dict__  # besides the fields it holds what functools.cached_property remembers
         frozen = {}
         for name in type(self).__pydantic_fields__:
@@ -196,7 +196,7 @@ class StateModel(BaseModel):
         return frozen
 
     def _frozen_copy(self) -> Self:
-        """An instance with the values of this one, frozen, which is to become a committed snapshot."""
+        """Make an instance with the values of this one, frozen, which is to become a committed snapshot."""
         return self._holding(self._frozen_values(), self.__pydantic_private__)
 
     def _commit(self, committed: SnapshotInfo) -> Self:
@@ -217,7 +217,7 @@ class StateModel(BaseModel):
         return info
 
     def _working(self) -> Self:
-        """A working copy of this committed snapshot; it thaws a container when that is first touched."""
+        """Make a working copy of this committed snapshot; it thaws a container when that is first touched."""
         cls = type(self)
         info = WorkingInfo(self, cls._fs_schema())
         made = _made_of(cls, info.schema, info.start(), self.__pydantic_private__)
@@ -240,7 +240,7 @@ class StateModel(BaseModel):
     # -- for pydantic's own methods
 
     def _all_thawed(self) -> Self:
-        """This instance, with every field thawed: pydantic's methods look for them in `__dict__`."""
+        """Thaw every field and return this instance: pydantic's methods look for the fields in `__dict__`."""
         info = self._fs
         if type(info) is WorkingInfo:
             for name in list(info.frozen):
@@ -248,7 +248,7 @@ class StateModel(BaseModel):
         return self
 
     def _unlocked(self, names: AbstractSet[str], schema: Schema) -> Self:
-        """This instance for pydantic to serialise `names`: with builtin containers where it would meet a state's."""
+        """Return an instance with builtin containers in place of a state's, for pydantic to serialise `names`."""
         held = self._all_thawed().__dict__
         wanted = schema.fields if not names.isdisjoint(schema.computed) else names
         locked = [name for name in wanted if name in held and type(held[name]) not in SCALARS]
@@ -277,7 +277,7 @@ class StateModel(BaseModel):
         return BaseModel.model_dump_json(self._all_unlocked(), **kwargs)
 
     def __copy__(self) -> Self:
-        """A copy that belongs to no provider, and may be changed."""
+        """Make a copy that belongs to no provider, and may be changed."""
         self._all_thawed()
         return self._holding(
             {name: copy.deepcopy(value) for name, value in self.__dict__.items()}, copy.copy(self.__pydantic_private__)
@@ -314,7 +314,7 @@ class StateModel(BaseModel):
     def _encode(
         self, names: AbstractSet[str], schema: Schema | None = None, provider: ServingProvider | None = None
     ) -> dict[str, Any]:
-        """The wire values of the signals `names`. `schema` is the class's, where the caller has it at hand.
+        """Encode the signals `names` for the wire. `schema` is the class's, where the caller has it at hand.
 
         `provider` is that of an instance that is not a snapshot yet.
         """
@@ -341,7 +341,7 @@ class StateModel(BaseModel):
         return {name: to_wire(value) for name, value in encoded.items()}
 
     def _wire(self, provider: ServingProvider | None = None) -> dict[str, Any]:
-        """The wire values of all signals."""
+        """Encode all signals for the wire."""
         info = self._fs
         if type(info) is SnapshotInfo:
             return info.encoded
@@ -354,7 +354,7 @@ _put_fs: Final = vars(StateModel)["_fs"].__set__
 
 
 def _made_of(cls: type[M], schema: Schema, values: dict[str, Any], private: Any) -> M:
-    """An instance with these values, past pydantic's own way to make one."""
+    """Make an instance with these values, past pydantic's own way to make one."""
     made = object.__new__(cls)
     put_values(made, values)
     put_fields_set(made, schema.names)

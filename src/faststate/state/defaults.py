@@ -37,7 +37,7 @@ def is_changeable(value: Any) -> bool:
 
 
 def copied(value: Any) -> Any:
-    """A copy of a default, as deep as what `is_changeable` says of its parts."""
+    """Copy a default, as deep as what `is_changeable` says of its parts."""
     if not is_changeable(value):
         return value
     if isinstance(value, tuple):
@@ -59,7 +59,7 @@ def copied(value: Any) -> Any:
 
 
 def changeable_defaults(function: Callable[..., Any]) -> tuple[tuple[int, str, Any], ...]:
-    """The defaults of a method that have to be copied for each call: position behind `self`, name and value."""
+    """Find the defaults of a method that have to be copied for each call: position behind `self`, name and value."""
     parameters = list(inspect.signature(function).parameters.values())[1:]
     return tuple(
         (position if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else len(parameters), parameter.name, default)

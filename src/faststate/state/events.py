@@ -115,14 +115,14 @@ class Event(Generic[P, R]):
             setattr(owner, name, named)
 
     def own(self, **changes: Any) -> Event[P, R]:
-        """A copy with other attributes, for one class: a mixin's event stays for others what it is."""
+        """Copy the event with other attributes, for one class: for other classes, a mixin's event stays as it is."""
         made = copy.copy(self)
         for name, value in changes.items():
             setattr(made, name, value)
         return made
 
     def limit(self, default: float | None) -> float | None:
-        """The seconds that the event may take, where its provider says `default`; None for no limit."""
+        """Return the seconds that the event may take, where its provider says `default`; None for no limit."""
         return default if self.timeout is BY_PROVIDER else self.timeout
 
     @property
@@ -177,7 +177,7 @@ class EventRef(Generic[P, R]):
         self._state = state
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Plain Python, inside the transaction that is open, and asking no guard: `self.other_event()`.
+        """Call the method, as `self.other_event()` does: inside the open transaction, and with no guard asked.
 
         Raises `ReadOnlyStateError` on a committed state.
         """
@@ -205,7 +205,7 @@ class EventRef(Generic[P, R]):
         return await self._state._run(self.event, arguments)
 
     def on(self, trigger: str, /, **arguments: Any) -> OnAttr:
-        """A Datastar attribute that sends this event when the browser event `trigger` (str) happens.
+        """Write the Datastar attribute that sends this event when the browser event `trigger` (str) happens.
 
         Arguments are JSON-like values or `expr(...)`; one left out comes from a form field or a signal of its name. A
         "submit" sends the form's fields, and resets the form when the event succeeded. The result takes datastar-py's
@@ -214,11 +214,11 @@ class EventRef(Generic[P, R]):
         return data.on(trigger, self._expression(arguments, form=trigger == "submit"))
 
     def post(self, **arguments: Any) -> str:
-        """The bare Datastar expression (str) that sends this event, to be part of a longer one."""
+        """Write the bare Datastar expression (str) that sends this event, to be part of a longer one."""
         return self._expression(arguments, form=False)
 
     def to(self, **arguments: Any) -> str:
-        """The URL path (str) that this event is posted to, arguments in its query string.
+        """Write the URL path (str) that this event is posted to, arguments in its query string.
 
         It begins with the path at which the app is mounted: as the request being served says, or in a view, which is
         the same for all requests, as the first request said. A model's fields are given by name.
@@ -252,7 +252,7 @@ class EventRef(Generic[P, R]):
                 raise EventArgumentError(unknown_argument(self.event.name, name, known.types))
 
     def _expression(self, arguments: Mapping[str, Any], form: bool) -> str:
-        """The Datastar expression that sends this event; `form` for the one of a form's submit."""
+        """Write the Datastar expression that sends this event; `form` for the one of a form's submit."""
         self._check_names(arguments)
         state, owner = self._state, self._owner._full_class or self._owner
         if state is not None:
@@ -303,7 +303,7 @@ class EventRef(Generic[P, R]):
 
 @lru_cache(maxsize=1_024)
 def _url(state: str, event: str) -> str:
-    """The expression (str) for the URL of an event, by the names of its state and its own; kept, as it takes 1.2 µs."""
+    """Write the expression (str) for an event's URL, by the names of its state and its own. It takes 1.2 µs."""
     return f"$_fs.u+{js(f'event/{state}/{event}')}"
 
 

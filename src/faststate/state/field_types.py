@@ -67,7 +67,7 @@ def refuse_field_types(cls: type[BaseModel]) -> None:
 
 
 def _refused(annotation: Any, seen: list[Any]) -> Iterator[tuple[str, str]]:
-    """The types in `annotation`, at any depth, that no state can keep, each with what to use in its place."""
+    """Yield the types in `annotation`, at any depth, that no state can keep, each with what to use in its place."""
     annotation = stripped(annotation)
     while isinstance(annotation, TypeVar):
         annotation = stripped(annotation.__bound__ or Any)
@@ -100,7 +100,7 @@ def _refused(annotation: Any, seen: list[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _refused_keys(annotation: Any, *, of_dict: bool) -> Iterator[tuple[str, str]]:
-    """The types of keys, or of a set's members, that could be changed for all readers, or that no page can show."""
+    """Yield types of keys, or of a set's members, that could be changed for all readers, or that no page can show."""
     annotation = stripped(annotation)
     kind = get_origin(annotation) or annotation
     if kind in (Union, types.UnionType, tuple):

@@ -74,7 +74,7 @@ def form_field(annotation: Any, required: bool) -> FormField:
 
 
 def _choices_of(members: Iterable[Any]) -> Mapping[str, Any] | None:
-    """The values of the `Literal`s among these types, or in a collection of them, that are not texts, by their text."""
+    """Find the values that are not texts in the `Literal`s among these types, or in a collection of them, by text."""
     found: dict[str, Any] = {}
     for member in members:
         if get_origin(member) is Literal:
@@ -115,7 +115,7 @@ class FilledArgument(NamedTuple):
 
 
 def filled_argument(name: str, annotation: Any, required: bool) -> FilledArgument | None:
-    """The argument as one that a form's fields fill; None where its type is not made of named fields."""
+    """Read an argument as one that a form's fields fill; None where its type is not made of named fields."""
     members = [member for member in union_members(annotation) if member is not types.NoneType]
     found = _fields_of(members[0]) if len(members) == 1 else []
     if not found:
@@ -134,7 +134,7 @@ def filled_argument(name: str, annotation: Any, required: bool) -> FilledArgumen
 
 
 def _fields_of(annotation: Any) -> list[tuple[list[str], Any, bool]]:
-    """The fields of a type: the names that it takes, their type, and whether they have no default."""
+    """List the fields of a type: the names that each takes, its type, and True where it has no default."""
     cls: Any = get_origin(annotation) or annotation
     if not isinstance(cls, type) or is_state_class(cls) or issubclass(cls, RootModel):
         return []

@@ -12,7 +12,7 @@ __all__ = ["partly_hidden"]
 
 
 def partly_hidden(state: StateModel, hidden: frozenset[str], committed: SnapshotInfo) -> Any:
-    """A snapshot like `state` with the fields `hidden` being None; `committed` is what the full one knows of itself."""
+    """Make a snapshot like `state` with the fields `hidden` being None; `committed` is the info of the full one."""
     kept = state.__dict__  # besides the fields it may hold what a cached property made of them
     values = {name: None if name in hidden else kept[name] for name in type(state).__pydantic_fields__}
     made = _class_without(type(state), hidden)._holding(values, state.__pydantic_private__)
@@ -26,7 +26,7 @@ def partly_hidden(state: StateModel, hidden: frozenset[str], committed: Snapshot
 
 
 def _class_without(cls: type[StateModel], hidden: frozenset[str]) -> type[StateModel]:
-    """A subclass for snapshots without `hidden`: it takes what is computed from the full one, or hides that too.
+    """Find the subclass for snapshots without `hidden`: it reads computed values from the full one, or hides them too.
 
     There is one for each set of hidden fields, so that a copy, which has no full one, still hides them.
     """
@@ -44,7 +44,7 @@ def _class_without(cls: type[StateModel], hidden: frozenset[str]) -> type[StateM
 
 
 def _computed(state: StateModel, name: str) -> Any:
-    """The value of a computed field in a snapshot with hidden fields."""
+    """Read a computed field in a snapshot with hidden fields."""
     if name in state._hidden_here:
         return None
     info = state._fs
@@ -57,7 +57,7 @@ def _computed(state: StateModel, name: str) -> Any:
 
 
 def _reduce(state: StateModel) -> tuple[Any, ...]:
-    """For pickle, which finds classes by their names: these classes have none of their own."""
+    """Say how to unpickle a snapshot: pickle finds classes by their names, and these have none of their own."""
     return _restore, (type(state)._full_class, state._hidden_here, state.__dict__, state.__pydantic_private__)
 
 

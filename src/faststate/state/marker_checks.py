@@ -102,7 +102,7 @@ _SERVER_ONLY: Final = (Marker.SERVER_ONLY,)
 
 
 def _hiding(cls: type) -> dict[str, Any]:
-    """The way a class hides each of its fields and computed values: None, a permission's name, or `_SERVER_ONLY`."""
+    """Read how a class hides each of its fields and computed values: None, a permission's name, or `_SERVER_ONLY`."""
     if not issubclass(cls, BaseModel):  # a mixin, whose annotations become fields of the models that use it
         own = inspect.get_annotations(cls)
         hints = hints_of(cls) if own else own

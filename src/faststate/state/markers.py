@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Marker(enum.Enum):
-    """Pydantic excludes what `ServerOnly` hides: errors look there, and at `Visible.hides_values`."""
+    """The markers without an argument. Pydantic excludes what `ServerOnly` hides."""
 
     BOUND = "Bound"
     SERVER_ONLY = "ServerOnly"
@@ -51,12 +51,12 @@ class Visible:
 
 
 def markers_in(metadata: Iterable[Any]) -> set[Marker]:
-    """The markers among what stands beside a type in `Annotated`, but for `Visible`."""
+    """Find the markers among what stands beside a type in `Annotated`, but for `Visible`."""
     return {mark for mark in metadata if isinstance(mark, Marker)}
 
 
 def permission_in(where: str, metadata: Any) -> str | None:
-    """The permission that a `Visible` names there; None without one. Raises `EventDefinitionError` for several."""
+    """Find the permission that a `Visible` names there; None without one. Raises `EventDefinitionError` for several."""
     if Visible in metadata:
         raise EventDefinitionError(f"{where}: write Visible('the permission'), which names who may see it")
     found = {mark.permission for mark in metadata if isinstance(mark, Visible)}

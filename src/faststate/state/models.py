@@ -30,7 +30,7 @@ class ModelShape(NamedTuple):
     validates_assignment: bool
 
     def read(self, value: Any) -> dict[str, Any]:
-        """The fields of `value` by name, and after them the extra values of a model with `extra="allow"`."""
+        """Read the fields of `value` by name, and after them the extra values of a model with `extra="allow"`."""
         if not self.is_model:
             return {name: getattr(value, name) for name in self.names}
         held, extra = value.__dict__, value.__pydantic_extra__
@@ -54,7 +54,7 @@ class ModelShape(NamedTuple):
         return not (new or old) or (all_same([*new], [*old]) and all_same([*new.values()], [*old.values()]))
 
     def make(self, cls: type, parts: dict[str, Any], like: Any, guard: ChangeGuard | None = None) -> Any:
-        """A `cls` (the original class or the guarded one) with the values `parts`, as `read` returns them.
+        """Make a `cls` (the original class or the guarded one) with the values `parts`, as `read` returns them.
 
         All else is taken from `like`. With a `guard` the instance is a guarded one.
         """
@@ -86,7 +86,7 @@ _guarded_classes: dict[type, type] = {}  # by the original class
 
 
 def guarded_class(cls: type) -> type:
-    """The subclass of a nested model or dataclass whose instances ask a guard before each assignment."""
+    """Find or make the subclass of a nested model or dataclass whose instances ask a guard before each assignment."""
     found = _guarded_classes.get(cls)
     if found is not None:
         return found
@@ -153,7 +153,7 @@ def guarded_class(cls: type) -> type:
 
 
 class _Unannounced:
-    """Stands before a user's class in its guarded one, so that the user's `__init_subclass__` does not hear of that."""
+    """Stands before a user's class among the bases of its guarded one, so that no `__init_subclass__` runs for that."""
 
     __slots__ = ()
 
@@ -164,7 +164,7 @@ class _Unannounced:
 def twin_of(
     source: Any, shape: ModelShape, cls: type, convert: Callable[[Any], Any], guard: ChangeGuard | None = None
 ) -> Any:
-    """A new `cls` with `source`'s field values passed through `convert`."""
+    """Make a `cls` with the field values of `source` passed through `convert`."""
     parts = shape.read(source)
     for name, value in parts.items():
         if type(value) not in SCALARS:
@@ -173,7 +173,7 @@ def twin_of(
 
 
 def unlocked(value: Any) -> Any:
-    """A copy of a state's value in builtin containers and the user's own classes, for pydantic to serialise."""
+    """Copy a state's value in builtin containers and the user's own classes, for pydantic to serialise."""
     kind = type(value)
     if kind in SCALARS:
         return value

@@ -18,7 +18,7 @@ class Page(Protocol):
         """Note that the page shows `state` (a committed snapshot), and which of its views."""
 
     def live_element(self) -> Any:
-        """The element that makes what was shown follow its states."""
+        """Return the element that makes what was shown follow its states."""
 
 
 current_page: ContextVar[Page | None] = ContextVar("current_page", default=None)

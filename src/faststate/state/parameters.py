@@ -73,7 +73,7 @@ def is_state_class(annotation: object) -> bool:
 
 
 def mentions_state(annotation: object) -> bool:
-    """True when a state class stands anywhere in `annotation`: `list[S]`, `S | T`."""
+    """True if a state class stands anywhere in `annotation`: `list[S]`, `S | T`."""
     return is_state_class(annotation) or any(map(mentions_state, get_args(annotation)))
 
 
@@ -155,7 +155,7 @@ def signature_of(
 
 
 def closure_of(function: Any) -> dict[str, Any]:
-    """The variables that a function closes over, by name, but for those that are not set yet."""
+    """Read the variables that a function closes over, by name, but for those that are not set yet."""
     values = {}
     cells = getattr(function, "__closure__", None) or ()
     for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):

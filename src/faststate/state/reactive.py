@@ -66,11 +66,11 @@ class ReactiveState(StateModel):
     # -- what some viewers may not see
 
     def _seen_by(self, user: UserContext | None) -> Self:
-        """This snapshot as `user` may have it: itself, or one in which some fields are None."""
+        """Return this snapshot as `user` may have it: itself, or one in which some fields are None."""
         return self._seen(type(self)._fs_schema().hidden_from(user))
 
     def _seen(self, hidden: frozenset[str]) -> Self:
-        """This snapshot with the fields `hidden` being None; made once for all viewers from whom these are hidden."""
+        """Return this snapshot with the fields `hidden` being None, made once for all viewers who may not see these."""
         if not hidden:
             return self
         committed = self._committed
@@ -81,9 +81,9 @@ class ReactiveState(StateModel):
         return cast(Self, made)
 
     def _shown_by_event(self) -> ReactiveState:
-        """This working copy as the user may see it who sent the event: where it is shown, it goes to that user's page.
+        """Return this working copy as the sender of the event may see it: the page that it is shown in is the sender's.
 
-        Also where nothing is hidden from that user, since views are rendered as if nobody asked, and may show others.
+        It is another one even if nothing is hidden from the sender: views are rendered as if nobody asked.
         """
         info = self._fs
         schema = type(self)._fs_schema()
@@ -96,7 +96,7 @@ class ReactiveState(StateModel):
 
     @classmethod
     def _registered_name(cls, provider: ServingProvider | None) -> str:
-        """The name of the class at a provider; its own where it is not registered there."""
+        """Return the name of the class at a provider; its own where it is not registered there."""
         return (provider.name_of(cls) if provider is not None else None) or cls.__name__
 
     @property
@@ -136,7 +136,7 @@ class ReactiveState(StateModel):
         return ViewFragment(self._shown_by_event()._render(view))
 
     def _render(self, view: View) -> str:
-        """The view's HTML, made once per commit. A view cannot see who looks: all share its bytes."""
+        """Render a view once per commit. It cannot see who looks: all viewers share its HTML."""
         info = self._fs
         cached = info.views.get(view.name) if type(info) is SnapshotInfo else None
         if cached is not None:
@@ -159,7 +159,7 @@ class ReactiveState(StateModel):
         return Dl(*rows)
 
     def watch(self) -> Any:
-        """The element (FT) that makes this page follow the states it shows; for responses that are no FT.
+        """Return the element (FT) that makes this page follow the states it shows; for responses that are no FT.
 
         FastState adds it by itself to pages and fragments. Raises `NotStartedError` outside a request.
         """
@@ -186,7 +186,7 @@ class ReactiveState(StateModel):
 
     @classmethod
     async def __from_request__(cls, req: HTTPConnection) -> Any:
-        """FastHTML's hook for parameters of this type; never reads the query string."""
+        """Resolve a parameter of this type for FastHTML, without reading the query string."""
         context = req.scope.get("faststate")
         if context is None:
             raise NotStartedError(f"{cls.__name__} is a parameter, but its app has no StateProvider: call setup(app)")
@@ -194,7 +194,7 @@ class ReactiveState(StateModel):
 
 
 def _as_text(value: Any) -> str:
-    """A serialised collection, to be read by a person."""
+    """Write a serialised collection for people."""
     if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
         return ", ".join(map(display, value))
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else display(value)

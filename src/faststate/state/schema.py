@@ -104,12 +104,12 @@ class Schema:
         """True if all new instances are the same: no code of the class takes part, but to make an empty collection."""
 
     def affected(self, changed: Iterable[str]) -> frozenset[str]:
-        """The signals that may be others when the fields `changed` are."""
+        """Return the signals that may change with the fields `changed`."""
         signals = self._all_signals.intersection(changed)
         return signals.union(self.computed) if self.computed else signals
 
     def hidden_from(self, user: UserContext | None) -> frozenset[str]:
-        """The fields and computed values that `user` may not see; with this, viewers fall into a few classes."""
+        """Return the fields and computed values that `user` may not see: by these, viewers fall into a few classes."""
         if not self.restricted:
             return EVERYTHING_SHOWN
         return frozenset(

@@ -20,13 +20,13 @@ class ServingProvider(Protocol):
     """A provider, as the states and events of its classes know it. Lifetime: the app."""
 
     def name_of(self, cls: type[Any]) -> str | None:
-        """The name under which it registered `cls`; None if it did not."""
+        """Return the name under which it registered `cls`; None if it did not."""
 
     def has_ids(self, cls: type[Any]) -> bool:
         """True if a page may show several states of `cls`, told apart by ids."""
 
     def url_of(self, path: str) -> str:
-        """The URL path (str) of one of its routes, below its prefix and where its app is mounted."""
+        """Return the URL path (str) of one of its routes, below its prefix and where its app is mounted."""
 
     async def run(self, identifier: StateIdentifier, cls: type[Any], event: Any, arguments: Mapping[str, Any]) -> Any:
         """Run an event from server code."""

@@ -28,7 +28,7 @@ class SignalRef(str):
         return made
 
     def bind(self) -> BindAttr:
-        """The attribute that ties an input to this signal in both ways: `Input(state.signal.draft.bind())`."""
+        """Write the attribute that ties an input to this signal in both ways: `Input(state.signal.draft.bind())`."""
         return cast(BindAttr, data.bind(self[1:]))
 
     def __ft__(self) -> Safe:

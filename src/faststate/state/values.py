@@ -57,7 +57,7 @@ def freeze(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """`value` with builtin containers in place of those of a state, for validators; models stay as they are."""
+    """Copy `value` with builtin containers in place of a state's, for validators; models stay as they are."""
     kind = type(value)
     if kind in SCALARS:
         return value
@@ -74,7 +74,7 @@ def plain(value: Any) -> Any:
 
 
 class _WorkingGuard(ChangeGuard):
-    """Lets what one working copy thawed be changed, until that closes. Lifetime: the working copy."""
+    """Permits changes of what one working copy thawed, until that closes. Lifetime: the working copy."""
 
     __slots__ = ("validated",)
 

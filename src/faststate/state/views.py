@@ -16,17 +16,17 @@ __all__ = ["View", "ViewFragment", "attribute", "quoted", "render_ft", "view"]
 
 
 def quoted(value: str) -> str:
-    """`value` as it stands in an attribute between single quotes, of which JSON has few (str)."""
+    """Write `value` (str) for an attribute between single quotes, of which JSON has few."""
     return escape(value, quote=False).replace("'", "&#39;")
 
 
 def attribute(name: str, value: str) -> str:
-    """One attribute of an element, as FT writes it (str): no text in `value` ends it."""
+    """Write one attribute of an element (str) as FT does: no text in `value` ends it."""
     return f"{name}='{quoted(value)}'" if '"' in value else f'{name}="{escape(value, quote=False)}"'
 
 
 def render_ft(value: Any) -> str:
-    """FT, text, an object with `__ft__`, or a list or tuple of these, as HTML (str). Text is escaped; NotStr is not."""
+    """Write FT, text, an object with `__ft__`, or a list or tuple of these as HTML (str). NotStr is not escaped."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -79,7 +79,7 @@ class View:
             self._is_owned = True
 
     def render(self, state: Any, address: str) -> str:
-        """The view's HTML (str) for `state`, its root element marked with `address` so that patches find it."""
+        """Render the view of `state` as HTML (str), its root element marked with `address` so that patches find it."""
         content = self.function(state)
         parts = [part for part in (content if isinstance(content, tuple | list) else (content,)) if part is not None]
         root = parts[0] if len(parts) == 1 else None

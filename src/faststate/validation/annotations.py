@@ -21,7 +21,7 @@ class FieldType(NamedTuple):
 
 
 def stripped(annotation: Any) -> Any:
-    """The annotation without `Annotated`, `Required` and `NotRequired`, and behind the names that stand for another."""
+    """Strip an annotation of `Annotated`, `Required`, `NotRequired`, and of names that stand for another."""
     while True:
         if get_origin(annotation) in (Annotated, Required, NotRequired):
             annotation = get_args(annotation)[0]
@@ -34,7 +34,7 @@ def stripped(annotation: Any) -> Any:
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone, each as `stripped` returns it."""
+    """List the members of a union, or the annotation alone, each as `stripped` returns it."""
     annotation = stripped(annotation)
     if get_origin(annotation) in (Union, types.UnionType):
         return tuple(member for part in get_args(annotation) for member in union_members(part))
@@ -48,7 +48,7 @@ def accepts_none(annotation: Any) -> bool:
 
 
 def fields_in(kind: Any) -> dict[str, FieldType] | None:
-    """The fields of a model, dataclass, TypedDict or named tuple, by name; None for anything else."""
+    """Read the fields of a model, dataclass, TypedDict or named tuple, by name; None for anything else."""
     if not isinstance(kind, type):
         return None
     cls: Any = kind
@@ -63,7 +63,7 @@ def fields_in(kind: Any) -> dict[str, FieldType] | None:
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """The annotations of a class and its bases, resolved where that is possible."""
+    """Read the annotations of a class and its bases, resolved where that is possible."""
     try:
         return get_type_hints(cls, include_extras=True)
     except NameError:  # types that are local to a function

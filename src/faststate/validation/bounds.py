@@ -51,7 +51,7 @@ class Unfit(Exception):
 
 
 def first_problem(error: ValidationError) -> tuple[str, tuple[int | str, ...], str]:
-    """The first problem of an error: its type, its place and pydantic's message without the value.
+    """Read the first problem of an error: its type, its place and pydantic's message without the value.
 
     An error with very many problems is not turned into Python objects: the type is "many" then.
     """
@@ -89,7 +89,7 @@ _UNITS_OF_OTHERS: Final = 6
 
 
 def _fields_inside(schema: Schema) -> Schema:
-    """The schema with the fields of a model, a dataclass or the like."""
+    """Find the schema that has the fields of a model, a dataclass or the like."""
     while schema["type"] not in _FIELDS:
         inside = schema.get("schema", schema.get("arguments_schema"))
         if inside is None:
@@ -103,7 +103,7 @@ def _is_recursive(schema: Schema) -> bool:
 
 
 def _most_members(schema: Schema) -> int:
-    """Members of the largest union of a recursive type: each level of a value can be read in so many ways."""
+    """Count the members of the largest union of a recursive type: each level of a value can be read in so many ways."""
     if not _is_recursive(schema):
         return 1
     return max((len(part["choices"]) for part in all_parts(schema) if part["type"] == "union"), default=1)
@@ -118,7 +118,7 @@ def _needs_bounds(schema: Schema) -> bool:
 
 
 def _values_in(value: Any) -> int:
-    """The number of values in a default, itself included."""
+    """Count the values in a default, itself included."""
     if isinstance(value, dict):
         return 1 + sum(map(_values_in, value.values()))
     return 1 + sum(map(_values_in, value)) if type(value) in SIZED else 1
@@ -231,7 +231,7 @@ class _Bounding:
         return max(parts, default=1) if schema["type"] == "tuple" else 1 + sum(parts)
 
     def _label(self, schema: Schema) -> str:
-        """The name of a union's member, for the place of an error."""
+        """Name a union's member, for the place of an error."""
         if schema["type"] == "definition-ref":
             return self._label(self._definitions[schema["schema_ref"]])
         if "cls" in schema:
@@ -258,7 +258,7 @@ def _named(name: str) -> Callable[[Any, Callable[[Any], Any]], Any]:
 
 
 def bounded(adapter: TypeAdapter[Any]) -> Validator | None:
-    """The validator of `adapter`, a TypedDict, with bounds; None where all that it validates is cheap.
+    """Make the validator of `adapter`, a TypedDict, with bounds; None where all that it validates is cheap.
 
     Call it inside `work_of(units)`. It raises `TooMuchWork`, and `Unfit` for the first field that does not fit.
     """

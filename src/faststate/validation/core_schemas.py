@@ -37,7 +37,7 @@ PARTS: Final = frozenset(
 
 
 def core_schema_of(adapter: TypeAdapter[Any]) -> Schema:
-    """The core schema of a type, as a plain dict."""
+    """Return the core schema of a type as a plain dict."""
     schema: Any = adapter.core_schema
     return schema  # type: ignore[no-any-return]  # a union of TypedDicts, which is read as a plain dict here
 
@@ -47,7 +47,7 @@ def _is_schema(value: Any) -> bool:
 
 
 def parts_of(schema: Any) -> list[Schema]:
-    """The schemas directly inside `schema`, which may be a list or a mapping of them as well."""
+    """List the schemas directly inside `schema`, which may be a list or a mapping of them as well."""
     if _is_schema(schema):
         inside = [schema[name] for name in schema if name in PARTS]
     elif isinstance(schema, dict):
@@ -64,7 +64,7 @@ def parts_of(schema: Any) -> list[Schema]:
 
 
 def all_parts(schema: Schema) -> Iterator[Schema]:
-    """This schema and all that are inside it, at any depth."""
+    """Yield this schema and all that are inside it, at any depth."""
     yield schema
     for part in parts_of(schema):
         yield from all_parts(part)
@@ -80,7 +80,7 @@ def rewrite(part: Any, change: Callable[[Schema], Any]) -> Any:
 
 
 def function(how: str, call: Callable[..., Any], schema: Schema) -> Schema:
-    """A schema that calls `call` before `schema`, after it or around it ("before", "after" or "wrap")."""
+    """Make a schema that calls `call` before `schema`, after it or around it ("before", "after" or "wrap")."""
     return {"type": f"function-{how}", "function": {"type": "no-info", "function": call}, "schema": schema}
 
 
@@ -90,10 +90,10 @@ def around(how: str, call: Callable[..., Any], schema: Schema) -> Schema:
 
 
 def with_ref_of(schema: Schema, other: Schema) -> Schema:
-    """`other` under the name by which references know `schema`."""
+    """Give `other` the name by which references know `schema`."""
     return {**other, "ref": schema["ref"]} if "ref" in schema else without_ref(other)
 
 
 def without_ref(schema: Schema) -> Schema:
-    """`schema` without the name by which references know it."""
+    """Drop the name by which references know `schema`."""
     return {key: value for key, value in schema.items() if key != "ref"} if "ref" in schema else schema

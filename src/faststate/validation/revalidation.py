@@ -122,7 +122,7 @@ def _made_for(cls: type[Any]) -> Revalidation | None:
 
 
 def _model_validators(schema: Schema) -> Schema | None:
-    """The model validators around a class's schema, for an instance; None where there are none."""
+    """Make a schema of the model validators around a class's schema, for an instance; None where there are none."""
     if schema["type"] == "definitions":
         own = schema["schema"]
         if own["type"] == "definition-ref":

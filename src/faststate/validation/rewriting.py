@@ -183,13 +183,13 @@ class Rewriting:
 
 
 def _by_choice(union: Schema) -> Schema:
-    """A union each member of which looks at the same items."""
+    """Make each member of a union look at the same items."""
     choices = rewrite(union["choices"], functools.partial(function, "wrap", in_choice))
     return around("wrap", in_union, {**union, "choices": choices})
 
 
 def _class_of(schema: Schema) -> type[Any] | None:
-    """The model or dataclass whose schema this is, with its own model validators around it; None for any other."""
+    """Find the model or dataclass whose schema this is, within its own model validators; None for any other."""
     wrapped = 0
     while schema["type"].startswith("function-") and "schema" in schema:
         wrapped, schema = wrapped + 1, schema["schema"]
@@ -224,7 +224,7 @@ def _is_authors(function: Any, written: Container[Any]) -> bool:
 
 
 def _validators_in(cls: type[Any]) -> list[Any]:
-    """The functions of all validators in the annotations of a class, at any depth.
+    """Collect the functions of all validators in the annotations of a class, at any depth.
 
     Models and dataclasses inside it are not looked into: they are classes of their own.
     """

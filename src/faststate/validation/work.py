@@ -128,7 +128,7 @@ def whole_spender(units: int, members: int) -> Callable[[Any], Any]:
 
 
 def _containers_in(value: Any) -> tuple[int, int]:
-    """The number of plain containers in a tree, itself included, and of their levels."""
+    """Count the plain containers in a tree, itself included, and their levels."""
     count, depth, level = 0, 0, [value]
     while level := [item for item in level if type(item) in SIZED]:
         count += len(level)
@@ -254,7 +254,7 @@ def look_through(waiting: list[Any], most: float, seen: set[int] | None = None) 
 
 
 def _parts_of(value: Any) -> Iterable[Any]:
-    """The direct parts of a value that is not a plain scalar, list or dict."""
+    """List the direct parts of a value that is not a plain scalar, list or dict."""
     if isinstance(value, str | int | Decimal | Fraction):
         check_showable(value)
     elif isinstance(value, list | tuple | deque | AbstractSet):
