@@ -77,7 +77,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+	$(BIN)/python -m pytest tests/docs/test_docs.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -306,6 +306,11 @@ def test_no_two_classes_have_one_name() -> None:
     assert [found for found in places.values() if len(found) > 1] == []
 
 
+def test_the_tests_of_each_package_are_in_a_directory_of_its_name() -> None:
+    packages = [name for name, files in HOUSE.items() if files and not name.startswith("_")]
+    assert not [name for name in packages if not list((ROOT / "tests" / name).glob("test_*.py"))]
+
+
 @pytest.mark.parametrize("package", [name for name, files in HOUSE.items() if files])
 def test_a_package_says_what_it_is_for_and_where_to_begin(package: str) -> None:
     said = ast.get_docstring(ast.parse((SOURCE / package / "__init__.py").read_text(encoding="utf-8")))

@@ -2,7 +2,7 @@
 
 Arguments of the command, variables, settings files and calls from code have all come together there. No server is
 imported. Where one has renamed its function or a setting, no other processes are found, and nobody is warned of them;
-`tests/test_processes.py` runs each of these servers, and fails then.
+`tests/cluster/test_processes.py` runs each of these servers, and fails then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Resuming: whatever is dropped, repeated, overtaken, restarted or forgotten, each page ends with the server's state.
 
 Seeded schedules over a real app, with streams on both transports of a server that this file plays. By hand:
-`python -m tests.test_resume 10000` (and the seed to begin with, if it is not 0).
+`python -m tests.behaviour.test_resume 10000` (and the seed to begin with, if it is not 0).
 """
 
 from __future__ import annotations

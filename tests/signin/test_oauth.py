@@ -73,7 +73,7 @@ github = Starlette(
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory, root):
     cwd = tmp_path_factory.mktemp("provider")
-    server = Server("tests.test_signin_oauth:github", cwd=root, log=cwd / "provider.log")
+    server = Server("tests.signin.test_oauth:github", cwd=root, log=cwd / "provider.log")
     server.start()
     yield server
     server.kill()
