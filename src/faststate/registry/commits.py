@@ -301,7 +301,7 @@ class Committer:
             old, version = entry.state, versions[place] if versions is not None else next_version(entry)
             versioned = VERSION_SIGNAL in change.encoded
             new = entry.state = self.snapshot(
-                change.made, entry.identifier, version, change.encoded, versioned=versioned
+                cast(ReactiveState, change.made), entry.identifier, version, change.encoded, versioned=versioned
             )
             delta = with_version(change.delta, change.encoded, version) if versioned else change.delta
             frame = frames[place] if frames is not None else None

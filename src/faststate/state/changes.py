@@ -29,7 +29,7 @@ class Change:
 
     __slots__ = ("changed", "delta", "encoded", "made")
 
-    def __init__(self, made: Any, changed: list[str], encoded: dict[str, Any], delta: dict[str, Any]) -> None:
+    def __init__(self, made: StateModel, changed: list[str], encoded: dict[str, Any], delta: dict[str, Any]) -> None:
         self.made = made
         self.changed = changed
         self.encoded = encoded

@@ -81,7 +81,7 @@ class WorkingInfo(Thaw):
 
     def __init__(self, base: StateModel, schema: Schema) -> None:
         super().__init__()
-        self.base: Any = base
+        self.base = base
         self.schema = schema
         self.frozen: dict[str, Any] = {}
         self.validated: dict[str, Any] = {}  # values that were validated when they were set
@@ -168,7 +168,7 @@ class StateModel(BaseModel):
             super().__setattr__(name, value)
             info.validated[name] = freeze(self.__dict__[name])  # by a class with validate_assignment
             return
-        elif info is not None and not name.startswith("_"):
+        if info is not None and not name.startswith("_"):
             raise ReadOnlyStateError(f"{type(self).__name__}.{name}: this state is a committed snapshot; {REMEDY}")
         super().__setattr__(name, value)
 
@@ -216,6 +216,14 @@ class StateModel(BaseModel):
             raise NotStartedError(f"this {type(self).__name__} is not a snapshot that a provider gave")
         return info
 
+    @property
+    def _snapshot(self) -> SnapshotInfo | None:
+        """The info of this snapshot, or of the one that this working copy was made of; None for any other instance."""
+        info = self._fs
+        if type(info) is WorkingInfo:
+            info = info.base._fs
+        return info if type(info) is SnapshotInfo else None
+
     def _working(self) -> Self:
         """Make a working copy of this committed snapshot; it thaws a container when that is first touched."""
         cls = type(self)
@@ -261,10 +269,8 @@ class StateModel(BaseModel):
         return made
 
     def _all_unlocked(self) -> Self:
-        if self._fs is None:
-            return self
         schema = type(self)._fs_schema()
-        return self._unlocked(schema.names, schema)
+        return self._unlocked(schema.names, schema) if self._fs is not None else self
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
         if type(self)._full_class is not None:
@@ -305,11 +311,8 @@ class StateModel(BaseModel):
     @property
     def _provider(self) -> ServingProvider | None:
         """The provider that this state came from; None for an instance that your own code has made."""
-        info = self._fs
-        if type(info) is WorkingInfo:
-            provider: ServingProvider | None = info.base._provider
-            return provider
-        return info.provider if type(info) is SnapshotInfo else None
+        info = self._snapshot
+        return info.provider if info is not None else None
 
     def _encode(
         self, names: AbstractSet[str], schema: Schema | None = None, provider: ServingProvider | None = None

@@ -102,10 +102,8 @@ class ReactiveState(StateModel):
     @property
     def _namespace(self) -> tuple[str, ...]:
         """The path of the state's signals: its name, and the id of one of several."""
-        info = self._fs
-        if type(info) is WorkingInfo:
-            return cast("tuple[str, ...]", info.base._namespace)
-        if type(info) is SnapshotInfo:
+        info = self._snapshot
+        if info is not None:
             return info.namespace
         return (self._registered_name(provider_of(type(self)._full_class or type(self))),)
 
@@ -118,10 +116,8 @@ class ReactiveState(StateModel):
     @property
     def _instance_id(self) -> str | None:
         """The id that tells this state from others of its class in a page; None for a class that has one there."""
-        info = self._fs
-        if type(info) is WorkingInfo:
-            return cast("str | None", info.base._instance_id)
-        return info.identifier.instance_id if type(info) is SnapshotInfo else None
+        info = self._snapshot
+        return info.identifier.instance_id if info is not None else None
 
     @property
     def signal(self) -> Any:
