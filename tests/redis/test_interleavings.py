@@ -16,7 +16,7 @@ from pydantic import computed_field
 from faststate import ReactiveState, StateConfig, StateScope, UserContext, event
 from faststate.cluster import sharing as sharing_module
 from faststate.cluster.sharing import HANDED_ON
-from faststate.exceptions import FastStateError, LockLostError, PersistenceError
+from faststate.exceptions import FastStateError, LockLostError, PersistenceError, StateNotFoundError
 from faststate.provider.calls import Call
 from faststate.registry import entries
 from faststate.registry.ends import StateEnd
@@ -221,6 +221,25 @@ async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_
     with pytest.raises(OutdatedError):
         await late
     assert await next_one == ["ran"]
+
+
+async def test_a_state_is_deleted_though_it_has_gone_while_its_deletion_waited_for_its_lock(two):
+    a, _ = two
+    await add(a)
+    entry = a.registry.find(KEY)
+
+    async def delete() -> None:
+        await a.delete(Board)
+
+    with pytest.raises(StateNotFoundError):
+        async with a.modify(Board) as board:
+            board.count += 1
+            deleting = asyncio.create_task(delete())
+            await eventually(lambda: entry.waiters)
+            a.registry.remove(entry, StateEnd.GONE)
+    await deleting
+    assert await a.store.load(KEY) is None
+    assert a.registry.find(KEY) is None
 
 
 class Nested(ReactiveState):
