@@ -10,6 +10,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -79,29 +80,18 @@ UNTOUCHED: Final = 2
 """Worth of a state that nobody has changed, but whose class would make other values another time."""
 
 
+@dataclass(slots=True, eq=False)
 class Commit:
     """One committed change, as the followers get it. Lifetime: until it was sent to every connection."""
 
-    __slots__ = ("changed", "delta", "frame", "key", "new", "number", "old")
-
-    def __init__(
-        self,
-        key: str,
-        old: ReactiveState,
-        new: ReactiveState,
-        changed: list[str],
-        delta: dict[str, Any],
-        number: int,
-        frame: bytes | None = None,
-    ) -> None:
-        self.key = key
-        self.old = old
-        self.new = new
-        self.changed = changed
-        self.delta = delta
-        self.number = number
-        self.frame = frame
-        """Brings pages from the old signals to the new ones; None unless it was encoded for other processes already."""
+    key: str
+    old: ReactiveState
+    new: ReactiveState
+    changed: list[str]
+    delta: dict[str, Any]
+    number: int
+    frame: bytes | None = None
+    """Brings pages from the old signals to the new ones; None unless it was encoded for other processes already."""
 
 
 class Shared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from contextvars import Token
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -80,36 +81,11 @@ async def run_event(
     take `limit` seconds from when it has its locks (None for no limit): `EventTimeoutError`. When the event raises, its
     step leaves no trace.
     """
-    try:
-        await _run_event(
-            registry, entry, event, arguments, states, caller,
-            nonce=nonce, expected=expected, guards=guards, limit=limit,
-        )  # fmt: skip
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        # Nobody has cancelled this event: it waited for something that was. It fails as with any other error.
-        raise RuntimeError(f"{_name(entry, event)} waited for what was cancelled") from error
-
-
-async def _run_event(
-    registry: StateRegistry,
-    entry: Entry,
-    event: Event[Any, Any],
-    arguments: Mapping[str, Any],
-    states: Mapping[str, Entry],
-    caller: EventCaller,
-    *,
-    nonce: str | None,
-    expected: str | None,
-    guards: Sequence[Guard],
-    limit: float | None,
-) -> None:
-    """As `run_event`, but an event that waited for something cancelled raises `CancelledError`."""
     entries = [entry, *states.values()]
-    thread = await EventThread.enter(registry, entries) if event.kind == "sync" else None
+    thread = None
     try:
+        if event.kind == "sync":
+            thread = await EventThread.enter(registry, entries)
         transaction = Transaction(registry, entries, guards, caller.still_current)
         has_locks = False
         try:
@@ -165,10 +141,7 @@ async def _run_event(
                     ) as running:
                         result = await running.result_of(begun)
             finally:
-                try:
-                    current_holder.reset(token)
-                except ValueError:
-                    _reset_elsewhere()
+                _reset(token)
             if thread is not None:
                 thread.close()
             await _finish_step(registry, transaction, result, seen, caller)
@@ -179,6 +152,12 @@ async def _run_event(
             raise
         finally:
             transaction.end()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody has cancelled this event: it waited for something that was. It fails as with any other error.
+        raise RuntimeError(f"{_name(entry, event)} waited for what was cancelled") from error
     finally:
         if thread is not None:
             thread.close()
@@ -209,9 +188,11 @@ def _name(entry: Entry, event: Event[Any, Any]) -> str:
     return f"{entry.identifier.cls_name}.{event.name}"
 
 
-def _reset_elsewhere() -> None:
-    """Reset the holder of an event that was stopped and goes on alone: its context is another one by now."""
-    current_holder.set(None)
+def _reset(token: Token[Holder | None]) -> None:
+    try:
+        current_holder.reset(token)
+    except ValueError:  # an event that was stopped and goes on alone has another context by now
+        current_holder.set(None)
 
 
 async def _run_generator(
@@ -235,10 +216,7 @@ async def _run_generator(
             except StopAsyncIteration:
                 last = True
             finally:
-                try:
-                    current_holder.reset(token)
-                except ValueError:
-                    _reset_elsewhere()
+                _reset(token)
             await _finish_step(registry, transaction, result, nonce, caller, closing=last)
             nonce = None
             if last:
