@@ -109,7 +109,6 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "persistence/base",
         "persistence/stored",
         "persistence/rows",
-        "persistence/saving",
         "persistence",
         "outdated",
         "ends",

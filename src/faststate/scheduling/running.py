@@ -124,10 +124,6 @@ class RunningEvent:
         if self._phase != _IDLE:
             self._cancel()
 
-    def cut_from_anywhere(self, error: FastStateError) -> None:
-        """As `cut`, from any thread."""
-        call_on(self._loop, self.cut, error)
-
     def _cancel(self) -> None:
         self._cancels += 1
         self._task.cancel()
@@ -290,7 +286,7 @@ class RunningEvents:
         places_here().refuse(_ending())
         for running in list(self.under_way):
             logger.warning("%s was stopped: the server ends", running.name)
-            running.cut_from_anywhere(_ending())
+            call_on(running._loop, running.cut, _ending())
         for task in self._left:
             forget_task(task)
 

@@ -13,7 +13,7 @@ pydantic's own schema of a type, a validator that accepts the same values and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,13 +33,7 @@ from .work import (
     whole_spender,
 )
 
-__all__ = ["Unfit", "Validator", "bounded", "first_problem", "runs_own_code"]
-
-
-class Validator(Protocol):
-    """Checks a value: returns what it is converted to, or raises `ValidationError`."""
-
-    def __call__(self, value: Any, /) -> Any: ...
+__all__ = ["Unfit", "bounded", "first_problem", "runs_own_code"]
 
 
 class Unfit(Exception):
@@ -66,14 +60,9 @@ def first_problem(error: ValidationError) -> tuple[str, tuple[int | str, ...], s
 _COLLECTIONS: Final = frozenset(
     {"list", "deque", "tuple", "set", "frozenset", "dict", "frozendict", "ordered-dict", "counter"}
 )
-_HASHED: Final = {
-    "set": "items_schema",
-    "frozenset": "items_schema",
-    "dict": "keys_schema",
-    "frozendict": "keys_schema",
-    "ordered-dict": "keys_schema",
-    "counter": "keys_schema",
-}
+_HASHED: Final = dict.fromkeys(("set", "frozenset"), "items_schema") | dict.fromkeys(
+    ("dict", "frozendict", "ordered-dict", "counter"), "keys_schema"
+)
 _RECORDS: Final = frozenset({"model", "dataclass", "typed-dict", "named-tuple", "call"})
 _FIELDS: Final = frozenset({"model-fields", "dataclass-args", "typed-dict", "named-tuple", "arguments", "arguments-v3"})
 _OWN_HASH: Final = frozenset(
@@ -81,7 +70,7 @@ _OWN_HASH: Final = frozenset(
 )
 """Types whose values nobody can choose to have one hash: the hash is keyed, or the values are few."""
 
-_OTHERS_WITH_BOUNDS: Final = frozenset({"generator", "json", "decimal", "complex", "definition-ref"})
+_BOUNDED: Final = _COLLECTIONS | _RECORDS | {"generator", "json", "decimal", "complex", "definition-ref"}
 _UNITS: Final = {
     "int": 1, "str": 1, "bool": 1, "float": 1, "any": 1, "none": 1, "literal": 1, "is-instance": 1, "fraction": 150,
 }  # fmt: skip
@@ -102,18 +91,6 @@ def _is_recursive(schema: Schema) -> bool:
     return any(part["type"] == "definition-ref" for part in all_parts(schema))
 
 
-def _most_members(schema: Schema) -> int:
-    """Count the members of the largest union of a recursive type: each level of a value can be read in so many ways."""
-    if not _is_recursive(schema):
-        return 1
-    return max((len(part["choices"]) for part in all_parts(schema) if part["type"] == "union"), default=1)
-
-
-def _needs_bounds(schema: Schema) -> bool:
-    kind = schema["type"]
-    return kind in _COLLECTIONS or kind in _RECORDS or kind in _OTHERS_WITH_BOUNDS or is_fraction(schema)
-
-
 # -- the rewriting of a schema -----------------------------------------------------------------------------------------
 
 
@@ -130,7 +107,7 @@ class _Bounding:
     def __init__(self, schema: Schema) -> None:
         self._definitions = {part["ref"]: part for part in all_parts(schema) if "ref" in part}
 
-    def validator(self, schema: Schema, top: Schema) -> Validator:
+    def validator(self, schema: Schema, top: Schema) -> Callable[[Any], Any]:
         made = self._with_parts(top)
         made["fields"] = {
             name: {**field, "schema": around("wrap", _named(name), field["schema"])}
@@ -194,7 +171,10 @@ class _Bounding:
         units = self._weight_of_record(schema)
         if schema.get("custom_init") or not rebuilds_models:
             # Its own `__init__` validates by the class's own schema, in which nothing is counted.
-            return around("before", whole_spender(units, _most_members(schema)), made)
+            # Each level of a recursive value can be read in as many ways as its largest union has members.
+            unions = [len(part["choices"]) for part in all_parts(schema) if part["type"] == "union"]
+            members = max(unions, default=1) if _is_recursive(schema) else 1
+            return around("before", whole_spender(units, members), made)
         return around("before", spender(units, 2, most), made)
 
     def _weight(self, schema: Schema, around: frozenset[str] = frozenset()) -> int:
@@ -257,28 +237,27 @@ def _named(name: str) -> Callable[[Any, Callable[[Any], Any]], Any]:
     return named
 
 
-def bounded(adapter: TypeAdapter[Any]) -> Validator | None:
+def bounded(adapter: TypeAdapter[Any]) -> Callable[[Any], Any] | None:
     """Make the validator of `adapter`, a TypedDict, with bounds; None where all that it validates is cheap.
 
     Call it inside `work_of(units)`. It raises `TooMuchWork`, and `Unfit` for the first field that does not fit.
     """
     schema = core_schema_of(adapter)
     top = schema["schema"] if schema["type"] == "definitions" else schema
-    if not any(_needs_bounds(part) for field in parts_of(top) for part in all_parts(field["schema"])):
+    parts = [part for field in parts_of(top) for part in all_parts(field["schema"])]
+    if not any(part["type"] in _BOUNDED or is_fraction(part) for part in parts):
         return None
     return _Bounding(schema).validator(schema, top)
 
 
-def _is_own_code(schema: Schema) -> bool:
-    kind = schema["type"]
-    return (
-        kind.startswith("function-")
-        or kind == "callable"
-        or bool(schema.get("default_factory") or schema.get("custom_init") or schema.get("post_init"))
-        or (kind == "tagged-union" and callable(schema["discriminator"]))
-    )
-
-
 def runs_own_code(adapter: TypeAdapter[Any]) -> bool:
     """True if validation calls functions written in Python, such as the app's own validators."""
-    return any(map(_is_own_code, all_parts(core_schema_of(adapter))))
+    return any(
+        schema["type"].startswith("function-")
+        or schema["type"] == "callable"
+        or schema.get("default_factory")
+        or schema.get("custom_init")
+        or schema.get("post_init")
+        or (schema["type"] == "tagged-union" and callable(schema["discriminator"]))
+        for schema in all_parts(core_schema_of(adapter))
+    )

@@ -113,7 +113,6 @@ _EXACT: Final[dict[type, Callable[[Any], Any]]] = {
     datetime.time: _zone_key,
     range: lambda value: (value.start, value.stop, value.step),
 }
-_BY_BASE: Final = (float, complex, decimal.Decimal, datetime.datetime, datetime.time)
 
 
 def exact_key(value: Any) -> Any:
@@ -124,7 +123,7 @@ def exact_key(value: Any) -> Any:
     kind = type(value)
     exact = _EXACT.get(kind)
     if exact is None and kind not in SCALARS:
-        exact = next((_EXACT[base] for base in _BY_BASE if isinstance(value, base)), None)
+        exact = next((each for base, each in _EXACT.items() if isinstance(value, base)), None)
     return kind, value if exact is None else exact(value)
 
 

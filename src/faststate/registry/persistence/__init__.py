@@ -7,8 +7,7 @@ table. This package knows stores, records and state classes, and nothing of live
 
 from .base import MARK_TTL, NONCE_AGE, Loaded, Persistence, Save, nonce_key, separate_nonce
 from .failures import persistence_errors
-from .rows import RecordPersistence
-from .saving import save_rows, write_all
+from .rows import RecordPersistence, save_rows, write_all
 from .stored import StorePersistence
 
 __all__ = [

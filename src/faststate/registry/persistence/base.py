@@ -25,14 +25,8 @@ __all__ = [
     "separate_nonce",
 ]
 
-NONCE: Final = "nonce"
-"""First part of the key of a nonce that is kept apart from its state. No scope has this name."""
-
 NONCE_AGE: Final = 300.0
 """Seconds that a nonce is kept in a store: a browser that found no server tries again when there is one."""
-
-MARK: Final = "row"
-"""First part of the key of a row's mark: its version, as a store of many processes has it. No scope has this name."""
 
 MARK_TTL: Final = 7 * 86_400.0
 """Seconds that a mark is kept. A process that still has the row in memory then loads it again."""
@@ -41,7 +35,7 @@ MARK_TTL: Final = 7 * 86_400.0
 class Loaded(NamedTuple):
     """A state as it was loaded: a plain instance, its version, the nonces of its last events, seconds left to live.
 
-    `mark` is the version that a store of many processes has of a row. `typed` has the number of the last event that set
+    `mark` is the version that a store of many processes has of a row, `typed` the number of the last event that set
     bound fields, of each page (its connection's id).
     """
 
@@ -86,9 +80,6 @@ class Persistence(ABC):
     store: StateStore | None
     """Where it keeps bytes. It holds the states themselves, or the nonces and marks of rows."""
 
-    is_shared: bool
-    """True if other processes use the store as well."""
-
     kept_aside: int = 0
     """Stored states that did not fit the class any more, and were moved to a key of their own."""
 
@@ -100,6 +91,7 @@ class Persistence(ABC):
         """Keep in this store, from now on, what is to be kept in one."""
         self.store = store
         self.is_shared = isinstance(store, SharedStore)  # 45 µs with Python 3.11, and asked with each load
+        """True if other processes use the store as well."""
 
     @abstractmethod
     async def load(self, identifier: StateIdentifier) -> Loaded | None:
@@ -145,13 +137,13 @@ class Persistence(ABC):
 
 
 def mark_key(identifier: StateIdentifier) -> str:
-    """Return the key of a row's mark."""
-    return f"{MARK}:{identifier.key}"
+    """Return the key of a row's mark: its version, as a store of many processes has it. No scope is called "row"."""
+    return f"row:{identifier.key}"
 
 
 def nonce_group(identifier: StateIdentifier) -> str:
-    """Return the group of the nonces that the first save of a state takes over."""
-    return f"{NONCE}:{identifier.key}"
+    """Return the group of the nonces that the first save of a state takes over. No scope is called "nonce"."""
+    return f"nonce:{identifier.key}"
 
 
 def nonce_key(identifier: StateIdentifier, nonce: str) -> str:
@@ -162,7 +154,7 @@ def nonce_key(identifier: StateIdentifier, nonce: str) -> str:
 def separate_nonce(identifier: StateIdentifier, nonce: str, *, grouped: bool) -> Write:
     """Return the write that keeps a nonce (its digest) apart from its state.
 
-    A `grouped` one is found by its state, which takes it over with its first save. Any other is looked for by its key.
+    If it is `grouped`, the state finds it and takes it over with its first save. Else it is found by its key.
     """
     group = nonce_group(identifier) if grouped else None
     return Write(nonce_key(identifier, nonce), None, Version("", 1), b"", NONCE_AGE, group)

@@ -46,10 +46,8 @@ def refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
 
 
 def refuse_missing_columns(cls: type[ReactiveState], columns: Iterable[str] | None, version_column: str | None) -> None:
-    """Raise `ConfigurationError` for a field that is not a column, or is the one that counts the row's versions.
-
-    `columns` are the table's, None where they are not known.
-    """
+    """Raise `ConfigurationError` for a field that is none of the table's columns (None where they are not known), or
+    the one that counts the row's versions."""
     for name in cls.__pydantic_fields__:
         if columns is not None and name not in columns:
             raise ConfigurationError(
@@ -99,7 +97,7 @@ _SAMPLES: Final[dict[type, tuple[Any, ...]]] = {
 
 
 def _takes(adapter: TypeAdapter[Any], sample: Any) -> bool:
-    """True if a type takes values of the type of `sample`, if perhaps not this one."""
+    """True if a type takes values of the sample's type, if perhaps not this one."""
     try:
         adapter.validate_python(sample)
     except ValidationError as error:

@@ -22,7 +22,7 @@ from pydantic_core import to_json
 from ...exceptions import ConfigurationError
 from ...state.containers import ReadOnlyDict, ReadOnlyList, ReadOnlySet
 from ...state.models import guarded_shapes
-from .leaves import BASES, LEAVES, LONGEST_INT, URL_CLASSES, URL_NAMES, UnstorableError, is_text, write_str
+from .leaves import BASES, LEAVES, LONGEST_INT, URL_NAMES, UnstorableError, is_text, write_str
 
 __all__ = ["ORDINARY", "REMEDY", "TAG", "UNSURE", "Met", "dump", "encode", "to_node", "to_tree", "unstorable"]
 
@@ -56,17 +56,10 @@ def unstorable(where: str, error: Exception) -> ConfigurationError:
 
 
 _ITERABLES: Final[dict[type, str]] = {
-    ReadOnlyList: "",
-    list: "",
-    tuple: "$tuple",
-    ReadOnlySet: "$set",
-    set: "$set",
-    frozenset: "$frozenset",
+    ReadOnlyList: "", list: "", tuple: "$tuple", ReadOnlySet: "$set", set: "$set", frozenset: "$frozenset"
 }  # fmt: skip
 ORDINARY: Final = frozenset({*LEAVES, *_ITERABLES, ReadOnlyDict, dict})
 """The types that are written by their type alone."""
-
-_STR: Final = frozenset({str})
 
 
 def to_node(value: Any, met: Met, depth: int) -> Any:
@@ -123,7 +116,7 @@ def _fill(nodes: Any, values: Iterable[tuple[Any, Any]], met: Met, depth: int) -
 
 
 def _dict(value: dict[Any, Any], met: Met, depth: int) -> Any:
-    if _STR.issuperset(map(type, value)) and _is_plain_object(value):
+    if {str}.issuperset(map(type, value)) and _is_plain_object(value):
         met.update(map(type, value.values()))
         nodes = value.copy()
         _fill(nodes, value.items(), met, depth + 1)
@@ -179,7 +172,7 @@ def _other(value: Any, met: Met, depth: int) -> Any:
             return write(value)
     if kind in URL_NAMES:
         text = str(value)
-        if URL_CLASSES[URL_NAMES[kind]](text) == value:
+        if kind(text) == value:
             return {"$url": [URL_NAMES[kind], text]}
         met.add(UNSURE)  # parsed with settings of its field, such as url_preserve_empty_path
         return text

@@ -140,21 +140,12 @@ LEAVES: Final[dict[type, Callable[[Any], Any]]] = {
 }
 """How values of types without parts are written, by exact type."""
 
-_WRITTEN_AS_THEIR_BASE: Final = (
-    bytes,
-    complex,
-    datetime.datetime,
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
-    decimal.Decimal,
-    uuid.UUID,
-)
+_TIMES: Final = (datetime.datetime, datetime.date, datetime.time, datetime.timedelta)
 BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
     (str, lambda value: write_str(str.__str__(value))),
     (int, lambda value: _int(int.__int__(value))),
     (float, lambda value: _float(float.__float__(value))),
-    *((base, LEAVES[base]) for base in _WRITTEN_AS_THEIR_BASE),
+    *((base, LEAVES[base]) for base in (bytes, complex, decimal.Decimal, uuid.UUID, *_TIMES)),
     (pathlib.PurePath, lambda value: write_str(str(value))),
 )
 """How values of subclasses are written, by the first base that fits: a datetime is also a date."""

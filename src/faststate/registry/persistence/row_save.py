@@ -187,10 +187,9 @@ class RowSave:
 
 
 def _kind(column: str, value: Any) -> tuple[str, Any] | None:
-    """Return what a small number has in common with all others that its column gives back if it gives back this one.
+    """Return what a small number shares with all others that its column gives back if it gives back this one.
 
-    Small is what the narrowest column of numbers holds exactly: 24 bits, as a float of 32 bits does. None for all other
-    values, which prove nothing about others.
+    Small is 24 bits, which a float of 32 bits holds exactly. Other values prove nothing: None.
     """
     if value is None or type(value) is bool:
         return column, value

@@ -1,16 +1,23 @@
-"""Rows: each state of a class is a row of the app's own table."""
+"""Rows: each state of a class is a row of the app's own table. A commit saves its rows, then what the store has."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
 from pydantic import ValidationError
 
-from ...exceptions import ConfigurationError, PersistenceError, RowUnreadableError, VersionConflict
-from ...records.columns import columns_to_fields
+from ...exceptions import (
+    ConfigurationError,
+    FastStateError,
+    PersistenceError,
+    RowUnreadableError,
+    RowValueError,
+    VersionConflict,
+)
+from ...records.columns import columns_to_fields, is_about_values
 from ...records.sources import RecordSource, RowChange
 from ...redaction import redacted
 from ...scopes import StateIdentifier, Version
@@ -25,7 +32,7 @@ from .differences import difference
 from .failures import described, persistence_errors
 from .row_save import RowCheck, RowSave, plain
 
-__all__ = ["COUNTED", "RecordPersistence"]
+__all__ = ["RecordPersistence", "save_rows", "write_all"]
 
 COUNTED: Final = "row"
 """The epoch of rows that count their own version: they have one life."""
@@ -141,14 +148,7 @@ class RecordPersistence(Persistence):
     # -- saving ----------------------------------------------------------------------------------------------------
 
     def prepare(self, save: Save) -> tuple[Version | None, list[Write], RowSave | None]:
-        row, writes = self._row_save(save), nonce_writes(save)
-        if not row.change.changed:
-            return save.stored, writes, None  # the row stays as it is, and so does its version
-        return save.version, writes, row
-
-    def _row_save(self, save: Save) -> RowSave:
-        """Return the save of those columns alone that have other values than before."""
-        cls = self._cls
+        cls, writes = self._cls, nonce_writes(save)
         before: Mapping[str, Any] = save.old.__dict__
         is_held: Callable[[str], bool] | None = None
         is_whole = self._to_row is not None or cls._fs_schema().checks_whole
@@ -162,13 +162,16 @@ class RecordPersistence(Persistence):
                 row = self._call_to_row(save, {**save.old.__dict__, name: save.values[name]})
                 return bool(_changed_columns(before, row))
 
+        if not changed:
+            return save.stored, writes, None  # the row stays as it is, and so does its version
+
         def loaded(row: Mapping[str, Any]) -> Mapping[str, Any]:
             return _state_of(cls, self._values_of(row)).__dict__ if is_whole else self._changed_fields(save, row)
 
         check = RowCheck(cls, save.values, save.changed, loaded, self._columns, is_held, save.rounded, is_whole)
         version = save.stored.number if save.stored is not None and not self.is_uncounted(save.stored) else None
         change = RowChange(self.source, str(save.identifier.record_id), changed, version, check)
-        return RowSave(save.identifier.key, change, check, before, self._proven)
+        return save.version, writes, RowSave(save.identifier.key, change, check, before, self._proven)
 
     def _call_to_row(self, save: Save, values: Mapping[str, Any]) -> Mapping[str, Any]:
         to_row = cast(Callable[[Any], Mapping[str, Any]], self._to_row)
@@ -199,12 +202,11 @@ class RecordPersistence(Persistence):
 
 
 def _changed_columns(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The columns of `after` whose values differ from `before`, in value or type."""
     return [name for name in after if name not in before or difference(after[name], before[name]) is not None]
 
 
 def _from_driver(value: Any) -> Any:
-    """Return a value in Python's own class where a driver has one of its own: asyncpg's UUID."""
+    # asyncpg has a class of its own for a UUID.
     return UUID(int=value.int) if isinstance(value, UUID) and type(value) is not UUID else value
 
 
@@ -241,3 +243,63 @@ def _read_by_validators(
     kept = Kept({name: value for name, value in given.items() if name not in unfit}, {})
     read = revalidation_of(cls).assign(given, kept)
     return {name: read[name] for name in values}
+
+
+# -- the rows of a commit ----------------------------------------------------------------------------------------------
+
+
+async def save_rows(
+    saves: Iterable[Save], also: Sequence[Write], seconds: float
+) -> tuple[list[Version | None], list[Write]]:
+    """Save the rows of what a commit changed; return the versions that are stored then, and what to write to the store.
+
+    The versions are in the order of `saves`, None for a state that is not stored. All rows of one database are saved
+    together or not at all; each database has so many `seconds`. `also` are further writes to the store. Raises
+    `VersionConflict`, `StateNotFoundError` for a row that is gone, `RowValueError`, `PersistenceError`.
+    """
+    writes = list(also)
+    versions: list[Version | None] = []
+    databases: dict[int, list[tuple[int, RowSave]]] = {}
+    for place, save in enumerate(saves):
+        version, own, row = save.persistence.prepare(save)
+        versions.append(version)
+        writes += own
+        if row is not None:
+            source = row.change.source
+            database = id(source.database if source.database is not None else source)
+            databases.setdefault(database, []).append((place, row))
+    saved: list[tuple[RowSave, int | None]] = []
+    for rows in databases.values():
+        try:
+            names = ", ".join(row.key for _, row in rows)
+            async with persistence_errors(f"the rows of {names} could not be saved", seconds):
+                numbers = await _save_together([row.change for _, row in rows])
+            saved += [(row, number) for (_, row), number in zip(rows, numbers, strict=True)]
+            for (place, row), number in zip(rows, numbers, strict=True):
+                await row.verify(number, seconds)
+                if number is not None:
+                    versions[place] = Version(COUNTED, number)
+        except RowValueError:
+            for row, number in reversed(saved):
+                await row.undo(number, seconds)
+            raise
+    return versions, writes
+
+
+async def _save_together(changes: Sequence[RowChange]) -> Sequence[int | None]:
+    """Save rows of one database. Raises `RowValueError` for a value that a column does not take."""
+    try:
+        return await changes[0].source.save(changes)
+    except FastStateError:
+        raise
+    except Exception as error:
+        if len(changes) > 1 or not is_about_values(error):
+            raise
+        (change,) = changes  # the driver's own message may show the values
+        raise change.refusal(f"a new value ({type(error).__name__})", *change.changed) from None
+
+
+async def write_all(writes: Sequence[Write], store: StateStore, seconds: float) -> None:
+    """Make all writes to the store, or none, within so many `seconds`. Raises as the store does."""
+    async with persistence_errors(f"{', '.join(write.key for write in writes)} could not be saved", seconds):
+        await (store.save(writes[0]) if len(writes) == 1 else store.save_many(writes))
