@@ -13,7 +13,7 @@ from ..stores.backplane import Message
 from ..stores.base import SharedStore
 from .messages import AppMessage, StateMessage, encode
 
-__all__ = ["Announcer", "call_on"]
+__all__ = ["Announcer", "call_now_or_on"]
 
 logger = logging.getLogger("faststate")
 
@@ -57,10 +57,10 @@ class Announcer:
         if self._loop is None:  # a script
             asyncio.run_coroutine_threadsafe(send(), loop_for_scripts())
         else:
-            call_on(self._loop, begin)
+            call_now_or_on(self._loop, begin)
 
 
-def call_on(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+def call_now_or_on(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
     """Make a call on an event loop: now if that is the one here, else soon."""
     if running_loop() is loop:
         call()

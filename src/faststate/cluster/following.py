@@ -15,7 +15,7 @@ from ..registry.ends import StateEnd
 from ..registry.entries import Entry
 from ..registry.registry import StateRegistry
 from ..stores.base import SharedStore, Stored
-from .announcing import call_on
+from .announcing import call_now_or_on
 from .base import News
 from .messages import (
     APP,
@@ -293,7 +293,7 @@ class Following:
     def recover(self, entry: Entry) -> None:
         """Bring all processes in step with a state whose commit has failed, with an unknown outcome."""
         if self._loop is not None:  # a script has none
-            call_on(self._loop, partial(self._begin_to_recover, entry))
+            call_now_or_on(self._loop, partial(self._begin_to_recover, entry))
 
     def _begin_to_recover(self, entry: Entry) -> None:
         if entry not in self._recovering:

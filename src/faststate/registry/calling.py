@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..scheduling.waits import Done
 from .locks import Holder, current_holder
 
-__all__ = ["Loop", "call_from_anywhere", "call_on", "is_for_scripts", "is_import", "loop_for_scripts", "loop_outside"]
+__all__ = ["Loop", "call_from_anywhere", "is_for_scripts", "is_import", "loop_for_scripts", "loop_outside", "run_on"]
 
 T = TypeVar("T")
 
@@ -24,11 +24,11 @@ def call_from_anywhere(loop: Loop, coroutine: Coroutine[Any, Any, T]) -> Awaitab
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return Done(call_on(loop_outside(loop), coroutine))
+        return Done(run_on(loop_outside(loop), coroutine))
     return coroutine
 
 
-def call_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+def run_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the event loop of another thread, as this code's own: it may use the locks that this holds."""
     outer = current_holder.get()
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from ..state.reactive import ReactiveState
-from .calling import Loop, call_on, is_import, loop_outside
+from .calling import Loop, is_import, loop_outside, run_on
 from .entries import Entry
 from .locks import Holder, current_holder
 from .outdated import retry_outdated
@@ -89,13 +89,13 @@ class Modify(Generic[S]):
             if not is_import() or loop_outside(self._app_loop) is asyncio.get_running_loop():
                 raise RuntimeError("this code runs on the event loop: write `async with provider.modify(...)`")
         self._loop = loop_outside(self._app_loop)
-        state = call_on(self._loop, self._begin())
+        state = run_on(self._loop, self._begin())
         self._token = current_holder.set(Holder(self._owner, None))
         return state
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._reset_holder()
-        call_on(self._loop or loop_outside(self._app_loop), self._finish(commit=kind is None))
+        run_on(self._loop or loop_outside(self._app_loop), self._finish(commit=kind is None))
 
     def _reset_holder(self) -> None:
         if self._token is not None:
