@@ -72,7 +72,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "redis",
         "urls",
     ),
-    "records": ("sources", "columns", "calls", "base", "fastlite", "fastsql", "minidata", "table", "choice"),
+    "records": ("sources", "columns", "calls", "base", "fastlite", "fastsql", "minidata", "table"),
     "state": (
         "parameters",
         "containers",

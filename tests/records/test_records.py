@@ -36,10 +36,9 @@ from faststate.exceptions import (
     VersionConflict,
 )
 from faststate.records.calls import CallableRecords
-from faststate.records.choice import record_source
 from faststate.records.columns import columns_to_fields
 from faststate.records.sources import RecordSource, Row, RowChange
-from faststate.records.table import TableRecords
+from faststate.records.table import TableRecords, record_source
 
 
 @dataclasses.dataclass

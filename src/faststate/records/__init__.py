@@ -1,13 +1,12 @@
 """Rows of the user's own database, loaded and saved for RECORD states.
 
 This package knows databases and their columns, and nothing of states. Begin with `sources.RecordSource`, the protocol
-that every source implements. `choice.record_source` makes a source from a developer's `records`: `table.TableRecords`,
+that every source implements. `table.record_source` makes a source from a developer's `records`: `table.TableRecords`,
 which has one file for each kind of database, or `calls.CallableRecords` for functions.
 """
 
 from .calls import CallableRecords
-from .choice import record_source
 from .sources import RecordSource, Row, RowChange, RowGuard
-from .table import TableRecords
+from .table import TableRecords, record_source
 
 __all__ = ["CallableRecords", "RecordSource", "Row", "RowChange", "RowGuard", "TableRecords", "record_source"]

@@ -9,6 +9,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -57,11 +58,6 @@ class TableColumns(NamedTuple):
         if version is True and "version" in integers and key != "version":
             counted = "version"
         return cls(table, columns, key, counted)
-
-    @property
-    def declared(self) -> dict[str, str]:
-        """The declared type of each column."""
-        return {name: column.declared for name, column in self.columns.items()}
 
     def check(self, change: RowChange, fixed: Mapping[str, Any]) -> None:
         """Check that a state may change these columns; `fixed` are those that `xtra()` sets.
@@ -117,27 +113,23 @@ class Database(ABC):
 class TableRows(ABC):
     """The rows of one table. Lifetime: its source.
 
-    Each method reads what `xtra()` has set, and returns a function that does the work in the database's thread.
+    The methods are called in the database's thread. `fixed` maps the columns that `xtra()` has set to their values.
     """
 
     database: Database
-    name: str
-    key: str
-    columns: Mapping[str, str] | None
-    """Declared types by column, as they were when the table was passed in. None if they cannot be known."""
-    gives: Mapping[str, type]
+    described: TableColumns
+    """The columns as they were when the table was passed in; without any if they cannot be known."""
+    gives: Mapping[str, type] = MappingProxyType({})
     """For each column whose values, if not None, always have the same Python type: that type."""
-    counted: str | None
-    """The column that counts versions, or None."""
 
     @abstractmethod
-    def loading(self, record_id: str) -> Callable[[Any], Row | None]: ...
+    def load(self, connection: Any, record_id: str, fixed: Mapping[str, Any]) -> Row | None: ...
 
     @abstractmethod
-    def saving(self, change: RowChange) -> Callable[[Any], int | None]: ...
+    def save(self, connection: Any, change: RowChange, fixed: Mapping[str, Any]) -> int | None: ...
 
     @abstractmethod
-    def deleting(self, record_id: str) -> Callable[[Any], None]: ...
+    def delete(self, connection: Any, record_id: str, fixed: Mapping[str, Any]) -> None: ...
 
 
 def shared_database(app_database: Any, make: Callable[[], Database]) -> Database:

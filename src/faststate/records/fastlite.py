@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from .._compat.fastlite import xtra_of
 from .base import (
     Column,
     Database,
@@ -17,7 +16,7 @@ from .base import (
     refused_values,
     shared_database,
     to_columns,
-)
+)  # fmt: skip
 from .columns import to_column
 from .sources import Row, RowChange
 
@@ -161,9 +160,8 @@ class FastliteRows(TableRows):
     def __init__(self, table: Any, version: str | bool) -> None:
         self._table = table
         self._version = version
-        found = self._describe(table.db.conn)
-        self.name, self.key, self.columns, self.counted = found.table, found.key, found.declared, found.version
-        self.gives = self._strict_types(table.db.conn, found)
+        self.described = self._describe(table.db.conn)
+        self.gives = self._strict_types(table.db.conn)
         self._found: TableColumns | None = None  # as seen by our own connection, which must find the table as well
         self.database = shared_database(table.db, lambda: SQLiteDatabase(table.db.conn))
 
@@ -178,16 +176,16 @@ class FastliteRows(TableRows):
             self._version,
         )
 
-    def _strict_types(self, connection: Any, described: TableColumns) -> dict[str, type]:
+    def _strict_types(self, connection: Any) -> dict[str, type]:
         try:
-            found = connection.execute("SELECT strict FROM pragma_table_list(?)", (described.table,)).fetchall()
+            found = connection.execute("SELECT strict FROM pragma_table_list(?)", (self.described.table,)).fetchall()
         except Exception:  # before version 3.37, SQLite has neither strict tables nor this list
             return {}
-        strict = {"INT": int, "INTEGER": int, "REAL": float}
-        kinds = {name: strict.get(column.declared.upper()) for name, column in described.columns.items()}
-        return {name: kind for name, kind in kinds.items() if kind is not None and any(row[0] for row in found)}
+        strict = {"INT": int, "INTEGER": int, "REAL": float} if any(row[0] for row in found) else {}
+        kinds = {name: column.declared.upper() for name, column in self.described.columns.items()}
+        return {name: strict[kind] for name, kind in kinds.items() if kind in strict}
 
-    def _described(self, connection: Any, columns: Mapping[str, Any] | None = None) -> TableColumns:
+    def _described_now(self, connection: Any, columns: Mapping[str, Any] | None = None) -> TableColumns:
         # Columns may be added while the app runs, so look again before an unknown one is refused.
         if self._found is None or any(name not in self._found.columns for name in columns or ()):
             self._found = self._describe(connection)
@@ -199,71 +197,54 @@ class FastliteRows(TableRows):
         terms = [f"{key} = ?", f"CAST({key} AS TEXT) = ? COLLATE BINARY", *(f"{_quoted(name)} = ?" for name in fixed)]
         return " AND ".join(terms), [record_id, record_id, *map(to_column, fixed.values())]
 
-    def loading(self, record_id: str) -> Callable[[Any], Row | None]:
-        fixed = xtra_of(self._table)
+    def load(self, connection: Any, record_id: str, fixed: Mapping[str, Any]) -> Row | None:
+        described = self._described_now(connection)
+        where, arguments = self._where(described, record_id, fixed)
+        # Here and below, names come from the schema and are quoted, and values are bound.
+        cursor = connection.execute(f"SELECT * FROM {_quoted(described.table)} WHERE {where}", arguments)  # noqa: S608
+        rows = [{part[0]: value for part, value in zip(cursor.get_description(), row, strict=True)} for row in cursor]
+        if not rows:
+            return None
+        return Row(rows[0], None if described.version is None else int(rows[0][described.version] or 0))
 
-        def load(connection: Any) -> Row | None:
-            described = self._described(connection)
-            where, arguments = self._where(described, record_id, fixed)
-            # Here and below, names come from the schema and are quoted, and values are bound.
-            cursor = connection.execute(f"SELECT * FROM {_quoted(described.table)} WHERE {where}", arguments)  # noqa: S608
-            rows = [
-                {part[0]: value for part, value in zip(cursor.get_description(), row, strict=True)} for row in cursor
-            ]
+    def save(self, connection: Any, change: RowChange, fixed: Mapping[str, Any]) -> int | None:
+        described = self._described_now(connection, change.changed)
+        described.check(change, fixed)
+        values = to_columns(
+            change, lambda name, value: to_column(value, as_text=_keeps_texts(described.columns[name].declared))
+        )
+        count = "NULL" if described.version is None else f"COALESCE({_quoted(described.version)}, 0)"
+        sets = [f"{_quoted(name)} = ?" for name in values]
+        where, row_arguments = self._where(described, change.record_id, fixed)
+        matching, arguments = where, [*values.values(), *row_arguments]
+        if described.version is not None:
+            sets.append(f"{_quoted(described.version)} = {count} + 1")
+            if change.version is not None:
+                matching, arguments = f"{where} AND {count} = ?", [*arguments, change.version]
+        table, guard = _quoted(described.table), change.guard
+        with refused_values(change):
+            rows = connection.execute(
+                f"UPDATE {table} SET {', '.join(sets)} WHERE {matching} RETURNING {count}",  # noqa: S608
+                arguments,
+            ).fetchall()
+        if not rows:
+            rows = connection.execute(f"SELECT {count} FROM {table} WHERE {where}", row_arguments).fetchall()  # noqa: S608
+            raise described.conflict(change, rows[0][0]) if rows else not_found(change.record_id)
+        version: int | None = rows[0][0]
+        if guard is not None:
+            # Not by RETURNING: it ignores triggers, and older versions of SQLite return 1 for a stored 1.0.
+            asked = list(described.columns if guard.whole else values)
+            names = ", ".join(map(_quoted, asked))
+            rows = connection.execute(f"SELECT {names} FROM {table} WHERE {where}", row_arguments).fetchall()  # noqa: S608
             if not rows:
-                return None
-            return Row(rows[0], None if described.version is None else int(rows[0][described.version] or 0))
+                raise not_found(change.record_id)
+            guard.check(dict(zip(asked, rows[0], strict=True)))
+        return version
 
-        return load
-
-    def saving(self, change: RowChange) -> Callable[[Any], int | None]:
-        fixed = xtra_of(self._table)
-
-        def save(connection: Any) -> int | None:
-            described = self._described(connection, change.changed)
-            described.check(change, fixed)
-            values = to_columns(
-                change, lambda name, value: to_column(value, as_text=_keeps_texts(described.columns[name].declared))
-            )
-            count = "NULL" if described.version is None else f"COALESCE({_quoted(described.version)}, 0)"
-            sets = [f"{_quoted(name)} = ?" for name in values]
-            where, row_arguments = self._where(described, change.record_id, fixed)
-            matching, arguments = where, [*values.values(), *row_arguments]
-            if described.version is not None:
-                sets.append(f"{_quoted(described.version)} = {count} + 1")
-                if change.version is not None:
-                    matching, arguments = f"{where} AND {count} = ?", [*arguments, change.version]
-            table, guard = _quoted(described.table), change.guard
-            with refused_values(change):
-                rows = connection.execute(
-                    f"UPDATE {table} SET {', '.join(sets)} WHERE {matching} RETURNING {count}",  # noqa: S608
-                    arguments,
-                ).fetchall()
-            if not rows:
-                rows = connection.execute(f"SELECT {count} FROM {table} WHERE {where}", row_arguments).fetchall()  # noqa: S608
-                raise described.conflict(change, rows[0][0]) if rows else not_found(change.record_id)
-            version: int | None = rows[0][0]
-            if guard is not None:
-                # Not by RETURNING: it ignores triggers, and older versions of SQLite return 1 for a stored 1.0.
-                asked = list(described.columns if guard.whole else values)
-                names = ", ".join(map(_quoted, asked))
-                rows = connection.execute(f"SELECT {names} FROM {table} WHERE {where}", row_arguments).fetchall()  # noqa: S608
-                if not rows:
-                    raise not_found(change.record_id)
-                guard.check(dict(zip(asked, rows[0], strict=True)))
-            return version
-
-        return save
-
-    def deleting(self, record_id: str) -> Callable[[Any], None]:
-        fixed = xtra_of(self._table)
-
-        def delete(connection: Any) -> None:
-            described = self._described(connection)
-            where, arguments = self._where(described, record_id, fixed)
-            connection.execute(f"DELETE FROM {_quoted(described.table)} WHERE {where}", arguments)  # noqa: S608
-
-        return delete
+    def delete(self, connection: Any, record_id: str, fixed: Mapping[str, Any]) -> None:
+        described = self._described_now(connection)
+        where, arguments = self._where(described, record_id, fixed)
+        connection.execute(f"DELETE FROM {_quoted(described.table)} WHERE {where}", arguments)  # noqa: S608
 
 
 def _keeps_texts(declared: str) -> bool:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from .._compat.fastlite import xtra_of
 from ..exceptions import ConfigurationError
 from .base import (
     Column,
@@ -20,7 +19,7 @@ from .base import (
     refused_values,
     shared_database,
     to_columns,
-)
+)  # fmt: skip
 from .columns import UnfitError, to_column, to_json_column
 from .sources import Row, RowChange
 
@@ -58,7 +57,6 @@ class FastsqlRows(TableRows):
         engine = table.db.engine
         if engine.dialect.name == "sqlite" and engine.url.database in (None, "", ":memory:"):
             raise ConfigurationError("each thread has its own SQLite database in memory with fastsql: use a file")
-        self._xtra = table
         self._table = table.table
         found = self._table.c if table.exists() else ()
         kinds = {column.name: _python_type(column) for column in found}
@@ -69,16 +67,15 @@ class FastsqlRows(TableRows):
             for column in found
         }
         keys = [column.name for column in self._table.primary_key]
-        self._described = described = TableColumns.of(self._table.name, columns, keys, version)
-        self.name, self.key, self.counted = described.table, described.key, described.version
-        self.columns, self.gives = described.declared, {n: kind for n, kind in kinds.items() if kind in _OF_ONE_TYPE}
+        self.described = TableColumns.of(self._table.name, columns, keys, version)
+        self.gives = {name: kind for name, kind in kinds.items() if kind in _OF_ONE_TYPE}
         self._moments = {column.name for column in found if getattr(column.type, "timezone", False)}
         self._dialect = engine.dialect
         self.database = shared_database(table.db, lambda: EngineDatabase(engine))
 
-    def _where(self, record_id: str) -> list[Any] | None:
+    def _where(self, record_id: str, fixed: Mapping[str, Any]) -> list[Any] | None:
         """Return the conditions that select the row, or None for an id that no key of this type is spelt like."""
-        column = self._table.c[self.key]
+        column = self._table.c[self.described.key]
         key: Any = record_id
         kind = _python_type(column)
         if kind in (int, uuid.UUID):
@@ -88,20 +85,14 @@ class FastsqlRows(TableRows):
                 return None
             if str(key) != record_id or (kind is int and not -(2**63) <= key < 2**63):
                 return None
-        return [column == key, *(self._table.c[name] == value for name, value in xtra_of(self._xtra).items())]
+        return [column == key, *(self._table.c[name] == value for name, value in fixed.items())]
 
-    def loading(self, record_id: str) -> Callable[[Any], Row | None]:
-        where, counted = self._where(record_id), self.counted
-
-        def load(connection: Any) -> Row | None:
-            if where is None:
-                return None
-            row = connection.execute(self._table.select().where(*where)).mappings().first()
-            if row is None:
-                return None
-            return Row(self._in_utc(row), None if counted is None else int(row[counted] or 0))
-
-        return load
+    def load(self, connection: Any, record_id: str, fixed: Mapping[str, Any]) -> Row | None:
+        where, counted = self._where(record_id, fixed), self.described.version
+        row = where and connection.execute(self._table.select().where(*where)).mappings().first()
+        if not row:
+            return None
+        return Row(self._in_utc(row), None if counted is None else int(row[counted] or 0))
 
     def _in_utc(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row whose moments are in UTC. The database keeps no time zone, and drivers add the session's."""
@@ -111,55 +102,48 @@ class FastsqlRows(TableRows):
                 converted[name] = value.astimezone(datetime.UTC)
         return converted
 
-    def saving(self, change: RowChange) -> Callable[[Any], int | None]:
-        where, counted, columns, guard = self._where(change.record_id), self.counted, self._table.c, change.guard
-        self._described.check(change, xtra_of(self._xtra))
+    def save(self, connection: Any, change: RowChange, fixed: Mapping[str, Any]) -> int | None:
+        described, columns, guard = self.described, self._table.c, change.guard
+        described.check(change, fixed)
         values = to_columns(change, lambda name, value: _to_engine(columns[name], value, self._dialect.name))
         asked = [] if guard is None else [column for column in columns if guard.whole or column.name in values]
-
-        def save(connection: Any) -> int | None:
-            if where is None:
+        where, counted = self._where(change.record_id, fixed), described.version
+        if where is None:
+            raise not_found(change.record_id)
+        matching, number = list(where), change.version
+        if counted is not None:
+            count = columns[counted]
+            look = self._table.select().with_only_columns(count).where(*where)
+            if number is None:  # any version will do, but the row stays locked from here on
+                number = connection.execute(look.with_for_update()).scalar()
+            matching.append(count == number if number else (count == 0) | count.is_(None))
+            values[counted] = (number or 0) + 1
+        update = self._table.update().where(*matching).values(values)
+        with refused_values(change):
+            # Not in SQLite, whose older versions return 1 for a stored 1.0.
+            if asked and self._dialect.update_returning and self._dialect.name != "sqlite":
+                saved = connection.execute(update.returning(*asked)).mappings().first()
+            else:
+                is_changed = connection.execute(update).rowcount == 1
+                look = self._table.select().with_only_columns(*asked).where(*where) if asked else None
+                saved = is_changed and (look is None or connection.execute(look).mappings().first())
+        if not saved:
+            row = connection.execute(self._table.select().where(*where)).mappings().first()
+            if row is None:
                 raise not_found(change.record_id)
-            matching, number = list(where), change.version
-            if counted is not None:
-                count = columns[counted]
-                look = self._table.select().with_only_columns(count).where(*where)
-                if number is None:  # any version will do, but the row stays locked from here on
-                    number = connection.execute(look.with_for_update()).scalar()
-                matching.append(count == number if number else (count == 0) | count.is_(None))
-                values[counted] = (number or 0) + 1
-            update = self._table.update().where(*matching).values(values)
-            with refused_values(change):
-                # Not in SQLite, whose older versions return 1 for a stored 1.0.
-                if asked and self._dialect.update_returning and self._dialect.name != "sqlite":
-                    saved = connection.execute(update.returning(*asked)).mappings().first()
-                else:
-                    is_changed = connection.execute(update).rowcount == 1
-                    look = self._table.select().with_only_columns(*asked).where(*where) if asked else None
-                    saved = is_changed and (look is None or connection.execute(look).mappings().first())
-            if not saved:
-                row = connection.execute(self._table.select().where(*where)).mappings().first()
-                if row is None:
-                    raise not_found(change.record_id)
-                raise self._described.conflict(change, None if counted is None else row[counted] or 0)
-            if guard is not None:
-                guard.check(self._in_utc(saved))
-            return None if counted is None else int(values[counted])
+            raise described.conflict(change, None if counted is None else row[counted] or 0)
+        if guard is not None:
+            guard.check(self._in_utc(saved))
+        return None if counted is None else int(values[counted])
 
-        return save
-
-    def deleting(self, record_id: str) -> Callable[[Any], None]:
-        where = self._where(record_id)
-
-        def delete(connection: Any) -> None:
-            if where is None:
-                return
-            look = self._table.select().with_only_columns(self._table.c[self.key]).where(*where)
-            key = connection.execute(look).scalar()
-            if key is not None and str(key) == record_id:  # some databases find a text by another spelling
-                connection.execute(self._table.delete().where(*where))
-
-        return delete
+    def delete(self, connection: Any, record_id: str, fixed: Mapping[str, Any]) -> None:
+        where = self._where(record_id, fixed)
+        if where is None:
+            return
+        look = self._table.select().with_only_columns(self._table.c[self.described.key]).where(*where)
+        key = connection.execute(look).scalar()
+        if key is not None and str(key) == record_id:  # some databases find a text by another spelling
+            connection.execute(self._table.delete().where(*where))
 
 
 # -- types and values --------------------------------------------------------------------------------------------------

@@ -6,18 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from .._compat.fastlite import xtra_of
 from ..exceptions import ConfigurationError
-from .base import (
-    Column,
-    Database,
-    TableColumns,
-    TableRows,
-    Threads,
-    not_found,
-    refused_values,
-    to_columns,
-)
+from .base import Column, Database, TableColumns, TableRows, Threads, not_found, refused_values, to_columns
 from .columns import to_column
 from .sources import Row, RowChange
 
@@ -52,13 +42,10 @@ class MiniDataRows(TableRows):
         keys = [str(getattr(key, "name", key)) for key in getattr(table, "pks", ())]
         if isinstance(version, str):
             raise ConfigurationError(f"{name!r} has update() alone, which cannot tell one version from another")
-        self.name = name
-        self.key = TableColumns.of(name, dict.fromkeys(keys or ["?"], Column("")), keys, False).key
-        self.columns = self.counted = None
-        self.gives = {}
+        self.described = TableColumns.of(name, {"?": Column("")}, keys, False)._replace(columns={})
         self.database = MiniDataDatabase()
 
-    def _find(self, record_id: str) -> dict[str, Any] | None:
+    def load(self, connection: Any, record_id: str, fixed: Mapping[str, Any]) -> Row | None:
         # The table may accept a text for an integer key, or only the integer.
         for key in (record_id, int(record_id)) if record_id.isdecimal() else (record_id,):
             try:
@@ -67,42 +54,26 @@ class MiniDataRows(TableRows):
                 if isinstance(error, LookupError) or type(error).__name__ == "NotFoundError":
                     continue
                 raise
-            values = (
-                dict(row)
-                if isinstance(row, Mapping)
-                else {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-                if dataclasses.is_dataclass(row)
-                else dict(vars(row))
-            )
-            if str(values[self.key]) == record_id:
-                return values
+            if dataclasses.is_dataclass(row):
+                values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+            else:
+                values = dict(row if isinstance(row, Mapping) else vars(row))
+            if str(values[self.described.key]) == record_id:
+                return Row(values)
         return None
 
-    def loading(self, record_id: str) -> Callable[[Any], Row | None]:
-        def load(_: Any) -> Row | None:
-            row = self._find(record_id)
-            return None if row is None else Row(row)
+    def save(self, connection: Any, change: RowChange, fixed: Mapping[str, Any]) -> int | None:
+        row = self.load(connection, change.record_id, fixed)
+        if row is None:
+            raise not_found(change.record_id)
+        described = self.described._replace(columns=dict.fromkeys(row.values, Column("")))
+        described.check(change, fixed)
+        values = to_columns(change, lambda _, value: to_column(value))
+        with refused_values(change):
+            self._table.update({**values, described.key: row.values[described.key]})
+        return None  # the guard is not called: without a transaction, nothing could be undone
 
-        return load
-
-    def saving(self, change: RowChange) -> Callable[[Any], int | None]:
-        def save(_: Any) -> int | None:
-            row = self._find(change.record_id)
-            if row is None:
-                raise not_found(change.record_id)
-            described = TableColumns(self.name, dict.fromkeys(row, Column("")), self.key, None)
-            described.check(change, xtra_of(self._table))
-            values = to_columns(change, lambda _, value: to_column(value))
-            with refused_values(change):
-                self._table.update({**values, self.key: row[self.key]})
-            return None  # the guard is not called: without a transaction, nothing could be undone
-
-        return save
-
-    def deleting(self, record_id: str) -> Callable[[Any], None]:
-        def delete(_: Any) -> None:
-            row = self._find(record_id)
-            if row is not None:
-                self._table.delete(row[self.key])
-
-        return delete
+    def delete(self, connection: Any, record_id: str, fixed: Mapping[str, Any]) -> None:
+        row = self.load(connection, record_id, fixed)
+        if row is not None:
+            self._table.delete(row.values[self.described.key])

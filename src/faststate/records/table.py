@@ -1,19 +1,21 @@
-"""A record source for the rows of a table: fastlite's, fastsql's, or another one with the MiniDataAPI."""
+"""Record sources for tables: fastlite's, fastsql's, or others with the MiniDataAPI; and the choice of a source."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
-from .._compat.fastlite import keeps_xtra
+from .._compat.fastlite import keeps_xtra, xtra_of
 from ..exceptions import ConfigurationError
 from .base import TableRows
+from .calls import CallableRecords
 from .fastlite import FastliteRows
 from .fastsql import FastsqlRows
 from .minidata import MiniDataRows
-from .sources import Row, RowChange
+from .sources import RecordSource, Row, RowChange
 
-__all__ = ["TableRecords", "is_table"]
+__all__ = ["TableRecords", "record_source"]
 
 
 class TableRecords:
@@ -44,7 +46,7 @@ class TableRecords:
     """
 
     def __init__(self, table: Any, *, version: str | bool = True) -> None:
-        if not is_table(table):
+        if not _can(table, *_TABLE):
             raise ConfigurationError(
                 f"TableRecords is for a table, like db.t.products of fastlite, not for {_named(table)}"
             )
@@ -52,16 +54,19 @@ class TableRecords:
             raise ConfigurationError(
                 f"version is the name of a column, True for 'version' where there is one, or False, not {version!r}"
             )
+        self._table = table
         self._rows = _rows_of(table, version)
         self.database: Any = self._rows.database if self._rows.database.has_transactions else None
-        self.name: str = self._rows.name
-        self.columns, self.gives, self.version_column = self._rows.columns, self._rows.gives, self._rows.counted
+        self.name, columns, self._key, self.version_column = self._rows.described
+        self.columns = {name: column.declared for name, column in columns.items()} or None
+        self.gives = self._rows.gives
 
     async def load(self, record_id: str) -> Row | None:
         """Return the row whose key is spelt `record_id`, or None. "05" is not row 5."""
-        row = await self._rows.database.read(self._rows.loading(record_id))
+        load = partial(self._rows.load, record_id=record_id, fixed=xtra_of(self._table))
+        row = await self._rows.database.read(load)
         # SQL finds row 5 by "05" and "5.0" as well, and each spelling would become a state of its own.
-        return row if row is not None and str(row.values[self._rows.key]) == record_id else None
+        return row if row is not None and str(row.values[self._key]) == record_id else None
 
     async def save(self, changes: Sequence[RowChange]) -> Sequence[int | None]:
         """Save each row in one statement, and all rows in one transaction. Returns their new versions.
@@ -74,17 +79,40 @@ class TableRecords:
             source = change.source
             if not isinstance(source, TableRecords) or source._rows.database is not self._rows.database:
                 raise ConfigurationError(f"{_named(source)} is of another database: its rows are saved on their own")
-            steps.append(source._rows.saving(change))
+            steps.append(partial(source._rows.save, change=change, fixed=xtra_of(source._table)))
         return await self._rows.database.write(steps)
 
     async def delete(self, record_id: str) -> None:
         """Delete the row whose key is spelt `record_id`, if there is one."""
-        await self._rows.database.write([self._rows.deleting(record_id)])
+        delete = partial(self._rows.delete, record_id=record_id, fixed=xtra_of(self._table))
+        await self._rows.database.write([delete])
 
 
-def is_table(found: object) -> bool:
-    """True if `TableRecords` accepts it. Looks at the class, since `db.t` itself has an attribute of any name."""
-    return all(callable(getattr(type(found), name, None)) for name in ("__getitem__", "update", "delete"))
+def record_source(source: object) -> RecordSource:
+    """Return `source` if it is a `RecordSource`, or make one from a table (`db.t.products`) or a tuple of functions.
+
+    The tuple is `(load, save)` or `(load, save, delete)`. Raises `ConfigurationError` for anything else.
+    """
+    if _can(source, "load", "save", "delete") and isinstance(source, RecordSource):
+        return source
+    if _can(source, *_TABLE):
+        return TableRecords(source)
+    if isinstance(source, tuple) and len(source) in (2, 3):
+        return CallableRecords(*source)
+    found = f"a tuple of {len(source)}" if isinstance(source, tuple) else repr(source)
+    raise ConfigurationError(
+        "records is a table (db.t.products), a tuple of functions (load, save) or (load, save, delete), or a "
+        f"RecordSource; it cannot be {found}"
+    )
+
+
+_TABLE: Final = ("__getitem__", "update", "delete")
+"""The methods of all tables that `TableRecords` accepts."""
+
+
+def _can(found: object, *methods: str) -> bool:
+    """True if the class has these methods. `db.t`, which is not a table, itself has an attribute of any name."""
+    return all(callable(getattr(type(found), name, None)) for name in methods)
 
 
 def _rows_of(table: Any, version: str | bool) -> TableRows:

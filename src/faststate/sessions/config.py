@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..auth.rules import AccessRule, Authorizer, rule_of
 from ..exceptions import ConfigurationError, EventDefinitionError, IdentifierError
-from ..records.choice import record_source
+from ..records.table import record_source
 from ..registry.registry import Create
 from ..scopes import Id, StateIdentifier, StateScope
 from ..state.parameters import StateParameter
