@@ -20,7 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .exceptions import FastStateError
 
-__all__ = ["NOT_SHOWN", "explain", "explain_by_title", "is_hidden", "loggable", "mark_hidden", "redacted"]
+__all__ = ["NOT_SHOWN", "explain", "explain_by_title", "is_hidden", "loggable", "mark_hidden", "reached", "redacted"]
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ def _follow(shapes: list[type], place: Iterable[Any]) -> tuple[list[type], bool]
     return shapes, False
 
 
-def _reached(start: Iterable[T], following: Callable[[T], Iterable[T]]) -> list[T]:
+def reached(start: Iterable[T], following: Callable[[T], Iterable[T]]) -> list[T]:
     """Return these and all that follow from them, at any distance, each once."""
     found: dict[int, T] = {}
     waiting = list(start)
@@ -116,7 +116,7 @@ def _within(shape: type) -> list[type]:
 @lru_cache(maxsize=4_096)
 def hides(cls: type) -> bool:
     """True if a class hides anything from anybody, at any depth."""
-    if any(member.hidden for shape in _reached([cls], _within) for member in _members(shape).values()):
+    if any(member.hidden for shape in reached([cls], _within) for member in _members(shape).values()):
         return True
     computed = cls.model_computed_fields.values() if issubclass(cls, BaseModel) else ()
     return any(_hides(getattr(info.return_type, "__metadata__", ())) for info in computed)
@@ -194,7 +194,7 @@ def explain(
     if may_quote:
         _hidden_texts(values, [cls], False, texts)
     within, is_all_hidden = _follow([cls], at)
-    roots = _reached(within, _within) if at else [cls]
+    roots = reached(within, _within) if at else [cls]
     shown: list[tuple[tuple[Any, ...], str]] = []
     problems = error.errors(include_url=False, include_input=may_quote)
     for problem in problems[:MOST_PROBLEMS]:
@@ -211,7 +211,7 @@ def explain(
 
 def explain_by_title(error: ValidationError) -> list[tuple[tuple[Any, ...], str]]:
     """As `explain`, for an error of the app's own code: among the models of that name, one that hides something."""
-    models: list[type[BaseModel]] = _reached([BaseModel], type.__subclasses__)
+    models: list[type[BaseModel]] = reached([BaseModel], type.__subclasses__)
     classes = [cls for cls in models if error.title in (cls.__name__, cls.model_config.get("title"))]
     return explain(error, next(filter(hides, classes), classes[0] if classes else BaseModel))
 
@@ -284,7 +284,7 @@ def loggable(error: BaseException, *states: BaseModel) -> BaseException:
     one without the message, and so is each `ValidationError`. All others stay as they are.
     """
     mark_hidden(error, [(type(state), state.__dict__) for state in states])
-    chain = _reached([error], lambda each: [e for e in (each.__cause__, each.__context__) if e is not None])
+    chain = reached([error], lambda each: [e for e in (each.__cause__, each.__context__) if e is not None])
     texts = frozenset().union(*(getattr(each, "__faststate_hidden__", frozenset()) for each in chain))
     if not any(isinstance(each, ValidationError) or _quotes(str(each), texts) for each in chain):
         return error

@@ -7,14 +7,16 @@ import decimal
 import enum
 import json
 import re
-import types
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 from weakref import WeakKeyDictionary
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
+
+from ..redaction import reached
+from ..validation.annotations import union_members
 
 __all__ = ["UnfitError", "columns_to_fields", "is_about_values", "to_column", "to_json_column", "with_article"]
 
@@ -54,7 +56,7 @@ class ColumnReader:
     """Converts the texts of one column for the field of that name. Lifetime: the state class."""
 
     def __init__(self, field: Any) -> None:
-        parts = set(_parts(field.annotation))
+        parts = set(union_members(field.annotation))
         moments = parts & _MOMENTS.keys()
         # Parsed by Python, a fixed offset is a `datetime.timezone`; pydantic would use a class of its own.
         self._moment = _MOMENTS[moments.pop()] if len(moments) == 1 and parts <= {*moments, type(None)} else None
@@ -90,15 +92,6 @@ _MOMENTS: Final[dict[Any, Callable[[str], Any]]] = {
 }
 
 
-def _parts(annotation: Any) -> list[Any]:
-    """Return the members of a union, without their metadata; for any other type, the type itself."""
-    if get_origin(annotation) is Annotated:
-        return _parts(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [part for member in get_args(annotation) for part in _parts(member)]
-    return [annotation]
-
-
 def _has_other_values(annotation: Any) -> bool:
     """True for a Literal or an enum with a value that is not a text."""
     if get_origin(annotation) is Literal:
@@ -123,9 +116,7 @@ def to_column(value: Any, *, as_text: bool = False) -> Any:
         return value
     if isinstance(value, bool):
         return str(int(value)) if as_text else value
-    if isinstance(value, int):
-        if as_text:
-            return _digits(value)
+    if isinstance(value, int) and not as_text:
         if not -(2**63) <= value < 2**63:
             raise UnfitError("a whole number of more than 64 bits")
         return value
@@ -138,10 +129,8 @@ def to_column(value: Any, *, as_text: bool = False) -> Any:
     if isinstance(value, decimal.Decimal | uuid.UUID):
         return str(value)
     plain = to_json_column(value)
-    if isinstance(plain, str):
-        return _text(plain)
     try:
-        return _text(json.dumps(plain, ensure_ascii=False))
+        return _text(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
     except ValueError:  # Python refuses to write a number of more than 4,300 digits
         raise UnfitError("a whole number of that many digits") from None
 
@@ -150,29 +139,20 @@ def to_json_column(value: Any) -> Any:
     """Convert a field's value for a column of JSON. Raises `UnfitError`."""
     try:
         return to_jsonable_python(value)
-    except (PydanticSerializationError, UnicodeError) as error:
-        raise UnfitError(_unserializable(value, error)) from None
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        raise UnfitError(f"{with_article(type(value).__name__)} that has no JSON") from None
-
-
-def _unserializable(value: Any, error: Exception) -> str:
-    kind = with_article(type(value).__name__)
-    if isinstance(error, UnicodeDecodeError):
-        return f"{kind} with bytes that are not UTF-8"
-    return f"{kind} with half a surrogate pair" if isinstance(error, UnicodeEncodeError) else kind
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        detail = " that has no JSON"
+        if isinstance(error, UnicodeDecodeError):
+            detail = " with bytes that are not UTF-8"
+        elif isinstance(error, UnicodeEncodeError):
+            detail = " with half a surrogate pair"
+        elif isinstance(error, PydanticSerializationError):
+            detail = ""
+        raise UnfitError(with_article(type(value).__name__) + detail) from None
 
 
 def with_article(name: str) -> str:
     """Return a type's name with "a" or "an" before it."""
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
-
-
-def _digits(value: int) -> str:
-    try:
-        return int.__repr__(value)
-    except ValueError:  # Python refuses to write a number of more than 4,300 digits
-        raise UnfitError("a whole number of that many digits") from None
 
 
 def _text(value: str) -> str:
@@ -203,28 +183,21 @@ def is_about_values(error: BaseException) -> bool:
     Drivers are not imported for this: their error is called `DataError` (as PEP 249 demands), or has the error code of
     the SQL standard or of SQLite.
     """
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, UnicodeEncodeError | OverflowError):  # a driver raises these when it binds a value
-            return True
-        if any(cls.__name__ == "DataError" for cls in type(current).__mro__):
-            return True
-        state = getattr(current, "sqlstate", None) or getattr(current, "pgcode", None)
-        if isinstance(state, str) and state.startswith(_SQLSTATES):
-            return True
-        code = getattr(current, "sqlite_errorcode", None) or getattr(current, "extendedresult", None)
-        if code in _SQLITE_CODES:
-            return True
+    causes = reached([error], lambda each: [e for e in (getattr(each, "orig", None), each.__cause__) if e is not None])
+    return any(map(_refuses_value, causes))
+
+
+def _refuses_value(error: BaseException) -> bool:
+    """True if this error itself, without its causes, is about a value."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    code = getattr(error, "sqlite_errorcode", None) or getattr(error, "extendedresult", None)
+    return (
+        isinstance(error, UnicodeEncodeError | OverflowError)  # a driver raises these when it binds a value
+        or any(cls.__name__ == "DataError" for cls in type(error).__mro__)
+        or (isinstance(state, str) and state.startswith(_SQLSTATES))
+        or code in _SQLITE_CODES
         # There is no code for a type that the driver does not know.
-        if type(current).__name__ in ("ProgrammingError", "InterfaceError") and _CANNOT_BIND.search(str(current)):
-            return True
-        inner = getattr(current, "orig", None)
-        if isinstance(inner, TypeError | ValueError):  # SQLAlchemy could not convert the value for its column
-            return True
-        queue += [inner, current.__cause__]
-    return False
+        or (type(error).__name__ in ("ProgrammingError", "InterfaceError") and bool(_CANNOT_BIND.search(str(error))))
+        # SQLAlchemy could not convert the value for its column.
+        or isinstance(getattr(error, "orig", None), TypeError | ValueError)
+    )
