@@ -1,4 +1,4 @@
-"""What every test shares. Fixtures that only one kind of test needs live in that directory's own conftest."""
+"""Fixtures for all tests. Those that only one kind of test needs are in the conftest of its directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.redis_server import RedisServer, require_redis
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes share the tests of a `make test`: no more than keep the times that tests allow."""
+    """Return how many processes share a `make test`: only as many as let tests keep their time limits."""
     return min(os.cpu_count() or 1, 4)
 
 

@@ -1,4 +1,4 @@
-"""What the code takes for granted of FastHTML, Starlette and datastar-py: these tests say which fact has moved."""
+"""Facts about FastHTML, Starlette and datastar-py that the code relies on: these tests say which one has changed."""
 
 import inspect
 from copy import deepcopy

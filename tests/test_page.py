@@ -1,4 +1,4 @@
-"""What a page is given: signals seeded before their use, a token that names what it shows, a position to go on from."""
+"""The parts of a page: signals seeded before their use, a token that names what it shows, a position to resume from."""
 
 import json
 import re

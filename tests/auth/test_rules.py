@@ -1,4 +1,4 @@
-"""Who may: the one table that decides, and the user it decides on."""
+"""Access rules: the one table that decides who may do what, and the user it decides on."""
 
 from __future__ import annotations
 

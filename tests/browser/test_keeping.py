@@ -1,4 +1,4 @@
-"""What is kept, as a person sees it: over restarts, when others change the row, when two edit, when a tab is closed."""
+"""Kept states as a person sees them: over restarts, when others change the row, when two edit, when a tab is closed."""
 
 import pytest
 from playwright.sync_api import expect

@@ -1,4 +1,4 @@
-"""What the tests of crashes and restarts share."""
+"""Fixtures for the tests of crashes and restarts."""
 
 from __future__ import annotations
 

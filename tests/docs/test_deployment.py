@@ -1,4 +1,4 @@
-"""What docs/deployment.md says: its app on several real processes, its settings of Redis, its units and its proxies."""
+"""The claims of docs/deployment.md: several real processes, its settings of Redis, its units and its proxies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request is: its session, which may have ended, its user, and what is done behind its answer."""
+"""The context of a request: its session, which may have ended, its user, and what is done behind its answer."""
 
 import pytest
 from fasthtml import common as fh

@@ -1,4 +1,4 @@
-"""What a page watches has no length at which it silently ends: a thousand records, and a thousand fragments."""
+"""A page may watch any number of states: a thousand records, and a thousand fragments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a row gives back: each value of each kind comes back as it was, or its commit is refused and changes nothing."""
+"""Values in rows: each value of each kind comes back as it was, or its commit is refused and changes nothing."""
 
 import asyncio
 import contextlib

@@ -23,7 +23,7 @@ def redis_server(shared_redis: RedisServer) -> RedisServer:
 
 @pytest.fixture
 def new_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """Starts servers of the test's own, with options as `RedisServer` takes them; they end with the test."""
+    """Start servers of the test's own, with options as `RedisServer` takes them; they end with the test."""
     servers: list[RedisServer] = []
 
     def start(**options: str) -> RedisServer:
@@ -38,7 +38,7 @@ def new_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
 
 @pytest.fixture
 async def new_store(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., RedisStore]]:
-    """Makes stores that are closed with the test, on a server (the session's by default), with short times."""
+    """Make stores that are closed with the test, on a server (the session's by default), with short times."""
     stores: list[RedisStore] = []
 
     def make(server: RedisServer | None = None, **options: Any) -> RedisStore:

@@ -1,4 +1,4 @@
-"""What one process does between two steps of another: whatever comes when, all of them end with what is stored."""
+"""One process acts between two steps of another: in whatever order, all of them end with what is stored."""
 
 from __future__ import annotations
 

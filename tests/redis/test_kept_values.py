@@ -1,4 +1,4 @@
-"""What a store gives back: each value of each kind comes back as it was, or its commit is refused."""
+"""Values in a store: each value of each kind comes back as it was, or its commit is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Redis store keeps, and what becomes of it when Redis fails, is started anew, or has lost something."""
+"""The Redis store: what it keeps, and what happens when Redis fails, restarts or has lost something."""
 
 from __future__ import annotations
 

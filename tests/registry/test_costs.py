@@ -1,4 +1,4 @@
-"""What the background work and the counters cost: what has changed or expired, and not how many are there.
+"""The cost of background work and counters grows with what has changed or expired, not with how much there is.
 
 Operations of the interpreter are counted, not time: a busy machine changes nothing about them.
 """

@@ -1,4 +1,4 @@
-"""What gives way where memory is full and alone: never what another visitor has put into his cart."""
+"""Eviction when memory is full and there is no store: never of what another visitor has put into his cart."""
 
 from __future__ import annotations
 

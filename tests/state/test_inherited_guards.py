@@ -1,4 +1,4 @@
-"""What a class hides or guards, its subclasses hide and guard, whatever stands between."""
+"""Subclasses hide and guard what their base hides and guards, whatever stands between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs to one app stays with it: apps that share a class, classes that share a mixin, apps that are mounted."""
+"""Apps do not mix: apps that share a class, classes that share a mixin, apps that are mounted."""
 
 import gc
 import re

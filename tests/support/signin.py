@@ -1,4 +1,4 @@
-"""What every way of signing in has to keep, as tests that each way's own file inherits; and the browser they run in.
+"""The promises of every way of signing in, as tests that its own file inherits; and the browser they run in.
 
 The apps are the examples called signin_*.py: a note for each user, a board that editors write, a page to sign in at.
 """

@@ -1,4 +1,4 @@
-"""What the tests of injection share: a server per file, raw requests, and what browsers' parsers make of bytes."""
+"""Helpers for the tests of injection: a server per file, raw requests, and what browsers' parsers make of bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user typed adds no element and no attribute to a page, ends no expression, and is read back as it was."""
+"""Typed text adds no element and no attribute to a page, ends no expression, and is read back as it was."""
 
 from __future__ import annotations
 

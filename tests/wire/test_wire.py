@@ -1,4 +1,4 @@
-"""What travels to Datastar arrives as it was meant: values, minimal patches, attributes, frames."""
+"""Values, minimal patches, attributes and frames arrive at Datastar as they were meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a victim has open: an account of the session, one of the user, and a board for all."""
+"""An app that a victim has open: an account of the session, one of the user, and a board for all."""
 
 from fasthtml.common import *
 from limits import UNLIMITED
