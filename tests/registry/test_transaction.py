@@ -20,7 +20,7 @@ from faststate import (
     StateScope,
     event,
 )
-from faststate.provider.origin import Origin, origin_of_commits
+from faststate.provider.parts import Origin, origin_of_commits
 from faststate.registry.run_event import EventCaller, run_event
 from faststate.scheduling.threads import EVENT_THREADS
 

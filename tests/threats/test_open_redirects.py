@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from faststate.exceptions import EventDefinitionError
-from faststate.provider.results import safe_location
+from faststate.provider.page_event import safe_location
 from tests.support.client import BROWSER, Page, patched_signals, status
 from tests.threats.injection_server import client, event_request, frames_of, merged, over_http, raw, running
 

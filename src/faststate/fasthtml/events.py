@@ -19,10 +19,9 @@ from ..auth.limits import network_of
 from ..exceptions import EventConflictError, EventTimeoutError, FastStateError, LimitError, NotStartedError
 from ..provider.calls import Call
 from ..provider.context import RequestContext
-from ..provider.page_event import Effect
+from ..provider.page_event import Effect, safe_location
 from ..provider.page_tokens import ForgedTokens, StaleTokens
 from ..provider.provider import StateProvider
-from ..provider.results import safe_location
 from ..redaction import explain_by_title, loggable
 from ..sessions.caller import is_cross_site
 from ..sse.connection import SSEConnection

@@ -19,8 +19,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from .._compat.fastcore import knows_elements
 from .._compat.starlette import knows_sessions
 from ..exceptions import ConfigurationError, FastStateError
-from ..provider.integration import integrate_with
-from ..provider.provider import StateProvider
+from ..provider.provider import StateProvider, integrate_with
 from ..sessions.ended import SESSION_MAX_AGE
 from . import _compat
 from .answers import error_response

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ..auth.limits import network_of
-from ..auth.rules import READ
+from ..auth.rules import READ, authorize
 from ..auth.tokens import Shown
-from ..cluster.base import AppCluster
+from ..auth.users import UserContext
 from ..exceptions import AccessError, IdentifierError, StateNotFoundError
+from ..redaction import loggable
 from ..registry.entries import Entry
-from ..registry.registry import StateRegistry
 from ..scopes import StateScope, namespace_of
 from ..sessions.caller import Identity
 from ..sessions.config import Ids
-from ..sessions.rechecks import Rechecks
-from ..sessions.sessions import Sessions
 from ..sse.changes import snapshot_frame
 from ..sse.connection import SSEConnection
-from ..sse.manager import SSEManager
 from ..state.reactive import ReactiveState
 from ..wire.frames import message_frame, reload_frame, reopen_frame, vanish_frame
 from .context import RequestContext
-from .page_tokens import MERGED_FROM, PageTokens, StaleTokens, shown_by
-from .registrations import Registrations
+from .page_tokens import MERGED_FROM, ForgedTokens, StaleTokens, Watched, shown_by
+from .parts import GONE, Parts
 from .resolve import Resolver
-from .throttle import Throttle
 
-__all__ = ["Followed", "Follower", "Removal"]
+__all__ = ["Followed", "Follower"]
 
-GONE: Final = "This is not there any more."
-"""Message shown when a record is deleted while a page displays it."""
+logger = logging.getLogger("faststate")
 
 LEFT_TTL: Final = 30.0
 """Idle seconds of TEMPORARY states whose page was left for good. A tab that is only hidden says nothing."""
@@ -56,15 +53,8 @@ class Followed(NamedTuple):
 class Follower:
     """Opens the streams of pages, for what their users may see. Lifetime: the provider."""
 
-    registry: StateRegistry
-    cluster: AppCluster
-    manager: SSEManager
-    sessions: Sessions
-    rechecks: Rechecks
-    registrations: Registrations
+    parts: Parts
     resolver: Resolver
-    tokens: PageTokens
-    throttle: Throttle
 
     async def open(
         self, context: RequestContext, tokens: Sequence[Any], position: str | None, *, is_first: bool = True
@@ -75,24 +65,24 @@ class Follower:
         that had a stream before (not `is_first`) and may see nothing now gets frames (bytes) that say so. Raises
         `StaleTokens`, `ForgedTokens` and `LimitError`.
         """
-        manager = self.manager
-        shown = shown_by(await self.tokens.verify(context, tokens, again=len(tokens) > MERGED_FROM))
-        self.throttle.refuse_too_many_streams(manager, context.session_id(), context.address)
+        parts, manager = self.parts, self.parts.sse_manager
+        shown = shown_by(await parts.tokens.verify(context, tokens, again=len(tokens) > MERGED_FROM))
+        parts.throttle.refuse_too_many_streams(manager, context.session_id(), context.address)
         identity = await context.identity()
-        if identity.session_id is not None and self.sessions.ended.is_ended(identity.session_id):
+        if identity.session_id is not None and parts.sessions.ended.is_ended(identity.session_id):
             raise StaleTokens  # it ended while the user was being loaded
-        self.throttle.refuse_too_many_streams(manager, identity.session_id, context.address)  # many may wait there
+        parts.throttle.refuse_too_many_streams(manager, identity.session_id, context.address)  # many may wait there
         connection = SSEConnection(
-            self.cluster.new_stream_id(),
+            parts.cluster.new_stream_id(),
             user=identity.user,
             session_id=identity.session_id,
             address=network_of(context.address),
         )
         manager.announce(connection)  # rights that change while they are asked about end it, like any other
-        with self.cluster.holding() as topics:
+        with parts.cluster.holding() as topics:
             try:
                 # After this nothing is awaited: this connection hears of what is committed from now on.
-                found = await self._followed_by_now(context, identity, shown, topics, self.cluster.seen(position))
+                found = await self._followed_by_now(context, identity, shown, topics, parts.cluster.seen(position))
             except BaseException:
                 manager.remove_connection(connection.id)
                 raise
@@ -102,9 +92,9 @@ class Follower:
         self, context: RequestContext, connection: SSEConnection, found: Followed, position: str | None, is_first: bool
     ) -> SSEConnection | bytes | None:
         """Return what `open` returns, once it is known what is `found` for the page to follow."""
-        manager, config_of = self.manager, self.registrations.config_of
+        manager, config_of = self.parts.sse_manager, self.parts.registrations.config_of
         followed, vanish, gone, _ = found
-        if self.sessions.rights.changed(connection.user, context.since):
+        if self.parts.sessions.rights.changed(connection.user, context.since):
             manager.dismiss(connection, reopen_frame())  # while the user was being loaded
         if connection.closed or connection.silent:
             return connection
@@ -129,7 +119,7 @@ class Follower:
             asked = context.asked.get(key)
             if asked is not None and asked is not entry.state:
                 # Commits come faster than its rule answers: what is allowed is shown now, the rest once it is known.
-                self.rechecks.ask_again(connection, key)
+                self.parts.rechecks.ask_again(connection, key)
                 audience = connection.audience(key)
                 connection.send_frame(snapshot_frame(asked._seen(audience.hidden), audience.views))
         if vanish or gone:
@@ -139,7 +129,7 @@ class Follower:
     def _seen_here(self, position: str | None) -> int:
         """Return the number of this process's last commit that a page with this position has seen; -1 for none."""
         epoch, number = [*(position or "").split("."), ""][:2]
-        is_own = epoch == self.registry.epoch and number.isdecimal() and len(number) < 20
+        is_own = epoch == self.parts.registry.epoch and number.isdecimal() and len(number) < 20
         return int(number) if is_own else -1
 
     async def _followed_by_now(
@@ -155,15 +145,15 @@ class Follower:
         This process hears of all changes from then on, as long as the `topics` are held. Up to the commit `seen`
         another process has told the page of all that it follows.
         """
-        with self.registry.lifetimes.holding() as held:
+        with self.parts.registry.lifetimes.holding() as held:
             while True:
                 found = await self.followed(context, identity, shown)
                 entries = [entry for entry, _ in found.states.values()]
                 held.update(entry.identifier.key for entry in entries)
-                if any(self.registry.find(entry.identifier.key) is not entry for entry in entries):
+                if any(self.parts.registry.find(entry.identifier.key) is not entry for entry in entries):
                     await asyncio.sleep(0)  # let the task that loaded it deal with its end first
                     continue  # deleted, or evicted, while the others were asked about
-                if not await self.cluster.follow(entries, topics):
+                if not await self.parts.cluster.follow(entries, topics):
                     continue  # another process has changed it
                 unchanged = await self._unchanged(entries, seen) if seen is not None else {}
                 try:
@@ -181,10 +171,10 @@ class Follower:
         followed: dict[str, tuple[Entry, set[str]]] = {}
         vanish = gone = b""
         for name, instance_id, views in shown:
-            cls = self.registrations.class_named(name)
+            cls = self.parts.registrations.class_named(name)
             if cls is None:
                 continue
-            scope = self.registrations.config_of(cls).scope
+            scope = self.parts.registrations.config_of(cls).scope
             if scope is StateScope.TEMPORARY:
                 await self.resolver.refuse_lost(identity, cls, instance_id)
             try:
@@ -206,7 +196,7 @@ class Follower:
     async def _unchanged(self, entries: Sequence[Entry], seen: int) -> dict[str, ReactiveState]:
         """Return those states, by key, that no process has changed after the commit `seen`."""
         states = {entry.identifier.key: entry.state for entry in entries}
-        last = await self.cluster.last_changes(entries)
+        last = await self.parts.cluster.last_changes(entries)
         return {key: states[key] for key, sequence in last.items() if sequence <= seen}
 
     async def leave(self, context: RequestContext, tokens: Sequence[Any]) -> None:
@@ -215,52 +205,62 @@ class Follower:
         Not at once: a page that comes back from the browser's cache, and opens its stream, finds them as they were.
         Raises as `PageTokens.verify`.
         """
-        if not (verified := await self.tokens.verify(context, tokens)):
+        if not (verified := await self.parts.tokens.verify(context, tokens)):
             return
         identity = await context.identity()
         for name, instance_id, _ in shown_by(verified):
-            cls = self.registrations.class_named(name)
-            if cls is None or self.registrations.config_of(cls).scope is not StateScope.TEMPORARY:
+            cls = self.parts.registrations.class_named(name)
+            if cls is None or self.parts.registrations.config_of(cls).scope is not StateScope.TEMPORARY:
                 continue
             identifier = self.resolver.temporary(identity, cls, instance_id)
-            if (entry := self.registry.find(identifier.key)) is not None:
-                self.registry.lifetimes.keep_for(entry, min(LEFT_TTL, entry.ttl))
+            if (entry := self.parts.registry.find(identifier.key)) is not None:
+                self.parts.registry.lifetimes.keep_for(entry, min(LEFT_TTL, entry.ttl))
             else:
-                await self.cluster.end_soon(identifier.key, LEFT_TTL)
+                await self.parts.cluster.end_soon(identifier.key, LEFT_TTL)
 
+    # -- pages without a stream ------------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Removal:
-    """Takes states off the pages that show them. Lifetime: the provider."""
+    def shown(
+        self, context: RequestContext, identity: Identity, watched: Watched, states: Sequence[ReactiveState]
+    ) -> dict[str, tuple[Entry, set[str]]]:
+        """Return those of the changed `states` that a page shows, by key, with their views there.
 
-    manager: SSEManager
-
-    def take_from(self, connection: SSEConnection, state: ReactiveState) -> None:
-        """Take a state off one page, which is told nothing more of it."""
-        if connection.topic(state._committed.identifier.key) is None:
-            return  # silenced, or told that the state has ended, while its user was being asked about
-        frame = self._unfollow(connection, state)
-        if connection.topics:
-            connection.send_frame(frame)
-        else:
-            self.manager.dismiss(connection, frame + reload_frame())
-
-    def take_from_all(self, state: ReactiveState) -> None:
-        """Take a state that has ended off all pages. Pages of a record say that it is gone; other pages reload."""
-        identifier = state._committed.identifier
-        for connection in self.manager.watchers(identifier.key):
-            if connection.closed:
+        Only these are looked up: a page may show a thousand states, too many to find again at every click.
+        """
+        found: dict[str, tuple[Entry, set[str]]] = {}
+        for state in states:
+            identifier = state._committed.identifier
+            views: list[tuple[str, ...]] = []
+            with contextlib.suppress(StaleTokens, ForgedTokens):  # of another session's state, so it is not shown
+                views = watched.views(identifier.cls_name, identifier.instance_id)
+            entry = self.parts.registry.find(identifier.key)
+            if not views or entry is None:
                 continue
-            frame = self._unfollow(connection, state)
-            if identifier.scope is StateScope.RECORD:
-                connection.send_frame(frame + message_frame(GONE, 404))
-            else:
-                self.manager.dismiss(connection, frame + reload_frame())
+            with contextlib.suppress(IdentifierError):  # the user has signed out, so the state is nobody's here
+                own = self.resolver.identify(context, identity, type(state), identifier.instance_id)
+                if own.key == identifier.key:  # and not another session's or user's
+                    found[identifier.key] = entry, {view for part in views for view in part}
+        return found
 
-    def _unfollow(self, connection: SSEConnection, state: ReactiveState) -> bytes:
-        """Let a page follow a state no longer; return the frames (bytes) that take it off the page."""
-        committed = state._committed
-        key = committed.identifier.key
-        frame = vanish_frame(committed.namespace, type(state)._fs_schema().signals, connection.audience(key).views)
-        self.manager.unfollow(connection, key)
-        return frame
+    async def snapshots(self, user: UserContext | None, shown: Mapping[str, tuple[Entry, set[str]]]) -> bytes:
+        """Return frames with these states (by key) as they are now; one that was lost vanishes.
+
+        The event has been committed, so nothing is raised here: if a rule fails, the page is told nothing.
+        """
+        frames = {}
+        for key, (entry, views) in shown.items():
+            state, config = entry.state, self.parts.registrations.config_of(type(entry.state))
+            if config.rule.restricts:
+                try:
+                    async with asyncio.timeout(self.parts.registry.locks.timeout):
+                        await authorize(user, config.rule, state, READ)
+                except AccessError:
+                    frames[key] = vanish_frame(state._committed.namespace, type(state)._fs_schema().signals, views)
+                    continue
+                except Exception as error:
+                    # The event is committed, so it must not look failed; the page keeps what it shows.
+                    failed = "the rule of %s failed; the page is not told what changed"
+                    logger.error(failed, config.state_name, exc_info=loggable(error, state))
+                    continue
+            frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
+        return b"".join(frames.values())

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from starlette.types import Receive
 
-from ..auth.rules import READ, authorize
-from ..cluster.base import AppCluster
-from ..exceptions import AccessError, AuthorizationError, IdentifierError
-from ..redaction import loggable
+from ..exceptions import AuthorizationError, EventDefinitionError
 from ..registry.entries import Entry
-from ..registry.registry import StateRegistry
 from ..registry.run_event import EventCaller, Step
 from ..sessions.caller import Identity
-from ..sessions.sessions import Sessions
-from ..sse.changes import snapshot_frame
+from ..sessions.config import StateConfig
 from ..sse.connection import SSEConnection
-from ..sse.manager import SSEManager
 from ..state.events import Event
 from ..state.reactive import ReactiveState
-from ..wire.frames import signals_frame, vanish_frame
+from ..state.views import render_ft
+from ..wire.frames import elements_frame, go_frame, signals_frame
 from ..wire.values import nest, to_wire
 from .calls import NOTHING, Call
 from .context import RequestContext
 from .follow import Follower
-from .origin import Origin
-from .page_tokens import ForgedTokens, StaleTokens, Watched
-from .registrations import Registrations
-from .resolve import Resolver
-from .results import result_frames
-from .stats import Counters
+from .page_tokens import StaleTokens, Watched
+from .parts import Origin, Parts
 
-__all__ = ["Effect", "EventParts", "PageEvent"]
+__all__ = ["Effect", "PageEvent", "Sent", "safe_location"]
 
 logger = logging.getLogger("faststate")
 
@@ -54,65 +45,75 @@ class Effect(NamedTuple):
     """The version of the event's state, if the event expects one."""
 
 
-class EventParts(NamedTuple):
-    """The parts of a provider that the events of pages need. Lifetime: the provider."""
+class Sent:
+    """An event that a page has sent, who sends it, and where its effects go. Lifetime: one attempt to run it.
 
-    registry: StateRegistry
-    cluster: AppCluster
-    manager: SSEManager
-    sessions: Sessions
-    registrations: Registrations
-    resolver: Resolver
-    follower: Follower
-    counters: Counters
+    `live` is the page's stream; `elsewhere` says that another process has it.
+    """
+
+    __slots__ = ("call", "cls", "config", "context", "elsewhere", "event", "identity", "live", "take")
+
+    def __init__(
+        self,
+        context: RequestContext,
+        identity: Identity,
+        call: Call,
+        config: StateConfig,
+        cls: type[ReactiveState],
+        event: Event[Any, Any],
+        live: SSEConnection | None,
+        elsewhere: bool,
+        take: Callable[[Effect], None],
+    ) -> None:
+        self.context = context
+        self.identity = identity
+        self.call = call
+        self.config = config
+        self.cls = cls
+        self.event = event
+        self.live = live
+        self.elsewhere = elsewhere
+        self.take = take
 
 
 class PageEvent(Origin, EventCaller):
-    """An event that a page has sent. Lifetime: the event.
+    """An event that a page has sent, while it runs. Lifetime: the event.
 
     `bound` are the fields to set before it (None if the class has none), `watched` what the page shows, if it has no
-    stream. `take` is given the effects.
+    stream.
     """
 
     __slots__ = (
-        "_alone_since", "_bound", "_call", "_context", "_entry", "_event", "_identity", "_live", "_parts", "_presence",
-        "_take", "_typed", "_watched", "has_begun",
+        "_alone_since", "_bound", "_entry", "_follower", "_parts", "_presence", "_sent", "_typed", "_watched",
+        "has_begun",
     )  # fmt: skip
 
     def __init__(
         self,
-        parts: EventParts,
-        context: RequestContext,
-        identity: Identity,
-        call: Call,
-        event: Event[Any, Any],
+        parts: Parts,
+        follower: Follower,
+        sent: Sent,
         entry: Entry,
         bound: Mapping[str, Any] | None,
-        live: SSEConnection | None,
-        elsewhere: bool,
         watched: Watched | None,
-        take: Callable[[Effect], None],
     ) -> None:
         self._parts = parts
-        self._context = context
-        self._identity = identity
-        self._call = call
-        self._event = event
+        self._follower = follower
+        self._sent = sent
         self._entry = entry
         self._bound = bound
-        self._live = live
         self._watched = watched
-        self._take = take
         self._typed: Mapping[str, Any] = NOTHING  # bound fields as the page showed them when it sent the event
         self._presence: _Presence | None = None  # once somebody has asked whether the client is there
         self._alone_since: float | None = None  # since when nobody is there to see what it does
         self.has_begun = False
         """True if a step of it was committed."""
-        self.connection_id = live.id if live is not None else call.connection_id if elsewhere else None
+        live, is_elsewhere = sent.live, sent.elsewhere
+        self.connection_id = live.id if live is not None else sent.call.connection_id if is_elsewhere else None
         self.key = entry.identifier.key
         self.echo = NOTHING
-        self.session_id = identity.session_id
-        self.elsewhere = elsewhere
+        self.session_id = sent.identity.session_id
+        self.elsewhere = is_elsewhere
         self.open = True
         self.commits = []
 
@@ -125,18 +126,18 @@ class PageEvent(Origin, EventCaller):
     # -- what the event asks ---------------------------------------------------------------------------------------
 
     def acting(self) -> str | None:
-        return self._context.session_id()
+        return self._sent.context.session_id()
 
     def still_current(self) -> None:
-        sessions, session_id = self._parts.sessions, self._context.session_id()
+        sessions, session_id = self._parts.sessions, self._sent.context.session_id()
         if session_id is not None and sessions.ended.is_ended(session_id):
             raise StaleTokens  # signed out while this waited for its turn
-        user = self._identity.user
-        if user is not None and sessions.rights.changed(user, self._context.since):
+        user = self._sent.identity.user
+        if user is not None and sessions.rights.changed(user, self._sent.context.since):
             raise AuthorizationError("your rights have changed just now: please try again")
 
     def bound(self) -> Mapping[str, Any]:
-        bound, number, page = self._bound, self._call.sequence, self.connection_id
+        bound, number, page = self._bound, self._sent.call.sequence, self.connection_id
         if bound is None:
             return NOTHING  # the class has none, so nobody needs to know the order of the page's events
         if number is not None:
@@ -145,7 +146,7 @@ class PageEvent(Origin, EventCaller):
             if entry is not None and page is not None:
                 is_newest = self._parts.cluster.note_typed(entry, page, number)
             if is_newest is None:
-                is_newest = self._live is None or self._live.note_typed(self.key, number)
+                is_newest = self._sent.live is None or self._sent.live.note_typed(self.key, number)
             if not is_newest:
                 return NOTHING  # a later event of the page overtook this one, and has newer values
         if bound:
@@ -155,12 +156,12 @@ class PageEvent(Origin, EventCaller):
     def wants_more(self) -> bool:
         """False if the client has gone for good: its request was given up, and its page has had no stream since."""
         if self._presence is None:
-            if self._call.receive is None:
+            if self._sent.call.receive is None:
                 return True
-            self._presence = _Presence(self._call.receive)
+            self._presence = _Presence(self._sent.call.receive)
         if (gone_at := self._presence.gone_at()) is None:
             return True
-        named, now = self._call.connection_id, asyncio.get_running_loop().time()
+        named, now = self._sent.call.connection_id, asyncio.get_running_loop().time()
         if not named:
             return False  # it never had a stream, so nobody can come back
         if self.elsewhere or self._is_followed(named):
@@ -172,8 +173,8 @@ class PageEvent(Origin, EventCaller):
 
     def _is_followed(self, connection_id: str) -> bool:
         """True if the page has its stream, or came back: a later stream of its session follows the state."""
-        first = self._live.connected_at if self._live is not None else None
-        for connection in self._parts.manager.connections_of(session_id=self._context.session_id()):
+        first = self._sent.live.connected_at if self._sent.live is not None else None
+        for connection in self._parts.sse_manager.connections_of(session_id=self._sent.context.session_id()):
             if connection.closed or connection.silent:
                 continue
             is_later = first is None or connection.connected_at > first
@@ -184,7 +185,7 @@ class PageEvent(Origin, EventCaller):
     # -- what the page sees ----------------------------------------------------------------------------------------
 
     def render(self, result: Any) -> bytes:
-        return b"" if result is None else result_frames(self._event, result)
+        return b"" if result is None else result_frames(self._sent.event, result)
 
     def take(self, step: Step) -> Awaitable[None] | None:
         counters = self._parts.counters
@@ -198,12 +199,16 @@ class PageEvent(Origin, EventCaller):
 
     async def _take_with_snapshots(self, watched: Watched, step: Step) -> None:
         if step.repeated:  # the first answer was lost, with the changes in it
-            identity, shown = await self._context.identity(), await watched.all()
-            followed = await self._parts.follower.followed(self._context, identity, shown)
-            frames = await self._snapshots(followed.states)
+            identity, shown = await self._sent.context.identity(), await watched.all()
+            followed = await self._follower.followed(self._sent.context, identity, shown)
+            frames = await self._follower.snapshots(self._sent.identity.user, followed.states)
         else:
-            frames = await self._snapshots(self._shown([commit.new for commit in self.commits]))
+            frames = await self._snapshots(watched, [commit.new for commit in self.commits])
         self._show(frames, step)
+
+    async def _snapshots(self, watched: Watched, states: Sequence[ReactiveState]) -> bytes:
+        shown = self._follower.shown(self._sent.context, self._sent.identity, watched, states)
+        return await self._follower.snapshots(self._sent.identity.user, shown)
 
     def _show(self, frames: bytes, step: Step) -> None:
         if self._typed:
@@ -211,9 +216,9 @@ class PageEvent(Origin, EventCaller):
             self._typed = NOTHING
         self.commits.clear()
         version = None
-        if self._event.expect_version:
+        if self._sent.event.expect_version:
             version = str((self._parts.registry.find(self.key) or self._entry).version)
-        self._take(Effect(frames + step.result if step.result else frames, step.repeated, version))
+        self._sent.take(Effect(frames + step.result if step.result else frames, step.repeated, version))
 
     def _corrections(self) -> bytes:
         """Return frames for what the page typed and the event set back: no change of the state, but of the page."""
@@ -229,57 +234,14 @@ class PageEvent(Origin, EventCaller):
         }
         return signals_frame(nest(committed.namespace, wrong)) if wrong else b""
 
-    def _shown(self, states: Sequence[ReactiveState]) -> dict[str, tuple[Entry, set[str]]]:
-        """Return those of the changed `states` that the page shows, by key, with their views there.
-
-        Only these are looked up: a page may show a thousand states, too many to find again at every click.
-        """
-        found: dict[str, tuple[Entry, set[str]]] = {}
-        for state in states:
-            identifier = state._committed.identifier
-            views: list[tuple[str, ...]] = []
-            if self._watched is not None:
-                with contextlib.suppress(StaleTokens, ForgedTokens):  # of another session's state, so it is not shown
-                    views = self._watched.views(identifier.cls_name, identifier.instance_id)
-            entry = self._parts.registry.find(identifier.key)
-            if not views or entry is None:
-                continue
-            with contextlib.suppress(IdentifierError):  # the user has signed out, so the state is nobody's here
-                own = self._parts.resolver.identify(self._context, self._identity, type(state), identifier.instance_id)
-                if own.key == identifier.key:  # and not another session's or user's
-                    found[identifier.key] = entry, {view for part in views for view in part}
-        return found
-
-    async def _snapshots(self, shown: Mapping[str, tuple[Entry, set[str]]]) -> bytes:
-        """Return frames with these states (by key) as they are now; one that was lost vanishes.
-
-        The event has been committed, so nothing is raised here: if a rule fails, the page is told nothing.
-        """
-        user, frames = self._identity.user, {}
-        for key, (entry, views) in shown.items():
-            state, config = entry.state, self._parts.registrations.config_of(type(entry.state))
-            if config.rule.restricts:
-                try:
-                    async with asyncio.timeout(self._parts.registry.locks.timeout):
-                        await authorize(user, config.rule, state, READ)
-                except AccessError:
-                    frames[key] = vanish_frame(state._committed.namespace, type(state)._fs_schema().signals, views)
-                    continue
-                except Exception as error:
-                    # The event is committed, so it must not look failed; the page keeps what it shows.
-                    failed = "the rule of %s failed; the page is not told what changed"
-                    logger.error(failed, config.state_name, exc_info=loggable(error, state))
-                    continue
-            frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
-        return b"".join(frames.values())
-
     async def show_state(self) -> None:
         """Send the event's state to the page as it is."""
-        live = self._live
+        live = self._sent.live
         if self.elsewhere:
             await self._parts.cluster.show(self.key, self.connection_id, self.session_id)
         elif live is None:
-            self._take(Effect(await self._snapshots(self._shown([self._entry.state])), repeated=False))
+            frames = await self._snapshots(self._watched, [self._entry.state]) if self._watched is not None else b""
+            self._sent.take(Effect(frames, repeated=False))
         elif live.topic(self.key) is not None:
             live.notify(self.key, None)
 
@@ -323,3 +285,38 @@ def _note_failure(task: asyncio.Task[None]) -> None:
     """Log how a task failed, so that asyncio does not report it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.debug("a client's presence is not known: %r", error)
+
+
+def result_frames(event: Event[Any, Any], result: Any) -> bytes:
+    """Return the frames (bytes) that show what an event returned or yielded.
+
+    Raises `EventDefinitionError` for what cannot be shown.
+    """
+    location = getattr(result, "loc", None)
+    if hasattr(result, "__response__") and isinstance(location, str):
+        return go_frame(safe_location(location))
+    parts = result if isinstance(result, tuple | list) else (result,)
+    if not all(part is None or hasattr(part, "tag") or hasattr(part, "__ft__") for part in parts):
+        raise EventDefinitionError(
+            f"the event {event.name} returned {type(result).__name__}: return FT, a Redirect or None"
+        )
+    if event.selector is None:
+        for part in parts:
+            if hasattr(part, "tag") and not part.attrs.get("id"):
+                raise EventDefinitionError(
+                    f"the event {event.name} returned a <{part.tag}> without an id; give it one, or say where it goes: "
+                    "@event(selector=…)"
+                )
+    html = "".join(map(render_ft, parts))
+    return elements_frame(html, event.selector, event.mode)
+
+
+def safe_location(location: str) -> str:
+    """Return `location` if a browser may be sent there: a path or an http(s) URL. Raises `EventDefinitionError`."""
+    try:
+        is_web = urlsplit(location.strip()).scheme in ("", "http", "https")
+    except ValueError:
+        is_web = False
+    if not is_web or any(ord(c) < 32 for c in location):
+        raise EventDefinitionError("a Redirect goes to a path or an http(s) URL")
+    return location.strip()

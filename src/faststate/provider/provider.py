@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Final, Literal, TypeVar, cast, overload
 
 from starlette.requests import HTTPConnection
@@ -13,6 +12,7 @@ from starlette.requests import HTTPConnection
 from ..auth.loaders import LoadUserById, UserLoader
 from ..auth.tokens import TOKEN_MAX_AGE
 from ..auth.users import UserContext, current_request
+from ..exceptions import NotStartedError
 from ..registry.modify import Modify
 from ..scopes import Id, StateIdentifier, StateScope
 from ..sessions.config import Ids, StateConfig
@@ -21,25 +21,35 @@ from ..state.events import DEFAULT_PREFIX, Event
 from ..state.reactive import ReactiveState
 from ..state.serving import note_provider
 from ..stores.base import StateStore
-from .accounts import Accounts
 from .context import RequestContext, context_of
-from .integration import install
+from .dispatch import Dispatcher
+from .follow import Follower
+from .operations import Operations
 from .options import DATASTAR_SRC, Options
 from .parts import Parts
+from .resolve import Resolver
 from .stats import Stats, stats_everywhere, stats_of
 
-__all__ = ["StateProvider"]
+__all__ = ["StateProvider", "integrate_with"]
 
 S = TypeVar("S", bound=ReactiveState)
+F = TypeVar("F", bound=Callable[["StateProvider", Any], None])
 
-MAX_NEXT: Final = 2_000
-"""Longest path, in characters, that is taken back from `?next=`."""
+MAX_NEXT: Final = 2_000  # characters of a path that is taken back from `?next=`
+
+_installers: Final[list[Callable[[StateProvider, Any], None]]] = []
+
+
+def integrate_with(installer: F) -> F:
+    """Make `StateProvider.setup` call `installer`: the web framework, which stands above, announces itself here."""
+    _installers[:] = [installer]
+    return installer
 
 
 class StateProvider(Parts):
-    """Gives requests the states they may have. Lifetime: the app; made once, beside it. `Options` explains the options.
+    """Gives requests the states they may have. Lifetime: the app; made once, beside it.
 
-    `registry` holds the states, `sse_manager` the streams, `sessions` who is signed in, `options` the options.
+    `registry` holds the states, `sse_manager` the streams, `sessions` who is signed in; `Options` explains `options`.
     """
 
     def __init__(
@@ -83,7 +93,10 @@ class StateProvider(Parts):
         given = {name: value for name, value in locals().items() if name in Options.__slots__}
         super().__init__(Options(**given), self)
         self.state_configs = self.registrations.configs
-        self.accounts = Accounts(self, self.loop)
+        self.resolver = Resolver(self.registry, self.cluster, self.registrations, self.loop)
+        self.follower = Follower(self, self.resolver)
+        self.dispatcher = Dispatcher(self, self.resolver, self.follower)
+        self.operations = Operations(self, self.resolver, self.context)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.root_path: str | None = None
         """Where the app is mounted (a URL path, empty for nowhere), as its first request said; None before that."""
@@ -96,9 +109,12 @@ class StateProvider(Parts):
     def setup(self, app: Any) -> None:
         """Make a FastHTML app serve this provider's states; call it before the app's routes are defined.
 
-        `faststate.fast_app(state_provider=...)` calls it. Raises `ConfigurationError` if the app has a provider.
+        `faststate.fast_app(state_provider=...)` calls it. Raises `ConfigurationError` if the app has a provider, and
+        `NotStartedError` if no integration has been imported.
         """
-        install(self, app)
+        if not _installers:
+            raise NotStartedError("import faststate before setup: its FastHTML integration is not loaded")
+        _installers[0](self, app)
 
     # -- state classes ---------------------------------------------------------------------------------------------
 
@@ -122,23 +138,21 @@ class StateProvider(Parts):
         Raises what `register_state` and `StateConfig` raise.
         """
 
+        is_bare = isinstance(scope, type) and not options  # without parentheses: this is the class
+        config = StateConfig() if is_bare else StateConfig(scope=scope, **options)
+
         def register(cls: type[S]) -> type[S]:
             self.register_state(cls, config)
             return cls
 
-        if isinstance(scope, type) and not options:  # without parentheses: this is the class
-            config = StateConfig()
-            return register(scope)
-        config = StateConfig(scope=scope, **options)
-        return register
+        return register(scope) if is_bare else register
 
     def name_of(self, cls: type[ReactiveState]) -> str | None:
         """Return the name (str) under which a class is registered here; None if it is not."""
-        config = self.state_configs.get(cls)
-        return config.state_name if config is not None else None
+        return config.state_name if (config := self.state_configs.get(cls)) is not None else None
 
     def has_ids(self, cls: type[ReactiveState]) -> bool:
-        """True if a page may show several states of a class that is registered here, told apart by ids."""
+        """True if a page may show several states of a class registered here, told apart by ids."""
         return self.state_configs[cls].has_ids
 
     # -- requests --------------------------------------------------------------------------------------------------
@@ -153,11 +167,9 @@ class StateProvider(Parts):
         Outside a request, and in a view, it is where the app's first request found it.
         """
         request = current_request.get()
-        context = request.scope.get("faststate") if request is not None else None
-        root = self.root_path or ""
-        if isinstance(context, RequestContext) and context.provider is self:
-            root = context.root
-        return f"{root}{self.options.prefix}/{path}"
+        found = request.scope.get("faststate") if request is not None else None
+        root = found.root if isinstance(found, RequestContext) and found.provider is self else self.root_path
+        return f"{root or ''}{self.options.prefix}/{path}"
 
     async def get_state(
         self,
@@ -202,8 +214,7 @@ class StateProvider(Parts):
         is committed when it ends; an exception leaves no trace. Raises what `get_state` raises, `LockTimeoutError`, and
         `EventError` if the new values do not validate.
         """
-        context = partial(self.context, request) if request is not None else None
-        return self.operations.modify(state_cls, Ids(user_id, session_id, component_id, record_id), context)
+        return self.operations.modify(state_cls, Ids(user_id, session_id, component_id, record_id), request)
 
     def refresh(
         self,
@@ -260,7 +271,7 @@ class StateProvider(Parts):
         Raises `TypeError` for what is not a `UserContext`, `ConfigurationError` without sessions, `IdentifierError`
         from a websocket and for a user without a proper id, and what a merge hook raises; nobody is signed in then.
         """
-        return self.accounts.login(request, user)
+        return self.operations.login(request, user)
 
     def logout(self, request: HTTPConnection) -> Awaitable[None]:
         """End the session: `await provider.logout(request)`; in a sync handler a plain call.
@@ -268,14 +279,14 @@ class StateProvider(Parts):
         The cookie is emptied and its id ended on the server, so an old copy of it is worth nothing. The session's
         states end, its streams fall silent at once, and its pages reload. Raises `ConfigurationError` without sessions.
         """
-        return self.accounts.logout(request)
+        return self.operations.logout(request)
 
     def disconnect_user(self, user_id: Id) -> Awaitable[int]:
         """End all streams of a user, whose pages reload; returns how many (int) in this process.
 
         To be awaited; in sync code a plain call. Sessions stay: the app's loader decides if the user may come back.
         """
-        return self.accounts.change_rights(user_id, "disconnect")
+        return self.operations.change_rights(user_id, "disconnect")
 
     def refresh_user(self, user_id: Id) -> Awaitable[int]:
         """Ask for all rights of a user again, since they changed; returns the number (int) of streams in this process.
@@ -283,7 +294,7 @@ class StateProvider(Parts):
         To be awaited; in sync code a plain call. The streams fall silent at once and are opened again, and the app's
         loader is asked; a state that the user may no longer see vanishes from the page.
         """
-        return self.accounts.change_rights(user_id, "refresh")
+        return self.operations.change_rights(user_id, "refresh")
 
     def is_revoked(self, session_id: str) -> bool:
         """True if the session with this id was ended by `login` or `logout`, as far as this process knows.
@@ -299,8 +310,8 @@ class StateProvider(Parts):
         lead to somebody else's site.
         """
         found = request.query_params.get("next", "")
-        is_path = re.fullmatch(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*", found) is not None
-        return found if is_path and len(found) <= MAX_NEXT else default
+        is_path = len(found) <= MAX_NEXT and re.fullmatch(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*", found)
+        return found if is_path else default
 
     # -- the beginning and the end ---------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from ..exceptions import LimitError
 from ..scheduling.threads import left_behind, places_with_left
 from ..sse.manager import SSEManager
 from .options import Options
-from .origin import origin_of_commits
 
 __all__ = ["Throttle"]
 
@@ -51,7 +50,7 @@ class Throttle:
 
         Returns None, or what to tell the client. Threads that go on with an event which was stopped count, too.
         """
-        under_way, most = self._under_way.get(client, 0), self._options.max_events_per_session
+        under_way, most = self.under_way(client), self._options.max_events_per_session
         if (under_way + left_behind(client) if places_with_left else under_way) >= most:
             return f"{most} actions are under way already. Please wait for them."
         self._under_way[client] = under_way + 1
@@ -62,11 +61,9 @@ class Throttle:
         if (under_way := self._under_way.pop(client) - 1) > 0:
             self._under_way[client] = under_way
 
-    def has_other_events(self, session_id: str) -> bool:
-        """True if events of a session are under way, apart from the one that asks."""
-        origin = origin_of_commits.get()
-        is_own = origin is not None and origin.open and origin.session_id == session_id
-        return self._under_way.get(session_id, 0) > is_own
+    def under_way(self, client: str) -> int:
+        """Return how many events of a client are under way."""
+        return self._under_way.get(client, 0)
 
     def refuse_too_many_streams(self, manager: SSEManager, session_id: str | None, address: str) -> None:
         """Raise `LimitError` if a session or a client address has all the streams that it may have."""
