@@ -15,8 +15,9 @@ from ..validation.scalars import SHORT_INT, UnshowableError, is_exact
 from ..wire.values import merge_patch, same
 from .comparison import equal
 from .copies import StateModel, WorkingInfo, fields_of, refuse_value
+from .models import unlocked
 from .schema import Schema
-from .values import Thaw, plain, revalidated
+from .values import Thaw, revalidated
 
 __all__ = ["Change", "bind", "change_of", "change_to", "no_change", "with_values"]
 
@@ -190,8 +191,8 @@ def _validate(cls: type[StateModel], info: WorkingInfo, values: dict[str, Any], 
     # Each field by itself takes 10 µs less in a class of 5 fields, and 18 µs less in one of 30.
     thaw, made = Thaw(), cls._holding(dict(values), None)
     for name in raw:
-        given = plain(thaw.thaw(values[name]) if name in schema.authored else values[name])
-        cls.__pydantic_validator__.validate_assignment(made, name, given)
+        given = thaw.thaw(values[name]) if name in schema.authored else values[name]
+        cls.__pydantic_validator__.validate_assignment(made, name, unlocked(given, models=False))
     for name in raw:
         value = thaw.refreeze(made.__dict__[name])
         values[name] = old[name] if equal(value, old[name]) else value

@@ -9,16 +9,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import (
-    Any,
-    Concatenate,
-    Final,
-    Generic,
-    Literal,
-    ParamSpec,
-    TypeVar,
-    overload,
-)
+from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeVar, overload
 from urllib.parse import urlencode
 
 from datastar_py.attributes import JSExpression, OnAttr
@@ -145,10 +136,6 @@ class Event(Generic[P, R]):
             self._local_names = {}
         return self._bound
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> EventRef[P, R]: ...
-    @overload
-    def __get__(self, instance: Any, owner: type) -> EventRef[P, R]: ...
     def __get__(self, instance: Any, owner: type) -> EventRef[P, R]:
         return EventRef(self, owner, instance)
 

@@ -10,7 +10,7 @@ import dataclasses
 from abc import ABCMeta
 from collections.abc import Callable
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
@@ -172,21 +172,26 @@ def twin_of(
     return shape.make(cls, parts, source, guard)
 
 
-def unlocked(value: Any) -> Any:
-    """Copy a state's value in builtin containers and the user's own classes, for pydantic to serialise."""
+_LISTS: Final = frozenset({ReadOnlyList, StateList, list})
+_DICTS: Final = frozenset({ReadOnlyDict, StateDict, dict})
+_SETS: Final = frozenset({ReadOnlySet, StateSet, set})
+
+
+def unlocked(value: Any, models: bool = True) -> Any:
+    """Copy a value in builtin containers, for pydantic; with `models`, also in the user's own classes."""
     kind = type(value)
     if kind in SCALARS:
         return value
-    if kind is ReadOnlyList or kind is StateList:
-        return [item if type(item) in SCALARS else unlocked(item) for item in value]
-    if kind is ReadOnlyDict or kind is StateDict:
-        return {key: item if type(item) in SCALARS else unlocked(item) for key, item in value.items()}
-    if kind is ReadOnlySet or kind is StateSet:
+    if kind in _LISTS:
+        return [item if type(item) in SCALARS else unlocked(item, models) for item in value]
+    if kind in _DICTS:
+        return {key: item if type(item) in SCALARS else unlocked(item, models) for key, item in value.items()}
+    if kind in _SETS:
         return set(value)
-    if (shape := guarded_shapes.get(kind)) is not None:
+    if models and (shape := guarded_shapes.get(kind)) is not None:
         return twin_of(value, shape, shape.original, unlocked)
     if isinstance(value, tuple):
-        items = [unlocked(item) for item in value]
+        items = [unlocked(item, models) for item in value]
         return value if all(map(is_, items, value)) else tuple.__new__(kind, items)
     return value
 

@@ -24,16 +24,13 @@ from ..validation.revalidation import Revalidation, revalidation_of
 from ..validation.scalars import CHECKED, SCALARS, SHORT_INT, UnshowableError, all_same, check_showable, surely_same
 from .comparison import SCALAR_BASES, equal, has_same_members, known_items
 from .containers import FROZEN, ChangeGuard, ReadOnlyDict, ReadOnlyList, ReadOnlySet, StateDict, StateList, StateSet
-from .models import ModelShape, guarded_class, guarded_shapes, is_frozen_class, twin_of
+from .models import ModelShape, guarded_class, guarded_shapes, is_frozen_class, twin_of, unlocked
 
-__all__ = ["Thaw", "freeze", "is_container", "plain", "revalidated"]
+__all__ = ["Thaw", "freeze", "is_container", "revalidated"]
 
 MAX_DEPTH: Final = 100
 """Levels of lists, dicts and models in each other. pydantic writes and validates up to about 250 of them."""
 
-_LISTS: Final = frozenset({ReadOnlyList, StateList, list})
-_DICTS: Final = frozenset({ReadOnlyDict, StateDict, dict})
-_SETS: Final = frozenset({ReadOnlySet, StateSet, set})
 _READ_ONLY: Final = frozenset({ReadOnlyList, ReadOnlyDict, ReadOnlySet})
 _CONTAINERS = (list, dict, set, frozenset, tuple, BaseModel)
 
@@ -54,23 +51,6 @@ def freeze(value: Any) -> Any:
     """
     kind = type(value)
     return value if kind in SCALARS and kind not in CHECKED else Thaw().refreeze(value)
-
-
-def plain(value: Any) -> Any:
-    """Copy `value` with builtin containers in place of a state's, for validators; models stay as they are."""
-    kind = type(value)
-    if kind in SCALARS:
-        return value
-    if kind in _LISTS:
-        return [item if type(item) in SCALARS else plain(item) for item in value]
-    if kind in _DICTS:
-        return {key: item if type(item) in SCALARS else plain(item) for key, item in value.items()}
-    if kind in _SETS:
-        return set(value)
-    if isinstance(value, tuple):
-        items = [plain(item) for item in value]
-        return value if all(map(is_, items, value)) else tuple.__new__(kind, items)
-    return value
 
 
 class _WorkingGuard(ChangeGuard):
@@ -209,7 +189,7 @@ class Thaw:
         parts, validators = shape.read(value), revalidation_of(shape.original)
         if origin is None:
             if validators is not None:
-                parts |= validators.check({name: plain(each) for name, each in parts.items()})
+                parts |= validators.check({name: unlocked(each, models=False) for name, each in parts.items()})
             fresh = dict(zip(parts, self._refreeze_all(parts.values()), strict=True))
             return shape.make(guarded_class(shape.original), fresh, value, FROZEN)
         fresh = dict(zip(parts, self._refreeze_all(parts.values()), strict=True))
@@ -260,7 +240,8 @@ def revalidated(
     thaw, given, known = Thaw(), {}, {}
     for name in changed:
         # Code of the author's may change what it is given: the models in it, too.
-        given[name] = plain(thaw.thaw(values[name]) if name in validators.authored_fields else values[name])
+        value = thaw.thaw(values[name]) if name in validators.authored_fields else values[name]
+        given[name] = unlocked(value, models=False)
         olds = [held[name] for held in (before, valid) if name in held]
         known[name] = known_items(given[name], values[name], *(olds or [None]))
     kept = Kept({name: value for name, value in values.items() if name not in given}, known)
