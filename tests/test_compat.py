@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import math
+from abc import ABCMeta
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from types import SimpleNamespace
@@ -459,6 +460,18 @@ def test_pydantic_s_schema_of_a_fraction_is_known():
     schema = TypeAdapter(Plain).core_schema
     assert [compat_pydantic.is_fraction(part) for part in all_parts(schema)].count(True) == 1
     assert compat_pydantic.build_validator(schema)({"a": "2"}) == Plain(a=2)
+
+
+@pytest.mark.parametrize("is_abc", [True, False])
+def test_a_subclass_of_a_pydantic_model_shares_its_validator(is_abc, monkeypatch):
+    assert issubclass(type(BaseModel), ABCMeta)
+    if not is_abc:
+        monkeypatch.setattr(compat_pydantic, "ABCMeta", type("AnotherMeta", (type,), {}))
+    made = compat_pydantic.subclassed(Plain, (Plain,), {"__slots__": (), "b": 1})
+    assert made.__name__ == "Plain" and issubclass(made, Plain) and made.b == 1
+    assert made.__pydantic_validator__ is Plain.__pydantic_validator__
+    assert made.__pydantic_fields__ is Plain.__pydantic_fields__
+    assert isinstance(object.__new__(made), Plain)
 
 
 def test_pydantic_s_models_have_slots_that_can_be_set():

@@ -33,7 +33,7 @@ from pydantic import (
 from faststate import AsSignal, Bound, ReactiveState, ServerOnly, Visible, event, view
 from faststate.exceptions import EventDefinitionError, EventError, NotStartedError, ReadOnlyStateError
 from faststate.state.changes import change_of
-from faststate.state.signals import SignalRef
+from faststate.state.reactive import SignalRef
 from tests.support.snapshots import apply, commit
 
 SECRET = "s3cr3t-value"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ __all__ = [
     "put_private",
     "put_values",
     "rebuilds_models",
+    "subclassed",
     "validated_fields",
     "validates_whole",
 ]
@@ -123,6 +125,21 @@ def mark_base_init(function: Any) -> None:
 def has_base_init(cls: type[BaseModel]) -> bool:
     """True if no class has an `__init__` of its own below the one that was marked."""
     return bool(getattr(cls.__init__, "__pydantic_base_init__", False))
+
+
+# -- classes -----------------------------------------------------------------------------------------------------------
+
+
+def subclassed(cls: type[Any], bases: tuple[type[Any], ...], members: dict[str, Any]) -> type[Any]:
+    """Make a subclass of a model that shares the fields and the validator of `cls`, under the same name.
+
+    This goes past pydantic's metaclass, which would build a model again and announce it. That metaclass is an ABCMeta.
+    If it becomes another one, `type` makes the class.
+    """
+    kind = type(cls)
+    make: Any = ABCMeta.__new__ if issubclass(kind, ABCMeta) else type.__new__
+    made: type[Any] = make(kind, cls.__name__, bases, members)
+    return made
 
 
 # -- instances ---------------------------------------------------------------------------------------------------------

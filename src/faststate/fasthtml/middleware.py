@@ -17,7 +17,7 @@ from ..provider.context import Answered, RequestContext
 from ..provider.provider import StateProvider
 from ..scopes import StateScope
 from ..sessions.caller import is_cross_site
-from ..state.pages import current_page
+from ..state.serving import current_page
 from .events import EventRoute
 from .injection import FastHTMLContext, inject
 from .requests import headers_of

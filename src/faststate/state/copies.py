@@ -23,9 +23,8 @@ from ..wire.values import to_wire
 from .containers import REMEDY
 from .events import Event
 from .models import unlocked
-from .pages import nobody_asking
 from .schema import EVERYTHING_SHOWN, PLAIN, Schema
-from .serving import ServingProvider
+from .serving import ServingProvider, nobody_asking
 from .values import Thaw, freeze, is_container
 from .views import View
 

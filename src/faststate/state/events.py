@@ -19,8 +19,7 @@ from datastar_py.consts import ElementPatchMode
 from ..auth.rules import AccessRule, rule_of
 from ..exceptions import EventArgumentError, EventDefinitionError, ReadOnlyStateError
 from ..wire.values import js, to_wire
-from .arguments import Arguments, unknown_argument
-from .defaults import changeable_defaults, copied
+from .arguments import Arguments, changeable_defaults, copied, unknown_argument
 from .parameters import closure_of
 from .serving import provider_of
 

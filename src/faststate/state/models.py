@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from abc import ABCMeta
 from collections.abc import Callable
 from operator import is_
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
+from .._compat.pydantic import subclassed
 from ..exceptions import ConfigurationError
 from ..validation.scalars import SCALARS, all_same
 from .containers import FROZEN, ChangeGuard, ReadOnlyDict, ReadOnlyList, ReadOnlySet, StateDict, StateList, StateSet
@@ -143,10 +143,8 @@ def guarded_class(cls: type) -> type:
         members["model_construct"] = classmethod(lambda guarded, *args, **named: base.model_construct(*args, **named))
         members["model_dump"] = lambda self, **options: base.model_dump(unlocked(self), **options)
         members["model_dump_json"] = lambda self, **options: base.model_dump_json(unlocked(self), **options)
-    # Not through pydantic's metaclass: that would build a second validator for what is the same class to the user.
     bases = (_Unannounced, cls)
-    found = ABCMeta.__new__(type(cls), cls.__name__, bases, members) if is_model else None
-    found = found or type(cls)(cls.__name__, bases, members)
+    found = subclassed(cls, bases, members) if is_model else type(cls)(cls.__name__, bases, members)
     _guarded_classes[cls] = found
     guarded_shapes[found] = shape
     return found

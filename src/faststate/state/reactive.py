@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
+from html import escape
 from typing import Any, ClassVar, Final, Self, cast
 
-from fastcore.xml import Dd, Dl, Dt
+from datastar_py.attributes import BindAttr
+from datastar_py.attributes import attribute_generator as data
+from fastcore.xml import Dd, Dl, Dt, Safe
 from starlette.requests import HTTPConnection
 
+from .._compat.pydantic import subclassed
 from ..auth.users import UserContext, current_user
 from ..exceptions import EventDefinitionError, NotStartedError
 from ..scopes import Version
@@ -16,13 +21,10 @@ from ..wire.values import display
 from .checks import check_class
 from .copies import SnapshotInfo, StateModel, WorkingInfo
 from .events import Event
-from .hidden import partly_hidden
-from .pages import current_page, nobody_asking
-from .serving import ServingProvider, provider_of
-from .signals import Signals
-from .views import View, ViewFragment
+from .serving import ServingProvider, current_page, nobody_asking, provider_of
+from .views import View, ViewFragment, attribute
 
-__all__ = ["ReactiveState"]
+__all__ = ["ReactiveState", "SignalRef"]
 
 
 class ReactiveState(StateModel):
@@ -76,7 +78,7 @@ class ReactiveState(StateModel):
         committed = self._committed
         made = committed.seen.get(hidden)
         if made is None:
-            made = partly_hidden(self, hidden, committed)
+            made = _partly_hidden(self, hidden, committed)
             committed.seen = {**committed.seen, hidden: made}
         return cast(Self, made)
 
@@ -90,7 +92,7 @@ class ReactiveState(StateModel):
         if type(info) is not WorkingInfo or not schema.restricted:
             return self
         hidden = schema.hidden_from(current_user.get())
-        return cast(ReactiveState, partly_hidden(self._all_thawed(), hidden, info.base._committed))
+        return cast(ReactiveState, _partly_hidden(self._all_thawed(), hidden, info.base._committed))
 
     # -- what a page sees
 
@@ -189,6 +191,105 @@ class ReactiveState(StateModel):
         return await context.provider.context(req).resolve_for_fasthtml(cls, req)
 
 
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+class SignalRef(str):
+    """A signal: as a string the expression `$Counter.count`, as an FT child a live `<span>` with the value in it."""
+
+    __slots__ = ("_value",)
+    _value: Any
+
+    @classmethod
+    def _of(cls, path: str, value: Any) -> SignalRef:
+        made = cls("$" + path)
+        made._value = value
+        return made
+
+    def bind(self) -> BindAttr:
+        """Write the attribute that ties an input to this signal in both ways: `Input(state.signal.draft.bind())`."""
+        return cast(BindAttr, data.bind(self[1:]))
+
+    def __ft__(self) -> Safe:
+        text = escape(display(self._value), quote=False)
+        return Safe(f"<span {attribute('data-text', self)}>{text}</span>")
+
+
+class Signals:
+    """`state.signal`: the state's visible fields as `SignalRef`s. Lifetime: one look-up."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> SignalRef:
+        state = self._state
+        schema = type(state)._fs_schema()
+        if name not in schema.signals:
+            raise AttributeError(
+                f"{type(state).__name__} has no signal {name!r}; its signals are {', '.join(schema.signals) or 'none'}"
+                " (collections show through a @view, or are marked AsSignal)"
+            )
+        return SignalRef._of(".".join((*state._namespace, name)), state._wire()[name])
+
+
+# -- snapshots with hidden fields --------------------------------------------------------------------------------------
+
+
+def _partly_hidden(state: ReactiveState, hidden: frozenset[str], committed: SnapshotInfo) -> Any:
+    """Make a snapshot like `state` with the fields `hidden` being None; `committed` is the info of the full one."""
+    kept = state.__dict__  # besides the fields it may hold what a cached property made of them
+    values = {name: None if name in hidden else kept[name] for name in type(state).__pydantic_fields__}
+    made = _class_without(type(state), hidden)._holding(values, state.__pydantic_private__)
+    encoded = {name: "" if name in hidden else value for name, value in state._wire().items()}
+    return made._commit(
+        SnapshotInfo(
+            committed.identifier, committed.version, committed.commit, encoded, committed.provider, state,
+            epoch=committed.epoch,
+        )
+    )  # fmt: skip
+
+
+def _class_without(cls: type[ReactiveState], hidden: frozenset[str]) -> type[ReactiveState]:
+    """Find the subclass for snapshots without `hidden`: it reads computed values from the full one, or hides them too.
+
+    There is one for each set of hidden fields, so that a copy, which has no full one, still hides them.
+    """
+    known: dict[frozenset[str], type[ReactiveState]] = cls.__dict__.get("_partly_hidden", {})
+    made = known.get(hidden)
+    if made is None:
+        body: dict[str, Any] = {"__slots__": (), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        body |= {"_full_class": cls, "_fs_schema_": cls._fs_schema(), "_hidden_here": hidden}
+        body["__reduce__"] = _reduce
+        body |= {name: property(partial(_computed, name=name)) for name in cls.model_computed_fields}
+        made = subclassed(cls, (cls,), body)
+        type.__setattr__(cls, "_partly_hidden", {**known, hidden: made})
+    return made
+
+
+def _computed(state: ReactiveState, name: str) -> Any:
+    """Read a computed field in a snapshot with hidden fields."""
+    if name in state._hidden_here:
+        return None
+    info = state._fs
+    if type(info) is SnapshotInfo and info.full is not None:
+        return getattr(info.full, name)
+    try:
+        return getattr(super(type(state), state), name)  # of a copy, which belongs to no provider
+    except Exception:
+        return None  # it lacks the values that this is computed from
+
+
+def _reduce(state: ReactiveState) -> tuple[Any, ...]:
+    """Say how to unpickle a snapshot: pickle finds classes by their names, and these have none of their own."""
+    return _restore, (type(state)._full_class, state._hidden_here, state.__dict__, state.__pydantic_private__)
+
+
+def _restore(cls: type[ReactiveState], hidden: frozenset[str], values: dict[str, Any], private: Any) -> ReactiveState:
+    return _class_without(cls, hidden)._holding(values, private)
+
+
 def _as_text(value: Any) -> str:
     """Write a serialised collection for people."""
     if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
@@ -198,14 +299,6 @@ def _as_text(value: Any) -> str:
 
 _OWN_NAMES: Final = frozenset(
     name for cls in (StateModel, ReactiveState) for name in vars(cls) if not name.startswith(("__", "model_"))
-) | {
-    "_fs",
-    "_fs_schema_",
-    "_partly_hidden",
-    "__iter__",
-    "__faststate__",
-    "__from_request__",
-    "__slots__",
-}
+) | {"_fs", "_fs_schema_", "_partly_hidden", "__iter__", "__faststate__", "__from_request__", "__slots__"}
 _RESERVED: Final = frozenset(dir(ReactiveState)) | _OWN_NAMES
 type.__setattr__(ReactiveState, "__ft__", View(ReactiveState.__ft__, "__ft__"))  # the default view

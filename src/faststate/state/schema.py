@@ -28,8 +28,7 @@ from ..validation.annotations import accepts_none, union_members
 from ..validation.revalidation import revalidation_of
 from ..validation.scalars import EXACT
 from .events import Event
-from .marker_checks import refuse_buried_markers, refuse_lost_markers
-from .markers import Marker, Visible, markers_in, permission_in
+from .markers import Marker, Visible, markers_in, permission_in, refuse_buried_markers, refuse_lost_markers
 from .views import View
 
 __all__ = ["EVERYTHING_SHOWN", "PLAIN", "Schema"]
