@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,17 +58,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forking.release)
 
 
+@dataclass(slots=True, eq=False)
 class FileRequest:
     """One request to the thread. Lifetime: until it is answered."""
 
-    __slots__ = ("error", "future", "result", "work", "writes")
-
-    def __init__(self, work: Work, writes: bool, future: asyncio.Future[Any]) -> None:
-        self.work = work
-        self.writes = writes
-        self.future = future
-        self.result: Any = None
-        self.error: PersistenceError | None = None
+    work: Work
+    writes: bool
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: PersistenceError | None = None
 
 
 class FileThread:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ...exceptions import ConfigurationError, MissingDependencyError
-from .rules import key_base
+from .rules import Argument, key_base
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Address"]
+__all__ = ["Address", "RedisOptions"]
 
 
 class Address:
@@ -88,3 +88,19 @@ class Address:
                 for each in sentinel.sentinels:
                     await each.connection_pool.disconnect()
         return self._make(**options)
+
+
+class RedisOptions(NamedTuple):
+    """The options of a `RedisStore`, which documents them. Lifetime: the store."""
+
+    address: Address
+    clock: Callable[[], float] | None
+    connections: int
+    connect_timeout: float
+    answer_timeout: float
+    beat: float
+    silence: float
+
+    def now(self) -> Argument:
+        """Return the time as scripts know it: ms since the epoch, empty for the server's clock."""
+        return "" if self.clock is None else round(self.clock() * 1_000)

@@ -7,14 +7,16 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ..._compat.redis import is_broken
 from ...exceptions import PersistenceError
 from ...redaction import redacted
 from ...scheduling.loops import settle
-from .address import Address
-from .connection import Greeting, connect, disconnect, pack
+from .address import RedisOptions
+from .connection import connect, disconnect, pack
+from .process import ThisProcess
 from .rules import LOST, Argument
 from .scripts import Script
 
@@ -37,18 +39,16 @@ RETURN_INTERVAL: Final = 0.2
 CLOSED: Final = "the Redis store was closed meanwhile"
 
 
+@dataclass(slots=True, eq=False)
 class Command:
     """One command that waits to be sent or answered. Lifetime: until it is answered.
 
     `again` (bool) allows to send it a second time, if a connection breaks before the answer.
     """
 
-    __slots__ = ("again", "future", "packed")
-
-    def __init__(self, packed: bytes, again: bool, future: asyncio.Future[Any]) -> None:
-        self.packed = packed
-        self.again = again
-        self.future = future
+    packed: bytes
+    again: bool
+    future: asyncio.Future[Any]
 
     def fail(self, error: BaseException) -> None:
         if not self.future.done():
@@ -59,29 +59,18 @@ class RedisClient:
     """Sends commands over a few connections, on one event loop. Lifetime: until `close`, or until the loop ends.
 
     At most `connections` tasks each have a connection, which they open when first needed. A task sends all commands
-    that wait together, and then reads the answers. `answer_timeout` and `connect_timeout` are in seconds.
+    that wait together, and then reads the answers.
 
     Redis is `away` (the reason as an error, else None) when no connection works. All commands then fail at once, until
     a task has reached Redis again. `on_away` is called when this begins.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        greeting: Greeting,
-        *,
-        connections: int,
-        answer_timeout: float,
-        connect_timeout: float,
-        on_away: Callable[[], None],
-    ) -> None:
-        self._address = address
-        self._greeting = greeting
-        self._most = connections
-        self._answer_timeout = answer_timeout
-        self._connect_timeout = connect_timeout
+    def __init__(self, options: RedisOptions, process: ThisProcess, *, on_away: Callable[[], None]) -> None:
+        self._options = options
+        self._address = options.address
+        self._process = process
         self._on_away = on_away
-        self._base = address.base.encode()
+        self._base = options.address.base.encode()
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Command] = deque()
         self._idle: list[asyncio.Future[None]] = []  # of tasks that wait for commands; the last one is woken first
@@ -147,7 +136,7 @@ class RedisClient:
             if not idle.done():
                 idle.set_result(None)
                 return
-        if len(self._tasks) < self._most:
+        if len(self._tasks) < self._options.connections:
             task = self._loop.create_task(self._send_waiting(), name="faststate redis connection")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -221,7 +210,7 @@ class RedisClient:
         from redis.exceptions import ReadOnlyError, ResponseError
 
         refused: ResponseError | None = None
-        async with asyncio.timeout(self._answer_timeout) as limit:
+        async with asyncio.timeout(self._options.answer_timeout) as limit:
             packed = [command.packed for command in batch]
             await connection.send_packed_command(b"".join(packed), check_health=False)
             for command in batch:
@@ -234,7 +223,7 @@ class RedisClient:
                 else:
                     settle(command.future, answer)
                 if command is not batch[-1]:
-                    limit.reschedule(self._loop.time() + self._answer_timeout)
+                    limit.reschedule(self._loop.time() + self._options.answer_timeout)
         if refused is not None:
             self._set_away(self._failure(refused))
             raise refused
@@ -263,7 +252,7 @@ class RedisClient:
         from redis.exceptions import RedisError
         from redis.exceptions import TimeoutError as DriverTimeout
 
-        arguments = self._address, self._greeting, self._connect_timeout
+        arguments = self._address, self._process, self._options.connect_timeout
         try:
             try:
                 connection = await connect(*arguments)

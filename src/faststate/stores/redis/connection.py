@@ -9,38 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from ...exceptions import PersistenceError
 from .address import Address
+from .process import ThisProcess
 from .rules import Argument, is_too_old, new_id, parse_info
 from .scripts import HELLO
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Greeting", "connect", "disconnect", "pack"]
+__all__ = ["connect", "disconnect", "pack"]
 
 
-class Greeting:
-    """The last known timeline and sequence number, so that a loss of data is noticed. Lifetime: the store.
-
-    `timeline` (str) is the current timeline, `sequence` (int) the highest sequence number seen in it.
-    """
-
-    __slots__ = ("sequence", "timeline")
-
-    def __init__(self) -> None:
-        self.timeline = ""
-        self.sequence = 0
-
-    def saw(self, timeline: str, sequence: int) -> None:
-        """Note the timeline and the sequence number in an answer."""
-        self.sequence = max(self.sequence, sequence) if timeline == self.timeline else sequence
-        self.timeline = timeline
-
-    def committed(self, sequence: int) -> None:
-        """Note the sequence number of a commit. A number of a newer, still unknown timeline does no harm."""
-        self.sequence = max(self.sequence, sequence)
-
-
-async def connect(address: Address, greeting: Greeting, seconds: float) -> AbstractConnection:
+async def connect(address: Address, process: ThisProcess, seconds: float) -> AbstractConnection:
     """Open a connection and send the greeting, which learns the current timeline.
 
     Raises `TimeoutError` after so many seconds, redis-py's errors, and `PersistenceError` if Redis is too old.
@@ -50,7 +29,7 @@ async def connect(address: Address, greeting: Greeting, seconds: float) -> Abstr
         async with asyncio.timeout(seconds):
             connection = await address.connection(seconds)
             await connection.connect()  # type: ignore[no-untyped-call]  # it has no annotations
-            await _greet(connection, address, greeting)
+            await _greet(connection, address, process)
     except BaseException:
         if connection is not None:
             await disconnect(connection)
@@ -58,7 +37,7 @@ async def connect(address: Address, greeting: Greeting, seconds: float) -> Abstr
     return connection
 
 
-async def _greet(connection: AbstractConnection, address: Address, greeting: Greeting) -> None:
+async def _greet(connection: AbstractConnection, address: Address, process: ThisProcess) -> None:
     from redis.exceptions import NoScriptError, ResponseError
 
     try:
@@ -69,13 +48,13 @@ async def _greet(connection: AbstractConnection, address: Address, greeting: Gre
         version = info["redis_version"]
         raise PersistenceError(f"Redis at {address.shown} is version {version}: FastState needs 6.2 or newer")
     arguments: tuple[Argument, ...] = (
-        1, address.base, info.get("run_id", ""), new_id(), greeting.timeline, greeting.sequence,
+        1, address.base, info.get("run_id", ""), new_id(), process.timeline, process.sequence,
     )  # fmt: skip
     try:
         answer = await _exchange(connection, (b"EVALSHA", HELLO.sha, *arguments))
     except NoScriptError:
         answer = await _exchange(connection, (b"EVAL", HELLO.text, *arguments))
-    greeting.saw(answer[0].decode(), int(answer[1]))
+    process.saw(answer[0].decode(), int(answer[1]))
 
 
 def pack(command: Sequence[Argument]) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Container, Mapping, Sequence
+from typing import Final
 
 from ...exceptions import LockLostError, PersistenceError
 from ..backplane import Message
 from ..base import Committed, Hold, Stored, Write, version_conflict
-from .address import Address
+from .address import RedisOptions
 from .checkup import eviction_risk, persistence_risk, read_settings
 from .client import CLOSED, RedisClient
 from .locking import RedisLocks
@@ -19,26 +19,10 @@ from .rules import Argument, portions, read_news, read_stored, read_version, to_
 from .scripts import COMMIT, DELETE, NEWS, PAGE, SEQUENCES, TOUCH
 from .subscriber import Subscriber
 
-__all__ = ["RedisLink", "RedisOptions"]
+__all__ = ["RedisLink"]
 
 PORTION: Final = 250
 """Most keys that one script looks at. That takes about a millisecond, for which all other clients may have to wait."""
-
-
-class RedisOptions(NamedTuple):
-    """The options of a `RedisStore`, which documents them. Lifetime: the store."""
-
-    address: Address
-    clock: Callable[[], float] | None
-    connections: int
-    connect_timeout: float
-    answer_timeout: float
-    beat: float
-    silence: float
-
-    def now(self) -> Argument:
-        """Return the time as scripts know it: ms since the epoch, empty for the server's clock."""
-        return "" if self.clock is None else round(self.clock() * 1_000)
 
 
 class RedisLink:
@@ -58,38 +42,17 @@ class RedisLink:
         self._ending: asyncio.Task[None] | None = None
         self._members: Members | None = None
         self._subscriber: Subscriber | None = None
-        self._client = RedisClient(
-            options.address,
-            process.greeting,
-            connections=options.connections,
-            answer_timeout=options.answer_timeout,
-            connect_timeout=options.connect_timeout,
-            on_away=self._redis_is_away,
-        )
-        self.locks = RedisLocks(self._client, process, rejoin=self._rejoin, now=options.now)
+        self._client = RedisClient(options, process, on_away=self._redis_is_away)
+        self.locks = RedisLocks(self._client, options, process, rejoin=self._rejoin)
 
     async def start(self) -> None:
         """Become a member, and receive messages."""
         async with self._starting:
             if self.is_up:
                 return
-            options = self._options
-            self._subscriber = subscriber = Subscriber(
-                self._client,
-                self._process,
-                options.address.base,
-                timeout=options.answer_timeout,
-                prepare=self._stay,
-                on_notice=self._take_notice,
-            )
-            self._members = members = Members(
-                self._client,
-                self._process,
-                subscriber,
-                interval=options.beat,
-                silence=options.silence,
-                on_rejoined=self.locks.look_again,
-            )
+            shared = self._client, self._options, self._process
+            self._subscriber = subscriber = Subscriber(*shared, prepare=self._stay, on_notice=self._take_notice)
+            self._members = members = Members(*shared, subscriber, on_rejoined=self.locks.look_again)
             try:
                 await members.join()
                 await subscriber.start()
@@ -100,15 +63,12 @@ class RedisLink:
                 raise
             self.is_up = True
 
-    def abandon(self) -> None:
-        """End without being waited for: another link takes its place."""
-        self._end()
-
     async def end(self) -> None:
         """Finish the work of all calls, leave the members and close the connections."""
-        await asyncio.shield(self._end())
+        await asyncio.shield(self.begin_end())
 
-    def _end(self) -> asyncio.Task[None]:
+    def begin_end(self) -> asyncio.Task[None]:
+        """Begin to end, without waiting for it."""
         if self._ending is None:
             self._ending = self.loop.create_task(self._close(), name="faststate redis end")
         return self._ending
@@ -195,8 +155,10 @@ class RedisLink:
         if answer[0] == b"conflict":
             key, found, expected = (part.decode() for part in answer[1:])
             raise version_conflict(key, read_version(found), read_version(expected))
-        self._process.greeting.committed(int(answer[1]))
-        return Committed(int(answer[1]), frozenset(key.decode() for key in answer[2]))
+        sequence = int(answer[1])
+        # It may be a number of a newer, still unknown timeline, which does no harm.
+        self._process.sequence = max(self._process.sequence, sequence)
+        return Committed(sequence, frozenset(key.decode() for key in answer[2]))
 
     async def touch(self, ttls: Mapping[str, float | None], *, extend: bool) -> None:
         """Set other times to live; with `extend`, none gets shorter."""

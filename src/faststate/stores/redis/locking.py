@@ -1,4 +1,4 @@
-"""RedisLocks between processes: requested, waited for, and given back whatever happens."""
+"""Locks between processes: requested, waited for, and given back whatever happens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final
 from ...exceptions import LockTimeoutError, PersistenceError
 from ...scopes import Version
 from ..base import Hold, Locked
+from .address import RedisOptions
 from .client import RETURN_INTERVAL, RedisClient
 from .process import ThisProcess
 from .rules import Argument, make_fence, member_of, read_news, version_text
@@ -30,21 +31,21 @@ _numbers = itertools.count(1)  # shared by all stores of the process, so that no
 class RedisLocks:
     """The locks that this process requests and gives back. Lifetime: the client.
 
-    `rejoin` makes this process a member again after it was taken for dead. `now` returns the time for scripts.
+    `rejoin` makes this process a member again after it was taken for dead.
     """
 
     def __init__(
         self,
         client: RedisClient,
+        options: RedisOptions,
         process: ThisProcess,
         *,
         rejoin: Callable[[str], Awaitable[None]],
-        now: Callable[[], Argument],
     ) -> None:
         self._client = client
+        self._options = options
         self._process = process
         self._rejoin = rejoin
-        self._now = now
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, asyncio.Event] = {}  # by fence
         self._back: dict[str, dict[tuple[str, str], None]] = {}  # holds to give back, by how they were used
@@ -67,7 +68,7 @@ class RedisLocks:
                         while True:
                             used = "unknown"
                             answer = await self._client.run(
-                                LOCK, self._now(), fence, len(keys), *pairs, *look_for, again=True
+                                LOCK, self._options.now(), fence, len(keys), *pairs, *look_for, again=True
                             )
                             used = "unused"
                             if answer[0] != b"wait":

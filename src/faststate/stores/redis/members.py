@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ...exceptions import PersistenceError
+from .address import RedisOptions
 from .client import RedisClient
 from .process import ThisProcess
 from .rules import new_id
@@ -34,7 +35,7 @@ class LastBeat(NamedTuple):
 class Members:
     """This process as a member, and its view of the others. Lifetime: the client.
 
-    It beats every `interval` seconds. Another member whose count has not moved for `silence` seconds, as seen over a
+    Another member whose count has not moved for `RedisOptions.silence` seconds, as seen over a
     connection that answered all the time, is buried. `on_rejoined` is called after this process was buried itself and
     has joined again with a new origin: its former locks are void.
     """
@@ -42,18 +43,17 @@ class Members:
     def __init__(
         self,
         client: RedisClient,
+        options: RedisOptions,
         process: ThisProcess,
         subscriber: Subscriber,
         *,
-        interval: float,
-        silence: float,
         on_rejoined: Callable[[], None],
     ) -> None:
         self._client = client
         self._process = process
         self._subscriber = subscriber
-        self._interval = interval
-        self._silence = silence
+        self._interval = options.beat
+        self._silence = options.silence
         self._on_rejoined = on_rejoined
         self._loop = asyncio.get_running_loop()
         self._joining = asyncio.Lock()
@@ -78,7 +78,7 @@ class Members:
     async def stay(self) -> None:
         """Make this process a member again if a new timeline has begun."""
         async with self._joining:  # a process that is joining the timeline must not be told to join it
-            if self._process.joined and self._process.joined != self._process.greeting.timeline:
+            if self._process.joined and self._process.joined != self._process.timeline:
                 await self._change_origin()
 
     async def _change_origin(self) -> None:
@@ -131,7 +131,7 @@ class Members:
             await self.rejoin(origin)
             return
         sequence, pairs = rest
-        process.greeting.saw(timeline.decode(), int(sequence))
+        process.saw(timeline.decode(), int(sequence))
         found = dict(zip(pairs[::2], pairs[1::2], strict=True))
         split = {name: value.partition(b" ") for name, value in found.items()}
         process.members = MappingProxyType({name.decode(): about for name, (_, _, about) in split.items()})

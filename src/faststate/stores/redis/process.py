@@ -10,7 +10,6 @@ from typing import Any
 
 from ...scheduling.loops import call_on
 from ..backplane import Receiver
-from .connection import Greeting
 from .rules import new_id
 
 __all__ = ["ThisProcess"]
@@ -21,13 +20,15 @@ logger = logging.getLogger("faststate")
 class ThisProcess:
     """This process among the others, whatever happens to its connections. Lifetime: the store, in one process.
 
-    `origin` (str) is its id; a process that was taken for dead gets a new one. `joined` (str) is the timeline in which
-    it is one of the `members` (see `Backplane`), `about` (bytes) what it tells them. `topics` are the topics that it
-    wants to be subscribed to.
+    `origin` (str) is its id; a process that was taken for dead gets a new one. `timeline` (str) is the last known
+    timeline, and `sequence` (int) the highest sequence number seen in it, by which a loss of data is noticed. `joined`
+    (str) is the timeline in which it is one of the `members` (see `Backplane`), `about` (bytes) what it tells them.
+    `topics` are the topics that it wants to be subscribed to.
     """
 
     def __init__(self) -> None:
-        self.greeting = Greeting()
+        self.timeline = ""
+        self.sequence = 0
         self.origin = new_id()
         self.joined = ""
         self.about = b""
@@ -35,6 +36,11 @@ class ThisProcess:
         self.topics: set[str] = set()
         self._receiver: Receiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def saw(self, timeline: str, sequence: int) -> None:
+        """Note the timeline and the sequence number in an answer."""
+        self.sequence = max(self.sequence, sequence) if timeline == self.timeline else sequence
+        self.timeline = timeline
 
     def listen(self, receiver: Receiver) -> None:
         """Call `receiver` from now on, on the running event loop."""

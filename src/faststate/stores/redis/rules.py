@@ -111,7 +111,7 @@ local function notify(member, notice) call('PUBLISH', base .. '@' .. member, not
 LOST: Final = "NOTIMELINE"
 """The error code of a script that found no timeline: everything was deleted while Redis ran. The script did nothing."""
 
-TIMELINE: Final = f"""
+TIMELINE: Final = f"""{NAMES}
 local timeline = call('GET', base .. 'timeline')
 if not timeline then return redis.error_reply('{LOST} the data of the store was deleted') end
 """

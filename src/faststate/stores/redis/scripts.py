@@ -53,9 +53,7 @@ return {timeline, whole(sequence)}
 # ARGV: time; key, known version, key, known version...
 # Returns what is stored under the keys whose version is not the known one: see `rules.read_news`.
 NEWS: Final = Script(
-    NAMES,
-    TIMELINE,
-    STATES,
+    TIMELINE + STATES,
     """
 local news = {}
 for i = 2, #ARGV, 2 do add_news(news, ARGV[i], ARGV[i + 1]) end
@@ -67,9 +65,7 @@ return news
 # Returns how many keys were looked at, the first and the last score, and the states, each as key, version, data, ms
 # until it expires.
 PAGE: Final = Script(
-    NAMES,
-    TIMELINE,
-    STATES,
+    TIMELINE + STATES,
     """
 local group = groups .. ARGV[2]
 local page = call('ZRANGEBYSCORE', group, ARGV[3], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[4])
@@ -90,7 +86,6 @@ return {#page / 2, page[2] or '', page[#page] or '', rows}
 # ARGV: keys
 # Returns the sequence number of the last commit of each key, nil for a key that holds nothing.
 SEQUENCES: Final = Script(
-    NAMES,
     TIMELINE,
     """
 local found = {}
@@ -105,11 +100,7 @@ return found
 # Returns 'done', the sequence number and the kept keys that others wait for; or 'lost' and the key of a lost lock; or
 # 'conflict', a key, its stored version and its expected version. Only with 'done' has anything changed.
 COMMIT: Final = Script(
-    NAMES,
-    TIMELINE,
-    STATES,
-    GROUPS,
-    LOCKS,
+    TIMELINE + STATES + GROUPS + LOCKS,
     """
 local holds = 5
 local writes = holds + 3 * ARGV[2]
@@ -174,10 +165,7 @@ return {'done', sequence, wanted}
 
 # ARGV: time; '1' to shorten no time to live; key, ms to live, key, ms to live...
 TOUCH: Final = Script(
-    NAMES,
-    TIMELINE,
-    STATES,
-    GROUPS,
+    TIMELINE + STATES + GROUPS,
     """
 for i = 3, #ARGV, 2 do
   local state, ttl = states .. ARGV[i], tonumber(ARGV[i + 1])
@@ -199,9 +187,7 @@ end
 
 # ARGV: keys
 DELETE: Final = Script(
-    NAMES,
-    TIMELINE,
-    GROUPS,
+    TIMELINE + GROUPS,
     """
 for i = 1, #ARGV do
   leave_group(call('HGET', states .. ARGV[i], 'g'), ARGV[i])
@@ -219,10 +205,7 @@ end
 # Returns 'had', the news (see `rules.read_news`), and the keys that are unclean, present, and wanted by others; or
 # 'wait' and the key to wait for; or 'buried' if the process counts as dead; or 'given up' if the request does.
 LOCK: Final = Script(
-    NAMES,
-    TIMELINE,
-    STATES,
-    LOCKS,
+    TIMELINE + STATES + LOCKS,
     """
 local fence = ARGV[2]
 local look = 4 + 2 * ARGV[3]
@@ -265,9 +248,7 @@ return {'had', news, unclean, present, wanted}
 # ARGV: how the locks were used ('clean', 'unclean', 'unused', or 'unknown' if Redis may receive the request for them
 # later than this); key, fence, key, fence...
 GIVE_BACK: Final = Script(
-    NAMES,
-    TIMELINE,
-    LOCKS,
+    TIMELINE + LOCKS,
     """
 for i = 2, #ARGV, 2 do
   local key, fence = ARGV[i], ARGV[i + 1]
@@ -288,7 +269,6 @@ end
 # ARGV: origin; what the process tells the others
 # Returns the timeline.
 JOIN: Final = Script(
-    NAMES,
     TIMELINE,
     """
 call('HSET', members, ARGV[1], '0 ' .. ARGV[2])
@@ -299,7 +279,6 @@ return timeline
 # ARGV: origin; what the process tells the others
 # Returns the timeline, the last sequence number and all members; the timeline alone if the process is not one of them.
 BEAT: Final = Script(
-    NAMES,
     TIMELINE,
     """
 local mine = call('HGET', members, ARGV[1])
@@ -314,7 +293,6 @@ return {timeline, sequence, call('HGETALL', members)}
 # ARGV: origin; its number of beats when it was last seen, too long ago
 # Returns 1 if the process had not beaten since, and is no longer a member.
 BURY: Final = Script(
-    NAMES,
     TIMELINE,
     """
 local beat = call('HGET', members, ARGV[1])

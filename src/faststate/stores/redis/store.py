@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
 
 from ...exceptions import BackplaneError, PersistenceError
 from ...scheduling.loops import call_on, running_loop, settle
 from ...scopes import Version
 from ..backplane import Message, Receiver
 from ..base import Committed, Hold, Locked, SharedStore, Stored, Write
-from .address import Address
-from .link import RedisLink, RedisOptions
-from .loops import run_on
+from .address import Address, RedisOptions
+from .link import RedisLink
 from .process import ThisProcess
 from .rules import ANY_VERSION, version_text
 
@@ -24,6 +25,9 @@ __all__ = ["RedisStore"]
 logger = logging.getLogger("faststate")
 
 T = TypeVar("T")
+
+LOOK_AFTER: Final = 1.0
+"""Seconds after which a caller that waits checks whether the other loop still runs."""
 
 
 class RedisStore(SharedStore):
@@ -171,7 +175,7 @@ class RedisStore(SharedStore):
 
     @property
     def timeline(self) -> str:
-        return self._process.greeting.timeline
+        return self._process.timeline
 
     @property
     def members(self) -> Mapping[str, bytes]:
@@ -211,7 +215,7 @@ class RedisStore(SharedStore):
             link = self._link
             if link is None or not link.loop.is_running():
                 if link is not None:
-                    call_on(link.loop, link.abandon)
+                    call_on(link.loop, link.begin_end)  # this one takes its place
                 link = self._link = RedisLink(self._options, self._process)
             link.users += 1
             return link
@@ -273,3 +277,57 @@ their list of open files with the parent's."""
 
 async def _nothing(link: RedisLink) -> None:
     pass
+
+
+# -- other event loops -------------------------------------------------------------------------------------------------
+
+
+async def run_on(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None
+) -> T:
+    """Run `work` on `loop`, which may be another one, and return its result.
+
+    If the caller is cancelled, the work is too; if it has finished nevertheless, `undo` is called with its result.
+    Raises `PersistenceError` if the loop ends before the work does.
+    """
+    if loop is asyncio.get_running_loop():
+        return await work
+    outcome: Future[T] = Future()
+
+    async def do() -> None:
+        try:
+            result = await work
+        except asyncio.CancelledError as error:
+            _fail(outcome, PersistenceError("the event loop of the Redis store has ended: the outcome is unknown"))
+            raise error
+        except BaseException as error:
+            _fail(outcome, error)
+        else:
+            if outcome.set_running_or_notify_cancel():
+                outcome.set_result(result)
+            elif undo is not None:
+                undo(result)
+
+    def begin() -> None:
+        task = loop.create_task(do(), name="faststate redis call")
+        # Cancel it only once it has begun, however soon: then it leaves what it has entered.
+        outcome.add_done_callback(lambda _: loop.call_soon_threadsafe(task.cancel) if outcome.cancelled() else None)
+
+    if not call_on(loop, begin):
+        work.close()
+        raise PersistenceError("the event loop of the Redis store has just ended")
+    waiting = asyncio.wrap_future(outcome)
+    try:
+        while not (await asyncio.wait([waiting], timeout=LOOK_AFTER))[0]:
+            if not loop.is_running():
+                raise PersistenceError("the event loop of the Redis store has ended: the outcome is unknown")
+    except BaseException:
+        if not outcome.cancel() and undo is not None and outcome.exception() is None:
+            undo(outcome.result())
+        raise
+    return waiting.result()
+
+
+def _fail(outcome: Future[Any], error: BaseException) -> None:
+    if outcome.set_running_or_notify_cancel():
+        outcome.set_exception(error)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ..._compat.redis import abort
 from ...exceptions import PersistenceError
 from ...scheduling.loops import settle
+from .address import RedisOptions
 from .client import CLOSED, RETURN_INTERVAL, RedisClient, same_error
 from .connection import disconnect, pack
 from .process import ThisProcess
@@ -27,37 +30,34 @@ PORTION: Final = 500
 """Most channels that one command names."""
 
 
+@dataclass(slots=True, eq=False)
 class PendingSubscription:
     """A call that waits until the `missing` channels are subscribed to. Lifetime: until they are."""
 
-    __slots__ = ("future", "missing")
-
-    def __init__(self, missing: set[str], future: asyncio.Future[None]) -> None:
-        self.missing = missing
-        self.future = future
+    missing: set[str]
+    future: asyncio.Future[None]
 
 
 class Subscriber:
     """Receives the messages of this process's topics, and the notices for it and for everybody. Lifetime: the client.
 
     A notice, split at its spaces, is passed to `on_notice`; beats are handled here. `prepare` is awaited for each new
-    connection, before anything is subscribed to. `timeout` is how many seconds an acknowledgement may take.
+    connection, before anything is subscribed to.
     """
 
     def __init__(
         self,
         client: RedisClient,
+        options: RedisOptions,
         process: ThisProcess,
-        base: str,
         *,
-        timeout: float,
         prepare: Callable[[], Awaitable[None]],
         on_notice: Callable[[list[bytes]], None],
     ) -> None:
         self._client = client
         self._process = process
-        self._base = base
-        self._timeout = timeout
+        self._base = options.address.base
+        self._timeout = options.answer_timeout
         self._prepare = prepare
         self._on_notice = on_notice
         self._loop = asyncio.get_running_loop()
@@ -66,7 +66,7 @@ class Subscriber:
         self._wanted: set[str] = set()  # channels that should be subscribed to
         self._changed: set[str] = set()  # channels whose change has yet to be sent to Redis
         self._sent: set[str] = set()  # channels whose last command to Redis was to subscribe
-        self._open: dict[str, int] = {}  # by channel, how many acknowledgements are still to come
+        self._open: Counter[str] = Counter()  # by channel, how many acknowledgements are still to come
         self._pending: dict[str, list[PendingSubscription]] = {}
         self._change = asyncio.Event()
         self._up = False
@@ -129,17 +129,17 @@ class Subscriber:
         return topic_channel(self._base, topic)
 
     def _want(self, channels: Iterable[str]) -> None:
-        for channel in channels:
-            self._wanted.add(channel)
-            self._changed.add(channel)
+        new = set(channels)
+        self._wanted |= new
+        self._changed |= new
         self._change.set()
 
     def _drop(self, channels: Iterable[str]) -> None:
-        for channel in channels:
-            if channel in self._wanted:
-                self._wanted.discard(channel)
-                self._changed.add(channel)
-                self._acknowledge_pending(channel)  # an earlier call that wants it need not wait any more
+        gone = self._wanted.intersection(channels)
+        self._wanted -= gone
+        self._changed |= gone
+        for channel in gone:
+            self._acknowledge_pending(channel)  # an earlier call that wants it need not wait any more
         self._change.set()
 
     def _is_acknowledged(self, channel: str) -> bool:
@@ -230,8 +230,7 @@ class Subscriber:
                     for verb, channels in ((b"UNSUBSCRIBE", off), (b"SUBSCRIBE", on))
                     for portion in portions(channels, PORTION)
                 ]
-                for channel in (*on, *off):
-                    self._open[channel] = self._open.get(channel, 0) + 1
+                self._open.update((*on, *off))
                 self._sent.update(on)
                 self._sent.difference_update(off)
                 if commands:
@@ -250,11 +249,10 @@ class Subscriber:
                 self._acknowledge(name.decode())
 
     def _acknowledge(self, channel: str) -> None:
-        left = self._open.get(channel, 0) - 1
-        if left > 0:
-            self._open[channel] = left
+        self._open[channel] -= 1
+        if self._open[channel] > 0:
             return
-        self._open.pop(channel, None)
+        del self._open[channel]
         self._settle([channel])
         self._check_up()
 
