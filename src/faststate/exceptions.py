@@ -86,8 +86,6 @@ class AuthenticationError(AccessError):
 class AuthorizationError(AccessError):
     """The caller is not allowed to do this, and signing in would not help or has been done."""
 
-    status = 403
-
 
 class EventError(FastStateError):
     """A request for an event is wrong."""
@@ -103,8 +101,6 @@ class UnknownEventError(EventError):
 
 class EventArgumentError(EventError):
     """An argument is missing, unknown, or does not have the declared type. The message names it."""
-
-    status = 400
 
 
 class EventConflictError(EventError):
@@ -134,8 +130,6 @@ class RowValueError(EventError):
 
     The message names the state's class, the field and the column, but never the value.
     """
-
-    status = 400
 
 
 class ReadOnlyStateError(FastStateError, TypeError):

@@ -106,12 +106,7 @@ class StateIdentifier:
             raise IdentifierError(f"scope must be a StateScope, not {scope!r}")
         if not isinstance(cls_name, str) or not _NAME.match(cls_name):
             raise IdentifierError(f"{cls_name!r} cannot name a state: use ASCII letters, digits and underscores")
-        given = {
-            "user_id": user_id,
-            "session_id": session_id,
-            "component_id": component_id,
-            "record_id": record_id,
-        }
+        given = {"user_id": user_id, "session_id": session_id, "component_id": component_id, "record_id": record_id}
         put = object.__setattr__
         put(self, "scope", scope)
         put(self, "cls_name", cls_name)
@@ -122,15 +117,12 @@ class StateIdentifier:
                 raise IdentifierError(f"a {scope.value} state of {cls_name} needs a {name}; it got None")
             else:
                 put(self, name, _clean_id(name, value))
-        put(self, "key", self._build())
+        parts = [scope.value, cls_name]
+        for text, own in _SEGMENTS[scope]:
+            parts.append(text if own is None else text + quote(getattr(self, own), safe=""))
+        put(self, "key", ":".join(parts))
         put(self, "instance_id", self.record_id if scope is StateScope.RECORD else self.component_id)
         put(self, "namespace", namespace_of(cls_name, self.instance_id))
-
-    def _build(self) -> str:
-        parts = [self.scope.value, self.cls_name]
-        for text, name in _SEGMENTS[self.scope]:
-            parts.append(text if name is None else text + quote(getattr(self, name), safe=""))
-        return ":".join(parts)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a StateIdentifier cannot be changed (tried to set {name!r})")

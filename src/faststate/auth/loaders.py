@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import BuiltinMethodType, MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from ..exceptions import BackendError, FastStateError
+from ..scheduling.loops import settle
 from ..scheduling.waits import TooLate, in_time
 from ..scheduling.workers import call_in_worker
 from .users import UserContext
@@ -27,13 +28,6 @@ LoadUserById = Callable[[Any], UserContext | Awaitable[UserContext | None] | Non
 
 LOADER_THREADS: Final = 40
 """Sync loaders that run at one time. Events and handlers do not share these places, and so never wait for a loader."""
-
-
-class LoaderCall(NamedTuple):
-    """A call of one of the app's loaders that has yet to be made. Lifetime: one request."""
-
-    function: Callable[[Any], Any]
-    argument: Any
 
 
 class UserFinder:
@@ -64,10 +58,10 @@ class UserFinder:
         Raises `BackendError` (503) if the app's loader fails, returns something else or does not answer in time. An
         error of this library or Starlette's `HTTPException` counts as the loader's answer, and is passed on.
         """
-        found = self._find(connection)
+        found, loader = self._find(connection)
         try:
-            if isinstance(found, LoaderCall):
-                found = await self._ask(*found)
+            if loader is not None:
+                found = await self._ask(loader, found)
         except (FastStateError, HTTPException):
             raise
         except TooLate as error:
@@ -94,7 +88,7 @@ class UserFinder:
             places = self._places[loop] = asyncio.Semaphore(LOADER_THREADS)
         await in_time(self.timeout, places.acquire())
         done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-        call_in_worker(partial(function, argument), partial(_settle, done))
+        call_in_worker(partial(function, argument), lambda result, error: settle(done, (result, error)))
         # The place becomes free when the thread does, and not when the request gives up: otherwise each request to a
         # loader that hangs would leave another thread behind.
         done.add_done_callback(lambda _: places.release())
@@ -110,17 +104,16 @@ class UserFinder:
         session = scope.get("session")
         return not session or session.get("user_id") is None
 
-    def _find(self, connection: HTTPConnection) -> Any:
-        """Return the user, None, or the call that loads the user."""
+    def _find(self, connection: HTTPConnection) -> tuple[Any, Callable[[Any], Any] | None]:
+        """Return the user or None, with None; or the argument for the loader that finds the user, with the loader."""
         if self.sees_nobody(connection.scope):
-            return None
+            return None, None
         if self.user_loader is not None:
-            return LoaderCall(self.user_loader, connection)
+            return connection, self.user_loader
         scope = connection.scope
         for place in ("auth", "user"):
             if isinstance(scope.get(place), UserContext):
-                found: UserContext = scope[place]
-                return found
+                return scope[place], None
         auth, user = scope.get("auth"), scope.get("user")
         permissions: list[str] = []
         user_id: Any = None
@@ -128,30 +121,23 @@ class UserFinder:
             user_id = getattr(user, "username", None) or getattr(user, "identity", None)
             permissions = list(getattr(auth, "scopes", ()))
             if not _is_id(user_id):
-                return None
+                return None, None
         elif hasattr(user, "is_authenticated"):
-            return None  # the middleware says that nobody is signed in, which overrules the session
+            return None, None  # the middleware says that nobody is signed in, which overrules the session
         if not _is_id(user_id):
             user_id = auth if _is_id(auth) else (scope.get("session") or {}).get("user_id")  # FastHTML's convention
         if not _is_id(user_id):
-            return None
+            return None, None
         if self.load_user_by_id is not None:
-            return LoaderCall(self.load_user_by_id, user_id)
-        return UserContext(user_id, str(user_id), permissions=permissions)
-
-
-def _settle(done: asyncio.Future[tuple[Any, BaseException | None]], result: Any, error: BaseException | None) -> None:
-    if not done.done():
-        done.set_result((result, error))
+            return user_id, self.load_user_by_id
+        return UserContext(user_id, str(user_id), permissions=permissions), None
 
 
 def _stays_on_loop(function: Any) -> bool:
     """True if a loader is called on the event loop: it is async, or a lookup in a dict."""
     while isinstance(function, partial):
         function = function.func
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        return True
-    if function is UserContext:
+    if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))) or function is UserContext:
         return True
     return isinstance(function, BuiltinMethodType) and isinstance(function.__self__, dict | MappingProxyType)
 

@@ -77,16 +77,6 @@ class Guards:
         """True if they refuse anybody at all."""
         return self != Guards()
 
-    def __or__(self, other: Guards) -> Guards:
-        """Return the guards that demand what both demand."""
-        return Guards(
-            self.requires_auth or other.requires_auth,
-            tuple(dict.fromkeys(self.permissions + other.permissions)),
-            tuple(dict.fromkeys(self.roles + other.roles)),
-            self.owner_only or other.owner_only,
-            self.authorize or other.authorize,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class FieldReport:
@@ -230,7 +220,6 @@ def audit(provider: StateProvider, mount: str = "/") -> AuditReport:
 
 
 def _state(provider: StateProvider, cls: type[ReactiveState], config: StateConfig) -> StateReport:
-    guards = _guards(config.rule)
     ttl = DEFAULT_TTL[config.scope] if config.ttl is None else config.ttl
     return StateReport(
         name=config.state_name,
@@ -238,11 +227,11 @@ def _state(provider: StateProvider, cls: type[ReactiveState], config: StateConfi
         scope=config.scope,
         ttl=None if ttl is None or math.isinf(ttl) else ttl,
         public=config.public,
-        guards=guards,
-        owner=_owner(cls, config),
+        guards=_guards(config.rule),
+        owner=config.owner_field(cls) or (USER_OF_THE_KEY if config.has_owner(cls) else None),
         on_login=config.on_login if config.scope in OF_A_SESSION else None,
         fields=tuple(_fields(cls)),
-        events=tuple(_event(provider, event, guards) for event in cls._fs_schema().events.values()),
+        events=tuple(_event(provider, event, config.rule) for event in cls._fs_schema().events.values()),
     )
 
 
@@ -259,10 +248,6 @@ def _callable_name(function: Any) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-def _owner(cls: type[ReactiveState], config: StateConfig) -> str | None:
-    return config.owner_field(cls) or (USER_OF_THE_KEY if config.has_owner(cls) else None)
-
-
 def _fields(cls: type[ReactiveState]) -> Iterator[FieldReport]:
     schema = cls._fs_schema()
     for name in (*cls.model_fields, *cls.model_computed_fields):
@@ -271,8 +256,7 @@ def _fields(cls: type[ReactiveState]) -> Iterator[FieldReport]:
         yield FieldReport(name, exposure, name in schema.bound, is_computed, schema.restricted.get(name))
 
 
-def _event(provider: StateProvider, event: Event[Any, Any], class_guards: Guards) -> EventReport:
-    own = _guards(event.rule)
+def _event(provider: StateProvider, event: Event[Any, Any], class_rule: AccessRule) -> EventReport:
     arguments = event.arguments
     return EventReport(
         name=event.name,
@@ -280,8 +264,8 @@ def _event(provider: StateProvider, event: Event[Any, Any], class_guards: Guards
             Argument(name, type_name(t), name in arguments.defaults) for name, t in arguments.types.items()
         ),
         states=tuple(_taken(provider, parameter) for parameter in arguments.states),
-        own=own,
-        guards=class_guards | own,
+        own=_guards(event.rule),
+        guards=_guards(class_rule | event.rule),
     )
 
 

@@ -11,16 +11,18 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from ..provider.provider import StateProvider
 from .audit import audit, providers_of
-from .doctor import Check, examine
-from .report import Paint, audit_as_json, audit_as_text, checks_as_json, checks_as_text
+from .doctor import examine
+from .report import Paint, audit_as_json, audit_as_text, checks_as_json, checks_as_text, problems_in
 
 __all__ = ["main"]
+
+T = TypeVar("T")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,28 +55,20 @@ _Found = Sequence[tuple[str, StateProvider]]
 
 def _audit(options: argparse.Namespace, target: Any, found: _Found) -> int:
     reports = [audit(provider, path) for path, provider in found]
-    _write(
-        audit_as_json(options.target, reports)
-        if options.json
-        else audit_as_text(options.target, reports, Paint(sys.stdout))
-    )
+    _write(options, reports, audit_as_json, audit_as_text)
     return int(any(report.errors or (options.strict and report.warnings) for report in reports))
 
 
 def _doctor(options: argparse.Namespace, target: Any, found: _Found) -> int:
-    async def examine_all() -> list[tuple[str, list[Check]]]:
-        return [(path, await examine(target, provider)) for path, provider in found]
-
-    examined = asyncio.run(examine_all())
-    _write(
-        checks_as_json(options.target, examined)
-        if options.json
-        else checks_as_text(options.target, examined, Paint(sys.stdout))
-    )
-    return int(any(check.level == "problem" for _, checks in examined for check in checks))
+    examined = [(path, asyncio.run(examine(target, provider))) for path, provider in found]
+    _write(options, examined, checks_as_json, checks_as_text)
+    return int(problems_in(examined) > 0)
 
 
-def _write(text: str) -> None:
+def _write(
+    options: argparse.Namespace, found: T, as_json: Callable[[str, T], str], as_text: Callable[[str, T, Paint], str]
+) -> None:
+    text = as_json(options.target, found) if options.json else as_text(options.target, found, Paint(sys.stdout))
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)

@@ -263,8 +263,6 @@ def _files() -> Iterator[Check]:
     except ImportError:  # Windows has no such limit
         return
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= allowed < FEW_FILES:
-        yield Check("note", "files", f"a process started here may have {allowed:,} files open, and each stream is one")
-    else:
-        yield Check("ok", "files", "a process started here may have as many files open as it likes"
-                    if allowed < 0 else f"a process started here may have {allowed:,} files open")  # fmt: skip
+    message = f"a process started here may have {f'{allowed:,}' if allowed >= 0 else 'any number of'} files open"
+    is_few = 0 <= allowed < FEW_FILES
+    yield Check("note" if is_few else "ok", "files", message + (", and each stream is one" if is_few else ""))

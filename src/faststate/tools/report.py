@@ -7,16 +7,15 @@ import json
 import os
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from enum import Enum
 from itertools import zip_longest
 from typing import Final, TextIO
 
 from ..scopes import StateScope
 from ..sessions.config import OnLogin
-from .audit import USER_OF_THE_KEY, AuditReport, EventReport, FieldReport, Finding, Guards, StateReport
+from .audit import USER_OF_THE_KEY, AuditReport, EventReport, FieldReport, Guards, StateReport
 from .doctor import Check
 
-__all__ = ["Examined", "Paint", "audit_as_json", "audit_as_text", "checks_as_json", "checks_as_text"]
+__all__ = ["Examined", "Paint", "audit_as_json", "audit_as_text", "checks_as_json", "checks_as_text", "problems_in"]
 
 FORMAT: Final = 1
 """The version of the JSON documents. It grows when a key changes its meaning or is removed, not when one is added."""
@@ -40,15 +39,11 @@ def audit_as_json(target: str, reports: Sequence[AuditReport]) -> str:
         "warnings": sum(report.warnings for report in reports),
         "findings": [dataclasses.asdict(finding) for report in reports for finding in report.findings],
         "providers": [
-            {
-                "mount": report.mount,
-                "prefix": report.prefix,
-                "states": [dataclasses.asdict(state) for state in report.states],
-            }
+            {name: part for name, part in dataclasses.asdict(report).items() if name != "findings"}
             for report in reports
         ],
     }
-    return json.dumps(document, indent=2, default=_plain)
+    return json.dumps(document, indent=2, default=lambda scope: scope.value)
 
 
 def checks_as_json(target: str, examined: Examined) -> str:
@@ -56,7 +51,7 @@ def checks_as_json(target: str, examined: Examined) -> str:
     document = {
         "format": FORMAT,
         "target": target,
-        "problems": _problems(examined),
+        "problems": problems_in(examined),
         "checks": [{"mount": path, **check._asdict()} for path, checks in examined for check in checks],
     }
     return json.dumps(document, indent=2)
@@ -73,23 +68,18 @@ def checks_as_text(target: str, examined: Examined, paint: Paint) -> str:
             first, *rest = _wrap(check.message, WIDTH - len(indent)) or [""]
             lines.append(f"  {paint(f'{check.level:<9}', colours[check.level])}{check.about:<12}{first}")
             lines += [indent + line for line in rest]
-    problems = _problems(examined)
+    problems = problems_in(examined)
     lines.append(paint(_count(problems, "problem") if problems else "No problems.", _RED if problems else _GREEN))
     return "\n".join(lines)
 
 
-def _problems(examined: Examined) -> int:
+def problems_in(examined: Examined) -> int:
+    """Count the problems that were found."""
     return sum(check.level == "problem" for _, checks in examined for check in checks)
 
 
 def _mounted(target: str, path: str) -> str:
     return target if path == "/" else f"{target}, mounted at {path}"
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Enum):
-        return value.value
-    raise TypeError(f"{type(value).__name__} has no place in the document")
 
 
 class Paint:
@@ -134,7 +124,7 @@ def audit_as_text(target: str, reports: Sequence[AuditReport], paint: Paint) -> 
     for report in reports:
         lines += [f"{_mounted(target, report.mount)}: {_count(len(report.states), 'state')}", ""]
         for state in report.states:
-            open_events = {finding.event for finding in report.findings if _is_open(finding, state)}
+            open_events = {f.event for f in report.findings if f.code == "unguarded" and f.state == state.name}
             lines += [*_state_lines(state, open_events, paint), ""]
     several = len(reports) > 1
     for report in reports:
@@ -151,10 +141,6 @@ def audit_as_text(target: str, reports: Sequence[AuditReport], paint: Paint) -> 
     return "\n".join(lines)
 
 
-def _is_open(finding: Finding, state: StateReport) -> bool:
-    return finding.code == "unguarded" and finding.state == state.name
-
-
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
@@ -163,10 +149,12 @@ def _state_lines(state: StateReport, open_events: set[str | None], paint: Paint)
     yield paint(state.name, _BOLD)
     yield from _labelled("class", state.cls)
     yield from _labelled("scope", f"{state.scope.name}, {_SHARED_BY[state.scope]}")
-    yield from _labelled("ttl", "never dropped" if state.ttl is None else f"dropped after {_seconds(state.ttl)} unused")
+    ttl = "never dropped" if state.ttl is None else f"dropped after {state.ttl:,.10g} s unused"
+    yield from _labelled("ttl", ttl)
     rule = _listed(_asked(state.guards)) or "none"
     yield from _labelled("rule", f"{rule}; public, as declared" if state.public else rule)
-    yield from _labelled("owner", _owner(state.owner))
+    kind = "" if state.owner == USER_OF_THE_KEY else "field "
+    yield from _labelled("owner", "none" if state.owner is None else f"the {kind}{state.owner}")
     if state.on_login is not None:
         yield from _labelled("on login", _ON_LOGIN[state.on_login])
     groups = {
@@ -204,16 +192,6 @@ def _wrap(text: str, width: int, indent: str = "") -> list[str]:
 def _listed(items: Iterable[str]) -> str:
     """Join items with commas, so that short ones are not broken over lines."""
     return ", ".join(item.replace(" ", _GLUE) if len(item) <= _SHORT else item for item in items)
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:,.10g} s"
-
-
-def _owner(owner: str | None) -> str:
-    if owner is None:
-        return "none"
-    return f"the {owner}" if owner == USER_OF_THE_KEY else f"the field {owner}"
 
 
 def _asked(guards: Guards) -> Iterator[str]:
