@@ -34,19 +34,15 @@ CLOSING: Final = 10.0
 
 
 # What can be done to an event that must end now. Plain numbers, since each step sets and reads them several times.
-_IDLE: Final = 0
-"""Nothing: it commits, or does something short, and checks after that if it may go on."""
-_WORKING: Final = 1
-"""Roll it back and cancel it: its own code waits for something."""
-_WAITING: Final = 2
-"""Cancel the waiting: it waits for its locks, between two steps of a generator."""
+_IDLE: Final = 0  # nothing: it commits, or does something short, and checks after that if it may go on
+_WORKING: Final = 1  # roll it back and cancel it: its own code waits for something
+_WAITING: Final = 2  # cancel the waiting: it waits for its locks, between two steps of a generator
 
 
 class Enclosing(Protocol):
-    """A transaction, which knows which events were begun inside it. Lifetime: one event."""
+    """A transaction, which knows which others were opened in its body, at any depth. Lifetime: one event."""
 
-    def encloses(self, other: Any) -> bool:
-        """True if `other` was opened in the body of this one, at any depth."""
+    def encloses(self, other: Any) -> bool: ...
 
 
 class RunningEvent:
@@ -55,11 +51,6 @@ class RunningEvent:
     `limit` is how many seconds it may take (None for no limit). `abandon` rolls it back and frees its locks, while its
     own code may still run. Use it as a context manager.
     """
-
-    __slots__ = (
-        "_abandon", "_cancelling", "_cancels", "_events", "_last_words", "_leaves", "_limit", "_loop", "_phase",
-        "_task", "_timer", "_transaction", "error", "is_left", "name",
-    )  # fmt: skip
 
     def __init__(
         self,

@@ -50,8 +50,6 @@ def left_behind(session: Hashable) -> int:
 class Place:
     """The right to use one worker thread. Lifetime: until it is released, at the latest when the thread returns."""
 
-    __slots__ = ("_client", "_is_left", "_places")
-
     def __init__(self, places: Places, client: Client) -> None:
         self._places: Places | None = places
         self._client = client
@@ -160,8 +158,6 @@ class Job:
 
     The thread keeps its `place` until then, even if nobody waits for the result.
     """
-
-    __slots__ = ("_done", "_error", "_loop", "_place", "_result", "_waiter", "is_left", "name")
 
     def __init__(self, name: str, place: Place, call: Callable[[], Any]) -> None:
         self.name = name
