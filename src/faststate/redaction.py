@@ -20,8 +20,6 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .exceptions import FastStateError
 
-__all__ = ["NOT_SHOWN", "explain", "explain_by_title", "is_hidden", "loggable", "mark_hidden", "reached", "redacted"]
-
 T = TypeVar("T")
 
 NOT_SHOWN: Final = "the new values are not valid"

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["call_on", "running_loop", "settle"]
-
 
 def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:
     """Call a function on `loop` soon, from any thread. Returns False if the loop is closed: then nobody waits there."""

@@ -6,8 +6,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final, Generic, NamedTuple, TypeVar, cast
 
-__all__ = ["SERVER", "Client", "FairQueue"]
-
 T = TypeVar("T")
 
 

@@ -14,8 +14,6 @@ from .loops import call_on, settle
 from .threads import places_here
 from .waits import Begun, begin, in_time, resume
 
-__all__ = ["DRAIN_PATIENCE", "RunningEvent", "RunningEvents"]
-
 logger = logging.getLogger("faststate")
 
 DRAIN_PATIENCE: Final = 2.5

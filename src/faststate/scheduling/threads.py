@@ -16,17 +16,6 @@ from ..exceptions import FastStateError, LockTimeoutError
 from .queues import Client, FairQueue
 from .workers import call_in_worker
 
-__all__ = [
-    "ADDRESS_THREADS",
-    "EVENT_THREADS",
-    "Job",
-    "Place",
-    "Places",
-    "left_behind",
-    "places_here",
-    "places_with_left",
-]
-
 logger = logging.getLogger("faststate")
 
 EVENT_THREADS: Final = 200

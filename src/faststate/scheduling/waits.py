@@ -7,8 +7,6 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-__all__ = ["Begun", "Done", "TooLate", "begin", "in_time", "resume"]
-
 T = TypeVar("T")
 
 

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from .loops import call_on
 
-__all__ = ["call_in_worker"]
-
 logger = logging.getLogger("faststate")
 
 IDLE: Final = 10.0

@@ -10,8 +10,6 @@ from typing import Annotated, Any, NamedTuple, NotRequired, Required, Union, get
 from pydantic import BaseModel
 from typing_extensions import is_typeddict  # typing's own knows only typing's TypedDict before Python 3.13
 
-__all__ = ["FieldType", "accepts_none", "fields_in", "hints_of", "stripped", "union_members"]
-
 
 class FieldType(NamedTuple):
     """The type of a field, and what stands beside it in `Annotated`."""

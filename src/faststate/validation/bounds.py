@@ -33,8 +33,6 @@ from .work import (
     whole_spender,
 )
 
-__all__ = ["Unfit", "bounded", "first_problem", "runs_own_code"]
-
 
 class Unfit(Exception):
     """Raised through pydantic: the value of the field `name` does not fit, for the reasons in `error`."""

@@ -10,19 +10,6 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-__all__ = [
-    "PARTS",
-    "Schema",
-    "all_parts",
-    "around",
-    "core_schema_of",
-    "function",
-    "parts_of",
-    "rewrite",
-    "with_ref_of",
-    "without_ref",
-]
-
 Schema = dict[str, Any]
 """One core schema. Its "type" says which keys it has."""
 

@@ -12,8 +12,6 @@ from typing import Any, Final
 
 from .scalars import exact_key, surely_same
 
-__all__ = ["Kept", "KnownItems", "in_choice", "in_union", "keep_field", "keep_item", "kept_now"]
-
 
 class KnownItems:
     """The items of a changed field that were there before. Lifetime: one validation.

@@ -24,8 +24,6 @@ from .core_schemas import Schema, core_schema_of, without_ref
 from .kept import Kept, kept_now
 from .rewriting import Mode, Rewriting
 
-__all__ = ["Revalidation", "revalidation_of"]
-
 
 class Revalidation:
     """The validators of one class beside its own. Lifetime: the class. Each is made when it is first needed.

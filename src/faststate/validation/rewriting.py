@@ -18,8 +18,6 @@ from .annotations import fields_in
 from .core_schemas import PARTS, Schema, around, function, rewrite, with_ref_of, without_ref
 from .kept import in_choice, in_union, keep_field, keep_item
 
-__all__ = ["Mode", "Rewriting"]
-
 Mode = Literal["assign", "check", "load"]
 
 ROLES: Final = {

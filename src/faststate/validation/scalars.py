@@ -16,21 +16,6 @@ from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any, Final
 
-__all__ = [
-    "CHECKED",
-    "EXACT",
-    "IP_TYPES",
-    "SCALARS",
-    "SHORT_INT",
-    "UnshowableError",
-    "all_same",
-    "check_showable",
-    "exact_key",
-    "is_exact",
-    "same_scalar",
-    "surely_same",
-]
-
 IP_TYPES: Final = (
     ipaddress.IPv4Address,
     ipaddress.IPv4Interface,

@@ -22,21 +22,6 @@ from pydantic_core import PydanticCustomError, PydanticKnownError, from_json
 from ..wire.values import depth_of
 from .scalars import MAX_DIGITS, SHORT_INT, check_showable
 
-__all__ = [
-    "SIZED",
-    "TooMuchWork",
-    "check_complex",
-    "check_decimal",
-    "check_fraction",
-    "check_strict_json",
-    "look_through",
-    "note_key",
-    "read_json",
-    "spender",
-    "whole_spender",
-    "work_of",
-]
-
 _MAX_JSON_DEPTH: Final = 32
 """Levels of nesting in a string that is read as JSON; as `StateProvider(max_depth=)` has it for the payload."""
 

@@ -12,19 +12,6 @@ from ...state.reactive import ReactiveState
 from ...stores.base import SharedStore, StateStore, Stored, Write
 from .row_save import RowSave
 
-__all__ = [
-    "MARK_TTL",
-    "NONCE_AGE",
-    "Loaded",
-    "Persistence",
-    "Save",
-    "mark_key",
-    "nonce_group",
-    "nonce_key",
-    "nonce_writes",
-    "separate_nonce",
-]
-
 NONCE_AGE: Final = 300.0
 """Seconds that a nonce is kept in a store: a browser that found no server tries again when there is one."""
 

@@ -17,8 +17,6 @@ from ...redaction import explain
 from ...state.reactive import ReactiveState
 from ...validation.revalidation import revalidation_of
 
-__all__ = ["COLUMNS_REMEDY", "refuse_missing_columns", "refuse_unfit_columns", "refuse_unfit_defaults"]
-
 COLUMNS_REMEDY: Final = "name the fields as the columns, or give to_state and to_row"
 
 

@@ -15,8 +15,6 @@ from .differences import difference
 from .encoding import ORDINARY, REMEDY, UNSURE, Met, dump, to_node, unstorable
 from .leaves import LEAVES, UnstorableError
 
-__all__ = ["Codec"]
-
 MAX_REMEMBERED: Final = 2_000
 """Types and sets of them that a codec remembers for one field before it forgets them all: far below a megabyte."""
 

@@ -19,8 +19,6 @@ from ...validation.revalidation import revalidation_of
 from .encoding import TAG
 from .leaves import IP_CLASSES, PATH_CLASSES, URL_CLASSES
 
-__all__ = ["READERS", "decode", "from_tree", "load", "validate"]
-
 
 class _Record(dict[str, Any]):
     """The fields of a model or dataclass that is a key or in a set, until validation makes it what it was."""

@@ -14,8 +14,6 @@ from pydantic_core import TzInfo
 from ...state.containers import ReadOnlyDict, ReadOnlyList, ReadOnlySet
 from ...validation.scalars import exact_key
 
-__all__ = ["difference", "is_same_number", "type_of"]
-
 _EASY: Final = frozenset({str, int, bool, type(None)})
 """The types whose values are the same if they are equal."""
 

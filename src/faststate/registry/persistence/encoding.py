@@ -24,8 +24,6 @@ from ...state.containers import ReadOnlyDict, ReadOnlyList, ReadOnlySet
 from ...state.models import guarded_shapes
 from .leaves import BASES, LEAVES, LONGEST_INT, URL_NAMES, UnstorableError, is_text, write_str
 
-__all__ = ["ORDINARY", "REMEDY", "TAG", "UNSURE", "Met", "dump", "encode", "to_node", "to_tree", "unstorable"]
-
 MAX_DEPTH: Final = 150
 """Levels of JSON that a field's value may have. Readers give up at about 200 (pydantic_core), 250 (pydantic) or where
 Python's stack ends; the rest is for the envelope."""

@@ -11,8 +11,6 @@ from pydantic import ValidationError
 from ...exceptions import FastStateError, PersistenceError
 from ...redaction import redacted
 
-__all__ = ["described", "persistence_errors"]
-
 
 @contextlib.asynccontextmanager
 async def persistence_errors(message: str, seconds: float) -> AsyncIterator[None]:

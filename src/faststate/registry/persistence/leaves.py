@@ -18,19 +18,6 @@ from pydantic_core import MultiHostUrl, TzInfo, Url
 
 from ...validation.scalars import IP_TYPES
 
-__all__ = [
-    "BASES",
-    "IP_CLASSES",
-    "LEAVES",
-    "LONGEST_INT",
-    "PATH_CLASSES",
-    "URL_CLASSES",
-    "URL_NAMES",
-    "UnstorableError",
-    "is_text",
-    "write_str",
-]
-
 LONGEST_INT: Final = 2**2048
 """Whole numbers from here on are written in hexadecimal. Python writes and reads no number of more digits than it is
 set to, and it cannot be set to fewer than 640."""

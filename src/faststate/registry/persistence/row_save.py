@@ -19,8 +19,6 @@ from ...validation.scalars import SCALARS
 from .differences import difference, is_same_number, type_of
 from .failures import persistence_errors
 
-__all__ = ["RowCheck", "RowSave", "plain"]
-
 
 def plain(value: Any) -> Any:
     """Return a field's value for a row: plain lists and dicts, models and dataclasses as dicts, secrets in the clear.

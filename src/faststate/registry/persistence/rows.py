@@ -32,8 +32,6 @@ from .differences import difference
 from .failures import described, persistence_errors
 from .row_save import RowCheck, RowSave, plain
 
-__all__ = ["RecordPersistence", "save_rows", "write_all"]
-
 COUNTED: Final = "row"
 """The epoch of rows that count their own version: they have one life."""
 

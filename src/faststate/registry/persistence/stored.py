@@ -19,8 +19,6 @@ from .decoding import from_tree, load, validate
 from .encoding import dump
 from .failures import described, persistence_errors
 
-__all__ = ["StorePersistence"]
-
 logger = logging.getLogger("faststate")
 
 KEPT_ASIDE: Final = 90 * 86_400.0
