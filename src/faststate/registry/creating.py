@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 
 from ..exceptions import PersistenceError, StateNotFoundError
 from ..redaction import redacted
+from ..scheduling.waits import TooLate, in_time
 from ..scopes import StateIdentifier
 from ..state.reactive import ReactiveState
 
@@ -42,21 +42,13 @@ async def create_state(
         return create_by_class(identifier, cls, initial)
     values = create(identifier)
     if inspect.isawaitable(values):
-        values = await _in_time(identifier, values, seconds)
+        try:
+            values = await in_time(seconds, values)
+        except TooLate as error:
+            raise PersistenceError(f"create gave {identifier.key} no first values within {seconds:g} s") from error
     if values is None:
         raise not_found(identifier)
     return _create(cls, {**values, **initial})
-
-
-async def _in_time(identifier: StateIdentifier, values: Awaitable[T], seconds: float) -> T:
-    timer = asyncio.timeout(seconds)
-    try:
-        async with timer:
-            return await values
-    except TimeoutError as error:
-        if not timer.expired():
-            raise
-        raise PersistenceError(f"create gave {identifier.key} no first values within {seconds:g} s") from error
 
 
 def _create(cls: type[S], values: Mapping[str, Any]) -> S:

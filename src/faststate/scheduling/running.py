@@ -81,9 +81,6 @@ class RunningEvent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def _end(self) -> None:
         self._events.ended(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -131,7 +128,7 @@ class RunningEvent:
         for other in [each for each in self._events.under_way if self._transaction.encloses(each._transaction)]:
             self._cancels += other._cancels  # they share the task: its cancellations are taken back when this one ends
             other.error, other._cancels = other.error or self.error, 0
-            other._end()
+            other.__exit__()
 
     def _check_between_steps(self) -> None:
         if self.error is not None:
@@ -253,13 +250,14 @@ class RunningEvents:
         """
         if self.draining is None:
             self.draining = object()
-            loop = asyncio.get_running_loop()
-            loop.call_later(STEP_PATIENCE, self._end_steps, self.draining)
-            loop.call_later(DRAIN_PATIENCE, self._cut_all, self.draining)
+            self._after(STEP_PATIENCE, self._end_steps)
+            self._after(DRAIN_PATIENCE, self._cut_all)
 
-    def _end_steps(self, draining: object) -> None:
-        if self.draining is not draining:
-            return
+    def _after(self, seconds: float, act: Callable[[], None]) -> None:
+        draining = self.draining  # it may be reopened, and even be draining again
+        asyncio.get_running_loop().call_later(seconds, lambda: act() if self.draining is draining else None)
+
+    def _end_steps(self) -> None:
         self.ends_steps = True
         for running in list(self.under_way):
             call_on(running._loop, running.end_soon, _ending())
@@ -268,9 +266,7 @@ class RunningEvents:
             with contextlib.suppress(RuntimeError):  # its time has just run out
                 timer.reschedule(now)
 
-    def _cut_all(self, draining: object) -> None:
-        if self.draining is not draining:
-            return  # it was reopened, and may even be draining again
+    def _cut_all(self) -> None:
         self.is_over = True
         places_here().refuse(_ending())
         for running in list(self.under_way):

@@ -43,10 +43,7 @@ class Unfit(Exception):
 
 
 def first_problem(error: ValidationError) -> tuple[str, tuple[int | str, ...], str]:
-    """Read the first problem of an error: its type, its place and pydantic's message without the value.
-
-    An error with very many problems is not turned into Python objects: the type is "many" then.
-    """
+    """Read an error's first problem: type, place and message without a value; "many" is the type of too many."""
     if (message := too_many(error)) is not None:
         return "many", (), message
     problem = error.errors(include_url=False, include_input=False)[0]
@@ -175,18 +172,15 @@ class _Bounding:
             return around("before", whole_spender(units, members), made)
         return around("before", spender(units, 2, most), made)
 
-    def _weight(self, schema: Schema, around: frozenset[str] = frozenset()) -> int:
-        """Return the work of one attempt to validate a value, in units, inside the definitions named `around`.
-
-        The values in collections and records are counted when they come.
-        """
+    def _weight(self, schema: Schema, inside: frozenset[str] = frozenset()) -> int:
+        """Return the units of one attempt to validate a value, but for the values in collections and records."""
         kind = schema["type"]
         if kind == "definition-ref":
             ref = schema["schema_ref"]
-            return 6 if ref in around else self._weight(self._definitions[ref], around | {ref})
+            return 6 if ref in inside else self._weight(self._definitions[ref], inside | {ref})
         if kind in _COLLECTIONS or kind in _RECORDS or kind in ("generator", "json"):
             return 6
-        parts = [self._weight(part, around) for part in parts_of(schema)]
+        parts = [self._weight(part, inside) for part in parts_of(schema)]
         if kind == "union":
             return 3 + sum(4 + part for part in parts)
         own = 0

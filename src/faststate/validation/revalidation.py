@@ -65,10 +65,7 @@ class Revalidation:
 
     @functools.cached_property
     def look_at_whole(self) -> Callable[[Any], Any]:
-        """Run the model validators, but for those that read input, on an instance; return the one that they return.
-
-        Raises whatever they raise.
-        """
+        """Run the model validators that see an instance on one, and return theirs. Raises what they raise."""
         return SchemaValidator(cast(Any, _model_validators(self._schema) or {"type": "any"})).validate_python
 
     def _validator(self, mode: Mode, *, is_partial: bool = False) -> Callable[[Any], Any]:

@@ -157,7 +157,9 @@ class Rewriting:
             made[key] = rewrite(value, self._node) if key in PARTS else value
         self._role = outside
         if self._mode == "assign" and self._is_converting and kind in ("union", "tagged-union"):
-            made = _by_choice(made)
+            # Each member looks at the same items.
+            choices = rewrite(made["choices"], functools.partial(function, "wrap", in_choice))
+            made = around("wrap", in_union, {**made, "choices": choices})
         self._is_converting = self._is_converting or before
         if self._mode == "load" and (self._inside or "now_op" in made):  # what was in the future may be past by now
             made = {key: value for key, value in made.items() if key not in _CONSTRAINTS}
@@ -180,12 +182,6 @@ class Rewriting:
         return with_ref_of(schema, inner)
 
 
-def _by_choice(union: Schema) -> Schema:
-    """Make each member of a union look at the same items."""
-    choices = rewrite(union["choices"], functools.partial(function, "wrap", in_choice))
-    return around("wrap", in_union, {**union, "choices": choices})
-
-
 def _class_of(schema: Schema) -> type[Any] | None:
     """Find the model or dataclass whose schema this is, within its own model validators; None for any other."""
     wrapped = 0
@@ -203,10 +199,7 @@ _TYPE_MAKERS: Final = frozenset({"pydantic", "pydantic_extra_types", "pydantic_c
 
 
 def _is_authors(function: Any, written: Container[Any]) -> bool:
-    """True if a validator is code of a class's author, and not part of a type itself.
-
-    `written` are the functions that stand in the class's annotations; see `_validators_in`.
-    """
+    """True if a validator is code of a class's author: `written` in its annotations, or else not part of a type."""
     if function in written:
         return True
     while isinstance(function, functools.partial):
@@ -222,37 +215,21 @@ def _is_authors(function: Any, written: Container[Any]) -> bool:
 
 
 def _validators_in(cls: type[Any]) -> list[Any]:
-    """Collect the functions of all validators in the annotations of a class, at any depth.
-
-    Models and dataclasses inside it are not looked into: they are classes of their own.
-    """
+    """Collect the functions of all validators in a class's annotations, but for those of classes inside it."""
     found: list[Any] = []
     seen: list[Any] = []
-
-    def add_class(cls: type[Any]) -> None:
-        for field in (fields_in(cls) or {}).values():
-            add_marks(field.metadata)
-            add(field.annotation)
-
-    def add(annotation: Any) -> None:
-        if any(each is annotation for each in seen):
-            return
-        seen.append(annotation)
-        add_marks(getattr(annotation, "__metadata__", ()))
-        for inner in (getattr(annotation, "__value__", None), getattr(annotation, "__supertype__", None)):
-            if inner is not None:
-                add(inner)
-        for part in get_args(annotation):
-            add(part)
-        if isinstance(annotation, type) and (is_typeddict(annotation) or hasattr(annotation, "_fields")):
-            add_class(annotation)
-
-    def add_marks(marks: Iterable[Any]) -> None:
-        for mark in marks:
-            if isinstance(mark, AfterValidator | BeforeValidator | PlainValidator | WrapValidator):
-                found.append(mark.func)
-
-    add_class(cls)
+    waiting: list[Any] = [cls]
+    while waiting:
+        each = waiting.pop()
+        if any(each is other for other in seen):
+            continue
+        seen.append(each)
+        if isinstance(each, AfterValidator | BeforeValidator | PlainValidator | WrapValidator):
+            found.append(each.func)
+        waiting += (*get_args(each), getattr(each, "__value__", None), getattr(each, "__supertype__", None))
+        if each is cls or (isinstance(each, type) and (is_typeddict(each) or hasattr(each, "_fields"))):
+            for field in (fields_in(each) or {}).values():
+                waiting += (field.annotation, *field.metadata)
     return found
 
 

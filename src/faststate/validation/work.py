@@ -35,10 +35,7 @@ SIZED: Final = frozenset({list, tuple, dict, set, frozenset, deque, Counter})
 
 
 class TooMuchWork(Exception):
-    """Raised through pydantic when a validation has used up its work, with the field's name as argument.
-
-    It is not a ValueError, which pydantic would collect.
-    """
+    """Raised through pydantic (which collects a ValueError) when work is used up; its argument is the field's name."""
 
 
 class _Work(threading.local):
@@ -77,10 +74,7 @@ def _spend(units: int) -> None:
 
 
 def spender(units: int, units_of_item: int, most: int | None = None) -> Callable[[Any], Any]:
-    """Make a function that takes the work of validating a collection or a record before that begins.
-
-    A record may have `most` keys.
-    """
+    """Make a function that takes the work of validating a collection, or a record of `most` keys, before it begins."""
     work, sized = _work, SIZED
 
     def spend(value: Any) -> Any:

@@ -107,7 +107,7 @@ class Persistence(ABC):
         """Return the key under which a store of many processes has the state, or the mark of its row."""
 
     def encode(self, values: Mapping[str, Any], nonces: Sequence[str], typed: Mapping[str, int] | None = None) -> bytes:
-        """Return the bytes that the store keeps of a state's values: none of a row's."""
+        """Return the bytes that the store keeps of a state's values, none of a row's. Raises as `prepare`."""
         return b""
 
     def decode(self, stored: Stored) -> Loaded | None:

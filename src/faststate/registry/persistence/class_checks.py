@@ -21,10 +21,7 @@ COLUMNS_REMEDY: Final = "name the fields as the columns, or give to_state and to
 
 
 def refuse_unfit_defaults(cls: type[ReactiveState]) -> None:
-    """Raise `ConfigurationError` for a default that its own field refuses when it is loaded.
-
-    Pydantic takes defaults as given, unless the class asks it to validate them.
-    """
+    """Raise `ConfigurationError` for a default, which pydantic takes as given, that its own field would not load."""
     if cls.model_config.get("validate_default"):
         return
     defaults = {

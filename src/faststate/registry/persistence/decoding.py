@@ -115,19 +115,15 @@ def _value(node: Any) -> Any:
     for place, item in places:
         if type(item) is dict or type(item) is list:
             node[place] = _value(item)
-    if type(node) is dict and len(node) == 1:
-        ((tag, payload),) = node.items()
-        if tag.startswith(TAG):
-            return _read(tag, payload)
-    return node
-
-
-def _read(tag: str, payload: Any) -> Any:
-    reader = READERS.get(tag)
-    if reader is None:
+    if type(node) is not dict or len(node) != 1:
+        return node
+    ((tag, payload),) = node.items()
+    if not tag.startswith(TAG):
+        return node
+    if tag not in READERS:
         raise ValueError("the data has an unknown tag")
     try:
-        return reader(payload)
+        return READERS[tag](payload)
     except (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"the data has a {tag} that cannot be read") from error
 

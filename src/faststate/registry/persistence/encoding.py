@@ -94,10 +94,7 @@ def _nodes(values: Iterable[Any], met: Met, depth: int) -> list[Any]:
 
 
 def _fill(nodes: Any, values: Iterable[tuple[Any, Any]], met: Met, depth: int) -> None:
-    """Replace those of the `values` in `nodes`, each given with its place, that JSON does not have as they are.
-
-    The types of the values are in `met` already.
-    """
+    """Replace those of `values` (by place; their types are in `met`) in `nodes` that JSON does not have as they are."""
     for place, value in values:
         kind = type(value)
         # Nearly all values are of these types: they are looked at here, since a call would double the time.

@@ -159,10 +159,7 @@ class RowSave:
     _proven: set[tuple[str, Any]]
 
     async def verify(self, version: int | None, seconds: float) -> None:
-        """Load the row again and check it, unless its source has done so. Raises as `RowCheck.check`.
-
-        `version` is the one that the row has since it was saved.
-        """
+        """Load the row, of this `version` now, and check it unless its source has. Raises as `RowCheck.check`."""
         if self._check.asked:
             return
         kinds = {_kind(name, value) for name, value in self.change.changed.items()}

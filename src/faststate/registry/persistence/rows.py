@@ -75,10 +75,7 @@ class RecordPersistence(Persistence):
     # -- loading ---------------------------------------------------------------------------------------------------
 
     async def load(self, identifier: StateIdentifier) -> Loaded | None:
-        """Load a row as a state; None if there is none.
-
-        Raises `PersistenceError`, also (as `RowUnreadableError`) for a row that does not fit the class.
-        """
+        """As `Persistence.load`. Raises also `RowUnreadableError`, for a row that does not fit the class."""
         if self.store is None or not self.is_shared:
             return await self._load_row(identifier)
         key = mark_key(identifier)

@@ -70,10 +70,6 @@ class StorePersistence(Persistence):
             return None
 
     def encode(self, values: Mapping[str, Any], nonces: Sequence[str], typed: Mapping[str, int] | None = None) -> bytes:
-        """Return the bytes that the store keeps of a state.
-
-        Raises `ConfigurationError` for values that would not come back as they are.
-        """
         envelope = {"schema": self._cls.schema_version, "nonces": list(nonces), "values": self._codec.to_tree(values)}
         return dump({**envelope, "typed": typed} if typed else envelope)
 
@@ -104,12 +100,8 @@ class StorePersistence(Persistence):
     async def _put_aside(self, key: str, version: Version, data: bytes, error: Exception) -> None:
         # The random end keeps it apart from data that was put aside before, brought back, and did not fit again.
         aside = f"{ASIDE}:{key}:{version.epoch}.{version.number}.{secrets.token_hex(3)}"
-        await self.store.save_many(
-            [
-                Write(aside, None, version, data, KEPT_ASIDE, ASIDE),
-                Write(key, version, version, None),
-            ]
-        )
+        kept = Write(aside, None, version, data, KEPT_ASIDE, ASIDE)
+        await self.store.save_many([kept, Write(key, version, version, None)])
         self.kept_aside += 1
         logger.error(
             "what is stored under %s does not fit %s any more, and is kept as %s: %s",
@@ -117,9 +109,9 @@ class StorePersistence(Persistence):
         )  # fmt: skip
 
     async def separate_nonces(self, identifier: StateIdentifier) -> list[str]:
+        """Load the nonces (digests) that were kept apart while the state itself was not stored."""
         if self.is_shared:
             return []  # each is looked for by itself
-        """Load the nonces (digests) that were kept apart while the state itself was not stored."""
         group = nonce_group(identifier)
         async with persistence_errors(f"the nonces of {identifier.key} could not be loaded", self.timeout):
             return [key.removeprefix(f"{group}:") for key in await self.store.group(group)]
