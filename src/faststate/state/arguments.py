@@ -214,14 +214,8 @@ class Arguments:
     def _by_name(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
         """Collect all values by the argument or the field that their name means."""
         found: dict[str, list[Any]] = {}
-        known: dict[str, str] = {}
         for name, value in pairs:
-            if name in found:
-                found[name].append(value)
-                continue
-            if (meant := known.get(name)) is None:
-                meant = known[name] = self._meant(name)
-            found.setdefault(meant, []).append(value)
+            found.setdefault(self._meant(name), []).append(value)
         return found
 
     def _meant(self, name: str) -> str:

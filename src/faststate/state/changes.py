@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,19 +23,17 @@ from .values import Thaw, revalidated
 __all__ = ["Change", "bind", "change_of", "change_to", "no_change", "with_values"]
 
 
+@dataclass(slots=True, eq=False)
 class Change:
     """A checked change of one state that waits to be committed: its new values and what they are on the wire.
 
     `made` holds the values, and is what becomes the committed snapshot.
     """
 
-    __slots__ = ("changed", "delta", "encoded", "made")
-
-    def __init__(self, made: StateModel, changed: list[str], encoded: dict[str, Any], delta: dict[str, Any]) -> None:
-        self.made = made
-        self.changed = changed
-        self.encoded = encoded
-        self.delta = delta
+    made: StateModel
+    changed: list[str]
+    encoded: dict[str, Any]
+    delta: dict[str, Any]
 
     @property
     def values(self) -> dict[str, Any]:

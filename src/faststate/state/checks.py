@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Set as AbstractSet
-from typing import Any, ClassVar, get_origin
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -55,9 +55,8 @@ def _refuse_guard(where: str, value: Any) -> None:
 
 def _check_schema_version(cls: type) -> None:
     """Report a mistake for which every stored state of the class would be put aside."""
-    own, annotations = vars(cls), inspect.get_annotations(cls)
-    is_field = "schema_version" in annotations and not _is_class_var(annotations["schema_version"])
-    if is_field or ("schema_version" in own and type(own["schema_version"]) is not int):
+    own, declared = vars(cls), inspect.get_annotations(cls).get("schema_version", ClassVar)
+    if "ClassVar" not in str(declared) or ("schema_version" in own and type(own["schema_version"]) is not int):
         raise EventDefinitionError(
             f"{cls.__name__}: write schema_version: ClassVar[int] = 2, a whole number that grows"
         )
@@ -66,8 +65,3 @@ def _check_schema_version(cls: type) -> None:
         raise EventDefinitionError(
             f"{cls.__name__}.migrate must be a classmethod, not async: @classmethod def migrate(cls, values, version)"
         )
-
-
-def _is_class_var(annotation: Any) -> bool:
-    text = annotation if isinstance(annotation, str) else ""
-    return annotation is ClassVar or get_origin(annotation) is ClassVar or "ClassVar" in text

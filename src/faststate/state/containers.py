@@ -28,6 +28,7 @@ __all__ = [
     "StateDict",
     "StateList",
     "StateSet",
+    "asking_guard",
 ]
 
 REMEDY: Final = "change it in an @event, with `await state.<event>.run(...)`, or in `async with provider.modify(...)`"
@@ -57,6 +58,17 @@ def _refuse_change(*_: Any, **__: Any) -> NoReturn:
     raise ReadOnlyStateError(
         f"this value is a committed, shared one (or was read before a `yield` of its event): {REMEDY}"
     )
+
+
+def asking_guard(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method that changes a value, so that it asks the value's guard first."""
+
+    @functools.wraps(method)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self._fs_guard.check()
+        return method(self, *args, **kwargs)
+
+    return guarded
 
 
 _CHANGING: Final[dict[type, str]] = {
@@ -271,7 +283,7 @@ def _maker(new: Any, fill: Any) -> Any:
     def of(cls: type, guard: ChangeGuard, items: Any) -> Any:
         made = new(cls)
         fill(made, items)
-        made._guard = guard
+        made._fs_guard = guard
         return made
 
     return classmethod(of)
@@ -280,7 +292,7 @@ def _maker(new: Any, fill: Any) -> Any:
 class StateList(_Container, list[Any]):
     """A list in a working copy: a real `list` that asks its guard before each change."""
 
-    __slots__ = ("_guard",)
+    __slots__ = ("_fs_guard",)
     _builtin = list
     of = _maker(list.__new__, list.extend)
 
@@ -288,7 +300,7 @@ class StateList(_Container, list[Any]):
 class StateDict(_Container, dict[Any, Any]):
     """A dict in a working copy: a real `dict` that asks its guard before each change."""
 
-    __slots__ = ("_guard",)
+    __slots__ = ("_fs_guard",)
     _builtin = dict
     of = _maker(dict.__new__, dict.update)
 
@@ -296,20 +308,11 @@ class StateDict(_Container, dict[Any, Any]):
 class StateSet(_Container, set[Any]):
     """A set in a working copy: a real `set` that asks its guard before each change."""
 
-    __slots__ = ("_guard",)
+    __slots__ = ("_fs_guard",)
     _builtin = set
     of = _maker(set.__new__, set.update)
 
 
-def _asking_guard(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self._guard.check()
-        return method(self, *args, **kwargs)
-
-    return guarded
-
-
 for _cls in (StateList, StateDict, StateSet):
     for _name in _CHANGING[_cls._builtin].split():
-        setattr(_cls, _name, _asking_guard(getattr(_cls._builtin, _name)))
+        setattr(_cls, _name, asking_guard(getattr(_cls._builtin, _name)))

@@ -8,8 +8,7 @@ import math
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, TypeVar, cast, overload
 from urllib.parse import urlencode
 
 from datastar_py.attributes import JSExpression, OnAttr
@@ -22,6 +21,7 @@ from ..wire.values import js, to_wire
 from .arguments import Arguments, changeable_defaults, copied, unknown_argument
 from .parameters import closure_of
 from .serving import provider_of
+from .views import Member
 
 __all__ = ["VERSION_SIGNAL", "Event", "EventRef", "event", "expr"]
 
@@ -42,7 +42,7 @@ VERSION_SIGNAL = "_version"
 """The signal that holds a state's version, where one of its events expects it; no field begins with an underscore."""
 
 
-class Event(Generic[P, R]):
+class Event(Member, Generic[P, R]):
     """An event of a state class; made by `@event`. Lifetime: the class.
 
     Read from a state it is an `EventRef` to that state's event, read from the class one to whichever state the request
@@ -59,10 +59,9 @@ class Event(Generic[P, R]):
         expect_version: bool = False,
         timeout: float | None = BY_PROVIDER,
     ) -> None:
-        self.function = function
+        super().__init__(function, function.__name__)
         self.expect_version = expect_version
         self.timeout = timeout
-        self.name = function.__name__
         self.rule = rule
         if (under := getattr(function, "_auth_config", None)) is not None:
             self.rule |= AccessRule.from_auth_config(under)
@@ -75,11 +74,8 @@ class Event(Generic[P, R]):
         self.mode = mode
         is_generator, is_async = inspect.isasyncgenfunction(function), inspect.iscoroutinefunction(function)
         self.kind: Kind = "generator" if is_generator else "async" if is_async else "sync"
-        self.__doc__ = function.__doc__
-        self.__name__ = function.__name__
         self._local_names = local_names
         self._bound: Arguments | None = None
-        self._is_owned = False
         if inspect.isgeneratorfunction(function):
             raise EventDefinitionError(f"{function.__qualname__} is a plain generator: make it an `async def`")
         parameters = list(inspect.signature(function).parameters.values())
@@ -94,15 +90,6 @@ class Event(Generic[P, R]):
 
         self.changeable_defaults = changeable_defaults(function)
         """Defaults that each call gets a copy of: position behind `self`, name and value."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        # A decorator may have left the function with a name of its own. One event that stands in a second class under
-        # another name is another event there: the first class's must keep its name.
-        named = self.own(name=name) if self._is_owned and name != self.name else self
-        named.name = named.__name__ = name
-        named._is_owned = True
-        if named is not self:
-            setattr(owner, name, named)
 
     def own(self, **changes: Any) -> Event[P, R]:
         """Copy the event with other attributes, for one class: for other classes, a mixin's event stays as it is."""
@@ -170,15 +157,12 @@ class EventRef(Generic[P, R]):
         for position, name, default in self.event.changeable_defaults:
             if name not in kwargs and len(args) <= position + (self._state is None):
                 kwargs[name] = copied(default)
-        if self._state is None:
-            result: R = self.event.function(*args, **kwargs)
-            return result
-        if self._state._is_committed:
+        if self._state is not None and self._state._is_committed:
             raise ReadOnlyStateError(
                 f"{self.event.name}() would change a committed state: use `await state.{self.event.name}.run(...)`"
             )
-        result = self.event.function(self._state, *args, **kwargs)
-        return result
+        own = () if self._state is None else (self._state,)
+        return cast(R, self.event.function(*own, *args, **kwargs))
 
     async def run(self, **arguments: Any) -> Any:
         """Run the event from server code as a transaction of its own, without asking guards; return its result.
@@ -216,7 +200,7 @@ class EventRef(Generic[P, R]):
         self._check_names(arguments)
         written = {name: to_wire(value) for name, value in arguments.items()}
         for name, value in written.items():
-            if not _fits_query(value):
+            if any(isinstance(part, list | dict) for part in (value if type(value) is list else (value,))):
                 raise EventArgumentError(
                     f"{self.event.name}: a URL holds texts, numbers and lists of these, and so not the argument"
                     f" {name!r}, {type(arguments[name]).__name__}: give its fields by name, or send it with `.on` or"
@@ -269,7 +253,7 @@ class EventRef(Generic[P, R]):
             )
         if missing := [name for name in self.event.arguments.types if name not in arguments]:
             fields.append(f"s:{js(missing)}")
-        url = _url(namespace[0], self.event.name)
+        url = f"$_fs.u+{js(f'event/{namespace[0]}/{self.event.name}')}"
         if not form:
             return f"@post({url},$_fs.o({{{','.join(fields)}}}))"
         # A button without a value means nothing, but FastHTML gives it its id as a name, and so a place in the form.
@@ -285,18 +269,6 @@ class EventRef(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<{self._owner.__name__}.{self.event.name}>"
-
-
-@lru_cache(maxsize=1_024)
-def _url(state: str, event: str) -> str:
-    """Write the expression (str) for an event's URL, by the names of its state and its own. It takes 1.2 µs."""
-    return f"$_fs.u+{js(f'event/{state}/{event}')}"
-
-
-def _fits_query(value: Any) -> bool:
-    """True if a wire value can be written as fields of a query string: a scalar, or a list of scalars."""
-    parts = value if type(value) is list else (value,)
-    return not any(isinstance(part, list | dict) for part in parts)
 
 
 def is_time_limit(value: Any) -> bool:

@@ -16,7 +16,17 @@ from pydantic import BaseModel
 from .._compat.pydantic import subclassed
 from ..exceptions import ConfigurationError
 from ..validation.scalars import SCALARS, all_same
-from .containers import FROZEN, ChangeGuard, ReadOnlyDict, ReadOnlyList, ReadOnlySet, StateDict, StateList, StateSet
+from .containers import (
+    FROZEN,
+    ChangeGuard,
+    ReadOnlyDict,
+    ReadOnlyList,
+    ReadOnlySet,
+    StateDict,
+    StateList,
+    StateSet,
+    asking_guard,
+)
 
 __all__ = ["ModelShape", "guarded_class", "guarded_shapes", "is_frozen_class", "twin_of", "unlocked"]
 
@@ -100,18 +110,6 @@ def guarded_class(cls: type) -> type:
         if shape.validates_assignment:
             guard.note_validated(self, name)
 
-    def delete_attribute(self: Any, name: str) -> None:
-        self._fs_guard.check()
-        base.__delattr__(self, name)
-
-    def initialise(self: Any, *args: Any, **named: Any) -> None:
-        self._fs_guard.check()  # only a call by its name, `x.__init__(...)`, comes here
-        base.__init__(self, *args, **named)
-
-    def restore(self: Any, state: Any) -> None:
-        self._fs_guard.check()
-        base.__setstate__(self, state)
-
     def shallow(self: Any) -> Any:
         return twin_of(self, shape, cls, copy.copy)
 
@@ -126,15 +124,15 @@ def guarded_class(cls: type) -> type:
         "__doc__": cls.__doc__,
         "__class__": property(lambda self: cls),
         "__new__": lambda guarded, *args, **named: cls(*args, **named),  # `type(self)(...)` makes an ordinary one
-        "__init__": initialise,
         "__setattr__": set_attribute,
-        "__delattr__": delete_attribute,
         "__copy__": shallow,
         "__deepcopy__": deep,
-        "__setstate__": restore,
         "__reduce__": lambda self: copy.copy(self).__reduce__(),
         "__reduce_ex__": lambda self, protocol: copy.copy(self).__reduce_ex__(protocol),
     }
+    for name in ("__init__", "__delattr__", "__setstate__"):  # called by their names; `cls(...)` makes an ordinary one
+        if hasattr(base, name):
+            members[name] = asking_guard(getattr(base, name))
     is_model = issubclass(cls, BaseModel)
     names = tuple(base.__pydantic_fields__) if is_model else tuple(field.name for field in dataclasses.fields(base))
     config = getattr(cls, "model_config", None) or getattr(cls, "__pydantic_config__", None) or {}

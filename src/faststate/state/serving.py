@@ -52,7 +52,9 @@ def provider_of(cls: type[Any]) -> ServingProvider | None:
     Raises `ConfigurationError` where several providers have it, know it by other names, scopes or URLs, and nothing
     says which one is meant.
     """
-    for provider in (current_provider.get(), _of_request()):
+    request = current_request.get()
+    context = request.scope.get("faststate") if request is not None else None
+    for provider in (current_provider.get(), getattr(context, "provider", None)):
         if provider is not None and provider.name_of(cls) is not None:
             return provider
     found = _known(cls)
@@ -69,14 +71,6 @@ def provider_of(cls: type[Any]) -> ServingProvider | None:
                 f"state of the right one: (await provider.get_state({cls.__name__}, request)).<event>"
             )
     return found[0] if found else None
-
-
-def _of_request() -> ServingProvider | None:
-    request = current_request.get()
-    provider: ServingProvider | None = (
-        getattr(request.scope.get("faststate"), "provider", None) if request is not None else None
-    )
-    return provider
 
 
 def _known(cls: type[Any]) -> list[ServingProvider]:

@@ -187,18 +187,16 @@ class Thaw:
     def _refreeze_instance(self, value: Any, shape: ModelShape, origin: Any) -> Any:
         """Freeze a model or dataclass; `revalidation` says which of its fields are validated."""
         parts, validators = shape.read(value), revalidation_of(shape.original)
-        if origin is None:
-            if validators is not None:
-                parts |= validators.check({name: unlocked(each, models=False) for name, each in parts.items()})
-            fresh = dict(zip(parts, self._refreeze_all(parts.values()), strict=True))
-            return shape.make(guarded_class(shape.original), fresh, value, FROZEN)
+        if origin is None and validators is not None:
+            parts |= validators.check({name: unlocked(each, models=False) for name, each in parts.items()})
         fresh = dict(zip(parts, self._refreeze_all(parts.values()), strict=True))
-        before = shape.read(origin)
-        changed = [name for name, new in fresh.items() if name not in before or not surely_same(new, before[name])]
-        if not changed and len(fresh) == len(before):
-            return origin
-        if validators is not None:
-            fresh = self._validated(value, shape, validators, fresh, before, changed)
+        if origin is not None:
+            before = shape.read(origin)
+            changed = [name for name, new in fresh.items() if name not in before or not surely_same(new, before[name])]
+            if not changed and len(fresh) == len(before):
+                return origin
+            if validators is not None:
+                fresh = self._validated(value, shape, validators, fresh, before, changed)
         return shape.make(guarded_class(shape.original), fresh, value, FROZEN)
 
     def _validated(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from html import escape
 from inspect import Parameter, signature
@@ -12,7 +13,7 @@ from fastcore.xml import FT, NotStr, Safe, to_xml
 from ..exceptions import EventDefinitionError
 from ..wire.frames import VIEW_ATTRIBUTE
 
-__all__ = ["View", "ViewFragment", "attribute", "quoted", "render_ft", "view"]
+__all__ = ["Member", "View", "ViewFragment", "attribute", "quoted", "render_ft", "view"]
 
 
 def quoted(value: str) -> str:
@@ -55,7 +56,26 @@ class ViewFragment:
     __str__ = __html__
 
 
-class View:
+class Member:
+    """A method of a state class that a decorator has made an event or a view. Lifetime: the class."""
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function = function
+        self.name = self.__name__ = name
+        self.__doc__ = function.__doc__
+        self._is_owned = False
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        # A decorator may have left the function with a name of its own. A method that stands in a second class under
+        # another name is another one there: the first class's must keep its name.
+        named = copy.copy(self) if self._is_owned and name != self.name else self
+        named.name = named.__name__ = name
+        named._is_owned = True
+        if named is not self:
+            setattr(owner, name, named)
+
+
+class View(Member):
     """A method of a state class that renders it; made by `@view`. Lifetime: the class."""
 
     def __init__(self, function: Callable[[Any], Any], name: str) -> None:
@@ -65,18 +85,7 @@ class View:
                 f"the view {function.__qualname__} takes arguments; a view renders the state alone: keep what it "
                 "depends on in a field"
             )
-        self.function = function
-        self.name = name
-        self._is_owned = False
-        self.__doc__ = function.__doc__
-        self.__name__ = name
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        if self._is_owned and name != self.name:  # in a second class under another name, which is another view
-            setattr(owner, name, View(self.function, name))
-        else:
-            self.name = self.__name__ = name
-            self._is_owned = True
+        super().__init__(function, name)
 
     def render(self, state: Any, address: str) -> str:
         """Render the view of `state` as HTML (str), its root element marked with `address` so that patches find it."""
