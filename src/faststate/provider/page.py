@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 from fastcore.xml import Safe
@@ -25,9 +23,6 @@ __all__ = [
     "merged_tokens",
     "script_element",
 ]
-
-FEW: Final = 16
-"""Most states for which the name of a page's token is remembered: longer keys would take much memory."""
 
 # Signals of the library, in `_fs`; the underscore keeps them out of what Datastar sends of its own accord.
 #   u: URL that the library's routes begin with    c: id of the open stream      n: stream position at first paint
@@ -212,12 +207,7 @@ class LiveElement:
 
 def _name(shown: tuple[Shown, ...]) -> str:
     """Return a token's name on the page: if the same fragment is fetched again, its token replaces the old one."""
-    return _short_name(shown) if len(shown) <= FEW else _short_name.__wrapped__(shown)
-
-
-@lru_cache(maxsize=1_024)
-def _short_name(shown: tuple[Shown, ...]) -> str:
-    return f"p{hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:8]}"
+    return f"p{zlib.crc32(repr(shown).encode()):08x}"
 
 
 class SeedElement:

@@ -24,7 +24,7 @@ from ..registry.transaction import Guard
 from ..scheduling.waits import TooLate, in_time
 from ..scopes import Id, StateIdentifier, StateScope
 from ..sessions.caller import Identity
-from ..sessions.config import Ids, StateConfig, session_identifier
+from ..sessions.config import Ids, StateConfig
 from ..state.parameters import StateParameter
 from ..state.reactive import ReactiveState
 from .context import RequestContext
@@ -39,6 +39,8 @@ FRESH_TTL: Final = 900.0
 
 READ_TRIES: Final = 3
 """How often the rule of a state is asked again that changes meanwhile, before the allowed snapshot is shown."""
+
+OF_SESSIONS: Final = (StateScope.SESSION, StateScope.COMPONENT, StateScope.TEMPORARY)
 
 OPEN: Final = AccessRule()
 
@@ -173,9 +175,6 @@ class Resolver:
 
     def _identify(self, config: StateConfig, context: RequestContext, identity: Identity, ids: Ids) -> StateIdentifier:
         scope, user = config.scope, identity.user
-        if scope is StateScope.SESSION and not (config.on_login == "to_user" and user is not None):
-            session_id = identity.session_id or context.session_id(make=True)
-            return session_identifier(config.state_name, cast(str, session_id))
         component_id, record_id = ids.component_id, ids.record_id
         if scope is StateScope.COMPONENT and component_id is None:
             cls = cast(type[ReactiveState], config.state_cls)
@@ -188,8 +187,9 @@ class Resolver:
             component_id = context.temporary_id
         if scope is StateScope.RECORD and record_id is None:
             record_id = _record_id(config, context.connection.path_params)
-        needs_session = scope in (StateScope.COMPONENT, StateScope.TEMPORARY)
-        session_id = (identity.session_id or context.session_id(make=True)) if needs_session else None
+        session_id = None  # for all others too, so that they share one cached identifier
+        if scope in OF_SESSIONS and not (config.on_login == "to_user" and user is not None):
+            session_id = identity.session_id or context.session_id(make=True)
         return config.identifier(Ids(user.id if user is not None else None, session_id, component_id, record_id))
 
     # -- entries ---------------------------------------------------------------------------------------------------

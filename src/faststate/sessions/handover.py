@@ -78,9 +78,11 @@ class Handover:
             prepared = transaction.prepare()
             async with committer.gates.closed(old):
                 now_to_merge = list(self._to_merge(old, user)) if new is not None else []
-                if self.ended.is_ended(old) or [m.guest for m in now_to_merge] != [m.guest for m in merges]:
-                    return False
-                if any(transaction.entry(m.users) is not m.users for m in now_to_merge):
+                if (
+                    self.ended.is_ended(old)
+                    or [m.guest for m in now_to_merge] != [m.guest for m in merges]
+                    or any(transaction.entry(m.users) is not m.users for m in now_to_merge)
+                ):
                     return False
                 moved = await self._save_move(old, new, user, merges, transaction, prepared)
                 if moved is None:
@@ -129,10 +131,10 @@ class Handover:
                 self.registry.drop(key)
         for key, found in stored.items():
             writes.append(Write(key, found.version, found.version, None))
-            target = self._target(StateIdentifier.parse(key), new, user)
-            config = self.config_named(target.cls_name) if target is not None else None
-            if key in merged or target is None or config is None or target.key in self.registry:
+            move = self._target(StateIdentifier.parse(key), new, user)
+            if key in merged or move is None or move[0].key in self.registry:
                 continue
+            target, config = move
             ttl = self.registry.ttl_of(target, config.ttl)
             writes.append(Write(target.key, None, found.version, found.data, ttl, target.session_id))
             moved[target.key] = found.version
@@ -152,24 +154,26 @@ class Handover:
                 raise
         return moved
 
-    def _target(self, identifier: StateIdentifier, session_id: str | None, user: UserContext) -> StateIdentifier | None:
-        """Return the identifier that a state of the old session moves to; None if it ends."""
+    def _target(
+        self, identifier: StateIdentifier, session_id: str | None, user: UserContext
+    ) -> tuple[StateIdentifier, StateConfig] | None:
+        """Return the identifier that a state of the old session moves to, and its config; None if it ends."""
         config = self.config_named(identifier.cls_name)
         if config is None or session_id is None or identifier.scope is StateScope.TEMPORARY:
             return None
         if config.on_login == "drop":
             return None
         user_id = user.id if config.on_login == "to_user" else None
-        return config.identifier(Ids(user_id, session_id, identifier.component_id))
+        return config.identifier(Ids(user_id, session_id, identifier.component_id)), config
 
     def _move(self, key: str, session_id: str | None, user: UserContext, moved: dict[str, Version]) -> None:
         """Move a state in memory; `moved` holds the stored versions by their new keys."""
-        identifier, entry = StateIdentifier.parse(key), self.registry.find(key)
-        target = self._target(identifier, session_id, user)
-        config = self.config_named(identifier.cls_name)
-        if target is None or config is None or entry is None:
+        move, entry = self._target(StateIdentifier.parse(key), session_id, user), self.registry.find(key)
+        if move is None or entry is None:
             self.registry.drop(key)
-        elif target.key in self.registry:
+            return
+        target, config = move
+        if target.key in self.registry:
             self.registry.drop(key, merged=True)  # an event that is about to begin must not seem to have happened
         else:
             self.registry.rename(key, target, config.ttl)
@@ -186,9 +190,11 @@ class Handover:
                 keys |= dict.fromkeys(await store.group(session_id))
         for key in keys:
             identifier = StateIdentifier.parse(key)
-            target = self._target(identifier, session_id, user)
-            config = self.config_named(target.cls_name) if target is not None else None
-            if target is None or config is None or config.state_cls is None or target.scope is not StateScope.USER:
+            move = self._target(identifier, session_id, user)
+            if move is None:
+                continue
+            target, config = move
+            if target.scope is not StateScope.USER or config.state_cls is None:
                 continue
             guest, is_kept = registry.find(key), registry.persistence.get(config.state_cls) is not None
             await self.cluster.freshen([e for e in (guest, registry.find(target.key)) if e is not None])
@@ -202,13 +208,12 @@ class Handover:
 
     def _to_merge(self, session_id: str, user: UserContext) -> Iterator[_Merge]:
         for key in self.registry.keys_of_session(session_id):
-            target = self._target(StateIdentifier.parse(key), session_id, user)
-            config = self.config_named(target.cls_name) if target is not None else None
-            if target is None or config is None or target.scope is not StateScope.USER:
+            move = self._target(StateIdentifier.parse(key), session_id, user)
+            if move is None or move[0].scope is not StateScope.USER:
                 continue
-            guest, users = self.registry.find(key), self.registry.find(target.key)
+            guest, users = self.registry.find(key), self.registry.find(move[0].key)
             if guest is not None and users is not None and (guest.state._committed.version > 1 or guest.users):
-                yield _Merge(key, guest, users, config)
+                yield _Merge(key, guest, users, move[1])
 
 
 async def _merge(merge: _Merge, users: ReactiveState) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, cast
 
@@ -144,8 +144,7 @@ class Rechecks:
                     await self._ask_about(key, newest)
                 except Exception:
                     logger.exception("asking who may still see %s failed; all its streams are ended", key)
-                    for connection in self._manager.watchers(key):
-                        self._manager.dismiss(connection)
+                    self._dismiss(self._manager.watchers(key))
                 self._cleared[key] = newest
                 self._decided[key] = newest._committed.commit
                 for place, waiting in enumerate(batch):
@@ -184,9 +183,7 @@ class Rechecks:
                     question.task.cancel()
             raise
         for question in questions.values():
-            task = question.task
-            if task is None:
-                continue
+            task = cast(asyncio.Task[Verdict], question.task)
             if task.done():
                 self._act_on(task.result(), question.connections, state)
             else:
@@ -223,13 +220,16 @@ class Rechecks:
         return asyncio.get_running_loop().create_task(asking, name="faststate-recheck")
 
     def _act_on(self, verdict: Verdict, connections: Iterable[SSEConnection], state: ReactiveState) -> None:
-        for connection in connections:
-            if connection.closed:
-                continue  # its tab has gone meanwhile
-            if verdict == "denied":
+        here = [connection for connection in connections if not connection.closed]
+        if verdict == "failed":
+            self._dismiss(here)  # the pages come back, and the rule is asked then
+        elif verdict == "denied":
+            for connection in here:
                 self._lost(connection, state)
-            elif verdict == "failed":
-                self._manager.dismiss(connection)  # the page comes back, and the rule is asked then
+
+    def _dismiss(self, connections: Iterable[SSEConnection]) -> None:
+        for connection in connections:
+            self._manager.dismiss(connection)
 
     # -- who is late -----------------------------------------------------------------------------------------------
 
@@ -249,18 +249,17 @@ class Rechecks:
     ) -> None:
         for connection in connections:
             self._manager.hold(connection, key)
-        late = self._follow(key, user, connections, asking, state)
-        task = asyncio.get_running_loop().create_task(self._whole(late, connections), name="faststate-recheck")
+
+        async def follow() -> None:
+            try:
+                await self._follow(key, user, connections, asking, state)
+            except Exception:
+                logger.exception("asking on who may still see a state failed; the streams are ended")
+                self._dismiss(connections)
+
+        task = asyncio.get_running_loop().create_task(follow(), name="faststate-recheck")
         self._late.add(task)
         task.add_done_callback(self._late.discard)
-
-    async def _whole(self, following: Awaitable[None], connections: list[SSEConnection]) -> None:
-        try:
-            await following
-        except Exception:
-            logger.exception("asking on who may still see a state failed; the streams are ended")
-            for connection in connections:
-                self._manager.dismiss(connection)
 
     async def _follow(
         self,
@@ -278,12 +277,12 @@ class Rechecks:
                 self._act_on(verdict, held, state)
                 return
             newest = self._latest(key)
-            if newest is None or newest is state:
+            if newest is None:
+                self._dismiss(held)  # the pages come back, and find what there is by then
+                return
+            if newest is state:
                 for connection in held:
-                    if newest is None:
-                        self._manager.dismiss(connection)  # the page comes back, and finds what there is by then
-                    else:
-                        self._manager.release(connection, newest)
+                    self._manager.release(connection, newest)
                 return
             for connection in held:  # commits come faster than the rule answers: at least this one may be shown
                 audience = connection.audience(key)

@@ -66,10 +66,6 @@ class Rights:
         note = Write(f"{RIGHTS}:{secrets.token_hex(8)}", None, NOTE_VERSION, data, RIGHTS_KEPT, RIGHTS)
         await self._cluster.tell_rights(note, RightsChanged(str(user_id), how))
 
-    def accept(self, message: RightsChanged) -> None:
-        """Accept another process's message about a change."""
-        self.change(message.user_id, message.how)
-
     async def learn_since(self, commit: int, away: float) -> None:
         """Learn the changes that others noted after the store's commit of this number, after `away` seconds cut off.
 

@@ -8,15 +8,16 @@ from typing import Final
 
 from ..auth.users import UserContext
 from ..cluster.base import AppCluster
-from ..cluster.messages import AppMessage, RightsChanged
+from ..cluster.messages import AppMessage, RightsChanged, SessionEnded
 from ..exceptions import VersionConflict
 from ..registry.locks import Holder, identity_here
 from ..registry.registry import StateRegistry
 from ..sse.manager import SSEManager
+from ..stores.base import Stored
 from ..wire.frames import reload_frame
 from .caller import SESSION_ID, USER_ID, Caller
 from .config import StateConfig
-from .ended import NOBODYS_END, EndedSessions
+from .ended import NOBODYS_END, NOTE_VERSION, EndedSessions
 from .handover import Handover
 from .rights import Rights
 
@@ -92,7 +93,7 @@ class Sessions:
         found = caller.ended_session or own
         while found is not None:
             await self.ended.settle(found)
-            if (end := self.ended.get(found)) is None:
+            if (end := self.ended.known.get(found)) is None:
                 break
             if end.successor is None or end.user_id != str(user.id) or self._clock() - end.at >= TWICE:
                 return own if own is not None and not self.ended.is_ended(own) else None
@@ -117,7 +118,7 @@ class Sessions:
         # Last of all: who signs out is out, even if the store fails and the answer says so.
         has_kept = await self.ended.end_in_store(old, end, is_lasting=not was_nobodys) or has_kept
         # A sign-in that was under way may have noted an end of its own.
-        if was_nobodys and not has_kept and self.ended.get(old) is end:
+        if was_nobodys and not has_kept and self.ended.known.get(old) is end:
             self.ended.known.forget(old)
 
     def _reload_pages(self, caller: Caller, session_id: str) -> None:
@@ -137,9 +138,11 @@ class Sessions:
     def accept(self, message: AppMessage) -> None:
         """Accept another process's message about a session that ended there, or about changed rights."""
         if isinstance(message, RightsChanged):
-            self.rights.accept(message)
+            self.rights.change(message.user_id, message.how)
+        elif isinstance(message, SessionEnded):
+            self.ended.learn_note(message.session_id, Stored(NOTE_VERSION, message.note.encode(), message.ttl))
         else:
-            self.ended.accept(message)
+            self.ended.reload_pages(message.session_id)
 
     async def look_up(self, session_id: str) -> None:
         """Learn a session's end if another process has noted one. Raises `PersistenceError`."""
