@@ -52,9 +52,9 @@ def binding(session_id: str | None, user_id: object) -> str:
 
 
 class Genuine(Generic[K, V]):
-    """Remembers the content of signed texts that were verified, by the whole text. Lifetime: that of the signing keys.
+    """Remembers the content of `most` verified signed texts, by the whole text. Lifetime: that of the signing keys.
 
-    It keeps `most` texts; the oldest one gives way. A text older than `max_age` seconds (None for any age), counted as
+    The oldest one gives way. A text older than `max_age` seconds (None for any age), counted as
     itsdangerous counts it, is forgotten.
     """
 
@@ -64,12 +64,6 @@ class Genuine(Generic[K, V]):
         self._most = most
         self._max_age = max_age
         self._kept: dict[K, tuple[V, int]] = {}  # content, and when it was signed (seconds)
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def __contains__(self, text: object) -> bool:
-        return text in self._kept
 
     def get(self, text: K) -> V | None:
         """Return the content of `text`; None if the text is unknown or too old by now."""

@@ -18,6 +18,8 @@ __all__ = [
     "StateStore",
     "Stored",
     "Write",
+    "check_version",
+    "expiry",
     "version_conflict",
 ]
 
@@ -52,6 +54,19 @@ class Write(NamedTuple):
 def version_conflict(key: str, found: Version | None, expected: Version | None) -> VersionConflict:
     """Return the error for a write that expects another version than the one that was found."""
     return VersionConflict(f"the store holds {key} at {found}, not at {expected}")
+
+
+def check_version(write: Write, found: Version | None, is_expired: bool) -> None:
+    """Raise `VersionConflict` unless `write` expects the version that was found, or nothing where it is expired."""
+    if is_expired and write.expected is None:
+        found = None
+    if found != write.expected:
+        raise version_conflict(write.key, found, write.expected)
+
+
+def expiry(ttl: float | None, now: float) -> float | None:
+    """Return when a state expires that has `ttl` seconds left (None for ever), in seconds since the epoch."""
+    return None if ttl is None else now + ttl
 
 
 @runtime_checkable

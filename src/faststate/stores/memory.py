@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ..scopes import Version
-from .base import EXPIRED_KEPT, StateStore, Stored, Write, version_conflict
+from .base import EXPIRED_KEPT, StateStore, Stored, Write, check_version, expiry
 
 __all__ = ["MemoryStore"]
 
@@ -65,15 +65,11 @@ class MemoryStore(StateStore):
             now = self._clock()
             for write in writes:
                 entry = self._entries.get(write.key)
-                found = None if entry is None else entry.version
-                if write.expected is None and entry is not None and not _is_live(entry, now):
-                    found = None
-                if found != write.expected:
-                    raise version_conflict(write.key, found, write.expected)
+                check_version(write, entry and entry.version, entry is not None and not _is_live(entry, now))
             for write in writes:
                 self._drop(write.key)
                 if write.data is not None:
-                    self._put(write.key, _Entry(write.version, write.data, _expiry(write.ttl, now), write.group))
+                    self._put(write.key, _Entry(write.version, write.data, expiry(write.ttl, now), write.group))
             self._purge(now)
 
     async def touch(self, ttls: Mapping[str, float | None]) -> None:
@@ -82,7 +78,7 @@ class MemoryStore(StateStore):
             for key, ttl in ttls.items():
                 entry = self._entries.get(key)
                 if entry is not None:
-                    self._put(key, entry._replace(expires=_expiry(ttl, now)))
+                    self._put(key, entry._replace(expires=expiry(ttl, now)))
             self._purge(now)
 
     async def delete(self, keys: Sequence[str]) -> None:
@@ -129,7 +125,3 @@ class MemoryStore(StateStore):
 
 def _is_live(entry: _Entry, now: float) -> bool:
     return entry.expires is None or entry.expires > now
-
-
-def _expiry(ttl: float | None, now: float) -> float | None:
-    return None if ttl is None else now + ttl

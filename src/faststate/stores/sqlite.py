@@ -9,14 +9,16 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ..exceptions import ConfigurationError
 from ..scopes import Version
-from .base import StateStore, Stored, Write, version_conflict
-from .sqlite_file import FileRequest, FileThread, Work, close_file
+from .base import StateStore, Stored, Write, check_version, expiry
+from .sqlite_file import FileRequest, FileThread, close_file
 
 __all__ = ["SQLiteStore"]
+
+T = TypeVar("T")
 
 
 class SQLiteStore(StateStore):
@@ -49,12 +51,10 @@ class SQLiteStore(StateStore):
         await self._ask(lambda connection, now: thread.keep(), writes=False)
 
     async def load(self, key: str) -> Stored | None:
-        found: dict[str, Stored] = await self._ask(partial(_load, _BY_KEY, key), writes=False)
-        return found.get(key)
+        return (await self._ask(partial(_load, _BY_KEY, key), writes=False)).get(key)
 
     async def group(self, name: str) -> Mapping[str, Stored]:
-        found: dict[str, Stored] = await self._ask(partial(_load, _BY_GROUP, name), writes=False)
-        return found
+        return await self._ask(partial(_load, _BY_GROUP, name), writes=False)
 
     async def save(self, write: Write) -> None:
         await self.save_many([write])
@@ -83,18 +83,17 @@ class SQLiteStore(StateStore):
             self._thread = self._make_thread()  # this is a forked child, and no thread survives a fork
         return self._thread
 
-    async def _ask(self, work: Work, *, writes: bool = True) -> Any:
-        future = asyncio.get_running_loop().create_future()
+    async def _ask(self, work: Callable[[Any, float], T], *, writes: bool = True) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._own_thread().ask(FileRequest(work, writes, future))
         return await future
 
 
 # -- work on the table -------------------------------------------------------------------------------------------------
 
-_BY_KEY: Final = """SELECT key, epoch, number, data, expires FROM faststate_states
-    WHERE key = ? AND (expires IS NULL OR expires > ?)"""
-_BY_GROUP: Final = """SELECT key, epoch, number, data, expires FROM faststate_states
-    WHERE grp = ? AND (expires IS NULL OR expires > ?)"""
+_LOAD: Final = """SELECT key, epoch, number, data, expires FROM faststate_states
+    WHERE {} = ? AND (expires IS NULL OR expires > ?)"""
+_BY_KEY, _BY_GROUP = _LOAD.format("key"), _LOAD.format("grp")
 _VERSION: Final = "SELECT epoch, number, expires <= ? FROM faststate_states WHERE key = ?"
 _SAVE: Final = """INSERT INTO faststate_states (key, epoch, number, data, expires, grp) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET epoch = excluded.epoch, number = excluded.number, data = excluded.data,
@@ -112,22 +111,19 @@ def _load(query: str, value: str, connection: Any, now: float) -> dict[str, Stor
 
 def _save(writes: Sequence[Write], connection: Any, now: float) -> None:
     for write in writes:
-        found = None
-        for epoch, number, expired in connection.execute(_VERSION, (now, write.key)):
-            found = None if expired and write.expected is None else Version(epoch, number)
-        if found != write.expected:
-            raise version_conflict(write.key, found, write.expected)
+        row = next(iter(connection.execute(_VERSION, (now, write.key)).fetchall()), None)
+        check_version(write, row and Version(*row[:2]), bool(row and row[2]))
     for write in writes:
         if write.data is None:
             connection.execute(_DELETE, (write.key,))
         else:
-            expires = None if write.ttl is None else now + write.ttl
-            connection.execute(_SAVE, (write.key, *write.version, write.data, expires, write.group))
+            values = write.key, *write.version, write.data, expiry(write.ttl, now), write.group
+            connection.execute(_SAVE, values)
 
 
 def _touch(ttls: Mapping[str, float | None], connection: Any, now: float) -> None:
     for key, ttl in ttls.items():
-        connection.execute(_TOUCH, (None if ttl is None else now + ttl, key))
+        connection.execute(_TOUCH, (expiry(ttl, now), key))
 
 
 def _delete(keys: Sequence[str], connection: Any, now: float) -> None:

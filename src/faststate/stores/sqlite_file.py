@@ -243,8 +243,11 @@ class FileThread:
         """Do all requests and flush them to the disk, or raise and do none of them."""
         now = self._clock()
         writes = any(request.writes for request in requests)
-        if writes:
-            self._refuse_moved()
+        if writes and _identity(self._path) != self._file:  # what SQLite writes to a deleted file is lost
+            raise PersistenceError(
+                f"{self._path} was moved, replaced or deleted while it was in use: nothing can be stored any more "
+                "until the app is started again"
+            )
         with _forking:
             try:
                 connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -259,14 +262,6 @@ class FileThread:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-
-    def _refuse_moved(self) -> None:
-        """Raise if the file is not the one that was opened: what SQLite writes to a deleted file is lost."""
-        if _identity(self._path) != self._file:
-            raise PersistenceError(
-                f"{self._path} was moved, replaced or deleted while it was in use: nothing can be stored any more "
-                "until the app is started again"
-            )
 
     def _fail(self, requests: Iterable[FileRequest], error: Exception) -> None:
         for request in requests:

@@ -76,7 +76,7 @@ class RedisClient:
         self._idle: list[asyncio.Future[None]] = []  # of tasks that wait for commands; the last one is woken first
         self._tasks: set[asyncio.Task[None]] = set()
         self._live: set[AbstractConnection] = set()  # the connections of the tasks
-        self._generation = 0  # connections of an earlier generation are given up
+        self._generation = 0  # connections of an earlier generation are given up; each new one sends the greeting first
         self._closed = False
         self._reconnecting: asyncio.Task[None] | None = None
         self._reachable = asyncio.Event()
@@ -102,7 +102,7 @@ class RedisClient:
             except ResponseError as error:
                 if not str(error).startswith(LOST):  # with LOST it has not run either: new connections send a greeting
                     raise self._failure(error) from redacted(error)
-                self._renew_connections()
+                self._generation += 1
         raise PersistenceError(f"Redis at {self._address.shown} keeps losing its data")
 
     async def do(self, *command: Argument) -> Any:
@@ -265,30 +265,22 @@ class RedisClient:
             if not self._has_another():
                 self._set_away(failure)
             raise failure from error
-        self._set_reachable()
+        if self.away is not None:
+            logger.warning("Redis at %s can be reached again", self._address.shown)
+            self.away = None
+            self._reachable.set()
         return connection
-
-    def _renew_connections(self) -> None:
-        """Give up all connections. Each new one sends the greeting first."""
-        self._generation += 1
 
     def _set_away(self, failure: PersistenceError) -> None:
         """Note that Redis is away, fail what waits, and begin to reconnect."""
-        self._renew_connections()
-        waiting, self._waiting = list(self._waiting), deque()
-        _fail(waiting, failure)
+        self._generation += 1
+        self._fail_waiting(failure)
         if self.away is None and not self._closed:
             logger.warning("%s", failure)
             self.away = failure
             self._reachable.clear()
             self._reconnecting = self._loop.create_task(self._reconnect(), name="faststate redis reconnect")
             self._on_away()
-
-    def _set_reachable(self) -> None:
-        if self.away is not None:
-            logger.warning("Redis at %s can be reached again", self._address.shown)
-            self.away = None
-            self._reachable.set()
 
     async def _reconnect(self) -> None:
         """Try to connect until it succeeds."""
@@ -308,8 +300,11 @@ class RedisClient:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        waiting, self._waiting = list(self._waiting), deque()
-        _fail(waiting, PersistenceError(CLOSED))
+        self._fail_waiting(PersistenceError(CLOSED))
+
+    def _fail_waiting(self, error: PersistenceError) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        _fail(waiting, error)
 
     def _failure(self, error: BaseException) -> PersistenceError:
         if isinstance(error, PersistenceError):

@@ -82,13 +82,10 @@ class Members:
                 await self._change_origin()
 
     async def _change_origin(self) -> None:
-        found = self._subscriber.miss()
-        try:
+        with self._subscriber.missing():
             new = new_id()
             await self._subscriber.move(new)
             await self._join(new)
-        finally:
-            found()
         self._on_rejoined()
 
     async def leave(self) -> None:

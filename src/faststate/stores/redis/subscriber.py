@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -118,7 +118,7 @@ class Subscriber:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._fail(PersistenceError(CLOSED))
+        self.fail(PersistenceError(CLOSED))
 
     # -- channels ------------------------------------------------------------------------------------------------------
 
@@ -160,19 +160,14 @@ class Subscriber:
         except TimeoutError as error:
             raise PersistenceError("Redis has not acknowledged a subscription in time") from error
         finally:
-            for channel in pending.missing:
-                waiting = self._pending.get(channel, [])
-                if pending in waiting:
-                    waiting.remove(pending)
-                if not waiting:
-                    self._pending.pop(channel, None)
+            for channel in pending.missing & self._pending.keys():
+                self._pending[channel].remove(pending)
+                if not self._pending[channel]:
+                    del self._pending[channel]
 
     def fail(self, error: PersistenceError) -> None:
         """Fail the calls that wait, and give the connection up: Redis is away."""
-        self._fail(error)
         self.cut()
-
-    def _fail(self, error: PersistenceError) -> None:
         for pending in {pending for waiting in self._pending.values() for pending in waiting}:
             if not pending.future.done():
                 pending.future.set_exception(same_error(error))
@@ -209,7 +204,9 @@ class Subscriber:
                 await self._disconnect()
                 self._sent.clear()
                 self._open.clear()
-                self._lose()
+                up, self._up = self._up, False
+                if up and not self._closed:
+                    self._process.tell(lambda to: to.lost)
 
     async def _disconnect(self) -> None:
         gone, self._connection = self._connection, None
@@ -258,7 +255,9 @@ class Subscriber:
 
     def _check_up(self) -> None:
         if not self._up and self._sent and not self._open and not self._changed:
-            self._find()
+            if self._was_up:
+                self._process.tell(lambda to: to.found)
+            self._up = self._was_up = True
 
     def _settle(self, channels: Iterable[str]) -> None:
         for channel in channels:
@@ -286,25 +285,14 @@ class Subscriber:
         else:
             self._on_notice(notice)
 
-    def _find(self) -> None:
-        self._up = True
-        if self._was_up:
-            self._process.tell(lambda to: to.found)
-        self._was_up = True
-
-    def _lose(self) -> None:
-        up, self._up = self._up, False
-        if up and not self._closed:
+    @contextlib.contextmanager
+    def missing(self) -> Iterator[None]:
+        """Tell the receiver that messages may be missed, until the block ends."""
+        was_up = self._up
+        if was_up:
             self._process.tell(lambda to: to.lost)
-
-    def miss(self) -> Callable[[], None]:
-        """Tell the receiver that messages may be missed, and return a function that tells it that this is over."""
-        if not self._up:
-            return lambda: None
-        self._process.tell(lambda to: to.lost)
-
-        def find() -> None:
-            if self._up:
+        try:
+            yield
+        finally:
+            if was_up and self._up:
                 self._process.tell(lambda to: to.found)
-
-        return find
