@@ -71,18 +71,17 @@ class CallableRecords:
             )
         versions: list[int | None] = []
         for change in changes:
-            changed = dict(change.changed)
-            if change.version is None:
-                saved = await self._save(change.record_id, changed)
-            else:
-                saved = await self._save(change.record_id, changed, change.version)
+            version = () if change.version is None else (change.version,)
+            saved = await self._save(change.record_id, dict(change.changed), *version)
             if isinstance(saved, bool) or not isinstance(saved, int | None):
                 raise ConfigurationError(
                     f"save returns the new version or None, not {type(saved).__name__}: what was not saved is raised, "
                     "as StateNotFoundError or VersionConflict"
                 )
-            counted = change.version if change.version is None else change.version + 1
-            versions.append(counted if saved is None or change.version is None else saved)
+            if change.version is None:
+                versions.append(None)
+            else:
+                versions.append(change.version + 1 if saved is None else saved)
         return versions
 
     async def delete(self, record_id: str) -> None:

@@ -101,7 +101,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_audit)
     command.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
-    _add_target(command)
     command = commands.add_parser(
         "doctor",
         allow_abbrev=False,
@@ -111,18 +110,15 @@ def _parser() -> argparse.ArgumentParser:
         "It is imported, and not started.",
     )
     command.set_defaults(run=_doctor)
-    _add_target(command)
+    for command in commands.choices.values():
+        command.add_argument("target", metavar="MODULE:ATTR", help="the app, or its StateProvider, as in shop:app")
+        command.add_argument(
+            "--app-dir", metavar="DIR", default=".", help="where MODULE is (default: the current directory)"
+        )
+        command.add_argument("--factory", action="store_true", help="ATTR is a function that makes the app")
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        command.add_argument("--traceback", action="store_true", help="show where an import failed")
     return parser
-
-
-def _add_target(command: argparse.ArgumentParser) -> None:
-    command.add_argument("target", metavar="MODULE:ATTR", help="the app, or its StateProvider, as in shop:app")
-    command.add_argument(
-        "--app-dir", metavar="DIR", default=".", help="where MODULE is (default: the current directory)"
-    )
-    command.add_argument("--factory", action="store_true", help="ATTR is a function that makes the app")
-    command.add_argument("--json", action="store_true", help="print one JSON document")
-    command.add_argument("--traceback", action="store_true", help="show where an import failed")
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -53,33 +53,23 @@ async def examine(target: Any, provider: StateProvider) -> list[Check]:
     """
     store = provider.store
     shared = isinstance(store, SharedStore)
-    checks = [check async for check in _store(store)]
-    checks += _processes(shared, store)
-    checks += _secret(target, shared)
-    checks += _datastar(provider)
-    checks += _files()
-    return checks
+    return [*await _store(store), _processes(shared, store), _secret(target, shared), _datastar(provider), *_files()]
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------
 
 
-async def _store(store: StateStore | None) -> AsyncIterator[Check]:
+async def _store(store: StateStore | None) -> Iterable[Check]:
     if store is None or isinstance(store, MemoryStore):
-        yield Check("note", "store", "states are in memory, and end with the process; store= names a place for them")
-    elif isinstance(store, SQLiteStore):
-        for check in _sqlite(store.path):
-            yield check
-    elif isinstance(store, RedisStore):
+        return [Check("note", "store", "states are in memory, and end with the process; store= names a place for them")]
+    if isinstance(store, SQLiteStore):
+        return _sqlite(store.path)
+    if isinstance(store, RedisStore):
         try:
-            found = await checkup(store.address)
+            return _redis(await checkup(store.address))
         except PersistenceError as error:
-            yield Check("problem", "store", str(error))
-            return
-        for check in _redis(found):
-            yield check
-    else:
-        yield Check("note", "store", f"a {type(store).__name__}: only its author knows what to check")
+            return [Check("problem", "store", str(error))]
+    return [Check("note", "store", f"a {type(store).__name__}: only its author knows what to check")]
 
 
 def _sqlite(path: Path) -> Iterator[Check]:
@@ -132,39 +122,26 @@ def _is_owned(path: Path) -> bool:
 
 def _redis(found: Checkup) -> Iterator[Check]:
     info = found.info
-    product, version = next(
-        ((product, info[name]) for product, name in _VERSIONS.items() if name in info), ("Redis", "unknown")
-    )
+    # Valkey reports a version of Redis as well.
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    server = f"{product} {info.get(f'{product.lower()}_version', 'unknown')} at {found.address}"
     is_old = is_too_old(info)
-    yield Check(
-        "problem" if is_old else "ok",
-        "store",
-        f"{product} {version} at {found.address}{': FastState needs 6.2 or newer' if is_old else ''}",
-    )
+    message = f"{server}: FastState needs 6.2 or newer" if is_old else server
+    yield Check("problem" if is_old else "ok", "store", message)
     role = info.get("role", "master")
     if role != "master":
         yield Check("problem", "store", "it is a replica, which takes no writes: name its master, or its sentinels")
-    yield Check(
-        "note" if found.round_trip > SLOW else "ok",
-        "round trip",
-        f"{found.round_trip * 1_000:.2f} ms, and an event takes two"
-        + (": have Redis nearer" if found.round_trip > SLOW else ""),
-    )
+    is_slow = found.round_trip > SLOW
+    message = f"{found.round_trip * 1_000:.2f} ms, and an event takes two{': have Redis nearer' if is_slow else ''}"
+    yield Check("note" if is_slow else "ok", "round trip", message)
     yield from _redis_persistence(found)
     yield _redis_memory(found)
     replicas = int(info.get("connected_slaves", "0")) if role == "master" else 0
     yield Check("ok", "replicas", f"{replicas}, which a failover could take" if replicas else "none: if its machine is "
                 "gone for good, so are the states since the last backup")  # fmt: skip
-    yield Check(
-        "note" if abs(found.clock) > CLOCK else "ok",
-        "clock",
-        f"{abs(found.clock):.2f} s {'ahead of' if found.clock > 0 else 'behind'} this machine's; it alone decides when "
-        "states expire",
-    )
-
-
-_VERSIONS: Final = {"Valkey": "valkey_version", "Redis": "redis_version"}
-"""The line of INFO with the version, by product. Valkey reports a version of Redis as well."""
+    off = f"{abs(found.clock):.2f} s {'ahead of' if found.clock > 0 else 'behind'}"
+    message = f"{off} this machine's; it alone decides when states expire"
+    yield Check("note" if abs(found.clock) > CLOCK else "ok", "clock", message)
 
 
 def _redis_persistence(found: Checkup) -> Iterator[Check]:
@@ -202,20 +179,18 @@ def _mb(size: int) -> str:
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 
-def _processes(shared: bool, store: StateStore | None) -> Iterator[Check]:
+def _processes(shared: bool, store: StateStore | None) -> Check:
     found = processes_asked_for(os.environ)
     if found is None:
-        yield Check("ok", "processes", "no variable of this environment asks for more than one")
-        return
+        return Check("ok", "processes", "no variable of this environment asks for more than one")
     request = f"{found.by} asks for {found.number}"
     if shared:
-        yield Check("ok", "processes", f"{request}, which share their states")
-    else:
-        what = "each would have states of its own" if store is None else f"a {type(store).__name__} is for one process"
-        yield Check("problem", "processes", f"{request}, and {what}: store='redis://...' has them share one")
+        return Check("ok", "processes", f"{request}, which share their states")
+    what = "each would have states of its own" if store is None else f"a {type(store).__name__} is for one process"
+    return Check("problem", "processes", f"{request}, and {what}: store='redis://...' has them share one")
 
 
-def _secret(target: Any, shared: bool) -> Iterator[Check]:
+def _secret(target: Any, shared: bool) -> Check:
     key = None
     for _ in range(100):  # middleware around the app
         key = getattr(target, "secret_key", None)
@@ -223,38 +198,31 @@ def _secret(target: Any, shared: bool) -> Iterator[Check]:
         if key is not None or target is None:
             break
     if not isinstance(key, str):
-        yield Check("note", "secret", "not looked at: no FastHTML app was named")
-        return
+        return Check("note", "secret", "not looked at: no FastHTML app was named")
     kept = Path(".sesskey")
     with contextlib.suppress(OSError):
         if kept.read_text() == key:
-            yield Check(
-                "problem" if shared else "note",
-                "secret",
-                f"secret_key was made by FastHTML and lies in {kept.resolve()}: "
-                + (
+            advice = "keep it with the app, or all sessions end"
+            if shared:
+                advice = (
                     "hosts, containers and directories that do not share that file do not know each other's sessions; "
                     "give fast_app(secret_key=...) the same everywhere"
-                    if shared
-                    else "keep it with the app, or all sessions end"
-                ),
-            )
-            return
-    yield Check("ok", "secret", "secret_key is given")
+                )
+            message = f"secret_key was made by FastHTML and lies in {kept.resolve()}: {advice}"
+            return Check("problem" if shared else "note", "secret", message)
+    return Check("ok", "secret", "secret_key is given")
 
 
-def _datastar(provider: StateProvider) -> Iterator[Check]:
+def _datastar(provider: StateProvider) -> Check:
     source = provider.options.datastar_src
     if source == DATASTAR_SRC:
-        yield Check(
-            "note", "datastar", "browsers load it from a CDN, cdn.jsdelivr.net; datastar_src= names a copy of your own"
-        )
-    elif "://" not in source and Path(source).is_file():
-        yield Check("ok", "datastar", f"served from {Path(source).resolve()}")
-    elif "://" in source or source.startswith("/"):
-        yield Check("ok", "datastar", f"browsers load it from {source}")
-    else:
-        yield Check("problem", "datastar", f"there is no file {source}, to serve it from")
+        message = "browsers load it from a CDN, cdn.jsdelivr.net; datastar_src= names a copy of your own"
+        return Check("note", "datastar", message)
+    if "://" not in source and Path(source).is_file():
+        return Check("ok", "datastar", f"served from {Path(source).resolve()}")
+    if "://" in source or source.startswith("/"):
+        return Check("ok", "datastar", f"browsers load it from {source}")
+    return Check("problem", "datastar", f"there is no file {source}, to serve it from")
 
 
 def _files() -> Iterator[Check]:
