@@ -108,7 +108,6 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "ends",
         "entries",
         "protocols",
-        "alone",
         "locks",
         "calling",
         "commits",
@@ -124,7 +123,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "run_event",
         "modify",
     ),
-    "cluster": ("processes", "messages", "base", "local", "announcing", "sharing", "following", "shared"),
+    "cluster": ("processes", "messages", "base", "announcing", "sharing", "following", "shared"),
     "sse": (
         "audience",
         "changes",

@@ -198,7 +198,7 @@ def sequence(server: RedisServer) -> int:
 async def heard(server: RedisServer, provider: StateProvider) -> int:
     """Returns when a process has been told of all that was committed before; the number of the last commit."""
     last = sequence(server)
-    await eventually(lambda: provider.cluster.sharing._observed >= last)
+    await eventually(lambda: provider.cluster._observed >= last)
     return last
 
 
@@ -211,7 +211,7 @@ async def settled(server: RedisServer, *providers: StateProvider) -> None:
     def is_settled(provider: StateProvider) -> bool:
         following = provider.cluster.following
         busy = following._looking or following._recovering or following._lost_at is not None
-        return provider.cluster.sharing._observed >= last and not busy
+        return provider.cluster._observed >= last and not busy
 
     await eventually(lambda: all(map(is_settled, providers)))
 

@@ -361,7 +361,7 @@ async def test_a_lock_that_is_handed_to_a_transaction_which_is_cancelled_just_th
         assert entry.shared.hold is None
         await add(b)
     finally:
-        a.cluster.sharing.give_up(entry)
+        a.cluster.give_up(entry)
 
 
 async def test_a_state_that_leaves_memory_while_it_is_locked_does_not_wait_for_itself(two):

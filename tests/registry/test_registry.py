@@ -17,7 +17,7 @@ from faststate import (
     StateScope,
 )
 from faststate.registry import sweeper as sweeper_module
-from faststate.registry.protocols import Nobody
+from faststate.registry.protocols import Followers
 from faststate.registry.registry import DEFAULT_TTL
 from faststate.registry.transaction import Transaction
 from tests.support.waiting import Clock
@@ -32,7 +32,7 @@ class Other(ReactiveState):
     items: int = 0
 
 
-class Watching(Nobody):
+class Watching(Followers):
     """Hooks with a set of watched keys, and the commits they were told of."""
 
     def __init__(self):
@@ -333,7 +333,7 @@ async def test_the_sweeper_survives_a_sweep_that_fails(clock, monkeypatch, caplo
     swept = asyncio.Event()
     monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL", 0)
 
-    class Failing(Nobody):
+    class Failing(Followers):
         calls = 0
 
         def is_watched(self, key):

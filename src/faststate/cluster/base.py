@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
 
+from ..exceptions import VersionConflict
 from ..registry.entries import Entry
 from ..registry.persistence import Persistence
 from ..registry.protocols import Cluster
@@ -16,25 +17,30 @@ from .messages import AppMessage, ProcessStats, RightsChanged, Typed
 __all__ = ["AppCluster", "News"]
 
 
-class AppCluster(Cluster, Protocol):
+class AppCluster(Cluster):
     """The processes of one app: the registry's cluster, and what pages and sessions ask of it. Lifetime: the provider.
 
-    `cluster.local` and `cluster.shared` implement it.
+    This class is the cluster of one process: nobody else changes its states, shows its pages or ends its sessions.
+    `cluster.shared` overrides it for many.
     """
 
     async def start(self) -> None:
         """Begin to hear the other processes, and take the store for this one. Raises `BackplaneError`."""
+        self.trusts_memory = True
 
     async def stop(self) -> None:
         """End the background work, and give the store back."""
+        self.trusts_memory = False
 
     def others(self) -> Sequence[Mapping[str, Any]]:
         """The counters that each other process tells of itself."""
+        return ()
 
     # -- what is newer elsewhere -----------------------------------------------------------------------------------
 
     def is_current(self, key: str) -> bool:
         """True if a state in memory is what is stored, by all that was heard of other processes."""
+        return True
 
     async def freshen(self, entries: Iterable[Entry]) -> None:
         """Take in what other processes have changed of these states. Raises `PersistenceError`.
@@ -47,6 +53,7 @@ class AppCluster(Cluster, Protocol):
 
         Raises `PersistenceError`.
         """
+        return {}
 
     async def renew(self, entry: Entry) -> None:
         """Have other processes load a locked state again, whose row other code may have changed.
@@ -64,18 +71,21 @@ class AppCluster(Cluster, Protocol):
 
     def holding(self) -> AbstractContextManager[dict[str, None]]:
         """Return a context with keys, whose states stay followed until it ends: somebody is about to watch them."""
+        return nullcontext({})
 
     async def follow(self, entries: Sequence[Entry], held: dict[str, None]) -> bool:
         """Hear of all changes of these states; they are in step with the store when this returns.
 
         False if one of them has changed meanwhile. Raises `BackplaneError` and `PersistenceError`.
         """
+        return True
 
     def note_typed(self, entry: Entry, page: str, number: int) -> bool | None:
         """Note an event of a page that sets bound fields of a locked state; False if a later one came before it.
 
         Returns None if the page's own stream remembers that, since the page has it in this process.
         """
+        return None
 
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         """Send values to the followers of a state in other processes, but for those of one user."""
@@ -85,21 +95,25 @@ class AppCluster(Cluster, Protocol):
 
     def new_stream_id(self) -> str | None:
         """Return an id (str) for a new stream that names its process; None where any id will do."""
+        return None
 
     def is_elsewhere(self, connection_id: str) -> bool:
         """True if a stream of this id is another process's. Where that one has died, the page opens a new one."""
+        return False
 
     def position(self, *, settled: bool) -> str:
         """Return the commit of all processes that pages here have reached, to be appended to their own position.
 
         It advances only while this process's own commits are all `settled`.
         """
+        return ""
 
     def seen(self, position: str | None) -> int | None:
         """Return the commit of all processes that a page has reached which comes with this `position`.
 
         None if it is not known, or if the position is this process's own.
         """
+        return None
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
@@ -109,6 +123,10 @@ class AppCluster(Cluster, Protocol):
         Returns the session's states that are `stored` then: behind the note nobody can commit any more. Raises
         `PersistenceError`.
         """
+        if is_noted and self.store is not None:
+            with suppress(VersionConflict):  # it was there already
+                await self.store.save(note)
+        return stored
 
     def reload_pages(self, session_id: str) -> None:
         """Have a session's pages in other processes load themselves again."""
@@ -124,6 +142,7 @@ class AppCluster(Cluster, Protocol):
 
         Raises `PersistenceError`.
         """
+        return {}
 
 
 class News(Protocol):

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 from ..exceptions import FastStateError, VersionConflict
-from ..registry.entries import Entry, EntryChange, Nonce
-from ..registry.persistence import Persistence, persistence_errors
+from ..registry.entries import Entry
+from ..registry.persistence import Persistence
 from ..registry.registry import StateRegistry
-from ..scopes import Id, StateIdentifier, Version
+from ..scopes import Id, StateIdentifier
 from ..stores.backplane import Message
-from ..stores.base import SharedStore, StateStore, Stored, Write
+from ..stores.base import SharedStore, Stored, Write
 from ..wire.values import to_wire
 from .announcing import Announcer
 from .base import News
@@ -28,23 +28,16 @@ _CONNECTION_ID: Final = re.compile(r"[0-9a-f]{12}\.[A-Za-z0-9_-]{16}")
 """The form of `SharedCluster.new_stream_id`."""
 
 
-class SharedCluster:
+class SharedCluster(Sharing):
     """The `AppCluster` of many processes with one store. Lifetime: the provider.
 
-    `sharing` takes locks and commits through the store, `following` hears what the other processes have changed.
+    `following` hears what the other processes have changed, and `announcer` tells them what has changed here.
     """
 
-    is_shared = True
-    trusts_memory = True  # what is newer comes with a lock
-
     def __init__(self, store: SharedStore, registry: StateRegistry, news: News) -> None:
-        self.store: StateStore | None = store
-        self.sharing = Sharing(store, registry, news)
+        super().__init__(store, registry, news)
         self.announcer = Announcer(store)
-        self.following = Following(store, self.sharing, registry, news)
-        self._shared_store = store
-        self._registry = registry
-        self._news = news
+        self.following = Following(store, self, registry, news)
         self._told_up_to = "."
 
     async def start(self) -> None:
@@ -56,35 +49,16 @@ class SharedCluster:
         await self.following.stop()
 
     def others(self) -> Sequence[Mapping[str, Any]]:
-        found = [decode_stats(body) for body in self._shared_store.members.values()]
+        found = [decode_stats(body) for body in self.store.members.values()]
         return [each.stats for each in found if each is not None and each.process != self._registry.epoch]
 
     # -- locks and commits -----------------------------------------------------------------------------------------
 
-    async def lock(self, entries: Sequence[Entry], nonce: Nonce | None = None) -> bool | None:
-        return await self.sharing.lock(entries, nonce)
-
-    def release(self, entry: Entry) -> None:
-        self.sharing.release(entry)
-
-    def under_way(self) -> AbstractContextManager[None]:
-        return self.sharing.under_way()
-
     def nonces(self, entry: Entry, now: float, added: Sequence[str]) -> list[str]:
         return entry.stamped_nonces(now, added)
 
-    async def assert_held(self, entries: Sequence[Entry]) -> None:
-        await self.sharing.assert_held(entries)
-
-    async def save(
-        self, changes: Sequence[EntryChange], versions: Sequence[Version], writes: list[Write]
-    ) -> list[bytes]:
-        names = ", ".join(entry.identifier.key for entry, _ in changes)
-        async with persistence_errors(f"{names} could not be saved", self._registry.store_timeout):
-            return await self.sharing.save(changes, versions, writes)
-
     def save_failed(self, entry: Entry) -> None:
-        self.sharing.give_up(entry)
+        self.give_up(entry)
         self.following.recover(entry)
 
     async def learn_of_ends(self, session_ids: Iterable[str]) -> None:
@@ -92,9 +66,6 @@ class SharedCluster:
         for session_id in dict.fromkeys([*session_ids, *([acting] if acting is not None else [])]):
             with suppress(FastStateError):
                 await self._news.look_up_session(session_id)
-
-    async def renew(self, entry: Entry) -> None:
-        await self.sharing.renew(entry)
 
     async def deleted(self, identifier: StateIdentifier, persistence: Persistence | None) -> None:
         if persistence is not None:
@@ -106,12 +77,6 @@ class SharedCluster:
     def is_current(self, key: str) -> bool:
         return self.following.is_current(key)
 
-    async def freshen(self, entries: Iterable[Entry]) -> None:
-        await self.sharing.freshen(entries)
-
-    async def last_changes(self, entries: Iterable[Entry]) -> Mapping[str, int]:
-        return await self.sharing.last_changes(entries)
-
     # -- how long states are kept ----------------------------------------------------------------------------------
 
     def shortened(self, entry: Entry) -> None:
@@ -119,13 +84,13 @@ class SharedCluster:
 
     async def tell_use(self, ttls: Mapping[str, float | None], entries: Mapping[str, Entry]) -> None:
         shortened = {key: shared for key in ttls if (shared := entries[key].shared).shortened}
-        await self._shared_store.extend({key: ttl for key, ttl in ttls.items() if key not in shortened})
-        await self._shared_store.touch({key: ttls[key] for key in shortened})
+        await self.store.extend({key: ttl for key, ttl in ttls.items() if key not in shortened})
+        await self.store.touch({key: ttls[key] for key in shortened})
         for shared in shortened.values():
             shared.shortened = False
 
     async def end_soon(self, key: str, ttl: float) -> None:
-        await self._shared_store.touch({key: ttl})
+        await self.store.touch({key: ttl})
 
     # -- pages -----------------------------------------------------------------------------------------------------
 
@@ -164,7 +129,7 @@ class SharedCluster:
         parts = (position or "").split(".")
         if len(parts) != 4 or parts[0] == self._registry.epoch:
             return None
-        is_known = parts[2] == self._shared_store.timeline and parts[3].isdecimal() and len(parts[3]) < 20
+        is_known = parts[2] == self.store.timeline and parts[3].isdecimal() and len(parts[3]) < 20
         return int(parts[3]) if is_known else None
 
     # -- sessions --------------------------------------------------------------------------------------------------
@@ -173,17 +138,17 @@ class SharedCluster:
         message = ended_message(note)
         if is_noted:
             with suppress(VersionConflict):  # it was there already
-                await self._shared_store.commit([note], [Message(APP, encode(message))])
+                await self.store.commit([note], [Message(APP, encode(message))])
         else:
             await self.announcer.send(APP, message)
         # With what others have committed before they heard of it.
-        return await self._shared_store.group(message.session_id)
+        return await self.store.group(message.session_id)
 
     def reload_pages(self, session_id: str) -> None:
         self.announcer.send_soon(APP, ReloadPages(session_id))
 
     async def tell_rights(self, note: Write, message: RightsChanged) -> None:
-        await self._shared_store.commit([note], [Message(APP, encode(message))])
+        await self.store.commit([note], [Message(APP, encode(message))])
 
     async def noted_since(self, group: str, commit: int) -> Mapping[str, Stored]:
-        return await self._shared_store.group_since(group, commit)
+        return await self.store.group_since(group, commit)

@@ -15,13 +15,13 @@ from ..exceptions import FastStateError, PersistenceError, StateNotFoundError
 from ..registry.ends import StateEnd
 from ..registry.entries import Entry, EntryChange, Nonce, with_version
 from ..registry.outdated import OutdatedError
-from ..registry.persistence import MARK_TTL, Loaded, nonce_key
+from ..registry.persistence import MARK_TTL, Loaded, nonce_key, persistence_errors
 from ..registry.registry import StateRegistry
 from ..scopes import Version
 from ..stores.backplane import Message
 from ..stores.base import Hold, Locked, SharedStore, Stored, Write
 from ..wire.frames import patch_frame
-from .base import News
+from .base import AppCluster, News
 from .messages import APP, ENDED, RowChanged, SessionEnded, StateChanged, encode
 
 __all__ = ["HANDED_ON", "Sharing", "ended_message"]
@@ -41,11 +41,15 @@ _NEVER: Final = Version("", -1)
 """A version that no state has: whatever is stored is newer."""
 
 
-class Sharing:
+class Sharing(AppCluster):
     """Takes the locks of states among the processes, and commits to the shared store. Lifetime: the cluster."""
 
+    is_shared = True
+
     def __init__(self, store: SharedStore, registry: StateRegistry, news: News) -> None:
-        self.store = store
+        super().__init__(store, registry.store_timeout)
+        self.store: SharedStore = store
+        self.trusts_memory = True  # what is newer comes with a lock
         self._registry = registry
         self._news = news
         self._observed = 0
@@ -55,7 +59,6 @@ class Sharing:
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """Make a commit in this context: other processes may hear of it before this one's pages do."""
         token = object()
         self._under_way[token] = self._observed
         try:
@@ -71,7 +74,6 @@ class Sharing:
     # -- locks -----------------------------------------------------------------------------------------------------
 
     async def lock(self, entries: Sequence[Entry], nonce: Nonce | None = None) -> bool | None:
-        """Lock states among the processes, and take in what is newer of them; as `Cluster.lock`."""
         for entry in entries:
             # Its successor has a local lock of its own, and may have been handed the one that this would wait for.
             if entry.end is not None and entry.end is not StateEnd.SESSION_OVER:
@@ -131,7 +133,6 @@ class Sharing:
         return await persistence.find(entry.identifier, stored) if persistence is not None else None
 
     async def renew(self, entry: Entry) -> None:
-        """Make all processes load a locked row again that other code may have changed. Raises `PersistenceError`."""
         if not entry.in_store:
             await self._renew(entry, entry.shared.mark)
 
@@ -141,11 +142,8 @@ class Sharing:
         holds, renewed = _holds([entry]), Version(secrets.token_hex(6), 1)
         await self.store.commit([_mark(entry, known, renewed)], [message], holds, keep=[hold.key for hold in holds])
 
-    async def assert_held(self, entries: Iterable[Entry]) -> None:
-        """Raise `LockLostError` if another process took this one for dead, and the lock of one of the states.
-
-        For rows that count no versions: nothing else keeps an older row from being saved over a newer one.
-        """
+    async def assert_held(self, entries: Sequence[Entry]) -> None:
+        # For rows that count no versions: nothing else keeps an older row from being saved over a newer one.
         if holds := _holds(entries):
             await self.store.commit((), (), holds, keep=[hold.key for hold in holds])
 
@@ -177,11 +175,7 @@ class Sharing:
     async def save(
         self, changes: Sequence[EntryChange], versions: Sequence[Version], writes: list[Write]
     ) -> list[bytes]:
-        """Make a commit's `writes`, publish it, and release the locks for which no local transaction waits.
-
-        Returns, for each of the changes, the frames (bytes) that bring a page from the old signals to the new.
-        Raises `VersionConflict`, `LockLostError` and `PersistenceError`.
-        """
+        """As `Cluster.save`; also release the locks for which no local transaction waits."""
         shared = [entry for entry, _ in changes if entry.persistence is not None]
         frames, messages = self._messages(changes, versions, writes)
         sessions = {self._news.acting(), *(entry.identifier.session_id for entry in shared)} - {None}
@@ -194,7 +188,9 @@ class Sharing:
         for entry in shared:
             entry.own_shared().committing = True
         try:
-            done = await self.store.commit(writes, messages, _holds(shared), keep)
+            names = ", ".join(entry.identifier.key for entry, _ in changes)
+            async with persistence_errors(f"{names} could not be saved", self._store_timeout):
+                done = await self.store.commit(writes, messages, _holds(shared), keep)
         finally:
             for entry in shared:
                 entry.shared.committing = False
@@ -241,17 +237,13 @@ class Sharing:
         return frames, messages
 
     async def last_changes(self, entries: Iterable[Entry]) -> dict[str, int]:
-        """Return by key the number of the commit that changed a state last. Raises `PersistenceError`."""
         keys = {entry.shared_key: entry.identifier.key for entry in entries if entry.persistence is not None}
         return {keys[key]: sequence for key, sequence in (await self.store.sequences(list(keys))).items()}
 
     # -- what is newer ---------------------------------------------------------------------------------------------
 
     async def freshen(self, entries: Iterable[Entry]) -> None:
-        """Take in what other processes have changed of these states since they were loaded.
-
-        A state that is gone is removed, and raises nothing. Raises `PersistenceError` when all others are up to date.
-        """
+        """As `AppCluster.freshen`; raises `PersistenceError` when all other states are up to date."""
         for error in (await self.look_up(entries)).values():
             raise error
 

@@ -13,10 +13,10 @@ from ..auth.limits import network_of
 from ..auth.loaders import UserFinder
 from ..auth.users import current_request
 from ..cluster.base import AppCluster
-from ..cluster.local import LocalCluster
 from ..cluster.messages import AppMessage, ProcessStats, Typed
 from ..cluster.shared import SharedCluster
 from ..registry.entries import Commit
+from ..registry.protocols import Callers, Followers
 from ..registry.registry import StateRegistry
 from ..scheduling.queues import SERVER, Client
 from ..scopes import Id, StateScope
@@ -79,7 +79,7 @@ def running_event() -> Origin | None:
     return origin if origin is not None and origin.open else None
 
 
-class CurrentCallers:
+class CurrentCallers(Callers):
     """Tells a registry on whose behalf the current code runs. Lifetime: the provider."""
 
     def client(self) -> Client:
@@ -100,7 +100,7 @@ class CurrentCallers:
         return network_of(request.client.host) if request.client is not None else NO_ADDRESS
 
 
-class PageFollowers:
+class PageFollowers(Followers):
     """The pages that follow states, for the registry. Lifetime: the provider."""
 
     def __init__(self, parts: Parts) -> None:
@@ -304,5 +304,5 @@ class Parts:
         if isinstance(opened, SharedStore):
             self.cluster = SharedCluster(opened, registry, ClusterNews(self))
         else:
-            self.cluster = LocalCluster(opened, registry.store_timeout)
+            self.cluster = AppCluster(opened, registry.store_timeout)
         return self.cluster

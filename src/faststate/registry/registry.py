@@ -17,7 +17,6 @@ from ..scopes import StateIdentifier, StateScope, Version
 from ..state.reactive import ReactiveState
 from ..state.serving import ServingProvider
 from ..stores.base import Write
-from .alone import OneProcess
 from .commits import Committer
 from .creating import Create, create_by_class, create_state, not_found
 from .ends import StateEnd
@@ -26,7 +25,7 @@ from .lifetimes import Lifetimes, Limits
 from .live import LiveEntries
 from .locks import Locks
 from .persistence import Loaded, Persistence, persistence_errors
-from .protocols import Callers, Cluster, Followers, Nobody
+from .protocols import Callers, Cluster, Followers
 from .sweeper import Sweeper
 from .usage import Usage, told_at
 
@@ -65,9 +64,9 @@ class StateRegistry:
         self.store_timeout = store_timeout
         self.epoch = secrets.token_hex(6)
         self.persistence: dict[type[ReactiveState], Persistence] = {}
-        self.followers = followers = followers or Nobody()
-        callers = callers or Nobody()
-        self.cluster = cluster(self) if cluster is not None else OneProcess(None, store_timeout)
+        self.followers = followers = followers or Followers()
+        callers = callers or Callers()
+        self.cluster = cluster(self) if cluster is not None else Cluster(None, store_timeout)
         self.locks = Locks(lock_timeout, callers, self.cluster)
         self.running = RunningEvents()
         self.committer = Committer(followers, self.cluster, clock, store_timeout, self.remove, serving)
