@@ -254,7 +254,7 @@ class Site:
         return TestClient(self.app, **options)
 
     def count(self):
-        return sum(e.state.count for e in self.provider.registry.live.by_key.values() if isinstance(e.state, Counter))
+        return sum(e.state.count for e in self.provider.registry.live.values() if isinstance(e.state, Counter))
 
     def context(self, session_id="abc"):
         scope = {"type": "http", "session": {"session_id": session_id} if session_id else {}, "headers": [],

@@ -22,7 +22,7 @@ async def count(expected):
         assert counter.count == expected
         counter.count += 1
     await kept.stop()
-    kept.registry.live.by_key.clear()
+    kept.registry.live.clear()
 
 
 asyncio.run(count(0))

@@ -18,7 +18,7 @@ assert "thanks" in one.send(Todos.finish).text
 said = one.send(Todos.work).text
 assert said.count("append") == 3 and "#log" in said
 assert "0: step" not in one.get("/")
-assert len(next(iter(provider.registry.live.by_key.values())).state.items) == 5
+assert len(next(iter(provider.registry.live.values())).state.items) == 5
 
 # == Arguments: snippet 1
 # new

@@ -47,7 +47,7 @@ assert passed(kept, 899) == 0 and passed(kept, 1) == 1
 assert "#reload" in one.send(Wizard.next, own_id=own_id(page), status=403).text
 page = one.get("/wizard")
 one.client.post("/_faststate/leave", json={"w": one.tokens})
-wizards = lambda: [key for key in kept.registry.live.by_key if ":Wizard:" in key]
+wizards = lambda: [key for key in kept.registry.live if ":Wizard:" in key]
 passed(kept, 29)
 assert len(wizards()) == 1
 passed(kept, 1)

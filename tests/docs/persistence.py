@@ -331,7 +331,7 @@ async def keep(*expected):
         assert list(cart.items) == list(expected)
         cart.items["tea" * 1000] = 1
     await compressed.stop()
-    compressed.registry.live.by_key.clear()
+    compressed.registry.live.clear()
 
 
 asyncio.run(keep())

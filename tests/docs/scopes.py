@@ -36,4 +36,4 @@ def nowhere(c: Counter): ...
 with pytest.raises(ConfigurationError, match="its id is not in the path"), tab(other).client:
     pass
 one.get("/draft"), one.get("/draft")
-assert sum(key.startswith("temporary:Draft:") for key in provider.registry.live.by_key) >= 2
+assert sum(key.startswith("temporary:Draft:") for key in provider.registry.live) >= 2

@@ -53,7 +53,7 @@ def make(before=(), after=()):
 
 
 def count(provider):
-    (entry,) = provider.registry.live.by_key.values()
+    (entry,) = provider.registry.live.values()
     return entry.state.count
 
 
@@ -62,7 +62,7 @@ def test_an_event_needs_no_router_and_knows_its_own_url():
     client = TestClient(app)
     page = Page(client)
     assert status(page.send("Counter", "add", by=2)) == 200 and count(provider) == 2
-    (entry,) = provider.registry.live.by_key.values()
+    (entry,) = provider.registry.live.values()
     assert entry.state.asked == "/_faststate/stream"
     for path in ("event/Counter", "event/Counter/add/more"):
         assert status(client.post(page.url + path, headers={"datastar-request": "true"})) == 404

@@ -41,7 +41,7 @@ class Site:
 
     def kept(self):
         self.provider.registry.lifetimes.sweep()
-        return sorted(type(entry.state).__name__ for entry in self.provider.registry.live.by_key.values())
+        return sorted(type(entry.state).__name__ for entry in self.provider.registry.live.values())
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def test_a_page_that_was_left_takes_its_temporary_states_along_and_no_othe
         assert (await leave(left)).status_code == 204
         site.clock.now += LEFT_TTL + 1
         assert site.kept() == ["Cart", "Step"]
-        [key] = [key for key in site.provider.registry.live.by_key if key.startswith("temporary:")]
+        [key] = [key for key in site.provider.registry.live if key.startswith("temporary:")]
         assert status(await other.send("Step", "go", instance_id=key.rpartition(":")[2])) == 200
 
 
@@ -81,7 +81,7 @@ async def test_a_temporary_state_whose_page_says_nothing_lives_for_its_idle_time
 async def test_a_page_that_comes_back_in_time_finds_its_states_and_keeps_them(site):
     async with browser(site.app) as client:
         page = await Page.open(client)
-        [key] = [key for key in site.provider.registry.live.by_key if key.startswith("temporary:")]
+        [key] = [key for key in site.provider.registry.live if key.startswith("temporary:")]
         await leave(page)
         site.clock.now += LEFT_TTL - 1
         assert status(await page.send("Step", "go", instance_id=key.rpartition(":")[2])) == 200
@@ -92,7 +92,7 @@ async def test_a_page_that_comes_back_in_time_finds_its_states_and_keeps_them(si
 async def test_a_state_that_another_stream_follows_stays(site):
     async with browser(site.app) as client:
         page = await Page.open(client)
-        [key] = [key for key in site.provider.registry.live.by_key if key.startswith("temporary:")]
+        [key] = [key for key in site.provider.registry.live if key.startswith("temporary:")]
         site.provider.registry.followers.is_watched = lambda asked: asked == key
         await leave(page)
         site.clock.now += 10_000

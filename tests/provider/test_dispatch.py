@@ -218,7 +218,7 @@ class App:
         scope = self.provider.state_configs[cls].scope
         if scope in (StateScope.GLOBAL, StateScope.RECORD, StateScope.USER):
             return self.provider.registry.peek(StateIdentifier(scope, cls.__name__, **ids).key)
-        (found,) = [e.state for e in self.provider.registry.live.by_key.values() if isinstance(e.state, cls)]
+        (found,) = [e.state for e in self.provider.registry.live.values() if isinstance(e.state, cls)]
         return found
 
 
@@ -496,7 +496,7 @@ def test_the_token_of_another_session_reloads_and_changes_nothing(live, client):
     response = page.send("Side", "add", instance_id="left")
     assert (response.status_code, status(response)) == (200, 403)
     assert patched_signals(response.text) == {"_fs": {"go": "#reload"}}
-    assert {e.state.count for e in live.provider.registry.live.by_key.values() if isinstance(e.state, Side)} == {0}
+    assert {e.state.count for e in live.provider.registry.live.values() if isinstance(e.state, Side)} == {0}
 
 
 def test_a_page_of_before_a_login_is_told_to_reload(live, client):

@@ -19,9 +19,8 @@ from faststate.cluster.sharing import HANDED_ON
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError, StateNotFoundError
 from faststate.provider.calls import Call
 from faststate.registry import entries
-from faststate.registry.ends import StateEnd
+from faststate.registry.ends import OutdatedError, StateEnd
 from faststate.registry.entries import NONCES_IN_ANY_CASE
-from faststate.registry.outdated import OutdatedError
 from faststate.registry.persistence import NONCE_AGE
 from faststate.registry.transaction import Transaction
 from faststate.sse import SSEConnection

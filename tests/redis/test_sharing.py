@@ -120,7 +120,7 @@ async def test_a_state_of_a_session_of_a_user_and_of_an_id(office):
 async def test_a_state_of_one_page_is_known_to_all_processes(office):
     a, b = await office.browser()
     tab = await office.tab(a, "/draft")
-    (own,) = (key.rpartition(":")[2] for key in office.sites[0].provider.registry.live.by_key if ":Draft:" in key)
+    (own,) = (key.rpartition(":")[2] for key in office.sites[0].provider.registry.live if ":Draft:" in key)
     for count in (1, 2):
         response = await send(b, tab, "Draft/add", i=own)
         assert response.status_code == 204, response.text

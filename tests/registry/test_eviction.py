@@ -202,7 +202,7 @@ def test_what_belongs_to_all_leaves_only_a_full_memory():
     for number in range(12):
         Page(client, f"/papers/{number}").send("Paper", "write", instance_id=str(number))
     site.flood(8, PUBLIC)
-    keys = list(site.provider.registry.live.by_key)
+    keys = list(site.provider.registry.live)
     assert sum(key.startswith("record:") for key in keys) == 12 and sum(":Cart:" in key for key in keys) == 5
 
 
@@ -296,7 +296,7 @@ async def test_what_a_page_watches_never_goes_and_does_not_come_last_when_the_ta
     site = Site(max_states=60)
     shoppers = [site.shopper() for _ in range(5)]
     manager, registry = site.provider.sse_manager, site.provider.registry
-    keys = [key for key in registry.live.by_key if ":Cart:" in key]
+    keys = [key for key in registry.live if ":Cart:" in key]
     tabs = []
     for key in keys:
         tabs.append(SSEConnection(session_id=key))

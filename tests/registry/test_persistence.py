@@ -234,7 +234,7 @@ async def test_states_of_all_scopes_outlive_the_process(running, kill):
 
 def own_id(site):
     """The id of the one TEMPORARY state that there is."""
-    [key] = [key for key in site.provider.registry.live.by_key if key.startswith("temporary:")]
+    [key] = [key for key in site.provider.registry.live if key.startswith("temporary:")]
     return StateIdentifier.parse(key).component_id
 
 

@@ -16,7 +16,7 @@ from faststate import (
     StateRegistry,
     StateScope,
 )
-from faststate.registry import sweeper as sweeper_module
+from faststate.registry import lifetimes as lifetimes_module
 from faststate.registry.protocols import Followers
 from faststate.registry.registry import DEFAULT_TTL
 from faststate.registry.transaction import Transaction
@@ -331,7 +331,7 @@ def test_a_script_needs_no_sweeper():
 
 async def test_the_sweeper_survives_a_sweep_that_fails(clock, monkeypatch, caplog):
     swept = asyncio.Event()
-    monkeypatch.setattr(sweeper_module, "SWEEP_INTERVAL", 0)
+    monkeypatch.setattr(lifetimes_module, "SWEEP_INTERVAL", 0)
 
     class Failing(Followers):
         calls = 0

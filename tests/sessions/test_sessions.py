@@ -1273,7 +1273,7 @@ def test_signing_in_and_out_many_times_leaves_nothing_behind(site, client):
     registry = site.provider.registry
     assert registry.live.by_session == {}
     # The user's own states alone: Cart and Wish.
-    assert sorted(registry.live.by_key) == ["user:Cart:userada", "user:Wish:userada"]
+    assert sorted(registry.live) == ["user:Cart:userada", "user:Wish:userada"]
     assert sum(len(keys) for (ttl, _), keys in registry.lifetimes._idle.items() if ttl != math.inf) == 0
     assert site.provider.stats().states == 2
 

@@ -171,7 +171,7 @@ async def test_record_without_a_name_is_the_id_of_the_event_s_own_state(own):
     page = Page(TestClient(app))
     answer = page.send("ByOwnId", "take", instance_id="tea")
     assert patched_signals(answer.text)["Taken"]["tea"]["n"] == 1
-    assert list(provider.registry.live.by_key)[-1] == "record:Taken:tea"
+    assert list(provider.registry.live)[-1] == "record:Taken:tea"
     state = await provider.get_state(ByOwnId, request_of(), **ids)
     await state.take.run()
     assert provider.registry.peek("record:Taken:tea").n == 2
@@ -195,7 +195,7 @@ def test_without_a_mark_it_is_the_one_with_the_id_of_the_event_s_own_state(scope
     assert status(answer) == 200, message(answer)
     (taken,) = patched_signals(answer.text)["Taken"].values()
     assert taken == {"n": 1}
-    assert len([key for key in provider.registry.live.by_key if ":Taken:" in key]) == 1
+    assert len([key for key in provider.registry.live if ":Taken:" in key]) == 1
 
 
 async def test_a_record_whose_id_is_left_empty_is_the_client_s_error():

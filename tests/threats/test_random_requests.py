@@ -432,7 +432,7 @@ class Victim:
         """All that is bob's: values and versions, by key."""
         found = {}
         registry = self.module.provider.registry
-        for key in list(registry.live.by_key):
+        for key in list(registry.live):
             state = registry.peek(key)
             values = state.model_dump()
             if "FOREIGN-bob" in json.dumps(values):

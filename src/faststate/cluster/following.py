@@ -14,8 +14,8 @@ from ..exceptions import FastStateError, StateNotFoundError
 from ..registry.ends import StateEnd
 from ..registry.entries import Entry
 from ..registry.registry import StateRegistry
+from ..scheduling.loops import call_now_or_on
 from ..stores.base import SharedStore, Stored
-from .announcing import call_now_or_on
 from .base import News
 from .messages import (
     APP,
@@ -117,13 +117,13 @@ class Following:
     # -- what is followed ------------------------------------------------------------------------------------------
 
     def is_current(self, key: str) -> bool:
-        """True if a state in memory is what is stored, by all that was heard of other processes."""
+        """As `AppCluster.is_current`."""
         topic = self._topics.get(key)
         return topic is not None and topic.current
 
     @contextmanager
     def holding(self) -> Iterator[dict[str, None]]:
-        """Keep keys followed in this context, for somebody who is about to watch them. See `follow`."""
+        """As `AppCluster.holding`."""
         held: dict[str, None] = {}
         try:
             yield held
@@ -134,10 +134,7 @@ class Following:
                     self.unwatched(key)
 
     async def follow(self, entries: Sequence[Entry], held: dict[str, None]) -> bool:
-        """Hear of all changes of these states, which are in step with the store when this returns.
-
-        Returns False if one of them has changed meanwhile. Raises `BackplaneError` and `PersistenceError`.
-        """
+        """As `AppCluster.follow`."""
         kept = [entry for entry in entries if entry.persistence is not None]
         for entry in kept:
             if (key := entry.identifier.key) not in held:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,20 +11,34 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 from ..exceptions import FastStateError, VersionConflict
+from ..registry.calling import loop_for_scripts
 from ..registry.entries import Entry
 from ..registry.persistence import Persistence
 from ..registry.registry import StateRegistry
+from ..scheduling.loops import call_now_or_on
 from ..scopes import Id, StateIdentifier
 from ..stores.backplane import Message
 from ..stores.base import SharedStore, Stored, Write
 from ..wire.values import to_wire
-from .announcing import Announcer
 from .base import News
 from .following import Following
-from .messages import APP, Broadcast, ReloadPages, RightsChanged, ShowState, StateRemoved, decode_stats, encode
+from .messages import (
+    APP,
+    AppMessage,
+    Broadcast,
+    ReloadPages,
+    RightsChanged,
+    ShowState,
+    StateMessage,
+    StateRemoved,
+    decode_stats,
+    encode,
+)
 from .sharing import Sharing, ended_message
 
 __all__ = ["SharedCluster"]
+
+logger = logging.getLogger("faststate")
 
 _CONNECTION_ID: Final = re.compile(r"[0-9a-f]{12}\.[A-Za-z0-9_-]{16}")
 """The form of `SharedCluster.new_stream_id`."""
@@ -152,3 +168,45 @@ class SharedCluster(Sharing):
 
     async def noted_since(self, group: str, commit: int) -> Mapping[str, Stored]:
         return await self.store.group_since(group, commit)
+
+
+class Announcer:
+    """Sends this process's messages to the others. Lifetime: the cluster."""
+
+    def __init__(self, store: SharedStore) -> None:
+        self._store = store
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Send on this event loop, the app's, from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    async def stop(self) -> None:
+        """Wait until all has been sent."""
+        if self._sending:
+            await asyncio.wait(self._sending)
+        self._loop = None
+
+    async def send(self, topic: str, message: StateMessage | AppMessage) -> None:
+        """Send a message to all processes that follow `topic`. Raises `BackplaneError`."""
+        await self._store.publish([Message(topic, encode(message))])
+
+    def send_soon(self, topic: str, message: StateMessage | AppMessage) -> None:
+        """Send a message in the background, from any thread; a failure is logged."""
+
+        async def send() -> None:
+            try:
+                await self.send(topic, message)
+            except FastStateError:
+                logger.exception("other processes could not be told")
+
+        def begin() -> None:
+            task = asyncio.get_running_loop().create_task(send(), name="faststate-tell")
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+        if self._loop is None:  # a script
+            asyncio.run_coroutine_threadsafe(send(), loop_for_scripts())
+        else:
+            call_now_or_on(self._loop, begin)

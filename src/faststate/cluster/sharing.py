@@ -12,9 +12,8 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from ..exceptions import FastStateError, PersistenceError, StateNotFoundError
-from ..registry.ends import StateEnd
+from ..registry.ends import OutdatedError, StateEnd
 from ..registry.entries import Entry, EntryChange, Nonce, with_version
-from ..registry.outdated import OutdatedError
 from ..registry.persistence import MARK_TTL, Loaded, nonce_key, persistence_errors
 from ..registry.registry import StateRegistry
 from ..scopes import Version

@@ -16,8 +16,8 @@ from ..exceptions import (
     StateNotFoundError,
     UnknownEventError,
 )
+from ..registry.ends import OutdatedError, retry_outdated
 from ..registry.entries import Entry
-from ..registry.outdated import OutdatedError, retry_outdated
 from ..registry.run_event import run_event
 from ..registry.transaction import Guard
 from ..scopes import StateIdentifier, StateScope, namespace_of

@@ -13,11 +13,10 @@ from ..auth.users import UserContext, current_request, current_user
 from ..cluster.messages import How
 from ..exceptions import LockTimeoutError, StateNotFoundError
 from ..registry.calling import call_from_anywhere
-from ..registry.ends import StateEnd
+from ..registry.ends import StateEnd, retry_outdated
 from ..registry.entries import Entry
 from ..registry.locks import identity_here
 from ..registry.modify import Modify
-from ..registry.outdated import retry_outdated
 from ..registry.run_event import EventCaller, Step, run_event
 from ..registry.transaction import Guard
 from ..scheduling.waits import Done

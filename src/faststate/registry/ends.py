@@ -1,10 +1,16 @@
-"""Why a state is no more."""
+"""Why a state is no more; the error for one that memory still had, and the one retry after it."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import Enum
+from typing import TypeVar
 
-__all__ = ["StateEnd"]
+from ..exceptions import StateNotFoundError
+
+__all__ = ["OutdatedError", "StateEnd", "retry_outdated"]
+
+T = TypeVar("T")
 
 
 class StateEnd(Enum):
@@ -24,3 +30,20 @@ class StateEnd(Enum):
     def __init__(self, message: str, drops_commits: bool) -> None:
         self.message = message
         self.drops_commits = drops_commits
+
+
+class OutdatedError(StateNotFoundError):
+    """A locked state turned out to be gone where it is kept. Its key may be free, or hold a later state: try again."""
+
+    may_retry = True
+    """False once an event's own code has run: it must not run again."""
+
+
+async def retry_outdated(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Make an attempt, and one more if a state that was found in memory turns out to be gone."""
+    try:
+        return await attempt()
+    except OutdatedError as error:
+        if not error.may_retry:
+            raise
+    return await attempt()

@@ -36,6 +36,7 @@ __all__ = [
     "Commit",
     "Entry",
     "EntryChange",
+    "LiveEntries",
     "Nonce",
     "Shared",
     "Waiter",
@@ -256,6 +257,34 @@ class Entry:
         while len(merged) > NONCES_KEPT:
             merged.popitem(last=False)
         self.nonces = merged
+
+
+class LiveEntries(dict[str, Entry]):
+    """The entries of all states in memory, by key. Lifetime: the registry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_session: dict[str, tuple[str, ...]] = {}
+        """Per session: its states' keys, the oldest first."""
+
+    def add(self, entry: Entry) -> None:
+        """Add an entry under its key."""
+        key, session_id = entry.identifier.key, entry.identifier.session_id
+        self[key] = entry
+        if session_id is not None:
+            keys = self.by_session.get(session_id, ())  # mostly very few
+            if key not in keys:
+                self.by_session[session_id] = (*keys, key)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove an entry that is there."""
+        key, session_id = entry.identifier.key, entry.identifier.session_id
+        del self[key]
+        if session_id is not None and (keys := self.by_session.get(session_id)) is not None:
+            if left := tuple(other for other in keys if other != key):
+                self.by_session[session_id] = left
+            else:
+                del self.by_session[session_id]
 
 
 def digest_of(nonce: str) -> str:

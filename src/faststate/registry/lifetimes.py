@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..exceptions import LimitError
 from ..scopes import StateScope
-from .entries import CHANGED, RECOVERABLE, UNTOUCHED, Entry, idle_time
+from .entries import CHANGED, RECOVERABLE, UNTOUCHED, Entry, LiveEntries, idle_time
 from .eviction import CROWD, ChangedStates, is_public
-from .live import LiveEntries
 from .protocols import Callers, Cluster, Followers
-from .usage import Usage, touch_after
+from .usage import SWEEP_INTERVAL, Usage, touch_after
 
-__all__ = ["Lifetimes", "Limits"]
+__all__ = ["Lifetimes", "Limits", "Sweeper"]
 
 logger = logging.getLogger("faststate")
 
@@ -38,7 +38,7 @@ WATCHED: Final = (-1.0, RECOVERABLE)
 """The order of states that pages watch: they are in no line of those that wait to be idle for long enough."""
 
 
-class Limits:
+class Limits(NamedTuple):
     """How many states memory holds. Lifetime: the registry.
 
     One session has at most `per_session` states: beyond that its oldest unwatched TEMPORARY one gives way, or
@@ -48,12 +48,9 @@ class Limits:
     public addresses, and no limit for private ones.
     """
 
-    __slots__ = ("in_all", "per_address", "per_session")
-
-    def __init__(self, in_all: int, per_session: int, per_address: int | None) -> None:
-        self.in_all = in_all
-        self.per_session = per_session
-        self.per_address = per_address
+    in_all: int
+    per_session: int
+    per_address: int | None
 
     def of_address(self, address: str) -> int | None:
         """How many changed states visitors from this address may have; None for no limit."""
@@ -222,7 +219,7 @@ class Lifetimes:
 
     def make_room_in_session(self, session_id: str, *, is_new: bool) -> None:
         """Make room for one more state of a session. Raises `LimitError` for a new one that has no room."""
-        keys = self._live.of_session(session_id)
+        keys = self._live.by_session.get(session_id, ())
         if len(keys) < self.limits.per_session:
             return
         for key in keys:
@@ -307,3 +304,51 @@ class Lifetimes:
 def _order(ttl: float, worth: int) -> tuple[float, int]:
     """The line in which a state waits to be idle for long enough: one object for all that wait there."""
     return ttl, worth
+
+
+class Sweeper:
+    """Sweeps on the event loop that has needed it last. Lifetime: the registry.
+
+    `tells_store` says whether the store is told which states are in use: between the provider's start and stop. A
+    script has the store for its own changes alone.
+    """
+
+    def __init__(self, lifetimes: Lifetimes, usage: Usage, followers: Followers) -> None:
+        self.tells_store = False
+        self.task: asyncio.Task[None] | None = None
+        self._lifetimes = lifetimes
+        self._usage = usage
+        self._followers = followers
+
+    def start(self) -> None:
+        """Run on this event loop, if there is one and the sweeper does not run yet."""
+        task = self.task
+        if task is not None and not task.done() and not task.get_loop().is_closed():
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self.task = loop.create_task(self._sweep_for_ever(), name="faststate-sweeper")
+
+    def end(self) -> asyncio.Task[None] | None:
+        """End the sweeper, wherever it runs; returns its task if that is on this loop."""
+        task, self.task = self.task, None
+        if task is None or task.done() or task.get_loop().is_closed():
+            return None
+        if task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            return task
+        task.get_loop().call_soon_threadsafe(task.cancel)
+        return None
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            try:
+                self._lifetimes.sweep()
+                self._followers.swept()
+                if self.tells_store:
+                    await self._usage.tell_store()
+            except Exception:
+                logger.exception("the sweep of idle states failed; it is tried again")

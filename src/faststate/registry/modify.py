@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 
 from ..state.reactive import ReactiveState
 from .calling import Loop, is_import, loop_outside, run_on
+from .ends import retry_outdated
 from .entries import Entry
 from .locks import Holder, current_holder
-from .outdated import retry_outdated
 from .registry import StateRegistry
 from .transaction import Guard, Transaction
 

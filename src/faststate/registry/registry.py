@@ -20,13 +20,11 @@ from ..stores.base import Write
 from .commits import Committer
 from .creating import Create, create_by_class, create_state, not_found
 from .ends import StateEnd
-from .entries import DEFAULT_TTL, Commit, Entry, finite, idle_time, initial_epoch, initial_wire, is_initial
-from .lifetimes import Lifetimes, Limits
-from .live import LiveEntries
+from .entries import DEFAULT_TTL, Commit, Entry, LiveEntries, finite, idle_time, initial_epoch, initial_wire, is_initial
+from .lifetimes import Lifetimes, Limits, Sweeper
 from .locks import Locks
 from .persistence import Loaded, Persistence, persistence_errors
 from .protocols import Callers, Cluster, Followers
-from .sweeper import Sweeper
 from .usage import Usage, told_at
 
 __all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "StateRegistry"]
@@ -175,7 +173,7 @@ class StateRegistry:
 
     def keys_of_session(self, session_id: str) -> list[str]:
         """The keys (list of str) of all states in memory that belong to a session."""
-        return list(self.live.of_session(session_id))
+        return list(self.live.by_session.get(session_id, ()))
 
     # -- loading and creating --------------------------------------------------------------------------------------
 

@@ -147,12 +147,10 @@ class Transaction:
     async def commit(
         self,
         prepared: list[tuple[Entry, Change]],
-        *,
-        nonce: Nonce | None = None,
         also: Sequence[Write] = (),
     ) -> None:
         """Save and commit what `prepare` returned; as `Committer.commit`."""
-        saving = self._registry.committer.commit(prepared, nonce=nonce, also=also, still_current=self._still_current)
+        saving = self._registry.committer.commit(prepared, also=also, still_current=self._still_current)
         if saving is not None:
             await saving
 

@@ -8,8 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from .entries import Entry, finite
-from .live import LiveEntries
+from .entries import Entry, LiveEntries, finite
 from .persistence import persistence_errors
 from .protocols import Cluster
 

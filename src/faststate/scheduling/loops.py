@@ -28,3 +28,11 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def call_now_or_on(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    """Make a call on an event loop: now if that is the one here, else soon."""
+    if running_loop() is loop:
+        call()
+    else:
+        loop.call_soon_threadsafe(call)

@@ -97,4 +97,4 @@ def drop(number: int):
 @rt
 def states():
     provider.registry.lifetimes.sweep()
-    return {"keys": sorted(key.partition(":")[0] for key in provider.registry.live.by_key)}
+    return {"keys": sorted(key.partition(":")[0] for key in provider.registry.live)}

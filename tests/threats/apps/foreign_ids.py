@@ -125,4 +125,4 @@ def name(session, name: str):
 @rt
 def everything():
     """All states that there are, by key, and what they hold: for the tests to look at."""
-    return JSONResponse({key: entry.state.model_dump() for key, entry in provider.registry.live.by_key.items()})
+    return JSONResponse({key: entry.state.model_dump() for key, entry in provider.registry.live.items()})
