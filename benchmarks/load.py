@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import unescape
 from http.client import HTTPConnection
 from typing import NamedTuple
-from urllib.parse import quote
 
 __all__ = ["Crowd", "Page", "door", "mark", "open_files", "post", "undisturbed", "visit"]
 
@@ -66,15 +65,15 @@ class Page(NamedTuple):
 
     def door(self, path: str) -> bytes:
         """Return the request that opens the page's stream."""
-        return door(f"{path}?datastar={quote(self.payload)}" if self.payload else path, self.cookie)
+        return door(path, self.cookie, self.payload)
 
 
-def door(path: str, cookie: str = "") -> bytes:
-    """Return the request (bytes) that opens a stream, as a browser with Datastar sends it."""
+def door(path: str, cookie: str = "", payload: str = "") -> bytes:
+    """Return the request (bytes) that opens a stream, as a browser with Datastar sends it: by POST with a payload."""
+    method = f"POST {path} HTTP/1.1\r\ncontent-length: {len(payload)}" if payload else f"GET {path} HTTP/1.1"
     own = f"cookie: {cookie}\r\n" if cookie else ""
-    return (
-        f"GET {path} HTTP/1.1\r\nhost: bench\r\naccept: text/event-stream\r\ndatastar-request: true\r\n{own}\r\n"
-    ).encode()
+    head = f"{method}\r\nhost: bench\r\naccept: text/event-stream\r\ndatastar-request: true\r\n{own}\r\n"
+    return (head + payload).encode()
 
 
 def post(sockets: Sequence[socket.socket], requests: Sequence[bytes]) -> None:

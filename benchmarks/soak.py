@@ -25,7 +25,6 @@ from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 from fasthtml import common as fh
 from starlette.requests import Request
@@ -177,8 +176,8 @@ class Soak:
         nonce = {"faststate-nonce": f"soak{number:08}", "content-type": "application/json"}
         headers, _ = await request("POST", "/_faststate/event/Cart/add", browser | nonce, body)
         assert "faststate-status" not in headers, headers
-        asked = quote(json.dumps({"w": tokens, "n": position[0]}))
-        headers, frames = await request("GET", "/_faststate/stream", browser, query=f"datastar={asked}")
+        body = json.dumps({"w": tokens, "n": position[0]}).encode()
+        headers, frames = await request("POST", "/_faststate/stream", browser, body)
         assert headers["status"] == "200" and b"datastar" in frames, (headers, frames)
         if number % 10 == 0:
             headers, _ = await request("GET", f"/in/user{number}", browser)

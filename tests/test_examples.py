@@ -228,8 +228,8 @@ def test_cart_adds_takes_back_and_sums(shop):
 def test_cart_lets_another_shopper_see_the_stock_fall_as_it_does(shop):
     with TestClient(shop.app) as client:
         watcher = Page(client)
-        query = {"datastar": json.dumps({"w": watcher.tokens, "n": watcher.position})}
-        with client.stream("GET", f"{watcher.url}stream", params=query, headers=BROWSER) as stream:
+        payload = {"w": watcher.tokens, "n": watcher.position}
+        with client.stream("POST", f"{watcher.url}stream", json=payload, headers=BROWSER) as stream:
             lines = stream.iter_lines()
             next(line for line in lines if '"c":' in line)  # the stream is open
             client.cookies.clear()

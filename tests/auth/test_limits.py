@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import secrets
 from contextlib import ExitStack, contextmanager
@@ -359,8 +358,8 @@ def test_forged_events_of_other_sites_take_nothing_of_the_share(clock):
 
 @contextmanager
 def stream(page, **headers):
-    query = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
-    with page.client.stream("GET", "/_faststate/stream", params=query, headers=BROWSER | headers) as response:
+    payload = {"w": page.tokens, "n": page.position}
+    with page.client.stream("POST", "/_faststate/stream", json=payload, headers=BROWSER | headers) as response:
         if response.status_code == 200:
             lines = response.iter_lines()  # kept: to let go of it would close the stream
             next(lines)
@@ -449,8 +448,8 @@ def test_what_is_no_stream_of_a_page_takes_nothing_of_the_share(clock):
     with site.client() as client:
         page = Page(client)
         for headers in ({}, BROWSER | {"sec-fetch-site": "cross-site"}):
-            assert client.get("/_faststate/stream", headers=headers).status_code == 204
-        assert client.head("/_faststate/stream", headers=BROWSER).status_code == 204
+            assert client.post("/_faststate/stream", json={}, headers=headers).status_code == 403
+        assert client.head("/_faststate/stream", headers=BROWSER).status_code == 405
         with stream(page) as opened:
             assert opened.status_code == 200
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from functools import cached_property
 from uuid import UUID
@@ -393,8 +392,8 @@ def test_the_opening_of_a_stream_sees_its_user_and_a_recheck_the_one_that_is_ask
     with TestClient(app) as client:
         page = Page(client, "/doc", headers={"x-user": "bob"})
         SEEN.clear()
-        query = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
-        with client.stream("GET", f"{page.url}stream", params=query, headers=BROWSER | {"x-user": "bob"}) as stream:
+        payload = {"w": page.tokens, "n": page.position}
+        with client.stream("POST", f"{page.url}stream", json=payload, headers=BROWSER | {"x-user": "bob"}) as stream:
             lines = stream.iter_lines()
             assert next(lines)
             assert SEEN[-1] == ("read by bob", "bob", "bob")

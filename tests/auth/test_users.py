@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from functools import partial
 from uuid import UUID
@@ -226,8 +225,8 @@ class Site:
         return ANN
 
     def stream(self):
-        query = {"datastar": json.dumps({"w": self.page.tokens, "n": self.page.position})}
-        return self.client.get("/_faststate/stream", params=query, headers=BROWSER)
+        payload = {"w": self.page.tokens, "n": self.page.position}
+        return self.client.post("/_faststate/stream", json=payload, headers=BROWSER)
 
     def socket(self):
         with self.client.websocket_connect("/ws") as socket:

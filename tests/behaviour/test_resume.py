@@ -20,7 +20,6 @@ from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Annotated
-from urllib.parse import urlencode
 
 import pytest
 from fasthtml import common as fh
@@ -560,7 +559,7 @@ class Tab:
         payload = {"w": list(self.signals["_fs"]["w"].values()), "n": self.signals["_fs"]["n"]}
         headers = {**BROWSER} | ({"last-event-id": position} if position else {})
         cycle, task = self.browser.request(
-            "GET", "/_faststate/stream", query=urlencode({"datastar": json.dumps(payload)}), headers=headers,
+            "POST", "/_faststate/stream", body=json.dumps(payload).encode(), headers=headers,
             portable=self.run.random.random() < 0.5,
         )  # fmt: skip
         task.set_name("stream")

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import json
 from functools import cached_property
 from typing import Annotated
 
@@ -204,9 +203,7 @@ def test_in_streams_from_whichever_position(world, who, sees, seen):
         page = Page(client)
         payload = {"w": page.tokens, "n": {None: page.position, "last": page.position, "unknown": "x.1"}[seen]}
         headers = BROWSER | ({"last-event-id": page.position} if seen == "last" else {})
-        with client.stream(
-            "GET", "/_faststate/stream", params={"datastar": json.dumps(payload)}, headers=headers
-        ) as stream:
+        with client.stream("POST", "/_faststate/stream", json=payload, headers=headers) as stream:
             assert stream.status_code == 200
             told, chunks = "", stream.iter_text()
             while "Ada" not in told:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
-import json
 import pickle
 from functools import cached_property
 from typing import Annotated
@@ -366,11 +365,13 @@ class Stream(Exchange):
     """An open stream, read as it is written."""
 
     def __init__(self, site, page, headers, position, last_event_id=None):
-        query = {"datastar": json.dumps({"w": page.tokens, "n": position})}
+        payload = {"w": page.tokens, "n": position}
         extra = {"last-event-id": last_event_id} if last_event_id else {}
-        request = page.client.build_request("GET", f"{page.url}stream", params=query, headers=BROWSER | headers | extra)
+        request = page.client.build_request(
+            "POST", f"{page.url}stream", json=payload, headers=BROWSER | headers | extra
+        )
         raw = [(name.lower(), value) for name, value in request.headers.raw]
-        super().__init__(site.app, http_scope("GET", request.url.path, raw, query=request.url.query))
+        super().__init__(site.app, http_scope("POST", request.url.path, raw), request.content)
         self.site = site
 
     async def settled(self):

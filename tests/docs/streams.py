@@ -2,7 +2,7 @@
 
 # == Streams: snippet 1
 one = tab(app)
-assert one.client.get("/_faststate/stream", headers={"datastar-request": "true"}).status_code == 204
+assert one.client.post("/_faststate/stream", json={}, headers={"datastar-request": "true"}).status_code == 204
 one.get("/")
 one.send(Counter.add)
 assert one.client.get("/_faststate/datastar").status_code == 404
@@ -33,4 +33,4 @@ with one.client:
         assert provider.stats().connections == 1 and provider.stats().bytes_sent > 100
         provider.sse_manager.drain()
         list(lines)
-    assert one.client.get("/_faststate/stream", headers={"datastar-request": "true"}).status_code == 503
+    assert one.client.post("/_faststate/stream", json={}, headers={"datastar-request": "true"}).status_code == 503

@@ -199,11 +199,11 @@ def test_beforeware_of_a_stream_and_of_a_beacon_runs_once_and_may_refuse(way, al
         provider.options, "max_streams_per_session", 0
     )  # so that a stream which was let through is told to try again
     seen.clear()
-    asked = {"datastar": json.dumps({"w": page.tokens, "n": ""})}
-    assert client.get(f"{page.url}stream", params=asked, headers=BROWSER).status_code == (429 if allowed else 204)
+    asked = {"w": page.tokens, "n": ""}
+    assert client.post(f"{page.url}stream", json=asked, headers=BROWSER).status_code == (429 if allowed else 204)
     beacon = json.dumps({"w": page.tokens})
     assert client.post(f"{page.url}leave", content=beacon, headers={"content-type": "text/plain"}).status_code == 204
-    assert seen == [("/_faststate/stream", ["datastar"], True), ("/_faststate/leave", [], True)]
+    assert seen == [("/_faststate/stream", ["n", "w"], True), ("/_faststate/leave", [], True)]
     assert not provider.sse_manager.connections
 
 

@@ -774,8 +774,8 @@ def test_an_app_that_was_stopped_and_starts_again_streams_again(app):
     for _ in range(2):
         with client_of(app) as client:
             page = Page(client)
-            payload = json.dumps({"w": page.tokens, "n": page.position})
-            with client.stream("GET", f"{page.url}stream", params={"datastar": payload}, headers=BROWSER) as stream:
+            payload = {"w": page.tokens, "n": page.position}
+            with client.stream("POST", f"{page.url}stream", json=payload, headers=BROWSER) as stream:
                 assert stream.status_code == 200
 
 
@@ -1261,8 +1261,8 @@ def test_a_beforeware_redirect_becomes_a_datastar_redirect_for_events_and_204_fo
     response = tab.post("Counter/add", a={"by": 1})
     assert (response.status_code, response.headers["faststate-status"]) == (200, "303")
     assert tab.own["go"] == "/login"
-    query = json.dumps({"w": tab.tokens, "n": ""})
-    assert client.get("/_faststate/stream", params={"datastar": query}, headers=BROWSER).status_code == 204
+    payload = {"w": tab.tokens, "n": ""}
+    assert client.post("/_faststate/stream", json=payload, headers=BROWSER).status_code == 204
     client.get("/in")
     assert Page(client).signals["Counter"] == {"count": 8}
 

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from faststate.wire.frames import RELOAD, REOPEN
 from tests.chaos.load import Broken, Event
@@ -189,12 +188,12 @@ class Tab:
 
     async def _stream(self, worker: Worker) -> None:
         """One stream, to its end."""
-        payload = quote(json.dumps({"w": self.page.tokens, "n": self.signals["_fs"]["n"]}))
+        payload = json.dumps({"w": self.page.tokens, "n": self.signals["_fs"]["n"]}).encode()
         headers = dict(BROWSER)
         if self._position is not None:
             headers["last-event-id"] = self._position
-        path = f"{self.page.url}stream?datastar={payload}"
-        async with self.browser.network.stream(worker.port, path, headers) as (response, pieces):
+        path = f"{self.page.url}stream"
+        async with self.browser.network.stream(worker.port, path, headers, payload) as (response, pieces):
             if response.status_code == 204:
                 self.silent = True
                 return

@@ -78,9 +78,9 @@ class Network:
 
     @asynccontextmanager
     async def stream(
-        self, port: int, path: str, headers: Mapping[str, str]
+        self, port: int, path: str, headers: Mapping[str, str], content: bytes
     ) -> AsyncIterator[tuple[Response, AsyncIterator[bytes]]]:
-        """GET of what may go on for ever, on a connection of its own: the answer's head, and its body piece by piece.
+        """POST to what may go on for ever, on a connection of its own: the answer's head, and its body piece by piece.
 
         Raises as `request`, the pieces too.
         """
@@ -88,7 +88,7 @@ class Network:
         try:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    response = await self._ask(connection, "GET", path, headers, b"")
+                    response = await self._ask(connection, "POST", path, headers, content)
             except (OSError, EOFError, TimeoutError) as error:
                 raise CutOff(f"{path} was cut off: {error!r}") from error
             async with aclosing(_pieces(connection[0], response)) as pieces:

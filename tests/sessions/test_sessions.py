@@ -9,7 +9,6 @@ import math
 import threading
 from base64 import b64decode
 from typing import Annotated
-from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
@@ -1318,9 +1317,9 @@ class Stream(Exchange):
     """A page's open stream."""
 
     def __init__(self, app, client, page):
-        query = urlencode({"datastar": json.dumps({"w": page.tokens, "n": page.position})}).encode()
+        payload = json.dumps({"w": page.tokens, "n": page.position}).encode()
         headers = {**BROWSER, "host": "testserver", "cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
-        super().__init__(app, http_scope("GET", "/_faststate/stream", headers, query=query))
+        super().__init__(app, http_scope("POST", "/_faststate/stream", headers), payload)
 
     async def opened(self):
         await self.until(lambda stream: b"id: " in stream.body or stream.ended)

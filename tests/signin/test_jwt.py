@@ -89,7 +89,7 @@ class TestJwt(CookiePromises):
         page = visit(cookies={"token": token()}).page()
         stranger = visit(cookies={"token": bad[1]()})
         assert_stranger(stranger)
-        assert stranger.http.get(f"{PREFIX}stream", params=asked(page), headers=BROWSER).status_code == 204
+        assert stranger.http.post(f"{PREFIX}stream", json=asked(page), headers=BROWSER).status_code == 204
 
     def test_a_token_that_has_expired_since_the_page_was_loaded_ends_its_events(self, visit):
         visitor = visit(cookies={"token": token()})
@@ -120,7 +120,7 @@ def test_a_loader_that_fails_is_a_503_that_lets_nobody_in_and_tells_nothing(frag
     with Visitor(fragile.url, {"token": token()}) as visitor:
         page = visitor.page()
         (fragile.cwd / "down").touch()
-        stream = visitor.http.get(f"{PREFIX}stream", params=asked(page), headers=BROWSER)
+        stream = visitor.http.post(f"{PREFIX}stream", json=asked(page), headers=BROWSER)
         for response in (visitor.http.get("/"), stream):
             assert response.status_code == 503
             assert "db.internal" not in response.text

@@ -176,7 +176,7 @@ def test_an_unauthenticated_user_of_starlette_is_a_stranger(basic, enter):
         response = visitor.http.get("/")
         assert (response.status_code, urlsplit(response.headers["location"]).path) == (303, "/login")
         assert status(visitor.send("Note", "write", text="evil")) == 401
-        assert visitor.http.get(f"{PREFIX}stream", headers=BROWSER).status_code == 204
+        assert visitor.http.post(f"{PREFIX}stream", json={}, headers=BROWSER).status_code == 204
 
 
 def test_a_backend_that_raises_lets_nobody_in(basic, enter):

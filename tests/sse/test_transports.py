@@ -5,7 +5,6 @@ import collections
 import contextlib
 import contextvars
 import gc
-import json
 import logging
 import math
 import re
@@ -437,11 +436,12 @@ class Wire:
             wire.writer.close()
 
     def ask(self, path="/", version="1.1", stream=False, also=()):
-        params = {"datastar": json.dumps({"w": self.tab.tokens, "n": self.tab.position})} if stream else None
-        request = self.tab.client.build_request("GET", path, params=params, headers=BROWSER)
-        head = f"GET {request.url.raw_path.decode()} HTTP/{version}\r\n"
+        payload = {"w": self.tab.tokens, "n": self.tab.position} if stream else None
+        method = "POST" if stream else "GET"
+        request = self.tab.client.build_request(method, path, json=payload, headers=BROWSER)
+        head = f"{method} {request.url.raw_path.decode()} HTTP/{version}\r\n"
         lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name != "connection"]
-        self.writer.write((head + "".join([*lines, *also]) + "\r\n").encode())
+        self.writer.write((head + "".join([*lines, *also]) + "\r\n").encode() + request.content)
 
     def ask_for_the_stream(self, version="1.1"):
         self.ask("/_faststate/stream", version, stream=True)

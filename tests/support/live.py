@@ -123,13 +123,12 @@ class Tab(Model):
         self.tokens, self.position = page.tokens, page.position
         self.signals = {**page.signals, "_fs": {"c": ""}}
 
-    def request(self, method="POST", *, last_event_id=None, headers=None, tokens=None):
+    def request(self, *, last_event_id=None, headers=None, tokens=None):
         payload = {"w": self.tokens if tokens is None else tokens, "n": self.position}
         sent = {**BROWSER, **(headers or {})}
         if last_event_id is not None:
             sent["last-event-id"] = last_event_id
-        asked = {"json": payload} if method == "POST" else {"params": {"datastar": json.dumps(payload)}}
-        return self.client.stream(method, "/_faststate/stream", headers=sent, **asked)
+        return self.client.stream("POST", "/_faststate/stream", json=payload, headers=sent)
 
     async def open(self, **request):
         """Open the stream and read up to its first position."""
@@ -179,15 +178,12 @@ def frozen_reader(tab, position=None):
     """Ask for the stream of a tab or a page, and never read: return the socket."""
     position = tab.position if position is None else position
     request = tab.client.build_request(
-        "GET",
-        "/_faststate/stream",
-        params={"datastar": json.dumps({"w": tab.tokens, "n": position})},
-        headers=BROWSER,
+        "POST", "/_faststate/stream", json={"w": tab.tokens, "n": position}, headers=BROWSER
     )
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect((request.url.host, request.url.port))
-    head = f"GET {request.url.raw_path.decode()} HTTP/1.1\r\n"
+    head = f"POST {request.url.raw_path.decode()} HTTP/1.1\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in request.headers.items()) + "\r\n"
-    sock.sendall(head.encode())
+    sock.sendall(head.encode() + request.content)
     return sock

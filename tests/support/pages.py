@@ -135,5 +135,5 @@ class Tab:
         return response
 
     def stream(self):
-        query = {"datastar": json.dumps({"w": self.tokens})}
-        return self.client.stream("GET", "/_faststate/stream", params=query, headers={"datastar-request": "true"})
+        payload = {"w": self.tokens}
+        return self.client.stream("POST", "/_faststate/stream", json=payload, headers={"datastar-request": "true"})

@@ -63,11 +63,12 @@ class Stream(NamedTuple):
 
     @property
     def refused(self) -> bool:
-        """True for the two answers that deliver nothing: 204, and the frame that has the page load itself again."""
+        """True for the answers that deliver nothing: 204, a plain refusal, and the frame that reloads the page."""
         if self.live:
             return False
         reloads = self.status == 200 and delivers_nothing(self.text) and self.signals["_fs"]["go"] == "#reload"
-        return (self.status, self.text) == (204, "") or reloads
+        is_plain = self.status in (400, 403) and self.headers["content-type"].startswith("text/plain")
+        return (self.status, self.text) == (204, "") or is_plain or reloads
 
 
 def delivers_nothing(text: str) -> bool:
@@ -97,7 +98,7 @@ def open_stream(
         payload = {"w": page.tokens if tokens is None and isinstance(page, Page) else tokens, "n": ""}
     text = ""
     with client.stream(
-        "GET", f"{url}stream", params={"datastar": json.dumps(payload)}, headers={**BROWSER, **(headers or {})}
+        "POST", f"{url}stream", content=json.dumps(payload), headers={**BROWSER, **(headers or {})}
     ) as answer:
         for chunk in answer.iter_text():
             text += chunk

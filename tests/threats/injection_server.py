@@ -252,9 +252,9 @@ class LiveStream:
         self.body = b""
 
     def __enter__(self) -> LiveStream:
-        query = json.dumps({"w": self._page.tokens, "n": self._page.position})
+        payload = {"w": self._page.tokens, "n": self._page.position}
         self._context = self._page.client.stream(
-            "GET", f"{self._page.url}stream", params={"datastar": query}, headers={**BROWSER, **self._headers}
+            "POST", f"{self._page.url}stream", json=payload, headers={**BROWSER, **self._headers}
         )
         self.response = self._context.__enter__()
         self._chunks = self.response.iter_raw() if self.response.status_code == 200 else iter(())

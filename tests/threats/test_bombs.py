@@ -136,11 +136,10 @@ def test_what_follows_a_refused_body_is_not_kept(server, page):
 
 
 def stream_request(page, *headers):
-    """The head of a request for a page's stream, which none has a body with."""
+    """The head of a request for a page's stream."""
     cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
-    query = quote(json.dumps({"w": page.tokens}))
     lines = [
-        f"GET {page.url}stream?datastar={query} HTTP/1.1",
+        f"POST {page.url}stream HTTP/1.1",
         "host: x",
         "datastar-request: true",
         f"cookie: {cookies}",
@@ -250,12 +249,12 @@ def test_a_nested_body_is_refused(page, depth, opening, closing):
 
 @pytest.mark.parametrize("depth", [500, 5_000, 20_000])
 @pytest.mark.parametrize("place", ["{}", '{{"w":{}}}', '{{"w":[{}]}}', '{{"n":{}}}', '{{"x":{}}}'])
-def test_a_nested_stream_query_is_refused(server, page, depth, place):
+def test_a_nested_stream_payload_is_refused(server, page, depth, place):
     cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
-    query = place.format(nested(depth))
+    payload = place.format(nested(depth))
     request = (
-        f"GET {page.url}stream?datastar={quote(query, safe='[]')} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-        f"datastar-request: true\r\ncookie: {cookies}\r\n\r\n"
+        f"POST {page.url}stream HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(payload)}\r\n"
+        f"datastar-request: true\r\ncookie: {cookies}\r\n\r\n{payload}"
     )
     started = time.monotonic()
     try:
@@ -324,10 +323,7 @@ def test_many_tokens_on_a_stream_are_not_all_verified(server, page):
     for tokens in (["x"] * 5_000, ["." * 40_000], [None] * 5_000, [page.tokens[0][:-4] + "AAAA"] * 400):
         body = json.dumps({"w": tokens})
         headers = f"host: x\r\nconnection: close\r\ndatastar-request: true\r\ncookie: {cookies}\r\n"
-        for request in (
-            f"GET {page.url}stream?datastar={quote(body)} HTTP/1.1\r\n{headers}\r\n",
-            f"POST {page.url}stream HTTP/1.1\r\n{headers}content-length: {len(body)}\r\n\r\n{body}",
-        ):
+        for request in (f"POST {page.url}stream HTTP/1.1\r\n{headers}content-length: {len(body)}\r\n\r\n{body}",):
             started = time.monotonic()
             with suppress(ConnectionError):
                 answer = raw(server, request.encode())

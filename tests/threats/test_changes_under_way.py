@@ -154,8 +154,8 @@ async def test_a_generator_stops_at_its_next_step(site, change):
 async def test_a_stream_whose_user_was_being_loaded_is_opened_anew(site):
     async with browser(site.app) as client:
         page = await signed_in(site, client)
-        query = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
-        under_way = await site.held_up(client.get("/_faststate/stream", params=query, headers=BROWSER))
+        payload = {"w": page.tokens, "n": page.position}
+        under_way = await site.held_up(client.post("/_faststate/stream", json=payload, headers=BROWSER))
         site.gate.users[1] = UserContext(1)
         assert await site.provider.refresh_user(1) == 0  # it is not there yet
         site.gate.open.set()

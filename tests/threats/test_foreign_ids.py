@@ -323,8 +323,8 @@ def test_anothers_tokens_open_no_stream(victim, attacker):
 
 def test_an_event_that_names_anothers_stream_is_not_answered_there(victim, attacker):
     page = victim.pages["Own"]
-    query = {"datastar": json.dumps({"w": page.tokens, "n": ""})}
-    with victim.client.stream("GET", f"{page.url}stream", params=query, headers=BROWSER) as stream:
+    payload = {"w": page.tokens, "n": ""}
+    with victim.client.stream("POST", f"{page.url}stream", json=payload, headers=BROWSER) as stream:
         received, chunks = "", stream.iter_text()
         while "\nid: " not in received:
             received += next(chunks)

@@ -316,11 +316,12 @@ def test_a_line_end_in_a_header_gets_no_further_than_the_server(server, page, na
 @example("\x0b1.9")
 @example("9" * 60)
 def test_a_streams_position_is_never_what_the_client_said(server, page, seen):
-    query = quote(json.dumps({"w": page.tokens, "n": seen}))
+    body = json.dumps({"w": page.tokens, "n": seen}).encode()
     cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items()).encode()
     request = (
-        f"GET {page.url}stream?datastar={query} HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n".encode()
-        + b"cookie: " + cookies + b"\r\nlast-event-id: " + seen.encode("latin-1") + b"\r\n\r\n"
+        f"POST {page.url}stream HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n".encode()
+        + f"content-length: {len(body)}\r\n".encode()
+        + b"cookie: " + cookies + b"\r\nlast-event-id: " + seen.encode("latin-1") + b"\r\n\r\n" + body
     )  # fmt: skip
     answer = raw(server, request, until=b"\n\n\r\n")  # chunks end so
     if answer.status == 400:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import textwrap
 
 import httpx
@@ -154,8 +153,8 @@ class Tab:
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self):
-        query = {"datastar": json.dumps({"w": self.page.tokens, "n": self.page.position})}
-        async with self.client.stream("GET", f"{self.page.url}stream", params=query, headers=BROWSER) as response:
+        payload = {"w": self.page.tokens, "n": self.page.position}
+        async with self.client.stream("POST", f"{self.page.url}stream", json=payload, headers=BROWSER) as response:
             assert response.status_code == 200
             assert "set-cookie" not in response.headers
             async for text in response.aiter_text():
@@ -295,10 +294,10 @@ async def test_a_new_stream_of_an_old_page_is_told_to_reload_and_nothing_else(si
     await site.admin.get("/open-gate")
     await ada.get("/out/gone")
     await tab.until(lambda tab: tab.ended)
-    query = {"datastar": json.dumps({"w": tab.page.tokens, "n": ""})}
+    payload = {"w": tab.page.tokens, "n": ""}
     for cookies in (old, {}):
         async with httpx.AsyncClient(base_url=site.server.url, verify=False, cookies=cookies, timeout=20) as client:
-            response = await client.get(f"{tab.page.url}stream", params=query, headers=BROWSER)
+            response = await client.post(f"{tab.page.url}stream", json=payload, headers=BROWSER)
             assert "gone" not in response.text
             assert set(patched_signals(response.text).get("_fs", {})) <= {"go"}
 

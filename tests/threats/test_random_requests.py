@@ -415,15 +415,15 @@ class Victim:
                     await own.send("Own", "put", text="FOREIGN-bob in a session")
                     await own.send("Panel", "put", instance_id="left", text="FOREIGN-bob in a component")
                     shown = {"w": [*own.tokens, *private.tokens, *doc.tokens, *slip.tokens], "n": ""}
-                    await self.follow(cookies["bob"], "datastar=" + quote(json.dumps(shown)))
+                    await self.follow(cookies["bob"], json.dumps(shown).encode())
         self.versions = self.state()
         assert len(self.versions) == 5
         return Roles(cookies, tokens, self.connection)
 
-    async def follow(self, cookie: str, query: str) -> None:
+    async def follow(self, cookie: str, body: bytes) -> None:
         headers = [(b"datastar-request", b"true"), (b"host", b"testserver"), (b"cookie", cookie.encode())]
-        scope = http_scope("GET", "/_faststate/stream", headers, query=query.encode(), client=("192.0.2.2", 5))
-        self.stream = Exchange(self.module.app, scope)
+        scope = http_scope("POST", "/_faststate/stream", headers, client=("192.0.2.2", 5))
+        self.stream = Exchange(self.module.app, scope, body)
         await self.stream.until(lambda stream: b"\nid: " in stream.body)
         self.connection = patched_signals(self.stream.body)["_fs"]["c"]
         self.told = len(frames_of(self.stream.body))

@@ -117,8 +117,8 @@ def session_of(cookie):
 
 def stream(client, page):
     """Asks for the page's stream, and reads all that comes as long as it does not stay open."""
-    query = {"datastar": json.dumps({"w": page.tokens, "n": page.position})}
-    with client.stream("GET", f"{page.url}stream", params=query, headers=BROWSER) as response:
+    payload = {"w": page.tokens, "n": page.position}
+    with client.stream("POST", f"{page.url}stream", json=payload, headers=BROWSER) as response:
         if response.status_code == 200 and "transfer-encoding" in response.headers:
             body = next(response.iter_text())
             assert '"c":' not in body, f"a stream was opened: {body}"

@@ -202,9 +202,8 @@ def test_a_hundred_slow_bodies_at_once_keep_nobody_waiting(server, page):
 
 def test_a_streams_request_is_not_waited_for_until_its_body_comes(server, page):
     cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
-    query = '{"w":["' + page.tokens[0] + '"]}'
     request = (
-        f"GET {page.url}stream?datastar={query} HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n"
+        f"POST {page.url}stream HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n"
         f"content-length: 1000\r\ncookie: {cookies}\r\n\r\n"
     ).encode()
     with connect(server) as sock:
@@ -216,10 +215,10 @@ def test_a_streams_request_is_not_waited_for_until_its_body_comes(server, page):
 def test_a_stream_is_no_body_and_stays_open(server, page):
     """The time-out is for what a client sends: what it is sent lasts as long as the page."""
     cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
-    query = '{"w":["' + page.tokens[0] + '"]}'
+    body = '{"w":["' + page.tokens[0] + '"]}'
     request = (
-        f"GET {page.url}stream?datastar={query} HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n"
-        f"cookie: {cookies}\r\n\r\n"
+        f"POST {page.url}stream HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n"
+        f"content-length: {len(body)}\r\ncookie: {cookies}\r\n\r\n{body}"
     ).encode()
     with connect(server) as sock:
         sock.sendall(request)

@@ -40,10 +40,6 @@ class _NoStream(PlainTextResponse):
     """The library's own refusal of a stream."""
 
 
-def _no_stream(request: Request, status: int, text: str) -> Response:
-    return _NoStream(text, status) if request.method == "POST" else _NoStream(status_code=204)
-
-
 class StreamRoute:
     """The endpoint of streams. Lifetime: the app."""
 
@@ -51,14 +47,14 @@ class StreamRoute:
         self.provider = provider
         self._guarded = GuardedEndpoint(app, make_endpoint, self._open)
         self.route = Route(
-            f"{provider.options.prefix}/stream", self.endpoint, methods=["POST", "GET"], name="faststate-stream"
+            f"{provider.options.prefix}/stream", self.endpoint, methods=["POST"], name="faststate-stream"
         )
 
     async def endpoint(self, request: Request) -> Response:
-        """POST: open the page's stream; its tokens are in the body, which may be long. GET: for older pages.
+        """POST: open the page's stream; its tokens are in the body, which may be long.
 
         204 ends it for good, 503 makes the page try again. A refusal (400, 403, 408, 413, 429) is shown by the page,
-        which tries again later. A GET is refused by 204: the pages that send one show nothing, and would ask at once.
+        which tries again later.
         """
         response: Response | None = None
         try:
@@ -82,32 +78,25 @@ class StreamRoute:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        if request.method == "HEAD":
-            return Response(status_code=204)
         if self.provider.sse_manager.draining:
             return PlainTextResponse(BUSY, 503, {"retry-after": "1"})
-        headers, body = headers_of(request.scope), b""
+        headers = headers_of(request.scope)
         if b"datastar-request" not in headers or is_cross_site(headers):
-            return _no_stream(request, 403, "Only the app's own pages may open streams.")
+            return _NoStream("Only the app's own pages may open streams.", 403)
         context = self.provider.context(request)
         if wait := self.provider.throttle.stream_rates.take(context.session_id(), context.address):
             self.provider.counters.refused += 1
             text = "Too many streams were opened at once. The page tries again."
             return PlainTextResponse(text, 429, {"retry-after": str(ceil(wait))})
         try:
-            if request.method == "POST":
-                asked = body = await read_body(self.provider, request.receive, headers)
-            else:
-                asked = request.query_params.get("datastar", "").encode(errors="replace")
-            payload = parse_json(asked, self.provider.options.max_depth)
+            body = await read_body(self.provider, request.receive, headers)
+            payload = parse_json(body, self.provider.options.max_depth)
             if not isinstance(payload, dict):
                 raise EventArgumentError("the payload must be an object")
         except TimeoutError:
-            response = _no_stream(request, 408, "The request took too long to arrive.")
-            response.headers["connection"] = "close"
-            return response
+            return _NoStream("The request took too long to arrive.", 408, {"connection": "close"})
         except EventArgumentError as error:
-            return _no_stream(request, 413 if isinstance(error, BodyTooLarge) else 400, str(error))
+            return _NoStream(str(error), 413 if isinstance(error, BodyTooLarge) else 400)
         request.scope[_ASKED] = payload
         # FastHTML reads the body of every request, however long and slow: this one has been read, within its bounds.
         response = await self._guarded.answer(request.scope, body)
@@ -135,9 +124,9 @@ class StreamRoute:
         except StaleTokens:
             return EventResponse(reload_frame())
         except ForgedTokens as error:
-            return _no_stream(request, 403, str(error))
+            return _NoStream(str(error), 403)
         except EventArgumentError as error:
-            return _no_stream(request, 400, str(error))
+            return _NoStream(str(error), 400)
         except LimitError as error:
             return PlainTextResponse(str(error), 429, {"retry-after": "5"})
         if isinstance(opened, SSEConnection):
