@@ -15,8 +15,7 @@ from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateProvider, event, fast_app, get_current_request
 from faststate.exceptions import EventArgumentError
-from faststate.fasthtml.bodies import parse_json
-from faststate.fasthtml.requests import headers_of
+from faststate.fasthtml.requests import headers_of, parse_json
 from tests.support.client import BROWSER, Page, message, patched_signals, status
 
 

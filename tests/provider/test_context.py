@@ -71,7 +71,7 @@ def test_what_is_put_off_is_done_behind_the_answer_or_at_once_where_nobody_would
     lone.after_answer(lambda: done.append("at once"))
     assert done == ["at once"]
     served = context()
-    served.will_answer = True
+    served.await_answer()
     served.after_answer(lambda: done.append("later"))
     assert done == ["at once"]
     served.answered()

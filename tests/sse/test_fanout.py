@@ -21,7 +21,7 @@ from faststate import (
     current_request,
     fast_app,
 )
-from faststate.sse.audience import audience_of
+from faststate.sse.changes import audience_of
 from faststate.sse.fanout import QUICK_FROM, UNCHECKED
 from faststate.sse.topics import Topic
 from faststate.sse.transports import AsgiWriter

@@ -350,7 +350,7 @@ def test_the_path_of_an_event_adds_no_line_to_the_log(server, page, text):
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
 def test_a_selector_with_a_line_end_is_refused_when_the_class_is_made(end):
-    with pytest.raises(EventDefinitionError, match="no CSS selector"):
+    with pytest.raises(EventDefinitionError, match="is not a CSS selector"):
 
         class Selecting(ReactiveState):
             @event(selector=f"#a{end}event: evil", mode="inner")

@@ -8,7 +8,6 @@ from urllib.parse import quote, urlencode
 
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.types import Receive, Scope, Send
 
 from ..exceptions import (
     AuthenticationError,
@@ -59,13 +58,6 @@ class EventResponse(Response):
         if frames:
             headers |= SSE_HEADERS
         super().__init__(frames or None, status_code=200 if frames else 204, headers=headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # As Starlette's own, which looks for a websocket before.
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body})
-        if self.background is not None:
-            await self.background()
 
 
 def refused_response(error: FastStateError, frames: bytes = b"") -> EventResponse:

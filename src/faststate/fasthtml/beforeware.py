@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
-from functools import cached_property
 from typing import Any
 
 from fastcore.utils import listify
@@ -37,21 +36,12 @@ class _ReplayedRequest(Request):
         self.injects: list[Any] = []
         self.max_part_size = app.max_part_size
 
-    @cached_property
-    def hdrs(self) -> list[Any]:
-        return list(listify(deepcopy(self._app.hdrs)))
-
-    @cached_property
-    def ftrs(self) -> list[Any]:
-        return list(listify(deepcopy(self._app.ftrs)))
-
-    @cached_property
-    def htmlkw(self) -> Any:
-        return deepcopy(self._app.htmlkw)
-
-    @cached_property
-    def bodykw(self) -> Any:
-        return deepcopy(self._app.bodykw)
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("hdrs", "ftrs", "htmlkw", "bodykw"):
+            raise AttributeError(name)
+        copied = deepcopy(getattr(self._app, name))
+        setattr(self, name, listify(copied) if name in ("hdrs", "ftrs") else copied)
+        return getattr(self, name)
 
 
 class GuardedEndpoint:

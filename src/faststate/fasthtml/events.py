@@ -28,8 +28,7 @@ from ..sse.connection import SSEConnection
 from ..wire.frames import go_frame, message_frame, reload_frame, signals_frame
 from .answers import BROKEN, BUSY, EventResponse, refused_response
 from .beforeware import GuardedEndpoint
-from .bodies import parse_json, read_body
-from .requests import headers_of
+from .requests import headers_of, parse_json, read_body
 
 __all__ = ["EventRoute"]
 

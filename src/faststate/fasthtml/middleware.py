@@ -67,7 +67,8 @@ class FastStateMiddleware:
             return
         if self.provider.root_path is None:
             self.provider.root_path = context.root
-        context.will_answer = scope["type"] == "http"
+        if scope["type"] == "http":
+            context.await_answer()
         request, page, asker = current_request.set(connection), current_page.set(context), current_user.get()
         if asker is not None:
             current_user.set(None)

@@ -20,8 +20,7 @@ from ..sse.connection import SSEConnection
 from ..wire.frames import reload_frame
 from .answers import BUSY, EventResponse
 from .beforeware import GuardedEndpoint
-from .bodies import BodyTooLarge, parse_json, read_body
-from .requests import headers_of
+from .requests import BodyTooLarge, headers_of, parse_json, read_body
 from .shutdown import drain_on_signal
 from .streams import StreamResponse
 

@@ -12,11 +12,11 @@ from weakref import ref
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .._compat.uvicorn import Transport, arrival_of, drop_request, protocol_of, serves, transport_of
+from .._compat.uvicorn import Transport, arrival_of, cycle_of, drop_request, protocol_of, serves, transport_of
 from ..provider.provider import StateProvider
 from ..sse.connection import SSEConnection
-from ..sse.probe import Probe
 from ..sse.transports import AsgiWriter, DirectWriter
+from ..sse.writing import Chunk
 from ..wire.frames import signals_frame
 from .answers import SSE_HEADERS
 from .shutdown import drain_with_server
@@ -105,33 +105,38 @@ class StreamKeeper:
 class _Beginning:
     """The first two messages of a stream, as the outermost layer sees them. Lifetime: the request.
 
-    `begun` is the connection whose stream the outermost layer is to keep open, `cycle` uvicorn's object for its
-    response, and `transport` the server's.
+    `begun` is the connection whose stream the outermost layer is to keep open, and `transport` the server's. `cycle` is
+    uvicorn's object for the response, if what `send` has written is the very chunk that a stream would write past it:
+    that is never decided by a version.
     """
 
-    __slots__ = ("_left", "_outer", "_probe", "begun", "cycle", "transport")
+    __slots__ = ("_left", "_outer", "_written", "begun", "cycle", "transport")
 
     def __init__(self, scope: Scope, send: Send, transport: Transport | None) -> None:
         self._outer = send
         self.transport = transport
-        self._left: list[Message] = []
-        self._probe: Probe | None = Probe(scope, send)
+        self._left: list[Message] | None = []
+        self._written: list[bytes] = []
         self.begun: SSEConnection | None = None
-        self.cycle: Any = None
+        self.cycle: Any = cycle_of(scope, send)
 
     async def send(self, message: Message) -> None:
         """ASGI's `send`, for all layers inside."""
-        probe = self._probe
-        if probe is None:
+        if self._left is not None and len(self._left) < 2:
+            self._left.append(message)
+        if self._left is None or self.cycle is None or message["type"] != "http.response.body":
             await self._outer(message)
             return
-        if len(self._left) < 2:
-            self._left.append(message)
-        if message["type"] == "http.response.body":
-            with probe.watching():
-                await self._outer(message)
-        else:
+        cycle, transport = self.cycle, self.cycle.transport
+        try:
+            cycle.transport = _Watched(transport, self._written)
+        except AttributeError:
+            self.cycle = None
+        try:
             await self._outer(message)
+        finally:
+            if self.cycle is not None:
+                cycle.transport = transport
 
     def take_over(self, connection: SSEConnection, start: Message, opening: Message, body: bytes) -> bool:
         """Keep the stream open in the outermost layer, and let its handler return; return False if that is impossible.
@@ -139,14 +144,31 @@ class _Beginning:
         It is possible if these very messages have left the app, `opening` with this very `body`: no middleware has
         replaced them or holds them back.
         """
-        left, probe = self._left, self._probe
-        self._left, self._probe = [], None  # later messages would be kept as long as the stream
-        if probe is None or len(left) != 2 or left[0] is not start or left[1] is not opening:
+        left, written = self._left, b"".join(self._written)
+        self._left, self._written = None, []  # later messages would be kept as long as the stream
+        if left is None or len(left) != 2 or left[0] is not start or left[1] is not opening:
             return False
         if opening["body"] is not body:
             return False
-        self.begun, self.cycle = connection, probe.found(body)
+        self.begun = connection
+        if written != Chunk(body).framed:
+            self.cycle = None
         return True
+
+
+class _Watched:
+    """A transport that notes what is written to it. Lifetime: one message."""
+
+    def __init__(self, transport: Any, written: list[bytes]) -> None:
+        self._transport = transport
+        self._written = written
+
+    def write(self, data: bytes) -> None:
+        self._written.append(bytes(data))
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class StreamResponse(Response):

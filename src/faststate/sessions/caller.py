@@ -76,7 +76,6 @@ class Caller:
     __slots__ = (
         "_after", "_became", "_ended", "_nobody_stays", "_rights", "_scope", "_session", "_user_known", "_users",
         "asked", "connection", "ended_session", "fresh_session", "is_foreign", "is_unsure", "known_user", "since",
-        "will_answer",
     )  # fmt: skip
 
     def __init__(self, connection: HTTPConnection, users: UserFinder, ended: EndedSessions, rights: Rights) -> None:
@@ -91,11 +90,9 @@ class Caller:
         """The id of the session that the cookie names, if it was ended on the server."""
         self.is_unsure = False
         """True if it is not known here whether the cookie's session has ended: `settle` asks the store."""
-        self.will_answer = False
-        """True if the app's middleware sees the response, and calls `answered` after it."""
         self.asked: dict[str, ReactiveState] = {}
         """The snapshots, by key, that this request's user was found to be allowed to read."""
-        self._after: list[Callable[[], None]] | None = None
+        self._after: tuple[Callable[[], None], ...] | None = None
         self.known_user: UserContext | None = None
         self._user_known = self._became = self._nobody_stays = False
         self.since = rights.changes
@@ -288,13 +285,17 @@ class Caller:
 
     def after_answer(self, call: Callable[[], None]) -> None:
         """Call `call` when the response has been sent; now, if nobody would tell when."""
-        if self.will_answer:
-            self._after = [*(self._after or ()), call]
+        if self._after is not None:
+            self._after = (*self._after, call)
         else:
             call()
+
+    def await_answer(self) -> None:
+        """Let `after_answer` wait for `answered`, which the app's middleware calls behind the response."""
+        self._after = ()
 
     def answered(self) -> None:
         """Make the calls that waited until the response was sent."""
         while self._after:
-            call, *self._after = self._after
+            call, self._after = self._after[0], self._after[1:]
             call()

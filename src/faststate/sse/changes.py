@@ -1,20 +1,44 @@
-"""Changes: what commits have changed of one state, and the frames that tell pages so, made once for each audience."""
+"""Changes: what commits have changed of one state, and the frames that tell pages so, made once for each audience.
+
+An audience is what a connection shows of a state and may see of it.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from ..redaction import loggable
 from ..state.reactive import ReactiveState
+from ..state.schema import EVERYTHING_SHOWN
 from ..wire.frames import patch_frame, replacing_frame, view_frame, view_placeholder
 from ..wire.values import merge_patch, same
-from .audience import Audience
 
-__all__ = ["Changes", "CommitLike", "snapshot_frame"]
+__all__ = ["Audience", "Changes", "CommitLike", "audience_of", "snapshot_frame"]
 
 logger = logging.getLogger("faststate")
+
+
+class Audience:
+    """The followers of one state who are sent the same bytes: the `views` they show, the fields `hidden` from them.
+
+    Compared by identity: `audience_of` returns one object for all that are alike. Lifetime: the cache of `audience_of`,
+    or the connections.
+    """
+
+    __slots__ = ("hidden", "views")
+
+    def __init__(self, views: frozenset[str], hidden: frozenset[str]) -> None:
+        self.views = views
+        self.hidden = hidden
+
+
+@lru_cache(maxsize=1024)
+def audience_of(views: frozenset[str] = frozenset(), hidden: frozenset[str] = EVERYTHING_SHOWN) -> Audience:
+    """Return the audience of these views and hidden fields: one object for all connections that are alike."""
+    return Audience(views, hidden)
 
 
 class CommitLike(Protocol):

@@ -14,8 +14,7 @@ from ..scheduling.waits import Done
 from ..scopes import Id, StateIdentifier
 from ..wire.frames import signals_frame
 from ..wire.values import to_wire
-from .audience import Audience
-from .changes import Changes, snapshot_frame
+from .changes import Audience, Changes, snapshot_frame
 from .topics import Topic
 from .writing import Writer
 

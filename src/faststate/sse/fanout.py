@@ -9,8 +9,7 @@ from typing import Any, Final, cast
 
 from ..scheduling.loops import running_loop
 from ..state.reactive import ReactiveState
-from .audience import Audience
-from .changes import Changes, CommitLike
+from .changes import Audience, Changes, CommitLike
 from .connection import SSEConnection
 from .hooks import StreamHooks
 from .topics import Sending, Topic, is_newer

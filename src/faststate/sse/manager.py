@@ -17,12 +17,11 @@ from ..state.reactive import ReactiveState
 from ..state.schema import EVERYTHING_SHOWN
 from ..wire.frames import reopen_frame
 from ..wire.values import nest
-from .audience import audience_of
+from .changes import audience_of
 from .connection import SSEConnection
 from .fanout import Fanout
 from .heartbeat import HEARTBEAT, Heartbeat
 from .hooks import StreamHooks
-from .index import Index
 from .writing import Writer
 
 __all__ = ["LAST_WRITE", "SSEManager", "StateEventHandler"]
@@ -32,6 +31,53 @@ STALE_AFTER: Final = 300.0
 
 LAST_WRITE: Final = 2.0
 """Seconds that a write may still take when the streams are drained."""
+
+
+class Index:
+    """Connections by name. Lifetime: the manager.
+
+    Most names have one connection: a set, of 216 bytes, is made only for several.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: dict[str, SSEConnection | set[SSEConnection]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, name: str, connection: SSEConnection) -> None:
+        """Add a connection, which may be there already."""
+        found = self._found.setdefault(name, connection)
+        if isinstance(found, set):
+            found.add(connection)
+        elif found is not connection:
+            self._found[name] = {found, connection}
+
+    def discard(self, name: str, connection: SSEConnection) -> None:
+        """Remove a connection, if it is there."""
+        found = self._found.get(name)
+        if found is connection:
+            del self._found[name]
+        elif isinstance(found, set):
+            found.discard(connection)
+            if not found:
+                del self._found[name]
+
+    def names(self) -> list[str]:
+        """Return the names that have connections."""
+        return list(self._found)
+
+    def count(self, name: str) -> int:
+        """Return the number of connections under a name."""
+        found = self._found.get(name)
+        return len(found) if isinstance(found, set) else int(found is not None)
+
+    def named(self, name: str) -> list[SSEConnection]:
+        """Return the connections under a name."""
+        found = self._found.get(name)
+        return list(found) if isinstance(found, set) else [found] if found is not None else []
 
 
 class SSEManager:

@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ..state.reactive import ReactiveState
-from .audience import Audience
-from .changes import Changes, CommitLike
+from .changes import Audience, Changes, CommitLike
 from .writing import Chunk, Writer
 
 __all__ = ["Sending", "Topic", "TopicConnection", "is_newer"]

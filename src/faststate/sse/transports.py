@@ -1,7 +1,7 @@
 """Transports: how a stream's bytes reach the server, through ASGI's `send` on any server, past it on uvicorn.
 
-The direct writer writes to the transport of uvicorn's HTTP/1.1 protocols, where a `probe.Probe` has seen that this puts
-the same bytes on the wire.
+The direct writer writes to the transport of uvicorn's HTTP/1.1 protocols, where the beginning of the response has shown
+that this puts the same bytes on the wire.
 """
 
 from __future__ import annotations
