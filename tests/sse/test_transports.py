@@ -434,13 +434,13 @@ class Wire:
         finally:
             wire.writer.close()
 
-    def ask(self, path="/", version="1.1", stream=False, also=()):
+    def ask(self, path="/", version="1.1", stream=False):
         payload = {"w": self.tab.tokens, "n": self.tab.position} if stream else None
         method = "POST" if stream else "GET"
         request = self.tab.client.build_request(method, path, json=payload, headers=BROWSER)
         head = f"{method} {request.url.raw_path.decode()} HTTP/{version}\r\n"
         lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name != "connection"]
-        self.writer.write((head + "".join([*lines, *also]) + "\r\n").encode() + request.content)
+        self.writer.write((head + "".join(lines) + "\r\n").encode() + request.content)
 
     def ask_for_the_stream_in_pieces(self):
         """As `ask_for_the_stream`, with a body of unknown length."""
