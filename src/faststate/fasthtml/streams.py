@@ -61,7 +61,6 @@ class StreamKeeper:
             # Inlined: another coroutine's frame would take 230 bytes for each stream. So would `receive`'s: it is not
             # called before it has something to tell.
             arrival = arrival_of(send, receive)
-            writer.begin()
             try:
                 while True:
                     if arrival is not None:

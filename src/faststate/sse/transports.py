@@ -32,13 +32,13 @@ def _body(data: bytes, *, more: bool = True) -> Message:
 
 
 class StreamWriter(Writer):
-    """Writes one stream until one side ends it. Lifetime: from the beginning of the response to its end.
+    """Writes one stream until one side ends it. Made in the response's task, and lives until the response ends.
 
     A reader may take nothing for `timeout` seconds. A reader who does not keep up is sent what waits in the outbox when
     it takes something again, by a task of its own.
     """
 
-    __slots__ = ("_busy", "_connection", "_limit", "_manager", "_over", "_send", "_timeout", "_transport")
+    __slots__ = ("_busy", "_connection", "_limit", "_manager", "_over", "_send", "_task", "_timeout", "_transport")
 
     def __init__(
         self,
@@ -56,19 +56,19 @@ class StreamWriter(Writer):
         self._over = False
         self._limit: asyncio.Timeout | None = None
         self._transport = transport
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a response is written in a task
+        self._task = task
 
     @property
     def ready(self) -> bool:
-        """As `Writer.ready`."""
         return not self._busy
 
     @property
     def lost(self) -> bool:
-        """As `Writer.lost`."""
         return self._transport is not None and self._transport.is_closing()
 
     def hurry(self, seconds: float) -> None:
-        """As `Writer.hurry`."""
         if self._limit is not None:
             with contextlib.suppress(RuntimeError):  # it is running out just now
                 self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
@@ -126,7 +126,7 @@ class AsgiWriter(StreamWriter):
     stream's task goes on with it.
     """
 
-    __slots__ = ("_begun", "_context", "_is_servers", "_loop", "_task", "_woken")
+    __slots__ = ("_begun", "_context", "_is_servers", "_loop", "_woken")
 
     def __init__(
         self,
@@ -138,16 +138,12 @@ class AsgiWriter(StreamWriter):
     ) -> None:
         super().__init__(manager, connection, send, timeout, transport)
         self._loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # a response is written in a task
-        self._task = task
         self._context = copy_context()
         self._is_servers = is_own_send(send)
         self._begun: Begun | None = None
         self._woken = self._loop.create_future()  # an event, and a coroutine that waits for it, would take 1 KB
 
     def write(self, chunk: Chunk) -> bool:
-        """As `Writer.write`; called by the loop, where no task is running."""
         if self._busy:
             return False
         try:
@@ -173,7 +169,6 @@ class AsgiWriter(StreamWriter):
         return True
 
     def wake(self) -> None:
-        """As `Writer.wake`; the stream's own task sends it."""
         if not self._over:
             self._fall_behind()
             self._wake_task()
@@ -213,7 +208,6 @@ class AsgiWriter(StreamWriter):
         self.leave()
 
     def leave(self) -> None:
-        """As `Writer.leave`."""
         self._over = True
         self._manager.remove_connection(self._connection.id)
         self._wake_task()
@@ -234,13 +228,12 @@ class DirectWriter(StreamWriter):
     response begins and ends through `send`, and what waits in the outbox goes through it; changes go past it.
     """
 
-    __slots__ = ("_flow", "_holder", "_worker")
+    __slots__ = ("_flow", "_worker")
     _transport: Transport
 
     def __init__(self, manager: SSEManager, connection: SSEConnection, send: Send, timeout: float, cycle: Any) -> None:
         super().__init__(manager, connection, send, timeout, cycle.transport)
         self._flow = cycle.flow
-        self._holder: asyncio.Task[None] | None = None
         self._worker: asyncio.Task[None] | None = None
 
     @property
@@ -250,11 +243,9 @@ class DirectWriter(StreamWriter):
 
     @property
     def quick(self) -> Callable[[bytes], object]:
-        """As `Writer.quick`."""
         return self._transport.write
 
     def write(self, chunk: Chunk) -> bool:
-        """As `Writer.write`."""
         if self._busy or self._flow.write_paused:
             return False
         try:
@@ -264,7 +255,6 @@ class DirectWriter(StreamWriter):
         return True
 
     def wake(self) -> None:
-        """As `Writer.wake`; a task sends it, which lives while the reader is behind."""
         if self._worker is None and not self._over:
             self._fall_behind()
             self._worker = asyncio.create_task(self._work(), name="faststate-catch-up")
@@ -278,14 +268,10 @@ class DirectWriter(StreamWriter):
         finally:
             self._worker = None
 
-    def begin(self) -> None:
-        """Take the running task as the stream's: it waits until `receive` reports the end."""
-        self._holder = asyncio.current_task()
-
     def has_left(self) -> bool:
         """Tell whether only `leave` has cancelled the stream's task, which then goes on."""
         # Somebody else may have cancelled the task as well.
-        return self._over and self._holder is not None and not self._holder.uncancel()
+        return self._over and not self._task.uncancel()
 
     def end(self) -> None:
         """End the stream."""
@@ -295,7 +281,6 @@ class DirectWriter(StreamWriter):
         self._manager.remove_connection(self._connection.id)
 
     def leave(self) -> None:
-        """As `Writer.leave`."""
-        if not self._over and self._holder is not None:
+        if not self._over:
             self._over = True
-            self._holder.cancel()
+            self._task.cancel()
