@@ -59,7 +59,7 @@ class Board(ReactiveState):
 @pytest.fixture(autouse=True)
 def said(monkeypatch):
     """Forget what has been logged once, so that each test sees it. No environment decides."""
-    monkeypatch.setattr(streams, "_said", set())
+    streams._say_once.cache_clear()
     monkeypatch.delenv("FASTSTATE_TRANSPORT", raising=False)
 
 
@@ -380,7 +380,7 @@ async def test_nothing_of_an_idle_stream_waits_in_receive(http):
     async with site(http=http, writer=DirectWriter) as visited:
         await two_tabs_follow(visited)
         for connection in connections_of(visited):
-            assert coroutines_of(connection.writer._holder)[-2:] == ["StreamKeeper._keep", "Event.wait"]
+            assert coroutines_of(connection.writer._task)[-2:] == ["StreamKeeper._keep", "Event.wait"]
 
 
 async def test_who_is_around_the_app_still_finds_the_request_when_its_stream_has_ended():

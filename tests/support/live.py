@@ -51,10 +51,11 @@ def assert_nothing_is_left(manager):
     """Assert that nothing is kept of any stream: in no index, no list of pending writes, no timer."""
     left = {
         name: value
-        for name in ("connections", "of_user", "of_session", "of_address", "behind", "topics", "_changed", "_alone")
+        for name in ("connections", "behind", "topics", "_changed", "_alone")
         if (value := getattr(manager if hasattr(manager, name) else manager.fanout, name))
     }
     assert not left
+    assert not any(index.names() for index in (manager.of_user, manager.of_session, manager.of_address))
     assert not any(manager.heartbeat.slots) and manager.heartbeat.timer is None, "signs of life go to nobody"
     assert manager.lag == 0 and manager.fanout.subscriptions == 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 __all__ = ["enter_task", "forget_task", "leave_task"]
@@ -15,17 +14,13 @@ def _do_nothing(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Non
 
 _has_both = hasattr(asyncio, "_enter_task") and hasattr(asyncio, "_leave_task")
 
-enter_task: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = (
-    asyncio._enter_task if _has_both else _do_nothing
-)
+enter_task = asyncio._enter_task if _has_both else _do_nothing
 """Run the code from here to `leave_task` as if the task ran it; the loop must be running no other task.
 
 Without the private names this does nothing: `asyncio.current_task()` is None in that code, and `asyncio.timeout`
 raises there."""
 
-leave_task: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = (
-    asyncio._leave_task if _has_both else _do_nothing
-)
+leave_task = asyncio._leave_task if _has_both else _do_nothing
 """End what `enter_task` began."""
 
 

@@ -188,9 +188,8 @@ class EventRoute:
     # -- it runs ---------------------------------------------------------------------------------------------------
 
     async def _dispatch(self, request: Request) -> Response:
-        call: Call = request.state.faststate_call
         context = self.provider.context(request)
-        return await self._run(context, call, context.session_id())
+        return await self._run(context, request.state.faststate_call, context.session_id())
 
     async def _run(self, context: RequestContext, call: Call, session_id: str | None) -> Response:
         """Run an event that all Beforeware has let through."""

@@ -85,8 +85,11 @@ class _Injection:
         entries: dict[str, Entry] = {}
         contexts = {owner: context if owner is self.provider else owner.context(connection) for _, owner in self.states}
         for wanted, owner in self.states:
+            argument = wanted.record.argument if wanted.record else None
+            record = connection.path_params.get(argument) if argument is not None else None
+            ids = Ids(component_id=wanted.component.component_id if wanted.component else None, record_id=record)
             try:
-                entries[wanted.name] = await _resolve(owner, contexts[owner], wanted, connection)
+                entries[wanted.name] = await owner.resolver.show(contexts[owner], wanted.cls, ids)
             except (AccessError, StateNotFoundError):
                 if not wanted.optional:
                     raise
@@ -106,17 +109,6 @@ class _Injection:
             if wanted.name in entries:
                 filled[wanted.name] = contexts[owner].readable(entries[wanted.name])._seen_by(users[owner])
         return filled
-
-
-async def _resolve(
-    provider: StateProvider, context: RequestContext, wanted: StateParameter, connection: HTTPConnection
-) -> Entry:
-    record = None
-    if wanted.record is not None and wanted.record.argument is not None:
-        record = connection.path_params.get(wanted.record.argument)
-    component = wanted.component.component_id if wanted.component else None
-    ids = Ids(component_id=component, record_id=record)
-    return await provider.resolver.show(context, wanted.cls, ids)
 
 
 def inject(provider: StateProvider, function: Any, kind: Literal["page", "before", "socket", "end"]) -> Any:

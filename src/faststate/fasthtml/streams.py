@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
-from types import MappingProxyType
+from functools import cache
 from typing import Any, Final
 from weakref import ref
 
@@ -25,7 +25,6 @@ __all__ = ["StreamKeeper", "StreamResponse"]
 
 logger = logging.getLogger("faststate")
 
-NO_TOKENS: Final[Mapping[str, str | None]] = MappingProxyType({})
 _BEGINNING: Final = "faststate_beginning"
 """Where a request's scope holds its `_Beginning`."""
 
@@ -177,7 +176,7 @@ class StreamResponse(Response):
     """
 
     def __init__(
-        self, provider: StateProvider, connection: SSEConnection, tokens: Mapping[str, str | None] = NO_TOKENS
+        self, provider: StateProvider, connection: SSEConnection, tokens: Mapping[str, str | None] | None = None
     ) -> None:
         self.provider = provider
         self.connection = connection
@@ -223,10 +222,6 @@ def _asgi_writer(
     return writer
 
 
-_said: set[str] = set()
-
-
+@cache
 def _say_once(level: int, message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        logger.log(level, message)
+    logger.log(level, message)

@@ -95,25 +95,21 @@ class Changes:
         frame = self._frames.get(audience) if not echo else None
         if frame is None:
             views, hidden = audience.views, audience.hidden
-            new = self.new._committed
             if self._whole is not None and not hidden and not echo:
                 frame = self._whole
             else:
-                delta: Mapping[str, Any] = self.delta
+                new, delta = self.new._committed, self.delta
                 if hidden:
                     delta = {name: value for name, value in delta.items() if name not in hidden}
                 if echo:
                     # The page set these itself: sending them back would overwrite what is being typed by now.
                     delta = {name: value for name, value in delta.items() if name not in echo or echo[name] != value}
                 frame = patch_frame(new.namespace, self.old._committed.encoded, delta, new.encoded)
-            frame += self._view_frames(views, hidden) if views else b""
+            if views:
+                frame += _view_frames(self.new._seen(hidden), views, self.old._seen(hidden)._committed.views)
             if not echo:
                 self._frames[audience] = frame
         return frame
-
-    def _view_frames(self, views: frozenset[str], hidden: frozenset[str]) -> bytes:
-        before = self.old._seen(hidden)._committed.views
-        return _view_frames(self.new._seen(hidden), views, before)
 
 
 def snapshot_frame(state: ReactiveState, views: frozenset[str], *, keep: bool = False) -> bytes:

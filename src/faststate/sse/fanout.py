@@ -82,14 +82,11 @@ class Fanout:
             self._changed.pop(topic, None)
             self.hooks.unwatched(topic.key)
 
-    def leave_all(self, connection: SSEConnection) -> None:
-        """Make a connection follow nothing more."""
-        for topic in connection.topics:
-            self.leave(connection, topic)
-
     def forget(self, connection: SSEConnection) -> None:
         """Make a connection follow nothing more, and send it nothing of what waits."""
-        self.leave_all(connection)
+        for topic in connection.topics:
+            self.leave(connection, topic)
+        connection.forget()
         self._alone.pop(connection, None)
 
     # -- the loop that writes the streams --------------------------------------------------------------------------
@@ -182,12 +179,10 @@ class Fanout:
                     topic.hand_over(connection)
         # Only then: the above may have put something into an outbox. A connection with an outbox is sent all of it from
         # there: the loop over all followers must not send it a part, and with that the position.
-        alone: list[SSEConnection] = []
-        if self._alone:
-            for connection in list(self._alone):
-                connection.take_commits()
-            alone = list(self._alone)
-            self._alone.clear()
+        for connection in list(self._alone):
+            connection.take_commits()
+        alone = list(self._alone)
+        self._alone.clear()
         self._changed.clear()
         self._scheduled = None
         position = self.position_line()
@@ -212,11 +207,9 @@ class Fanout:
 
     def write(self, connection: SSEConnection, chunk: Chunk) -> bool:
         """Write a chunk to one connection; return False if its reader is behind, or nothing writes its stream."""
-        writer = connection.writer
-        if writer is None or not writer.write(chunk):
-            return False
-        self.sent_bytes += len(chunk.body)
-        return True
+        is_written = connection.writer is not None and connection.writer.write(chunk)
+        self.sent_bytes += len(chunk.body) * is_written
+        return is_written
 
     def position_line(self) -> bytes:
         """Return the event (bytes) that tells a page how far it has been told."""

@@ -44,9 +44,6 @@ class Index:
     def __init__(self) -> None:
         self._found: dict[str, SSEConnection | set[SSEConnection]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
     def add(self, name: str, connection: SSEConnection) -> None:
         """Add a connection, which may be there already."""
         found = self._found.setdefault(name, connection)
@@ -187,8 +184,7 @@ class SSEManager:
 
     def silence(self, connection: SSEConnection) -> None:
         """Send a connection nothing more, from now on; it stays open, to be closed with a last frame."""
-        self.fanout.leave_all(connection)
-        connection.forget()
+        self.fanout.forget(connection)
         connection.silent = True
 
     def dismiss(self, connection: SSEConnection, last_frame: bytes = b"") -> None:
