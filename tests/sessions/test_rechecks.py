@@ -347,7 +347,7 @@ async def test_what_waits_for_a_slow_reader_does_not_reach_one_who_was_removed(s
     for text in ("v2", "v3"):  # coalesced: a snapshot is pending
         await site.change(text)
         await site.settle()
-    assert bob.connection.coalesced
+    assert site.provider.stats().coalesced
     await site.change_held("v4", remove="bob", asked=2)
     for tab in (ann, bob):
         assert b"v4" not in tab.take()

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.types import Send
 
-__all__ = ["Terminated", "terminated_of"]
+__all__ = ["terminated_of"]
 
 
-class Terminated(Protocol):
-    """The event of a worker that ends."""
-
-    def wait(self) -> Awaitable[Any]:
-        """Wait for the end."""
-
-
-def terminated_of(send: Send) -> Terminated | None:
-    """Return the event that a worker sets when it ends.
+def terminated_of(send: Send) -> Any:
+    """Return the event that a worker sets when it ends, which can be awaited with `wait()`; None if it is not found.
 
     The app gets no other sign, and from Python 3.12 on hypercorn waits for open streams for ever. Where this event is
     not found, they end with their clients, or when hypercorn is killed.

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from starlette.types import Send
 
-from .._compat.hypercorn import Terminated, terminated_of
+from .._compat.hypercorn import terminated_of
 from .._compat.uvicorn import connections_of, handlers_connections, transports_of
 from ..provider.provider import StateProvider
 from ..sse.manager import LAST_WRITE
@@ -57,7 +57,7 @@ def drain_with_server(provider: StateProvider, protocol: Any, send: Send) -> Non
             watches[provider] = loop.create_task(_drain_when(terminated, provider), name="faststate-server-watch")
 
 
-async def _drain_when(terminated: Terminated, provider: StateProvider) -> None:
+async def _drain_when(terminated: Any, provider: StateProvider) -> None:
     await terminated.wait()
     provider.drain()
 

@@ -66,7 +66,7 @@ class SSEConnection:
     """
 
     __slots__ = (
-        "_outbox", "_sequences", "address", "coalesced", "connected_at", "dropped", "ends_at", "id", "last_frame",
+        "_outbox", "_sequences", "address", "connected_at", "dropped", "ends_at", "id", "last_frame",
         "last_ping", "rights", "sender", "session_id", "silent", "slot", "stream", "topics", "user", "user_id",
         "writer",
     )  # fmt: skip
@@ -97,7 +97,6 @@ class SSEConnection:
         self.ends_at = 0.0
         self.last_frame = b""
         self.silent = False
-        self.coalesced = 0
         self.dropped = 0
         self._sequences: dict[str, int] | None = None
         self._outbox: _Outbox | None = None
@@ -241,7 +240,6 @@ class SSEConnection:
         if key in box.states:
             box.states[key] = None
             box.echoes.pop(key, None)
-            self.coalesced += 1
             if self.sender is not None:
                 self.sender.coalesced += 1
         else:
