@@ -22,6 +22,7 @@ from faststate import (
     event,
     expr,
 )
+from tests.support.values import validated
 
 
 class Colour(enum.Enum):
@@ -97,7 +98,7 @@ class Thing(ReactiveState):
 
 def arguments(name, **raw):
     """Return the arguments that the event `name` of Thing gets from a call."""
-    return Thing._fs_schema().events[name].arguments.validate(**{"explicit": {}, **raw})
+    return validated(Thing._fs_schema().events[name].arguments, **{"explicit": {}, **raw})
 
 
 def form(name, *pairs):
@@ -231,7 +232,7 @@ def test_strings_inside_annotations_are_resolved_too():
 
     bound = Inside._fs_schema().events["e"].arguments
     assert [(s.name, s.cls, s.optional) for s in bound.states] == [("late", Late, False), ("maybe", Late, True)]
-    found = bound.validate({"many": [{"x": "1"}], "sku": "s"})
+    found = validated(bound, {"many": [{"x": "1"}], "sku": "s"})
     assert found == {"many": [LatePoint(x=1)], "sku": "s"}
 
 
@@ -275,7 +276,7 @@ def local():
     stock, local = namespace["local"]()
     bound = local._fs_schema().events["e"].arguments
     assert [s.cls for s in bound.states] == [stock]
-    assert bound.validate({"price": "1.50"}) == {"price": Decimal("1.50")}
+    assert validated(bound, {"price": "1.50"}) == {"price": Decimal("1.50")}
     assert [s.cls for s in local._fs_schema().events["with_options"].arguments.states] == [stock]
 
 
@@ -410,7 +411,7 @@ def test_a_hyphen_in_a_field_name_is_an_underscore():
         def e(self, due_date: str): ...
 
     bound = Hyphen._fs_schema().events["e"].arguments
-    assert bound.validate({}, form=[("due-date", "x")], is_form=True) == {"due_date": "x"}
+    assert validated(bound, {}, form=[("due-date", "x")], is_form=True) == {"due_date": "x"}
 
 
 # -- what is written into a page ---------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ from faststate.state.arguments import LARGE, Arguments
 from faststate.validation.bounds import Unfit, bounded, first_problem, runs_own_code
 from faststate.validation.work import work_of
 from tests.support.client import BROWSER
+from tests.support.values import validated
 
 PAYLOAD = 262_144
 MODULUS = 2**61 - 1
@@ -68,7 +69,7 @@ def taking(annotation, **defaults):
 
 
 def check(annotation, value):
-    return taking(annotation).validate({"x": value})["x"]
+    return validated(taking(annotation), {"x": value})["x"]
 
 
 def repeated(item):
@@ -194,13 +195,13 @@ def test_no_payload_costs_more_than_its_size_allows(collection):
         arguments = taking(COLLECTIONS[collection](ITEMS[name]))
         assert len(SHAPES[shape]) <= PAYLOAD
         value = from_json(SHAPES[shape])
-        began = time.thread_time()
+        began = time.process_time()  # also of worker threads
         try:
-            arguments.validate({"x": value})
+            validated(arguments, {"x": value})
         except EventArgumentError as error:
             assert len(str(error)) < 1_000
             assert error.__cause__ is None and error.__suppress_context__
-        took = time.thread_time() - began
+        took = time.process_time() - began
         assert took < 1, f"{collection} of {name}, {shape}: {took:.2f} s"
 
 
@@ -292,7 +293,7 @@ def test_an_error_is_small_whatever_was_sent():
 
 def test_an_argument_of_unknown_name_is_told_at_once():
     with pytest.raises(EventArgumentError, match="no argument 'n0'"):
-        taking(int).validate({"x": 1, **{f"n{i}": 1 for i in range(30_000)}})
+        validated(taking(int), {"x": 1, **{f"n{i}": 1 for i in range(30_000)}})
 
 
 def test_only_few_problems_of_an_error_become_python_objects():
@@ -362,9 +363,9 @@ def test_what_is_accepted_and_what_it_becomes_is_as_pydantic_has_it(annotation, 
             expected = arguments.adapter.validate_python({"x": value})["x"]
         except ValidationError:
             with pytest.raises(EventArgumentError):
-                arguments.validate({"x": value})
+                validated(arguments, {"x": value})
         else:
-            found = arguments.validate({"x": value})["x"]
+            found = validated(arguments, {"x": value})["x"]
             assert found == expected and type(found) is type(expected)
 
 

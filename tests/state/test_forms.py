@@ -18,6 +18,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from faststate import EventArgumentError, ReactiveState, StateProvider, event, fast_app
 from tests.support.client import Page, status
+from tests.support.values import validated
 
 
 class User(BaseModel):
@@ -129,11 +130,11 @@ class Forms(ReactiveState):
 
 
 def form(name, *pairs, **more):
-    return Forms._fs_schema().events[name].arguments.validate({}, form=list(pairs), is_form=True, **more)
+    return validated(Forms._fs_schema().events[name].arguments, {}, form=list(pairs), is_form=True, **more)
 
 
 def explicit(name, **values):
-    return Forms._fs_schema().events[name].arguments.validate(values)
+    return validated(Forms._fs_schema().events[name].arguments, values)
 
 
 ANN = {"user": User(name="Ann", age=3)}
@@ -148,9 +149,9 @@ def test_a_forms_fields_fill_a_model_a_dataclass_a_typed_dict_and_a_named_tuple(
 
 def test_a_url_and_explicit_arguments_fill_a_model_too():
     arguments = Forms._fs_schema().events["save"].arguments
-    assert arguments.validate({}, query=[("name", "Ann"), ("age", "3")]) == ANN
-    assert arguments.validate({"name": "Ann", "age": 3}) == ANN
-    assert arguments.validate({"age": 3}, form=[("name", "Ann"), ("age", "9")], is_form=True) == ANN
+    assert validated(arguments, {}, query=[("name", "Ann"), ("age", "3")]) == ANN
+    assert validated(arguments, {"name": "Ann", "age": 3}) == ANN
+    assert validated(arguments, {"age": 3}, form=[("name", "Ann"), ("age", "9")], is_form=True) == ANN
     assert "Forms/save?name=Ann&age=3" in Forms.save.to(name="Ann", age=3)
     assert "Ann" in Forms.save.post(name="Ann", age=3)
 
@@ -158,7 +159,9 @@ def test_a_url_and_explicit_arguments_fill_a_model_too():
 def test_what_has_the_arguments_own_name_is_the_argument():
     assert explicit("save", user={"name": "Ann", "age": 3}) == ANN
     assert explicit("save", user=ANN["user"]) == ANN
-    assert Forms._fs_schema().events["save"].arguments.validate({}, signals={"user": {"name": "Ann", "age": 3}}) == ANN
+    assert (
+        validated(Forms._fs_schema().events["save"].arguments, {}, signals={"user": {"name": "Ann", "age": 3}}) == ANN
+    )
     with pytest.raises(EventArgumentError, match="argument 'user': Input should be"):
         form("save", ("user", "x"))
     with pytest.raises(EventArgumentError, match="no argument 'age'"):

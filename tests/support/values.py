@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime
 import decimal
@@ -34,6 +35,7 @@ from pydantic_core import MultiHostUrl, TzInfo, Url
 from typing_extensions import TypedDict
 
 from faststate import ReactiveState
+from faststate.state.arguments import Arguments
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 TWICE = datetime.datetime(2026, 10, 25, 2, 30)  # an hour that Berlin has two times
@@ -467,3 +469,15 @@ KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "set of models": (frozenset[Fixed], st.frozensets(st.builds(Fixed, x=INTEGERS), max_size=3)),
 }  # fmt: skip
 """Kinds of fields that a state may have: the field's type, and what makes values of it."""
+
+
+def validated(arguments: Arguments, explicit: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the arguments that an event gets from a call; large ones are checked in a worker thread."""
+    accepted = arguments.accept(explicit, **more)
+    if isinstance(accepted, dict):
+        return accepted
+
+    async def finish() -> dict[str, Any]:
+        return await accepted
+
+    return asyncio.run(finish())

@@ -138,7 +138,9 @@ class Arguments:
                 break
         else:
             return values
-        self._refuse_unknown(values)
+        if not values.keys() <= self.types.keys():
+            name = next(name for name in values if name not in self.types)
+            raise EventArgumentError(unknown_argument(self.where, name, self.types))
         waiting = list(values.values())
         try:
             is_small = look_through(waiting, LARGE)
@@ -148,20 +150,6 @@ class Arguments:
         if is_small or not self._may_be_long:
             return self._check(values, waiting, _SMALL_WORK if is_small else _LARGE_WORK, sent)
         return self._check_in_thread(values, waiting, sent, wait)
-
-    def validate(
-        self,
-        explicit: Mapping[str, Any],
-        form: Sequence[tuple[str, Any]] = (),
-        query: Sequence[tuple[str, Any]] = (),
-        signals: Mapping[str, Any] | None = None,
-        *,
-        is_form: bool = False,
-    ) -> dict[str, Any]:
-        """Validate in this thread, whatever the size; otherwise like `accept`."""
-        values = self._gather(explicit, form, query, signals, is_form)
-        self._refuse_unknown(values)
-        return self._check(values, list(values.values()), _LARGE_WORK, _Sent(explicit, form, query, is_form))
 
     def with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Add the defaults of the arguments that are missing; lists and the like are copied."""
@@ -242,11 +230,6 @@ class Arguments:
             values[name] = exact[name] if name in exact else texts[name][-1]  # the message says that it is unknown
 
     # -- checks
-
-    def _refuse_unknown(self, values: dict[str, Any]) -> None:
-        if not values.keys() <= self.types.keys():
-            name = next(name for name in values if name not in self.types)
-            raise EventArgumentError(unknown_argument(self.where, name, self.types))
 
     async def _check_in_thread(
         self, values: dict[str, Any], waiting: list[Any], sent: _Sent, wait: float

@@ -12,7 +12,7 @@ from ..exceptions import EventArgumentError, EventError, FastStateError, NotStar
 from ..redaction import loggable, mark_hidden
 from ..validation.kept import Kept
 from ..validation.revalidation import revalidation_of
-from ..validation.scalars import SHORT_INT, UnshowableError, is_exact
+from ..validation.scalars import UnshowableError, is_exact
 from ..wire.values import merge_patch, same
 from .comparison import equal
 from .copies import StateModel, WorkingInfo, fields_of, refuse_value
@@ -61,11 +61,7 @@ def change_of(working: StateModel) -> Change | None:
             if name not in values or value is old[name]:
                 continue
             place = name
-            kind = type(value)
-            if kind is bool or (kind is int and -SHORT_INT < value < SHORT_INT) or (kind is str and value.isascii()):
-                frozen = value  # as most are: it is frozen, and can be shown
-            else:
-                frozen = info.refreeze(value)
+            frozen = info.refreeze(value)
             if not equal(frozen, old[name]):
                 values[name] = frozen
                 changed.append(name)

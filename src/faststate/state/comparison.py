@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator
 from operator import is_
 from typing import Any, Final
 
@@ -81,13 +80,18 @@ class _ItemComparison:
         self._objects: dict[str, set[int]] = {}
 
     def add_old(self, role: str, old: Any) -> None:
-        """Note a value that the field held, with all that is in it."""
+        """Note a value that the field held, with all that is in it; a letter more tells the role of a part."""
         if (key := _key_of(old)) is not None:
             self._left[role, key] += 1
         else:
             self._old_objects.setdefault(role, set()).add(id(old))
-        for inner, part in _parts_of(old):
-            self.add_old(role + inner, part)
+        if isinstance(old, dict):
+            for key, item in old.items():
+                self.add_old(role + "k", key)
+                self.add_old(role + "v", item)
+        elif isinstance(old, list | tuple | set | frozenset):
+            for item in old:
+                self.add_old(role + "i", item)
 
     def add_new(self, role: str, given: Any, new: Any, old: Any) -> None:
         """Note a value that the field holds now; `old` is what stood in its place, or something else."""
@@ -131,14 +135,3 @@ def _key_of(value: Any) -> Any:
     except TypeError:
         return None
     return key
-
-
-def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the keys, values and items directly in a container, each with the letter of its role."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield "k", key
-            yield "v", item
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            yield "i", item

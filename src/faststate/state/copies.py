@@ -261,8 +261,9 @@ class StateModel(BaseModel):
         locked = [name for name in wanted if name in held and type(held[name]) not in SCALARS]
         if not locked:
             return self
-        made = _made_of(type(self), schema, {**held, **{name: unlocked(held[name]) for name in locked}}, None)
-        put_private(made, self.__pydantic_private__)
+        made = _made_of(
+            type(self), schema, {**held, **{name: unlocked(held[name]) for name in locked}}, self.__pydantic_private__
+        )
         if self._fs is not None:
             _put_fs(made, self._fs)
         return made

@@ -1,8 +1,6 @@
 """Field types: which types a state's field may have, looked at when its class is registered.
 
-A committed value is shared by all readers, compared, stored and shown. A type can be kept only where FastState knows
-how to do each of these; docs/state.md has the table. For any other type, registering the class raises an error that
-names the field and what to use in its place.
+A type can be kept only if FastState can freeze, compare, store and show its values; docs/state.md has the table.
 """
 
 from __future__ import annotations

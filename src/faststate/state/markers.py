@@ -101,15 +101,19 @@ def refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:
         is_model = issubclass(shape, BaseModel)
         if is_model:
             refuse_lost_markers(shape)
-            _refuse_marked_computed(shape)
+            for name, info in shape.model_computed_fields.items():
+                at, metadata = f"{shape.__name__}.{name}", getattr(info.return_type, "__metadata__", ())
+                _refuse_visible(at, metadata)
+                if Marker.SERVER_ONLY in markers_in(metadata):
+                    raise EventDefinitionError(f"{at} is ServerOnly: make it a plain property instead")
         for name, field in fields.items():
             at = f"{shape.__name__}.{name}"
             if is_model:
                 _refuse_visible(at, field.metadata)
             elif Marker.SERVER_ONLY in markers_in(field.metadata):
-                raise EventDefinitionError(
-                    f"{at} is ServerOnly, and a {_kind(shape)} cannot keep that: use a BaseModel"
-                )
+                kind = "TypedDict" if is_typeddict(shape) else "named tuple"
+                kind = "dataclass" if dataclasses.is_dataclass(shape) else kind
+                raise EventDefinitionError(f"{at} is ServerOnly, and a {kind} cannot keep that: use a BaseModel")
             refuse_buried_markers(at, field.annotation, seen)
     metadata = getattr(annotation, "__metadata__", ())
     if any(isinstance(mark, Visible) for mark in metadata):
@@ -118,14 +122,6 @@ def refuse_buried_markers(where: str, annotation: Any, seen: set[Any]) -> None:
         raise EventDefinitionError(f"{where}: write {marks.pop().value}[...] around the whole type of the field")
     for part in get_args(annotation):
         refuse_buried_markers(where, part, seen)
-
-
-def _refuse_marked_computed(cls: type[BaseModel]) -> None:
-    for name, info in cls.model_computed_fields.items():
-        where, metadata = f"{cls.__name__}.{name}", getattr(info.return_type, "__metadata__", ())
-        _refuse_visible(where, metadata)
-        if Marker.SERVER_ONLY in markers_in(metadata):
-            raise EventDefinitionError(f"{where} is ServerOnly: make it a plain property instead")
 
 
 def _refuse_visible(where: str, metadata: Any) -> None:
@@ -190,7 +186,3 @@ def _hides(metadata: Any, is_excluded: bool) -> Any:
     if is_excluded or Marker.SERVER_ONLY in markers_in(metadata):
         return _SERVER_ONLY
     return next((mark.permission for mark in metadata if isinstance(mark, Visible)), None)
-
-
-def _kind(cls: type) -> str:
-    return "dataclass" if dataclasses.is_dataclass(cls) else "TypedDict" if is_typeddict(cls) else "named tuple"

@@ -110,12 +110,6 @@ def guarded_class(cls: type) -> type:
         if shape.validates_assignment:
             guard.note_validated(self, name)
 
-    def shallow(self: Any) -> Any:
-        return twin_of(self, shape, cls, copy.copy)
-
-    def deep(self: Any, memo: dict[int, Any] | None = None) -> Any:
-        return twin_of(self, shape, cls, lambda value: copy.deepcopy(value, memo))
-
     base: Any = cls
     members: dict[str, Any] = {
         "__slots__": ("_fs_guard",),
@@ -125,8 +119,8 @@ def guarded_class(cls: type) -> type:
         "__class__": property(lambda self: cls),
         "__new__": lambda guarded, *args, **named: cls(*args, **named),  # `type(self)(...)` makes an ordinary one
         "__setattr__": set_attribute,
-        "__copy__": shallow,
-        "__deepcopy__": deep,
+        "__copy__": lambda self: twin_of(self, shape, cls, copy.copy),
+        "__deepcopy__": lambda self, memo=None: twin_of(self, shape, cls, lambda each: copy.deepcopy(each, memo)),
         "__reduce__": lambda self: copy.copy(self).__reduce__(),
         "__reduce_ex__": lambda self, protocol: copy.copy(self).__reduce_ex__(protocol),
     }
@@ -136,7 +130,7 @@ def guarded_class(cls: type) -> type:
     is_model = issubclass(cls, BaseModel)
     names = tuple(base.__pydantic_fields__) if is_model else tuple(field.name for field in dataclasses.fields(base))
     config = getattr(cls, "model_config", None) or getattr(cls, "__pydantic_config__", None) or {}
-    shape = ModelShape(cls, names, is_model, bool(config.get("validate_assignment")))
+    shape: ModelShape = ModelShape(cls, names, is_model, bool(config.get("validate_assignment")))
     if is_model:  # pydantic writes what it was given, and warns of a tuple in the place of a list
         members["model_construct"] = classmethod(lambda guarded, *args, **named: base.model_construct(*args, **named))
         members["model_dump"] = lambda self, **options: base.model_dump(unlocked(self), **options)

@@ -117,7 +117,7 @@ class ReactiveState(StateModel):
 
     @property
     def _instance_id(self) -> str | None:
-        """The id that tells this state from others of its class in a page; None for a class that has one there."""
+        """The id that tells this state from others of its class in a page; None for the only one."""
         info = self._snapshot
         return info.identifier.instance_id if info is not None else None
 

@@ -57,29 +57,21 @@ def provider_of(cls: type[Any]) -> ServingProvider | None:
     for provider in (current_provider.get(), getattr(context, "provider", None)):
         if provider is not None and provider.name_of(cls) is not None:
             return provider
-    found = _known(cls)
-    if len(found) > 1 and _differ(cls, found):
+    for _ in range(2):
+        with _lock:
+            found = list(_providers.get(cls, ()))
+        if len(found) < 2 or len({(each.name_of(cls), each.has_ids(cls), each.url_of("")) for each in found}) == 1:
+            return found[0] if found else None
         # A provider that nobody uses any more is only freed by the garbage collector, since it holds circles of
         # references; a test suite makes one provider after the other for the same classes.
+        count = len(found)
         del found
         gc.collect()
-        found = _known(cls)
-        if len(found) > 1 and _differ(cls, found):
-            raise ConfigurationError(
-                f"{len(found)} providers have registered {cls.__name__}, under other names, scopes or URLs, and no "
-                f"request says which one is meant: write {cls.__name__}.<event> in a handler or a view, or take a "
-                f"state of the right one: (await provider.get_state({cls.__name__}, request)).<event>"
-            )
-    return found[0] if found else None
-
-
-def _known(cls: type[Any]) -> list[ServingProvider]:
-    with _lock:
-        return list(_providers.get(cls, ()))
-
-
-def _differ(cls: type[Any], providers: list[ServingProvider]) -> bool:
-    return len({(provider.name_of(cls), provider.has_ids(cls), provider.url_of("")) for provider in providers}) > 1
+    raise ConfigurationError(
+        f"{count} providers have registered {cls.__name__}, under other names, scopes or URLs, and no "
+        f"request says which one is meant: write {cls.__name__}.<event> in a handler or a view, or take a "
+        f"state of the right one: (await provider.get_state({cls.__name__}, request)).<event>"
+    )
 
 
 class Page(Protocol):

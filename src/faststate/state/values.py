@@ -1,8 +1,7 @@
 """Values of state fields: how they are frozen when committed, and thawed while an event works on them.
 
-Every reader shares a committed value, so nobody may change it. A working copy has thawed containers of its own. When it
-is committed, each part that did not change is the very object that was committed before. A comparison by identity
-then tells what changed, and nothing unchanged is validated or encoded again.
+When a working copy is committed, each part that did not change is the very object that was committed before. Identity
+tells what changed, and nothing unchanged is validated or encoded again.
 """
 
 from __future__ import annotations
@@ -68,11 +67,7 @@ class _WorkingGuard(ChangeGuard):
 
 
 class Thaw:
-    """The thawed values of one working copy. Lifetime: until its transaction (or generator step) ends.
-
-    `thaw()` makes a changeable twin and remembers what it came from; `refreeze()` gives the original back wherever the
-    twin was not changed, so that committing costs what was touched.
-    """
+    """The thawed values of one working copy, and what each came from. Lifetime: one transaction or generator step."""
 
     __slots__ = ("_depth", "_origins", "guard")
 
