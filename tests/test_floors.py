@@ -95,7 +95,6 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "persistence/differences",
         "persistence/leaves",
         "persistence/encoding",
-        "persistence/decoding",
         "persistence/codec",
         "persistence/failures",
         "persistence/class_checks",

@@ -40,8 +40,7 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 from faststate import ReactiveState, ServerOnly
 from faststate.exceptions import ConfigurationError, EventError
 from faststate.registry.persistence import codec, encoding
-from faststate.registry.persistence.codec import Codec
-from faststate.registry.persistence.decoding import READERS, decode, from_tree, load, validate
+from faststate.registry.persistence.codec import READERS, Codec, decode, from_tree, load, validate
 from faststate.registry.persistence.encoding import dump, encode, to_tree
 from faststate.state.values import freeze
 from tests.support.values import (

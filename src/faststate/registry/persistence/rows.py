@@ -27,7 +27,7 @@ from ...validation.kept import Kept
 from ...validation.revalidation import revalidation_of
 from .base import MARK_TTL, Loaded, Persistence, Save, mark_key, nonce_writes
 from .class_checks import COLUMNS_REMEDY, refuse_missing_columns, refuse_unfit_columns
-from .decoding import validate
+from .codec import validate
 from .differences import difference
 from .failures import described, persistence_errors
 from .row_save import RowCheck, RowSave, plain

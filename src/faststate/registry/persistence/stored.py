@@ -14,8 +14,7 @@ from ...state.reactive import ReactiveState
 from ...stores.base import StateStore, Stored, Write
 from .base import Loaded, Persistence, Save, nonce_group, nonce_writes
 from .class_checks import refuse_unfit_defaults
-from .codec import Codec
-from .decoding import from_tree, load, validate
+from .codec import Codec, from_tree, load, validate
 from .encoding import dump
 from .failures import described, persistence_errors
 
