@@ -48,7 +48,6 @@ from starlette.testclient import TestClient
 
 from faststate import ConfigurationError, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
 from faststate._compat import asyncio as compat_asyncio
-from faststate._compat import fastcore as compat_fastcore
 from faststate._compat import hypercorn as compat_hypercorn
 from faststate._compat import itsdangerous as compat_itsdangerous
 from faststate._compat import json as compat_json
@@ -314,11 +313,11 @@ def test_starlette_s_mount_has_its_app_inside_of_its_middleware():
 
 
 def test_fastcore_s_elements_hold_what_is_known():
-    assert compat_fastcore.knows_elements()
+    assert compat_fasthtml.knows_elements()
 
 
 def test_elements_that_hold_something_else_are_copied_by_deepcopy(monkeypatch, in_tmp_path):
-    monkeypatch.setattr(compat_fastcore, "_HELD", {"tag", "children"})
+    monkeypatch.setattr(compat_fasthtml, "_HELD", {"tag", "children"})
     app = make(hdrs=[fh.Meta(name="mine")])
     assert type(app.hdrs[0]) is FT
     assert 'name="mine"' in TestClient(app).get("/").text

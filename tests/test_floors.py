@@ -23,7 +23,6 @@ SOURCE = ROOT / "src" / PACKAGE
 HOUSE: Mapping[str, Sequence[str]] = {
     "_compat": (
         "asyncio",
-        "fastcore",
         "fastlite",
         "hypercorn",
         "itsdangerous",

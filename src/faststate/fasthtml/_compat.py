@@ -1,4 +1,4 @@
-"""Private names of FastHTML, and what happens when one is missing."""
+"""Private names of FastHTML and the attributes of its elements, and what happens when one is missing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from fastcore.xml import FT
 from fasthtml import core
 
 from ..exceptions import ConfigurationError
@@ -14,6 +15,7 @@ __all__ = [
     "call_filled",
     "can_fill",
     "endpoint_maker",
+    "knows_elements",
     "parameters_of",
     "replace_endpoint_maker",
     "replace_websocket_adder",
@@ -34,6 +36,17 @@ respond: Any = getattr(core, "_resp", None)
 can_fill = parameters_of is not None and call_filled is not None and respond is not None
 """False if one of these three is missing: Beforeware then runs through the app's own endpoints, which adds 45 µs to an
 event's 135."""
+
+
+_HELD: Final = {"tag", "children", "attrs", "void_", "listeners_"}
+
+
+def knows_elements() -> bool:
+    """Tell whether an element of fastcore holds what is known here, and nothing else.
+
+    If not, FastHTML copies the headers of each page by `copy.deepcopy`: 109 of a small page's 1,000 µs instead of 20.
+    """
+    return bool(vars(FT("p", (), {})).keys() == _HELD)
 
 
 _NEEDED: Final = (

@@ -153,11 +153,11 @@ def _make_live(context: RequestContext, request: Any, result: Any) -> Any:
         return result
     if isinstance(result, FtResponse):
         parts = result.content if isinstance(result.content, tuple) else (result.content,)
-        if not is_full_page(request, parts):
-            _extend_page(context, request)
-        else:
-            result.content = _with_live(context, request, parts)
         page.live_added = True
+        if is_full_page(request, parts):
+            result.content = _with_live(context, request, parts)
+        else:
+            _extend_page(context, request)
         return result
     if isinstance(result, str) and not hasattr(result, "__ft__"):
         if request.app.debug and result.lstrip().startswith("<"):

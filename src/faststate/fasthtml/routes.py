@@ -26,34 +26,29 @@ __all__ = ["add_routes"]
 logger = logging.getLogger("faststate")
 
 
-class _LeaveRoute:
-    """The endpoint of pages that are left. Lifetime: the app."""
+def _leave_route(provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> Route:
+    async def leave(request: Request) -> Response:
+        await provider.follower.leave(provider.context(request), request.state.faststate_left)
+        return Response(status_code=204)
 
-    def __init__(self, provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> None:
-        self.provider = provider
-        self._guarded = GuardedEndpoint(app, make_endpoint, self._leave)
-        self.route = Route(f"{provider.options.prefix}/leave", self.endpoint, methods=["POST"], name="faststate-leave")
+    guarded = GuardedEndpoint(app, make_endpoint, leave)
 
-    async def endpoint(self, request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         """POST: a page was left for good. It is a beacon: it has no header of ours, and nobody reads the answer."""
-        context = self.provider.context(request)
-        headers = headers_of(request.scope)
-        if not is_cross_site(headers) and not self.provider.throttle.event_rates.take(
-            context.session_id(), context.address
-        ):
+        context, headers = provider.context(request), headers_of(request.scope)
+        if is_cross_site(headers) or provider.throttle.event_rates.take(context.session_id(), context.address):
+            return Response(status_code=204)
+        try:
             try:
-                try:
-                    body = await read_body(self.provider, request.receive, headers)
-                except TimeoutError:
-                    return PlainTextResponse("The beacon took too long to arrive.", 408, {"connection": "close"})
-                await self._guarded.answer(request.scope, body, faststate_left=tokens_of(parse_json(body)))
-            except (FastStateError, StaleTokens) as error:
-                logger.info("a page was left, which changes nothing: %r", error)
+                body = await read_body(provider, request.receive, headers)
+            except TimeoutError:
+                return PlainTextResponse("The beacon took too long to arrive.", 408, {"connection": "close"})
+            await guarded.answer(request.scope, body, faststate_left=tokens_of(parse_json(body)))
+        except (FastStateError, StaleTokens) as error:
+            logger.info("a page was left, which changes nothing: %r", error)
         return Response(status_code=204)
 
-    async def _leave(self, request: Request) -> Response:
-        await self.provider.follower.leave(self.provider.context(request), request.state.faststate_left)
-        return Response(status_code=204)
+    return Route(f"{provider.options.prefix}/leave", endpoint, methods=["POST"], name="faststate-leave")
 
 
 def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> EventRoute:
@@ -62,7 +57,7 @@ def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., A
     `make_endpoint` is FastHTML's own: it runs the app's Beforeware for these routes, as for any other.
     """
     events = EventRoute(provider, app, make_endpoint)
-    leave, streams = _LeaveRoute(provider, app, make_endpoint), StreamRoute(provider, app, make_endpoint)
+    streams = StreamRoute(provider, app, make_endpoint)
 
     async def datastar(request: Request) -> Response:
         """GET: the local copy of Datastar, where `datastar_src` is a file."""
@@ -72,5 +67,6 @@ def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., A
         return FileResponse(source, media_type="text/javascript", headers={"cache-control": "public, max-age=86400"})
 
     datastar_route = Route(f"{provider.options.prefix}/datastar", datastar, methods=["GET"], name="faststate-datastar")
-    app.router.routes[:0] = [events.route, leave.route, streams.route, datastar_route]
+    leave = _leave_route(provider, app, make_endpoint)
+    app.router.routes[:0] = [events.route, leave, streams.route, datastar_route]
     return events

@@ -18,7 +18,6 @@ from fasthtml.core import noop_body
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 
-from .._compat.fastcore import knows_elements
 from .._compat.starlette import knows_sessions
 from ..exceptions import ConfigurationError, FastStateError
 from ..provider.provider import StateProvider, integrate_with
@@ -49,7 +48,7 @@ def setup(provider: StateProvider, app: Any) -> None:
     original = _compat.endpoint_maker(app)
     _inject_states(provider, app, original)
     events = add_routes(provider, app, original)
-    if knows_elements():
+    if _compat.knows_elements():
         app.hdrs[:] = map(with_quick_copies, app.hdrs)
         app.ftrs[:] = map(with_quick_copies, app.ftrs)
     app.hdrs.append(DatastarScript(provider))
