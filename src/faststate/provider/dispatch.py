@@ -79,7 +79,7 @@ class Dispatcher:
         if event is None:
             raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
         # Found once: nobody can sign in before the event itself runs.
-        identity = context.known_identity() or await context.identity()
+        identity = await context.identity()
         sent = Sent(context, identity, call, config, config.state_cls, event, live, elsewhere, take)
         watched = await self._watched(sent)
         entry, guard = await self._allowed(sent, watched)

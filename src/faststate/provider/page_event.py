@@ -104,7 +104,7 @@ class PageEvent(Origin, EventCaller):
         self._bound = bound
         self._watched = watched
         self._typed: Mapping[str, Any] = NOTHING  # bound fields as the page showed them when it sent the event
-        self._presence: _Presence | None = None  # once somebody has asked whether the client is there
+        self._presence: asyncio.Task[float] | None = None  # once somebody has asked whether the client is there
         self._alone_since: float | None = None  # since when nobody is there to see what it does
         self.has_begun = False
         """True if a step of it was committed."""
@@ -121,7 +121,7 @@ class PageEvent(Origin, EventCaller):
         """Note that the event is over."""
         self.open = False
         if self._presence is not None:
-            self._presence.end()
+            self._presence.cancel()
 
     # -- what the event asks ---------------------------------------------------------------------------------------
 
@@ -155,20 +155,22 @@ class PageEvent(Origin, EventCaller):
 
     def wants_more(self) -> bool:
         """False if the client has gone for good: its request was given up, and its page has had no stream since."""
-        if self._presence is None:
-            if self._sent.call.receive is None:
-                return True
-            self._presence = _Presence(self._sent.call.receive)
-        if (gone_at := self._presence.gone_at()) is None:
+        call, loop, presence = self._sent.call, asyncio.get_running_loop(), self._presence
+        if presence is None:
+            if call.receive is not None:  # listens from here on: most events are over before anybody asks
+                self._presence = loop.create_task(_gone_at(call.receive), name="faststate-presence")
+                self._presence.add_done_callback(_note_failure)
             return True
-        named, now = self._sent.call.connection_id, asyncio.get_running_loop().time()
+        if not presence.done() or presence.cancelled() or presence.exception() is not None:
+            return True
+        named, now = call.connection_id, loop.time()
         if not named:
             return False  # it never had a stream, so nobody can come back
         if self.elsewhere or self._is_followed(named):
             self._alone_since = now
             return True
         if self._alone_since is None:
-            self._alone_since = gone_at
+            self._alone_since = presence.result()
         return now - self._alone_since < AWAY
 
     def _is_followed(self, connection_id: str) -> bool:
@@ -246,42 +248,20 @@ class PageEvent(Origin, EventCaller):
             live.notify(self.key, None)
 
 
-class _Presence:
-    """Watches whether the client of an event still waits for its answer. Lifetime: the event.
+async def _gone_at(receive: Receive) -> float:
+    """Return when (the loop's time) the client of an event that still runs was found to have gone.
 
-    It starts to listen when it is asked first, since most events are over before anybody asks. The body has been read
-    by then, so all that the server can still say is that the connection, or a later answer, has ended.
+    The body has been read by then, so all that the server can still say is that the connection, or a later answer, has
+    ended.
     """
-
-    __slots__ = ("_at", "_listening", "_receive")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._listening: asyncio.Task[None] | None = None
-        self._at: float | None = None
-
-    def gone_at(self) -> float | None:
-        """Return when (the loop's time) the client was found to have gone; None while it is there."""
-        if self._listening is None:
-            self._listening = asyncio.get_running_loop().create_task(self._listen(), name="faststate-presence")
-            self._listening.add_done_callback(_note_failure)
-        return self._at
-
-    async def _listen(self) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._at = asyncio.get_running_loop().time()
-                return
-            await asyncio.sleep(1)  # for a server that sends more of the body than there is
-
-    def end(self) -> None:
-        """Stop listening."""
-        if self._listening is not None:
-            self._listening.cancel()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return asyncio.get_running_loop().time()
+        await asyncio.sleep(1)  # for a server that sends more of the body than there is
 
 
-def _note_failure(task: asyncio.Task[None]) -> None:
+def _note_failure(task: asyncio.Task[float]) -> None:
     """Log how a task failed, so that asyncio does not report it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.debug("a client's presence is not known: %r", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, TypeVar
 
 from ..auth.limits import Rates, TokenBuckets, network_of
 from ..exceptions import LimitError
@@ -12,6 +12,8 @@ from ..sse.manager import SSEManager
 from .options import Options
 
 __all__ = ["Throttle"]
+
+N = TypeVar("N", int, float)
 
 logger = logging.getLogger("faststate")
 
@@ -28,20 +30,26 @@ class Throttle:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self.event_rates = _rates(
-            options,
+        clock = options.clock
+        self.event_rates = Rates(
             "address_event_rate",
-            (options.event_rate, options.event_burst),
-            (options.address_event_rate, options.address_event_burst),
-            SHARE_OF_ADDRESS * options.event_burst,
+            TokenBuckets(options.event_rate, options.event_burst, clock),
+            TokenBuckets(
+                _given(options.address_event_rate, SHARE_OF_ADDRESS * options.event_rate),
+                _given(options.address_event_burst, SHARE_OF_ADDRESS * options.event_burst),
+                clock,
+            ),
+            clock,
         )
-        burst = options.stream_burst
-        self.stream_rates = _rates(
-            options,
+        self.stream_rates = Rates(
             "address_stream_rate",
-            (options.stream_rate, 2 * options.max_streams_per_session if burst is None else burst),
-            (options.address_stream_rate, options.address_stream_burst),
-            2 * options.max_streams_per_address,
+            TokenBuckets(options.stream_rate, _given(options.stream_burst, 2 * options.max_streams_per_session), clock),
+            TokenBuckets(
+                _given(options.address_stream_rate, SHARE_OF_ADDRESS * options.stream_rate),
+                _given(options.address_stream_burst, 2 * options.max_streams_per_address),
+                clock,
+            ),
+            clock,
         )
         self._under_way: dict[str, int] = {}
 
@@ -79,25 +87,5 @@ class Throttle:
             raise LimitError(f"an address has at most {of_address} streams")
 
 
-def _rates(
-    options: Options,
-    name: str,
-    of_session: tuple[float, int],
-    of_address: tuple[float | None, int | None],
-    address_burst: int,
-) -> Rates:
-    """Return the rates of sessions and addresses, each from what it may do per second and at once.
-
-    `name` is the option that its warning names, `address_burst` what an address may do at once by default.
-    """
-    rate, burst = of_address
-    return Rates(
-        name,
-        TokenBuckets(*of_session, options.clock),
-        TokenBuckets(
-            SHARE_OF_ADDRESS * of_session[0] if rate is None else rate,
-            address_burst if burst is None else burst,
-            options.clock,
-        ),
-        options.clock,
-    )
+def _given(option: N | None, default: N) -> N:
+    return default if option is None else option

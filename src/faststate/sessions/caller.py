@@ -253,15 +253,7 @@ class Caller:
 
     async def identity(self) -> Identity:
         """Return who asks, at this moment. Raises `BackendError` if the app's loader fails."""
-        if (known := self.known_identity()) is not None:
-            return known
-        return self._identity(await self.user())
-
-    def known_identity(self) -> Identity | None:
-        """Return who asks; None if the app's loader or the store must be asked for that."""
-        return self._identity(self.known_user) if self.knows_user() else None
-
-    def _identity(self, user: UserContext | None) -> Identity:
+        user = self.known_user if self.knows_user() else await self.user()
         return Identity(user, self.session_id() if self._scope.get("session") is not None else None)
 
     # -- the answer ------------------------------------------------------------------------------------------------

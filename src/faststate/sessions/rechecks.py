@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple, cast
 
@@ -41,17 +42,15 @@ class _Waiting(NamedTuple):
     commit: Commit | None = None
 
 
+@dataclass(slots=True, eq=False)
 class _Question:
     """The question about one user, for all of that user's connections. Lifetime: until the answer."""
 
-    __slots__ = ("connections", "is_settled", "task", "timer", "user")
-
-    def __init__(self, user: UserContext | None) -> None:
-        self.user = user
-        self.connections: list[SSEConnection] = []
-        self.task: asyncio.Task[Verdict] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.is_settled = False
+    user: UserContext | None
+    connections: list[SSEConnection] = field(default_factory=list)
+    task: asyncio.Task[Verdict] | None = None
+    timer: asyncio.TimerHandle | None = None
+    is_settled: bool = False
 
 
 class Rechecks:

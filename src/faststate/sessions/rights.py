@@ -72,7 +72,10 @@ class Rights:
         Raises `PersistenceError`.
         """
         if away > RIGHTS_KEPT:
-            self._change_all()
+            self.changes += 1
+            self._last.clear()
+            self._forgotten = self.changes
+            self._dismiss(list(self._manager.connections.values()), reopen_frame())
             return
         for key, stored in (await self._cluster.noted_since(RIGHTS, commit)).items():
             try:
@@ -81,12 +84,6 @@ class Rights:
                 logger.exception("the note of changed rights %s cannot be read; it is passed over", key)
                 continue
             self.change(user_id, how)
-
-    def _change_all(self) -> None:
-        self.changes += 1
-        self._last.clear()
-        self._forgotten = self.changes
-        self._dismiss(list(self._manager.connections.values()), reopen_frame())
 
     def _dismiss(self, connections: list[SSEConnection], frame: bytes) -> int:
         for connection in connections:
