@@ -173,7 +173,7 @@ def _validated(
     if raw:
         _validate(cls, info, values, raw)
     if schema.sees_whole:
-        changed = _look_at_whole(cls, schema, values, changed, old, private)
+        changed = _look_at_whole(cls, info, values, changed)
     return cls._holding(values, private), [name for name in changed if values[name] is not old[name]]
 
 
@@ -193,22 +193,16 @@ def _validate(cls: type[StateModel], info: WorkingInfo, values: dict[str, Any], 
         values[name] = old[name] if equal(value, old[name]) else value
 
 
-def _look_at_whole(
-    cls: type[StateModel],
-    schema: Schema,
-    values: dict[str, Any],
-    changed: list[str],
-    old: Mapping[str, Any],
-    private: Any,
-) -> list[str]:
+def _look_at_whole(cls: type[StateModel], info: WorkingInfo, values: dict[str, Any], changed: list[str]) -> list[str]:
     """Run the class's model validators on `values`, which they may change; return the names of all that changed."""
-    seen = cls._holding(dict(values), private)._working()
+    old = info.base.__dict__
+    seen = cls._holding(dict(values), info.base.__pydantic_private__)._working()
     result: Any = revalidation_of(cls).look_at_whole(seen)
-    info = seen._fs
-    if type(info) is not WorkingInfo:
+    inner = seen._fs
+    if type(inner) is not WorkingInfo:
         raise NotStartedError(f"a model validator of {cls.__name__} has committed it")
     for name, value in result.__dict__.items():
         if name in values and value is not values[name]:
-            frozen = info.refreeze(value)
+            frozen = inner.refreeze(value)
             values[name] = old[name] if equal(frozen, old[name]) else frozen
-    return [name for name in schema.fields if name in changed or values[name] is not old[name]]
+    return [name for name in info.schema.fields if name in changed or values[name] is not old[name]]

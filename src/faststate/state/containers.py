@@ -19,8 +19,11 @@ from typing import Any, ClassVar, Final, NoReturn
 from ..exceptions import ReadOnlyStateError
 
 __all__ = [
+    "DICTS",
     "FROZEN",
+    "LISTS",
     "REMEDY",
+    "SETS",
     "ChangeGuard",
     "ReadOnlyDict",
     "ReadOnlyList",
@@ -106,6 +109,7 @@ class _Container:
 
 
 # -- committed containers ----------------------------------------------------------------------------------------------
+# Each reads as its builtin does, and raises `ReadOnlyStateError` where that would change.
 
 
 class _Kept(_Container):
@@ -143,8 +147,6 @@ def _comparing(compare: Callable[[Any, Any], bool]) -> Any:
 
 
 class ReadOnlyList(_Kept, list[Any]):
-    """A committed list. It reads as a list does, and raises `ReadOnlyStateError` where a list would change."""
-
     __slots__ = ("_items",)
     _builtin = list
     _items: tuple[Any, ...]
@@ -190,8 +192,6 @@ _put_items: Final = vars(ReadOnlyList)["_items"].__set__
 
 
 class ReadOnlyDict(_Kept, dict[Any, Any]):
-    """A committed dict. It reads as a dict does, and raises `ReadOnlyStateError` where a dict would change."""
-
     __slots__ = ("_items",)
     _builtin = dict
     _items: dict[Any, Any]
@@ -240,8 +240,6 @@ _put_entries: Final = vars(ReadOnlyDict)["_items"].__set__
 
 
 class ReadOnlySet(_Container, frozenset[Any]):
-    """A committed set. It reads as a set does, and raises `ReadOnlyStateError` where a set would change."""
-
     __slots__ = ()
     _builtin = set
     __hash__ = None  # type: ignore[assignment]  # as a set
@@ -272,6 +270,7 @@ for _cls in (ReadOnlyList, ReadOnlyDict, ReadOnlySet):
 
 
 # -- containers of a working copy --------------------------------------------------------------------------------------
+# Each is a real list, dict or set that asks its guard before each change.
 
 
 def _maker(new: Any, fill: Any) -> Any:
@@ -290,24 +289,18 @@ def _maker(new: Any, fill: Any) -> Any:
 
 
 class StateList(_Container, list[Any]):
-    """A list in a working copy: a real `list` that asks its guard before each change."""
-
     __slots__ = ("_fs_guard",)
     _builtin = list
     of = _maker(list.__new__, list.extend)
 
 
 class StateDict(_Container, dict[Any, Any]):
-    """A dict in a working copy: a real `dict` that asks its guard before each change."""
-
     __slots__ = ("_fs_guard",)
     _builtin = dict
     of = _maker(dict.__new__, dict.update)
 
 
 class StateSet(_Container, set[Any]):
-    """A set in a working copy: a real `set` that asks its guard before each change."""
-
     __slots__ = ("_fs_guard",)
     _builtin = set
     of = _maker(set.__new__, set.update)
@@ -316,3 +309,7 @@ class StateSet(_Container, set[Any]):
 for _cls in (StateList, StateDict, StateSet):
     for _name in _CHANGING[_cls._builtin].split():
         setattr(_cls, _name, asking_guard(getattr(_cls._builtin, _name)))
+
+LISTS: Final = frozenset({ReadOnlyList, StateList, list})
+DICTS: Final = frozenset({ReadOnlyDict, StateDict, dict})
+SETS: Final = frozenset({ReadOnlySet, StateSet, set})

@@ -9,24 +9,14 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from operator import is_
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from .._compat.pydantic import subclassed
 from ..exceptions import ConfigurationError
 from ..validation.scalars import SCALARS, all_same
-from .containers import (
-    FROZEN,
-    ChangeGuard,
-    ReadOnlyDict,
-    ReadOnlyList,
-    ReadOnlySet,
-    StateDict,
-    StateList,
-    StateSet,
-    asking_guard,
-)
+from .containers import DICTS, FROZEN, LISTS, SETS, ChangeGuard, ReadOnlyDict, StateDict, asking_guard
 
 __all__ = ["ModelShape", "guarded_class", "guarded_shapes", "is_frozen_class", "twin_of", "unlocked"]
 
@@ -162,21 +152,16 @@ def twin_of(
     return shape.make(cls, parts, source, guard)
 
 
-_LISTS: Final = frozenset({ReadOnlyList, StateList, list})
-_DICTS: Final = frozenset({ReadOnlyDict, StateDict, dict})
-_SETS: Final = frozenset({ReadOnlySet, StateSet, set})
-
-
 def unlocked(value: Any, models: bool = True) -> Any:
     """Copy a value in builtin containers, for pydantic; with `models`, also in the user's own classes."""
     kind = type(value)
     if kind in SCALARS:
         return value
-    if kind in _LISTS:
+    if kind in LISTS:
         return [item if type(item) in SCALARS else unlocked(item, models) for item in value]
-    if kind in _DICTS:
+    if kind in DICTS:
         return {key: item if type(item) in SCALARS else unlocked(item, models) for key, item in value.items()}
-    if kind in _SETS:
+    if kind in SETS:
         return set(value)
     if models and (shape := guarded_shapes.get(kind)) is not None:
         return twin_of(value, shape, shape.original, unlocked)

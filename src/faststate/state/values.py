@@ -180,42 +180,29 @@ class Thaw:
         return frozen
 
     def _refreeze_instance(self, value: Any, shape: ModelShape, origin: Any) -> Any:
-        """Freeze a model or dataclass; `revalidation` says which of its fields are validated."""
-        parts, validators = shape.read(value), revalidation_of(shape.original)
+        """Freeze a model or dataclass: validate the fields that changed, as `revalidation` says, and then the whole."""
+        parts, validators, cls = shape.read(value), revalidation_of(shape.original), guarded_class(shape.original)
         if origin is None and validators is not None:
             parts |= validators.check({name: unlocked(each, models=False) for name, each in parts.items()})
         fresh = dict(zip(parts, self._refreeze_all(parts.values()), strict=True))
-        if origin is not None:
-            before = shape.read(origin)
-            changed = [name for name, new in fresh.items() if name not in before or not surely_same(new, before[name])]
-            if not changed and len(fresh) == len(before):
-                return origin
-            if validators is not None:
-                fresh = self._validated(value, shape, validators, fresh, before, changed)
-        return shape.make(guarded_class(shape.original), fresh, value, FROZEN)
-
-    def _validated(
-        self,
-        value: Any,
-        shape: ModelShape,
-        validators: Revalidation,
-        fresh: dict[str, Any],
-        before: dict[str, Any],
-        changed: list[str],
-    ) -> dict[str, Any]:
-        """Validate the fields `changed` of a model or dataclass, then the whole; return all of its fields."""
+        if origin is None:
+            return shape.make(cls, fresh, value, FROZEN)
+        before = shape.read(origin)
+        changed = [name for name, new in fresh.items() if name not in before or not surely_same(new, before[name])]
+        if not changed and len(fresh) == len(before):
+            return origin
+        if validators is None:
+            return shape.make(cls, fresh, value, FROZEN)
         valid = {name: valid for (place, name), valid in (self.guard.validated or {}).items() if place == id(value)}
         changed = [name for name in changed if not (name in valid and equal(fresh[name], valid[name]))]
         # An extra value that did not change is not validated again; all fields are there for the validators to see.
         seen = {name: new for name, new in fresh.items() if name in shape.names or name in changed}
         fresh |= revalidated(validators, seen, changed, before, valid)
-        if not validators.sees_whole:
-            return fresh
-        # Its own validators may change it, and what it holds.
-        inner = Thaw()
-        twin = inner.thaw(shape.make(guarded_class(shape.original), fresh, value, FROZEN))
-        seen = shape.read(validators.look_at_whole(twin))
-        return dict(zip(seen, inner._refreeze_all(seen.values()), strict=True))
+        if validators.sees_whole:  # its own validators may change it, and what it holds
+            inner = Thaw()
+            seen = shape.read(validators.look_at_whole(inner.thaw(shape.make(cls, fresh, value, FROZEN))))
+            fresh = dict(zip(seen, inner._refreeze_all(seen.values()), strict=True))
+        return shape.make(cls, fresh, value, FROZEN)
 
 
 def revalidated(
