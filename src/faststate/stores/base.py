@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
-from ..exceptions import VersionConflict
+from ..exceptions import PersistenceError, VersionConflict
 from ..scopes import Version
 from .backplane import Backplane, Message
 
@@ -20,6 +20,7 @@ __all__ = [
     "Write",
     "check_version",
     "expiry",
+    "same_error",
     "version_conflict",
 ]
 
@@ -54,6 +55,13 @@ class Write(NamedTuple):
 def version_conflict(key: str, found: Version | None, expected: Version | None) -> VersionConflict:
     """Return the error for a write that expects another version than the one that was found."""
     return VersionConflict(f"the store holds {key} at {found}, not at {expected}")
+
+
+def same_error(error: PersistenceError) -> PersistenceError:
+    """Return an error like this one: each place that raises it adds a traceback of its own."""
+    own = PersistenceError(str(error))
+    own.__cause__ = error.__cause__
+    return own
 
 
 def check_version(write: Write, found: Version | None, is_expired: bool) -> None:

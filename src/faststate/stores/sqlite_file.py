@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ..exceptions import MissingDependencyError, PersistenceError, VersionConflict
 from ..scheduling.loops import call_on
-from .base import EXPIRED_KEPT
+from .base import EXPIRED_KEPT, same_error
 
 __all__ = ["FileRequest", "FileThread", "Work", "close_file"]
 
@@ -264,12 +264,12 @@ class FileThread:
                 raise
 
     def _fail(self, requests: Iterable[FileRequest], error: Exception) -> None:
+        failure = error
+        if not isinstance(failure, PersistenceError):
+            failure = PersistenceError(f"the SQLite store {self._path} failed: {error}")
+            failure.__cause__ = error
         for request in requests:
-            if isinstance(error, PersistenceError):
-                request.error, cause = PersistenceError(str(error)), error.__cause__
-            else:
-                request.error, cause = PersistenceError(f"the SQLite store {self._path} failed: {error}"), error
-            request.error.__cause__ = cause
+            request.error = same_error(failure)
 
     def _purge(self, connection: Any) -> None:
         """Delete what expired long ago, in portions, so that requests get their turn in between."""

@@ -32,9 +32,8 @@ def store_from_url(url: str, clock: Callable[[], float] | None = None) -> StateS
         from .redis import RedisStore
 
         return RedisStore(url, clock=clock)
-    given = (
-        f"{kind}://..." if separator else "a text without a scheme"
-    )  # without the rest, which may contain a password
+    # Without the rest of the URL, which may contain a password.
+    given = f"{kind}://..." if separator else "a text without a scheme"
     raise ConfigurationError(
         f"store must be like 'redis://host:6379/0', 'sqlite:///state.db' or 'memory://', not {given}"
     )

@@ -14,6 +14,7 @@ from ..._compat.redis import is_broken
 from ...exceptions import PersistenceError
 from ...redaction import redacted
 from ...scheduling.loops import settle
+from ..base import same_error
 from .address import RedisOptions
 from .connection import connect, disconnect, pack
 from .process import ThisProcess
@@ -23,7 +24,7 @@ from .scripts import Script
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["CLOSED", "RETURN_INTERVAL", "RedisClient", "same_error"]
+__all__ = ["CLOSED", "RETURN_INTERVAL", "RedisClient"]
 
 logger = logging.getLogger("faststate")
 
@@ -320,10 +321,3 @@ class RedisClient:
 def _fail(commands: Iterable[Command], error: PersistenceError) -> None:
     for command in commands:
         command.fail(same_error(error))
-
-
-def same_error(error: PersistenceError) -> PersistenceError:
-    """Return an error like this one: each place that raises it adds a traceback of its own."""
-    own = PersistenceError(str(error))
-    own.__cause__ = error.__cause__
-    return own

@@ -81,7 +81,7 @@ class RedisLocks:
                         if answer[0] == b"had":
                             return _locked(keys, fence, *answer[1:])
                     except BaseException:
-                        self._put_back([(key, fence) for key in keys], used)
+                        self.give_back([(key, fence) for key in keys], used)
                         raise
                     finally:
                         del self._waiting[fence]
@@ -104,11 +104,8 @@ class RedisLocks:
 
     # -- giving back ---------------------------------------------------------------------------------------------------
 
-    def give_back(self, holds: Iterable[Hold], *, unclean: bool = False, used: bool = True) -> None:
-        """Give locks back, as soon as Redis can be reached."""
-        self._put_back(holds, "unclean" if unclean else "clean" if used else "unused")
-
-    def _put_back(self, holds: Iterable[tuple[str, str]], used: str) -> None:
+    def give_back(self, holds: Iterable[tuple[str, str]], used: str) -> None:
+        """Give locks back, as soon as Redis can be reached. `used` says how they were used, as `GIVE_BACK` has it."""
         self._back.setdefault(used, {}).update(dict.fromkeys(holds))
         if self._task is None or self._task.done():
             self._task = self._loop.create_task(self._give_back(), name="faststate redis give back")

@@ -60,7 +60,8 @@ class RedisStore(SharedStore):
         beat: float = 1.0,
         silence: float = 3.0,
     ) -> None:
-        self._options = RedisOptions(Address(url), clock, connections, connect_timeout, answer_timeout, beat, silence)
+        self.address = Address(url)
+        self._options = RedisOptions(self.address, clock, connections, connect_timeout, answer_timeout, beat, silence)
         self._reset()
         self._warned = False
 
@@ -72,11 +73,6 @@ class RedisStore(SharedStore):
         self._opened = False
         self._link: RedisLink | None = None
         self._closing: RedisLink | None = None
-
-    @property
-    def address(self) -> Address:
-        """The address of Redis."""
-        return self._options.address
 
     # -- states --------------------------------------------------------------------------------------------------------
 
@@ -94,7 +90,7 @@ class RedisStore(SharedStore):
             self._warned = True
             findings = await self.durability()
             if findings:
-                logger.warning("Redis at %s may lose states: %s", self._options.address.shown, "; ".join(findings))
+                logger.warning("Redis at %s may lose states: %s", self.address.shown, "; ".join(findings))
 
     async def load(self, key: str) -> Stored | None:
         return (await self._ask(lambda link: link.news([(key, ANY_VERSION)]))).get(key)
@@ -153,7 +149,7 @@ class RedisStore(SharedStore):
     def unlock(self, holds: Iterable[Hold], *, unclean: bool = False) -> None:
         given = tuple(holds)
         if given:
-            self._soon(lambda link: link.locks.give_back(given, unclean=unclean))
+            self._soon(lambda link: link.locks.give_back(given, "unclean" if unclean else "clean"))
 
     async def fresh(self, known: Mapping[str, Version | None]) -> Mapping[str, Stored | None]:
         if not known:
@@ -209,20 +205,16 @@ class RedisStore(SharedStore):
                 _inherited.append(self._link)
             self._reset()
 
-    def _enter(self) -> RedisLink:
+    async def _ask(self, work: Callable[[RedisLink], Awaitable[T]], undo: Callable[[T], None] | None = None) -> T:
+        """Do some work over the link and return its result. `undo` takes the result if the caller was cancelled."""
         self._check_process()
         with self._guard:
             link = self._link
             if link is None or not link.loop.is_running():
                 if link is not None:
-                    call_on(link.loop, link.begin_end)  # this one takes its place
+                    call_on(link.loop, link.begin_end)  # the next one takes its place
                 link = self._link = RedisLink(self._options, self._process)
             link.users += 1
-            return link
-
-    async def _ask(self, work: Callable[[RedisLink], Awaitable[T]], undo: Callable[[T], None] | None = None) -> T:
-        """Do some work over the link and return its result. `undo` takes the result if the caller was cancelled."""
-        link = self._enter()
         return await run_on(link.loop, self._work(link, work), undo)
 
     async def _work(self, link: RedisLink, work: Callable[[RedisLink], Awaitable[T]]) -> T:
@@ -259,15 +251,13 @@ class RedisStore(SharedStore):
         """Do something on the link's loop. Without a link there is nothing to do: the locks ended with it."""
         self._check_process()
         link = self._link
-        if link is None:
-            return
-        if running_loop() is link.loop:
+        if link is not None and running_loop() is link.loop:
             work(link)
-        else:
+        elif link is not None:
             call_on(link.loop, work, link)
 
     def _forget(self, locked: Locked) -> None:
-        self._soon(lambda link: link.locks.give_back(locked.holds.values(), used=False))
+        self._soon(lambda link: link.locks.give_back(locked.holds.values(), "unused"))
 
 
 _inherited: list[RedisLink] = []

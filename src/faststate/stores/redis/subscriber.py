@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from ..._compat.redis import abort
 from ...exceptions import PersistenceError
 from ...scheduling.loops import settle
+from ..base import same_error
 from .address import RedisOptions
-from .client import CLOSED, RETURN_INTERVAL, RedisClient, same_error
+from .client import CLOSED, RETURN_INTERVAL, RedisClient
 from .connection import disconnect, pack
 from .process import ThisProcess
 from .rules import EVERYBODY, member_channel, portions, read_message, topic_channel, topic_of
