@@ -112,9 +112,9 @@ async def authorize(
         if inspect.isawaitable(allowed):
             allowed = await allowed
         # Not `is True`: numpy's bool would be refused. A check without a return statement gives None, which refuses.
+        if not allowed and user is None:
+            raise AuthenticationError("sign in to do this")
         if not allowed:
-            if user is None:
-                raise AuthenticationError("sign in to do this")
             raise AuthorizationError("you may not do this")
 
 

@@ -37,9 +37,8 @@ class TableRecords:
     Another table with the MiniDataAPI (`table[pk]`, `update`, `delete` and `pks`) works too, without versions, and one
     commit can change only one of its rows.
 
-    `name` is the table's name. `columns` maps its columns to their declared types, and `gives` maps a column to a
-    Python type if all its values have that type, as far as these are known. `version_column` is the column that counts
-    versions, or None.
+    `columns` maps columns to their declared types, `gives` maps a column to a Python type if all its values have that
+    type, as far as these are known. `version_column` is the column that counts versions, or None.
 
     Raises `ConfigurationError` if the table does not exist, if its primary key is not a single column, or if it lacks
     the column that `version` names.
