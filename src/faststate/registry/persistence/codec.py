@@ -120,11 +120,13 @@ READERS: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def _value(node: Any) -> Any:
-    places = enumerate(node) if type(node) is list else node.items() if type(node) is dict else ()
-    for place, item in places:
+    kind = type(node)
+    if kind is not list and kind is not dict:
+        return node
+    for place, item in enumerate(node) if kind is list else node.items():
         if type(item) is dict or type(item) is list:
             node[place] = _value(item)
-    if type(node) is not dict or len(node) != 1:
+    if kind is list or len(node) != 1:
         return node
     ((tag, payload),) = node.items()
     if not tag.startswith(TAG):
