@@ -18,8 +18,9 @@ __all__ = ["DatastarScript", "datastar_url", "script_source"]
 def script_source(provider: RequestProvider, connection: HTTPConnection | None) -> str:
     """Return the URL of Datastar for one page: as configured, or below its app's path for our own copy."""
     source = datastar_url(provider)
-    is_ours = source != provider.options.datastar_src and connection is not None
-    return str(connection.scope.get("root_path", "")) + source if is_ours and connection is not None else source
+    if connection is None or source == provider.options.datastar_src:
+        return source
+    return str(connection.scope.get("root_path", "")) + source
 
 
 def datastar_url(provider: RequestProvider) -> str:
