@@ -14,8 +14,6 @@ from ..scopes import Id, StateIdentifier
 from ..stores.base import Stored, Write
 from .messages import AppMessage, ProcessStats, RightsChanged, Typed
 
-__all__ = ["AppCluster", "News"]
-
 
 class AppCluster(Cluster):
     """The processes of one app: the registry's cluster, and what pages and sessions ask of it. Lifetime: the provider.

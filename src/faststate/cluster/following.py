@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -32,8 +33,6 @@ from .messages import (
 )
 from .sharing import Sharing
 
-__all__ = ["Following"]
-
 logger = logging.getLogger("faststate")
 
 PORTION: Final = 256
@@ -46,6 +45,7 @@ RETRY_AFTER_AT_MOST: Final = 5.0
 """Seconds between two retries at most."""
 
 
+@dataclass(slots=True, eq=False)
 class _Subscription:
     """One state whose changes this process hears of. Lifetime: while anybody follows the state, or is about to.
 
@@ -54,13 +54,11 @@ class _Subscription:
     the page has typed whose event made the last of them.
     """
 
-    __slots__ = ("changes", "current", "heard", "holders", "typed")
-
-    def __init__(self) -> None:
-        self.current = self.heard = False
-        self.changes = 0
-        self.typed: Typed | None = None
-        self.holders = 0
+    current: bool = False
+    heard: bool = False
+    changes: int = 0
+    typed: Typed | None = None
+    holders: int = 0
 
     def outdate(self) -> None:
         """Note a change that has to be looked up."""

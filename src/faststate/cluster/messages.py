@@ -9,28 +9,6 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..scopes import Version
 
-__all__ = [
-    "APP",
-    "ENDED",
-    "AppMessage",
-    "Broadcast",
-    "How",
-    "ProcessStats",
-    "ReloadPages",
-    "RightsChanged",
-    "RowChanged",
-    "SessionEnded",
-    "ShowState",
-    "StateChanged",
-    "StateMessage",
-    "StateRemoved",
-    "Typed",
-    "decode",
-    "decode_stats",
-    "encode",
-    "encode_stats",
-]
-
 logger = logging.getLogger("faststate")
 
 APP: Final = "app"

@@ -12,8 +12,6 @@ from typing import Final, NamedTuple
 
 from .._compat.servers import workers_here
 
-__all__ = ["Processes", "processes_asked_for", "processes_found"]
-
 
 class Processes(NamedTuple):
     """Several processes that serve one app: their `number` (int, None for unknown), and the server `by` name (str)."""

@@ -36,8 +36,6 @@ from .messages import (
 )
 from .sharing import Sharing, ended_message
 
-__all__ = ["SharedCluster"]
-
 logger = logging.getLogger("faststate")
 
 _CONNECTION_ID: Final = re.compile(r"[0-9a-f]{12}\.[A-Za-z0-9_-]{16}")

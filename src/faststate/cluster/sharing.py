@@ -23,8 +23,6 @@ from ..wire.frames import patch_frame
 from .base import AppCluster, News
 from .messages import APP, ENDED, RowChanged, SessionEnded, StateChanged, encode
 
-__all__ = ["HANDED_ON", "Sharing", "ended_message"]
-
 HANDED_ON: Final = 16
 """Local transactions in a row that share one lock while another process waits for it. Each one more saves a round trip,
 and keeps the others waiting for as long as it takes."""

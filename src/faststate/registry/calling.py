@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 from ..scheduling.waits import Done
 from .locks import Holder, current_holder
 
-__all__ = ["Loop", "call_from_anywhere", "is_for_scripts", "is_import", "loop_for_scripts", "loop_outside", "run_on"]
-
 T = TypeVar("T")
 
 Loop = Callable[[], asyncio.AbstractEventLoop | None]

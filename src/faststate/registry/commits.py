@@ -32,8 +32,6 @@ from .persistence import (
 )
 from .protocols import Cluster, Followers
 
-__all__ = ["Committer"]
-
 logger = logging.getLogger("faststate")
 
 T = TypeVar("T")

@@ -14,8 +14,6 @@ from ..scheduling.waits import TooLate, in_time
 from ..scopes import StateIdentifier
 from ..state.reactive import ReactiveState
 
-__all__ = ["Create", "create_by_class", "create_state", "not_found"]
-
 S = TypeVar("S", bound=ReactiveState)
 T = TypeVar("T")
 

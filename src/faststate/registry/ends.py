@@ -8,8 +8,6 @@ from typing import TypeVar
 
 from ..exceptions import StateNotFoundError
 
-__all__ = ["OutdatedError", "StateEnd", "retry_outdated"]
-
 T = TypeVar("T")
 
 

@@ -10,7 +10,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,30 +25,6 @@ from ..stores.base import Hold
 from .ends import StateEnd
 from .persistence import NONCE_AGE, Persistence
 from .persistence.encoding import encode
-
-__all__ = [
-    "CHANGED",
-    "DEFAULT_TTL",
-    "NONCES_KEPT",
-    "NOT_SHARED",
-    "RECOVERABLE",
-    "UNTOUCHED",
-    "Commit",
-    "Entry",
-    "EntryChange",
-    "LiveEntries",
-    "Nonce",
-    "Shared",
-    "Waiter",
-    "digest_of",
-    "finite",
-    "idle_time",
-    "initial_epoch",
-    "initial_wire",
-    "is_initial",
-    "next_version",
-    "with_version",
-]
 
 DEFAULT_TTL: Final[dict[StateScope, float | None]] = {
     StateScope.GLOBAL: None,
@@ -95,6 +71,7 @@ class Commit:
     """Brings pages from the old signals to the new ones; None unless it was encoded for other processes already."""
 
 
+@dataclass(slots=True, eq=False)
 class Shared:
     """The part of an entry that concerns other processes. Lifetime: the entry.
 
@@ -104,14 +81,12 @@ class Shared:
     the last event that set bound fields. `shortened` says that the store has to be told of a shorter time to live.
     """
 
-    __slots__ = ("committing", "handed", "hold", "mark", "shortened", "typed")
-
-    def __init__(self) -> None:
-        self.hold: Hold | None = None
-        self.handed = 0
-        self.committing = self.shortened = False
-        self.mark: Version | None = None
-        self.typed: dict[str, int] = {}
+    hold: Hold | None = None
+    handed: int = 0
+    committing: bool = False
+    shortened: bool = False
+    mark: Version | None = None
+    typed: dict[str, int] = field(default_factory=dict)
 
     def note_typed(self, page: str, number: int) -> bool:
         """Note an event of a page that sets bound fields; False if a later one of the same page came before it."""
@@ -133,35 +108,28 @@ class Waiter(NamedTuple):
     given: asyncio.Future[None]
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
     """A state in memory: its committed snapshot, its lock and its idle time. Lifetime: from first use to expiry."""
 
-    __slots__ = (
-        "address", "doubtful", "end", "identifier", "nonces", "order", "owner", "persistence",
-        "shared", "state", "stored", "touched", "ttl", "used", "users", "visits", "waiting",
-    )  # fmt: skip
-
-    def __init__(
-        self, identifier: StateIdentifier, ttl: float, state: ReactiveState, persistence: Persistence | None = None
-    ) -> None:
-        self.identifier = identifier
-        self.state = state
-        self.ttl = ttl
-        self.order: tuple[float, int] | None = None  # the line in which it waits to be idle for long enough
-        # The address from which a visitor changed it first, if memory alone has it; empty if that is not known.
-        self.address: str | None = None
-        self.visits = 0  # uses since then
-        self.persistence = persistence
-        self.stored: Version | None = None  # the version that was loaded or saved last
-        self.shared = NOT_SHARED  # the part that concerns other processes; see `own_shared`
-        self.doubtful = False  # the store may have another version: load it before the next change
-        self.touched = 0.0  # when the store was told last that the state is in use
-        self.owner: object | None = None  # the holder of its lock
-        self.waiting: FairQueue[Waiter] | None = None  # those who wait for the lock; the sessions get it in turn
-        self.users = 0  # open transactions; the state is not dropped while there are any
-        self.used = 0.0
-        self.end: StateEnd | None = None  # why it is no more, if so
-        self.nonces: OrderedDict[str, float] | None = None  # nonces (or digests) of events, and their times
+    identifier: StateIdentifier
+    ttl: float
+    state: ReactiveState
+    persistence: Persistence | None = None
+    order: tuple[float, int] | None = None  # the line in which it waits to be idle for long enough
+    # The address from which a visitor changed it first, if memory alone has it; empty if that is not known.
+    address: str | None = None
+    visits: int = 0  # uses since then
+    stored: Version | None = None  # the version that was loaded or saved last
+    shared: Shared = NOT_SHARED  # the part that concerns other processes; see `own_shared`
+    doubtful: bool = False  # the store may have another version: load it before the next change
+    touched: float = 0.0  # when the store was told last that the state is in use
+    owner: object | None = None  # the holder of its lock
+    waiting: FairQueue[Waiter] | None = None  # those who wait for the lock; the sessions get it in turn
+    users: int = 0  # open transactions; the state is not dropped while there are any
+    used: float = 0.0
+    end: StateEnd | None = None  # why it is no more, if so
+    nonces: OrderedDict[str, float] | None = None  # nonces (or digests) of events, and their times
 
     @property
     def waiters(self) -> int:
@@ -333,6 +301,7 @@ def next_version(entry: Entry) -> Version:
 
 def initial_epoch(cls: type[ReactiveState], made: ReactiveState) -> str:
     """The epoch of all states that are as their class makes them (`made` is one). It changes with the class."""
+    # 0.2 us; 11 us if it were made for each state.
     epoch = _initial_epochs.get(cls)
     if epoch is None:
         values = made._frozen_values()
@@ -345,7 +314,10 @@ def initial_epoch(cls: type[ReactiveState], made: ReactiveState) -> str:
 
 
 def initial_wire(cls: type[ReactiveState], made: ReactiveState) -> dict[str, Any]:
-    """The wire values of all states that are as their class makes them (`made` is one): one dict for all of them."""
+    """The wire values of all states that are as their class makes them (`made` is one): one dict for all of them.
+
+    It takes 0.6 us; 6 us, and memory for each state, if they were encoded for each.
+    """
     encoded = _initial_wires.get(cls)
     if encoded is None:
         encoded = _initial_wires[cls] = made._wire()

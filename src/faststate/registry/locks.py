@@ -16,8 +16,6 @@ from ..scheduling.queues import Client, FairQueue
 from .entries import Entry, Waiter
 from .protocols import Callers, Cluster
 
-__all__ = ["Holder", "Locks", "SessionGates", "current_holder", "identity_here"]
-
 
 class Holder(NamedTuple):
     """The holder of locks, on whose behalf the current code runs. `task` holds them; None for a thread of its own."""

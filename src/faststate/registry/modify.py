@@ -17,8 +17,6 @@ from .locks import Holder, current_holder
 from .registry import StateRegistry
 from .transaction import Guard, Transaction
 
-__all__ = ["Modify"]
-
 S = TypeVar("S", bound=ReactiveState)
 
 

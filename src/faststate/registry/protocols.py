@@ -16,8 +16,6 @@ from ..stores.base import StateStore, Write
 from .entries import Commit, Entry, EntryChange, Nonce
 from .persistence import write_all
 
-__all__ = ["Callers", "Cluster", "Followers"]
-
 
 class Followers:
     """The pages that follow states: none, unless a subclass says otherwise. Lifetime: the provider."""

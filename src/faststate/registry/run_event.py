@@ -22,8 +22,6 @@ from .locks import Holder, current_holder, identity_here
 from .registry import StateRegistry
 from .transaction import Guard, Transaction
 
-__all__ = ["EventCaller", "Step", "run_event"]
-
 
 class Step(NamedTuple):
     """A committed step of an event: its result, as `EventCaller.render` returned it, or that the event was `repeated`.

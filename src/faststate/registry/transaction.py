@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..exceptions import FastStateError, StateNotFoundError
@@ -15,8 +16,6 @@ from .entries import Entry, Nonce
 from .locks import current_holder, identity_here
 from .registry import StateRegistry
 
-__all__ = ["Guard", "StateCopy", "Transaction"]
-
 
 class Guard(NamedTuple):
     """A rule that was asked about the snapshot `asked` of a state; `ask` asks it about another, and raises its "no"."""
@@ -26,15 +25,13 @@ class Guard(NamedTuple):
     ask: Callable[[ReactiveState], Awaitable[None]]
 
 
+@dataclass(slots=True, eq=False)
 class StateCopy:
     """One state of a transaction: the entry that was `given`, the one that is locked for it, and its working copy."""
 
-    __slots__ = ("copy", "entry", "given")
-
-    def __init__(self, given: Entry, entry: Entry) -> None:
-        self.given = given
-        self.entry = entry  # another one if the state was dropped and created again meanwhile
-        self.copy: ReactiveState | None = None
+    given: Entry
+    entry: Entry  # another one if the state was dropped and created again meanwhile
+    copy: ReactiveState | None = None
 
 
 class Transaction:

@@ -12,8 +12,6 @@ from .entries import Entry, LiveEntries, finite
 from .persistence import persistence_errors
 from .protocols import Cluster
 
-__all__ = ["SWEEP_INTERVAL", "Usage", "told_at", "touch_after"]
-
 SWEEP_INTERVAL: Final = 15.0
 """Seconds between two sweeps. Each costs what has expired, so the number only says how late a drop may be."""
 
