@@ -39,7 +39,7 @@ class Modify(Generic[S]):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> S:
-        state = await self._begin()
+        state = await retry_outdated(self._begin)
         self._token = current_holder.set(Holder(self._owner, asyncio.current_task()))
         return state
 
@@ -48,12 +48,6 @@ class Modify(Generic[S]):
         return self._transaction.owner if self._transaction is not None else self
 
     async def _begin(self) -> S:
-        entry, transaction = await retry_outdated(self._begin_once)
-        self._transaction = transaction
-        state: S = transaction.copy(entry)
-        return state
-
-    async def _begin_once(self) -> tuple[Entry, Transaction]:
         entry, guard = await self._find()
         transaction = Transaction(self._registry, [entry], [guard] if guard is not None else (), self._still_current)
         try:
@@ -61,7 +55,9 @@ class Modify(Generic[S]):
         except BaseException:
             transaction.end()
             raise
-        return entry, transaction
+        self._transaction = transaction
+        state: S = transaction.copy(entry)
+        return state
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._reset_holder()
@@ -87,7 +83,7 @@ class Modify(Generic[S]):
             if not is_import() or loop_outside(self._app_loop) is asyncio.get_running_loop():
                 raise RuntimeError("this code runs on the event loop: write `async with provider.modify(...)`")
         self._loop = loop_outside(self._app_loop)
-        state = run_on(self._loop, self._begin())
+        state = run_on(self._loop, retry_outdated(self._begin))
         self._token = current_holder.set(Holder(self._owner, None))
         return state
 

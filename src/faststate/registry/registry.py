@@ -312,10 +312,6 @@ class StateRegistry:
         """Give the store its time, and raise all its failures as `PersistenceError`s that begin with `message`."""
         return persistence_errors(message, self.store_timeout)
 
-    def ttl_of(self, identifier: StateIdentifier, ttl: float | None) -> float | None:
-        """Seconds for which an idle state is kept, None for ever; `ttl` as for `entry`."""
-        return finite(idle_time(identifier, ttl))
-
     def broadcast_to_state(self, state_key: str, event_data: Mapping[str, Any]) -> Awaitable[int]:
         """Send signals (a dict of field to value) to all that watch `state_key`, without changing the state.
 

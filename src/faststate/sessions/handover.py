@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ..auth.users import UserContext
 from ..cluster.base import AppCluster
 from ..exceptions import PersistenceError, StateNotFoundError, VersionConflict
-from ..registry.entries import Entry, is_initial
+from ..registry.entries import Entry, finite, idle_time, is_initial
 from ..registry.locks import Holder, current_holder
 from ..registry.registry import StateRegistry
 from ..registry.transaction import Transaction
@@ -135,7 +135,7 @@ class Handover:
             if key in merged or move is None or move[0].key in self.registry:
                 continue
             target, config = move
-            ttl = self.registry.ttl_of(target, config.ttl)
+            ttl = finite(idle_time(target, config.ttl))
             writes.append(Write(target.key, None, found.version, found.data, ttl, target.session_id))
             moved[target.key] = found.version
         try:
