@@ -87,7 +87,6 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "schema",
         "copies",
         "changes",
-        "checks",
         "reactive",
     ),
     "registry": (

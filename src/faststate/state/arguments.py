@@ -203,14 +203,11 @@ class Arguments:
         """Collect all values by the argument or the field that their name means."""
         found: dict[str, list[Any]] = {}
         for name, value in pairs:
-            found.setdefault(self._meant(name), []).append(value)
+            if name not in self.names:
+                bare = name.removesuffix("[]")
+                name = bare if bare in self.names else bare.replace("-", "_")
+            found.setdefault(name, []).append(value)
         return found
-
-    def _meant(self, name: str) -> str:
-        if name in self.names:
-            return name
-        bare = name.removesuffix("[]")
-        return bare if bare in self.names else bare.replace("-", "_")
 
     def _fill(
         self, values: dict[str, Any], texts: dict[str, list[Any]], explicit: Mapping[str, Any], is_form: bool

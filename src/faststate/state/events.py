@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import sys
@@ -90,13 +89,6 @@ class Event(Member, Generic[P, R]):
 
         self.changeable_defaults = changeable_defaults(function)
         """Defaults that each call gets a copy of: position behind `self`, name and value."""
-
-    def own(self, **changes: Any) -> Event[P, R]:
-        """Copy the event with other attributes, for one class: for other classes, a mixin's event stays as it is."""
-        made = copy.copy(self)
-        for name, value in changes.items():
-            setattr(made, name, value)
-        return made
 
     def limit(self, default: float | None) -> float | None:
         """Return the seconds that the event may take, where its provider says `default`; None for no limit."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import types
 from collections.abc import Mapping
 from functools import partial
 from html import escape
@@ -11,6 +13,7 @@ from typing import Any, ClassVar, Final, Self, cast
 from datastar_py.attributes import BindAttr
 from datastar_py.attributes import attribute_generator as data
 from fastcore.xml import Dd, Dl, Dt, Safe
+from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
 from .._compat.pydantic import subclassed
@@ -18,11 +21,10 @@ from ..auth.users import UserContext, current_user
 from ..exceptions import EventDefinitionError, NotStartedError
 from ..scopes import Version
 from ..wire.values import display
-from .checks import check_class
 from .copies import SnapshotInfo, StateModel, WorkingInfo
 from .events import Event
 from .serving import ServingProvider, current_page, nobody_asking, provider_of
-from .views import View, ViewFragment, attribute
+from .views import Member, View, ViewFragment, attribute
 
 __all__ = ["ReactiveState", "SignalRef"]
 
@@ -45,7 +47,7 @@ class ReactiveState(StateModel):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "_full_class" not in vars(cls):
-            check_class(cls, _OWN_NAMES, _RESERVED)
+            _check_class(cls)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -200,12 +202,6 @@ class SignalRef(str):
     __slots__ = ("_value",)
     _value: Any
 
-    @classmethod
-    def _of(cls, path: str, value: Any) -> SignalRef:
-        made = cls("$" + path)
-        made._value = value
-        return made
-
     def bind(self) -> BindAttr:
         """Write the attribute that ties an input to this signal in both ways: `Input(state.signal.draft.bind())`."""
         return cast(BindAttr, data.bind(self[1:]))
@@ -231,7 +227,9 @@ class Signals:
                 f"{type(state).__name__} has no signal {name!r}; its signals are {', '.join(schema.signals) or 'none'}"
                 " (collections show through a @view, or are marked AsSignal)"
             )
-        return SignalRef._of(".".join((*state._namespace, name)), state._wire()[name])
+        made = SignalRef("$" + ".".join((*state._namespace, name)))
+        made._value = state._wire()[name]
+        return made
 
 
 # -- snapshots with hidden fields --------------------------------------------------------------------------------------
@@ -297,8 +295,59 @@ def _as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else display(value)
 
 
+# -- mistakes in a class, reported when it is made ---------------------------------------------------------------------
+
 _OWN_NAMES: Final = frozenset(
     name for cls in (StateModel, ReactiveState) for name in vars(cls) if not name.startswith(("__", "model_"))
 ) | {"_fs", "_fs_schema_", "_partly_hidden", "__iter__", "__faststate__", "__from_request__", "__slots__"}
 _RESERVED: Final = frozenset(dir(ReactiveState)) | _OWN_NAMES
+_OVERRIDABLE: Final = frozenset({"migrate", "schema_version"})
+
+
+def _check_class(cls: type[ReactiveState]) -> None:
+    """Raise `EventDefinitionError` for what cannot work in a state class; make its own `__ft__` a view."""
+    for klass in cls.__mro__:
+        # A mixin makes no state class of its own, and is checked wherever it is used. An event may be guarded.
+        if klass is cls or not issubclass(klass, BaseModel):
+            for name, value in list(vars(klass).items()):
+                if not isinstance(value, Event):
+                    _refuse_guard(f"{klass.__name__}.{name}", value)
+    _check_schema_version(cls)
+    for name, value in list(vars(cls).items()):
+        if name == "__ft__" and isinstance(value, types.FunctionType):
+            setattr(cls, name, View(value, name))
+        elif (name in _OWN_NAMES and name not in _OVERRIDABLE) or (isinstance(value, Member) and name in _RESERVED):
+            raise _taken_name(cls, name)
+    for name in (*inspect.get_annotations(cls), *cls.__private_attributes__):  # pydantic moved them from the class body
+        if name in _RESERVED and name not in _OVERRIDABLE and name != "model_config":
+            raise _taken_name(cls, name)
+
+
+def _taken_name(cls: type, name: str) -> EventDefinitionError:
+    return EventDefinitionError(f"{cls.__name__}.{name} hides a name of ReactiveState: give it another name")
+
+
+def _refuse_guard(where: str, value: Any) -> None:
+    """Report a `@requires_auth` that guards nothing: only events can be reached by a client."""
+    while value is not None:
+        if "_auth_config" in getattr(value, "__dict__", {}):
+            raise EventDefinitionError(f"@requires_auth on {where} guards nothing: it is not an event; add @event")
+        inner = (getattr(value, name, None) for name in ("function", "wrapped", "fget", "__func__", "func"))
+        value = next((found for found in inner if found is not None), None)
+
+
+def _check_schema_version(cls: type) -> None:
+    """Report a mistake for which every stored state of the class would be put aside."""
+    own, declared = vars(cls), inspect.get_annotations(cls).get("schema_version", ClassVar)
+    if "ClassVar" not in str(declared) or ("schema_version" in own and type(own["schema_version"]) is not int):
+        raise EventDefinitionError(
+            f"{cls.__name__}: write schema_version: ClassVar[int] = 2, a whole number that grows"
+        )
+    migrate = own.get("migrate")
+    if migrate is not None and (not isinstance(migrate, classmethod) or inspect.iscoroutinefunction(migrate.__func__)):
+        raise EventDefinitionError(
+            f"{cls.__name__}.migrate must be a classmethod, not async: @classmethod def migrate(cls, values, version)"
+        )
+
+
 type.__setattr__(ReactiveState, "__ft__", View(ReactiveState.__ft__, "__ft__"))  # the default view

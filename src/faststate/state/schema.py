@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import decimal
 import enum
@@ -132,7 +133,8 @@ class Schema:
                         expects = value.expect_version or overridden.expect_version
                         if (rule, expects) != (value.rule, value.expect_version):
                             # A copy, since a mixin's event belongs to other classes too, which ask for none of this.
-                            value = value.own(rule=rule, expect_version=expects)
+                            value = copy.copy(value)
+                            value.rule, value.expect_version = rule, expects
                     self.events[name] = guarded[name] = value
                 elif isinstance(value, View):
                     self.views[name] = value
