@@ -132,8 +132,8 @@ HOUSE: Mapping[str, Sequence[str]] = {
     "provider": (
         "options",
         "throttle",
-        "page",
         "page_tokens",
+        "page",
         "lifecycle",
         "registrations",
         "stats",

@@ -89,7 +89,7 @@ async def test_the_token_says_exactly_what_is_shown_and_for_whom(context, provid
     await show(context, Counter)
     side = await show(context, Side, component_id="left")
     context.page.show(side, "box")
-    token = provider.tokens.signer.verify(context.page.token())
+    token = provider.tokens.signer.verify(*context.page.watched().values())
     assert token.shown == (("Counter", None, ()), ("Side", "left", ("box",)))
     other = await request_of(provider, "xyz").identity()
     assert token.binding == (await context.identity()).binding != other.binding

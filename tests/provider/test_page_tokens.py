@@ -12,8 +12,7 @@ from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
 from faststate.auth.tokens import Shown, TokenSigner
-from faststate.provider.page import merged_tokens
-from faststate.provider.page_tokens import LONG, MERGED_FROM
+from faststate.provider.page_tokens import LONG, MERGED_FROM, merged_tokens
 from tests.support.client import BROWSER, Page, frames, merge, message, patched_signals, status
 
 MANY = 1_000

@@ -68,7 +68,7 @@ class RequestContext(Caller):
         if self._page is None:
             provider = self.provider
             url = self.root + provider.options.prefix + "/"
-            self._page = PageContent(provider.registry, lambda: provider.tokens.signer, self._start, url)
+            self._page = PageContent(provider.registry, provider.tokens, self._start, url)
         return self._page
 
     def show(self, state: ReactiveState, view: str | None = None) -> None:

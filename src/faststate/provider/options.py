@@ -105,9 +105,12 @@ class Options:
         route = self.login_route
         if route is not None and (not route.startswith("/") or route.startswith("//")):
             raise ConfigurationError(f"login_route must be a URL path like '/login', not {route!r}")
-        for name in ("user_timeout", "body_timeout"):
+        for name in ("user_timeout", "body_timeout", "store_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} is in seconds, above 0, not {getattr(self, name)!r}")
+        for name in ("max_states", "max_states_per_address"):
+            if (most := getattr(self, name)) is not None and not most > 0:
+                raise ConfigurationError(f"{name} is at least 1, not {most!r}")
         if not is_time_limit(self.event_timeout):
             raise ConfigurationError(
                 f"event_timeout is in seconds, above 0, or None for no limit, not {self.event_timeout!r}"
@@ -116,10 +119,6 @@ class Options:
             raise ConfigurationError(f"max_events_per_session is at least 1, not {self.max_events_per_session!r}")
         if self.transport not in ("auto", "portable"):
             raise ConfigurationError(f"transport is 'auto' or 'portable', not {self.transport!r}")
-        if not self.store_timeout > 0 or not self.max_states > 0:
-            raise ConfigurationError("store_timeout is in seconds, above 0, and max_states at least 1")
-        if self.max_states_per_address is not None and not self.max_states_per_address > 0:
-            raise ConfigurationError(f"max_states_per_address is at least 1, not {self.max_states_per_address!r}")
         if self.store is not None and not isinstance(self.store, str | StateStore):
             raise ConfigurationError(f"store is a URL like 'sqlite:///state.db' or a StateStore, not {self.store!r}")
 

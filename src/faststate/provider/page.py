@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fastcore.xml import Safe
 
-from ..auth.tokens import Shown, TokenSigner, WatchToken
+from ..auth.tokens import Shown
 from ..auth.users import UserContext
 from ..registry.registry import StateRegistry
 from ..scopes import StateScope
 from ..state.reactive import ReactiveState
 from ..state.views import attribute, quoted
 from ..wire.values import attribute_json, nest
+from .page_tokens import PageTokens
 
 __all__ = [
     "LiveElement",
     "PageContent",
     "SeedElement",
-    "merged_tokens",
     "script_element",
 ]
 
@@ -104,17 +103,17 @@ _TOAST: Final = (
 class PageContent:
     """The states and views that one page shows. Lifetime: one request.
 
-    `signer` returns the signer of its token. `start` is the number of the last commit when the request came, `url` that
-    of the library's routes.
+    `tokens` signs its token. `start` is the number of the last commit when the request came, `url` that of the
+    library's routes.
     """
 
     __slots__ = (
-        "_mixed", "_registry", "_signer", "_start", "bound_to", "live_added", "states", "url", "viewer", "views",
+        "_mixed", "_registry", "_start", "_tokens", "bound_to", "live_added", "states", "url", "viewer", "views",
     )  # fmt: skip
 
-    def __init__(self, registry: StateRegistry, signer: Callable[[], TokenSigner], start: int, url: str) -> None:
+    def __init__(self, registry: StateRegistry, tokens: PageTokens, start: int, url: str) -> None:
         self._registry = registry
-        self._signer = signer
+        self._tokens = tokens
         self._mixed = False
         self._start = start
         self.states: dict[str, ReactiveState] = {}
@@ -171,9 +170,9 @@ class PageContent:
         self.live_added = True
         return LiveElement(self, with_signals=True)
 
-    def token(self) -> str:
-        """Return the page's watch token."""
-        return self._signer().sign(self.bound_to, self.shown())
+    def watched(self) -> dict[str, str]:
+        """Return the page's watch token, by its name in `_fs.w`."""
+        return self._tokens.signed(self.bound_to, tuple(self.shown()))
 
 
 class LiveElement:
@@ -190,7 +189,7 @@ class LiveElement:
     def __html__(self) -> str:
         page = self._page
         own = f"{{_fs:{{u:{attribute_json(page.url)},n:{attribute_json(page.position())},"
-        watched = {"_fs": {"w": {_name(tuple(page.shown())): page.token()}}}
+        watched = {"_fs": {"w": page.watched()}}
         signals = attribute_json({**page.signals(), **watched} if self._with_signals else watched)
         is_temporary = any(s._committed.identifier.scope is StateScope.TEMPORARY for s in page.states.values())
         live = (
@@ -203,11 +202,6 @@ class LiveElement:
         return Safe(self.__html__())
 
     __str__ = __html__
-
-
-def _name(shown: tuple[Shown, ...]) -> str:
-    """Return a token's name on the page: if the same fragment is fetched again, its token replaces the old one."""
-    return f"p{zlib.crc32(repr(shown).encode()):08x}"
 
 
 class SeedElement:
@@ -228,18 +222,3 @@ class SeedElement:
 def script_element(source: str) -> Safe:
     """Return the script element (markup) that loads Datastar."""
     return Safe(f'<script type="module" {attribute("src", source)}></script>')
-
-
-def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str, str | None]:
-    """Return one token for all that these tokens show, and None for each that it replaces, by name as in `_fs.w`.
-
-    A thousand fragments bring a thousand tokens, which are 130 KB; their ids in one token are 3 KB, or 30 KB of UUIDs.
-    """
-    views: dict[tuple[str, str | None], set[str]] = {}
-    for token in tokens:
-        for name, instance_id, shown in token.shown:
-            views.setdefault((name, instance_id), set()).update(shown)
-    merged = tuple(Shown(*own, tuple(sorted(names))) for own, names in views.items())
-    names: dict[str, str | None] = {_name(token.shown): None for token in tokens}
-    names[_name(merged)] = signer.sign(tokens[0].binding, merged)
-    return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,10 +11,9 @@ from ..auth.tokens import Shown, TokenSigner, WatchToken
 from ..exceptions import AccessError, ConfigurationError, NotStartedError
 from ..sessions.caller import Caller, Identity
 from .options import Options
-from .page import merged_tokens
 from .throttle import Throttle
 
-__all__ = ["ForgedTokens", "PageTokens", "StaleTokens", "Watched", "shown_by"]
+__all__ = ["ForgedTokens", "PageTokens", "StaleTokens", "Watched", "merged_tokens", "shown_by"]
 
 LONG: Final = 4_096
 """Characters of a request's tokens from which on they are verified in portions, and charged to the client.
@@ -68,6 +68,10 @@ class PageTokens:
         if self._signer is None:
             raise NotStartedError("the provider has no secret_key yet: use faststate.fast_app, or call setup(app)")
         return self._signer
+
+    def signed(self, bound_to: str, shown: tuple[Shown, ...]) -> dict[str, str]:
+        """Return a token for what a page shows, by its name there; `bound_to` is as `Identity.binding`."""
+        return {_name(shown): self.signer.sign(bound_to, shown)}
 
     async def verify(self, caller: Caller, tokens: Sequence[Any], *, again: bool = False) -> list[WatchToken]:
         """Return the content of these tokens, all genuine and of the caller's session and user.
@@ -175,3 +179,23 @@ def _is_long(tokens: Sequence[Any]) -> bool:
 def shown_by(tokens: Sequence[WatchToken]) -> Sequence[Shown]:
     """Return what these tokens show."""
     return tokens[0].shown if len(tokens) == 1 else [shown for token in tokens for shown in token.shown]
+
+
+def _name(shown: tuple[Shown, ...]) -> str:
+    """Return a token's name on the page: if the same fragment is fetched again, its token replaces the old one."""
+    return f"p{zlib.crc32(repr(shown).encode()):08x}"
+
+
+def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str, str | None]:
+    """Return one token for all that these tokens show, and None for each that it replaces, by name as in `_fs.w`.
+
+    A thousand fragments bring a thousand tokens, which are 130 KB; their ids in one token are 3 KB, or 30 KB of UUIDs.
+    """
+    views: dict[tuple[str, str | None], set[str]] = {}
+    for token in tokens:
+        for name, instance_id, shown in token.shown:
+            views.setdefault((name, instance_id), set()).update(shown)
+    merged = tuple(Shown(*own, tuple(sorted(names))) for own, names in views.items())
+    names: dict[str, str | None] = {_name(token.shown): None for token in tokens}
+    names[_name(merged)] = signer.sign(tokens[0].binding, merged)
+    return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..cluster.base import AppCluster
@@ -40,13 +41,13 @@ class Stats(NamedTuple):
     cut: int
 
 
+@dataclass(slots=True)
 class Counters:
     """The counts of one provider's events; see `Stats`. Lifetime: the provider."""
 
-    __slots__ = ("events", "refused", "repeated")
-
-    def __init__(self) -> None:
-        self.events = self.refused = self.repeated = 0
+    events: int = 0
+    refused: int = 0
+    repeated: int = 0
 
 
 def stats_of(registry: StateRegistry, manager: SSEManager, counters: Counters) -> Stats:
