@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-__all__ = ["enter_task", "forget_task", "leave_task"]
-
 
 def _do_nothing(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
     pass

@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["keeps_xtra", "xtra_of"]
-
 
 def xtra_of(table: Any) -> dict[str, Any]:
     """Return the columns that `xtra()` of the table has set, with their values."""

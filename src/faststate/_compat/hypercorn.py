@@ -7,8 +7,6 @@ from typing import Any
 
 from starlette.types import Send
 
-__all__ = ["terminated_of"]
-
 
 def terminated_of(send: Send) -> Any:
     """Return the event that a worker sets when it ends, which can be awaited with `wait()`; None if it is not found.

@@ -10,8 +10,6 @@ from itsdangerous import URLSafeTimedSerializer
 from itsdangerous.encoding import base64_encode
 from pydantic_core import from_json
 
-__all__ = ["TokenSerializer", "unverified_payload"]
-
 WORTH_COMPRESSING: Final = 256
 """Least bytes of a payload that are compressed. A shorter one gets no shorter by it."""
 

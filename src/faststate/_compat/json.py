@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["compact_encoder"]
-
 
 def compact_encoder() -> Callable[[Any], str]:
     """Return a function that encodes plain JSON types as one line of ASCII, without spaces.

@@ -9,27 +9,6 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic_core import SchemaValidator
 
-__all__ = [
-    "build_validator",
-    "converts",
-    "fills_fields",
-    "has_base_init",
-    "has_post_init",
-    "has_serializers",
-    "has_validators",
-    "is_fraction",
-    "mark_base_init",
-    "model_validator_modes",
-    "put_extra",
-    "put_fields_set",
-    "put_private",
-    "put_values",
-    "rebuilds_models",
-    "subclassed",
-    "validated_fields",
-    "validates_whole",
-]
-
 # -- validators --------------------------------------------------------------------------------------------------------
 
 

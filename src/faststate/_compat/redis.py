@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-__all__ = ["abort", "is_broken"]
-
 
 def is_broken(connection: Any) -> bool:
     """True if the other side has closed a connection: whatever is sent over it can never arrive.

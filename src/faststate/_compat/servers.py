@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
-__all__ = ["Workers", "workers_here"]
-
 
 class Workers(NamedTuple):
     """The workers of the server that runs this code: its name (str), and their number (int, None for several)."""

@@ -9,8 +9,6 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp
 
-__all__ = ["Session", "is_only_exceptions", "knows_sessions", "served_by"]
-
 Session: Any = getattr(sessions, "Session", None)
 """The class of a request's session: a dict that notes in `accessed` and `modified` what became of it."""
 

@@ -15,20 +15,6 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-__all__ = [
-    "Transport",
-    "arrival_of",
-    "connections_of",
-    "cycle_of",
-    "drop_request",
-    "handlers_connections",
-    "is_own_send",
-    "protocol_of",
-    "serves",
-    "transport_of",
-    "transports_of",
-]
-
 
 class Transport(Protocol):
     """asyncio's `Transport`, as far as it is used here."""

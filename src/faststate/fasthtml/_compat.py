@@ -11,17 +11,6 @@ from fasthtml import core
 
 from ..exceptions import ConfigurationError
 
-__all__ = [
-    "call_filled",
-    "can_fill",
-    "endpoint_maker",
-    "knows_elements",
-    "parameters_of",
-    "replace_endpoint_maker",
-    "replace_websocket_adder",
-    "respond",
-]
-
 logger = logging.getLogger("faststate")
 
 parameters_of: Any = getattr(core, "_params", None)

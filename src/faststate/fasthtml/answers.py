@@ -21,8 +21,6 @@ from ..exceptions import (
 from ..provider.provider import StateProvider
 from ..wire.frames import go_frame, message_frame
 
-__all__ = ["BROKEN", "BUSY", "SSE_HEADERS", "EventResponse", "error_response", "refused_response"]
-
 logger = logging.getLogger("faststate")
 
 SSE_HEADERS: Final = {

@@ -15,8 +15,6 @@ from starlette.types import Message, Scope
 
 from . import _compat
 
-__all__ = ["GuardedEndpoint"]
-
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 

@@ -12,8 +12,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..provider.provider import StateProvider
 from ..sessions.caller import PERSONAL, Personal
 
-__all__ = ["PersonalAnswers"]
-
 logger = logging.getLogger("faststate")
 
 _Headers = list[tuple[bytes, bytes]]

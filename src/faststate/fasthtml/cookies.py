@@ -16,8 +16,6 @@ from .._compat.starlette import Session
 from ..auth.tokens import LONGEST_KEPT, Genuine
 from .requests import headers_of
 
-__all__ = ["RememberingSessionMiddleware"]
-
 COOKIES_KEPT: Final = 4_096
 """Number of cookies that are remembered as genuine; a new one replaces the one known for longest."""
 

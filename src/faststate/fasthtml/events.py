@@ -30,8 +30,6 @@ from .answers import BROKEN, BUSY, EventResponse, refused_response
 from .beforeware import GuardedEndpoint
 from .requests import headers_of, parse_json, read_body
 
-__all__ = ["EventRoute"]
-
 logger = logging.getLogger("faststate")
 
 _FAILED: Final = "faststate_failed"

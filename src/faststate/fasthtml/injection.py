@@ -23,8 +23,6 @@ from ..sessions.config import Ids
 from ..state.parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
 from .script import script_source
 
-__all__ = ["FastHTMLContext", "inject"]
-
 _CONNECTION: Final = "faststate_connection"
 
 

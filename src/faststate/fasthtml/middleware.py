@@ -23,8 +23,6 @@ from .injection import FastHTMLContext, inject
 from .requests import headers_of
 from .shutdown import drain_on_signal
 
-__all__ = ["FastStateMiddleware", "SameOriginOnly", "check_routes"]
-
 logger = logging.getLogger("faststate")
 
 

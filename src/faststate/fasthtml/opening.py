@@ -24,8 +24,6 @@ from .requests import BodyTooLarge, headers_of, parse_json, read_body
 from .shutdown import drain_on_signal
 from .streams import StreamResponse
 
-__all__ = ["StreamRoute"]
-
 logger = logging.getLogger("faststate")
 
 # In the request's scope, and not in its state, which uvicorn keeps as long as the stream is open:

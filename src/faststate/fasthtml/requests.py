@@ -13,8 +13,6 @@ from ..exceptions import EventArgumentError
 from ..provider.provider import StateProvider
 from ..wire.values import depth_of
 
-__all__ = ["BodyTooLarge", "headers_of", "parse_json", "read_body"]
-
 _HEADERS: Final = "faststate_headers"
 """Where a request's scope holds its headers as they came, and by name."""
 

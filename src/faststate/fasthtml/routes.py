@@ -21,8 +21,6 @@ from .opening import StreamRoute
 from .requests import headers_of, parse_json, read_body
 from .script import datastar_url
 
-__all__ = ["add_routes"]
-
 logger = logging.getLogger("faststate")
 
 

@@ -12,8 +12,6 @@ from ..auth.users import current_request
 from ..provider.context import RequestProvider
 from ..provider.page import script_element
 
-__all__ = ["DatastarScript", "datastar_url", "script_source"]
-
 
 def script_source(provider: RequestProvider, connection: HTTPConnection | None) -> str:
     """Return the URL of Datastar for one page: as configured, or below its app's path for our own copy."""

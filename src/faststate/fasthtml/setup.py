@@ -32,8 +32,6 @@ from .routes import add_routes
 from .script import DatastarScript
 from .streams import StreamKeeper
 
-__all__ = ["fast_app", "setup"]
-
 
 @integrate_with
 def setup(provider: StateProvider, app: Any) -> None:

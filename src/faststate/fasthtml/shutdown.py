@@ -17,9 +17,6 @@ from .._compat.uvicorn import connections_of, handlers_connections, transports_o
 from ..provider.provider import StateProvider
 from ..sse.manager import LAST_WRITE
 
-__all__ = ["drain_on_signal", "drain_with_server"]
-
-
 # -- with the server ---------------------------------------------------------------------------------------------------
 
 

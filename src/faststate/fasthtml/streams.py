@@ -21,8 +21,6 @@ from ..wire.frames import signals_frame
 from .answers import SSE_HEADERS
 from .shutdown import drain_with_server
 
-__all__ = ["StreamKeeper", "StreamResponse"]
-
 logger = logging.getLogger("faststate")
 
 _BEGINNING: Final = "faststate_beginning"

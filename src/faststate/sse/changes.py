@@ -16,8 +16,6 @@ from ..state.schema import EVERYTHING_SHOWN
 from ..wire.frames import patch_frame, replacing_frame, view_frame, view_placeholder
 from ..wire.values import merge_patch, same
 
-__all__ = ["Audience", "Changes", "CommitLike", "audience_of", "snapshot_frame"]
-
 logger = logging.getLogger("faststate")
 
 

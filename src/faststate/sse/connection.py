@@ -18,8 +18,6 @@ from .changes import Audience, Changes, snapshot_frame
 from .topics import Topic
 from .writing import Writer
 
-__all__ = ["SSEConnection", "Sender"]
-
 logger = logging.getLogger("faststate")
 
 MAX_MESSAGES: Final = 256

@@ -15,8 +15,6 @@ from .hooks import StreamHooks
 from .topics import Sending, Topic, is_newer
 from .writing import Chunk
 
-__all__ = ["QUICK_FROM", "UNCHECKED", "Fanout"]
-
 logger = logging.getLogger("faststate")
 
 QUICK_FROM: Final = 64

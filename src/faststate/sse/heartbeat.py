@@ -13,8 +13,6 @@ from .connection import SSEConnection
 from .fanout import Fanout
 from .writing import Chunk
 
-__all__ = ["HEARTBEAT", "Heartbeat"]
-
 HEARTBEAT: Final = 15.0
 """Seconds between two signs of life on a stream; proxies commonly cut after 30 to 60 quiet seconds."""
 

@@ -8,8 +8,6 @@ from typing import Any
 from ..scopes import Id
 from ..state.reactive import ReactiveState
 
-__all__ = ["StreamHooks"]
-
 
 class StreamHooks:
     """The provider's side of its streams. Lifetime: the manager. This one knows no states: a provider overrides it."""

@@ -24,8 +24,6 @@ from .heartbeat import HEARTBEAT, Heartbeat
 from .hooks import StreamHooks
 from .writing import Writer
 
-__all__ = ["LAST_WRITE", "SSEManager", "StateEventHandler"]
-
 STALE_AFTER: Final = 300.0
 """Seconds without a write after which `cleanup_stale_connections` takes a connection for dead (the seed's number)."""
 

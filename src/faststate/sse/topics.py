@@ -11,8 +11,6 @@ from ..state.reactive import ReactiveState
 from .changes import Audience, Changes, CommitLike
 from .writing import Chunk, Writer
 
-__all__ = ["Sending", "Topic", "TopicConnection", "is_newer"]
-
 logger = logging.getLogger("faststate")
 
 

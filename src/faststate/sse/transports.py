@@ -22,8 +22,6 @@ from .connection import SSEConnection
 from .manager import LAST_WRITE, SSEManager
 from .writing import Chunk, Writer
 
-__all__ = ["AsgiWriter", "DirectWriter", "StreamWriter"]
-
 logger = logging.getLogger("faststate")
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from starlette.types import Message
 
-__all__ = ["Chunk", "Writer"]
-
 
 class Chunk:
     """Bytes that are written to many connections. Lifetime: one flush.

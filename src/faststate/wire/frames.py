@@ -14,23 +14,6 @@ from datastar_py.consts import ElementPatchMode
 
 from .values import nest, patch_steps, to_json
 
-__all__ = [
-    "RELOAD",
-    "REOPEN",
-    "VIEW_ATTRIBUTE",
-    "elements_frame",
-    "go_frame",
-    "message_frame",
-    "patch_frame",
-    "reload_frame",
-    "reopen_frame",
-    "replacing_frame",
-    "signals_frame",
-    "vanish_frame",
-    "view_frame",
-    "view_placeholder",
-]
-
 VIEW_ATTRIBUTE: Final = "data-fs-view"
 """The attribute of a view's root element that holds the view's address: namespace and name, joined by dots."""
 

@@ -15,20 +15,6 @@ from pydantic_core import to_jsonable_python
 
 from .._compat.json import compact_encoder
 
-__all__ = [
-    "MAX_SAFE_INTEGER",
-    "attribute_json",
-    "depth_of",
-    "display",
-    "js",
-    "merge_patch",
-    "nest",
-    "patch_steps",
-    "same",
-    "to_json",
-    "to_wire",
-]
-
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 """ECMA-262, Number.MAX_SAFE_INTEGER: JavaScript loses integers above it, so they travel as strings."""
 
