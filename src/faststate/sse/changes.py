@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from ..wire.values import merge_patch, same
 logger = logging.getLogger("faststate")
 
 
+@dataclass(eq=False, slots=True)
 class Audience:
     """The followers of one state who are sent the same bytes: the `views` they show, the fields `hidden` from them.
 
@@ -26,11 +28,8 @@ class Audience:
     or the connections.
     """
 
-    __slots__ = ("hidden", "views")
-
-    def __init__(self, views: frozenset[str], hidden: frozenset[str]) -> None:
-        self.views = views
-        self.hidden = hidden
+    views: frozenset[str]
+    hidden: frozenset[str]
 
 
 @lru_cache(maxsize=1024)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -39,16 +40,14 @@ class Sender(Protocol):
         """Flush at the end of the loop's turn: something waits in this connection's outbox."""
 
 
+@dataclass(eq=False, slots=True)
 class _Outbox:
     """What waits for one connection that is not sent what all are sent. Lifetime: until it is drained."""
 
-    __slots__ = ("echoes", "messages", "signals", "states")
-
-    def __init__(self) -> None:
-        self.states: dict[str, Changes | None] = {}
-        self.echoes: dict[str, Mapping[str, Any]] = {}
-        self.messages: list[bytes] = []
-        self.signals: dict[str, Any] = {}
+    states: dict[str, Changes | None] = field(default_factory=dict)
+    echoes: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    messages: list[bytes] = field(default_factory=list)
+    signals: dict[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.states or self.messages or self.signals)
