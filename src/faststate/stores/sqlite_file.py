@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..exceptions import MissingDependencyError, PersistenceError, VersionConflict
-from ..scheduling.loops import call_on
+from ..scheduling.loops import call_on, settle
 from .base import EXPIRED_KEPT, same_error
 
 __all__ = ["FileRequest", "FileThread", "Work", "close_file"]
@@ -312,9 +312,7 @@ def _deliver(requests: Iterable[FileRequest]) -> None:
 
 def _settle(requests: Iterable[FileRequest]) -> None:
     for request in requests:
-        if request.future.done():  # its caller was cancelled
-            continue
         if request.error is None:
-            request.future.set_result(request.result)
-        else:
+            settle(request.future, request.result)
+        elif not request.future.done():  # otherwise its caller was cancelled
             request.future.set_exception(request.error)

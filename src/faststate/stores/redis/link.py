@@ -154,7 +154,7 @@ class RedisLink:
             )
         if answer[0] == b"conflict":
             key, found, expected = (part.decode() for part in answer[1:])
-            raise version_conflict(key, read_version(found), read_version(expected))
+            raise version_conflict(key, *(read_version(text) if text else None for text in (found, expected)))
         sequence = int(answer[1])
         # It may be a number of a newer, still unknown timeline, which does no harm.
         self._process.sequence = max(self._process.sequence, sequence)

@@ -125,12 +125,8 @@ def version_text(version: Version | None) -> str:
     return "" if version is None else f"{version.number} {version.epoch}"
 
 
-def read_version(text: str) -> Version | None:
-    """Return the version that `version_text` wrote."""
-    return _version(text) if text else None
-
-
-def _version(text: str) -> Version:
+def read_version(text: str) -> Version:
+    """Return the version that `version_text` wrote. Not for None."""
     number, _, epoch = text.partition(" ")
     return Version(epoch, int(number))
 
@@ -146,7 +142,7 @@ def to_milliseconds(ttl: float | None) -> Argument:
 
 def read_stored(version: bytes, data: bytes, left: bytes) -> Stored:
     """Return a state that a script has returned: version, data, and the milliseconds until it expires."""
-    return Stored(_version(version.decode()), data, int(left) / 1_000 if left else None)
+    return Stored(read_version(version.decode()), data, int(left) / 1_000 if left else None)
 
 
 def read_news(rows: Iterable[Sequence[bytes]]) -> dict[str, Stored | None]:
