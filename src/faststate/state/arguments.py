@@ -23,6 +23,7 @@ from ..validation.bounds import Unfit, bounded, first_problem, runs_own_code
 from ..validation.scalars import EXACT, UnshowableError, is_exact
 from ..validation.work import TooMuchWork, look_through, work_of
 from .forms import FilledArgument, FormField, filled_argument, form_field
+from .models import is_frozen_class
 from .parameters import StateParameter, is_state_class, signature_of, state_parameter
 
 __all__ = ["Arguments", "changeable_defaults", "copied", "unknown_argument"]
@@ -324,13 +325,10 @@ def is_changeable(value: Any) -> bool:
         return any(map(is_changeable, value))
     if isinstance(value, type) or is_state_class(type(value)):
         return False
-    if isinstance(value, BaseModel):
-        return not value.model_config.get("frozen") or any(map(is_changeable, value.__dict__.values()))
-    if dataclasses.is_dataclass(value):
-        kind: Any = type(value)
-        is_frozen = kind.__dataclass_params__.frozen
-        return not is_frozen or any(is_changeable(getattr(value, f.name, None)) for f in dataclasses.fields(value))
-    return False
+    if not (is_model := isinstance(value, BaseModel)) and not dataclasses.is_dataclass(value):
+        return False
+    parts = value.__dict__.values() if is_model else (getattr(value, f.name, None) for f in dataclasses.fields(value))
+    return not is_frozen_class(type(value)) or any(map(is_changeable, parts))
 
 
 def copied(value: Any) -> Any:

@@ -162,12 +162,6 @@ class ReadOnlyList(_Kept, list[Any]):
     def __getitem__(self, place: Any) -> Any:
         return list(self._items[place]) if type(place) is slice else self._items[place]
 
-    __eq__ = _comparing(operator.eq)
-    __ne__ = _comparing(operator.ne)
-    __lt__ = _comparing(operator.lt)
-    __le__ = _comparing(operator.le)
-    __gt__ = _comparing(operator.gt)
-    __ge__ = _comparing(operator.ge)
     __hash__ = None
 
     def __add__(self, other: Any) -> Any:
@@ -188,6 +182,8 @@ class ReadOnlyList(_Kept, list[Any]):
         return self._items.index(item, *between)
 
 
+for _name in ["__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"]:
+    setattr(ReadOnlyList, _name, _comparing(getattr(operator, _name)))
 _put_items: Final = vars(ReadOnlyList)["_items"].__set__
 
 
