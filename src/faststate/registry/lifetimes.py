@@ -171,12 +171,11 @@ class Lifetimes:
         finally:
             self._held = [other for other in self._held if other is not held]
 
-    def _is_needed(self, key: str) -> bool:
-        return self._followers.is_watched(key) or any(key in held for held in self._held)
-
     def _may_go(self, key: str) -> bool:
         entry = self._live.get(key)
-        return entry is not None and not entry.users and not self._is_needed(key)
+        if entry is None or entry.users or self._followers.is_watched(key):
+            return False
+        return not any(key in held for held in self._held)
 
     # -- leaving memory --------------------------------------------------------------------------------------------
 
