@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final
 
@@ -36,19 +37,17 @@ _FAILED: Final = "faststate_failed"
 """Where an event's error waits in the request's scope for the event's route."""
 
 
+@dataclass(eq=False, slots=True)
 class _PageEffects:
     """The effects of an event for its page, sent down its `live` stream or kept for the answer. Lifetime: the event."""
 
-    __slots__ = ("_live", "frames", "version")
-
-    def __init__(self, live: SSEConnection | None) -> None:
-        self._live = live
-        self.frames = b""
-        self.version: str | None = None
+    live: SSEConnection | None
+    frames: bytes = b""
+    version: str | None = None
 
     def take(self, effect: Effect) -> None:
         """Take the effect of a step."""
-        live, self.version = self._live, effect.version
+        live, self.version = self.live, effect.version
         if not effect.frames:
             return
         if live is None or live.closed or live.silent:

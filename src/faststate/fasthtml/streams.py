@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 from weakref import ref
@@ -152,12 +153,12 @@ class _Beginning:
         return True
 
 
+@dataclass(eq=False, slots=True)
 class _Watched:
     """A transport that notes what is written to it. Lifetime: one message."""
 
-    def __init__(self, transport: Any, written: list[bytes]) -> None:
-        self._transport = transport
-        self._written = written
+    _transport: Any
+    _written: list[bytes]
 
     def write(self, data: bytes) -> None:
         self._written.append(bytes(data))
