@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from faststate.registry import alone, commits
+from faststate.registry import commits, protocols
 from faststate.registry.persistence import StorePersistence
 
 
@@ -22,7 +22,7 @@ def acknowledge_before_it_is_saved() -> None:
     async def promise(writes, store, seconds):
         background.add(asyncio.create_task(save_later(writes, store, seconds)))
 
-    alone.write_all = commits.write_all = promise
+    protocols.write_all = commits.write_all = promise
 
 
 def save_two_states_apart() -> None:
@@ -34,7 +34,7 @@ def save_two_states_apart() -> None:
             await write_all([each], store, seconds)
             await asyncio.sleep(0.01)
 
-    alone.write_all = commits.write_all = one_by_one
+    protocols.write_all = commits.write_all = one_by_one
 
 
 def forget_nonces() -> None:

@@ -18,7 +18,7 @@ from fasthtml.common import FastHTML
 from starlette.routing import Route
 
 import faststate
-from faststate.registry.registry import DEFAULT_TTL
+from faststate.registry.entries import DEFAULT_TTL
 from tests.support.pages import CHECKS, PAGES, ROOT, Tab, blocks, checks, snippets_elsewhere
 
 LANGUAGES = {"python", "console", "text", "nginx", "ini"}

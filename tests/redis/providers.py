@@ -11,7 +11,7 @@ from typing import Any
 from fastlite import database
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event
-from faststate.registry.registry import Entry
+from faststate.registry.entries import Entry
 from faststate.registry.run_event import EventCaller, Step, run_event
 from faststate.sessions.config import Ids
 from faststate.sse import SSEConnection

@@ -17,8 +17,8 @@ from faststate import (
     StateScope,
 )
 from faststate.registry import lifetimes as lifetimes_module
+from faststate.registry.entries import DEFAULT_TTL
 from faststate.registry.protocols import Followers
-from faststate.registry.registry import DEFAULT_TTL
 from faststate.registry.transaction import Transaction
 from tests.support.waiting import Clock
 

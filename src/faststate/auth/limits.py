@@ -12,8 +12,6 @@ from typing import Final
 
 from ..exceptions import ConfigurationError
 
-__all__ = ["Rates", "TokenBuckets", "network_of"]
-
 logger = logging.getLogger("faststate")
 
 MOST_BUCKETS: Final = 100_000

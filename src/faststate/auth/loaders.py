@@ -21,8 +21,6 @@ from ..scheduling.waits import TooLate, in_time
 from ..scheduling.workers import call_in_worker
 from .users import UserContext
 
-__all__ = ["LoadUserById", "UserFinder", "UserLoader"]
-
 UserLoader = Callable[[HTTPConnection], UserContext | Awaitable[UserContext | None] | None]
 LoadUserById = Callable[[Any], UserContext | Awaitable[UserContext | None] | None]
 

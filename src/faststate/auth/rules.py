@@ -12,8 +12,6 @@ from ..exceptions import AuthenticationError, AuthorizationError, EventDefinitio
 from ..scopes import Id
 from .users import UserContext
 
-__all__ = ["MODIFY", "READ", "AccessRule", "Authorizer", "authorize", "requires_auth", "rule_of"]
-
 READ: Final = "read"
 """The action of showing a state. The others are `MODIFY` and the names of events."""
 

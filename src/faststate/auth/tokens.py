@@ -13,8 +13,6 @@ from itsdangerous import BadData, SignatureExpired
 
 from .._compat.itsdangerous import TokenSerializer, unverified_payload
 
-__all__ = ["TOKEN_MAX_AGE", "Genuine", "Shown", "TokenSigner", "WatchToken", "binding"]
-
 TOKEN_MAX_AGE: Final = 7 * 86_400
 """Seconds for which a page's token is valid. An older page is told to reload."""
 

@@ -11,8 +11,6 @@ from starlette.requests import HTTPConnection
 from ..exceptions import NotStartedError
 from ..scopes import Id
 
-__all__ = ["UserContext", "current_request", "current_user", "get_current_request", "get_current_user"]
-
 ADMIN: Final = "admin"
 """The role that has every permission."""
 

@@ -18,7 +18,7 @@ from ..exceptions import AccessError, ConfigurationError, StateNotFoundError
 from ..provider.context import RequestContext
 from ..provider.page import LiveElement, SeedElement
 from ..provider.provider import StateProvider
-from ..registry.registry import Entry
+from ..registry.entries import Entry
 from ..sessions.config import Ids
 from ..state.parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
 from .script import script_source

@@ -11,8 +11,6 @@ from starlette.types import Receive
 
 from ..exceptions import EventArgumentError
 
-__all__ = ["NOTHING", "Call", "tokens_of"]
-
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")

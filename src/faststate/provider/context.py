@@ -18,8 +18,6 @@ from .options import Options
 from .page import LiveElement, PageContent
 from .page_tokens import PageTokens
 
-__all__ = ["Answered", "RequestContext", "RequestProvider", "context_of"]
-
 
 class RequestProvider(ServingProvider, Protocol):
     """A provider, as its requests know it. Lifetime: the app."""

@@ -33,8 +33,6 @@ from .page_tokens import ForgedTokens, StaleTokens, Watched
 from .parts import Parts, origin_of_commits
 from .resolve import NO_IDS, Resolver, taken_ids
 
-__all__ = ["Dispatcher"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dispatcher:

@@ -28,8 +28,6 @@ from .page_tokens import MERGED_FROM, ForgedTokens, StaleTokens, Watched, shown_
 from .parts import GONE, Parts
 from .resolve import Resolver
 
-__all__ = ["Followed", "Follower"]
-
 logger = logging.getLogger("faststate")
 
 LEFT_TTL: Final = 30.0

@@ -14,8 +14,6 @@ from ..registry.calling import is_for_scripts
 from ..registry.registry import StateRegistry
 from ..sse.manager import SSEManager
 
-__all__ = ["AppLoop", "Lifecycle"]
-
 logger = logging.getLogger("faststate")
 
 

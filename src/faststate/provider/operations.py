@@ -28,8 +28,6 @@ from .context import RequestContext
 from .parts import Parts
 from .resolve import Resolver, taken_ids
 
-__all__ = ["Operations"]
-
 S = TypeVar("S", bound=ReactiveState)
 
 

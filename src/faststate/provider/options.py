@@ -15,8 +15,6 @@ from ..exceptions import ConfigurationError
 from ..state.events import DEFAULT_PREFIX, is_time_limit
 from ..stores.base import StateStore
 
-__all__ = ["DATASTAR_SRC", "Options"]
-
 DATASTAR_SRC: Final = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.2/bundles/datastar.js"
 
 

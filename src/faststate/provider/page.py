@@ -16,13 +16,6 @@ from ..state.views import attribute, quoted
 from ..wire.values import attribute_json, nest
 from .page_tokens import PageTokens
 
-__all__ = [
-    "LiveElement",
-    "PageContent",
-    "SeedElement",
-    "script_element",
-]
-
 # Signals of the library, in `_fs`; the underscore keeps them out of what Datastar sends of its own accord.
 #   u: URL that the library's routes begin with    c: id of the open stream      n: stream position at first paint
 #   w: watch tokens                                err: message to show          ok: nonce of the last acknowledged form

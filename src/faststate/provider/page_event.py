@@ -27,8 +27,6 @@ from .follow import Follower
 from .page_tokens import StaleTokens, Watched
 from .parts import Origin, Parts
 
-__all__ = ["Effect", "PageEvent", "Sent", "safe_location"]
-
 logger = logging.getLogger("faststate")
 
 AWAY: Final = 10.0

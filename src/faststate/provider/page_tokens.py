@@ -13,8 +13,6 @@ from ..sessions.caller import Caller, Identity
 from .options import Options
 from .throttle import Throttle
 
-__all__ = ["ForgedTokens", "PageTokens", "StaleTokens", "Watched", "merged_tokens", "shown_by"]
-
 LONG: Final = 4_096
 """Characters of a request's tokens from which on they are verified in portions, and charged to the client.
 

@@ -38,8 +38,6 @@ from .registrations import Registrations
 from .stats import Counters, stats_of
 from .throttle import Throttle
 
-__all__ = ["GONE", "Origin", "Parts", "origin_of_commits"]
-
 GONE: Final = "This is not there any more."
 """Message shown when a record is deleted while a page displays it."""
 

@@ -30,8 +30,6 @@ from .parts import Parts
 from .resolve import Resolver
 from .stats import Stats, stats_everywhere, stats_of
 
-__all__ = ["StateProvider", "integrate_with"]
-
 S = TypeVar("S", bound=ReactiveState)
 F = TypeVar("F", bound=Callable[["StateProvider", Any], None])
 

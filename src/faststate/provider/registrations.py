@@ -15,8 +15,6 @@ from ..state.field_types import refuse_field_types
 from ..state.reactive import ReactiveState
 from ..stores.urls import store_from_url
 
-__all__ = ["Registrations"]
-
 logger = logging.getLogger("faststate")
 
 DEFAULT_STORE: Final = "sqlite:///faststate.db"

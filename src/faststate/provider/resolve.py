@@ -32,8 +32,6 @@ from .lifecycle import AppLoop
 from .page_tokens import StaleTokens
 from .registrations import Registrations
 
-__all__ = ["NO_IDS", "Lookup", "Resolver", "taken_ids"]
-
 FRESH_TTL: Final = 900.0
 """Idle seconds of the states of a session whose cookie has not come back yet: robots and scripts never send it."""
 

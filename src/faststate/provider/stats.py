@@ -9,8 +9,6 @@ from ..cluster.base import AppCluster
 from ..registry.registry import StateRegistry
 from ..sse.manager import SSEManager
 
-__all__ = ["Counters", "Stats", "stats_everywhere", "stats_of"]
-
 
 class Stats(NamedTuple):
     """The counters of one process, at one moment.

@@ -11,8 +11,6 @@ from ..scheduling.threads import left_behind, places_with_left
 from ..sse.manager import SSEManager
 from .options import Options
 
-__all__ = ["Throttle"]
-
 N = TypeVar("N", int, float)
 
 logger = logging.getLogger("faststate")

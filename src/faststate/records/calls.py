@@ -11,8 +11,6 @@ from typing import Any
 from ..exceptions import ConfigurationError, StateNotFoundError
 from .sources import Row, RowChange
 
-__all__ = ["CallableRecords"]
-
 
 class CallableRecords:
     """The rows that these functions load, save and delete. Lifetime: the provider.

@@ -18,8 +18,6 @@ from pydantic_core import PydanticSerializationError, from_json, to_jsonable_pyt
 from ..redaction import reached
 from ..validation.annotations import union_members
 
-__all__ = ["UnfitError", "columns_to_fields", "is_about_values", "to_column", "to_json_column", "with_article"]
-
 
 class UnfitError(Exception):
     """Raised for a value that no column, or not this one, can keep. Lifetime: until the class and field are known.

@@ -20,8 +20,6 @@ from .base import (
 from .columns import to_column
 from .sources import Row, RowChange
 
-__all__ = ["FastliteRows"]
-
 T = TypeVar("T")
 
 BUSY_WAIT: Final = 5.0

@@ -23,8 +23,6 @@ from .base import (
 from .columns import UnfitError, to_column, to_json_column
 from .sources import Row, RowChange
 
-__all__ = ["FastsqlRows"]
-
 T = TypeVar("T")
 
 

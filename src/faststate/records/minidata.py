@@ -11,8 +11,6 @@ from .base import Column, Database, TableColumns, TableRows, Threads, not_found,
 from .columns import to_column
 from .sources import Row, RowChange
 
-__all__ = ["MiniDataRows"]
-
 T = TypeVar("T")
 
 

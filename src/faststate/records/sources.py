@@ -7,8 +7,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..exceptions import RowValueError
 
-__all__ = ["RecordSource", "Row", "RowChange", "RowGuard"]
-
 
 class Row(NamedTuple):
     """One loaded row: its values by column name, and its version (int), None if the table does not count versions."""

@@ -15,8 +15,6 @@ from .fastsql import FastsqlRows
 from .minidata import MiniDataRows
 from .sources import RecordSource, Row, RowChange
 
-__all__ = ["TableRecords", "record_source"]
-
 
 class TableRecords:
     """The rows of one table, found by its primary key, which is a single column. Lifetime: the provider.

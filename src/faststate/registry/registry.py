@@ -20,14 +20,12 @@ from ..stores.base import Write
 from .commits import Committer
 from .creating import Create, create_by_class, create_state, not_found
 from .ends import StateEnd
-from .entries import DEFAULT_TTL, Commit, Entry, LiveEntries, finite, idle_time, initial_epoch, initial_wire, is_initial
+from .entries import Entry, LiveEntries, finite, idle_time, initial_epoch, initial_wire, is_initial
 from .lifetimes import Lifetimes, Limits, Sweeper
 from .locks import Locks
 from .persistence import Loaded, Persistence, persistence_errors
 from .protocols import Callers, Cluster, Followers
 from .usage import Usage, told_at
-
-__all__ = ["DEFAULT_TTL", "Commit", "Create", "Entry", "StateRegistry"]
 
 logger = logging.getLogger("faststate")
 

@@ -17,8 +17,6 @@ from ..state.reactive import ReactiveState
 from .ended import EndedSessions
 from .rights import Rights
 
-__all__ = ["PERSONAL", "SESSION_ID", "USER_ID", "Caller", "Identity", "Personal", "is_cross_site"]
-
 SESSION_ID: Final = "session_id"
 """Key of the id of SESSION states in the session (a signed cookie)."""
 

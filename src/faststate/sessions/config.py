@@ -12,12 +12,10 @@ from typing import Any, Final, Literal, NamedTuple
 from ..auth.rules import AccessRule, Authorizer, rule_of
 from ..exceptions import ConfigurationError, EventDefinitionError, IdentifierError
 from ..records.table import record_source
-from ..registry.registry import Create
+from ..registry.creating import Create
 from ..scopes import Id, StateIdentifier, StateScope
 from ..state.parameters import StateParameter
 from ..state.reactive import ReactiveState
-
-__all__ = ["Ids", "Merge", "OnLogin", "StateConfig", "check_taken"]
 
 OnLogin = Literal["keep", "drop", "to_user"]
 Merge = Callable[[Any, Any], Awaitable[None] | None]

@@ -20,17 +20,6 @@ from ..sse.manager import SSEManager
 from ..stores.base import Stored, Write
 from ..wire.frames import reload_frame
 
-__all__ = [
-    "NOBODYS_END",
-    "NOTE_VERSION",
-    "SESSION_MAX_AGE",
-    "Ended",
-    "EndedSessions",
-    "KnownEnds",
-    "read_note",
-    "write_note",
-]
-
 logger = logging.getLogger("faststate")
 
 SESSION_MAX_AGE: Final = 365 * 86_400.0

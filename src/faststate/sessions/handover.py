@@ -25,8 +25,6 @@ from ..stores.base import Stored, Write
 from .config import Ids, StateConfig
 from .ended import EndedSessions
 
-__all__ = ["Handover"]
-
 
 class _Merge(NamedTuple):
     """A guest's state, under `key`, whose user has one already."""

@@ -14,14 +14,12 @@ from ..auth.rules import authorize
 from ..auth.users import UserContext, current_request, current_user
 from ..exceptions import AccessError
 from ..redaction import loggable
-from ..registry.registry import Commit
+from ..registry.entries import Commit
 from ..sse.changes import snapshot_frame
 from ..sse.connection import SSEConnection
 from ..sse.manager import SSEManager
 from ..state.reactive import ReactiveState
 from .config import StateConfig
-
-__all__ = ["Rechecks"]
 
 logger = logging.getLogger("faststate")
 

@@ -18,8 +18,6 @@ from ..stores.base import Write
 from ..wire.frames import reload_frame, reopen_frame
 from .ended import NOTE_VERSION
 
-__all__ = ["How", "Rights"]
-
 logger = logging.getLogger("faststate")
 
 RIGHTS: Final = "rights"

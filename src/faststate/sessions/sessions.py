@@ -21,8 +21,6 @@ from .ended import NOBODYS_END, NOTE_VERSION, EndedSessions
 from .handover import Handover
 from .rights import Rights
 
-__all__ = ["Sessions"]
-
 TWICE: Final = 60.0
 """Seconds within which a second sign-in from the same old cookie (a double click) continues where the first one led."""
 

@@ -26,8 +26,6 @@ from .forms import FilledArgument, FormField, filled_argument, form_field
 from .models import is_frozen_class
 from .parameters import StateParameter, is_state_class, signature_of, state_parameter
 
-__all__ = ["Arguments", "changeable_defaults", "copied", "unknown_argument"]
-
 LARGE: Final = 2_000
 """Values, or 16 characters each, from which on arguments are checked in a worker thread."""
 

@@ -20,8 +20,6 @@ from .models import unlocked
 from .schema import Schema
 from .values import Thaw, revalidated
 
-__all__ = ["Change", "bind", "change_of", "change_to", "no_change", "with_values"]
-
 
 @dataclass(slots=True, eq=False)
 class Change:

@@ -14,8 +14,6 @@ from ..validation.kept import KnownItems
 from ..validation.scalars import SCALARS, exact_key, same_scalar
 from .models import guarded_shapes
 
-__all__ = ["SCALAR_BASES", "equal", "has_same_members", "known_items"]
-
 SCALAR_BASES: Final = tuple(SCALARS - {type, type(None), bool, range, re.Pattern})
 """The scalar types that can have subclasses, whose values are scalars as well."""
 

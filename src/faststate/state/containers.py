@@ -18,22 +18,6 @@ from typing import Any, ClassVar, Final, NoReturn
 
 from ..exceptions import ReadOnlyStateError
 
-__all__ = [
-    "DICTS",
-    "FROZEN",
-    "LISTS",
-    "REMEDY",
-    "SETS",
-    "ChangeGuard",
-    "ReadOnlyDict",
-    "ReadOnlyList",
-    "ReadOnlySet",
-    "StateDict",
-    "StateList",
-    "StateSet",
-    "asking_guard",
-]
-
 REMEDY: Final = "change it in an @event, with `await state.<event>.run(...)`, or in `async with provider.modify(...)`"
 
 

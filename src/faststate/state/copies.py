@@ -28,8 +28,6 @@ from .serving import ServingProvider, nobody_asking
 from .values import Thaw, freeze, is_container
 from .views import View
 
-__all__ = ["INITIAL", "SnapshotInfo", "StateModel", "WorkingInfo", "fields_of", "refuse_value"]
-
 INITIAL: Final = "initial"
 """The epoch of a state that is as its class makes it begins with this: nobody has changed it, and all are one."""
 

@@ -22,8 +22,6 @@ from .parameters import closure_of
 from .serving import provider_of
 from .views import Member
 
-__all__ = ["VERSION_SIGNAL", "Event", "EventRef", "event", "expr"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -23,8 +23,6 @@ from ..validation.scalars import SCALARS, UnshowableError
 from .models import is_frozen_class
 from .values import freeze
 
-__all__ = ["refuse_field_types"]
-
 _CONTAINERS: Final = frozenset({list, tuple, set, frozenset, dict})
 _ABSTRACT: Final = frozenset(
     {

@@ -15,8 +15,6 @@ from typing_extensions import is_typeddict  # typing's own knows only typing's T
 from ..validation.annotations import accepts_none, union_members
 from .parameters import is_state_class
 
-__all__ = ["FilledArgument", "FormField", "filled_argument", "form_field"]
-
 _MANY: Final = frozenset(
     {list, set, frozenset, tuple, deque, Sequence, MutableSequence, Collection, Iterable, Set, MutableSet}
 )

@@ -17,18 +17,6 @@ from typing_extensions import is_typeddict  # typing's own knows only typing's T
 from ..exceptions import EventDefinitionError
 from ..validation.annotations import fields_in, hints_of
 
-__all__ = [
-    "AsSignal",
-    "Bound",
-    "Marker",
-    "ServerOnly",
-    "Visible",
-    "markers_in",
-    "permission_in",
-    "refuse_buried_markers",
-    "refuse_lost_markers",
-]
-
 T = TypeVar("T")
 
 

@@ -18,8 +18,6 @@ from ..exceptions import ConfigurationError
 from ..validation.scalars import SCALARS, all_same
 from .containers import DICTS, FROZEN, LISTS, SETS, ChangeGuard, ReadOnlyDict, StateDict, asking_guard
 
-__all__ = ["ModelShape", "guarded_class", "guarded_shapes", "is_frozen_class", "twin_of", "unlocked"]
-
 
 class ModelShape(NamedTuple):
     """The fields of a user's model or dataclass, known by its guarded class. Lifetime: the class."""

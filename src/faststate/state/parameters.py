@@ -13,18 +13,6 @@ from typing import Annotated, Any, ForwardRef, Union, get_args, get_origin, get_
 from ..exceptions import EventDefinitionError
 from ..scopes import Id
 
-__all__ = [
-    "Component",
-    "Depends",
-    "Record",
-    "StateParameter",
-    "closure_of",
-    "is_state_class",
-    "mentions_state",
-    "signature_of",
-    "state_parameter",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Component:

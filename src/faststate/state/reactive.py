@@ -26,8 +26,6 @@ from .events import Event
 from .serving import ServingProvider, current_page, nobody_asking, provider_of
 from .views import Member, View, ViewFragment, attribute
 
-__all__ = ["ReactiveState", "SignalRef"]
-
 
 class ReactiveState(StateModel):
     """A typed piece of server state that pages follow. Subclass it, declare fields, events and views.

@@ -32,8 +32,6 @@ from .events import Event
 from .markers import Marker, Visible, markers_in, permission_in, refuse_buried_markers, refuse_lost_markers
 from .views import View
 
-__all__ = ["EVERYTHING_SHOWN", "PLAIN", "Schema"]
-
 PLAIN: Final = frozenset({str, int, bool, float, type(None)})
 """Types of values that are on the wire what they are in Python, but for what `to_wire` does."""
 

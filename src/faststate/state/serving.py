@@ -13,8 +13,6 @@ from ..auth.users import current_request, current_user
 from ..exceptions import ConfigurationError
 from ..scopes import StateIdentifier
 
-__all__ = ["Page", "ServingProvider", "current_page", "nobody_asking", "note_provider", "provider_of"]
-
 
 class ServingProvider(Protocol):
     """A provider, as the states and events of its classes know it. Lifetime: the app."""

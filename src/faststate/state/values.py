@@ -25,8 +25,6 @@ from .comparison import SCALAR_BASES, equal, has_same_members, known_items
 from .containers import FROZEN, ChangeGuard, ReadOnlyDict, ReadOnlyList, ReadOnlySet, StateDict, StateList, StateSet
 from .models import ModelShape, guarded_class, guarded_shapes, is_frozen_class, twin_of, unlocked
 
-__all__ = ["Thaw", "freeze", "is_container", "revalidated"]
-
 MAX_DEPTH: Final = 100
 """Levels of lists, dicts and models in each other. pydantic writes and validates up to about 250 of them."""
 

@@ -13,8 +13,6 @@ from fastcore.xml import FT, NotStr, Safe, to_xml
 from ..exceptions import EventDefinitionError
 from ..wire.frames import VIEW_ATTRIBUTE
 
-__all__ = ["Member", "View", "ViewFragment", "attribute", "quoted", "render_ft", "view"]
-
 
 def quoted(value: str) -> str:
     """Write `value` (str) for an attribute between single quotes, of which JSON has few."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["Backplane", "Message", "Receiver"]
-
 
 class Message(NamedTuple):
     """A message for all processes that are subscribed to `topic` (str). The `body` is bytes."""

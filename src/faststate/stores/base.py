@@ -9,21 +9,6 @@ from ..exceptions import PersistenceError, VersionConflict
 from ..scopes import Version
 from .backplane import Backplane, Message
 
-__all__ = [
-    "EXPIRED_KEPT",
-    "Committed",
-    "Hold",
-    "Locked",
-    "SharedStore",
-    "StateStore",
-    "Stored",
-    "Write",
-    "check_version",
-    "expiry",
-    "same_error",
-    "version_conflict",
-]
-
 EXPIRED_KEPT: Final = 3_600.0
 """Least seconds for which a store keeps a state after it has expired. A state that is watched is not idle, but its
 process calls `touch` only now and then. An hour is far longer than the time between two calls, or than a restart."""

@@ -11,8 +11,6 @@ from typing import Final, NamedTuple
 from ..scopes import Version
 from .base import EXPIRED_KEPT, StateStore, Stored, Write, check_version, expiry
 
-__all__ = ["MemoryStore"]
-
 PURGE_PORTION: Final = 100
 """Most expired entries that one write drops. A write adds few entries, so the store never falls behind, and no write
 has to drop all that expired during a quiet night."""

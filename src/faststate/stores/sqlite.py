@@ -16,8 +16,6 @@ from ..scopes import Version
 from .base import StateStore, Stored, Write, check_version, expiry
 from .sqlite_file import FileRequest, FileThread, close_file
 
-__all__ = ["SQLiteStore"]
-
 T = TypeVar("T")
 
 

@@ -18,8 +18,6 @@ from ..exceptions import MissingDependencyError, PersistenceError, VersionConfli
 from ..scheduling.loops import call_on, settle
 from .base import EXPIRED_KEPT, same_error
 
-__all__ = ["FileRequest", "FileThread", "Work", "close_file"]
-
 logger = logging.getLogger("faststate")
 
 FORMAT: Final = 1

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from ..exceptions import ConfigurationError
 from .base import StateStore
 
-__all__ = ["store_from_url"]
-
 
 def store_from_url(url: str, clock: Callable[[], float] | None = None) -> StateStore:
     """Make the store that `url` (str) names.

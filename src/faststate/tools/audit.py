@@ -16,28 +16,12 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 from .._compat.starlette import served_by
 from ..auth.rules import AccessRule
 from ..provider.provider import StateProvider
-from ..registry.registry import DEFAULT_TTL
+from ..registry.entries import DEFAULT_TTL
 from ..scopes import StateScope
 from ..sessions.config import OnLogin, StateConfig
 from ..state.events import Event
 from ..state.parameters import StateParameter
 from ..state.reactive import ReactiveState
-
-__all__ = [
-    "LEVELS",
-    "USER_OF_THE_KEY",
-    "Argument",
-    "AuditReport",
-    "EventReport",
-    "FieldReport",
-    "Finding",
-    "Guards",
-    "StateReport",
-    "TakenState",
-    "audit",
-    "providers_of",
-    "type_name",
-]
 
 SHARED: Final = frozenset({StateScope.GLOBAL, StateScope.RECORD})
 """Scopes whose states belong to nobody. Without a rule, anybody who finds the app can send their events."""

@@ -20,8 +20,6 @@ from .audit import audit, providers_of
 from .doctor import examine
 from .report import Paint, audit_as_json, audit_as_text, checks_as_json, checks_as_text, problems_in
 
-__all__ = ["main"]
-
 T = TypeVar("T")
 
 

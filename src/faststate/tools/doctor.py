@@ -21,8 +21,6 @@ from ..stores.redis.checkup import Checkup, checkup, eviction_risk, persistence_
 from ..stores.redis.rules import is_too_old
 from ..stores.sqlite import SQLiteStore
 
-__all__ = ["Check", "examine"]
-
 Level = Literal["ok", "note", "problem"]
 
 LITTLE: Final = 256 * 2**20

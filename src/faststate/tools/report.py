@@ -15,8 +15,6 @@ from ..sessions.config import OnLogin
 from .audit import USER_OF_THE_KEY, AuditReport, EventReport, FieldReport, Guards, StateReport
 from .doctor import Check
 
-__all__ = ["Examined", "Paint", "audit_as_json", "audit_as_text", "checks_as_json", "checks_as_text", "problems_in"]
-
 FORMAT: Final = 1
 """The version of the JSON documents. It grows when a key changes its meaning or is removed, not when one is added."""
 

@@ -13,8 +13,6 @@ from .rules import Argument, key_base
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Address", "RedisOptions"]
-
 
 class Address:
     """The address of Redis, read from its URL. Lifetime: the store.

@@ -16,8 +16,6 @@ from .rules import parse_info
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Checkup", "Risk", "checkup", "eviction_risk", "persistence_risk", "read_settings"]
-
 TIMEOUT: Final = 3.0
 """Seconds that connecting, and each answer, may take."""
 

@@ -24,8 +24,6 @@ from .scripts import Script
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["CLOSED", "RETURN_INTERVAL", "RedisClient"]
-
 logger = logging.getLogger("faststate")
 
 BATCH: Final = 200

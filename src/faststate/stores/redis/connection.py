@@ -16,8 +16,6 @@ from .scripts import HELLO
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["connect", "disconnect", "pack"]
-
 
 async def connect(address: Address, process: ThisProcess, seconds: float) -> AbstractConnection:
     """Open a connection and send the greeting, which learns the current timeline.

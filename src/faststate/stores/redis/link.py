@@ -19,8 +19,6 @@ from .rules import Argument, portions, read_news, read_stored, read_version, to_
 from .scripts import COMMIT, DELETE, NEWS, PAGE, SEQUENCES, TOUCH
 from .subscriber import Subscriber
 
-__all__ = ["RedisLink"]
-
 PORTION: Final = 250
 """Most keys that one script looks at. That takes about a millisecond, for which all other clients may have to wait."""
 

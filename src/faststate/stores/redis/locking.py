@@ -17,8 +17,6 @@ from .process import ThisProcess
 from .rules import Argument, make_fence, member_of, read_news, version_text
 from .scripts import GIVE_BACK, LOCK
 
-__all__ = ["RedisLocks"]
-
 LOOK_AGAIN: Final = 0.5
 """Seconds after which a request asks for its lock again by itself: the notice of a handed-over lock can be lost."""
 

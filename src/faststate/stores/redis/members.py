@@ -17,8 +17,6 @@ from .rules import new_id
 from .scripts import BEAT, BURY, JOIN, LEAVE
 from .subscriber import Subscriber
 
-__all__ = ["Members"]
-
 logger = logging.getLogger("faststate")
 
 UNHEARD: Final = 3

@@ -12,8 +12,6 @@ from ...scheduling.loops import call_on
 from ..backplane import Receiver
 from .rules import new_id
 
-__all__ = ["ThisProcess"]
-
 logger = logging.getLogger("faststate")
 
 

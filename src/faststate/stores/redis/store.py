@@ -20,8 +20,6 @@ from .link import RedisLink
 from .process import ThisProcess
 from .rules import ANY_VERSION, version_text
 
-__all__ = ["RedisStore"]
-
 logger = logging.getLogger("faststate")
 
 T = TypeVar("T")

@@ -23,8 +23,6 @@ from .rules import EVERYBODY, member_channel, portions, read_message, topic_chan
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
-__all__ = ["Subscriber"]
-
 logger = logging.getLogger("faststate")
 
 PORTION: Final = 500
