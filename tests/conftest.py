@@ -18,8 +18,11 @@ from tests.support.redis_server import RedisServer, require_redis
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many processes share a `make test`: only as many as let tests keep their time limits."""
-    return min(os.cpu_count() or 1, 4)
+    """Return how many processes share a `make test`: only as many as let tests keep their time limits.
+
+    One more than there are cores: the tests wait for servers and browsers, and two processes use half of two cores.
+    """
+    return min((os.cpu_count() or 1) + 1, 4)
 
 
 @pytest.fixture(scope="session")
