@@ -36,6 +36,7 @@ from faststate import (
     fast_app,
     get_current_user,
 )
+from faststate.sessions.caller import Identity
 from faststate.stores.memory import MemoryStore
 from tests.support.client import Page, patched_signals
 from tests.support.requests import request_of
@@ -722,3 +723,12 @@ async def test_the_store_is_not_opened_in_the_context_of_the_request_that_came_f
     await provider.start()
     assert seen == [None]
     await provider.stop()
+
+
+def test_no_repr_of_a_provider_or_its_options_shows_a_secret():
+    provider = StateProvider(secret_key="hush-hush", store="redis://:hush-hush@localhost:1/0")
+    assert "hush" not in repr(provider.options) + repr(provider) + repr(vars(provider))
+
+
+def test_the_repr_of_an_identity_shows_only_the_beginning_of_its_session():
+    assert repr(Identity(None, "0123456789abcdef")) == "Identity(user=None, session_id='012345…')"

@@ -1460,3 +1460,39 @@ def test_a_script_signs_in_without_an_event_loop():
     request = request_of({})
     provider.login(request, UserContext(7))
     assert request.session[USER_ID] == 7
+
+
+class Greeted(ReactiveState):
+    """SESSION, keep; its events sign their user in between two changes."""
+
+    count: int = 0
+
+    @event
+    async def enter(self):
+        self.count += 1
+        await provider_of_request().login(get_current_request(), UserContext("ada"))
+        self.count += 1
+
+    @event
+    async def enter_step_by_step(self):
+        self.count += 1
+        yield
+        await provider_of_request().login(get_current_request(), UserContext("ada"))
+        self.count += 1
+        yield
+
+
+@pytest.mark.parametrize("name", ["enter", "enter_step_by_step"])
+def test_an_event_that_signs_its_user_in_shows_a_page_without_a_stream_all_that_it_changed(name):
+    provider = StateProvider()
+    provider.register_state(Greeted, StateConfig(on_login="keep"))
+    app, rt = fast_app(state_provider=provider)
+
+    @rt("/")
+    def index(greeted: Greeted):
+        return fh.P(greeted.signal.count)
+
+    with TestClient(app) as client:
+        answer = Page(client).send("Greeted", name)
+        assert patched_signals(answer.text)["Greeted"]["count"] == 2
+        assert Page(client).signals["Greeted"]["count"] == 2

@@ -185,7 +185,8 @@ def fast_app(
     All other parameters, and the result, are FastHTML's. Without a provider this is FastHTML's own `fast_app`.
     """
     # By name, since FastHTML adds parameters in the middle of its list: 0.14.12 has one more than 0.14.11.
-    given = {name: value for name, value in locals().items() if name not in ("state_provider", "kwargs")}
+    # In a copy: from Python 3.12 on, a debugger that reads this frame would add names to what is being looped over.
+    given = {name: value for name, value in dict(locals()).items() if name not in ("state_provider", "kwargs")}
     made = fh.fast_app(**given, **kwargs)
     if state_provider is not None:
         state_provider.setup(made[0])

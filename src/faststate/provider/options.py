@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ..auth.loaders import LoadUserById, UserLoader
@@ -59,12 +59,12 @@ class Options:
       are seconds; `clock` returns monotonic seconds.
     """
 
-    store: str | StateStore | None = None
+    store: str | StateStore | None = field(default=None, repr=False)  # its URL may hold a password
     user_loader: UserLoader | None = None
     load_user_by_id: LoadUserById | None = None
     user_timeout: float = 5.0
     login_route: str | None = None
-    secret_key: str | Sequence[str] | None = None
+    secret_key: str | Sequence[str] | None = field(default=None, repr=False)
     prefix: str = DEFAULT_PREFIX
     datastar_src: str = DATASTAR_SRC
     max_payload: int = 262_144

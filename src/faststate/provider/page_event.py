@@ -207,8 +207,10 @@ class PageEvent(Origin, EventCaller):
         self._show(frames, step)
 
     async def _snapshots(self, watched: Watched, states: Sequence[ReactiveState]) -> bytes:
-        shown = self._follower.shown(self._sent.context, self._sent.identity, watched, states)
-        return await self._follower.snapshots(self._sent.identity.user, shown)
+        # The event may have signed its user in, and its states have moved to the session that the request has now.
+        context, user = self._sent.context, self._sent.identity.user
+        shown = self._follower.shown(context, Identity(user, context.session_id()), watched, states)
+        return await self._follower.snapshots(user, shown)
 
     def _show(self, frames: bytes, step: Step) -> None:
         if self._typed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -180,8 +181,11 @@ def shown_by(tokens: Sequence[WatchToken]) -> Sequence[Shown]:
 
 
 def _name(shown: tuple[Shown, ...]) -> str:
-    """Return a token's name on the page: if the same fragment is fetched again, its token replaces the old one."""
-    return f"p{zlib.crc32(repr(shown).encode()):08x}"
+    """Return a token's name on the page: if the same fragment is fetched again, its token replaces the old one.
+
+    A cryptographic digest, so that nobody can choose a record's id to replace another state's token.
+    """
+    return f"p{hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:8]}"
 
 
 def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str, str | None]:

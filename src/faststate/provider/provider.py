@@ -88,7 +88,8 @@ class StateProvider(Parts):
         stream_max_age: float = 3_600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in Options.__slots__}
+        # A copy: from Python 3.12 on, a debugger that reads this frame would add names to what is being looped over.
+        given = {name: value for name, value in dict(locals()).items() if name in Options.__slots__}
         super().__init__(Options(**given), self)
         self.state_configs = self.registrations.configs
         self.resolver = Resolver(self.registry, self.cluster, self.registrations, self.loop)

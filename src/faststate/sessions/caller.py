@@ -59,6 +59,11 @@ class Identity(NamedTuple):
     user: UserContext | None
     session_id: str | None
 
+    def __repr__(self) -> str:
+        """Show the beginning of the session's id: all of it would sign its reader in."""
+        begun = f"{self.session_id[:6]}…" if self.session_id is not None else None
+        return f"Identity(user={self.user!r}, session_id={begun!r})"
+
     @property
     def binding(self) -> str:
         """The digest (str) that ties tokens to this session and user."""
