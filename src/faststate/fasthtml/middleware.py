@@ -27,7 +27,7 @@ logger = logging.getLogger("faststate")
 
 
 class FastStateMiddleware:
-    """Gives each request its context. It is the innermost middleware, inside the session's. Lifetime: the app."""
+    """The innermost middleware, inside the session's: it gives each request its context. Lifetime: the app."""
 
     def __init__(self, app: ASGIApp, provider: StateProvider, fasthtml_app: Any, events: EventRoute) -> None:
         self.app = app

@@ -45,7 +45,7 @@ def integrate_with(installer: F) -> F:
 
 
 class StateProvider(Parts):
-    """Gives requests the states they may have. Lifetime: the app; made once, beside it.
+    """The face of the library: it gives requests the states they may have. Lifetime: the app.
 
     `registry` holds the states, `sse_manager` the streams, `sessions` who is signed in; `Options` explains `options`.
     """

@@ -1,4 +1,4 @@
-"""Who follows what, and how bytes reach them over Server-Sent Events.
+"""Streams: which page follows which state, and how bytes reach it over Server-Sent Events.
 
 This package knows states and frames. It knows no request, no registry and no provider; `hooks.StreamHooks` is what it
 asks of them. Begin with `manager.SSEManager`, which knows who is connected. `fanout.Fanout` writes a change to all who

@@ -42,7 +42,7 @@ class Sender(Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Outbox:
-    """What waits for one connection that is not sent what all are sent. Lifetime: until it is drained."""
+    """The changes that wait for one connection which is behind the others. Lifetime: until it is drained."""
 
     states: dict[str, Changes | None] = field(default_factory=dict)
     echoes: dict[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Who is connected: all open streams of a process, from their opening to their end."""
+"""The open streams of a process, from their opening to their end."""
 
 from __future__ import annotations
 

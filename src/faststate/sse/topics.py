@@ -203,7 +203,7 @@ class Topic(Generic[F]):
 
 
 class Sending(Generic[F]):
-    """What one flush sends of a state. Lifetime: the flush.
+    """The changes of a state that one flush sends. Lifetime: the flush.
 
     `ahead` are the followers whom it skips: they have it already, or get it from their outbox.
     """

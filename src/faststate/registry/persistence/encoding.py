@@ -38,8 +38,8 @@ TAG: Final = "$"
 _TOO_DEEP: Final = f"values nested in each other, in more than {MAX_DEPTH} levels of JSON"
 
 Met = set[Any]
-"""What `to_node` met in a value: the class of everything in it, but for models and dataclasses `(class, *types of its
-fields)`; `("key", class)` and `("extra", model, class)`; and `UNSURE`."""
+"""The kinds of things that `to_node` met in a value: their classes, but for models and dataclasses `(class, *types of
+its fields)`; `("key", class)` and `("extra", model, class)`; and `UNSURE`."""
 
 UNSURE: Final = "unsure"
 """Met where a value is written as its text alone, so that its way back must be checked each time."""
