@@ -5,6 +5,7 @@ import time
 import pytest
 
 from faststate import StateProvider, fast_app
+from faststate.stores.redis.checkup import eviction_risk
 from tests.support.doctor import alone, doctor, found  # noqa: F401
 from tests.support.waiting import eventually
 
@@ -62,6 +63,12 @@ async def test_a_redis_that_may_lose_states_is_told_of(new_redis, options, level
 )
 async def test_a_redis_that_has_no_room_or_makes_room_is_told_of(new_redis, options, level, message):
     assert (await of_redis(new_redis(**options).url))["memory"] == (level, AnyWith(message))
+
+
+def test_a_limit_of_memory_in_the_words_of_another_product_is_shown_as_it_is():
+    risk = eviction_risk("5.00GiB", "allkeys-lru")
+    assert risk is not None and "beyond 5.00GiB Redis drops states" in risk.message
+    assert eviction_risk("5.00GiB", "noeviction") is None
 
 
 async def test_replicas_are_counted_and_a_replica_is_no_place_for_states(new_redis):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from faststate import UserContext
+from faststate import StateConfig, StateScope, UserContext
 from faststate.exceptions import AccessError, LockLostError, PersistenceError
 from faststate.sse import SSEConnection
 from tests.support.requests import request_of
@@ -341,6 +341,18 @@ async def test_refresh_tells_the_others_of_a_row_that_is_not_in_memory_here(two,
     shop.table.update({"product_id": 1, "stock": 3})
     await b.refresh(Product, record_id=1)
     await eventually(lambda: page.shows(Product, "stock") == 3)
+
+
+async def test_refresh_of_a_state_that_memory_alone_has_does_nothing(redis_server):
+    alone = {Board: lambda: StateConfig(scope=StateScope.GLOBAL, in_memory=True)}
+    async with open_providers(redis_server, 1, alone) as (a,):
+        async with a.modify(Board) as board:
+            board.count = 1
+        for _ in range(3):
+            assert await a.refresh(Board) is False
+        assert await a.store.load("global:Board") is None
+        async with a.modify(Board) as board:
+            assert board.count == 1
 
 
 # -- what Redis keeps beside -------------------------------------------------------------------------------------------

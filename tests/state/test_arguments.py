@@ -32,6 +32,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     create_model,
+    model_validator,
 )
 from pydantic_core import from_json
 from starlette.testclient import TestClient
@@ -730,3 +731,22 @@ def test_a_default_is_copied_for_pages_and_server_code_too():
 def test_immutable_defaults_cost_nothing():
     assert Defaulted.same.event.changeable_defaults == ()
     assert [name for _, name, _ in Defaulted.tags.event.changeable_defaults] == ["tags", "more", "last"]
+
+
+def test_a_list_of_models_that_cannot_be_finished_is_not_begun():
+    """60,000 empty objects took 92 ms of a worker thread before they were refused."""
+    begun = []
+
+    class Line(BaseModel):
+        sku: str
+        count: int = 1
+
+        @model_validator(mode="before")
+        @classmethod
+        def note(cls, data):
+            begun.append(data)
+            return data
+
+    with pytest.raises(EventArgumentError, match="argument 'x' takes too much work"):
+        check(list[Line], [{}] * 60_000)
+    assert begun == []

@@ -298,7 +298,7 @@ class Following:
 
     async def _recover(self, entry: Entry) -> None:
         wait = RETRY_AFTER
-        while entry.doubtful or not entry.in_store:
+        while entry.doubtful or entry.is_row:
             try:
                 async with self._registry.locked([entry], object()):
                     return  # what is stored came with its lock

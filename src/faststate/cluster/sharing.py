@@ -130,7 +130,7 @@ class Sharing(AppCluster):
         return await persistence.find(entry.identifier, stored) if persistence is not None else None
 
     async def renew(self, entry: Entry) -> None:
-        if not entry.in_store:
+        if entry.is_row:
             await self._renew(entry, entry.shared.mark)
 
     async def _renew(self, entry: Entry, known: Version | None) -> None:
@@ -153,7 +153,7 @@ class Sharing(AppCluster):
 
     def give_up(self, entry: Entry) -> None:
         """Release a lock under which something may have changed without the store knowing."""
-        self._give_back(entry, unclean=not entry.in_store)
+        self._give_back(entry, unclean=entry.is_row)
 
     def _give_back(self, entry: Entry, *, unclean: bool = False) -> None:
         if (hold := entry.shared.hold) is not None:
@@ -195,7 +195,7 @@ class Sharing(AppCluster):
             if entry.persistence is None:
                 continue
             own = entry.shared
-            if not entry.in_store and change is not None:
+            if entry.is_row and change is not None:
                 own.mark = version
             if own.hold is None or own.hold.key not in keep:
                 own.hold = None
@@ -224,7 +224,7 @@ class Sharing(AppCluster):
             frame = patch_frame(committed.namespace, committed.encoded, delta, {**change.encoded, **delta})
             frames.append(frame)
             typed = self._news.typed_here(key)
-            if not entry.in_store:
+            if entry.is_row:
                 writes.append(_mark(entry, entry.shared.mark, version))
                 messages.append(Message(key, encode(RowChanged(version, typed))))
             else:
@@ -258,7 +258,7 @@ class Sharing(AppCluster):
             news = await self.store.fresh({entry.shared_key: _known(entry) for entry in left})
             again = []
             for entry, state in zip(left, states, strict=True):
-                key, is_row = entry.shared_key, not entry.in_store
+                key, is_row = entry.shared_key, entry.is_row
                 if entry.end is not None or not (key in news or (is_row and entry.shared.mark is None)):
                     continue
                 try:
@@ -275,7 +275,7 @@ class Sharing(AppCluster):
                 # Else what is newer came with the lock, and nobody else commits.
             left = again
         for entry in left:
-            if not entry.in_store:
+            if entry.is_row:
                 failed[entry] = PersistenceError(f"{entry.identifier.key} keeps changing while it is loaded")
         return failed
 

@@ -342,7 +342,7 @@ class Committer:
             return False
         change = change_to(entry.state, found.state)
         version = found.version
-        if not entry.in_store and entry.stored is not None:
+        if entry.is_row and entry.stored is not None:
             if entry.stored.epoch == version.epoch:  # the row counts its versions
                 if change is None and version == entry.stored:
                     return False

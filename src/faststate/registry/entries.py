@@ -150,6 +150,11 @@ class Entry:
         """True if the store holds the state itself, and not only the version of its row."""
         return self.persistence is not None and self.persistence.in_store
 
+    @property
+    def is_row(self) -> bool:
+        """True if the state is a row of the app's database. One that memory alone has is neither a row nor stored."""
+        return self.persistence is not None and not self.persistence.in_store
+
     def own_shared(self) -> Shared:
         """Return the entry's own `shared`, which may be changed."""
         if self.shared is NOT_SHARED:

@@ -162,7 +162,7 @@ def _redis_memory(found: Checkup) -> Check:
     used, limit = (int(found.info.get(name, "0")) for name in ("used_memory", "maxmemory"))
     if not limit:
         return Check("ok", "memory", f"{_mb(used)} in use, without a maxmemory")
-    if (risk := eviction_risk(limit, found.info.get("maxmemory_policy", "noeviction"))) is not None:
+    if (risk := eviction_risk(str(limit), found.info.get("maxmemory_policy", "noeviction"))) is not None:
         return Check("problem", "memory", risk.message)
     if used > 0.8 * limit:
         message = f"{_mb(used)} of {_mb(limit)} in use: when it is full, no event can be saved any more"

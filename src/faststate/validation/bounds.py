@@ -101,6 +101,7 @@ class _Bounding:
 
     def __init__(self, schema: Schema) -> None:
         self._definitions = {part["ref"]: part for part in all_parts(schema) if "ref" in part}
+        self._is_only_way = True  # a value that does not fit the part at hand fits nothing else either
 
     def validator(self, schema: Schema, top: Schema) -> Callable[[Any], Any]:
         made = self._with_parts(top)
@@ -109,6 +110,7 @@ class _Bounding:
             for name, field in made["fields"].items()
         }
         if schema is not top:
+            self._is_only_way = False  # any of the definitions may be a member of a union
             made = {"type": "definitions", "schema": made, "definitions": rewrite(schema["definitions"], self._rewrite)}
         return build_validator(made)
 
@@ -116,7 +118,10 @@ class _Bounding:
         kind = schema["type"]
         if kind == "json":
             return self._json(schema)
+        before = self._is_only_way
+        self._is_only_way = before and kind not in ("union", "function-wrap")
         made = self._with_parts(schema)
+        self._is_only_way = before
         if kind == "generator":
             # Pydantic would check the items one by one, while the event's body takes them.
             made["type"] = kind = "list"
@@ -125,7 +130,8 @@ class _Bounding:
             keys = _HASHED.get(kind)
             if keys is not None and not self._has_own_hash(made.get(keys, {"type": "any"})):
                 made[keys] = around("after", note_key, made.get(keys, {"type": "any"}))
-            return around("before", spender(6, self._weight_of_item(schema)), made)
+            least = self._least_of_item(schema) if self._is_only_way else 0
+            return around("before", spender(6, self._weight_of_item(schema), least=least), made)
         if kind in _RECORDS:
             return self._record(schema, made)
         if kind == "union":
@@ -201,6 +207,23 @@ class _Bounding:
         """Return the most work of one item of this collection."""
         parts = [self._weight(part) for part in parts_of(schema)]
         return max(parts, default=1) if schema["type"] == "tuple" else 1 + sum(parts)
+
+    def _least(self, schema: Schema, inside: frozenset[str] = frozenset()) -> int:
+        """Return the fewest units that a valid value takes."""
+        kind = schema["type"]
+        if kind == "definition-ref":
+            ref = schema["schema_ref"]
+            return 1 if ref in inside else self._least(self._definitions[ref], inside | {ref})
+        if kind in _RECORDS:
+            return self._weight_of_record(schema)
+        if kind in ("union", "tagged-union"):
+            return min((self._least(part, inside) for part in parts_of(schema)), default=1)
+        return 1
+
+    def _least_of_item(self, schema: Schema) -> int:
+        """Return the fewest units that a valid item of this collection takes."""
+        least = [self._least(part) for part in parts_of(schema)]
+        return min(least, default=1) if schema["type"] == "tuple" else sum(least)
 
     def _label(self, schema: Schema) -> str:
         """Name a union's member, for the place of an error."""

@@ -53,11 +53,14 @@ def persistence_risk(settings: Mapping[str, str]) -> Risk | None:
     )
 
 
-def eviction_risk(maxmemory: int, policy: str) -> Risk | None:
-    """Return what a Redis that has used up its `maxmemory` (bytes, 0 for no limit) does to states; None for nothing."""
-    if not maxmemory or policy == "noeviction":
+def eviction_risk(maxmemory: str, policy: str) -> Risk | None:
+    """Return what a Redis that has used up its `maxmemory` (bytes, 0 for no limit) does to states; None for nothing.
+
+    Another product may answer "5.00GiB": the check-up shows that as it is, and does not fail.
+    """
+    if maxmemory == "0" or policy == "noeviction":
         return None
-    limit = f"{maxmemory / 2**20:,.1f} MB"
+    limit = f"{int(maxmemory) / 2**20:,.1f} MB" if maxmemory.isdecimal() else maxmemory
     return Risk(True, f"maxmemory-policy is {policy}: beyond {limit} Redis drops states. Set it to noeviction")
 
 

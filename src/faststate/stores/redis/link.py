@@ -185,7 +185,7 @@ class RedisLink:
             return []
         if not settings:  # another product, which does not know these settings
             return []
-        evicted = eviction_risk(int(settings.get("maxmemory", "0")), settings.get("maxmemory-policy", "noeviction"))
+        evicted = eviction_risk(settings.get("maxmemory", "0"), settings.get("maxmemory-policy", "noeviction"))
         return [risk.message for risk in (evicted, persistence_risk(settings)) if risk is not None]
 
     # -- topics --------------------------------------------------------------------------------------------------------
