@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ..auth.loaders import LoadUserById, UserLoader
-from ..auth.tokens import TOKEN_MAX_AGE
 from ..exceptions import ConfigurationError
-from ..state.events import DEFAULT_PREFIX, is_time_limit
+from ..state.events import is_time_limit
 from ..stores.base import StateStore
 
 DATASTAR_SRC: Final = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.2/bundles/datastar.js"
@@ -20,7 +18,7 @@ DATASTAR_SRC: Final = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """The options of one provider. Lifetime: the provider.
+    """The options of one provider; their defaults are in its signature. Lifetime: the provider.
 
     - `user_loader`: a callable, sync or async, from request to `UserContext | None`. Without one, a `UserContext` in
       `scope["auth"]` or `scope["user"]` is taken, else an id in `scope["auth"]` or `session["user_id"]` goes to
@@ -59,40 +57,40 @@ class Options:
       are seconds; `clock` returns monotonic seconds.
     """
 
-    store: str | StateStore | None = field(default=None, repr=False)  # its URL may hold a password
-    user_loader: UserLoader | None = None
-    load_user_by_id: LoadUserById | None = None
-    user_timeout: float = 5.0
-    login_route: str | None = None
-    secret_key: str | Sequence[str] | None = field(default=None, repr=False)
-    prefix: str = DEFAULT_PREFIX
-    datastar_src: str = DATASTAR_SRC
-    max_payload: int = 262_144
-    max_depth: int = 32
-    body_timeout: float = 20.0
-    event_rate: float = 50.0
-    event_burst: int = 200
-    address_event_rate: float | None = None
-    address_event_burst: int | None = None
-    stream_rate: float = 10.0
-    stream_burst: int | None = None
-    address_stream_rate: float | None = None
-    address_stream_burst: int | None = None
-    max_states: int = 100_000
-    max_states_per_session: int = 1_000
-    max_states_per_address: int | None = None
-    max_streams_per_session: int = 64
-    max_streams_per_address: int = 1_000
-    max_events_per_session: int = 100
-    event_timeout: float | None = 30.0
-    lock_timeout: float = 5.0
-    store_timeout: float = 10.0
-    heartbeat: float = 15.0
-    write_timeout: float = 20.0
-    transport: Literal["auto", "portable"] = "auto"
-    token_max_age: int = TOKEN_MAX_AGE
-    stream_max_age: float = 3_600.0
-    clock: Callable[[], float] = time.monotonic
+    store: str | StateStore | None = field(repr=False)  # its URL may hold a password
+    user_loader: UserLoader | None
+    load_user_by_id: LoadUserById | None
+    user_timeout: float
+    login_route: str | None
+    secret_key: str | Sequence[str] | None = field(repr=False)
+    prefix: str
+    datastar_src: str
+    max_payload: int
+    max_depth: int
+    body_timeout: float
+    event_rate: float
+    event_burst: int
+    address_event_rate: float | None
+    address_event_burst: int | None
+    stream_rate: float
+    stream_burst: int | None
+    address_stream_rate: float | None
+    address_stream_burst: int | None
+    max_states: int
+    max_states_per_session: int
+    max_states_per_address: int | None
+    max_streams_per_session: int
+    max_streams_per_address: int
+    max_events_per_session: int
+    event_timeout: float | None
+    lock_timeout: float
+    store_timeout: float
+    heartbeat: float
+    write_timeout: float
+    transport: Literal["auto", "portable"]
+    token_max_age: int
+    stream_max_age: float
+    clock: Callable[[], float]
 
     def __post_init__(self) -> None:
         for name, variable in _VARIABLES.items():

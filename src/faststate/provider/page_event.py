@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -43,35 +44,22 @@ class Effect(NamedTuple):
     """The version of the event's state, if the event expects one."""
 
 
+@dataclass(slots=True, eq=False)
 class Sent:
     """An event that a page has sent, who sends it, and where its effects go. Lifetime: one attempt to run it.
 
     `live` is the page's stream; `elsewhere` says that another process has it.
     """
 
-    __slots__ = ("call", "cls", "config", "context", "elsewhere", "event", "identity", "live", "take")
-
-    def __init__(
-        self,
-        context: RequestContext,
-        identity: Identity,
-        call: Call,
-        config: StateConfig,
-        cls: type[ReactiveState],
-        event: Event[Any, Any],
-        live: SSEConnection | None,
-        elsewhere: bool,
-        take: Callable[[Effect], None],
-    ) -> None:
-        self.context = context
-        self.identity = identity
-        self.call = call
-        self.config = config
-        self.cls = cls
-        self.event = event
-        self.live = live
-        self.elsewhere = elsewhere
-        self.take = take
+    context: RequestContext
+    identity: Identity
+    call: Call
+    config: StateConfig
+    cls: type[ReactiveState]
+    event: Event[Any, Any]
+    live: SSEConnection | None
+    elsewhere: bool
+    take: Callable[[Effect], None]
 
 
 class PageEvent(Origin, EventCaller):
