@@ -18,7 +18,7 @@ from ..provider.provider import StateProvider
 from ..scopes import StateScope
 from ..sessions.caller import is_cross_site
 from ..state.serving import current_page
-from .events import EventRoute
+from .event_route import EventRoute
 from .injection import FastHTMLContext, inject
 from .requests import headers_of
 from .shutdown import drain_on_signal

@@ -16,10 +16,10 @@ from ..provider.page_tokens import StaleTokens
 from ..provider.provider import StateProvider
 from ..sessions.caller import is_cross_site
 from .beforeware import GuardedEndpoint
-from .events import EventRoute
-from .opening import StreamRoute
+from .event_route import EventRoute
 from .requests import headers_of, parse_json, read_body
 from .script import datastar_url
+from .stream_route import StreamRoute
 
 logger = logging.getLogger("faststate")
 
