@@ -10,7 +10,7 @@ from fasthtml import common as fh
 from starlette.testclient import TestClient
 
 from faststate import StateProvider, fast_app
-from faststate.fasthtml.setup import with_quick_copies
+from faststate.fasthtml.header_copies import with_quick_copies
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 

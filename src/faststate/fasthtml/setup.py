@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from fastcore.xml import FT, NotStr, Safe
 from fasthtml import common as fh
 from fasthtml.core import noop_body
 from starlette.middleware import Middleware
@@ -26,6 +24,7 @@ from . import _compat
 from .answers import error_response
 from .caching import PersonalAnswers
 from .cookies import RememberingSessionMiddleware
+from .header_copies import with_quick_copies
 from .injection import inject
 from .middleware import FastStateMiddleware, SameOriginOnly, check_routes
 from .routes import add_routes
@@ -105,37 +104,6 @@ def _session_max_age(app: Any) -> float:
         if "max_age" in options and "session_cookie" in options:
             return float(options["max_age"]) if options["max_age"] is not None else math.inf
     return SESSION_MAX_AGE
-
-
-_TEXT: Final = {str, bool, NotStr, Safe}  # nobody needs a copy of these
-
-
-class _Header(FT):  # type: ignore[misc]  # fastcore has no types
-    """An element that is cheap to copy deeply; the copy is a plain FT. Lifetime: the app.
-
-    FastHTML copies all headers for each request, since a handler may change its own. By `copy.deepcopy` alone,
-    `fast_app`'s headers took 109 of a small page's 1,000 µs; this way they take 20.
-    """
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        own = self.__dict__
-        made = FT.__new__(FT)
-        if self.listeners_ or not _TEXT.issuperset(map(type, (*self.children, *self.attrs.values()))):
-            made.__dict__.update(deepcopy(own, memo))
-        else:
-            made.__dict__.update(own, attrs=self.attrs.copy(), listeners_=[])
-        return made
-
-
-def with_quick_copies(element: Any) -> Any:
-    """Return a header, or a list or tuple of headers, as equal elements that are cheaper to copy."""
-    if type(element) in (list, tuple):
-        return type(element)(map(with_quick_copies, element))
-    if type(element) is not FT:
-        return element
-    made = _Header.__new__(_Header)
-    made.__dict__.update(element.__dict__)
-    return made
 
 
 def fast_app(
