@@ -140,7 +140,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "parts",
         "context",
         "resolve",
-        "calls",
+        "payload",
         "follow",
         "page_event",
         "dispatch",

@@ -17,7 +17,7 @@ from faststate import ReactiveState, StateConfig, StateScope, UserContext, event
 from faststate.cluster import sharing as sharing_module
 from faststate.cluster.sharing import HANDED_ON
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError, StateNotFoundError
-from faststate.provider.calls import Call
+from faststate.provider.payload import Call
 from faststate.registry import entries
 from faststate.registry.ends import OutdatedError, StateEnd
 from faststate.registry.entries import NONCES_IN_ANY_CASE

@@ -26,8 +26,8 @@ from faststate import (
 )
 from faststate.auth.tokens import Shown, binding
 from faststate.exceptions import AccessError, LockTimeoutError
-from faststate.provider.calls import Call
 from faststate.provider.context import RequestContext
+from faststate.provider.payload import Call
 from faststate.sessions import rechecks as module
 from tests.support.live import Model
 from tests.support.waiting import eventually

@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope
 
 from ..auth.limits import network_of
 from ..exceptions import EventConflictError, EventTimeoutError, FastStateError, LimitError, NotStartedError
-from ..provider.calls import Call
 from ..provider.context import RequestContext
 from ..provider.page_event import Effect, safe_location
 from ..provider.page_tokens import ForgedTokens, StaleTokens
+from ..provider.payload import Call
 from ..provider.provider import StateProvider
 from ..redaction import explain_by_title, loggable
 from ..sessions.caller import is_cross_site

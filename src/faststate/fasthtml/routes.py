@@ -11,8 +11,8 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..exceptions import FastStateError
-from ..provider.calls import tokens_of
 from ..provider.page_tokens import StaleTokens
+from ..provider.payload import tokens_of
 from ..provider.provider import StateProvider
 from ..sessions.caller import is_cross_site
 from .beforeware import GuardedEndpoint

@@ -12,8 +12,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ..exceptions import EventArgumentError, FastStateError, LimitError
-from ..provider.calls import tokens_of
 from ..provider.page_tokens import ForgedTokens, StaleTokens
+from ..provider.payload import tokens_of
 from ..provider.provider import StateProvider
 from ..sessions.caller import is_cross_site
 from ..sse.connection import SSEConnection

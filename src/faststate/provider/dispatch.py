@@ -25,12 +25,12 @@ from ..sessions.config import Ids
 from ..sse.connection import SSEConnection
 from ..state.reactive import ReactiveState
 from ..wire.frames import vanish_frame
-from .calls import Call
 from .context import RequestContext
 from .follow import Follower
 from .page_event import Effect, PageEvent, Sent
 from .page_tokens import ForgedTokens, StaleTokens, Watched
 from .parts import Parts, origin_of_commits
+from .payload import Call
 from .resolve import NO_IDS, Resolver, taken_ids
 
 

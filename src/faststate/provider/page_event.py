@@ -22,11 +22,11 @@ from ..state.reactive import ReactiveState
 from ..state.views import render_ft
 from ..wire.frames import elements_frame, go_frame, signals_frame
 from ..wire.values import nest, to_wire
-from .calls import NOTHING, Call
 from .context import RequestContext
 from .follow import Follower
 from .page_tokens import StaleTokens, Watched
 from .parts import Origin, Parts
+from .payload import NOTHING, Call
 
 logger = logging.getLogger("faststate")
 
