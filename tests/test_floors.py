@@ -105,7 +105,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "entries",
         "protocols",
         "locks",
-        "calling",
+        "sync_calls",
         "commits",
         "creating",
         "eviction",

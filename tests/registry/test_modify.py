@@ -8,7 +8,7 @@ from fasthtml import common as fh
 from starlette.testclient import TestClient
 
 from faststate import AuthorizationError, ReactiveState, StateConfig, StateProvider, StateScope, UserContext, fast_app
-from faststate.registry.calling import call_from_anywhere, loop_for_scripts
+from faststate.registry.sync_calls import call_from_anywhere, loop_for_scripts
 from faststate.scheduling.waits import Done
 from tests.support.requests import request_of
 

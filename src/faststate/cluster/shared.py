@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 
 from ..exceptions import FastStateError, VersionConflict
-from ..registry.calling import loop_for_scripts
 from ..registry.entries import Entry
 from ..registry.persistence import Persistence
 from ..registry.registry import StateRegistry
+from ..registry.sync_calls import loop_for_scripts
 from ..scheduling.loops import call_now_or_on
 from ..scopes import Id, StateIdentifier
 from ..stores.backplane import Message

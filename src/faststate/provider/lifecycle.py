@@ -10,8 +10,8 @@ from typing import TypeGuard
 from ..cluster.base import AppCluster
 from ..cluster.processes import processes_found
 from ..exceptions import NotStartedError
-from ..registry.calling import is_for_scripts
 from ..registry.registry import StateRegistry
+from ..registry.sync_calls import is_for_scripts
 from ..sse.manager import SSEManager
 
 logger = logging.getLogger("faststate")

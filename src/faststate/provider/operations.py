@@ -12,12 +12,12 @@ from ..auth.rules import MODIFY
 from ..auth.users import UserContext, current_request, current_user
 from ..cluster.messages import How
 from ..exceptions import LockTimeoutError, StateNotFoundError
-from ..registry.calling import call_from_anywhere
 from ..registry.ends import StateEnd, retry_outdated
 from ..registry.entries import Entry
 from ..registry.locks import identity_here
 from ..registry.modify import Modify
 from ..registry.run_event import EventCaller, Step, run_event
+from ..registry.sync_calls import call_from_anywhere
 from ..registry.transaction import Guard
 from ..scheduling.waits import Done
 from ..scopes import Id, StateIdentifier, StateScope

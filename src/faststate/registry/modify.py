@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from ..state.reactive import ReactiveState
-from .calling import Loop, is_import, loop_outside, run_on
 from .ends import retry_outdated
 from .entries import Entry
 from .locks import Holder, current_holder
 from .registry import StateRegistry
+from .sync_calls import Loop, is_import, loop_outside, run_on
 from .transaction import Guard, Transaction
 
 S = TypeVar("S", bound=ReactiveState)
