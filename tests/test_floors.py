@@ -70,7 +70,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "redis",
         "urls",
     ),
-    "records": ("sources", "columns", "calls", "base", "fastlite", "fastsql", "minidata", "table"),
+    "records": ("sources", "columns", "functions", "base", "fastlite", "fastsql", "minidata", "table"),
     "state": (
         "parameters",
         "containers",

@@ -29,7 +29,7 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.records.calls import CallableRecords
+from faststate.records.functions import CallableRecords
 from faststate.redaction import explain, is_hidden, loggable, redacted
 from faststate.registry.persistence import StorePersistence, persistence_errors
 from faststate.scopes import Version

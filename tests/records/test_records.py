@@ -35,8 +35,8 @@ from faststate.exceptions import (
     StateNotFoundError,
     VersionConflict,
 )
-from faststate.records.calls import CallableRecords
 from faststate.records.columns import columns_to_fields
+from faststate.records.functions import CallableRecords
 from faststate.records.sources import RecordSource, Row, RowChange
 from faststate.records.table import TableRecords, record_source
 

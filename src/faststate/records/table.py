@@ -9,9 +9,9 @@ from typing import Any, Final
 from .._compat.fastlite import keeps_xtra, xtra_of
 from ..exceptions import ConfigurationError
 from .base import TableRows
-from .calls import CallableRecords
 from .fastlite import FastliteRows
 from .fastsql import FastsqlRows
+from .functions import CallableRecords
 from .minidata import MiniDataRows
 from .sources import RecordSource, Row, RowChange
 
