@@ -339,7 +339,7 @@ async def test_what_is_remembered_costs_no_memory_at_all_until_it_is_asked_for()
     async with running(store) as site:
         assert len(site.provider.sessions.ended.known) == 0 and "ended" not in store.groups
         await site.provider.sessions.ended.settle("s4999")
-        assert site.provider.is_revoked("s4999") and len(site.provider.sessions.ended.known) == 1
+        assert site.provider.sessions.ended.is_ended("s4999") and len(site.provider.sessions.ended.known) == 1
 
 
 def test_who_was_not_heard_of_for_long_is_not_remembered_as_living():

@@ -315,8 +315,8 @@ def test_a_sign_in_is_known_in_the_same_request_and_in_the_next(site, client, wa
     }  # fmt: skip
     assert session_of(client) not in (None, old)
     assert cookie_of(client)[USER_ID] == "ada"
-    assert site.provider.is_revoked(old)
-    assert not site.provider.is_revoked(session_of(client))
+    assert site.provider.sessions.ended.is_ended(old)
+    assert not site.provider.sessions.ended.is_ended(session_of(client))
 
 
 @pytest.mark.parametrize("way", WAYS_OUT)
@@ -329,7 +329,7 @@ def test_a_sign_out_is_known_in_the_same_request_and_in_the_next(site, client, w
     assert client.get(f"/{way}").json()["user"] is None
     assert session_of(client) is None
     assert client.get("/who").json()["user"] is None
-    assert site.provider.is_revoked(old)
+    assert site.provider.sessions.ended.is_ended(old)
     assert site.keys(old) == []
 
 
@@ -479,7 +479,7 @@ def test_a_websocket_can_sign_nobody_in_and_can_sign_out(site, client):
         assert ws.receive_text() == "done"
         assert "websocket" in answers[0]
         assert answers[1] is None
-    assert not site.provider.is_revoked(session_of(client))
+    assert not site.provider.sessions.ended.is_ended(session_of(client))
     assert client.get("/who").json()["user"] is None
 
     client.get("/in/ada")
@@ -510,7 +510,7 @@ async def test_where_the_present_user_cannot_be_loaded_nobody_signs_in():
         assert response.status_code == 503
         assert "set-cookie" not in response.headers
         assert client.cookies.get(COOKIE) == cookie
-        assert not site.provider.is_revoked(before)
+        assert not site.provider.sessions.ended.is_ended(before)
         assert site.peek(Basket, session_id=before) == ["ada's"]
 
         broken.clear()
@@ -1116,7 +1116,7 @@ async def test_a_click_too_many_on_sign_in_keeps_the_cart(path, together, count,
         assert site.peek(Cart, user_id="ada") == (["plum", "apple"] if merge is not None else ["apple"])
         assert site.peek(Basket, session_id=session_of(client)) == ["basket"]
         assert "basket" in (await client.get("/")).text
-        live = [key for key in site.provider.registry.live.by_session if not site.provider.is_revoked(key)]
+        live = [key for key in site.provider.registry.live.by_session if not site.provider.sessions.ended.is_ended(key)]
         assert session_of(client) in live
 
 
@@ -1188,7 +1188,7 @@ async def test_a_click_long_after_or_for_somebody_else_gets_nothing_of_the_first
             await late.get("/in/ada", headers=headers)
             assert "basket" not in (await late.get("/")).text
         assert site.peek(Basket, session_id=new) == ["basket"]
-        assert not site.provider.is_revoked(new)
+        assert not site.provider.sessions.ended.is_ended(new)
 
 
 async def test_a_request_under_way_during_a_sign_in_does_not_bring_the_old_cookie_back():
@@ -1247,13 +1247,13 @@ def test_ended_sessions_are_remembered_as_long_as_a_cookie_is_accepted_and_not_f
             ended.append(session_of(client))
             client.get("/out")
             clock.now += 1
-        assert all(map(site.provider.is_revoked, ended))
+        assert all(map(site.provider.sessions.ended.is_ended, ended))
         clock.now = 1_000.0 + 60 + 1  # a cookie signed in the last moment is accepted until here
         site.provider.registry.followers.swept()
-        assert all(map(site.provider.is_revoked, ended[1:]))
+        assert all(map(site.provider.sessions.ended.is_ended, ended[1:]))
         clock.now += 1_000
         site.provider.registry.followers.swept()
-        assert not any(map(site.provider.is_revoked, ended))
+        assert not any(map(site.provider.sessions.ended.is_ended, ended))
         assert len(site.provider.sessions.ended.known) == 0
 
 
@@ -1439,7 +1439,7 @@ async def test_a_request_outside_an_app_can_sign_in_and_out():
     assert (await get_current_user(request)).id == 7
     await provider.logout(request)
     assert request.session == {}
-    assert provider.is_revoked(first)
+    assert provider.sessions.ended.is_ended(first)
     assert await get_current_user(request) is None
 
 
@@ -1452,7 +1452,7 @@ async def test_a_loader_that_fails_lets_nobody_sign_in():
     with pytest.raises(BackendError):
         await provider.login(request, UserContext(7))
     assert request.session == {"session_id": "s", "colour": "red"}
-    assert not provider.is_revoked("s")
+    assert not provider.sessions.ended.is_ended("s")
 
 
 def test_a_script_signs_in_without_an_event_loop():

@@ -295,13 +295,6 @@ class StateProvider(Parts):
         """
         return self.operations.change_rights(user_id, "refresh")
 
-    def is_revoked(self, session_id: str) -> bool:
-        """True if the session with this id was ended by `login` or `logout`, as far as this process knows.
-
-        Of a current request's session it knows for certain; any other id may not have been looked up yet.
-        """
-        return self.sessions.ended.is_ended(session_id)
-
     def next_url(self, request: HTTPConnection, default: str = "/") -> str:
         """Return where to go after signing in: the page (path and query, str) that sent the visitor to `login_route`.
 
