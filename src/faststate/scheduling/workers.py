@@ -48,7 +48,8 @@ class Worker:
 _idle: list[Worker] = []
 """The threads that wait for a function. A list needs no lock: each of its methods is atomic."""
 
-os.register_at_fork(after_in_child=_idle.clear)  # a forked process has none of its parent's threads
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # a forked process has none of its parent's threads
 
 
 def call_in_worker(call: Callable[[], Any], answer: Callable[[Any, BaseException | None], None]) -> None:
