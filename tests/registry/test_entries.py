@@ -1,7 +1,10 @@
-"""Entries: which events a state remembers, as processes tell each other."""
+"""Entries: which events a state remembers, and what of it concerns other processes."""
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,3 +57,16 @@ def test_nonces_that_were_saved_without_a_time_are_known() -> None:
     entry = new_entry()
     entry.remember_stamped(["old", "older"], 5.0)
     assert entry.has_seen("old") and entry.has_seen("older") and not entry.has_seen("other")
+
+
+def test_what_all_entries_share_cannot_be_changed_by_one_of_them() -> None:
+    entry, other = new_entry(), new_entry()
+    with pytest.raises(FrozenInstanceError, match="own_shared"):
+        entry.shared.committing = True
+    with pytest.raises((AttributeError, TypeError)):
+        entry.shared.note_typed("page", 1)
+    own = entry.own_shared()
+    own.committing = True
+    assert own.note_typed("page", 1)
+    assert (other.shared.committing, dict(other.shared.typed)) == (False, {})
+    assert entry.shared is own

@@ -10,8 +10,9 @@ import time
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from dataclasses import FrozenInstanceError, dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from ..exceptions import ConfigurationError
@@ -97,8 +98,19 @@ class Shared:
         return number >= last
 
 
-NOT_SHARED: Final = Shared()
-"""The `shared` of all entries that concern no other process; nothing is ever set in it."""
+class _NotShared(Shared):
+    """A `Shared` of which nothing can be changed: it stands in many entries. Lifetime: the process."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if hasattr(self, name):
+            raise FrozenInstanceError(f"{name} cannot be set for all states at once: set it in `own_shared()`")
+        super().__setattr__(name, value)
+
+
+NOT_SHARED: Final = _NotShared(typed=cast(dict[str, int], MappingProxyType({})))
+"""The `shared` of all entries that concern no other process."""
 
 
 class Waiter(NamedTuple):
