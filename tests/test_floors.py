@@ -137,6 +137,8 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "lifecycle",
         "registrations",
         "stats",
+        "initiator",
+        "hooks",
         "parts",
         "context",
         "resolve",

@@ -20,7 +20,7 @@ from faststate import (
     StateScope,
     event,
 )
-from faststate.provider.parts import Origin, origin_of_commits
+from faststate.provider.initiator import Initiator, initiator_of_commits
 from faststate.registry.run_event import EventCaller, run_event
 from faststate.scheduling.threads import EVENT_THREADS
 
@@ -903,16 +903,16 @@ async def test_sync_events_take_a_bounded_number_of_threads():
 async def test_what_an_event_left_behind_commits_is_not_taken_for_the_events_own():
     provider = StateProvider()
     provider.register_state(Ledger, StateConfig(scope=StateScope.GLOBAL))
-    origin = Origin("a page", "global:Ledger", {"count": 1})
-    token = origin_of_commits.set(origin)
+    initiator = Initiator("a page", "global:Ledger", {"count": 1})
+    token = initiator_of_commits.set(initiator)
     try:
         async with provider.modify(Ledger) as ledger:
             ledger.count = 1
-        assert [commit.delta["count"] for commit in origin.commits] == [1]
-        origin.open = False  # the event is over; a task that it started has inherited its context
+        assert [commit.delta["count"] for commit in initiator.commits] == [1]
+        initiator.open = False  # the event is over; a task that it started has inherited its context
         async with provider.modify(Ledger) as ledger:
             ledger.count = 2
-        assert len(origin.commits) == 1
+        assert len(initiator.commits) == 1
     finally:
-        origin_of_commits.reset(token)
+        initiator_of_commits.reset(token)
         await provider.stop()

@@ -27,9 +27,10 @@ from ..state.reactive import ReactiveState
 from ..wire.frames import vanish_frame
 from .context import RequestContext
 from .follow import Follower
+from .initiator import initiator_of_commits
 from .page_event import Effect, PageEvent, Sent
 from .page_tokens import ForgedTokens, StaleTokens, Watched
-from .parts import Parts, origin_of_commits
+from .parts import Parts
 from .payload import Call
 from .resolve import NO_IDS, Resolver, taken_ids
 
@@ -180,7 +181,7 @@ class Dispatcher:
         has_stream = sent.live is not None or sent.elsewhere
         bound = _bound_values(sent.cls, call.bound, identity.user)
         page_event = PageEvent(self.parts, self.follower, sent, entry, bound, None if has_stream else watched)
-        token = origin_of_commits.set(page_event)
+        token = initiator_of_commits.set(page_event)
         try:
             await run_event(
                 self.parts.registry,
@@ -203,7 +204,7 @@ class Dispatcher:
             raise
         finally:
             page_event.close()
-            origin_of_commits.reset(token)
+            initiator_of_commits.reset(token)
 
 
 def _bound_values(

@@ -24,8 +24,9 @@ from ..sse.connection import SSEConnection
 from ..state.reactive import ReactiveState
 from ..wire.frames import message_frame, reload_frame, reopen_frame, vanish_frame
 from .context import RequestContext
+from .hooks import GONE
 from .page_tokens import MERGED_FROM, ForgedTokens, StaleTokens, Watched, shown_by
-from .parts import GONE, Parts
+from .parts import Parts
 from .resolve import Resolver
 
 logger = logging.getLogger("faststate")

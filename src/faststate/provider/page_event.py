@@ -24,8 +24,9 @@ from ..wire.frames import elements_frame, go_frame, signals_frame
 from ..wire.values import nest, to_wire
 from .context import RequestContext
 from .follow import Follower
+from .initiator import Initiator
 from .page_tokens import StaleTokens, Watched
-from .parts import Origin, Parts
+from .parts import Parts
 from .payload import NOTHING, Call
 
 logger = logging.getLogger("faststate")
@@ -62,7 +63,7 @@ class Sent:
     take: Callable[[Effect], None]
 
 
-class PageEvent(Origin, EventCaller):
+class PageEvent(Initiator, EventCaller):
     """An event that a page has sent, while it runs. Lifetime: the event.
 
     `bound` are the fields to set before it (None if the class has none), `watched` what the page shows, if it has no
