@@ -33,7 +33,7 @@ from faststate import (
     get_current_request,
     view,
 )
-from tests.support.client import BROWSER, Page, patched_signals
+from tests.support.client import BROWSER, Page, patched_signals, stream_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -50,30 +50,43 @@ class Counter(ReactiveState):
         pass
 
 
-class Side(ReactiveState):
-    count: int = 7
-
-    @event
-    def add(self, by: int = 1):
-        self.count += by
+class Side(Counter):
+    pass
 
 
-class Item(ReactiveState):
-    count: int = 7
+class Item(Counter):
+    pass
 
-    @event
-    def add(self, by: int = 1):
-        self.count += by
+
+class Mine(ReactiveState):
+    count: int = 0
 
 
 def make_app(**options):
-    """An app that serves the three classes above, with its provider."""
+    """An app that serves the four classes above, with its provider."""
     provider = StateProvider(datastar_src="/datastar.js")
     provider.register_state(Counter)
     provider.register_state(Side, StateConfig(scope=StateScope.COMPONENT))
     provider.register_state(Item, StateConfig(scope=StateScope.RECORD))
+    provider.register_state(Mine, StateConfig(scope=StateScope.USER))
     app, rt = fast_app(state_provider=provider, pico=False, secret_key="for tests", **options)
     return app, rt, provider
+
+
+def show_counter(app, path="/"):
+    """Add a page that shows the counter."""
+
+    @app.get(path)
+    def page(counter: Counter):
+        return fh.Titled("Page", fh.P(counter.signal.count))
+
+
+def show_mine(app):
+    """Add a page that its visitors have to sign in for."""
+
+    @app.get("/mine")
+    def mine(mine: Mine):
+        return "never"
 
 
 @pytest.fixture
@@ -243,22 +256,14 @@ def test_the_rt_decorator_keeps_its_own_abilities(made):
 
 
 def test_routes_defined_before_setup_are_injected_and_live_too():
-    app, rt = fh.fast_app(pico=False, secret_key="for tests")
-
-    @rt("/")
-    def early(counter: Counter):
-        return fh.Titled("Early", fh.P(counter.signal.count))
-
+    app, _ = fh.fast_app(pico=False, secret_key="for tests")
+    show_counter(app, "/early")
     provider = StateProvider()
     provider.register_state(Counter)
     provider.setup(app)
-
-    @rt("/late")
-    def late(counter: Counter):
-        return fh.Titled("Late", fh.P(counter.signal.count))
-
+    show_counter(app, "/late")
     client = client_of(app)
-    for path in ("/", "/late"):
+    for path in ("/early", "/late"):
         tab = Tab(client, path, params=EVIL)
         assert tab.signals["Counter"] == {"count": 7} and live_elements(tab.html) == 1
         assert tab.post("Counter/nothing").status_code == 204
@@ -374,22 +379,14 @@ def test_a_record_is_named_by_its_path_parameter(app):
 
 
 def test_what_the_caller_may_not_have_is_none_for_an_optional_parameter_and_401_for_another(app, provider):
-    class Mine(ReactiveState):
-        count: int = 0
-
-    provider.register_state(Mine, StateConfig(scope=StateScope.USER))
-
     @app.get("/optional")
     def optional(mine: Mine | None):
         return f"{mine}"
 
-    @app.get("/needed")
-    def needed(mine: Mine):
-        return "never"
-
+    show_mine(app)
     client = client_of(app)
     assert client.get("/optional").text == "None"
-    response = client.get("/needed")
+    response = client.get("/mine")
     assert response.status_code == 401 and "sign in" in response.text
 
 
@@ -420,14 +417,11 @@ def test_websocket_handlers_are_injected(app):
 
 
 def test_a_websocket_sees_what_was_committed_since_it_opened(app):
-    @app.get("/")
-    def page(counter: Counter):
-        return fh.Div(counter.signal.count)
-
     @app.ws("/ws")
     async def receive(counter: Counter, send):
         await send(f"count {counter.count}")
 
+    show_counter(app)
     client = client_of(app)
     tab = Tab(client)
     with client.websocket_connect("/ws") as socket:
@@ -439,11 +433,6 @@ def test_a_websocket_sees_what_was_committed_since_it_opened(app):
 
 
 def test_a_websocket_that_may_not_have_a_state_is_closed(app, provider):
-    class Mine(ReactiveState):
-        count: int = 0
-
-    provider.register_state(Mine, StateConfig(scope=StateScope.USER))
-
     @app.ws("/ws")
     async def receive(mine: Mine, send):
         await send("never")
@@ -568,11 +557,7 @@ def test_two_apps_with_two_providers_do_not_see_each_other():
     first, second = (make_app() for _ in range(2))
     tabs = []
     for app, _, _ in (first, second):
-
-        @app.get("/")
-        def page(counter: Counter):
-            return fh.Div(counter.signal.count)
-
+        show_counter(app)
         tabs.append(Tab(client_of(app)))
     assert tabs[0].post("Counter/add", a={"by": 1}).status_code == 200
     assert tabs[0].signals["Counter"] == {"count": 8}
@@ -582,13 +567,8 @@ def test_two_apps_with_two_providers_do_not_see_each_other():
 
 def test_a_mounted_app_with_its_own_provider_serves_its_own_states_under_its_prefix(app):
     child, _, _ = make_app()
-
     for each in (app, child):
-
-        @each.get("/page")
-        def page(counter: Counter):
-            return fh.Titled("Page", counter.signal.count)
-
+        show_counter(each, "/page")
     app.mount("/child", child)
     client = client_of(app)
     parent_tab, child_tab = Tab(client, "/page"), Tab(client, "/child/page")
@@ -600,12 +580,8 @@ def test_a_mounted_app_with_its_own_provider_serves_its_own_states_under_its_pre
 
 
 def test_a_mounted_app_without_a_provider_uses_its_parent_s(app):
-    child, rt = fh.fast_app(pico=False, secret_key="for tests")
-
-    @rt("/page")
-    def page(counter: Counter):
-        return fh.Titled("Page", counter.signal.count)
-
+    child, _ = fh.fast_app(pico=False, secret_key="for tests")
+    show_counter(child, "/page")
     app.mount("/child", child)
     client = client_of(app)
     tab = Tab(client, "/child/page", params=EVIL)
@@ -616,26 +592,15 @@ def test_a_mounted_app_without_a_provider_uses_its_parent_s(app):
 
 
 def test_a_refusal_in_a_mounted_app_without_a_provider_keeps_its_status(app, provider):
-    class Mine(ReactiveState):
-        count: int = 0
-
-    provider.register_state(Mine, StateConfig(scope=StateScope.USER))
-    child, rt = fh.fast_app(pico=False, secret_key="for tests")
-
-    @rt("/mine")
-    def mine(mine: Mine):
-        return "never"
-
+    child, _ = fh.fast_app(pico=False, secret_key="for tests")
+    show_mine(child)
     app.mount("/child", child)
     response = client_of(app).get("/child/mine")
     assert response.status_code == 401 and "sign in" in response.text
 
 
 def test_behind_a_root_path_the_page_names_urls_below_it(app):
-    @app.get("/")
-    def page(counter: Counter):
-        return fh.Titled("Page", counter.signal.count)
-
+    show_counter(app)
     tab = Tab(client_of(app, root_path="/deep/below"))
     assert tab.url == "/deep/below/_faststate/"
     assert tab.post("Counter/add", a={"by": 1}).status_code == 200
@@ -689,14 +654,10 @@ def test_fast_app_returns_what_fasthtml_s_returns(tmp_path):
 
 
 def test_body_wrap_headers_and_footers_of_the_app_stay():
-    app, rt, _ = make_app(
+    app, _, _ = make_app(
         hdrs=[fh.Meta(name="mine")], ftrs=[fh.Footer("foot")], body_wrap=lambda c: fh.Main(c, id="wrapped")
     )
-
-    @rt("/")
-    def page(counter: Counter):
-        return fh.Title("T"), fh.Div(counter.signal.count)
-
+    show_counter(app)
     text = client_of(app).get("/").text
     assert 'name="mine"' in text and "<footer>foot" in text and 'id="wrapped"' in text and live_elements(text) == 1
 
@@ -749,34 +710,20 @@ def test_an_app_s_own_handler_of_a_refusal_comes_before_the_library_s(given):
         return fh.RedirectResponse("/login", status_code=303)
 
     handlers = {AuthenticationError: to_login}
-    app, rt, provider = make_app(exception_handlers=handlers if given == "at construction" else None)
+    app, _, _ = make_app(exception_handlers=handlers if given == "at construction" else None)
     if given == "added":
         app.add_exception_handler(AuthenticationError, to_login)
 
-    class Mine(ReactiveState):
-        count: int = 0
-
-    provider.register_state(Mine, StateConfig(scope=StateScope.USER))
-
-    @rt("/mine")
-    def mine(mine: Mine):
-        return "never"
-
+    show_mine(app)
     response = client_of(app).get("/mine")
     assert (response.status_code, response.headers["location"]) == (303, "/login")
 
 
 def test_an_app_that_was_stopped_and_starts_again_streams_again(app):
-    @app.get("/")
-    def page(counter: Counter):
-        return fh.Div(counter.signal.count)
-
+    show_counter(app)
     for _ in range(2):
-        with client_of(app) as client:
-            page = Page(client)
-            payload = {"w": page.tokens, "n": page.position}
-            with client.stream("POST", f"{page.url}stream", json=payload, headers=BROWSER) as stream:
-                assert stream.status_code == 200
+        with client_of(app) as client, stream_of(Page(client)) as stream:
+            assert stream.status_code == 200
 
 
 def test_setup_takes_a_fasthtml_app_alone():
@@ -1235,9 +1182,7 @@ def guarded_app(redirect="/login"):
 
     app, rt, _ = make_app(before=fh.Beforeware(guard, skip=["/login", "/in", "/out"]))
 
-    @rt("/")
-    def page(counter: Counter):
-        return fh.Div(counter.signal.count)
+    show_counter(app)
 
     @rt("/in")
     def sign_in(session):
@@ -1276,12 +1221,8 @@ def test_a_beforeware_redirect_to_a_script_is_refused():
 
 
 def test_a_beforeware_refusal_is_shown_and_the_event_does_not_run():
-    app, rt, provider = make_app()
-
-    @rt("/")
-    def page(counter: Counter):
-        return fh.Div(counter.signal.count)
-
+    app, _, provider = make_app()
+    show_counter(app)
     tab = Tab(client_of(app))
     app.before.append(lambda: fh.Response("no", 403))
     response = tab.post("Counter/add", a={"by": 1})
@@ -1429,16 +1370,10 @@ def test_the_seed_s_section_3_2_runs_as_it_is_written():
 
 
 def test_a_user_may_be_a_user_context_in_the_scope():
-    class Mine(ReactiveState):
-        count: int = 0
-
-    provider = StateProvider()
-    provider.register_state(Mine, StateConfig(scope=StateScope.USER))
-
     def guard(req):
         req.scope["auth"] = UserContext(req.headers["x-user"])
 
-    app, rt = fast_app(state_provider=provider, before=guard, pico=False)
+    app, rt, _ = make_app(before=guard)
 
     @rt("/")
     def page(mine: Mine):
