@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.client import BROWSER, Page, frames, patched_signals
 from tests.support.processes import Server
+from tests.threats.injection_server import assert_untroubled
 
 APPS = Path(__file__).parent / "apps"
 
@@ -22,18 +23,16 @@ APPS = Path(__file__).parent / "apps"
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The module's `APP`, a file below `apps/`, under uvicorn in a process of its own, for all tests of the module.
 
-    What an attacker sends must be refused, not stumbled over: the module's last test fails when the server has logged
-    a traceback, unless the module says `TRACEBACKS = True`.
+    `ENV` is added to its environment. What an attacker sends must be refused, not stumbled over: the module's last test
+    fails when the server has logged a traceback, but for those that hold one of the texts in `EXPECTED`.
     """
-    directory = tmp_path_factory.mktemp("server")
-    server = Server(APPS / request.module.APP, cwd=directory, log=directory / "server.log")
+    module, directory = request.module, tmp_path_factory.mktemp("server")
+    env = getattr(module, "ENV", None)
+    server = Server(APPS / module.APP, cwd=directory, log=directory / "server.log", env=env)
     server.start()
     yield server
     server.kill()
-    if not getattr(request.module, "TRACEBACKS", False):
-        log = server.output()
-        place = log.find("Traceback")
-        assert place < 0, log[max(0, place - 500) : place + 3000]
+    assert_untroubled(server, *getattr(module, "EXPECTED", ()))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Helpers for the tests of injection: a server per file, raw requests, and what browsers' parsers make of bytes."""
+"""Helpers for the tests of injection: raw requests, and what browsers' parsers make of bytes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis.strategies import SearchStrategy
 
-from tests.support.client import BROWSER, Page, merge
+from tests.support.client import BROWSER, Page, cookies_of, merge
 from tests.support.processes import Server
-
-APPS = Path(__file__).resolve().parent / "apps"
 
 over_http = settings(
     deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False
@@ -26,15 +25,15 @@ over_http = settings(
 """For properties asked of a server: the same examples in each run, and nothing kept between runs."""
 
 
-@contextlib.contextmanager
-def running(name: str, directory: Path, **env: str) -> Iterator[Server]:
-    """The app `apps/<name>.py` under uvicorn, with `env` in its environment; killed at the end."""
-    server = Server(APPS / f"{name}.py", cwd=directory, log=directory / "server.log", env=env)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
+def asked_with(texts: SearchStrategy[str], *worst: str, runs: int) -> Callable[[Callable[..., Any]], Any]:
+    """Ask a property of a server with the worst texts, and with `runs` random ones, which are its last argument."""
+
+    def decorated(test: Callable[..., Any]) -> Any:
+        for text in worst:
+            test = example(text)(test)
+        return settings(over_http, max_examples=runs)(given(texts)(test))
+
+    return decorated
 
 
 def client(server: Server, **options: Any) -> httpx.Client:
@@ -116,20 +115,32 @@ def event_request(
     page: Page, state: str, event: str, body: bytes, headers: dict[str, str | bytes] | None = None
 ) -> bytes:
     """The bytes of an event's request, with the session of `page`; `headers` replace those that a browser sends."""
-    cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
-    sent: dict[str, str | bytes] = {
-        "host": "127.0.0.1",
-        "connection": "close",
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "cookie": cookies,
-        **BROWSER,
-        **(headers or {}),
-    }
-    lines = [f"POST {page.url}event/{state}/{event} HTTP/1.1".encode()]
-    for name, value in sent.items():
+    sent = {"connection": "close", "content-type": "application/json", **BROWSER, **(headers or {})}
+    return post_request(page, f"event/{state}/{event}", body, sent)
+
+
+def stream_request(page: Page, body: bytes = b"", headers: dict[str, str | bytes] | None = None) -> bytes:
+    """The bytes of a request for a stream, with the session of `page`."""
+    return post_request(page, "stream", body, {"datastar-request": "true", **(headers or {})})
+
+
+def post_request(page: Page, path: str, body: bytes, headers: dict[str, str | bytes]) -> bytes:
+    """The bytes of a POST to the library's route `path`; its length is declared unless it comes in chunks."""
+    sent: dict[str, str | bytes] = {"host": "127.0.0.1", "cookie": cookies_of(page.client)}
+    if "transfer-encoding" not in headers:
+        sent["content-length"] = str(len(body))
+    lines = [f"POST {page.url}{path} HTTP/1.1".encode()]
+    for name, value in (sent | headers).items():
         lines.append(name.encode() + b": " + (value if isinstance(value, bytes) else value.encode("latin-1")))
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def get(
+    server: Server, path: str, *, host: str = "x", method: str = "GET", cookie: str = "", timeout: float = 20
+) -> Answer:
+    """Ask for a path as it is, on a connection of its own."""
+    sent = f"host: {host}\r\nconnection: close\r\ncontent-length: 0" + (f"\r\ncookie: {cookie}" if cookie else "")
+    return raw(server, f"{method} {path} HTTP/1.1\r\n{sent}\r\n\r\n".encode("latin-1"), timeout)
 
 
 # -- a stream, as the specification reads it ---------------------------------------------------------------------------

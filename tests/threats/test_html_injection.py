@@ -8,19 +8,14 @@ from html import unescape
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from tests.support.client import Page, message, status
-from tests.threats.injection_server import (
-    Document,
-    assert_untroubled,
-    client,
-    frames_of,
-    merged,
-    over_http,
-    running,
-)
+from tests.threats.injection_server import Document, asked_with, client, frames_of, merged
+
+APP = "injection_html.py"
+EXPECTED = ["EventDefinitionError: a Redirect goes to a path or an http(s) URL"]
 
 BREAKERS = [
     "<script>alert(1)</script>", "</script>", "</span>", "</p>", "</title>", "</textarea>", "<!--", "-->",
@@ -34,13 +29,6 @@ BREAKERS = [
 hostile = st.lists(st.sampled_from(BREAKERS), max_size=6).map("".join)
 WORST = "".join(BREAKERS)
 ATTRIBUTES = '"\'> <img src=x onerror=alert(1)> &quot;&#39;\\"\\'
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running("injection_html", tmp_path_factory.mktemp("html")) as server:
-        yield server
-        assert_untroubled(server, "EventDefinitionError: a Redirect goes to a path or an http(s) URL")
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +89,7 @@ def benign(server):
         }
 
 
-@settings(over_http, max_examples=120)
-@given(hostile)
-@example(WORST)
-@example(ATTRIBUTES)
-@example("&quot;")
-@example("\\")
+@asked_with(hostile, WORST, ATTRIBUTES, "&quot;", "\\", runs=120)
 def test_a_page_has_the_same_elements_and_attributes_whatever_its_states_hold(page, benign, text):
     put(page, text)
     for path in ("/", "/listing", "/fragment", "/document"):
@@ -117,10 +100,7 @@ def test_a_page_has_the_same_elements_and_attributes_whatever_its_states_hold(pa
         assert seeded(document)["Said"] == {"text": text, "table": table, "listed": [text]}
 
 
-@settings(over_http, max_examples=60)
-@given(hostile)
-@example(WORST)
-@example(ATTRIBUTES)
+@asked_with(hostile, WORST, ATTRIBUTES, runs=60)
 def test_first_paint_shows_a_signal_as_the_text_that_it_is(page, text):
     put(page, text)
     document, html = parsed(page, "/")
@@ -132,10 +112,7 @@ def test_first_paint_shows_a_signal_as_the_text_that_it_is(page, text):
     assert spans == [{"data-text": f"$Said.{name}"} for name in ("text", "table", "listed")]
 
 
-@settings(over_http, max_examples=60)
-@given(hostile)
-@example(WORST)
-@example(ATTRIBUTES)
+@asked_with(hostile, WORST, ATTRIBUTES, runs=60)
 def test_views_keep_what_they_are_given_inside_of_one_text_or_attribute(page, benign, text):
     for frame, safe in zip(put(page, text), benign["put"], strict=True):
         assert (frame.kind, frame.parts.get("selector")) == (safe.kind, safe.parts.get("selector"))
@@ -146,10 +123,7 @@ def test_views_keep_what_they_are_given_inside_of_one_text_or_attribute(page, be
     assert root.get("title") == image.get("alt") == text and image.get("src") == "/x?" + text
 
 
-@settings(over_http, max_examples=60)
-@given(hostile)
-@example(WORST)
-@example(ATTRIBUTES)
+@asked_with(hostile, WORST, ATTRIBUTES, runs=60)
 def test_the_default_listing_shows_values_as_text_and_never_a_hidden_one(page, benign, text):
     put(page, text)
     document, html = parsed(page, "/listing")
@@ -158,10 +132,7 @@ def test_the_default_listing_shows_values_as_text_and_never_a_hidden_one(page, b
     assert text in document.texts["listing"] and "only here" not in html
 
 
-@settings(over_http, max_examples=60)
-@given(hostile)
-@example(WORST)
-@example(ATTRIBUTES)
+@asked_with(hostile, WORST, ATTRIBUTES, runs=60)
 def test_arguments_of_on_and_post_are_json_that_ends_where_it_should(page, benign, text):
     put(page, text)
     document, _ = parsed(page, "/")
@@ -183,10 +154,7 @@ def test_an_expr_is_the_developers_own_and_stays_in_its_attribute(page):
     assert {name for name, _ in late.attributes} == {"data-on:click__case.kebab", "data-text", "id", "name"}
 
 
-@settings(over_http, max_examples=40)
-@given(hostile.filter(bool))
-@example(WORST)
-@example(ATTRIBUTES)
+@asked_with(hostile.filter(bool), WORST, ATTRIBUTES, runs=40)
 def test_a_component_id_is_a_string_in_an_expression_and_a_plain_word_in_a_path(page, text):
     safe, _ = parsed(page, "/panel?name=a")
     document, _ = parsed(page, "/panel?name=" + quote(text, safe=""))
@@ -202,10 +170,7 @@ def test_a_component_id_is_a_string_in_an_expression_and_a_plain_word_in_a_path(
     assert view == f"Panel.{segment}.shown"
 
 
-@settings(over_http, max_examples=60)
-@given(hostile)
-@example(WORST)
-@example(ATTRIBUTES)
+@asked_with(hostile, WORST, ATTRIBUTES, runs=60)
 def test_fragments_that_events_return_have_the_same_elements(page, benign, text):
     (frame,) = frames_of(page.send("Said", "show", text=text).content)
     (safe,) = benign["show"]
@@ -216,10 +181,7 @@ def test_fragments_that_events_return_have_the_same_elements(page, benign, text)
         assert (link.get("title"), link.get("data-note")) == (text, text)
 
 
-@settings(over_http, max_examples=60)
-@given(hostile)
-@example(WORST)
-@example(ATTRIBUTES)
+@asked_with(hostile, WORST, ATTRIBUTES, runs=60)
 def test_messages_reach_the_page_as_a_signal_and_never_as_markup(page, text):
     in_path = "x" + quote(text.replace("/", ""), safe="")
     for answer in (
@@ -260,9 +222,7 @@ def test_an_event_redirects_to_no_script(page, to):
     assert status(answer) == 500 and set(told["_fs"]) == {"err", "status"} and "alert" not in answer.text
 
 
-@settings(over_http, max_examples=60)
-@given(hostile)
-@example(ATTRIBUTES)
+@asked_with(hostile, ATTRIBUTES, runs=60)
 def test_where_an_event_redirects_to_is_a_signal_of_one_string(page, text):
     assume(not any(ord(c) < 32 for c in text))
     answer = page.send("Said", "go", to="/x" + text)

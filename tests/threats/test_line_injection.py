@@ -13,38 +13,29 @@ from hypothesis import strategies as st
 
 from faststate import ReactiveState, event
 from faststate.exceptions import EventDefinitionError
-from tests.support.client import Page, message, patched_signals, status
+from tests.support.client import BROWSER, Page, message, patched_signals, status
 from tests.threats.injection_server import (
     Document,
     LiveStream,
-    assert_untroubled,
+    asked_with,
     client,
     count_events,
     event_request,
     frames_of,
+    get,
     merged,
     over_http,
     parse_stream,
     raw,
-    running,
+    stream_request,
 )
 
+APP = "injection_lines.py"
+EXPECTED = ["EventDefinitionError: a Redirect goes to a path or an http(s) URL"]
+
 LINE_ENDS = [
-    "\r",
-    "\n",
-    "\r\n",
-    "\u2028",
-    "\u2029",
-    "\0",
-    "\v",
-    "\f",
-    "\x1c",
-    "\x1d",
-    "\x1e",
-    "\x85",
-    "\r\n\r\n",
-    "\n\n",
-]
+    "\r", "\n", "\r\n", "\u2028", "\u2029", "\0", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\r\n\r\n", "\n\n",
+]  # fmt: skip
 FIELDS = [
     "data:",
     "data: ",
@@ -69,13 +60,6 @@ EVENT_HEADERS = PLAIN_HEADERS | {"cache-control", "x-accel-buffering", "faststat
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running("injection_lines", tmp_path_factory.mktemp("lines")) as server:
-        yield server
-        assert_untroubled(server, "EventDefinitionError: a Redirect goes to a path or an http(s) URL")
-
-
-@pytest.fixture(scope="module")
 def page(server):
     with client(server) as browser:
         yield Page(browser)
@@ -94,9 +78,7 @@ def test_the_parser_of_these_tests_sees_what_is_injected():
         frames_of(body)
 
 
-@settings(over_http, max_examples=60)
-@given(hostile)
-@example(WORST)
+@asked_with(hostile, WORST, runs=60)
 def test_field_values_dict_keys_and_view_text_add_no_line_to_an_answer(page, text):
     answer = page.send("Words", "put_all", text=text)
     assert set(answer.headers) <= EVENT_HEADERS
@@ -125,21 +107,22 @@ def stream(server):
 marks = itertools.count(1)
 
 
-@settings(over_http, max_examples=50)
-@given(hostile)
-@example(WORST)
-def test_field_values_dict_keys_and_view_text_add_no_line_to_a_stream(stream, text):
+def put_mark(stream, event="put", text=""):
+    """Put `text` and a number of its own into the state; return the frames up to the one with that number."""
     mark = next(marks)
-    answer = stream.page.send("Words", "put_all", text=text, number=mark, connection=stream.connection)
+    answer = stream.page.send("Words", event, text=text, number=mark, connection=stream.connection)
     assert (answer.status_code, answer.content) == (204, b"")
     found = stream.until(lambda s: s.get("Words", {}).get("number") == mark)
     assert count_events(stream.body) == len(frames_of(stream.body))
-    assert merged(found)["Words"].get("text", text) == text
+    return found
 
 
-@settings(over_http, max_examples=30)
-@given(hostile)
-@example(WORST)
+@asked_with(hostile, WORST, runs=50)
+def test_field_values_dict_keys_and_view_text_add_no_line_to_a_stream(stream, text):
+    assert merged(put_mark(stream, "put_all", text))["Words"].get("text", text) == text
+
+
+@asked_with(hostile, WORST, runs=30)
 def test_what_an_event_returns_or_yields_adds_no_line(page, text):
     shown = frames_of(page.send("Words", "show", text=text).content)
     assert [frame.kind for frame in shown] == ["datastar-patch-elements"] and set(shown[0].parts) == {"elements"}
@@ -152,34 +135,21 @@ def test_what_an_event_returns_or_yields_adds_no_line(page, text):
     assert count_events(steps.content) == len(frames_of(steps.content))
 
 
-@settings(over_http, max_examples=20)
-@given(hostile)
-@example(WORST)
+@asked_with(hostile, WORST, runs=20)
 def test_fragments_of_an_event_add_no_line_to_a_stream(stream, text):
     stream.page.send("Words", "steps", text=text, connection=stream.connection)
     stream.page.send("Words", "show_there", text=text, connection=stream.connection)
-    mark = next(marks)
-    stream.page.send("Words", "put", text="", number=mark, connection=stream.connection)
-    stream.until(lambda s: s.get("Words", {}).get("number") == mark)
-    assert count_events(stream.body) == len(frames_of(stream.body))
+    put_mark(stream)
 
 
-@settings(over_http, max_examples=30)
-@given(hostile)
-@example(WORST)
+@asked_with(hostile, WORST, runs=30)
 def test_values_that_are_only_broadcast_add_no_line(stream, text):
     assert stream.page.client.get("/told", params={"text": text}).text.startswith("told")
-    mark = next(marks)
-    stream.page.send("Words", "put", text="", number=mark, connection=stream.connection)
-    told = stream.until(lambda s: s.get("Words", {}).get("number") == mark)
+    told = put_mark(stream)
     assert any(frame.signals.get("Words", {}).get(text) == {"a": text} for frame in told) or "." in text
-    assert count_events(stream.body) == len(frames_of(stream.body))
 
 
-@settings(over_http, max_examples=25)
-@given(hostile.filter(bool))
-@example(WORST)
-@example("../..")
+@asked_with(hostile.filter(bool), WORST, "../..", runs=25)
 def test_component_ids_and_record_ids_add_no_line(page, text):
     in_path = "a" + text.replace("/", "").replace(".", "")  # a segment, and none of FastHTML's static files
     for path, state, own in (
@@ -215,13 +185,11 @@ def refusals(page, text):
     yield page.client.post(
         f"{page.url}event/Words/put",
         content=json.dumps({text: 1, "w": page.tokens}),
-        headers={"datastar-request": "true", "sec-fetch-site": "same-origin"},
+        headers=BROWSER,
     )
 
 
-@settings(over_http, max_examples=25)
-@given(hostile)
-@example(WORST)
+@asked_with(hostile, WORST, runs=25)
 def test_messages_that_repeat_what_was_sent_add_no_line(page, text):
     told = 0
     for answer in refusals(page, text):
@@ -234,9 +202,7 @@ def test_messages_that_repeat_what_was_sent_add_no_line(page, text):
     assert told >= 5
 
 
-@settings(over_http, max_examples=40)
-@given(hostile)
-@example(WORST)
+@asked_with(hostile, WORST, runs=40)
 def test_a_redirect_of_an_event_adds_no_line_and_no_header(page, text):
     answer = page.send("Words", "go", to=text)
     assert set(answer.headers) <= EVENT_HEADERS
@@ -248,19 +214,17 @@ def test_a_redirect_of_an_event_adds_no_line_and_no_header(page, text):
         assert any(ord(c) < 32 for c in text) and "go" not in found[0].signals["_fs"]
 
 
-@settings(over_http, max_examples=40)
-@given(hostile)
-@example(WORST)
+@asked_with(hostile, WORST, runs=40)
 def test_a_redirect_of_a_beforeware_adds_no_line_and_no_header(server, page, text):
     query = "?x-bounce=" + quote(text, safe="")
-    plain = raw(server, f"GET /to{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    plain = get(server, f"/to{query}")
     assert plain.status == 303 and plain.names() <= PLAIN_HEADERS | {"location"}
     assert plain.header("location").startswith("/to?text=") and plain.header("location").isprintable()
     assert plain.body == b""
     answer = page.client.post(
         f"{page.url}event/Words/put{query}",
         content=json.dumps({"a": {"text": text}, "w": page.tokens}),
-        headers={"datastar-request": "true", "sec-fetch-site": "same-origin"},
+        headers=BROWSER,
     )
     assert set(answer.headers) <= EVENT_HEADERS and status(answer) == 303
     (frame,) = frames_of(answer.content)
@@ -311,18 +275,10 @@ def test_a_line_end_in_a_header_gets_no_further_than_the_server(server, page, na
         assert count_events(answer.body) == len(frames_of(answer.body))
 
 
-@settings(over_http, max_examples=20)
-@given(in_headers)
-@example("\x0b1.9")
-@example("9" * 60)
+@asked_with(in_headers, "\x0b1.9", "9" * 60, runs=20)
 def test_a_streams_position_is_never_what_the_client_said(server, page, seen):
     body = json.dumps({"w": page.tokens, "n": seen}).encode()
-    cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items()).encode()
-    request = (
-        f"POST {page.url}stream HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n".encode()
-        + f"content-length: {len(body)}\r\n".encode()
-        + b"cookie: " + cookies + b"\r\nlast-event-id: " + seen.encode("latin-1") + b"\r\n\r\n" + body
-    )  # fmt: skip
+    request = stream_request(page, body, {"last-event-id": seen})
     answer = raw(server, request, until=b"\n\n\r\n")  # chunks end so
     if answer.status == 400:
         return
@@ -333,16 +289,14 @@ def test_a_streams_position_is_never_what_the_client_said(server, page, seen):
     assert positions and all(p.partition(".")[0] == page.position.partition(".")[0] for p in positions)
 
 
-@settings(over_http, max_examples=40)
-@given(hostile)
-@example(WORST)
+@asked_with(hostile, WORST, runs=40)
 def test_the_path_of_an_event_adds_no_line_to_the_log(server, page, text):
     before = len(server.output())
     for path in (f"event/Words/{quote(text, safe='')}", f"event/{quote(text, safe='')}/put", "event/Words/put"):
         page.client.post(
             page.url + path + "?" + quote(text),
             content=json.dumps({"a": {}, "i": text or None, "w": [text]}),
-            headers={"datastar-request": "true", "sec-fetch-site": "same-origin"},
+            headers=BROWSER,
         )
     for line in server.output()[before:].splitlines():
         assert line.startswith(("INFO: ", "WARNING: ", "refused an event of Words: ")), line

@@ -4,141 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import textwrap
 
 import httpx
 import pytest
 
 from tests.support.client import BROWSER, Page, patched_signals
-from tests.support.processes import Server
 
-APP = """
-    import asyncio
-    from fasthtml.common import *
-    from faststate import (
-        ReactiveState, StateConfig, StateProvider, StateScope, UserContext, event, fast_app, get_current_request,
-    )
-
-    class Board(ReactiveState):
-        text: str = ""
-
-    class Profile(Board):
-        pass
-
-    class Door(ReactiveState):
-        knocks: int = 0
-
-        @event
-        async def leave(self):
-            self.knocks += 1
-            await provider.logout(get_current_request())
-            await write("after")
-            return Redirect("/bye")
-
-        @event
-        def leave_in_a_thread(self):
-            self.knocks += 1
-            provider.logout(get_current_request())
-            with provider.modify(Board) as board:
-                board.text = "after"
-            return Redirect("/bye")
-
-    provider = StateProvider(heartbeat=0.05)
-    provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
-    provider.register_state(Profile, StateConfig(scope=StateScope.USER))
-    provider.register_state(Door)
-    app, rt = fast_app(state_provider=provider, secret_key="for tests", pico=False)
-    gate = asyncio.Event()
-
-    async def write(text):
-        async with provider.modify(Board) as board:
-            board.text = text
-        async with provider.modify(Profile, user_id="ada") as profile:
-            profile.text = text
-
-    @rt("/")
-    def index(board: Board, profile: Profile, door: Door):
-        return Titled("All", board.signal.text, profile.signal.text, door.signal.knocks)
-
-    @rt("/enter/{name}")
-    async def enter(request, name: str):
-        await provider.login(request, UserContext(name))
-        return "in"
-
-    @rt("/write/{text}")
-    async def write_now(text: str):
-        await write(text)
-        return "written"
-
-    @rt("/out/{text}")
-    async def sign_out(request, text: str):
-        await provider.logout(request)
-        await write(text)  # nothing else has run since
-        await gate.wait()
-        return "out"
-
-    @rt("/out-sync/{text}")
-    def sign_out_sync(request, text: str):
-        provider.logout(request)
-        with provider.modify(Board) as board:
-            board.text = text
-        with provider.modify(Profile, user_id="ada") as profile:
-            profile.text = text
-        asyncio.run_coroutine_threadsafe(gate.wait(), provider.loop()).result()
-        return "out"
-
-    @rt("/in-again/{text}")
-    async def sign_in_again(request, text: str):
-        await provider.login(request, UserContext("ada"))
-        await write(text)
-        await gate.wait()
-        return "out"
-
-    @rt("/in-as-bob/{text}")
-    async def sign_in_as_bob(request, text: str):
-        await provider.login(request, UserContext("bob"))
-        await write(text)
-        await gate.wait()
-        return "out"
-
-    @rt("/open-gate")
-    async def open_gate():
-        gate.set()
-        return "open"
-
-    @rt("/shut-gate")
-    async def shut_gate():
-        gate.clear()
-        return "shut"
-
-    @rt("/disconnect/{name}/{text}")
-    async def disconnect(name: str, text: str):
-        count = await provider.disconnect_user(name)
-        await write(text)
-        return str(count)
-
-    @rt("/disconnect-sync/{name}/{text}")
-    def disconnect_sync(name: str, text: str):
-        count = provider.disconnect_user(name).value
-        with provider.modify(Board) as board:
-            board.text = text
-        return str(count)
-
-    @rt("/streams")
-    def streams():
-        stats = provider.stats()
-        return f"{stats.connections} {stats.subscriptions}"
-"""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    source = tmp_path_factory.mktemp("streams") / "shop.py"
-    source.write_text(textwrap.dedent(APP))
-    server = Server(source, cwd=source.parent, log=source.parent / "log")
-    server.start()
-    yield server
-    server.kill()
+APP = "logout_with_streams.py"
 
 
 class Tab:
@@ -180,6 +52,12 @@ class Tab:
         beats = self.body.count(": \n\n")
         await self.until(lambda tab: tab.body.count(": \n\n") >= beats + 2)
 
+    async def ends_without(self, *texts):
+        """Wait until the stream has ended: the page reloads, and was told none of these texts."""
+        await self.until(lambda tab: tab.ended)
+        assert self.go == "#reload"
+        assert not [text for text in texts if text in self.body]
+
     async def close(self):
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
@@ -198,12 +76,16 @@ class Site:
         self.server = server
         self.stack = stack
 
+    async def visitor(self, **options):
+        """A browser of its own."""
+        client = httpx.AsyncClient(base_url=self.server.url, verify=False, timeout=20, **options)
+        return await self.stack.enter_async_context(client)
+
     async def client(self, name):
-        made = await self.stack.enter_async_context(
-            httpx.AsyncClient(base_url=self.server.url, verify=False, timeout=20)
-        )
-        assert (await made.get(f"/enter/{name}")).text == "in"
-        return made
+        """The browser of somebody who has signed in."""
+        client = await self.visitor()
+        assert (await client.get(f"/enter/{name}")).text == "in"
+        return client
 
     async def tab(self, client):
         tab = Tab(client, await Page.open(client))
@@ -216,7 +98,7 @@ class Site:
 async def site(server):
     async with contextlib.AsyncExitStack() as stack:
         site = Site(server, stack)
-        site.admin = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, verify=False, timeout=20))
+        site.admin = await site.visitor()
         assert (await site.admin.get("/shut-gate")).text == "shut"
         assert (await site.admin.get("/write/start")).text == "written"  # what the test before wrote would be no change
         yield site
@@ -238,17 +120,13 @@ async def test_both_tabs_are_told_nothing_more_and_reload_behind_the_answer(site
         await tab.told("after")
     for tab in tabs:
         await tab.beats()
-        assert "after" not in tab.body
-        assert tab.go == ""
-        assert not tab.ended
+        assert ("after" in tab.body, tab.go, tab.ended) == (False, "", False)
     assert not leaving.done()
 
     await site.admin.get("/open-gate")
     assert (await leaving).text == "out"
     for tab in tabs:
-        await tab.until(lambda tab: tab.ended)
-        assert tab.go == "#reload"
-        assert "after" not in tab.body
+        await tab.ends_without("after")
 
     await site.admin.get("/write/later")
     for tab in others:
@@ -264,8 +142,7 @@ async def test_a_commit_that_waited_to_be_sent_is_dropped_with_the_sign_out(site
     for number in range(20):
         # Queued for the stream in the same step in which it falls silent.
         assert (await ada.get(f"/out/after{number}")).text == "out"
-        await tab.until(lambda tab: tab.ended)
-        assert "after" not in tab.body
+        await tab.ends_without("after")
         await ada.get("/enter/ada")
         tab = await site.tab(ada)
 
@@ -280,10 +157,7 @@ async def test_an_event_that_signs_out_answers_itself_and_ends_both_streams(site
     assert patched_signals(response.text)["_fs"]["go"] == "/bye"
     await other.told("after")
     for tab in (first, second):
-        await tab.until(lambda tab: tab.ended)
-        assert tab.go == "#reload"
-        assert "after" not in tab.body
-        assert "/bye" not in tab.body
+        await tab.ends_without("after", "/bye")
     assert not other.ended
 
 
@@ -296,10 +170,10 @@ async def test_a_new_stream_of_an_old_page_is_told_to_reload_and_nothing_else(si
     await tab.until(lambda tab: tab.ended)
     payload = {"w": tab.page.tokens, "n": ""}
     for cookies in (old, {}):
-        async with httpx.AsyncClient(base_url=site.server.url, verify=False, cookies=cookies, timeout=20) as client:
-            response = await client.post(f"{tab.page.url}stream", json=payload, headers=BROWSER)
-            assert "gone" not in response.text
-            assert set(patched_signals(response.text).get("_fs", {})) <= {"go"}
+        client = await site.visitor(cookies=cookies)
+        response = await client.post(f"{tab.page.url}stream", json=payload, headers=BROWSER)
+        assert "gone" not in response.text
+        assert set(patched_signals(response.text).get("_fs", {})) <= {"go"}
 
 
 @pytest.mark.parametrize("path", ["/disconnect", "/disconnect-sync"])
@@ -310,9 +184,7 @@ async def test_disconnecting_a_user_ends_the_streams_of_all_their_sessions(site,
     assert (await site.admin.get(f"{path}/ada/after")).text == "3"
     await other.told("after")
     for tab in tabs:
-        await tab.until(lambda tab: tab.ended)
-        assert tab.go == "#reload"
-        assert "after" not in tab.body
+        await tab.ends_without("after")
     assert not other.ended
     again = await site.tab(laptop)  # the session stays: whether she may come back is for the app to say
     await site.admin.get("/write/again")

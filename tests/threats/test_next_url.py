@@ -5,11 +5,12 @@ from __future__ import annotations
 from urllib.parse import parse_qs, quote, unquote, urljoin, urlsplit
 
 import pytest
-from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.client import BROWSER
-from tests.threats.injection_server import assert_untroubled, client, frames_of, merged, over_http, raw, running
+from tests.threats.injection_server import asked_with, client, frames_of, get, merged
+
+APP = "injection_redirects.py"
 
 ELSEWHERE = [
     "//evil.example", "///evil.example", "////evil.example", "/\\evil.example", "\\\\evil.example", "\\/evil.example",
@@ -29,13 +30,6 @@ HERE = [
     "/x?to=https://evil.example", "/x//y", "/@evil.example", "/:80", "/x#y", "/..//evil.example", "/.//evil.example",
     "/%0d%0aset-cookie:%20a=b", "/javascript:alert(1)", "/;x", "/~me", "/'\"<x>", "/%C3%A9",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running("injection_redirects", tmp_path_factory.mktemp("next")) as server:
-        yield server
-        assert_untroubled(server)
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +86,11 @@ def test_a_next_that_is_too_long_is_not_taken(browser):
     assert next_of(browser, "next=/" + "a" * 20_000) == "/"
 
 
-@settings(over_http, max_examples=200)
-@given(
-    st.text(st.sampled_from(list("/\\:.@#?%&=ahtps evil\t\r\n\0\x0b\x7f\x85\xa0\ufeff\u2028é;")), max_size=20).flatmap(
-        lambda text: st.sampled_from([text, "/" + text, "//" + text, "/\\" + text])
-    )
-)
-@example("/\t\\evil.example")
+signs = st.sampled_from(list("/\\:.@#?%&=ahtps evil\t\r\n\0\x0b\x7f\x85\xa0\ufeff\u2028é;"))
+urls = st.builds(str.__add__, st.sampled_from(["", "/", "//", "/\\"]), st.text(signs, max_size=20))
+
+
+@asked_with(urls, "/\t\\evil.example", runs=200)
 def test_whatever_next_is_a_browser_stays_on_this_site(browser, text):
     found = next_of(browser, "next=" + quote(text, safe=""))
     assert found in (text, "/")
@@ -107,8 +99,7 @@ def test_whatever_next_is_a_browser_stays_on_this_site(browser, text):
 
 @pytest.mark.parametrize("to", ELSEWHERE + HERE)
 def test_the_location_that_is_sent_is_one_line_and_of_this_site(server, to):
-    request = f"GET /leave?next={quote(to, safe='')} HTTP/1.1\r\nhost: site.example\r\nconnection: close\r\n\r\n"
-    answer = raw(server, request.encode())
+    answer = get(server, f"/leave?next={quote(to, safe='')}", host="site.example")
     location = answer.header("location")
     assert answer.status == 303 and stays_here(location) and location.isprintable()
     assert answer.names() <= {"date", "server", "location", "content-length", "connection"}
@@ -130,13 +121,7 @@ PLAIN = [
 QUOTED = ["/private/a%20b", "/private/%C3%A9", "/private/a%2520b", "/own/%0d%0aset-cookie:%20a=b"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *PLAIN,
-        *QUOTED,
-    ],
-)
+@pytest.mark.parametrize("path", PLAIN + QUOTED)
 def test_who_is_sent_to_sign_in_comes_back_to_the_very_page(server, path):
     with client(server) as browser:
         answer = browser.get(path)
@@ -174,22 +159,18 @@ def test_a_login_link_of_a_strangers_making_leads_to_the_default(server, to):
     ["//evil.example/private/x", "/\\evil.example", "//evil.example/%2e%2e/private/x", "http://evil.example/private/x"],
 )  # fmt: skip
 def test_a_strange_request_line_is_no_way_out(server, path):
-    answer = raw(server, f"GET {path} HTTP/1.1\r\nhost: site.example\r\nconnection: close\r\n\r\n".encode("latin-1"))
+    answer = get(server, path, host="site.example")
     assert answer.status in (303, 400, 404)
     if answer.status == 303:
         login, (wanted,) = sent_to(answer.header("location"))
         assert login == "/login"
-        back = raw(
-            server,
-            f"POST {answer.header('location')} HTTP/1.1\r\nhost: site.example\r\ncontent-length: 0\r\n"
-            "connection: close\r\n\r\n".encode(),
-        )
+        back = get(server, answer.header("location"), host="site.example", method="POST")
         assert back.status == 303 and stays_here(back.header("location")), wanted
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80@x", "x/../..", "evil.example\\", ""])
 def test_the_host_header_is_no_part_of_where_to_sign_in(server, host):
-    answer = raw(server, f"GET /private/x HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+    answer = get(server, "/private/x", host=host)
     assert answer.status in (303, 400)
     if answer.status == 303:
         assert "evil" not in answer.header("location") and sent_to(answer.header("location"))[0] == "/login"

@@ -11,13 +11,15 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from faststate.exceptions import EventDefinitionError
 from faststate.provider.page_event import safe_location
 from tests.support.client import BROWSER, Page, patched_signals, status
-from tests.threats.injection_server import client, event_request, frames_of, merged, over_http, raw, running
+from tests.threats.injection_server import asked_with, client, event_request, frames_of, get, merged, raw
+
+APP = "injection_redirects.py"
+EXPECTED = ["EventDefinitionError: "]  # the mistakes of the app that these tests are about
 
 ALLOWED = [
     "/", "/cart", "/cart?x=1&y=2#z", "cart", "./cart", "../cart", "?page=2", "#top", "", "/a:b", "/javascript:alert(1)",
@@ -49,12 +51,6 @@ def a_browser_reads(location):
     is_scheme = colon and scheme[:1].isascii() and scheme[:1].isalpha()
     is_scheme = is_scheme and all(c.isascii() and (c.isalnum() or c in "+-.") for c in scheme)
     return scheme.lower() if is_scheme else ""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running("injection_redirects", tmp_path_factory.mktemp("redirects")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +87,10 @@ def test_what_safe_location_has_looked_at_is_what_is_sent_on(page, space):
     assert patched_signals(answer.content)["_fs"] == {"go": "https://example.org/"}
 
 
-@settings(over_http, max_examples=300)
-@given(st.text(st.sampled_from([*CONTROLS, *"javscriptdt:/\\@#?. %&;", "\x7f", "\x85", "\xa0", "\ufeff", "\u2028"])))
-@example("https://")
+SIGNS = [*CONTROLS, *"javscriptdt:/\\@#?. %&;", "\x7f", "\x85", "\xa0", "\ufeff", "\u2028"]
+
+
+@asked_with(st.text(st.sampled_from(SIGNS)), "https://", runs=300)
 def test_what_safe_location_lets_through_is_relative_or_http_to_a_browser(to):
     try:
         location = safe_location(to)
@@ -140,15 +137,12 @@ def test_a_redirect_of_a_beforeware_is_one_that_an_event_may_follow(page, to):
 
 @pytest.mark.parametrize("to", SPLIT)
 def test_control_characters_in_a_beforewares_redirect_are_quoted(server, page, to):
-    answer = raw(
-        server,
-        event_request(page, "Door", f"go?bounce={quote(to, safe='')}", b"{}"),
-    )
+    answer = raw(server, event_request(page, "Door", f"go?bounce={quote(to, safe='')}", b"{}"))
     assert answer.header("set-cookie") is None and answer.status in (200, 500)
     if answer.status == 200:
         location = merged(frames_of(answer.body))["_fs"]["go"]
         assert location.isprintable() and a_browser_reads(location) == ""
-    plain = raw(server, f"GET /?bounce={quote(to, safe='')} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    plain = get(server, f"/?bounce={quote(to, safe='')}")
     assert plain.status == 303 and plain.header("location").isprintable() and plain.header("set-cookie") is None
 
 

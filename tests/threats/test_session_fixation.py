@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from base64 import b64decode
 
 import httpx
@@ -11,90 +10,9 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.support.client import BROWSER, Page, patched_signals, status
-from tests.support.processes import Server
 
+APP = "session_fixation.py"
 COOKIE = "session_"
-
-APP = """
-    from fasthtml.common import *
-    from faststate import (
-        ReactiveState, StateConfig, StateProvider, StateScope, UserContext, event, fast_app, get_current_user,
-    )
-
-    class Basket(ReactiveState):
-        text: str = ""
-
-        @event
-        def write(self, text: str):
-            self.text = text
-
-    class Cart(Basket):
-        pass
-
-    class Profile(Basket):
-        pass
-
-    class Board(Basket):
-        pass
-
-    provider = StateProvider(heartbeat=0.2)
-    provider.register_state(Basket)
-    provider.register_state(Cart, StateConfig(on_login="to_user"))
-    provider.register_state(Profile, StateConfig(scope=StateScope.USER))
-    provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
-    app, rt = fast_app(state_provider=provider, secret_key="for tests", pico=False, exts="ws")
-
-    @rt("/")
-    def index(basket: Basket, cart: Cart, board: Board):
-        return Titled("All", basket.signal.text, cart.signal.text, board.signal.text)
-
-    @rt("/profile")
-    def profile(profile: Profile):
-        return Titled("Profile", profile.signal.text)
-
-    @rt("/in/{name}")
-    async def sign_in(request, name: str):
-        await provider.login(request, UserContext(name))
-        return "in"
-
-    @rt("/out")
-    def sign_out(request):
-        provider.logout(request)
-        return "out"
-
-    @rt("/who")
-    async def who(request):
-        user = await get_current_user(request)
-        return str(user and user.id)
-
-    @rt("/plain")
-    def plain():
-        return "plain"
-
-    @rt("/streams")
-    def streams():
-        return str(provider.stats().connections)
-
-    @app.ws("/ws")
-    async def socket(msg: str, ws):
-        user = await get_current_user(ws)
-        await ws.send_text(str(user and user.id))
-"""
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("fixation") / "shop.py"
-    path.write_text(textwrap.dedent(APP))
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(source):
-    server = Server(source, cwd=source.parent, log=source.parent / "log")
-    server.start()
-    yield server
-    server.kill()
 
 
 def client_of(server, cookie=None):
@@ -125,12 +43,13 @@ def stream(client, page):
         return response, b"".join(response.iter_bytes()).decode()
 
 
+@pytest.fixture
 def planted(server, victim):
-    """The attacker opens a page and plants his cookie in the victim's browser, who then signs in."""
-    attacker = client_of(server)
-    page = Page(attacker)
-    assert page.send("Basket", "write", text="the attacker's").status_code in (200, 204)
-    cookie = attacker.cookies[COOKIE]
+    """The attacker plants his cookie in the browser of the victim, who then signs in: his page, and that cookie."""
+    with client_of(server) as attacker:
+        page = Page(attacker)
+        assert page.send("Basket", "write", text="the attacker's").status_code in (200, 204)
+        cookie = attacker.cookies[COOKIE]
     victim.cookies.set(COOKIE, cookie, domain="127.0.0.1", path="/")
     assert victim.get("/in/ada").text == "in"
     assert victim.get("/who").text == "ada"
@@ -139,11 +58,11 @@ def planted(server, victim):
     assert mine.send("Cart", "write", text="secret cart").is_success
     assert Page(victim, "/profile").send("Profile", "write", text="secret profile").is_success
     assert "secret basket" in victim.get("/").text
-    return attacker, page, cookie
+    return page, cookie
 
 
-def test_a_planted_cookie_is_worth_nothing_after_the_victim_s_sign_in(server, victim):
-    attacker, _, cookie = planted(server, victim)
+def test_a_planted_cookie_is_worth_nothing_after_the_victim_s_sign_in(server, victim, planted):
+    _, cookie = planted
     assert victim.cookies[COOKIE] != cookie
     assert session_of(victim.cookies[COOKIE]) != session_of(cookie)
     with client_of(server, cookie) as replayer:
@@ -151,11 +70,10 @@ def test_a_planted_cookie_is_worth_nothing_after_the_victim_s_sign_in(server, vi
         assert "secret" not in replayer.get("/").text
     with client_of(server, cookie) as replayer:
         assert replayer.get("/profile").status_code == 401
-    attacker.close()
 
 
-def test_the_attacker_s_page_of_before_sends_no_event(server, victim):
-    attacker, page, cookie = planted(server, victim)
+def test_the_attacker_s_page_of_before_sends_no_event(server, victim, planted):
+    page, cookie = planted
     for state in ("Basket", "Cart", "Profile"):
         with client_of(server, cookie) as replayer:
             page.client = replayer
@@ -165,11 +83,10 @@ def test_the_attacker_s_page_of_before_sends_no_event(server, victim):
     text = victim.get("/").text + victim.get("/profile").text
     assert "overwritten" not in text
     assert text.count("secret") >= 3
-    attacker.close()
 
 
-def test_an_event_without_the_page_s_tokens_reaches_nothing_of_the_victim_s(server, victim):
-    attacker, page, cookie = planted(server, victim)
+def test_an_event_without_the_page_s_tokens_reaches_nothing_of_the_victim_s(server, victim, planted):
+    page, cookie = planted
     page.tokens = []
     for state in ("Basket", "Cart", "Profile"):
         with client_of(server, cookie) as replayer:
@@ -179,11 +96,10 @@ def test_an_event_without_the_page_s_tokens_reaches_nothing_of_the_victim_s(serv
             if state == "Profile":
                 assert status(response) == 401
     assert "overwritten" not in victim.get("/").text + victim.get("/profile").text
-    attacker.close()
 
 
-def test_the_attacker_s_stream_does_not_open(server, victim):
-    attacker, page, cookie = planted(server, victim)
+def test_the_attacker_s_stream_does_not_open(server, victim, planted):
+    page, cookie = planted
     before = victim.get("/streams").text
     with client_of(server, cookie) as replayer:
         response, body = stream(replayer, page)
@@ -192,11 +108,10 @@ def test_the_attacker_s_stream_does_not_open(server, victim):
         assert patched_signals(body).get("_fs", {}).get("go", "#reload") == "#reload"
         assert "set-cookie" not in response.headers
     assert victim.get("/streams").text == before
-    attacker.close()
 
 
-def test_an_attacker_cannot_use_the_victim_s_tokens(server, victim):
-    attacker, _, cookie = planted(server, victim)
+def test_an_attacker_cannot_use_the_victim_s_tokens(server, victim, planted):
+    _, cookie = planted
     stolen = Page(victim)
     with client_of(server, cookie) as replayer:
         stolen.client = replayer
@@ -205,23 +120,22 @@ def test_an_attacker_cannot_use_the_victim_s_tokens(server, victim):
         response = stolen.send("Basket", "write", text="overwritten")
         assert status(response) == 403
     assert "overwritten" not in victim.get("/").text
-    attacker.close()
 
 
-def test_signing_in_with_the_planted_cookie_within_a_minute_gets_the_attacker_nothing(server, victim):
-    attacker, _, cookie = planted(server, victim)
+def test_signing_in_with_the_planted_cookie_within_a_minute_gets_the_attacker_nothing(server, victim, planted):
+    _, cookie = planted
     with client_of(server, cookie) as replayer:
         assert replayer.get("/in/eve").text == "in"
         assert "secret" not in replayer.get("/").text
         assert "secret" not in replayer.get("/profile").text
     assert victim.get("/who").text == "ada"
     assert "secret basket" in victim.get("/").text
-    attacker.close()
 
 
-def left(server, victim, name="ada"):
-    """Signs in, leaves something behind, and signs out; gives the page and the cookie of before that."""
-    assert victim.get(f"/in/{name}").text == "in"
+@pytest.fixture
+def left(victim):
+    """The victim signs in, leaves something behind, and signs out: the page and the cookie of before that."""
+    assert victim.get("/in/ada").text == "in"
     page = Page(victim)
     assert page.send("Basket", "write", text="secret basket").is_success
     assert Page(victim, "/profile").send("Profile", "write", text="secret profile").is_success
@@ -231,16 +145,16 @@ def left(server, victim, name="ada"):
     return page, cookie
 
 
-def test_a_cookie_of_before_a_sign_out_is_signed_out_on_a_page(server, victim):
-    _, cookie = left(server, victim)
+def test_a_cookie_of_before_a_sign_out_is_signed_out_on_a_page(server, victim, left):
+    _, cookie = left
     with client_of(server, cookie) as replayer:
         assert replayer.get("/who").text == "None"
         assert replayer.get("/profile").status_code == 401
         assert "secret" not in replayer.get("/").text
 
 
-def test_a_cookie_of_before_a_sign_out_is_signed_out_for_events(server, victim):
-    page, cookie = left(server, victim)
+def test_a_cookie_of_before_a_sign_out_is_signed_out_for_events(server, victim, left):
+    page, cookie = left
     for tokens, expected in ((page.tokens, 403), ([], 401)):
         with client_of(server, cookie) as replayer:
             page.client, page.tokens = replayer, tokens
@@ -251,8 +165,8 @@ def test_a_cookie_of_before_a_sign_out_is_signed_out_for_events(server, victim):
     assert "secret profile" in victim.get("/profile").text
 
 
-def test_a_cookie_of_before_a_sign_out_opens_no_stream(server, victim):
-    page, cookie = left(server, victim)
+def test_a_cookie_of_before_a_sign_out_opens_no_stream(server, victim, left):
+    page, cookie = left
     before = victim.get("/streams").text
     with client_of(server, cookie) as replayer:
         response, body = stream(replayer, page)
@@ -283,16 +197,16 @@ def test_a_cookie_of_before_a_sign_out_is_signed_out_on_a_websocket(server, vict
 
 
 @pytest.mark.parametrize("path", ["/who", "/plain", "/out", "/profile", "/nowhere", "/_faststate/stream"])
-def test_an_answer_to_an_ended_cookie_takes_no_newer_one_away(server, victim, path):
-    _, cookie = left(server, victim)
+def test_an_answer_to_an_ended_cookie_takes_no_newer_one_away(server, victim, left, path):
+    _, cookie = left
     with client_of(server, cookie) as replayer:
         response = replayer.get(path)
         assert "set-cookie" not in response.headers
         assert replayer.cookies[COOKIE] == cookie
 
 
-def test_only_a_new_session_sets_a_cookie_over_an_ended_one(server, victim):
-    _, cookie = left(server, victim)
+def test_only_a_new_session_sets_a_cookie_over_an_ended_one(server, victim, left):
+    _, cookie = left
     with client_of(server, cookie) as replayer:
         response = replayer.get("/")  # asks for SESSION states
         assert "set-cookie" in response.headers
@@ -301,8 +215,8 @@ def test_only_a_new_session_sets_a_cookie_over_an_ended_one(server, victim):
         assert replayer.get("/who").text == "None"
 
 
-def test_signing_in_again_revives_no_session_of_before(server, victim):
-    _, cookie = left(server, victim)
+def test_signing_in_again_revives_no_session_of_before(server, victim, left):
+    _, cookie = left
     assert victim.get("/in/ada").text == "in"
     assert "secret basket" not in victim.get("/").text  # it was the session's, which has ended
     assert "secret profile" in victim.get("/profile").text

@@ -11,25 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Page, patched_signals, status
-from tests.threats.injection_server import (
-    assert_untroubled,
-    client,
-    event_request,
-    peak_memory,
-    raw,
-    read_answer,
-    running,
-)
+from tests.threats.injection_server import client, event_request, peak_memory, raw, read_answer, stream_request
 
+APP = "injection_bombs.py"
+EXPECTED = ["ClientDisconnect"]  # what else is left of clients that leave: test_bombs.py
 TIMEOUT = 1.5  # the app's body_timeout, in seconds: on a busy machine, too, a body that is not slow takes less
+ENV = {"BODY_TIMEOUT": str(TIMEOUT)}
 PATIENCE = 20.0  # a busy machine may take longer; without the time-out it would be for ever
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running("injection_bombs", tmp_path_factory.mktemp("slow"), BODY_TIMEOUT=str(TIMEOUT)) as server:
-        yield server
-        assert_untroubled(server, "ClientDisconnect")  # what else is left of clients that leave: test_bombs.py
 
 
 @pytest.fixture
@@ -56,9 +44,7 @@ def announced(page, length=1000, sent=b"", **headers):
 def chunked(page, **headers):
     """An event's headers for a body of unknown length."""
     headers = {"transfer-encoding": "chunked", "connection": "keep-alive", **headers}
-    head = event_request(page, "Pile", "add", b"", headers)
-    lines = head.split(b"\r\n")[:-2]
-    return b"\r\n".join(line for line in lines if not line.startswith(b"content-length")) + b"\r\n\r\n"
+    return event_request(page, "Pile", "add", b"", headers)
 
 
 def trickle(sock, pieces, pause=0.02):
@@ -201,27 +187,16 @@ def test_a_hundred_slow_bodies_at_once_keep_nobody_waiting(server, page):
 
 
 def test_a_streams_request_is_not_waited_for_until_its_body_comes(server, page):
-    cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
-    request = (
-        f"POST {page.url}stream HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n"
-        f"content-length: 1000\r\ncookie: {cookies}\r\n\r\n"
-    ).encode()
     with connect(server) as sock:
         sock.settimeout(TIMEOUT * 4)
-        sock.sendall(request)
+        sock.sendall(stream_request(page, headers={"content-length": "1000"}))
         assert read_answer(sock, until=b"\n\n").status in (200, 204, 400, 408, 413)
 
 
 def test_a_stream_is_no_body_and_stays_open(server, page):
     """The time-out is for what a client sends: what it is sent lasts as long as the page."""
-    cookies = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
-    body = '{"w":["' + page.tokens[0] + '"]}'
-    request = (
-        f"POST {page.url}stream HTTP/1.1\r\nhost: x\r\ndatastar-request: true\r\n"
-        f"content-length: {len(body)}\r\ncookie: {cookies}\r\n\r\n{body}"
-    ).encode()
     with connect(server) as sock:
-        sock.sendall(request)
+        sock.sendall(stream_request(page, b'{"w":["' + page.tokens[0].encode() + b'"]}'))
         answer = read_answer(sock, until=b"\n\n\r\n")
         assert answer.status == 200
         assert raw(server, announced(page)).status == 408  # so more than body_timeout has passed
