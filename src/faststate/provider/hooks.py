@@ -11,7 +11,7 @@ from ..auth.users import current_request
 from ..cluster.base import AppCluster
 from ..cluster.messages import AppMessage, ProcessStats, Typed
 from ..registry.entries import Commit
-from ..registry.protocols import Callers, Followers
+from ..registry.protocols import ClientFinder, Followers
 from ..registry.registry import StateRegistry
 from ..scheduling.queues import SERVER, Client
 from ..scopes import Id, StateScope
@@ -46,7 +46,7 @@ class HookedParts(Protocol):
     counters: Counters
 
 
-class CurrentCallers(Callers):
+class RequestClientFinder(ClientFinder):
     """Tells a registry on whose behalf the current code runs. Lifetime: the provider."""
 
     def client(self) -> Client:

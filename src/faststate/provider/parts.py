@@ -15,7 +15,7 @@ from ..sse.manager import SSEManager
 from ..state.serving import ServingProvider
 from ..stores.base import SharedStore, StateStore
 from ..stores.urls import store_from_url
-from .hooks import ClusterNews, CurrentCallers, PageFollowers, ProviderStreamHooks
+from .hooks import ClusterNews, PageFollowers, ProviderStreamHooks, RequestClientFinder
 from .initiator import current_initiator
 from .lifecycle import AppLoop, Lifecycle
 from .options import Options
@@ -41,7 +41,7 @@ class Parts:
         followers = PageFollowers(self)
         self.registry = StateRegistry(
             followers,
-            CurrentCallers(),
+            RequestClientFinder(),
             partial(_join_cluster, options.store, ClusterNews(self)),
             serving=serving,
             clock=options.clock,

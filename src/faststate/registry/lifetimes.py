@@ -15,7 +15,7 @@ from ..exceptions import LimitError
 from ..scopes import StateScope
 from .entries import CHANGED, RECOVERABLE, UNTOUCHED, Entry, LiveEntries, idle_time
 from .eviction import CROWD, ChangedStates, is_public
-from .protocols import Callers, Cluster, Followers
+from .protocols import ClientFinder, Cluster, Followers
 from .usage import SWEEP_INTERVAL, Usage, touch_after
 
 logger = logging.getLogger("faststate")
@@ -70,7 +70,7 @@ class Lifetimes:
         usage: Usage,
         limits: Limits,
         followers: Followers,
-        callers: Callers,
+        clients: ClientFinder,
         cluster: Cluster,
         clock: Callable[[], float],
     ) -> None:
@@ -81,7 +81,7 @@ class Lifetimes:
         self._live = live
         self._usage = usage
         self._followers = followers
-        self._callers = callers
+        self._clients = clients
         self._cluster = cluster
         self._clock = clock
         # Per idle time, and what is lost with them: keys, the longest unused first.
@@ -272,7 +272,7 @@ class Lifetimes:
 
         States of users or of all are counted too, but leave only when memory is full.
         """
-        entry.address = self._callers.address()
+        entry.address = self._clients.address()
         states, own = self.changed.join(entry), entry.identifier.key
         if states is None or (most := self.limits.of_address(states.address)) is None:
             return

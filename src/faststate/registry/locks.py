@@ -14,7 +14,7 @@ from ..exceptions import LockTimeoutError
 from ..scheduling.loops import call_on, running_loop, settle
 from ..scheduling.queues import Client, FairQueue
 from .entries import Entry, Waiter
-from .protocols import Callers, Cluster
+from .protocols import ClientFinder, Cluster
 
 
 class Holder(NamedTuple):
@@ -81,14 +81,14 @@ class _Turn:
 class Locks:
     """The locks of all states of a process. Lifetime: the registry.
 
-    `timeout` is in seconds. `callers` says who waits: the sessions get a lock in turn. A state's lock in the `cluster`
+    `timeout` is in seconds. `clients` says who waits: the sessions get a lock in turn. A state's lock in the `cluster`
     is released with it.
     """
 
-    def __init__(self, timeout: float, callers: Callers, cluster: Cluster) -> None:
+    def __init__(self, timeout: float, clients: ClientFinder, cluster: Cluster) -> None:
         self.timeout = timeout
         self.waiting: dict[object, Entry] = {}
-        self.client = callers.client
+        self.client = clients.client
         self._cluster = cluster
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Turn]] = WeakKeyDictionary()
 

@@ -1,4 +1,4 @@
-"""The neighbours of a registry: pages that follow its states, the callers of its code, and the cluster of processes.
+"""The neighbours of a registry: pages that follow its states, clients whom its code serves, the cluster of processes.
 
 Each class itself is the neighbour of a registry without a provider, as in scripts and tests; a provider overrides it.
 """
@@ -38,7 +38,7 @@ class Followers:
         """Drop what is idle: the registry has just swept its states."""
 
 
-class Callers:
+class ClientFinder:
     """Tells on whose behalf the current code runs: the server's own. Lifetime: the provider."""
 
     def client(self) -> Client:

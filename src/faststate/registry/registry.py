@@ -24,7 +24,7 @@ from .entries import Entry, LiveEntries, finite, idle_time, initial_epoch, initi
 from .lifetimes import Lifetimes, Limits, Sweeper
 from .locks import Locks
 from .persistence import Loaded, Persistence, persistence_errors
-from .protocols import Callers, Cluster, Followers
+from .protocols import ClientFinder, Cluster, Followers
 from .usage import Usage, told_at
 
 logger = logging.getLogger("faststate")
@@ -44,7 +44,7 @@ class StateRegistry:
     def __init__(
         self,
         followers: Followers | None = None,
-        callers: Callers | None = None,
+        clients: ClientFinder | None = None,
         cluster: Callable[[StateRegistry], Cluster] | None = None,
         *,
         serving: ServingProvider | None = None,
@@ -61,15 +61,15 @@ class StateRegistry:
         self.epoch = secrets.token_hex(6)
         self.persistence: dict[type[ReactiveState], Persistence] = {}
         self.followers = followers = followers or Followers()
-        callers = callers or Callers()
+        clients = clients or ClientFinder()
         self.cluster = cluster(self) if cluster is not None else Cluster(None, store_timeout)
-        self.locks = Locks(lock_timeout, callers, self.cluster)
+        self.locks = Locks(lock_timeout, clients, self.cluster)
         self.running = RunningEvents()
         self.committer = Committer(followers, self.cluster, clock, store_timeout, self.remove, serving)
         self.live = LiveEntries()
         self.usage = Usage(self.live, self.cluster, clock, store_timeout)
         limits = Limits(max_states, max_states_per_session, max_states_per_address)
-        self.lifetimes = Lifetimes(self.live, self.usage, limits, followers, callers, self.cluster, clock)
+        self.lifetimes = Lifetimes(self.live, self.usage, limits, followers, clients, self.cluster, clock)
         self.sweeper = Sweeper(self.lifetimes, self.usage, followers)
         self._serving = serving
         self._loading: dict[str, asyncio.Future[Entry]] = {}
