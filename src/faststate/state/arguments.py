@@ -41,7 +41,7 @@ _MAX_THREADS: Final = 4
 _threads: Final[RunVar[asyncio.Semaphore]] = RunVar("faststate_argument_threads")
 
 
-class _Sent(NamedTuple):
+class _Received(NamedTuple):
     """The input for the arguments of one call, as a message tells of it: names, and never a value."""
 
     explicit: Mapping[str, Any]
@@ -145,10 +145,10 @@ class Arguments:
             is_small = look_through(waiting, LARGE)
         except UnshowableError as problem:
             raise self._unshowable(values, problem) from None
-        sent = _Sent(explicit, form, query, is_form)
+        received = _Received(explicit, form, query, is_form)
         if is_small or not self._may_be_long:
-            return self._check(values, waiting, _SMALL_WORK if is_small else _LARGE_WORK, sent)
-        return self._check_in_thread(values, waiting, sent, wait)
+            return self._check(values, waiting, _SMALL_WORK if is_small else _LARGE_WORK, received)
+        return self._check_in_thread(values, waiting, received, wait)
 
     def with_defaults(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Add the defaults of the arguments that are missing; lists and the like are copied."""
@@ -195,7 +195,7 @@ class Arguments:
                 if name not in values:
                     values[name] = [] if absent == () else absent
         if not self._required <= values.keys():
-            raise EventArgumentError(self._missing(values, str(_Sent(explicit, form, query, is_form))))
+            raise EventArgumentError(self._missing(values, str(_Received(explicit, form, query, is_form))))
         return values
 
     def _by_name(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
@@ -228,7 +228,7 @@ class Arguments:
     # -- checks
 
     async def _check_in_thread(
-        self, values: dict[str, Any], waiting: list[Any], sent: _Sent, wait: float
+        self, values: dict[str, Any], waiting: list[Any], received: _Received, wait: float
     ) -> dict[str, Any]:
         try:
             places = _threads.get()
@@ -242,11 +242,13 @@ class Arguments:
             raise LockTimeoutError(f"{self.where}: no thread was free for {wait:g} s to check the arguments") from error
         try:
             # A limiter of its own: the threads of the app's handlers may all be taken.
-            return await to_thread.run_sync(self._check, values, waiting, _LARGE_WORK, sent, limiter=CapacityLimiter(1))
+            return await to_thread.run_sync(
+                self._check, values, waiting, _LARGE_WORK, received, limiter=CapacityLimiter(1)
+            )
         finally:
             places.release()
 
-    def _check(self, values: dict[str, Any], waiting: list[Any], work: int, sent: _Sent) -> dict[str, Any]:
+    def _check(self, values: dict[str, Any], waiting: list[Any], work: int, received: _Received) -> dict[str, Any]:
         """Validate and convert the `values`. Those `waiting` come last: they take longer than most refusals."""
         try:
             if self._bounded is None:
@@ -260,9 +262,9 @@ class Arguments:
         except UnshowableError as problem:
             refused = self._unshowable(values, problem)
         except Unfit as unfit:
-            refused = EventArgumentError(self._explain(unfit.name, unfit.error, sent))
+            refused = EventArgumentError(self._explain(unfit.name, unfit.error, received))
         except ValidationError as error:
-            refused = EventArgumentError(self._explain(None, error, sent))
+            refused = EventArgumentError(self._explain(None, error, received))
         except TooMuchWork as error:
             refused = EventArgumentError(f"{self.where}: argument {error.args[0]!r} takes too much work to check")
         except RecursionError:
@@ -280,20 +282,20 @@ class Arguments:
 
     # -- messages
 
-    def _missing(self, values: dict[str, Any], sent: str) -> str:
+    def _missing(self, values: dict[str, Any], received: str) -> str:
         name = next(name for name in self.types if name in self._required and name not in values)
         fields = next((filled.fields for filled in self._filled if filled.name == name), None)
-        takes = f"; {name!r} takes {_listed(fields)}" if fields and sent else ""
-        return f"{self.where}: the argument {name!r} is missing{sent}{takes}"
+        takes = f"; {name!r} takes {_listed(fields)}" if fields and received else ""
+        return f"{self.where}: the argument {name!r} is missing{received}{takes}"
 
-    def _explain(self, name: str | None, error: ValidationError, sent: _Sent) -> str:
+    def _explain(self, name: str | None, error: ValidationError, received: _Received) -> str:
         kind, place, message = first_problem(error)
         if name is None and place:
             name, place = str(place[0]), place[1:]
         if is_hidden(self.types.get(name or ""), place):
             return f"{self.where}: argument {name!r} is not valid"  # a constraint may be no client's business
         at = ".".join(str(part)[:40] for part in place[:20])
-        told = str(sent) if kind == "missing" and len(place) == 1 else ""
+        told = str(received) if kind == "missing" and len(place) == 1 else ""
         return f"{self.where}: argument {name or '?'!r}{f' at {at}' if at else ''}: {message[:300]}{told}"
 
 
