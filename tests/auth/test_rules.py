@@ -19,7 +19,6 @@ from faststate import (
     EventDefinitionError,
     ReactiveState,
     StateConfig,
-    StateProvider,
     StateScope,
     UserContext,
     current_request,
@@ -35,6 +34,7 @@ from faststate.auth.rules import AccessRule, authorize
 from faststate.exceptions import AuthenticationError, AuthorizationError, NotStartedError
 from tests.support.apps import user_of_header
 from tests.support.client import BROWSER, Page, browser
+from tests.support.states import provider_of
 
 
 def decide(user, rule, **about):
@@ -301,8 +301,7 @@ class Doc(ReactiveState):
 @pytest.fixture
 def app(in_tmp_path):
     SEEN.clear()
-    provider = StateProvider(user_loader=user_of_header)
-    provider.register_state(Doc, StateConfig(scope=StateScope.GLOBAL, authorize=may))
+    provider = provider_of(Doc, StateConfig(scope=StateScope.GLOBAL, authorize=may), user_loader=user_of_header)
 
     def before_sync(request):
         note("before, sync")

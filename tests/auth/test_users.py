@@ -38,6 +38,7 @@ from faststate import (
 )
 from faststate.auth.loaders import UserFinder
 from tests.support.client import BROWSER, Page, message, patched_signals, status
+from tests.support.states import provider_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 ANN, BOB = UserContext("ann", roles=["editor"]), UserContext("bob")
@@ -311,8 +312,7 @@ class Header(AuthenticationBackend):
 
 
 def test_starlettes_middleware_says_who_is_there_for_pages_events_and_websockets():
-    provider = StateProvider()
-    provider.register_state(Note, StateConfig(scope=StateScope.USER, permissions=["write"]))
+    provider = provider_of(Note, StateConfig(scope=StateScope.USER, permissions=["write"]))
     app, rt = fast_app(
         state_provider=provider,
         secret_key="for tests",

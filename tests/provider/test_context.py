@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 from faststate import ConfigurationError, IdentifierError, ReactiveState, StateProvider, UserContext, fast_app
 from faststate.provider.context import RequestContext
 from faststate.sessions.caller import SESSION_ID
+from tests.support.states import provider_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -83,8 +84,7 @@ def test_an_ended_session_is_empty_and_its_answer_takes_no_cookie_away():
     class Note(ReactiveState):
         text: str = ""
 
-    provider = StateProvider()
-    provider.register_state(Note)
+    provider = provider_of(Note)
     app, rt = fast_app(state_provider=provider, secret_key="for tests")
 
     @rt("/seen")

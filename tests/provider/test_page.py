@@ -15,6 +15,7 @@ from faststate import Component, ReactiveState, StateConfig, StateProvider, Stat
 from faststate.provider.context import RequestContext
 from faststate.provider.page import LiveElement, SeedElement
 from tests.support.client import Page, elements_of
+from tests.support.states import set_fields
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -210,7 +211,6 @@ def test_neither_the_session_s_id_nor_a_key_is_in_the_page(app):
 async def test_a_state_that_changed_while_the_page_was_made_is_sent_again(provider, context):
     await provider.get_state(Total, context.connection)  # what a Beforeware may have rendered already
     before = provider.registry.commits
-    async with provider.modify(Total) as total:
-        total.count = 1
+    await set_fields(provider.modify(Total), count=1)
     context.page.refresh({})  # what the handler is given
     assert int(context.page.position().partition(".")[2]) < before + 1 == provider.registry.commits

@@ -40,6 +40,7 @@ from faststate.sessions.caller import Identity
 from faststate.stores.memory import MemoryStore
 from tests.support.client import Page, patched_signals
 from tests.support.requests import request_of
+from tests.support.states import set_fields
 
 ANN = UserContext("ann", roles=["editor"], permissions=["write"])
 
@@ -386,8 +387,7 @@ async def test_the_configs_rule_decides_who_may_see_and_modify(config, user, err
     provider, request = provider_of(**config), request_of(auth=user)
 
     async def modify():
-        async with provider.modify(Cart, request) as cart:
-            cart.items = 1
+        await set_fields(provider.modify(Cart, request), items=1)
 
     for ask in (lambda: provider.get_state(Cart, request), modify):
         if error is None:
@@ -491,8 +491,7 @@ def test_refusals_of_a_page_are_401_403_and_404(in_tmp_path):
 )
 async def test_modify_takes_ids_instead_of_a_request(scope, ids, key):
     provider = provider_of(scope=scope, requires_auth=True)  # server code is asked for no rights
-    async with provider.modify(Cart, **ids) as cart:
-        cart.items = 4
+    await set_fields(provider.modify(Cart, **ids), items=4)
     assert provider.registry.peek(key).items == 4
     if ids:
         with pytest.raises(IdentifierError, match=next(iter(ids))):
@@ -502,8 +501,7 @@ async def test_modify_takes_ids_instead_of_a_request(scope, ids, key):
 
 async def test_modify_with_a_request_is_the_state_that_the_request_means():
     provider = provider_of()
-    async with provider.modify(Cart, request_of()) as cart:
-        cart.items = 4
+    await set_fields(provider.modify(Cart, request_of()), items=4)
     assert (await provider.get_state(Cart, request_of())).items == 4
     assert (await provider.get_state(Cart, request_of({"session_id": "other"}))).items == 0
 
@@ -569,8 +567,7 @@ async def test_a_lock_timeout_is_the_providers():
 
 
 def make_app(start):
-    provider = StateProvider()
-    provider.register_state(Cart, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(scope=StateScope.GLOBAL, provider=StateProvider())
     app, rt = fast_app(state_provider=provider, secret_key=f"key {start}")
 
     @rt("/")
@@ -606,7 +603,7 @@ def test_stats_count_what_happened(in_tmp_path):
 
 
 async def test_stop_ends_the_background_work_and_streams_and_may_be_called_twice():
-    provider = provider_of(scope=StateScope.GLOBAL)
+    provider = provider_of(scope=StateScope.GLOBAL, provider=StateProvider())
     await provider.get_state(Cart, request_of())
     connection = faststate.SSEConnection("c")
     provider.sse_manager.add_connection(connection, ["global:Cart"])

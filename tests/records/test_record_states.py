@@ -27,6 +27,7 @@ from faststate.records.table import TableRecords
 from faststate.sessions.config import Ids
 from faststate.stores.memory import MemoryStore
 from tests.support.client import Page, browser, message, patched_signals, status
+from tests.support.states import provider_of, set_fields
 
 
 class Part(BaseModel):
@@ -235,12 +236,10 @@ async def test_a_change_that_was_made_from_an_older_row_is_refused_and_the_newer
 
 async def test_a_row_without_a_version_takes_the_last_change(tmp_path):
     shop = Shop(tmp_path, counted=False)
-    async with shop.provider.modify(Product, record_id=1) as product:
-        product.stock = 9
+    await set_fields(shop.provider.modify(Product, record_id=1), stock=9)
     shop.products.update(id=1, name="other")
     await shop.provider.start()
-    async with shop.provider.modify(Product, record_id=1) as product:
-        product.stock = 8
+    await set_fields(shop.provider.modify(Product, record_id=1), stock=8)
     assert (shop.row()["stock"], shop.row()["name"]) == (8, "other")
     await shop.provider.stop()
 
@@ -392,8 +391,7 @@ async def test_a_field_that_callables_do_not_load_is_reported_with_the_remedy():
         colour: str
 
     shelf = Shelf()
-    provider = StateProvider()
-    provider.register_state(Wide, StateConfig(scope=StateScope.RECORD, records=(shelf.load, shelf.save)))
+    provider = provider_of(Wide, StateConfig(scope=StateScope.RECORD, records=(shelf.load, shelf.save)))
     with pytest.raises(ConfigurationError, match=r"Wide\.colour is no column"):
         async with provider.modify(Wide, record_id=1):
             pass
@@ -418,14 +416,12 @@ def to_row(state: Money) -> dict[str, Any]:
 async def test_a_pair_of_functions_stands_between_a_state_and_its_row(tmp_path):
     shop = Shop(tmp_path)
     config = StateConfig(scope=StateScope.RECORD, records=shop.products, to_state=to_state, to_row=to_row)
-    provider = StateProvider()
-    provider.register_state(Money, config)
+    provider = provider_of(Money, config)
     async with provider.modify(Money, record_id=1) as money:
         assert (money.euros, money.label) == (0.1, "TEA")
         money.euros = 2.5
     assert shop.row()["stock"] == 250 and shop.log() == []  # the name was not written
-    async with provider.modify(Money, record_id=1) as money:
-        money.label = "GREEN"
+    await set_fields(provider.modify(Money, record_id=1), label="GREEN")
     assert (shop.row()["name"], shop.row()["stock"]) == ("green", 250) and len(shop.log()) == 1
     await provider.stop()
 
@@ -469,8 +465,7 @@ class Slim(ReactiveState):
 
 async def test_a_plain_pair_of_async_callables_is_a_source(tmp_path):
     shelf = Shelf()
-    provider = StateProvider()
-    provider.register_state(Slim, StateConfig(scope=StateScope.RECORD, records=(shelf.load, shelf.save)))
+    provider = provider_of(Slim, StateConfig(scope=StateScope.RECORD, records=(shelf.load, shelf.save)))
     async with provider.modify(Slim, record_id=1) as slim:
         slim.stock -= 1
         slim.tags.append("x")
@@ -480,8 +475,7 @@ async def test_a_plain_pair_of_async_callables_is_a_source(tmp_path):
             pass
     del shelf.rows["1"]
     with pytest.raises(StateNotFoundError):
-        async with provider.modify(Slim, record_id=1) as slim:
-            slim.stock = 1
+        await set_fields(provider.modify(Slim, record_id=1), stock=1)
     with pytest.raises(Exception, match="delete"):
         await provider.delete(Slim, record_id=1)
 
@@ -515,8 +509,7 @@ async def test_a_source_that_fails_is_a_persistence_error_with_its_cause():
     async def save(record_id, changed):
         raise AssertionError("nothing was loaded")
 
-    provider = StateProvider()
-    provider.register_state(Slim, StateConfig(scope=StateScope.RECORD, records=(load, save)))
+    provider = provider_of(Slim, StateConfig(scope=StateScope.RECORD, records=(load, save)))
     with pytest.raises(PersistenceError) as caught:
         async with provider.modify(Slim, record_id=1):
             pass
@@ -530,8 +523,7 @@ async def test_a_source_that_never_answers_is_given_up():
     async def save(record_id, changed):
         raise AssertionError("nothing was loaded")
 
-    provider = StateProvider(store_timeout=0.05)
-    provider.register_state(Slim, StateConfig(scope=StateScope.RECORD, records=(load, save)))
+    provider = provider_of(Slim, StateConfig(scope=StateScope.RECORD, records=(load, save)), store_timeout=0.05)
     with pytest.raises(PersistenceError, match="no answer within"):
         async with provider.modify(Slim, record_id=1):
             pass
@@ -555,8 +547,7 @@ async def test_what_to_row_leaves_out_changes_no_row_and_no_version(tmp_path):
         to_state=lambda row: Seen(stock=row["stock"]),
         to_row=lambda state: {"stock": state.stock},
     )
-    provider = StateProvider()
-    provider.register_state(Seen, config)
+    provider = provider_of(Seen, config)
     await provider.start()
     for number in range(3):
         async with provider.modify(Seen, record_id=1) as seen:
@@ -580,8 +571,7 @@ async def test_secrets_are_written_as_they_are(tmp_path):
 
     shop = Shop(tmp_path)
     shop.db.execute("""UPDATE products SET parts = '{"password":"open sesame","tries":0}' WHERE id = 1""")
-    provider = StateProvider()
-    provider.register_state(Account, StateConfig(scope=StateScope.RECORD, records=shop.products))
+    provider = provider_of(Account, StateConfig(scope=StateScope.RECORD, records=shop.products))
     async with provider.modify(Account, record_id=1) as account:
         account.parts.tries += 1
         account.name = SecretStr("green tea")
@@ -594,11 +584,9 @@ async def test_frozen_fields_do_not_hinder_a_refresh(tmp_path):
         stock: int = 0
 
     shop = Shop(tmp_path)
-    provider = StateProvider()
-    provider.register_state(Thing, StateConfig(scope=StateScope.RECORD, records=shop.products))
+    provider = provider_of(Thing, StateConfig(scope=StateScope.RECORD, records=shop.products))
     await provider.start()
-    async with provider.modify(Thing, record_id=1) as thing:
-        thing.stock = 5
+    await set_fields(provider.modify(Thing, record_id=1), stock=5)
     shop.products.update(id=1, stock=3, version=3)
     assert await provider.refresh(Thing, record_id=1) is True
     assert provider.registry.peek("record:Thing:1").stock == 3
@@ -629,8 +617,7 @@ def test_what_stands_between_a_state_and_its_row_is_a_plain_function(tmp_path, w
 
 async def test_a_to_state_that_gives_nothing_usable_is_reported(tmp_path):
     config = {"scope": StateScope.RECORD, "records": Shop(tmp_path).products, "to_row": to_row}
-    provider = StateProvider()
-    provider.register_state(Money, StateConfig(**config, to_state=lambda row: None))
+    provider = provider_of(Money, StateConfig(**config, to_state=lambda row: None))
     with pytest.raises(ConfigurationError, match="to_state returns field values"):
         async with provider.modify(Money, record_id=1):
             pass

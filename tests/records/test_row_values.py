@@ -43,6 +43,7 @@ from faststate import (
 from faststate.records.sources import Row, RowChange
 from faststate.sessions.config import Ids
 from tests.support.client import BROWSER, Page, browser, status
+from tests.support.states import provider_of, set_fields
 from tests.support.values import KINDS, canonical
 
 
@@ -82,8 +83,7 @@ class Rows:
 
 async def loaded(cls: type[ReactiveState], config: dict[str, Any]) -> Any:
     """Return `x` as a new process has it and can show it."""
-    provider = StateProvider()
-    provider.register_state(cls, StateConfig(scope=StateScope.RECORD, **config))
+    provider = provider_of(cls, StateConfig(scope=StateScope.RECORD, **config))
     entry = await provider.registry.entry(provider.registrations.config_of(cls).identifier(Ids(record_id=1)), cls)
     assert to_xml(entry.state).startswith("<dl ")
     await provider.stop()
@@ -95,8 +95,7 @@ async def set_to(cls: type[ReactiveState], config: dict[str, Any], value: Any) -
     provider, refused = StateProvider(), None
     provider.register_state(cls, StateConfig(scope=StateScope.RECORD, **config))
     try:
-        async with provider.modify(cls, record_id=1) as state:
-            state.x = value
+        await set_fields(provider.modify(cls, record_id=1), x=value)
     except EventError as error:
         assert error.status == 400
         refused = str(error)
@@ -414,8 +413,7 @@ class Item(ReactiveState):
 
 def serve(records: Any) -> Any:
     """A new process's app with a page for each item."""
-    provider = StateProvider()
-    provider.register_state(Item, StateConfig(scope=StateScope.RECORD, records=records, public=True))
+    provider = provider_of(Item, StateConfig(scope=StateScope.RECORD, records=records, public=True))
     app, rt = fast_app(state_provider=provider, secret_key="for tests", pico=False)
 
     @rt("/items/{item_id}")
@@ -539,8 +537,7 @@ async def test_a_row_that_is_bad_already_is_told_without_its_values_and_heals_wh
         assert "a secret" not in caplog.text
         assert (await client.get("/items/2")).status_code == 200
         with pytest.raises(RowUnreadableError, match=r"No page, event or modify\(\) can use it"):
-            async with provider.modify(Item, record_id=1) as item:
-                item.stock = 1
+            await set_fields(provider.modify(Item, record_id=1), stock=1)
         table.db.q("UPDATE items SET price = 1, stock = 2 WHERE id = 1")
         await provider.refresh(Item, record_id=1)
         assert (await client.get("/items/1")).status_code == 200
@@ -587,9 +584,7 @@ async def test_a_converting_validator_does_not_convert_what_its_row_holds(direct
     table.insert(id=1, cents=250, tags="a,b", n=0)
 
     def made() -> StateProvider:
-        provider = StateProvider()
-        provider.register_state(Priced, StateConfig(scope=StateScope.RECORD, records=table))
-        return provider
+        return provider_of(Priced, StateConfig(scope=StateScope.RECORD, records=table))
 
     provider = made()
     async with provider.modify(Priced, record_id=1) as priced:
@@ -608,9 +603,7 @@ async def test_a_converting_validator_does_not_convert_what_its_row_holds(direct
 
 
 def register(cls: type[ReactiveState], records: Any, **more: Any) -> StateProvider:
-    provider = StateProvider()
-    provider.register_state(cls, StateConfig(scope=StateScope.RECORD, records=records, **more))
-    return provider
+    return provider_of(cls, StateConfig(scope=StateScope.RECORD, records=records, **more))
 
 
 def test_a_field_that_its_column_can_never_keep_is_reported_at_registration(directory):
@@ -650,11 +643,9 @@ async def test_none_in_a_column_that_takes_no_null_is_refused(directory):
 
     provider = register(Note, db.t.notes)
     with pytest.raises(RowValueError, match=r"Note\.text: None cannot be kept in the column text \(TEXT\)"):
-        async with provider.modify(Note, record_id=1) as note:
-            note.text = None
+        await set_fields(provider.modify(Note, record_id=1), text=None)
     with pytest.raises(RowValueError, match=r"Note\.n: a new value .* cannot be kept in the column n"):
-        async with provider.modify(Note, record_id=1) as note:
-            note.n = 10
+        await set_fields(provider.modify(Note, record_id=1), n=10)
     assert db.t.notes[1] == {"id": 1, "text": "a", "n": 1}
 
 
@@ -682,11 +673,9 @@ async def test_a_value_that_breaks_a_constraint_is_refused(directory, constraint
 
     provider = register(Note, db.t.notes)
     with pytest.raises(RowValueError, match=r"Note\.text: a new value .* cannot be kept in the column text") as caught:
-        async with provider.modify(Note, record_id=1) as note:
-            note.text = "b"
+        await set_fields(provider.modify(Note, record_id=1), text="b")
     assert caught.value.status == 400 and "'b'" not in str(caught.value)
-    async with provider.modify(Note, record_id=1) as note:
-        note.text = "c"
+    await set_fields(provider.modify(Note, record_id=1), text="c")
     assert db.t.notes[1]["text"] == "c"
 
 
@@ -731,12 +720,10 @@ async def test_what_to_row_loses_is_refused_and_what_it_leaves_out_is_not(direct
         to_state=lambda row: {"euros": row["stock"] / 100},
         to_row=lambda money: {"stock": round(money.euros * 100)},
     )
-    async with provider.modify(Money, record_id=1) as money:
-        money.euros, money.open = 2.5, True
+    await set_fields(provider.modify(Money, record_id=1), euros=2.5, open=True)
     assert table[1]["stock"] == 250
     with pytest.raises(RowValueError, match=r"Money\.euros: a float cannot be kept in its row \(by to_row"):
-        async with provider.modify(Money, record_id=1) as money:
-            money.euros = 0.123
+        await set_fields(provider.modify(Money, record_id=1), euros=0.123)
     assert table[1]["stock"] == 250
 
 
@@ -757,12 +744,10 @@ async def test_small_numbers_are_looked_up_once_behind_a_save_of_functions():
     provider = register(Counter, (load, save))
     await provider.start()
     for number in range(64, 128):
-        async with provider.modify(Counter, record_id=1) as counter:
-            counter.x = number
+        await set_fields(provider.modify(Counter, record_id=1), x=number)
     assert len(loads) == 2  # the first time, and one of seven bits
     for number in range(3):
-        async with provider.modify(Counter, record_id=1) as counter:
-            counter.y = f"{number}"
+        await set_fields(provider.modify(Counter, record_id=1), y=f"{number}")
     assert len(loads) == 5
     await provider.stop()
 
@@ -783,9 +768,7 @@ async def test_an_ordinary_price_is_kept_in_a_column_of_numbers_as_the_row_gives
         if not table.exists():
             table.create(id=int, price=float, ratio=float, pk="id")
             table.insert(id=1, price=1.0, ratio=0.5)
-        provider = StateProvider()
-        provider.register_state(Goods, StateConfig(scope=StateScope.RECORD, records=table))
-        return provider
+        return provider_of(Goods, StateConfig(scope=StateScope.RECORD, records=table))
 
     provider = made()
     await provider.start()
@@ -824,11 +807,9 @@ async def test_a_uuid_of_a_drivers_own_class_is_a_uuid():
     class Tagged(ReactiveState):
         v: uuid.UUID | None = None
 
-    provider = StateProvider()
-    provider.register_state(Tagged, StateConfig(scope=StateScope.RECORD, records=(load, save)))
+    provider = provider_of(Tagged, StateConfig(scope=StateScope.RECORD, records=(load, save)))
     value = uuid.uuid4()
-    async with provider.modify(Tagged, record_id=1) as tagged:
-        tagged.v = value
+    await set_fields(provider.modify(Tagged, record_id=1), v=value)
     await provider.refresh(Tagged, record_id=1)
     kept = provider.registry.peek("record:Tagged:1").v
     assert kept == value and type(kept) is uuid.UUID

@@ -7,10 +7,11 @@ import pytest
 from fasthtml import common as fh
 from starlette.testclient import TestClient
 
-from faststate import AuthorizationError, ReactiveState, StateConfig, StateProvider, StateScope, UserContext, fast_app
+from faststate import AuthorizationError, ReactiveState, StateConfig, StateScope, UserContext, fast_app
 from faststate.registry.sync_calls import call_from_anywhere, loop_for_scripts
 from faststate.scheduling.waits import Done
 from tests.support.requests import request_of
+from tests.support.states import provider_of, set_fields
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -28,9 +29,7 @@ def is_member(user, doc, action):
 
 @pytest.fixture
 def provider():
-    provider = StateProvider(load_user_by_id=USERS.get)
-    provider.register_state(Doc, StateConfig(scope=StateScope.GLOBAL, authorize=is_member))
-    return provider
+    return provider_of(Doc, StateConfig(scope=StateScope.GLOBAL, authorize=is_member), load_user_by_id=USERS.get)
 
 
 @pytest.fixture
@@ -44,8 +43,7 @@ def app(provider):
 
     @rt("/write/{text}")
     async def write(request, text: str):
-        async with provider.modify(Doc, request) as doc:
-            doc.text = text
+        await set_fields(provider.modify(Doc, request), text=text)
         return fh.P("written")
 
     @rt("/thread/{text}")
@@ -85,8 +83,7 @@ async def test_who_was_removed_while_he_waited_for_the_lock_changes_nothing(prov
 
     async def write():
         await locked.wait()
-        async with provider.modify(Doc, request) as doc:
-            doc.text = "never"
+        await set_fields(provider.modify(Doc, request), text="never")
 
     removing, writing = asyncio.ensure_future(remove()), asyncio.ensure_future(write())
     await locked.wait()

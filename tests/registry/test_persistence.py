@@ -35,6 +35,7 @@ from faststate.stores.sqlite import SQLiteStore
 from tests.support.apps import sign_in_routes
 from tests.support.client import Page, browser, message, patched_signals, status
 from tests.support.requests import request_of
+from tests.support.states import provider_of, set_fields
 from tests.support.waiting import Clock
 
 SECRET = "for tests"
@@ -200,36 +201,73 @@ async def running(disk, clock):
         site = Site(disk.store(), clock, **options)
         sites.append(site)
         await site.provider.start()
+        for client in clients:
+            client._transport.app = site.app
         return site
 
+    start.clients = clients = []
     yield start
     for site in sites:
         await site.provider.stop()
+
+
+@pytest.fixture
+async def site(running):
+    """The first site that is started on the disk."""
+    return await running()
+
+
+@pytest.fixture
+async def client(running, site):
+    """A browser, which goes on with the site that is started next."""
+    async with browser(site.app) as client:
+        running.clients.append(client)
+        yield client
+
+
+@pytest.fixture
+async def page(client):
+    """The page at / of the browser `client`."""
+    return await Page.open(client)
+
+
+@pytest.fixture
+async def deploy(disk, clock):
+    """Starts a provider that knows one global class on the disk; the one before ends first."""
+    started = []
+
+    async def start(cls):
+        while started:
+            await started.pop().stop()
+        started.append(provider_of(cls, StateConfig(scope=StateScope.GLOBAL), store=disk.store(), clock=clock))
+        await started[0].start()
+        return started[0]
+
+    yield start
+    while started:
+        await started.pop().stop()
 
 
 # -- over a restart ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-async def test_states_of_all_scopes_outlive_the_process(running, kill):
-    site = await running()
-    async with browser(site.app) as client:
-        await client.get("/in/ann")
-        page = await Page.open(client)
-        assert (await page.send("Cart", "add", name="tea", cost=3)).status_code == 200
-        assert status(await page.send("Stock", "take", name="rum")) == 200
-        assert status(await (await Page.open(client, "/profile")).send("Profile", "rename", name="Ann")) == 200
-        note = await Page.open(client, "/notes/7")
-        assert status(await note.send("Note", "touch", instance_id="7")) == 200
-        site = await running(kill=kill)
-        client._transport.app = site.app
-        text = (await client.get("/")).text
-        assert "[tea rum] 3 9 0" in text
-        assert "name: Ann" in (await client.get("/profile")).text
-        cart = site.provider.registry.peek("user:Cart:userann")
-        assert [item.cost for item in cart.items] == [3, 1] and cart.secret == "paid 3" and cart.tags == {"tea"}
-        assert site.provider.registry.peek("record:Note:7") is None
-        assert (await Page.open(client, "/notes/7")).signals["Note"]["7"]["shown"] == {"n": 1}
+async def test_states_of_all_scopes_outlive_the_process(client, site, running, kill):
+    await client.get("/in/ann")
+    page = await Page.open(client)
+    assert (await page.send("Cart", "add", name="tea", cost=3)).status_code == 200
+    assert status(await page.send("Stock", "take", name="rum")) == 200
+    assert status(await (await Page.open(client, "/profile")).send("Profile", "rename", name="Ann")) == 200
+    note = await Page.open(client, "/notes/7")
+    assert status(await note.send("Note", "touch", instance_id="7")) == 200
+    site = await running(kill=kill)
+    text = (await client.get("/")).text
+    assert "[tea rum] 3 9 0" in text
+    assert "name: Ann" in (await client.get("/profile")).text
+    cart = site.provider.registry.peek("user:Cart:userann")
+    assert [item.cost for item in cart.items] == [3, 1] and cart.secret == "paid 3" and cart.tags == {"tea"}
+    assert site.provider.registry.peek("record:Note:7") is None
+    assert (await Page.open(client, "/notes/7")).signals["Note"]["7"]["shown"] == {"n": 1}
 
 
 def own_id(site):
@@ -238,30 +276,27 @@ def own_id(site):
     return StateIdentifier.parse(key).component_id
 
 
-async def test_a_page_that_was_open_over_the_restart_goes_on_where_it_was(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page, step = await Page.open(client), await Page.open(client, "/step")
-        step_id = own_id(site)
-        await page.send("Cart", "add", name="tea")
-        await step.send("Step", "go", instance_id=step_id)
-        client._transport.app = (await running(kill=True)).app
-        assert patched_signals((await page.send("Cart", "add", name="rum")).text)["Cart"]["total"] == 2
-        answer = await step.send("Step", "go", instance_id=step_id)
-        assert patched_signals(answer.text)["Step"][signal_segment(step_id)]["done"] == 2
+async def test_a_page_that_was_open_over_the_restart_goes_on_where_it_was(client, site, running):
+    page, step = await Page.open(client), await Page.open(client, "/step")
+    step_id = own_id(site)
+    await page.send("Cart", "add", name="tea")
+    await step.send("Step", "go", instance_id=step_id)
+    await running(kill=True)
+    assert patched_signals((await page.send("Cart", "add", name="rum")).text)["Cart"]["total"] == 2
+    answer = await step.send("Step", "go", instance_id=step_id)
+    assert patched_signals(answer.text)["Step"][signal_segment(step_id)]["done"] == 2
 
 
-async def test_a_temporary_state_that_nobody_changed_is_gone_with_the_process_and_its_page_loads_anew(running):
-    site = await running()
-    async with browser(site.app) as client:
-        step, step_id = await Page.open(client, "/step"), own_id(site)
-        client._transport.app = (await running()).app
-        answer = await step.send("Step", "go", instance_id=step_id)
-        assert patched_signals(answer.text)["_fs"]["go"] == "#reload"
+async def test_a_temporary_state_that_nobody_changed_is_gone_with_the_process_and_its_page_loads_anew(
+    client, site, running
+):
+    step, step_id = await Page.open(client, "/step"), own_id(site)
+    await running()
+    answer = await step.send("Step", "go", instance_id=step_id)
+    assert patched_signals(answer.text)["_fs"]["go"] == "#reload"
 
 
-async def test_what_is_only_looked_at_leaves_nothing_in_the_store(running):
-    site = await running()
+async def test_what_is_only_looked_at_leaves_nothing_in_the_store(site):
     for _ in range(20):
         async with browser(site.app) as client:
             page = await Page.open(client)
@@ -295,13 +330,10 @@ async def test_a_state_that_its_class_would_not_make_again_is_stored_when_it_is_
     await second.stop()
 
 
-async def test_a_class_that_stays_in_memory_is_not_stored(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        await page.send("Loose", "add")
-        assert " 1</div>" in (await client.get("/")).text.replace("<span", "</div>")
-        assert site.provider.stats().saves == 0
+async def test_a_class_that_stays_in_memory_is_not_stored(page, client, site):
+    await page.send("Loose", "add")
+    assert " 1</div>" in (await client.get("/")).text.replace("<span", "</div>")
+    assert site.provider.stats().saves == 0
 
 
 async def test_without_a_store_only_auto_persist_is_kept_in_a_file_where_the_app_runs(in_tmp_path):
@@ -324,10 +356,8 @@ async def test_without_a_store_only_auto_persist_is_kept_in_a_file_where_the_app
 
 
 async def test_without_auto_persist_no_file_is_made(in_tmp_path):
-    provider = StateProvider()
-    provider.register_state(Stock, StateConfig(scope=StateScope.GLOBAL))
-    async with provider.modify(Stock) as stock:
-        stock.left = 1
+    provider = provider_of(Stock, StateConfig(scope=StateScope.GLOBAL))
+    await set_fields(provider.modify(Stock), left=1)
     await provider.stop()
     assert list(in_tmp_path.iterdir()) == []
 
@@ -371,7 +401,7 @@ def test_options_that_contradict_each_other_are_refused(options, said):
         StateConfig(**options)
 
 
-async def test_a_value_that_would_not_come_back_is_refused_and_nothing_is_stored(disk, clock):
+async def test_a_value_that_would_not_come_back_is_refused_and_nothing_is_stored(deploy):
     class Animal(BaseModel):
         name: str
 
@@ -381,15 +411,13 @@ async def test_a_value_that_would_not_come_back_is_refused_and_nothing_is_stored
     class Zoo(ReactiveState):
         animals: list[Animal] = []
 
-    provider = StateProvider(store=disk.store(), clock=clock)
-    provider.register_state(Zoo, StateConfig(scope=StateScope.GLOBAL))
+    provider = await deploy(Zoo)
     with pytest.raises(ConfigurationError, match=r"Zoo\.animals"):
         async with provider.modify(Zoo) as zoo:
             zoo.animals.append(Dog(name="Rex"))
     async with provider.modify(Zoo) as zoo:
         assert zoo.animals == []
         zoo.animals.append(Animal(name="Tom"))
-    await provider.stop()
 
 
 # -- a store that fails ------------------------------------------------------------------------------------------------
@@ -439,99 +467,94 @@ async def flaky(clock, request):
     await site.provider.stop()
 
 
-@pytest.mark.parametrize("fails", ["before", "hang", "all"])
-async def test_an_event_that_cannot_be_stored_is_a_503_and_nothing_is_changed(flaky, fails, caplog):
+@pytest.fixture
+async def flaky_client(flaky):
     async with browser(flaky.app) as client:
-        page = await Page.open(client)
-        await page.send("Cart", "add", name="tea")
-        flaky.provider.store.fails = fails
-        answer = await page.send("Cart", "add", name="rum")
-        assert status(answer) == 503 and message(answer) == "This could not be saved. Please try again."
-        assert "rum" not in answer.text and "[tea]" in (await client.get("/")).text
-        flaky.provider.store.fails = ""
-        assert status(await page.send("Cart", "add", name="gin")) == 200
-        assert "[tea gin]" in (await client.get("/")).text
+        yield client
+
+
+@pytest.fixture
+async def flaky_page(flaky_client):
+    return await Page.open(flaky_client)
+
+
+@pytest.mark.parametrize("fails", ["before", "hang", "all"])
+async def test_an_event_that_cannot_be_stored_is_a_503_and_nothing_is_changed(
+    flaky_page, flaky_client, flaky, fails, caplog
+):
+    await flaky_page.send("Cart", "add", name="tea")
+    flaky.provider.store.fails = fails
+    answer = await flaky_page.send("Cart", "add", name="rum")
+    assert status(answer) == 503 and message(answer) == "This could not be saved. Please try again."
+    assert "rum" not in answer.text and "[tea]" in (await flaky_client.get("/")).text
+    flaky.provider.store.fails = ""
+    assert status(await flaky_page.send("Cart", "add", name="gin")) == 200
+    assert "[tea gin]" in (await flaky_client.get("/")).text
     assert "could not be saved" in caplog.text
 
 
 @pytest.mark.parametrize("fails", ["after", "hang after"])
-async def test_what_was_stored_though_the_store_did_not_say_so_is_found_out(flaky, fails):
-    async with browser(flaky.app) as client:
-        page = await Page.open(client)
-        await page.send("Cart", "add", name="tea")
-        flaky.provider.store.fails = fails
-        nonce = "a" * 12
-        assert status(await page.send("Cart", "add", name="rum", nonce=nonce)) == 503
-        flaky.provider.store.fails = ""
-        assert "[tea rum]" in (await client.get("/")).text
-        answer = await page.send("Cart", "add", name="rum", nonce=nonce)  # tried again, as the page was told
-        assert status(answer) == 200 and flaky.provider.stats().repeated == 1
-        assert "[tea rum]" in (await client.get("/")).text
+async def test_what_was_stored_though_the_store_did_not_say_so_is_found_out(flaky_page, flaky_client, flaky, fails):
+    await flaky_page.send("Cart", "add", name="tea")
+    flaky.provider.store.fails = fails
+    nonce = "a" * 12
+    assert status(await flaky_page.send("Cart", "add", name="rum", nonce=nonce)) == 503
+    flaky.provider.store.fails = ""
+    assert "[tea rum]" in (await flaky_client.get("/")).text
+    answer = await flaky_page.send("Cart", "add", name="rum", nonce=nonce)  # tried again, as the page was told
+    assert status(answer) == 200 and flaky.provider.stats().repeated == 1
+    assert "[tea rum]" in (await flaky_client.get("/")).text
 
 
-async def test_a_first_save_that_failed_is_followed_by_one_that_does_not(flaky):
-    async with browser(flaky.app) as client:
-        page = await Page.open(client)
-        flaky.provider.store.fails = "before"
-        assert status(await page.send("Cart", "add", name="tea")) == 503
-        flaky.provider.store.fails = ""
-        assert status(await page.send("Cart", "add", name="rum")) == 200
-        assert "[rum]" in (await client.get("/")).text
+async def test_a_first_save_that_failed_is_followed_by_one_that_does_not(flaky_page, flaky_client, flaky):
+    flaky.provider.store.fails = "before"
+    assert status(await flaky_page.send("Cart", "add", name="tea")) == 503
+    flaky.provider.store.fails = ""
+    assert status(await flaky_page.send("Cart", "add", name="rum")) == 200
+    assert "[rum]" in (await flaky_client.get("/")).text
 
 
-async def test_while_a_doubtful_state_cannot_be_loaded_it_is_not_changed(flaky):
-    async with browser(flaky.app) as client:
-        page = await Page.open(client)
-        await page.send("Cart", "add", name="tea")
-        flaky.provider.store.fails = "all"
-        assert status(await page.send("Cart", "add", name="rum")) == 503
-        assert status(await page.send("Cart", "look")) == 503
-        assert "[tea]" in (await client.get("/")).text
-
-
-async def test_a_page_whose_state_cannot_be_loaded_is_a_503(flaky, caplog):
+async def test_while_a_doubtful_state_cannot_be_loaded_it_is_not_changed(flaky_page, flaky_client, flaky):
+    await flaky_page.send("Cart", "add", name="tea")
     flaky.provider.store.fails = "all"
-    async with browser(flaky.app) as client:
-        answer = await client.get("/")
+    assert status(await flaky_page.send("Cart", "add", name="rum")) == 503
+    assert status(await flaky_page.send("Cart", "look")) == 503
+    assert "[tea]" in (await flaky_client.get("/")).text
+
+
+async def test_a_page_whose_state_cannot_be_loaded_is_a_503(flaky_client, flaky, caplog):
+    flaky.provider.store.fails = "all"
+    answer = await flaky_client.get("/")
     assert answer.status_code == 503 and "disk" not in answer.text
     assert "could not be loaded" in caplog.text
 
 
-async def test_two_states_of_one_event_are_stored_both_or_none(flaky):
-    async with browser(flaky.app) as client:
-        page = await Page.open(client)
-        flaky.provider.store.fails = "before"
-        assert status(await page.send("Stock", "take", name="rum")) == 503
-        assert "[] 0 10 0" in (await client.get("/")).text
-        flaky.provider.store.fails = ""
-        assert status(await page.send("Stock", "take", name="rum")) == 200
-        assert "[rum] 0 9 0" in (await client.get("/")).text
+async def test_two_states_of_one_event_are_stored_both_or_none(flaky_page, flaky_client, flaky):
+    flaky.provider.store.fails = "before"
+    assert status(await flaky_page.send("Stock", "take", name="rum")) == 503
+    assert "[] 0 10 0" in (await flaky_client.get("/")).text
+    flaky.provider.store.fails = ""
+    assert status(await flaky_page.send("Stock", "take", name="rum")) == 200
+    assert "[rum] 0 9 0" in (await flaky_client.get("/")).text
 
 
 async def test_modify_raises_what_the_store_did_and_leaves_no_trace(flaky):
     provider = flaky.provider
-    async with provider.modify(Stock) as stock:
-        stock.left = 9
+    await set_fields(provider.modify(Stock), left=9)
     provider.store.fails = "before"
     with pytest.raises(PersistenceError) as caught:
-        async with provider.modify(Stock) as stock:
-            stock.left = 8
+        await set_fields(provider.modify(Stock), left=8)
     assert isinstance(caught.value.__cause__, OSError)
     assert provider.registry.peek("global:Stock").left == 9
 
 
 async def test_nobody_is_told_of_a_change_before_it_is_stored(flaky):
     provider, store = flaky.provider, flaky.provider.store
-    async with provider.modify(Stock) as stock:
-        stock.left = 9
+    await set_fields(provider.modify(Stock), left=9)
     store.fails = "wait"
     store.asked.clear()
 
-    async def change():
-        async with provider.modify(Stock) as stock:
-            stock.left = 8
-
-    task = asyncio.create_task(change())
+    task = asyncio.create_task(set_fields(provider.modify(Stock), left=8))
     await store.asked.wait()
     assert provider.registry.peek("global:Stock").left == 9
     store.go_on.set()
@@ -543,11 +566,7 @@ async def test_a_cancelled_request_ends_the_commit_that_it_began(flaky):
     provider, store = flaky.provider, flaky.provider.store
     store.fails = "wait"
 
-    async def change():
-        async with provider.modify(Stock) as stock:
-            stock.left = 8
-
-    task = asyncio.create_task(change())
+    task = asyncio.create_task(set_fields(provider.modify(Stock), left=8))
     await store.asked.wait()
     task.cancel()
     await asyncio.sleep(0)
@@ -563,31 +582,25 @@ async def test_a_cancelled_request_ends_the_commit_that_it_began(flaky):
     assert provider.registry.peek("global:Stock").left == 7
 
 
-async def test_a_repeated_event_of_a_cancelled_request_is_not_applied_twice(flaky):
+async def test_a_repeated_event_of_a_cancelled_request_is_not_applied_twice(flaky_page, flaky_client, flaky):
     store = flaky.provider.store
-    async with browser(flaky.app) as client:
-        page = await Page.open(client)
-        store.fails = "wait"
-        task = asyncio.create_task(page.send("Cart", "add", name="tea", nonce="b" * 12))
-        await store.asked.wait()
-        task.cancel()
-        store.go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        store.fails = ""
-        await page.send("Cart", "add", name="tea", nonce="b" * 12)
-        assert "[tea]" in (await client.get("/")).text
+    store.fails = "wait"
+    task = asyncio.create_task(flaky_page.send("Cart", "add", name="tea", nonce="b" * 12))
+    await store.asked.wait()
+    task.cancel()
+    store.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    store.fails = ""
+    await flaky_page.send("Cart", "add", name="tea", nonce="b" * 12)
+    assert "[tea]" in (await flaky_client.get("/")).text
 
 
 async def test_stopping_waits_for_commits_under_way(flaky):
     provider, store = flaky.provider, flaky.provider.store
     store.fails = "wait"
 
-    async def change():
-        async with provider.modify(Stock) as stock:
-            stock.left = 8
-
-    task = asyncio.create_task(change())
+    task = asyncio.create_task(set_fields(provider.modify(Stock), left=8))
     await store.asked.wait()
     stopping = asyncio.create_task(provider.stop())
     store.go_on.set()
@@ -624,55 +637,43 @@ async def overwrite(site, key, left, version=None):
     await store.save(Write(key, found.version, version, json.dumps(data).encode()))
 
 
-async def test_an_older_writer_never_overwrites_a_newer_one(running):
-    site = await running()
+async def test_an_older_writer_never_overwrites_a_newer_one(site):
     provider = site.provider
-    async with provider.modify(Stock) as stock:
-        stock.left = 9
+    await set_fields(provider.modify(Stock), left=9)
     await overwrite(site, "global:Stock", 5)
     with pytest.raises(VersionConflict):
-        async with provider.modify(Stock) as stock:
-            stock.left = 8
+        await set_fields(provider.modify(Stock), left=8)
     async with provider.modify(Stock) as stock:  # which knows the newer one by now
         assert stock.left == 5
         stock.left -= 1
     assert provider.registry.peek("global:Stock")._committed.version == 4
 
 
-async def test_a_conflict_tells_all_pages_of_the_newer_version(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        await page.send("Stock", "take", name="a")
-        told = []
-        site.provider.registry.followers.committed = lambda commit: told.append(commit.delta)
-        await overwrite(site, "global:Stock", 5)
-        assert status(await page.send("Stock", "take", name="b")) == 503
+async def test_a_conflict_tells_all_pages_of_the_newer_version(page, site):
+    await page.send("Stock", "take", name="a")
+    told = []
+    site.provider.registry.followers.committed = lambda commit: told.append(commit.delta)
+    await overwrite(site, "global:Stock", 5)
+    assert status(await page.send("Stock", "take", name="b")) == 503
     assert told == [{"left": 5}]
 
 
-async def test_a_state_that_was_made_anew_is_not_taken_for_its_former_self(running):
-    site = await running()
+async def test_a_state_that_was_made_anew_is_not_taken_for_its_former_self(site):
     provider = site.provider
     for left in (9, 8, 7):
-        async with provider.modify(Stock) as stock:
-            stock.left = left
+        await set_fields(provider.modify(Stock), left=left)
     await overwrite(site, "global:Stock", 1, Version("another life", 4))
     with pytest.raises(VersionConflict):  # of the same number, and yet another one
-        async with provider.modify(Stock) as stock:
-            stock.left = 6
+        await set_fields(provider.modify(Stock), left=6)
     assert provider.registry.peek("global:Stock").left == 1
 
 
-async def test_a_state_that_was_deleted_from_the_store_begins_anew(running):
-    site = await running()
+async def test_a_state_that_was_deleted_from_the_store_begins_anew(site):
     provider = site.provider
-    async with provider.modify(Stock) as stock:
-        stock.left = 9
+    await set_fields(provider.modify(Stock), left=9)
     await provider.store.delete(["global:Stock"])
     with pytest.raises(VersionConflict):
-        async with provider.modify(Stock) as stock:
-            stock.left = 8
+        await set_fields(provider.modify(Stock), left=8)
     async with provider.modify(Stock) as stock:
         assert stock.left == 10
 
@@ -692,8 +693,7 @@ async def test_a_script_that_does_not_own_the_store_works_on_what_is_stored_now(
 
 def test_a_plain_with_outside_the_loop_stores_too(disk, clock):
     for left in (9, 8):
-        provider = StateProvider(store=disk.store(), clock=clock)
-        provider.register_state(Stock, StateConfig(scope=StateScope.GLOBAL))
+        provider = provider_of(Stock, StateConfig(scope=StateScope.GLOBAL), store=disk.store(), clock=clock)
         with provider.modify(Stock) as stock:
             stock.left -= 1
             assert stock.left == left
@@ -703,44 +703,33 @@ def test_a_plain_with_outside_the_loop_stores_too(disk, clock):
 
 
 @pytest.mark.parametrize("event_of", ["Cart add", "Stock take", "Stock fill"])
-async def test_an_event_whose_answer_was_lost_with_the_process_happens_once(running, event_of):
+async def test_an_event_whose_answer_was_lost_with_the_process_happens_once(page, client, site, running, event_of):
     state, name = event_of.split()
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        nonce = "c" * 12
-        await page.send(state, name, name="tea", nonce=nonce)
-        site = await running(kill=True)
-        client._transport.app = site.app
-        assert status(await page.send(state, name, name="tea", nonce=nonce)) == 200
-        assert site.provider.stats().repeated == 1
-        assert "[tea]" in (await client.get("/")).text
+    nonce = "c" * 12
+    await page.send(state, name, name="tea", nonce=nonce)
+    site = await running(kill=True)
+    assert status(await page.send(state, name, name="tea", nonce=nonce)) == 200
+    assert site.provider.stats().repeated == 1
+    assert "[tea]" in (await client.get("/")).text
 
 
-async def test_a_generator_s_steps_are_stored_each_and_a_repeat_does_not_begin_it_again(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        trouble.append(True)
-        assert status(await page.send("Cart", "steps", nonce="d" * 12)) == 500
-        site = await running(kill=True)
-        client._transport.app = site.app
-        assert "[] 2 10" in (await client.get("/")).text
-        await page.send("Cart", "steps", nonce="d" * 12)
-        assert "[] 2 10" in (await client.get("/")).text
+async def test_a_generator_s_steps_are_stored_each_and_a_repeat_does_not_begin_it_again(page, client, site, running):
+    trouble.append(True)
+    assert status(await page.send("Cart", "steps", nonce="d" * 12)) == 500
+    await running(kill=True)
+    assert "[] 2 10" in (await client.get("/")).text
+    await page.send("Cart", "steps", nonce="d" * 12)
+    assert "[] 2 10" in (await client.get("/")).text
 
 
-async def test_nonces_are_stored_for_some_minutes_alone(running, clock):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        for _ in range(50):
-            await page.send("Cart", "add", name="x")
-        [key] = site.provider.registry.keys_of_session(next(iter(site.provider.registry.live.by_session)))[:1]
-        assert len(json.loads((await site.provider.store.load(key)).data)["nonces"]) == 50
-        clock.now += 301
+async def test_nonces_are_stored_for_some_minutes_alone(page, site, clock):
+    for _ in range(50):
         await page.send("Cart", "add", name="x")
-        assert len(json.loads((await site.provider.store.load(key)).data)["nonces"]) == 1
+    [key] = site.provider.registry.keys_of_session(next(iter(site.provider.registry.live.by_session)))[:1]
+    assert len(json.loads((await site.provider.store.load(key)).data)["nonces"]) == 50
+    clock.now += 301
+    await page.send("Cart", "add", name="x")
+    assert len(json.loads((await site.provider.store.load(key)).data)["nonces"]) == 1
 
 
 # -- classes that change -----------------------------------------------------------------------------------------------
@@ -751,38 +740,26 @@ def version_of(number, body, **extra):
     return type("Doc", (ReactiveState,), {"__module__": __name__, "__qualname__": "Doc", **body, **extra})
 
 
-async def deploy(disk, clock, cls):
-    provider = StateProvider(store=disk.store(), clock=clock)
-    provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
-    await provider.start()
-    return provider
-
-
 def doc(annotations, defaults=None, **members):
     return version_of(1, {"__annotations__": annotations, **(defaults or {}), **members})
 
 
-async def test_new_fields_take_their_defaults_and_removed_ones_are_dropped(disk, clock):
+async def test_new_fields_take_their_defaults_and_removed_ones_are_dropped(deploy):
     old = doc({"title": str, "gone": int}, {"title": "", "gone": 1})
-    provider = await deploy(disk, clock, old)
-    async with provider.modify(old) as state:
-        state.title, state.gone = "kept", 5
-    await provider.stop()
+    provider = await deploy(old)
+    await set_fields(provider.modify(old), title="kept", gone=5)
     new = doc({"title": str, "pages": int}, {"title": "", "pages": 3})
-    provider = await deploy(disk, clock, new)
+    provider = await deploy(new)
     async with provider.modify(new) as state:
         assert (state.title, state.pages) == ("kept", 3)
         state.pages = 4
     assert provider.stats().kept_aside == 0
-    await provider.stop()
 
 
-async def test_renamed_fields_go_through_migrate(disk, clock):
+async def test_renamed_fields_go_through_migrate(deploy):
     old = doc({"title": str}, {"title": ""})
-    provider = await deploy(disk, clock, old)
-    async with provider.modify(old) as state:
-        state.title = "kept"
-    await provider.stop()
+    provider = await deploy(old)
+    await set_fields(provider.modify(old), title="kept")
     seen = []
 
     def migrate(cls, values, version):
@@ -792,19 +769,16 @@ async def test_renamed_fields_go_through_migrate(disk, clock):
         return values
 
     new = doc({"name": str}, {"name": ""}, migrate=classmethod(migrate))
-    provider = await deploy(disk, clock, new)
+    provider = await deploy(new)
     async with provider.modify(new) as state:
         assert state.name == "kept"
     assert seen == [({"title": "kept"}, 1)]
-    await provider.stop()
 
 
-async def test_a_new_schema_version_goes_through_migrate_though_the_fields_are_the_same(disk, clock):
+async def test_a_new_schema_version_goes_through_migrate_though_the_fields_are_the_same(deploy):
     old = doc({"price": int}, {"price": 0})
-    provider = await deploy(disk, clock, old)
-    async with provider.modify(old) as state:
-        state.price = 3
-    await provider.stop()
+    provider = await deploy(old)
+    await set_fields(provider.modify(old), price=3)
 
     def migrate(cls, values, version):
         return {**values, "price": values["price"] * 100} if version < 2 else values
@@ -815,7 +789,7 @@ async def test_a_new_schema_version_goes_through_migrate_though_the_fields_are_t
         migrate=classmethod(migrate),
     )
     for _ in range(2):  # the second time it is stored in the new version
-        provider = await deploy(disk, clock, new)
+        provider = await deploy(new)
         async with provider.modify(new) as state:
             assert state.price == 300
             state.price = 301
@@ -824,7 +798,6 @@ async def test_a_new_schema_version_goes_through_migrate_though_the_fields_are_t
             state.price += 1
         async with provider.modify(new) as state:
             state.price -= 1
-        await provider.stop()
 
 
 def broken_migrate(cls, values, version):
@@ -840,15 +813,13 @@ def broken_migrate(cls, values, version):
     ],
     ids=["does not validate", "migrate fails", "migrate gives nothing"],
 )
-async def test_what_does_not_fit_any_more_is_kept_aside_and_reported(disk, clock, new, caplog):
+async def test_what_does_not_fit_any_more_is_kept_aside_and_reported(deploy, new, caplog):
     old = doc({"title": str}, {"title": ""})
-    provider = await deploy(disk, clock, old)
-    async with provider.modify(old) as state:
-        state.title = "a secret text"
+    provider = await deploy(old)
+    await set_fields(provider.modify(old), title="a secret text")
     data = (await provider.store.load("global:Doc")).data
-    await provider.stop()
     with caplog.at_level(logging.ERROR):
-        provider = await deploy(disk, clock, new)
+        provider = await deploy(new)
         async with provider.modify(new) as state:
             assert state == new()  # begins anew
     assert provider.stats().kept_aside == 1
@@ -858,21 +829,19 @@ async def test_what_does_not_fit_any_more_is_kept_aside_and_reported(disk, clock
     async with provider.modify(new) as state:
         setattr(state, next(iter(new.model_fields)), new.model_validate({}).model_dump().popitem()[1] * 2)
     assert len(await provider.store.group("aside")) == 1
-    await provider.stop()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"[]", b"{}", b'{"schema":1,"nonces":[],"values":[]}', b"[" * 100_000])
-async def test_broken_bytes_are_kept_aside_too(disk, clock, data):
+async def test_broken_bytes_are_kept_aside_too(deploy, disk, data):
     store = disk.store()
     await store.save(Write("global:Stock", None, Version("e", 3), data))
     await store.close()
-    provider = await deploy(disk, clock, Stock)
+    provider = await deploy(Stock)
     async with provider.modify(Stock) as stock:
         assert stock.left == 10
         stock.left = 9
     assert provider.stats().kept_aside == 1
     assert [found.data for found in (await provider.store.group("aside")).values()] == [data]
-    await provider.stop()
 
 
 def test_a_state_may_override_migrate_and_schema_version_and_nothing_else():
@@ -889,20 +858,18 @@ def test_a_state_may_override_migrate_and_schema_version_and_nothing_else():
 # -- expected versions -------------------------------------------------------------------------------------------------
 
 
-async def test_an_event_that_expects_the_version_shown_is_refused_when_the_state_has_changed(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client, "/notes/7")
-        seen = page.signals["Note"]["7"]["_version"]
-        first = await send_version(page, seen, text="mine")
-        assert status(first) == 200
-        own = patched_signals(first.text)["Note"]["7"]
-        assert own["text"] == "mine" and own["_version"] != seen
-        second = await send_version(page, seen, text="yours")
-        assert status(second) == 409 and "changed meanwhile" in message(second)
-        fresh = patched_signals(second.text)["Note"]["7"]
-        assert fresh["text"] == "mine" and fresh["_version"] == own["_version"]
-        assert status(await send_version(page, fresh["_version"], text="now")) == 200
+async def test_an_event_that_expects_the_version_shown_is_refused_when_the_state_has_changed(client):
+    page = await Page.open(client, "/notes/7")
+    seen = page.signals["Note"]["7"]["_version"]
+    first = await send_version(page, seen, text="mine")
+    assert status(first) == 200
+    own = patched_signals(first.text)["Note"]["7"]
+    assert own["text"] == "mine" and own["_version"] != seen
+    second = await send_version(page, seen, text="yours")
+    assert status(second) == 409 and "changed meanwhile" in message(second)
+    fresh = patched_signals(second.text)["Note"]["7"]
+    assert fresh["text"] == "mine" and fresh["_version"] == own["_version"]
+    assert status(await send_version(page, fresh["_version"], text="now")) == 200
 
 
 def send_version(page, version, **arguments):
@@ -916,30 +883,24 @@ sent: list[int] = []
 
 
 @pytest.mark.parametrize("version", [None, "", 7, ["x"], "x" * 10_000])
-async def test_no_version_and_a_false_one_are_refused(running, version):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client, "/notes/7")
-        assert status(await send_version(page, version, text="x")) in (400, 409)
-        assert "empty" in (await client.get("/notes/7")).text
+async def test_no_version_and_a_false_one_are_refused(client, version):
+    page = await Page.open(client, "/notes/7")
+    assert status(await send_version(page, version, text="x")) in (400, 409)
+    assert "empty" in (await client.get("/notes/7")).text
 
 
-async def test_the_version_shown_holds_over_a_restart_and_not_over_another_life(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client, "/notes/7")
-        await page.send("Note", "touch", instance_id="7")
-        seen = (await Page.open(client, "/notes/7")).signals["Note"]["7"]["_version"]
-        site = await running(kill=True)
-        client._transport.app = site.app
-        assert status(await send_version(page, seen, text="a")) == 200
-        seen = (await Page.open(client, "/notes/7")).signals["Note"]["7"]["_version"]
-        await site.provider.delete(Note, record_id="7")
-        assert status(await send_version(page, seen, text="b")) == 409
+async def test_the_version_shown_holds_over_a_restart_and_not_over_another_life(client, site, running):
+    page = await Page.open(client, "/notes/7")
+    await page.send("Note", "touch", instance_id="7")
+    seen = (await Page.open(client, "/notes/7")).signals["Note"]["7"]["_version"]
+    site = await running(kill=True)
+    assert status(await send_version(page, seen, text="a")) == 200
+    seen = (await Page.open(client, "/notes/7")).signals["Note"]["7"]["_version"]
+    await site.provider.delete(Note, record_id="7")
+    assert status(await send_version(page, seen, text="b")) == 409
 
 
-async def test_server_code_is_not_asked_for_a_version(running):
-    site = await running()
+async def test_server_code_is_not_asked_for_a_version(site):
     request = request_of({}, {"note_id": "1"})
     note = await site.provider.get_state(Note, request, record_id="1")
     await note.write.run(text="a")
@@ -950,40 +911,32 @@ async def test_server_code_is_not_asked_for_a_version(running):
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
-async def test_an_ended_session_is_ended_for_the_next_process_too(running):
-    site = await running()
-    async with browser(site.app) as client:
-        await client.get("/in/ann")
-        page = await Page.open(client)
-        await page.send("Cart", "add", name="tea")
-        old = dict(client.cookies)
-        await client.get("/out")
+async def test_an_ended_session_is_ended_for_the_next_process_too(client, site, running):
+    await client.get("/in/ann")
+    page = await Page.open(client)
+    await page.send("Cart", "add", name="tea")
+    old = dict(client.cookies)
+    await client.get("/out")
     site = await running(kill=True)
     async with browser(site.app, cookies=old) as client:
         assert "[tea]" not in (await client.get("/")).text
         assert (await client.get("/profile")).status_code == 401
 
 
-async def test_a_guest_s_stored_states_go_along_at_sign_in_though_they_are_not_in_memory(running):
+async def test_a_guest_s_stored_states_go_along_at_sign_in_though_they_are_not_in_memory(page, client, site, running):
+    await page.send("Cart", "add", name="tea")
     site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        await page.send("Cart", "add", name="tea")
-        site = await running()
-        client._transport.app = site.app
-        await client.get("/in/ann")
-        assert "[tea]" in (await client.get("/")).text
+    await client.get("/in/ann")
+    assert "[tea]" in (await client.get("/")).text
     site = await running(kill=True)
     async with browser(site.app) as client:
         await client.get("/in/ann")
         assert "[tea]" in (await client.get("/")).text
 
 
-async def test_a_stored_state_of_the_user_stays_the_user_s_when_a_guest_with_another_signs_in(running):
-    site = await running()
-    async with browser(site.app) as client:
-        await client.get("/in/ann")
-        await (await Page.open(client)).send("Cart", "add", name="hers")
+async def test_a_stored_state_of_the_user_stays_the_user_s_when_a_guest_with_another_signs_in(client, site, running):
+    await client.get("/in/ann")
+    await (await Page.open(client)).send("Cart", "add", name="hers")
     site = await running()
     async with browser(site.app) as client:
         await (await Page.open(client)).send("Cart", "add", name="guests")
@@ -996,11 +949,9 @@ async def test_a_stored_state_of_the_user_stays_the_user_s_when_a_guest_with_ano
         assert "[hers]" in (await client.get("/")).text
 
 
-async def test_a_guest_who_has_only_looked_finds_the_user_s_stored_state_after_signing_in(running):
-    site = await running()
-    async with browser(site.app) as client:
-        await client.get("/in/ann")
-        await (await Page.open(client)).send("Cart", "add", name="hers")
+async def test_a_guest_who_has_only_looked_finds_the_user_s_stored_state_after_signing_in(client, site, running):
+    await client.get("/in/ann")
+    await (await Page.open(client)).send("Cart", "add", name="hers")
     site = await running()
     async with browser(site.app) as client:
         assert "[]" in (await client.get("/")).text
@@ -1008,54 +959,46 @@ async def test_a_guest_who_has_only_looked_finds_the_user_s_stored_state_after_s
         assert "[hers]" in (await client.get("/")).text
 
 
-async def test_signing_out_takes_the_session_s_states_out_of_the_store(running):
-    site = await running()
-    async with browser(site.app) as client:
-        await (await Page.open(client)).send("Cart", "add", name="tea")
-        [session_id] = site.provider.registry.live.by_session
-        assert await site.provider.store.group(session_id)
-        site = await running()  # they are not in memory now
-        client._transport.app = site.app
-        await client.get("/out")
-        assert not await site.provider.store.group(session_id)
+async def test_signing_out_takes_the_session_s_states_out_of_the_store(client, site, running):
+    await (await Page.open(client)).send("Cart", "add", name="tea")
+    [session_id] = site.provider.registry.live.by_session
+    assert await site.provider.store.group(session_id)
+    site = await running()  # they are not in memory now
+    await client.get("/out")
+    assert not await site.provider.store.group(session_id)
 
 
-async def test_a_sign_in_that_cannot_be_stored_signs_nobody_in(flaky):
-    async with browser(flaky.app) as client:
-        await (await Page.open(client)).send("Cart", "add", name="tea")
-        before = dict(client.cookies)
-        flaky.provider.store.fails = "before"
-        assert (await client.get("/in/ann")).status_code == 503
-        assert dict(client.cookies) == before
-        flaky.provider.store.fails = ""
-        assert "[tea]" in (await client.get("/")).text and (await client.get("/profile")).status_code == 401
-        assert (await client.get("/in/ann")).status_code == 200
-        assert "[tea]" in (await client.get("/")).text
+async def test_a_sign_in_that_cannot_be_stored_signs_nobody_in(flaky_client, flaky):
+    await (await Page.open(flaky_client)).send("Cart", "add", name="tea")
+    before = dict(flaky_client.cookies)
+    flaky.provider.store.fails = "before"
+    assert (await flaky_client.get("/in/ann")).status_code == 503
+    assert dict(flaky_client.cookies) == before
+    flaky.provider.store.fails = ""
+    assert "[tea]" in (await flaky_client.get("/")).text and (await flaky_client.get("/profile")).status_code == 401
+    assert (await flaky_client.get("/in/ann")).status_code == 200
+    assert "[tea]" in (await flaky_client.get("/")).text
 
 
-async def test_a_sign_out_that_cannot_be_stored_signs_out_all_the_same_and_says_so(flaky):
-    async with browser(flaky.app) as client:
-        await client.get("/in/ann")
-        old = dict(client.cookies)
-        flaky.provider.store.fails = "all"
-        assert (await client.get("/out")).status_code == 503
-        flaky.provider.store.fails = ""
-        assert (await client.get("/profile")).status_code == 401
-    async with browser(flaky.app, cookies=old) as client:
-        assert (await client.get("/profile")).status_code == 401
+async def test_a_sign_out_that_cannot_be_stored_signs_out_all_the_same_and_says_so(flaky_client, flaky):
+    await flaky_client.get("/in/ann")
+    old = dict(flaky_client.cookies)
+    flaky.provider.store.fails = "all"
+    assert (await flaky_client.get("/out")).status_code == 503
+    flaky.provider.store.fails = ""
+    assert (await flaky_client.get("/profile")).status_code == 401
+    async with browser(flaky.app, cookies=old) as returning:
+        assert (await returning.get("/profile")).status_code == 401
 
 
-async def test_events_beside_a_sign_in_are_all_in_what_the_session_becomes(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        await page.send("Cart", "add", name="x")
-        adding = [asyncio.create_task(page.send("Cart", "add", name=f"n{number}")) for number in range(30)]
-        await asyncio.sleep(0)
-        signing = asyncio.create_task(client.get("/in/ann"))
-        answers = await asyncio.gather(*adding)
-        assert (await signing).status_code == 200
-        done = {f"n{number}" for number, answer in enumerate(answers) if status(answer) == 200}
+async def test_events_beside_a_sign_in_are_all_in_what_the_session_becomes(page, client, site, running):
+    await page.send("Cart", "add", name="x")
+    adding = [asyncio.create_task(page.send("Cart", "add", name=f"n{number}")) for number in range(30)]
+    await asyncio.sleep(0)
+    signing = asyncio.create_task(client.get("/in/ann"))
+    answers = await asyncio.gather(*adding)
+    assert (await signing).status_code == 200
+    done = {f"n{number}" for number, answer in enumerate(answers) if status(answer) == 200}
     site = await running(kill=True)
     async with browser(site.app) as client:
         await client.get("/in/ann")
@@ -1064,13 +1007,11 @@ async def test_events_beside_a_sign_in_are_all_in_what_the_session_becomes(runni
     assert done <= found - {"x"} and "x" in found
 
 
-async def test_max_age_of_cookies_says_how_long_an_ended_session_is_stored(running, clock):
-    site = await running()
+async def test_max_age_of_cookies_says_how_long_an_ended_session_is_stored(client, site, running, clock):
     site.provider.sessions.ended.max_age = 100
-    async with browser(site.app) as client:
-        await client.get("/in/ann")
-        await site.provider.store.delete(list(await site.provider.store.group("ended")))
-        await client.get("/out")
+    await client.get("/in/ann")
+    await site.provider.store.delete(list(await site.provider.store.group("ended")))
+    await client.get("/out")
     assert len(await site.provider.store.group("ended")) == 1
     clock.now += 161
     site = await running()
@@ -1081,54 +1022,44 @@ async def test_max_age_of_cookies_says_how_long_an_ended_session_is_stored(runni
 # -- lifetimes ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stored_state_expires_after_its_idle_time_in_memory_and_in_the_store(running, clock):
-    site = await running()
-    async with browser(site.app) as client:
-        await (await Page.open(client)).send("Cart", "add", name="tea")
-        clock.now += 86_399
-        site.provider.registry.lifetimes.sweep()
-        assert "[tea]" in (await client.get("/")).text
-        clock.now += 86_401
-        site.provider.registry.lifetimes.sweep()
-        assert not site.provider.registry.live.by_session
-        assert "[]" in (await client.get("/")).text
+async def test_a_stored_state_expires_after_its_idle_time_in_memory_and_in_the_store(client, site, clock):
+    await (await Page.open(client)).send("Cart", "add", name="tea")
+    clock.now += 86_399
+    site.provider.registry.lifetimes.sweep()
+    assert "[tea]" in (await client.get("/")).text
+    clock.now += 86_401
+    site.provider.registry.lifetimes.sweep()
+    assert not site.provider.registry.live.by_session
+    assert "[]" in (await client.get("/")).text
 
 
-async def test_a_look_keeps_a_stored_state_over_a_restart(running, clock):
-    site = await running()
-    async with browser(site.app) as client:
-        await (await Page.open(client)).send("Cart", "add", name="tea")
-        clock.now += 80_000
-        assert "[tea]" in (await client.get("/")).text
-        site = await running()
-        client._transport.app = site.app
-        clock.now += 80_000
-        assert "[tea]" in (await client.get("/")).text
-        site = await running()
-        client._transport.app = site.app
-        clock.now += 86_401
-        assert "[]" in (await client.get("/")).text
+async def test_a_look_keeps_a_stored_state_over_a_restart(client, site, running, clock):
+    await (await Page.open(client)).send("Cart", "add", name="tea")
+    clock.now += 80_000
+    assert "[tea]" in (await client.get("/")).text
+    await running()
+    clock.now += 80_000
+    assert "[tea]" in (await client.get("/")).text
+    await running()
+    clock.now += 86_401
+    assert "[]" in (await client.get("/")).text
 
 
-async def test_after_a_crash_a_state_that_was_looked_at_lives_on_but_for_a_twentieth(running, clock):
-    site = await running()
-    async with browser(site.app) as client:
-        await (await Page.open(client)).send("Cart", "add", name="tea")
-        clock.now += 80_000
-        await client.get("/")
-        await site.provider.registry.usage.tell_store()  # as the sweeper does, every few seconds
-        site = await running(kill=True)
-        client._transport.app = site.app
-        clock.now += 86_400 * 0.95
-        assert "[tea]" in (await client.get("/")).text
+async def test_after_a_crash_a_state_that_was_looked_at_lives_on_but_for_a_twentieth(client, site, running, clock):
+    await (await Page.open(client)).send("Cart", "add", name="tea")
+    clock.now += 80_000
+    await client.get("/")
+    await site.provider.registry.usage.tell_store()  # as the sweeper does, every few seconds
+    site = await running(kill=True)
+    clock.now += 86_400 * 0.95
+    assert "[tea]" in (await client.get("/")).text
 
 
 async def test_states_leave_memory_when_there_are_too_many_and_come_back_from_the_store(running):
     site = await running(max_states=20)
     provider = site.provider
     for number in range(100):
-        async with provider.modify(Note, record_id=number) as note:
-            note.text = f"note {number}"
+        await set_fields(provider.modify(Note, record_id=number), text=f"note {number}")
     assert len(provider.registry) <= 20 and provider.stats().evicted >= 80
     for number in range(100):
         async with provider.modify(Note, record_id=number) as note:
@@ -1138,13 +1069,11 @@ async def test_states_leave_memory_when_there_are_too_many_and_come_back_from_th
 async def test_a_state_that_somebody_watches_is_never_evicted(running):
     site = await running(max_states=5)
     provider = site.provider
-    async with provider.modify(Stock) as stock:
-        stock.left = 1
+    await set_fields(provider.modify(Stock), left=1)
     watched = "global:Stock"
     provider.registry.followers.is_watched = lambda key: key == watched
     for number in range(200):
-        async with provider.modify(Note, record_id=number) as note:
-            note.text = "x"
+        await set_fields(provider.modify(Note, record_id=number), text="x")
     assert watched in provider.registry and len(provider.registry) <= 5
 
 
@@ -1153,43 +1082,35 @@ async def test_what_only_memory_holds_leaves_last_and_not_while_it_is_watched(cl
     provider.register_state(Loose, StateConfig(scope=StateScope.RECORD, in_memory=True))
     provider.register_state(Note, StateConfig(scope=StateScope.RECORD))
     for number in range(8):
-        async with provider.modify(Loose, record_id=number) as loose:
-            loose.n = 1
+        await set_fields(provider.modify(Loose, record_id=number), n=1)
         clock.now += 1
     for number in range(50):
-        async with provider.modify(Note, record_id=number) as note:
-            note.text = "x"
+        await set_fields(provider.modify(Note, record_id=number), text="x")
     assert all(f"record:Loose:{number}" in provider.registry for number in range(8))
     provider.registry.followers.is_watched = lambda key: key in {f"record:Loose:{number}" for number in range(4)}
     for number in range(8, 40):
-        async with provider.modify(Loose, record_id=number) as loose:
-            loose.n = 1
+        await set_fields(provider.modify(Loose, record_id=number), n=1)
     assert len(provider.registry) == 10
     assert all(f"record:Loose:{number}" in provider.registry for number in range(4))
     assert provider.registry.peek("record:Loose:39").n == 1
 
 
 async def test_more_watched_states_than_there_may_be_are_all_kept_and_reported(clock, caplog):
-    provider = StateProvider(clock=clock, max_states=10)
-    provider.register_state(Note, StateConfig(scope=StateScope.RECORD))
+    provider = provider_of(Note, StateConfig(scope=StateScope.RECORD), clock=clock, max_states=10)
     provider.registry.followers.is_watched = lambda key: True
     for number in range(200):
-        async with provider.modify(Note, record_id=number) as note:
-            note.text = "x"
+        await set_fields(provider.modify(Note, record_id=number), text="x")
     assert len(provider.registry) == 200
     assert caplog.text.count("more than max_states=10") == 1
 
 
-async def test_an_entry_that_was_evicted_and_changed_meanwhile_is_loaded_again_before_it_is_used(running):
-    site = await running()
+async def test_an_entry_that_was_evicted_and_changed_meanwhile_is_loaded_again_before_it_is_used(site):
     provider, registry = site.provider, site.provider.registry
-    async with provider.modify(Stock) as stock:
-        stock.left = 9
+    await set_fields(provider.modify(Stock), left=9)
     block = provider.modify(Stock)
     entry, _ = await block._find()
     assert registry.lifetimes.evict("global:Stock")
-    async with provider.modify(Stock) as stock:
-        stock.left = 5
+    await set_fields(provider.modify(Stock), left=5)
     assert registry.lifetimes.evict("global:Stock")
     block._find = lambda: found(entry)
     async with block as stock:
@@ -1202,11 +1123,9 @@ async def found(entry):
     return entry, None
 
 
-async def test_a_delete_takes_a_state_out_of_memory_and_store(running):
-    site = await running()
+async def test_a_delete_takes_a_state_out_of_memory_and_store(site):
     provider = site.provider
-    async with provider.modify(Profile, user_id=7) as profile:
-        profile.name = "Ann"
+    await set_fields(provider.modify(Profile, user_id=7), name="Ann")
     await provider.delete(Profile, user_id=7)
     assert await provider.store.load("user:Profile:user7") is None and "user:Profile:user7" not in provider.registry
     await provider.delete(Profile, user_id=7)
@@ -1214,11 +1133,9 @@ async def test_a_delete_takes_a_state_out_of_memory_and_store(running):
         assert profile.name == ""
 
 
-async def test_a_change_under_way_to_a_state_that_is_deleted_fails_and_brings_nothing_back(running):
-    site = await running()
+async def test_a_change_under_way_to_a_state_that_is_deleted_fails_and_brings_nothing_back(site):
     provider = site.provider
-    async with provider.modify(Profile, user_id=7) as profile:
-        profile.name = "Ann"
+    await set_fields(provider.modify(Profile, user_id=7), name="Ann")
     entry = provider.registry.find("user:Profile:user7")
     await provider.delete(Profile, user_id=7)
     from faststate.registry.transaction import Transaction
@@ -1230,11 +1147,9 @@ async def test_a_change_under_way_to_a_state_that_is_deleted_fails_and_brings_no
     assert await provider.store.load("user:Profile:user7") is None
 
 
-async def test_refresh_tells_of_what_was_changed_in_the_store(running):
-    site = await running()
+async def test_refresh_tells_of_what_was_changed_in_the_store(site):
     provider = site.provider
-    async with provider.modify(Stock) as stock:
-        stock.left = 9
+    await set_fields(provider.modify(Stock), left=9)
     await overwrite(site, "global:Stock", 3)
     assert await provider.refresh(Stock) is True
     assert provider.registry.peek("global:Stock").left == 3
@@ -1242,11 +1157,9 @@ async def test_refresh_tells_of_what_was_changed_in_the_store(running):
     assert await provider.refresh(Profile, user_id=3) is False
 
 
-async def test_a_thousand_first_readers_load_once(running):
-    site = await running()
+async def test_a_thousand_first_readers_load_once(site, running):
     provider = site.provider
-    async with provider.modify(Stock) as stock:
-        stock.left = 9
+    await set_fields(provider.modify(Stock), left=9)
     site = await running()
     loads = []
     real = site.provider.store.load
@@ -1262,12 +1175,12 @@ async def test_a_thousand_first_readers_load_once(running):
     assert len(set(map(id, entries))) == 1 and entries[0].state.left == 9 and loads == ["global:Stock"]
 
 
-async def test_the_same_data_may_be_put_aside_twice(disk, clock):
+async def test_the_same_data_may_be_put_aside_twice(deploy, disk):
     for _ in range(2):  # brought back by hand, and no better
         store = disk.store()
         await store.save(Write("global:Stock", None, Version("e", 3), b"broken"))
         await store.close()
-        provider = await deploy(disk, clock, Stock)
+        provider = await deploy(Stock)
         async with provider.modify(Stock) as stock:
             assert stock.left == 10
         await provider.stop()
@@ -1286,8 +1199,7 @@ async def watch(site, key):
 
 async def test_a_state_that_is_watched_for_longer_than_its_idle_time_is_kept_in_the_store_too(running, clock):
     site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=600))
-    async with site.provider.modify(Stock) as stock:
-        stock.left = 3
+    await set_fields(site.provider.modify(Stock), left=3)
     await watch(site, "global:Stock")
     for _ in range(200):
         clock.now += 30
@@ -1301,8 +1213,7 @@ async def test_a_state_that_is_watched_for_longer_than_its_idle_time_is_kept_in_
 
 async def test_idle_time_begins_when_the_last_watcher_has_gone(running, clock):
     site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=600))
-    async with site.provider.modify(Stock) as stock:
-        stock.left = 3
+    await set_fields(site.provider.modify(Stock), left=3)
     one, two = await watch(site, "global:Stock"), await watch(site, "global:Stock")
     clock.now += 5_000
     site.provider.sse_manager.remove_connection(one.id)
@@ -1316,26 +1227,21 @@ async def test_idle_time_begins_when_the_last_watcher_has_gone(running, clock):
     assert "global:Stock" not in site.provider.registry
 
 
-async def test_a_look_at_a_state_that_was_loaded_late_in_its_stored_life_extends_it(running, clock):
-    site = await running()
-    async with browser(site.app) as client:
-        await (await Page.open(client)).send("Cart", "add", name="tea")
-        clock.now += 86_000
-        site = await running(kill=True)
-        client._transport.app = site.app
-        assert "[tea]" in (await client.get("/")).text
-        await site.provider.registry.usage.tell_store()
-        clock.now += 600
-        site = await running(kill=True)
-        client._transport.app = site.app
-        assert "[tea]" in (await client.get("/")).text
+async def test_a_look_at_a_state_that_was_loaded_late_in_its_stored_life_extends_it(client, site, running, clock):
+    await (await Page.open(client)).send("Cart", "add", name="tea")
+    clock.now += 86_000
+    site = await running(kill=True)
+    assert "[tea]" in (await client.get("/")).text
+    await site.provider.registry.usage.tell_store()
+    clock.now += 600
+    site = await running(kill=True)
+    assert "[tea]" in (await client.get("/")).text
 
 
 @pytest.mark.parametrize("ttl", [math.inf, 3_000_000.0])
 async def test_a_class_that_is_kept_for_longer_since_the_last_deploy_is(running, clock, ttl):
     site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=1_000))
-    async with site.provider.modify(Stock) as stock:
-        stock.left = 3
+    await set_fields(site.provider.modify(Stock), left=3)
     site = await running(stock=StateConfig(scope=StateScope.GLOBAL, ttl=ttl))
     async with site.provider.modify(Stock) as stock:
         assert stock.left == 3
@@ -1349,8 +1255,7 @@ async def test_a_class_that_is_kept_for_longer_since_the_last_deploy_is(running,
 async def test_what_left_memory_is_not_found_expired_since_the_store_was_not_told_yet(running, clock):
     site = await running(max_states=1, stock=StateConfig(scope=StateScope.GLOBAL, ttl=1_000))
     provider = site.provider
-    async with provider.modify(Stock) as stock:
-        stock.left = 3
+    await set_fields(provider.modify(Stock), left=3)
     clock.now += 999
     async with provider.modify(Stock) as stock:  # a look
         assert stock.left == 3
@@ -1399,39 +1304,31 @@ def deals(n):
 
 
 @pytest.mark.parametrize("which", range(4))
-async def test_a_state_that_its_class_s_own_code_makes_is_stored_when_it_is_made(disk, clock, which):
+async def test_a_state_that_its_class_s_own_code_makes_is_stored_when_it_is_made(deploy, which):
     numbers = iter(range(1, 1000))
     cls = deals(numbers)[which]
-    provider = StateProvider(store=disk.store(), clock=clock)
-    provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+    provider = await deploy(cls)
     async with provider.modify(cls) as state:
         card = state.card
-    await provider.stop()
-    provider = StateProvider(store=disk.store(), clock=clock)
-    provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+    provider = await deploy(cls)
     async with provider.modify(cls) as state:
         assert state.card == card
-    await provider.stop()
 
 
-async def test_a_default_that_a_deploy_has_changed_is_another_version(disk, clock):
+async def test_a_default_that_a_deploy_has_changed_is_another_version(deploy):
     versions = []
     for price in (10, 10, 99):
         cls = doc({"price": int}, {"price": price})
-        provider = await deploy(disk, clock, cls)
+        provider = await deploy(cls)
         async with provider.modify(cls) as state:
             assert state.price == price
         versions.append(provider.registry.find("global:Doc").version)
-        await provider.stop()
     assert versions[0] == versions[1] != versions[2]
 
 
-async def test_an_event_that_changes_only_another_state_does_not_store_its_own(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        await page.send("Stock", "fill", name="tea")
-        assert await site.provider.store.load("global:Stock") is None
+async def test_an_event_that_changes_only_another_state_does_not_store_its_own(page, site):
+    await page.send("Stock", "fill", name="tea")
+    assert await site.provider.store.load("global:Stock") is None
 
 
 def test_a_default_that_does_not_fit_its_field_is_reported_at_registration(clock):
@@ -1443,20 +1340,16 @@ def test_a_default_that_does_not_fit_its_field_is_reported_at_registration(clock
     StateProvider(store=MemoryStore(clock)).register_state(Form, StateConfig(in_memory=True))
 
 
-async def test_data_of_a_newer_class_is_kept_aside_and_not_overwritten(disk, clock):
+async def test_data_of_a_newer_class_is_kept_aside_and_not_overwritten(deploy):
     new = doc({"first": str, "schema_version": ClassVar[int]}, {"first": "", "schema_version": 2})
-    provider = await deploy(disk, clock, new)
-    async with provider.modify(new) as state:
-        state.first = "Ada"
-    await provider.stop()
+    provider = await deploy(new)
+    await set_fields(provider.modify(new), first="Ada")
     old = doc({"name": str}, {"name": ""})
-    provider = await deploy(disk, clock, old)
-    async with provider.modify(old) as state:
-        state.name = "x"
+    provider = await deploy(old)
+    await set_fields(provider.modify(old), name="x")
     assert provider.stats().kept_aside == 1
     [aside] = (await provider.store.group("aside")).values()
     assert b"Ada" in aside.data
-    await provider.stop()
 
 
 def plain_migrate(cls, values, version): ...
@@ -1482,31 +1375,25 @@ def test_what_would_put_every_state_aside_is_an_error_when_the_class_is_made(mem
         doc({}, **members) if "__annotations__" not in members else version_of(1, members)
 
 
-async def test_frozen_fields_do_not_hinder_loading_again(running, disk, clock):
+async def test_frozen_fields_do_not_hinder_loading_again(deploy):
     class Item(ReactiveState):
         id: int = Field(1, frozen=True)
         n: int = 0
 
-    provider = StateProvider(store=disk.store(), clock=clock)
-    provider.register_state(Item, StateConfig(scope=StateScope.GLOBAL))
-    async with provider.modify(Item) as item:
-        item.n = 1
+    provider = await deploy(Item)
+    await set_fields(provider.modify(Item), n=1)
     store = provider.store
     found = await store.load("global:Item")
     data = found.data.replace(b'"n":1', b'"n":5').replace(b'"id":1', b'"id":7')
     await store.save(Write("global:Item", found.version, Version(found.version.epoch, 3), data))
     assert await provider.refresh(Item) is True
     assert (provider.registry.peek("global:Item").id, provider.registry.peek("global:Item").n) == (7, 5)
-    await provider.stop()
 
 
-async def test_a_sign_in_whose_answer_was_lost_with_the_process_is_gone_on_with(running):
-    site = await running()
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        await page.send("Cart", "add", name="tea")
-        before = dict(client.cookies)
-        await client.get("/in/ann")
+async def test_a_sign_in_whose_answer_was_lost_with_the_process_is_gone_on_with(page, client, site, running):
+    await page.send("Cart", "add", name="tea")
+    before = dict(client.cookies)
+    await client.get("/in/ann")
     site = await running(kill=True)
     async with browser(site.app, cookies=before) as client:  # the browser never had the new cookie
         await client.get("/in/ann")
@@ -1516,11 +1403,9 @@ async def test_a_sign_in_whose_answer_was_lost_with_the_process_is_gone_on_with(
         assert "[tea]" not in (await client.get("/")).text
 
 
-async def test_a_delete_beside_a_load_leaves_nothing(running):
-    site = await running()
+async def test_a_delete_beside_a_load_leaves_nothing(site, running):
     provider = site.provider
-    async with provider.modify(Profile, user_id=7) as profile:
-        profile.name = "Ann"
+    await set_fields(provider.modify(Profile, user_id=7), name="Ann")
     site = await running()
     provider, store = site.provider, site.provider.store
     config = provider.registrations.config_of(Profile)
@@ -1545,8 +1430,7 @@ async def test_a_delete_beside_a_load_leaves_nothing(running):
 
 
 def test_the_sweeper_moves_to_the_app_s_loop_and_ends_with_it(clock):
-    provider = StateProvider(store=MemoryStore(clock), clock=clock)
-    provider.register_state(Stock, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Stock, StateConfig(scope=StateScope.GLOBAL), store=MemoryStore(clock), clock=clock)
     with provider.modify(Stock) as stock:  # a script's, in a thread of the library's own
         stock.left = 1
     scripts = provider.registry.sweeper.task.get_loop()

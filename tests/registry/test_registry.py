@@ -12,7 +12,6 @@ from faststate import (
     StateConfig,
     StateIdentifier,
     StateNotFoundError,
-    StateProvider,
     StateRegistry,
     StateScope,
 )
@@ -20,6 +19,7 @@ from faststate.registry import lifetimes as lifetimes_module
 from faststate.registry.entries import DEFAULT_TTL
 from faststate.registry.protocols import Followers
 from faststate.registry.transaction import Transaction
+from tests.support.states import provider_of, set_fields
 from tests.support.waiting import Clock
 
 
@@ -377,10 +377,8 @@ async def test_two_registries_have_names_of_their_own():
 
 
 async def test_a_provider_hands_its_clock_and_ttls_to_the_registry(clock):
-    provider = StateProvider(clock=clock)
-    provider.register_state(Cart, StateConfig(ttl=5))
-    async with provider.modify(Cart, session_id="s") as cart:
-        cart.items = 1
+    provider = provider_of(Cart, StateConfig(ttl=5), clock=clock)
+    await set_fields(provider.modify(Cart, session_id="s"), items=1)
     clock.now += 4
     assert provider.registry.lifetimes.sweep() == 0
     clock.now += 1

@@ -23,6 +23,7 @@ from faststate import (
 from faststate.provider.initiator import Initiator, initiator_of_commits
 from faststate.registry.run_event import EventCaller, run_event
 from faststate.scheduling.threads import EVENT_THREADS
+from tests.support.states import provider_of, set_fields
 
 LONG = 30.0  # a lock timeout that no test may come near: what ends sooner ended for another reason
 
@@ -218,8 +219,7 @@ async def test_a_value_that_does_not_validate_leaves_no_trace_and_is_named(provi
 
 async def test_a_model_validator_that_refuses_leaves_no_trace(provider):
     with pytest.raises(EventError, match="never minus thirteen"):
-        async with provider.modify(Zulu) as zulu:
-            zulu.left = -13
+        await set_fields(provider.modify(Zulu), left=-13)
     assert (await get(provider, Zulu)).left == 0
 
 
@@ -336,8 +336,7 @@ async def test_readers_never_see_a_half_done_sync_event():
             assert go_on.wait(20)
             self.right = 1
 
-    provider = StateProvider()
-    provider.register_state(Slow, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Slow, StateConfig(scope=StateScope.GLOBAL))
     task = asyncio.create_task((await get(provider, Slow)).both.run())
     assert await asyncio.to_thread(halfway.wait, 20)
     seen = await get(provider, Slow)
@@ -471,8 +470,7 @@ async def test_modify_inside_an_event_on_its_own_state_errors_at_once(name):
                 again.count += 1
             yield
 
-    provider = StateProvider(lock_timeout=LONG)
-    provider.register_state(Nest, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Nest, StateConfig(scope=StateScope.GLOBAL), lock_timeout=LONG)
     async with asyncio.timeout(5):
         with pytest.raises(LockTimeoutError, match="holds it already"):
             await getattr(await get(provider, Nest), name).run()
@@ -517,8 +515,7 @@ async def test_a_task_started_inside_an_event_is_not_taken_for_the_holder(provid
 async def test_an_event_may_modify_another_state_inside(provider):
     async with provider.modify(Alpha) as alpha:
         alpha.left = 1
-        async with provider.modify(Third) as third:
-            third.left = 2
+        await set_fields(provider.modify(Third), left=2)
         assert (await get(provider, Third)).left == 2  # the inner one is a transaction of its own
     assert (await get(provider, Alpha)).left == 1
 
@@ -611,9 +608,7 @@ class Job(ReactiveState):
 
 @pytest.fixture
 def jobs():
-    provider = StateProvider(lock_timeout=LONG)
-    provider.register_state(Job, StateConfig(scope=StateScope.GLOBAL))
-    return provider
+    return provider_of(Job, StateConfig(scope=StateScope.GLOBAL), lock_timeout=LONG)
 
 
 async def steps_of(provider, name):
@@ -704,8 +699,7 @@ async def test_cancelling_an_event_in_the_middle_leaves_no_trace_and_frees_the_l
             await asyncio.Event().wait()
             yield
 
-    provider = StateProvider(lock_timeout=LONG)
-    provider.register_state(Long, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Long, StateConfig(scope=StateScope.GLOBAL), lock_timeout=LONG)
 
     async def modify():
         async with provider.modify(Long) as long:
@@ -744,8 +738,7 @@ async def test_cancelling_a_sync_event_leaves_no_trace_and_keeps_the_lock_until_
         def add(self):
             self.count += 10
 
-    provider = StateProvider(lock_timeout=LONG)
-    provider.register_state(Blocking, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Blocking, StateConfig(scope=StateScope.GLOBAL), lock_timeout=LONG)
     state = await get(provider, Blocking)
     task = asyncio.create_task(state.work.run())
     assert await asyncio.to_thread(inside.wait, 20)
@@ -769,8 +762,7 @@ async def test_many_sync_events_on_one_state_do_not_starve_each_other():
         def add(self):
             self.count += 1
 
-    provider = StateProvider()
-    provider.register_state(Slow, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Slow, StateConfig(scope=StateScope.GLOBAL))
     state = await get(provider, Slow)
     await asyncio.gather(*(state.add.run() for _ in range(500)))  # more than there are places
     assert (await get(provider, Slow)).count == 500
@@ -832,8 +824,7 @@ async def test_a_sync_event_that_waits_for_its_turn_gives_up_when_one_other_keep
             time.sleep(0.1)
             self.count += 1
 
-    provider = StateProvider(lock_timeout=0.2)
-    provider.register_state(Stuck, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Stuck, StateConfig(scope=StateScope.GLOBAL), lock_timeout=0.2)
     stuck = await get(provider, Stuck)
     first = asyncio.create_task(stuck.work.run())
     assert await asyncio.to_thread(inside.wait, 20)
@@ -859,8 +850,7 @@ def test_a_lock_that_was_waited_for_on_one_loop_works_on_the_next():
             await asyncio.sleep(0)
             self.count += 1
 
-    provider = StateProvider()
-    provider.register_state(Plain, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Plain, StateConfig(scope=StateScope.GLOBAL))
 
     async def busy():
         state = await get(provider, Plain)
@@ -888,8 +878,7 @@ async def test_sync_events_take_a_bounded_number_of_threads():
             with guard:
                 running -= 1
 
-    provider = StateProvider()
-    provider.register_state(Page, StateConfig(scope=StateScope.RECORD))
+    provider = provider_of(Page, StateConfig(scope=StateScope.RECORD))
     ids = [StateIdentifier(StateScope.RECORD, "Page", record_id=n) for n in range(EVENT_THREADS * 2)]
     states = [await provider.registry.get_state(identifier, Page) for identifier in ids]
     tasks = [asyncio.create_task(state.work.run()) for state in states]
@@ -901,17 +890,14 @@ async def test_sync_events_take_a_bounded_number_of_threads():
 
 
 async def test_what_an_event_left_behind_commits_is_not_taken_for_the_events_own():
-    provider = StateProvider()
-    provider.register_state(Ledger, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Ledger, StateConfig(scope=StateScope.GLOBAL))
     initiator = Initiator("a page", "global:Ledger", {"count": 1})
     token = initiator_of_commits.set(initiator)
     try:
-        async with provider.modify(Ledger) as ledger:
-            ledger.count = 1
+        await set_fields(provider.modify(Ledger), count=1)
         assert [commit.delta["count"] for commit in initiator.commits] == [1]
         initiator.open = False  # the event is over; a task that it started has inherited its context
-        async with provider.modify(Ledger) as ledger:
-            ledger.count = 2
+        await set_fields(provider.modify(Ledger), count=2)
         assert len(initiator.commits) == 1
     finally:
         initiator_of_commits.reset(token)

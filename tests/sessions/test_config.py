@@ -30,6 +30,7 @@ from faststate import (
 )
 from tests.support.apps import user_of_header
 from tests.support.client import BROWSER, Page, browser, message, patched_signals, status
+from tests.support.states import provider_of, set_fields
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -91,8 +92,7 @@ class Site:
 
         @rt("/modify/{doc_id}")
         async def modify(req, doc_id: str):
-            async with self.provider.modify(Doc, req) as doc:
-                doc.text = "modified"
+            await set_fields(self.provider.modify(Doc, req), text="modified")
             return "done"
 
     def page(self, who=None, path="/doc/1"):
@@ -316,8 +316,7 @@ def owned(name="Owned", **fields):
 
 def act(config, cls, who, **first):
     """Send the event `act` of the one state as `who`; return the answer."""
-    provider = StateProvider(user_loader=lambda r: UserContext(who) if who is not None else None)
-    provider.register_state(cls, config)
+    provider = provider_of(cls, config, user_loader=lambda r: UserContext(who) if who is not None else None)
     app, rt = fast_app(state_provider=provider, secret_key="for tests")
 
     @rt("/")

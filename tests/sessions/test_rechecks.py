@@ -30,6 +30,7 @@ from faststate.provider.context import RequestContext
 from faststate.provider.payload import Call
 from faststate.sessions import rechecks as module
 from tests.support.live import Model
+from tests.support.states import set_fields
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -147,9 +148,19 @@ class Site:
             page.take()
         return opened
 
+    async def members(self, *names):
+        """Make a Doc of these members, open a page for each of them, and read what it is told at first."""
+        await self.make(*names)
+        return await self.pages(*names)
+
     async def change(self, text, add="", remove="", record="1"):
         async with self.provider.modify(Doc, record_id=record) as doc:
             await doc.change(text, add, remove)
+
+    async def change_settled(self, text, **how):
+        """Commit, and return when nothing is being asked about."""
+        await self.change(text, **how)
+        await self.settle()
 
     async def change_held(self, text, *, asked=1, **how):
         """Commit while the rule is held up; return when so many are being asked about."""
@@ -225,21 +236,28 @@ def rechecking():
     return [task for task in asyncio.all_tasks() if task.get_name() == "faststate-recheck"]
 
 
+@contextlib.asynccontextmanager
+async def opened(kind, **options):
+    """A site, which at its end lets its rule answer and stops."""
+    site = Site(kind, **options)
+    yield site
+    for stuck in site.rule.stuck.values():
+        stuck.set()
+    await site.release()
+    await site.provider.stop()
+
+
 @pytest.fixture(params=["sync", "async"])
 async def site(request):
-    made = Site(request.param)
-    yield made
-    await made.release()
-    await made.provider.stop()
+    async with opened(request.param) as site:
+        yield site
 
 
 @pytest.fixture
 async def slow_site():
     """With an async rule, which can be held up."""
-    made = Site("async")
-    yield made
-    await made.release()
-    await made.provider.stop()
+    async with opened("async") as site:
+        yield site
 
 
 # -- how often is asked ------------------------------------------------------------------------------------------------
@@ -248,13 +266,10 @@ async def slow_site():
 async def test_each_watching_user_is_asked_exactly_once_per_commit(site):
     await site.make("ann", "bob", "cy", "guest")
     names = ["ann"] * 4 + ["bob"] * 3 + ["cy"] * 3 + [None] * 2
-    tabs = [await site.page(name) for name in names]
-    for tab in tabs:
-        tab.take()
+    tabs = await site.pages(*names)
     for text in ("v2", "v3"):
         site.rule.asked.clear()
-        await site.change(text)
-        await site.settle()
+        await site.change_settled(text)
         assert Tally(site.rule.asked) == Tally((name, text, "read") for name in ("ann", "bob", "cy", None))
         for tab in tabs:
             tab.take()
@@ -269,18 +284,15 @@ async def test_connections_of_one_user_with_other_rights_are_asked_about_apart(s
         site.context("ann", roles=["editor"]), [site.token("ann", DOC_AND_BOARD)], "unknown.0"
     )
     site.rule.asked.clear()
-    await site.change("v2")
-    await site.settle()
+    await site.change_settled("v2")
     assert site.rule.asked == [("ann", "v2", "read")] * 2
     assert b"v2" in tab.take() and b"v2" in other.drain()
 
 
 async def test_states_without_a_rule_pay_nothing(site):
-    await site.make("ann")
-    (tab,) = await site.pages("ann")
+    (tab,) = await site.members("ann")
     site.rule.asked.clear()
-    async with site.provider.modify(Board) as board:
-        board.line = "all"
+    await set_fields(site.provider.modify(Board), line="all")
     assert b"all" in tab.take(), "queued when the commit returns"
     assert rechecking() == [] and site.rule.asked == []
 
@@ -319,8 +331,7 @@ async def test_the_removed_member_gets_not_one_byte_of_the_new_version_and_what_
         assert b"v2" not in tab.take() and has_vanished(tab)
         assert not tab.ended
     await site.change("v3")
-    async with site.provider.modify(Board) as board:
-        board.line = "to all"
+    await set_fields(site.provider.modify(Board), line="to all")
     await site.settle()
     bob.take()
     assert bob.signals["Board"] == {"line": "to all"}, "the other state lives on"
@@ -332,8 +343,7 @@ async def test_the_only_state_of_a_page_is_lost_and_the_page_reloads(site):
     await site.make("ann", "bob")
     ann, bob = await site.page("ann"), await site.page("bob", DOC)
     bob.take()
-    await site.change("v2", remove="bob")
-    await site.settle()
+    await site.change_settled("v2", remove="bob")
     assert bob.ended
     bob.take()
     assert has_vanished(bob) and bob.went == "#reload" and b"v2" not in bob.received
@@ -341,37 +351,33 @@ async def test_the_only_state_of_a_page_is_lost_and_the_page_reloads(site):
 
 
 async def test_what_waits_for_a_slow_reader_does_not_reach_one_who_was_removed(slow_site):
-    site = slow_site
-    await site.make("ann", "bob")
-    ann, bob = await site.page("ann"), await site.page("bob")
+    await slow_site.make("ann", "bob")
+    ann, bob = await slow_site.page("ann"), await slow_site.page("bob")
     for text in ("v2", "v3"):  # coalesced: a snapshot is pending
-        await site.change(text)
-        await site.settle()
-    assert site.provider.stats().coalesced
-    await site.change_held("v4", remove="bob", asked=2)
+        await slow_site.change_settled(text)
+    assert slow_site.provider.stats().coalesced
+    await slow_site.change_held("v4", remove="bob", asked=2)
     for tab in (ann, bob):
         assert b"v4" not in tab.take()
         assert tab.text == "v3", "undecided: what they were found to be allowed to see, and no more"
-    await site.release()
+    await slow_site.release()
     assert b"v4" in ann.take() and b"v4" not in bob.take()
     assert has_vanished(bob)
 
 
 async def test_a_fragment_of_an_event_s_own_carries_no_undecided_version(slow_site):
-    site = slow_site
-    await site.make("ann", "bob")
-    bob = await site.page("bob")
-    await site.change_held("v2", remove="bob")
+    await slow_site.make("ann", "bob")
+    bob = await slow_site.page("bob")
+    await slow_site.change_held("v2", remove="bob")
     bob.connection.send_frame(b"event: datastar-patch-elements\ndata: elements <i>own</i>\n\n")
     assert b"own" in bob.take() and b"v2" not in bob.received
-    await site.release()
+    await slow_site.release()
     assert b"v2" not in bob.take() and has_vanished(bob)
 
 
 @pytest.mark.parametrize("by", ["registry", "manager", "handler"])
 async def test_a_broadcast_behind_the_removal_does_not_reach_the_removed_one(site, by):
-    await site.make("ann", "bob")
-    ann, bob = await site.pages("ann", "bob")
+    ann, bob = await site.members("ann", "bob")
     await site.change("v2", remove="bob")
     send = {
         "registry": site.provider.registry.broadcast_to_state,
@@ -392,8 +398,7 @@ async def test_a_broadcast_that_waits_goes_when_the_state_is_lost(site):
     bob = await site.page("bob")
     site.provider.sse_manager.broadcast_to_state("global:Board", {"line": "kept"})
     site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "broadcast"})
-    await site.change("v2", remove="bob")
-    await site.settle()
+    await site.change_settled("v2", remove="bob")
     bob.take()
     assert has_vanished(bob) and bob.signals["Board"] == {"line": "kept"}
 
@@ -412,10 +417,8 @@ async def test_a_resume_after_the_removal_shows_nothing(site):
 async def test_one_who_is_added_again_sees_the_state_again_when_the_stream_comes_back(site):
     await site.make("ann", "bob")
     bob = await site.page("bob")
-    await site.change("v2", remove="bob")
-    await site.settle()
-    await site.change("v3", add="bob")
-    await site.settle()
+    await site.change_settled("v2", remove="bob")
+    await site.change_settled("v3", add="bob")
     bob.take()
     assert has_vanished(bob)
     await bob.cut()
@@ -449,26 +452,24 @@ async def test_the_answer_to_the_event_by_which_one_leaves_holds_nothing_of_the_
 
 
 async def test_one_who_is_removed_and_added_again_while_a_rule_is_slow_sees_no_version_in_between(slow_site):
-    site = slow_site
-    await site.make("ann", "bob")
-    (bob,) = await site.pages("bob")
-    await site.change_held("v2")
-    await site.change("v3", remove="bob")
-    await site.change("v4", add="bob")
-    await site.release()
+    await slow_site.make("ann", "bob")
+    (bob,) = await slow_site.pages("bob")
+    await slow_site.change_held("v2")
+    await slow_site.change("v3", remove="bob")
+    await slow_site.change("v4", add="bob")
+    await slow_site.release()
     assert b"v4" in bob.take() and b"v3" not in bob.received and bob.text == "v4"
 
 
 async def test_a_broadcast_between_two_versions_is_not_sent_to_one_who_could_read_only_these(slow_site):
-    site = slow_site
-    await site.make("ann", "bob")
-    bob = await site.page("bob")
-    await site.change_held("v2")
-    await site.change("v3", remove="bob")
-    site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "without bob"})
-    await site.change("v4", add="bob")
-    site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "with bob"})
-    await site.release()
+    await slow_site.make("ann", "bob")
+    bob = await slow_site.page("bob")
+    await slow_site.change_held("v2")
+    await slow_site.change("v3", remove="bob")
+    slow_site.provider.sse_manager.broadcast_to_state(slow_site.key(), {"note": "without bob"})
+    await slow_site.change("v4", add="bob")
+    slow_site.provider.sse_manager.broadcast_to_state(slow_site.key(), {"note": "with bob"})
+    await slow_site.release()
     assert b"without bob" not in bob.take() and b"v3" not in bob.received
     assert bob.signals["Doc"]["1"] == {"text": "v4", "note": "with bob"}
 
@@ -492,21 +493,19 @@ async def test_versions_are_sent_in_their_order(site):
 
 
 async def test_commits_all_the_time_starve_nobody_and_the_last_value_arrives(slow_site):
-    site = slow_site
-    await site.make("ann")
-    (ann,) = await site.pages("ann")
+    (ann,) = await slow_site.members("ann")
     numbers = iter(range(2, 1000))
 
     async def one_answer():
         """Commits while the rule is asked, then lets it answer."""
-        site.rule.hold.clear()
-        await site.change(f"v{next(numbers)}")
-        await eventually(lambda: site.rule.waiting, every=0)
-        await site.change(f"v{next(numbers)}")
-        site.rule.hold.set()
-        await eventually(lambda: site.rule.waiting == 0, every=0)
-        site.rule.hold.clear()
-        await eventually(lambda: site.rule.waiting or not rechecking(), every=0)
+        slow_site.rule.hold.clear()
+        await slow_site.change(f"v{next(numbers)}")
+        await eventually(lambda: slow_site.rule.waiting, every=0)
+        await slow_site.change(f"v{next(numbers)}")
+        slow_site.rule.hold.set()
+        await eventually(lambda: slow_site.rule.waiting == 0, every=0)
+        slow_site.rule.hold.clear()
+        await eventually(lambda: slow_site.rule.waiting or not rechecking(), every=0)
 
     seen = set()
     for _ in range(5):
@@ -514,45 +513,43 @@ async def test_commits_all_the_time_starve_nobody_and_the_last_value_arrives(slo
         ann.take()
         seen.add(ann.text)
     assert len(seen) >= 4, "what was found to be allowed goes out although the next question is under way"
-    site.rule.asked.clear()
+    slow_site.rule.asked.clear()
     for _ in range(100):
         last = f"v{next(numbers)}"
-        await site.change(last)
-    await site.release()
+        await slow_site.change(last)
+    await slow_site.release()
     ann.take()
     assert ann.text == last
-    assert site.rule.asked[-1] == ("ann", last, "read") and len(site.rule.asked) <= 2, "the newest is asked about"
+    assert slow_site.rule.asked[-1] == ("ann", last, "read") and len(slow_site.rule.asked) <= 2, (
+        "the newest is asked about"
+    )
 
 
 async def test_a_state_with_a_slow_rule_holds_up_no_other(slow_site):
-    site = slow_site
-    await site.make("ann")
-    await site.make("ann", record="2")
-    ann = await site.page("ann", DOC, Shown("Doc", "2", ()), Shown("Board", None, ()))
+    await slow_site.make("ann")
+    await slow_site.make("ann", record="2")
+    ann = await slow_site.page("ann", DOC, Shown("Doc", "2", ()), Shown("Board", None, ()))
     ann.take()
-    await site.change_held("v2")
-    async with site.provider.modify(Board) as board:
-        board.line = "at once"
+    await slow_site.change_held("v2")
+    await set_fields(slow_site.provider.modify(Board), line="at once")
     assert b"at once" in ann.take() and ann.text == "v1"
-    await site.release()
+    await slow_site.release()
     ann.take()
     assert ann.text == "v2"
 
 
 async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
     """What was sent meanwhile carries a position, and the page comes back with it."""
-    site = slow_site
-    await site.make("ann", "bob")
-    (ann,) = await site.pages("ann")
-    await site.change_held("v2")
-    async with site.provider.modify(Board) as board:
-        board.line = "meanwhile"
+    await slow_site.make("ann", "bob")
+    (ann,) = await slow_site.pages("ann")
+    await slow_site.change_held("v2")
+    await set_fields(slow_site.provider.modify(Board), line="meanwhile")
     ann.take()
     assert ann.signals["Board"] == {"line": "meanwhile"} and ann.text == "v1"
-    site.rule.hold.set()
+    slow_site.rule.hold.set()
     await ann.cut()
     ann.take()
-    await site.settle()
+    await slow_site.settle()
     ann.take()
     assert ann.text == "v2"
 
@@ -561,90 +558,86 @@ async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
 
 
 async def test_a_stream_that_opens_while_others_are_asked_about_gets_the_newest(slow_site):
-    site = slow_site
-    await site.make("ann", "bob")
-    (ann,) = await site.pages("ann")
-    await site.change_held("v2")
-    opening = asyncio.ensure_future(site.page("bob"))
-    await eventually(lambda: site.rule.waiting == 2, every=0)
-    site.rule.hold.set()
+    await slow_site.make("ann", "bob")
+    (ann,) = await slow_site.pages("ann")
+    await slow_site.change_held("v2")
+    opening = asyncio.ensure_future(slow_site.page("bob"))
+    await eventually(lambda: slow_site.rule.waiting == 2, every=0)
+    slow_site.rule.hold.set()
     bob = await opening
-    await site.settle()
+    await slow_site.settle()
     for tab in (ann, bob):
         tab.take()
         assert tab.text == "v2"
-    await site.change("v3")
-    await site.settle()
+    await slow_site.change_settled("v3")
     assert bob.take() and bob.text == "v3"
 
 
 async def test_a_stream_of_one_who_is_just_being_removed_opens_without_the_state(slow_site):
-    site = slow_site
-    await site.make("ann", "bob")
-    ann = await site.page("ann")
-    site.rule.hold.clear()
-    opening = asyncio.ensure_future(site.page("bob"))
-    await eventually(lambda: site.rule.waiting, every=0)
-    await site.change("v2", remove="bob")
-    site.rule.hold.set()
+    await slow_site.make("ann", "bob")
+    ann = await slow_site.page("ann")
+    slow_site.rule.hold.clear()
+    opening = asyncio.ensure_future(slow_site.page("bob"))
+    await eventually(lambda: slow_site.rule.waiting, every=0)
+    await slow_site.change("v2", remove="bob")
+    slow_site.rule.hold.set()
     bob = await opening
-    await site.settle()
+    await slow_site.settle()
     assert b"v2" not in bob.take() and has_vanished(bob)
     assert b"v2" in ann.take()
 
 
 async def test_a_stream_that_opens_behind_a_version_that_was_not_its_user_s_is_not_sent_it(slow_site):
     """Others are still asked about that version; the one who opens was asked about the next one."""
-    site = slow_site
-    await site.make("ann", "bob")
-    await site.make("ann", "bob", record="2")
+    await slow_site.make("ann", "bob")
+    await slow_site.make("ann", "bob", record="2")
     both = DOC, Shown("Doc", "2", ())
-    await site.page("ann", *both)
-    site.rule.stuck = {("ann", text): asyncio.Event() for text in ("w2", "v2", "v3")} | {("bob", "w2"): asyncio.Event()}
-    await site.change("w2", record="2")
-    opening = asyncio.ensure_future(site.page("bob", *both))
-    await eventually(lambda: ("bob", "w2", "read") in site.rule.asked, every=0)
-    await site.change("v2", remove="bob")
-    await eventually(lambda: ("ann", "v2", "read") in site.rule.asked, every=0)
-    await site.change("v3", add="bob")
-    site.rule.stuck["ann", "w2"].set(), site.rule.stuck["bob", "w2"].set()
+    await slow_site.page("ann", *both)
+    slow_site.rule.stuck = {("ann", text): asyncio.Event() for text in ("w2", "v2", "v3")} | {
+        ("bob", "w2"): asyncio.Event()
+    }
+    await slow_site.change("w2", record="2")
+    opening = asyncio.ensure_future(slow_site.page("bob", *both))
+    await eventually(lambda: ("bob", "w2", "read") in slow_site.rule.asked, every=0)
+    await slow_site.change("v2", remove="bob")
+    await eventually(lambda: ("ann", "v2", "read") in slow_site.rule.asked, every=0)
+    await slow_site.change("v3", add="bob")
+    slow_site.rule.stuck["ann", "w2"].set(), slow_site.rule.stuck["bob", "w2"].set()
     bob = await opening
     bob.take()
-    site.rule.stuck["ann", "v2"].set()
-    await eventually(lambda: ("ann", "v3", "read") in site.rule.asked, every=0)
+    slow_site.rule.stuck["ann", "v2"].set()
+    await eventually(lambda: ("ann", "v3", "read") in slow_site.rule.asked, every=0)
     assert b"v2" not in bob.take()
-    site.rule.stuck["ann", "v3"].set()
-    await site.settle()
+    slow_site.rule.stuck["ann", "v3"].set()
+    await slow_site.settle()
     assert b"v2" not in bob.take() and bob.text == "v3"
 
 
 async def test_a_stream_opens_although_commits_come_faster_than_the_rule_answers(slow_site):
-    site = slow_site
-    await site.make("ann", "bob")
+    await slow_site.make("ann", "bob")
 
     async def busy():
         for number in itertools.count(2):
-            await site.change(f"v{number}")
+            await slow_site.change(f"v{number}")
             await asyncio.sleep(0)
 
     working = asyncio.ensure_future(busy())
     try:
-        bob = await asyncio.wait_for(site.page("bob"), 1)
+        bob = await asyncio.wait_for(slow_site.page("bob"), 1)
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-    await site.settle()
+    await slow_site.settle()
     bob.take()
     assert bob.text.startswith("v")
 
 
 async def test_a_tab_that_closes_while_its_user_is_asked_about_disturbs_nobody(slow_site, caplog):
-    site = slow_site
-    await site.make("ann", "bob")
-    (ann,), bob = await site.pages("ann"), await site.page("bob")
-    await site.change_held("v2", remove="bob", asked=2)
-    site.provider.sse_manager.remove_connection(bob.connection.id)
-    await site.release()
+    await slow_site.make("ann", "bob")
+    (ann,), bob = await slow_site.pages("ann"), await slow_site.page("bob")
+    await slow_site.change_held("v2", remove="bob", asked=2)
+    slow_site.provider.sse_manager.remove_connection(bob.connection.id)
+    await slow_site.release()
     assert not ann.ended and ann.take() and ann.text == "v2"
     assert "failed" not in caplog.text
 
@@ -667,57 +660,56 @@ async def shows(site, tab, text):
     await eventually(is_shown, every=0.001)
 
 
+async def bob_is_late(site, **how):
+    """Commit v2: the page of ann shows it, and the rule hangs when it is asked about bob. Return both pages."""
+    ann, bob = await site.pages("ann", "bob")
+    stick(site, "bob", "v2")
+    await site.change("v2", **how)
+    await shows(site, ann, "v2")
+    return ann, bob
+
+
 @pytest.fixture
 async def late_site(monkeypatch):
     """With a rule that has longer than the test, and in which who does not answer at once is late."""
     monkeypatch.setattr(module, "LATE", 0.01)
-    made = Site("async", lock_timeout=60)
-    await made.make("ann", "bob", "cy")
-    yield made
-    for event_ in made.rule.stuck.values():
-        event_.set()
-    await made.release()
-    await made.provider.stop()
+    async with opened("async", lock_timeout=60) as site:
+        await site.make("ann", "bob", "cy")
+        yield site
 
 
 async def test_a_rule_that_hangs_for_one_watcher_delays_that_one_alone(late_site):
-    site = late_site
-    ann, bob = await site.pages("ann", "bob")
-    stick(site, "bob", "v2")
+    ann, bob = await late_site.pages("ann", "bob")
+    stick(late_site, "bob", "v2")
     for text in ("v2", "v3", "v4"):
-        await site.change(text)
-        await shows(site, ann, text)
+        await late_site.change(text)
+        await shows(late_site, ann, text)
     assert bob.take() == b"" and bob.text == "v1" and not bob.ended
-    assert not site.provider.rechecks.is_asking(site.key())
-    site.rule.stuck["bob", "v2"].set()
-    await shows(site, bob, "v4")
-    await site.settle()
-    await site.change("v5")
-    await shows(site, bob, "v5")
-    await shows(site, ann, "v5")
+    assert not late_site.provider.rechecks.is_asking(late_site.key())
+    late_site.rule.stuck["bob", "v2"].set()
+    await shows(late_site, bob, "v4")
+    await late_site.settle()
+    await late_site.change("v5")
+    await shows(late_site, bob, "v5")
+    await shows(late_site, ann, "v5")
 
 
 async def test_one_who_is_late_and_turned_away_loses_the_state(late_site):
-    site = late_site
-    ann, bob = await site.pages("ann", "bob")
-    stick(site, "bob", "v2")
-    await site.change("v2", remove="bob")
-    await shows(site, ann, "v2")
+    _, bob = await bob_is_late(late_site, remove="bob")
     assert bob.take() == b""
-    site.rule.stuck["bob", "v2"].set()
-    await site.settle()
+    late_site.rule.stuck["bob", "v2"].set()
+    await late_site.settle()
     assert b"v2" not in bob.take() and has_vanished(bob)
 
 
 async def test_one_who_was_allowed_late_and_is_not_any_more_sees_only_what_was_allowed(late_site):
-    site = late_site
-    ann, bob = await site.pages("ann", "bob")
-    stick(site, "bob", "v2")
-    await site.change("v2")
-    await site.change("v3", remove="bob")
-    await shows(site, ann, "v3")
-    site.rule.stuck["bob", "v2"].set()
-    await site.settle()
+    ann, bob = await late_site.pages("ann", "bob")
+    stick(late_site, "bob", "v2")
+    await late_site.change("v2")
+    await late_site.change("v3", remove="bob")
+    await shows(late_site, ann, "v3")
+    late_site.rule.stuck["bob", "v2"].set()
+    await late_site.settle()
     assert b"v3" not in bob.take() and has_vanished(bob)
 
 
@@ -725,68 +717,51 @@ async def test_one_who_never_answers_has_the_stream_ended_and_the_others_keep_th
     monkeypatch.setattr(module, "LATE", 0.01)
     site = Site("async", lock_timeout=0.5)
     await site.make("ann", "bob")
-    ann, bob = await site.pages("ann", "bob")
-    stick(site, "bob", "v2")
-    await site.change("v2")
-    await shows(site, ann, "v2")
+    ann, bob = await bob_is_late(site)
     await site.settle()
     assert bob.ended and bob.take() == b"" and not ann.ended
     await site.provider.stop()
 
 
 async def test_one_who_is_late_is_told_no_broadcast_and_other_states_go_on(late_site):
-    site = late_site
-    ann, bob = await site.pages("ann", "bob")
-    stick(site, "bob", "v2")
-    await site.change("v2")
-    await shows(site, ann, "v2")
-    site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "for members"})
-    async with site.provider.modify(Board) as board:
-        board.line = "for all"
+    ann, bob = await bob_is_late(late_site)
+    late_site.provider.sse_manager.broadcast_to_state(late_site.key(), {"note": "for members"})
+    await set_fields(late_site.provider.modify(Board), line="for all")
     assert b"for members" in ann.take()
     told = bob.take()
     assert b"for members" not in told and b"for all" in told
 
 
 async def test_more_watchers_that_hang_than_are_asked_at_once_hold_up_nobody(late_site, monkeypatch):
-    site = late_site
     monkeypatch.setattr(module, "ASKED_AT_ONCE", 3)
     names = [f"user{n}" for n in range(10)]
-    await site.make("ann", *names)
-    tabs = [await site.page(name) for name in names]
-    ann = await site.page("ann")
+    await late_site.make("ann", *names)
+    tabs = [await late_site.page(name) for name in names]
+    ann = await late_site.page("ann")
     for name in names:
-        stick(site, name, "v2")
-    await site.change("v2")
-    await shows(site, ann, "v2")
+        stick(late_site, name, "v2")
+    await late_site.change("v2")
+    await shows(late_site, ann, "v2")
     for name in names:
-        site.rule.stuck[name, "v2"].set()
+        late_site.rule.stuck[name, "v2"].set()
     for tab in tabs:
-        await shows(site, tab, "v2")
+        await shows(late_site, tab, "v2")
 
 
 async def test_what_waits_for_a_late_reader_and_overflows_holds_nothing_undecided(late_site):
-    site = late_site
-    ann, bob = await site.pages("ann", "bob")
-    stick(site, "bob", "v2")
-    await site.change("v2")
-    await shows(site, ann, "v2")
+    _, bob = await bob_is_late(late_site)
     for _ in range(300):
         bob.connection.send_frame(b"event: datastar-patch-signals\ndata: signals {}\n\n")
     assert bob.connection.dropped and b"v2" not in bob.take()
 
 
 async def test_who_is_late_and_closes_the_tab_leaves_nothing(late_site):
-    site = late_site
-    ann, bob = await site.pages("ann", "bob")
-    stick(site, "bob", "v2")
-    await site.change("v2")
-    await shows(site, ann, "v2")
-    site.provider.sse_manager.remove_connection(bob.connection.id)
-    site.rule.stuck["bob", "v2"].set()
-    await site.settle()
-    assert not site.provider.rechecks._late
-    assert all(topic.held is None for topic in site.provider.sse_manager.fanout.topics.values())
+    _, bob = await bob_is_late(late_site)
+    late_site.provider.sse_manager.remove_connection(bob.connection.id)
+    late_site.rule.stuck["bob", "v2"].set()
+    await late_site.settle()
+    assert not late_site.provider.rechecks._late
+    assert all(topic.held is None for topic in late_site.provider.sse_manager.fanout.topics.values())
 
 
 async def test_a_stream_whose_rule_hangs_opens_late_or_never_and_locks_nothing():
@@ -807,24 +782,23 @@ async def test_a_stream_whose_rule_hangs_opens_late_or_never_and_locks_nothing()
 
 
 async def test_a_stream_that_opens_behind_commits_that_are_faster_than_its_rule_takes_no_lock(late_site):
-    site = late_site
-    real, locked = site.provider.registry.locked, []
+    real, locked = late_site.provider.registry.locked, []
 
     def noting(entries, owner=None):
         locked.append(entries)
         return real(entries, owner)
 
-    site.provider.registry.locked = noting
-    ann = await site.page("ann")
+    late_site.provider.registry.locked = noting
+    ann = await late_site.page("ann")
 
     async def busy():
         for number in itertools.count(2):
-            await site.change(f"v{number}")
+            await late_site.change(f"v{number}")
             await asyncio.sleep(0)
 
     working = asyncio.ensure_future(busy())
     try:
-        bob = await asyncio.wait_for(site.page("bob"), PATIENCE)
+        bob = await asyncio.wait_for(late_site.page("bob"), PATIENCE)
         bob.take()
         first = bob.text
         assert first.startswith("v") and not locked
@@ -835,7 +809,7 @@ async def test_a_stream_that_opens_behind_commits_that_are_faster_than_its_rule_
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-    await site.settle()
+    await late_site.settle()
     for tab in (ann, bob):
         tab.take()
     assert ann.text == bob.text
@@ -846,12 +820,9 @@ async def test_a_stream_that_opens_behind_commits_that_are_faster_than_its_rule_
 
 async def test_a_rule_that_raises_sends_nobody_anything_and_ends_the_streams(site, caplog):
     await site.make("ann", "bob")
-    tabs = [await site.page(name) for name in ("ann", "bob", "bob")]
-    for tab in tabs:
-        tab.take()
+    tabs = await site.pages("ann", "bob", "bob")
     site.rule.broken = RuntimeError("the database is gone")
-    await site.change("v2")
-    await site.settle()
+    await site.change_settled("v2")
     for tab in tabs:
         assert tab.ended and tab.take() == b"", "no reload: the stream comes back of its own"
     assert site.provider.sse_manager.connections == {} and "the database is gone" in caplog.text
@@ -873,8 +844,7 @@ async def test_a_rule_that_fails_for_one_user_ends_that_user_s_streams_alone(cap
     site = Site(rule=Picky("sync"))
     await site.make()
     ann, bob = await site.page("ann"), await site.page("bob")
-    await site.change("v2")
-    await site.settle()
+    await site.change_settled("v2")
     assert ann.take() and ann.text == "v2" and not ann.ended
     assert bob.ended and b"v2" not in bob.take()
     assert "the rule of Doc failed" in caplog.text
@@ -883,12 +853,10 @@ async def test_a_rule_that_fails_for_one_user_ends_that_user_s_streams_alone(cap
 
 async def test_a_rule_that_hangs_sends_nobody_anything_and_ends_the_streams(caplog):
     site = Site("async")
-    await site.make("ann", "bob")
-    ann, bob = await site.pages("ann", "bob")
+    ann, bob = await site.members("ann", "bob")
     site.rule.hold.clear()
     site.provider.rechecks._timeout = 0.05  # from here on, since it is waited for
-    await site.change("v2")
-    await site.settle()
+    await site.change_settled("v2")
     for tab in (ann, bob):
         assert tab.ended and tab.take() == b""
     site.rule.hold.set()
@@ -898,11 +866,9 @@ async def test_a_rule_that_hangs_sends_nobody_anything_and_ends_the_streams(capl
 
 
 async def test_an_access_error_of_the_rule_s_own_is_a_no(site):
-    await site.make("ann")
-    (ann,) = await site.pages("ann")
+    (ann,) = await site.members("ann")
     site.rule.broken = AccessError("never")
-    await site.change("v2")
-    await site.settle()
+    await site.change_settled("v2")
     assert b"v2" not in ann.take() and has_vanished(ann) and not ann.ended
 
 

@@ -41,6 +41,7 @@ from faststate.sessions.config import Ids
 from tests.support.asgi import Exchange, http_scope
 from tests.support.client import BROWSER, Page, browser, patched_signals, status
 from tests.support.requests import request_of
+from tests.support.states import provider_of
 from tests.support.waiting import Clock, eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -1484,8 +1485,7 @@ class Greeted(ReactiveState):
 
 @pytest.mark.parametrize("name", ["enter", "enter_step_by_step"])
 def test_an_event_that_signs_its_user_in_shows_a_page_without_a_stream_all_that_it_changed(name):
-    provider = StateProvider()
-    provider.register_state(Greeted, StateConfig(on_login="keep"))
+    provider = provider_of(Greeted, StateConfig(on_login="keep"))
     app, rt = fast_app(state_provider=provider)
 
     @rt("/")

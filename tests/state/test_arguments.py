@@ -43,7 +43,6 @@ from faststate import (
     LockTimeoutError,
     ReactiveState,
     StateConfig,
-    StateProvider,
     StateScope,
     event,
     fast_app,
@@ -52,6 +51,7 @@ from faststate.state.arguments import LARGE, Arguments
 from faststate.validation.bounds import Unfit, bounded, first_problem, runs_own_code
 from faststate.validation.work import work_of
 from tests.support.client import BROWSER
+from tests.support.states import provider_of
 from tests.support.values import validated
 
 PAYLOAD = 262_144
@@ -582,8 +582,7 @@ class Room(ReactiveState):
 
 
 def room():
-    provider = StateProvider()
-    provider.register_state(Room, StateConfig(scope=StateScope.GLOBAL, public=True))
+    provider = provider_of(Room, StateConfig(scope=StateScope.GLOBAL, public=True))
     app, rt = fast_app(state_provider=provider, secret_key="x")
 
     @rt("/")
@@ -705,8 +704,7 @@ def test_a_default_is_copied_for_each_call():
 
 
 def test_a_default_is_copied_for_pages_and_server_code_too():
-    provider = StateProvider()
-    provider.register_state(Defaulted, StateConfig(scope=StateScope.GLOBAL, public=True))
+    provider = provider_of(Defaulted, StateConfig(scope=StateScope.GLOBAL, public=True))
     app, rt = fast_app(state_provider=provider, secret_key="x")
     found = []
 

@@ -24,6 +24,7 @@ from faststate import (
     fast_app,
 )
 from tests.support.client import Page, message, status
+from tests.support.states import provider_of
 
 
 class Plan(enum.Enum):
@@ -75,8 +76,7 @@ class Whole(Shop):
 
 
 def served(cls: type[Shop]) -> tuple[StateProvider, Page]:
-    provider = StateProvider()
-    provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(cls, StateConfig(scope=StateScope.GLOBAL))
     app, rt = fast_app(state_provider=provider, secret_key="x")
 
     def index(shop):

@@ -43,6 +43,7 @@ from faststate import (
     StateScope,
 )
 from tests.support import ROOT
+from tests.support.states import provider_of
 
 TABLE = ROOT / "docs" / "state.md"
 T = TypeVar("T")
@@ -241,8 +242,7 @@ async def test_a_type_of_the_table_is_kept_frozen_compared_stored_and_shown(anno
         optional = Union[annotation, None]  # noqa: UP007  # `|` is not for all of them
         fields: dict[str, Any] = {"x": (optional, None), "shown": (AsSignal[optional], None)}
         cls = create_model("Holder", __base__=ReactiveState, **fields)
-        provider = StateProvider(store=f"sqlite:///{tmp_path / 'state.db'}")
-        provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+        provider = provider_of(cls, StateConfig(scope=StateScope.GLOBAL), store=f"sqlite:///{tmp_path / 'state.db'}")
         return provider, cls
 
     provider, cls = registered()

@@ -16,8 +16,9 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from starlette.testclient import TestClient
 from typing_extensions import TypeAliasType, TypedDict
 
-from faststate import EventArgumentError, ReactiveState, StateProvider, event, fast_app
+from faststate import EventArgumentError, ReactiveState, event, fast_app
 from tests.support.client import Page, status
+from tests.support.states import provider_of
 from tests.support.values import validated
 
 
@@ -267,8 +268,7 @@ def test_a_form_gives_back_what_was_written_into_it(address, order):
 
 
 def test_a_page_sends_a_form_that_fills_a_model():
-    provider = StateProvider()
-    provider.register_state(Forms)
+    provider = provider_of(Forms)
     app, rt = fast_app(state_provider=provider, secret_key="x")
 
     @rt("/")
@@ -296,8 +296,7 @@ class Choosing(ReactiveState):
 
 
 def test_a_select_of_numbers_gives_numbers():
-    provider = StateProvider()
-    provider.register_state(Choosing)
+    provider = provider_of(Choosing)
     app, rt = fast_app(state_provider=provider, secret_key="x")
 
     @rt("/")

@@ -23,6 +23,7 @@ from faststate import (
 from faststate.tools.audit import audit
 from tests.support.client import Page, message, patched_signals, status
 from tests.support.requests import request_of
+from tests.support.states import provider_of
 
 KEY = "a key of the tests"
 SCOPES = list(StateScope)
@@ -217,8 +218,7 @@ async def test_a_record_whose_id_is_left_empty_is_the_client_s_error():
 
 
 def test_record_without_a_name_in_a_route_is_the_path_parameter_that_is_taken_anyway():
-    provider = StateProvider(secret_key=KEY)
-    provider.register_state(Taken, StateConfig(scope=StateScope.RECORD))
+    provider = provider_of(Taken, StateConfig(scope=StateScope.RECORD), secret_key=KEY)
     app, rt = site(provider)
 
     @rt("/one/{sku}")
@@ -235,8 +235,7 @@ def test_record_without_a_name_in_a_route_is_the_path_parameter_that_is_taken_an
 
 
 def test_record_without_a_name_in_a_route_without_its_id_is_an_error_at_start():
-    provider = StateProvider(secret_key=KEY)
-    provider.register_state(Taken, StateConfig(scope=StateScope.RECORD))
+    provider = provider_of(Taken, StateConfig(scope=StateScope.RECORD), secret_key=KEY)
     app, rt = site(provider)
 
     @rt("/{a}/{b}")

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faststate import EventError, ReactiveState, StateConfig, StateProvider, StateScope
+from faststate import EventError, ReactiveState, StateConfig, StateScope
 from faststate.state.comparison import equal
 from faststate.state.values import freeze
 from faststate.validation.scalars import UnshowableError, check_showable, exact_key, same_scalar
+from tests.support.states import provider_of, set_fields
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 NOON = datetime.datetime(2026, 7, 1, 12, tzinfo=datetime.UTC)
@@ -72,10 +73,8 @@ async def test_setting_it_in_a_state_is_committed(old, new):
         values: list[object] = []
         table: dict[str, object] = {}
 
-    provider = StateProvider()
-    provider.register_state(Holder, StateConfig(scope=StateScope.GLOBAL))
-    async with provider.modify(Holder) as state:
-        state.value, state.values, state.table = old, [old], {"a": old}
+    provider = provider_of(Holder, StateConfig(scope=StateScope.GLOBAL))
+    await set_fields(provider.modify(Holder), value=old, values=[old], table={"a": old})
     before = provider.registry.peek("global:Holder")
     for name in ("value", "values", "table"):
         async with provider.modify(Holder) as state:
@@ -143,8 +142,7 @@ async def test_a_state_refuses_what_no_page_could_show_and_stays_as_it_was(chang
         table: dict[str, int] = {}
         anything: object = None
 
-    provider = StateProvider()
-    provider.register_state(Room, StateConfig(scope=StateScope.GLOBAL))
+    provider = provider_of(Room, StateConfig(scope=StateScope.GLOBAL))
     with pytest.raises(EventError, match=r"^Room\.(text|items|table|anything)") as caught:
         async with provider.modify(Room) as state:
             change(state)
