@@ -26,7 +26,7 @@ from faststate import (
     fast_app,
 )
 from faststate.auth.limits import Rates, TokenBuckets, network_of
-from faststate.auth.tokens import Shown
+from faststate.auth.tokens import ShownState
 from faststate.provider.context import RequestContext
 from faststate.provider.resolve import FRESH_TTL
 from faststate.sse import SSEConnection
@@ -473,7 +473,7 @@ async def test_streams_that_are_opened_at_the_same_time_count_each_other():
     site = Site(max_streams_per_session=2)
     site.provider.register_state(Slow, StateConfig(scope=StateScope.GLOBAL, authorize=authorize))
     contexts = [site.context() for _ in range(6)]
-    token = site.provider.tokens.signer.sign((await contexts[0].identity()).binding, [Shown("Slow", None, ())])
+    token = site.provider.tokens.signer.sign((await contexts[0].identity()).binding, [ShownState("Slow", None, ())])
     opening = [asyncio.ensure_future(context.provider.follower.open(context, [token], None)) for context in contexts]
     while "global:Slow" not in site.provider.registry:  # noqa: ASYNC110  # until they are at the rule
         await asyncio.sleep(0)
@@ -500,7 +500,7 @@ async def test_beyond_the_cap_the_oldest_unwatched_temporary_state_gives_way():
         keys += [key for key in site.keys_of() if key not in keys]
     first = provider.registry.find(keys[0]).identifier
     bound_to = (await site.context().identity()).binding
-    token = provider.tokens.signer.sign(bound_to, [Shown("Draft", first.instance_id, ())])
+    token = provider.tokens.signer.sign(bound_to, [ShownState("Draft", first.instance_id, ())])
     watching = await site.provider.follower.open(site.context(), [token], None)
     await provider.get_state(Draft, site.context().connection)
     assert keys[0] in provider.registry and keys[1] not in provider.registry and keys[2] in provider.registry

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer, URLSafeTimedSerializer
 
-from faststate.auth.tokens import TOKEN_MAX_AGE, Shown, TokenSigner, WatchToken, binding
+from faststate.auth.tokens import TOKEN_MAX_AGE, ShownState, TokenSigner, WatchToken, binding
 
 SIGNER = TokenSigner(["key"])
-SHOWN = (Shown("Counter", None, ()), Shown("Product", "a:b/ü", ("__ft__", "stock")))
+SHOWN = (ShownState("Counter", None, ()), ShownState("Product", "a:b/ü", ("__ft__", "stock")))
 BOUND = binding("session", 7)
 TOKEN = SIGNER.sign(BOUND, SHOWN)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 @given(
-    TEXT, st.lists(st.builds(Shown, TEXT, st.none() | TEXT, st.lists(TEXT, max_size=3).map(tuple)), max_size=4)
+    TEXT, st.lists(st.builds(ShownState, TEXT, st.none() | TEXT, st.lists(TEXT, max_size=3).map(tuple)), max_size=4)
 )  # fmt: skip
 @settings(deadline=None)
 def test_what_was_signed_comes_back_as_it_was(bound_to, shown):
@@ -31,7 +31,7 @@ def test_what_was_signed_comes_back_as_it_was(bound_to, shown):
 
 
 def test_a_long_token_is_compressed_and_comes_back_as_a_short_one_does():
-    shown = tuple(Shown("Product", str(number), ("stock",)) for number in range(200))
+    shown = tuple(ShownState("Product", str(number), ("stock",)) for number in range(200))
     token = SIGNER.sign(BOUND, shown)
     assert len(token) < 3_000 and SIGNER.verify(token) == WatchToken(BOUND, shown)
 
@@ -163,12 +163,12 @@ def test_a_token_that_comes_again_is_not_computed_again(monkeypatch):
 def test_tokens_that_were_verified_are_remembered_within_bounds(monkeypatch):
     monkeypatch.setattr("faststate.auth.tokens.TOKENS_KEPT", 10)
     signer = TokenSigner(["key"])
-    tokens = [signer.sign(BOUND, [Shown("Product", str(n), ())]) for n in range(50)]
+    tokens = [signer.sign(BOUND, [ShownState("Product", str(n), ())]) for n in range(50)]
     for token in tokens * 2:
         assert signer.verify(token) is not None and signer.verify("x" + token) is None
     assert len(signer._genuine._kept) == 10
-    once = signer.sign(BOUND, [Shown("Product", "a stream's", ())])
+    once = signer.sign(BOUND, [ShownState("Product", "a stream's", ())])
     assert signer.verify(once, again=False) is not None and once not in signer._genuine._kept
-    long = signer.sign(BOUND, [Shown("Product", hashlib.sha256(b"%d" % n).hexdigest(), ()) for n in range(100)])
+    long = signer.sign(BOUND, [ShownState("Product", hashlib.sha256(b"%d" % n).hexdigest(), ()) for n in range(100)])
     for _ in range(2):
         assert len(signer.verify(long).shown) == 100 and long not in signer._genuine._kept

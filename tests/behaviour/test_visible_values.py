@@ -36,7 +36,7 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.auth.tokens import Shown
+from faststate.auth.tokens import ShownState
 from faststate.provider.context import RequestContext
 from faststate.registry.registry import StateRegistry
 from faststate.sse import snapshot_frame
@@ -455,7 +455,9 @@ async def test_a_thousand_streams_of_two_classes_of_viewers_share_two_frames_and
         who = ("hr", "boss")[number % 2]
         scope = {"type": "http", "session": {"session_id": f"s{number}"}, "headers": [(b"x-user", who.encode())]}
         context = RequestContext(site.provider, HTTPConnection(scope))
-        token = site.provider.tokens.signer.sign((await context.identity()).binding, [Shown("Staff", None, ("card",))])
+        token = site.provider.tokens.signer.sign(
+            (await context.identity()).binding, [ShownState("Staff", None, ("card",))]
+        )
         opened.append(await context.provider.follower.open(context, [token], None))
     for connection in opened:
         connection.drain()

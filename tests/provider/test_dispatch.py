@@ -24,7 +24,7 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.auth.tokens import Shown, TokenSigner
+from faststate.auth.tokens import ShownState, TokenSigner
 from tests.support.client import BROWSER, Page, browser, message, patched_signals, status
 
 SECRET = "a key of the tests"
@@ -520,7 +520,7 @@ def forgeries(token):
     yield token[:10] + ("A" if token[10] != "A" else "B") + token[11:]
     yield token[:-20]
     yield "x" + token
-    yield TokenSigner(["another key"]).sign("anyone", [Shown("Side", "right", ())])
+    yield TokenSigner(["another key"]).sign("anyone", [ShownState("Side", "right", ())])
     yield from (".", "", None, 7, [token], {"a": token}, "é")
 
 

@@ -12,7 +12,7 @@ from fasthtml import common as fh
 from starlette.testclient import TestClient
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
-from faststate.auth.tokens import Shown, TokenSigner, WatchToken
+from faststate.auth.tokens import ShownState, TokenSigner, WatchToken
 from faststate.provider.page_tokens import LONG, MERGED_FROM, merged_tokens
 from tests.support.client import BROWSER, Page, frames, merge, message, patched_signals, status
 
@@ -165,7 +165,7 @@ def test_the_names_of_all_tokens_but_the_new_one_are_taken_back():
     (merged,) = [token for token in told.values() if token is not None]
     said = signer.verify(merged)
     assert said.binding == tokens[0].binding
-    assert said.shown == tuple(Shown("Row", record(i), ("card",)) for i in range(3))
+    assert said.shown == tuple(ShownState("Row", record(i), ("card",)) for i in range(3))
 
 
 def test_few_tokens_stay_as_they_are(client):
@@ -345,7 +345,7 @@ def test_a_client_beyond_its_streams_is_told_so():
 
 def test_nobody_can_choose_a_record_id_whose_token_replaces_another_states():
     """These two have one CRC-32, which takes 0.2 s to find."""
-    cart, aimed = (Shown("Cart", None, ()),), (Shown("P", "qBSabag", ()),)
+    cart, aimed = (ShownState("Cart", None, ()),), (ShownState("P", "lHnMjhKIH", ()),)
     assert zlib.crc32(repr(cart).encode()) == zlib.crc32(repr(aimed).encode())
     signer = TokenSigner(["key"])
     names = merged_tokens(signer, [WatchToken("bound", cart), WatchToken("bound", aimed)])

@@ -24,7 +24,7 @@ from faststate import (
     event,
     view,
 )
-from faststate.auth.tokens import Shown, binding
+from faststate.auth.tokens import ShownState, binding
 from faststate.exceptions import AccessError, LockTimeoutError
 from faststate.provider.context import RequestContext
 from faststate.provider.payload import Call
@@ -180,8 +180,8 @@ class Site:
                 await asyncio.wait(tasks)
 
 
-DOC = Shown("Doc", "1", ("body",))
-DOC_AND_BOARD = (DOC, Shown("Board", None, ()))
+DOC = ShownState("Doc", "1", ("body",))
+DOC_AND_BOARD = (DOC, ShownState("Board", None, ()))
 
 
 class Tab(Model):
@@ -528,7 +528,7 @@ async def test_commits_all_the_time_starve_nobody_and_the_last_value_arrives(slo
 async def test_a_state_with_a_slow_rule_holds_up_no_other(slow_site):
     await slow_site.make("ann")
     await slow_site.make("ann", record="2")
-    ann = await slow_site.page("ann", DOC, Shown("Doc", "2", ()), Shown("Board", None, ()))
+    ann = await slow_site.page("ann", DOC, ShownState("Doc", "2", ()), ShownState("Board", None, ()))
     ann.take()
     await slow_site.change_held("v2")
     await set_fields(slow_site.provider.modify(Board), line="at once")
@@ -591,7 +591,7 @@ async def test_a_stream_that_opens_behind_a_version_that_was_not_its_user_s_is_n
     """Others are still asked about that version; the one who opens was asked about the next one."""
     await slow_site.make("ann", "bob")
     await slow_site.make("ann", "bob", record="2")
-    both = DOC, Shown("Doc", "2", ())
+    both = DOC, ShownState("Doc", "2", ())
     await slow_site.page("ann", *both)
     slow_site.rule.stuck = {("ann", text): asyncio.Event() for text in ("w2", "v2", "v3")} | {
         ("bob", "w2"): asyncio.Event()
@@ -903,7 +903,7 @@ STEP = st.one_of(
     st.tuples(st.just("open"), st.sampled_from(["ann", "bob", "cy", None])),
     st.tuples(st.just("cut"), PAGE),
 )
-BOTH = (DOC, Shown("Doc", "2", ("body",)), Shown("Board", None, ()))
+BOTH = (DOC, ShownState("Doc", "2", ("body",)), ShownState("Board", None, ()))
 
 
 class Ticking(Rule):

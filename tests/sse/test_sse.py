@@ -30,7 +30,7 @@ from faststate import (
     fast_app,
     view,
 )
-from faststate.auth.tokens import Shown, binding
+from faststate.auth.tokens import ShownState, binding
 from faststate.fasthtml.streams import StreamResponse
 from faststate.provider.context import RequestContext
 from faststate.sse.connection import MAX_MESSAGES
@@ -451,7 +451,9 @@ async def test_a_state_that_leaves_memory_while_others_are_asked_about_is_there_
     provider.register_state(Guarded, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
     scope = {"type": "http", "session": {"session_id": "abc"}, "headers": [], "path_params": {}, "root_path": ""}
     context = RequestContext(provider, HTTPConnection(scope))
-    token = provider.tokens.signer.sign(binding("abc", None), [Shown("Board", None, ()), Shown("Guarded", None, ())])
+    token = provider.tokens.signer.sign(
+        binding("abc", None), [ShownState("Board", None, ()), ShownState("Guarded", None, ())]
+    )
     connection = await context.provider.follower.open(context, [token], None)
     assert evicted[0] is True
     board = provider.registry.peek("global:Board")
@@ -516,7 +518,7 @@ async def follow_with_cuts(steps, start):
     scope = {"type": "http", "session": {"session_id": "abc"}, "headers": [], "path_params": {}, "root_path": ""}
     context = RequestContext(provider, HTTPConnection(scope))
     token = provider.tokens.signer.sign(
-        binding("abc", None), [Shown("Wide", None, ("listing",)), Shown("Wider", None, ("listing",))]
+        binding("abc", None), [ShownState("Wide", None, ("listing",)), ShownState("Wider", None, ("listing",))]
     )
     ids = {Wide: {"session_id": "abc"}, Wider: {}}
     model = Model()

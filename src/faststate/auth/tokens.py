@@ -26,7 +26,7 @@ LONGEST_KEPT: Final = 2_048
 """Longest token (characters) or cookies (bytes) that are remembered. Longer ones are verified each time."""
 
 
-class Shown(NamedTuple):
+class ShownState(NamedTuple):
     """One state on a page: its registered name, its id if a page can show several, and its views shown there."""
 
     name: str
@@ -38,7 +38,7 @@ class WatchToken(NamedTuple):
     """The content of a verified token: its session and user (as `binding()`), and what the page shows."""
 
     binding: str
-    shown: tuple[Shown, ...]
+    shown: tuple[ShownState, ...]
     expired: bool = False
 
 
@@ -95,7 +95,7 @@ class TokenSigner:
         self.work = 0.0
         """Approximate microseconds spent on verifying tokens that were not remembered."""
 
-    def sign(self, bound_to: str, shown: Iterable[Shown]) -> str:
+    def sign(self, bound_to: str, shown: Iterable[ShownState]) -> str:
         """Return a URL-safe token (str) for a page that shows `shown`; `bound_to` is the `binding()` of its visitor."""
         return self._signing.sign(self._serializer.dump_payload([bound_to, list(shown)])).decode()
 
@@ -127,7 +127,7 @@ class TokenSigner:
             return None
         try:
             (bound_to, entries), signed = self._serializer.loads(token, max_age=self.max_age, return_timestamp=True)
-            found = WatchToken(bound_to, tuple(Shown(name, own, tuple(views)) for name, own, views in entries))
+            found = WatchToken(bound_to, tuple(ShownState(name, own, tuple(views)) for name, own, views in entries))
         except SignatureExpired:
             return WatchToken("", (), expired=True)
         except (BadData, ValueError, TypeError):

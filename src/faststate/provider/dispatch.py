@@ -96,7 +96,7 @@ class Dispatcher:
         call, tokens = sent.call, self.parts.tokens
         watched: Watched | None = None
         is_followed = False
-        if call.tokens and (watched := tokens.shown(sent.context, sent.identity, call.tokens)) is None:
+        if call.tokens and (watched := tokens.watched(sent.context, sent.identity, call.tokens)) is None:
             # A page with many tokens has shown them all when it opened its stream: what that follows needs no proof.
             is_followed = self._is_followed(sent)
             if not is_followed:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from ..auth.limits import network_of
 from ..auth.rules import READ, authorize
-from ..auth.tokens import Shown
+from ..auth.tokens import ShownState
 from ..auth.users import UserContext
 from ..exceptions import AccessError, IdentifierError, StateNotFoundError
 from ..redaction import loggable
@@ -25,7 +25,7 @@ from ..state.reactive import ReactiveState
 from ..wire.frames import message_frame, reload_frame, reopen_frame, vanish_frame
 from .context import RequestContext
 from .hooks import GONE
-from .page_tokens import MERGED_FROM, ForgedTokens, StaleTokens, Watched, shown_by
+from .page_tokens import MERGED_FROM, ForgedTokens, StaleTokens, Watched, states_shown
 from .parts import Parts
 from .resolve import Resolver
 
@@ -65,7 +65,7 @@ class Follower:
         `StaleTokens`, `ForgedTokens` and `LimitError`.
         """
         parts, manager = self.parts, self.parts.sse_manager
-        shown = shown_by(await parts.tokens.verify(context, tokens, again=len(tokens) > MERGED_FROM))
+        shown = states_shown(await parts.tokens.verify(context, tokens, again=len(tokens) > MERGED_FROM))
         parts.throttle.refuse_too_many_streams(manager, context.session_id(), context.address)
         identity = await context.identity()
         if identity.session_id is not None and parts.sessions.ended.is_ended(identity.session_id):
@@ -135,7 +135,7 @@ class Follower:
         self,
         context: RequestContext,
         identity: Identity,
-        shown: Sequence[Shown],
+        shown: Sequence[ShownState],
         topics: dict[str, None],
         seen: int | None,
     ) -> Followed:
@@ -162,7 +162,7 @@ class Follower:
                 if not any(entry.end is not None for entry in entries):
                     return found._replace(unchanged=unchanged)
 
-    async def followed(self, context: RequestContext, identity: Identity, shown: Sequence[Shown]) -> Followed:
+    async def followed(self, context: RequestContext, identity: Identity, shown: Sequence[ShownState]) -> Followed:
         """Return what a page shows, as far as `identity` may see it.
 
         Raises `StaleTokens` for a TEMPORARY state that has ended: only a new page can take its place.
@@ -207,7 +207,7 @@ class Follower:
         if not (verified := await self.parts.tokens.verify(context, tokens)):
             return
         identity = await context.identity()
-        for name, instance_id, _ in shown_by(verified):
+        for name, instance_id, _ in states_shown(verified):
             cls = self.parts.registrations.class_named(name)
             if cls is None or self.parts.registrations.config_of(cls).scope is not StateScope.TEMPORARY:
                 continue
@@ -219,7 +219,7 @@ class Follower:
 
     # -- pages without a stream ------------------------------------------------------------------------------------
 
-    def shown(
+    def changed_on_page(
         self, context: RequestContext, identity: Identity, watched: Watched, states: Sequence[ReactiveState]
     ) -> dict[str, tuple[Entry, set[str]]]:
         """Return those of the changed `states` that a page shows, by key, with their views there.

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastcore.xml import Safe
 
-from ..auth.tokens import Shown
+from ..auth.tokens import ShownState
 from ..auth.users import UserContext
 from ..registry.registry import StateRegistry
 from ..scopes import StateScope
@@ -143,11 +143,11 @@ class PageContent:
         current = not self._mixed and all(self._latest(key) is state for key, state in self.states.items())
         return f"{self._registry.epoch}.{self._registry.commits if current else self._start}"
 
-    def shown(self) -> Iterator[Shown]:
+    def shown(self) -> Iterator[ShownState]:
         """Return what the page shows, for its token."""
         for key, state in self.states.items():
             identifier = state._committed.identifier
-            yield Shown(identifier.cls_name, identifier.instance_id, tuple(sorted(self.views.get(key, ()))))
+            yield ShownState(identifier.cls_name, identifier.instance_id, tuple(sorted(self.views.get(key, ()))))
 
     def signals(self) -> dict[str, Any]:
         """Return the signals (nested dict of wire values) of all states that the page shows."""

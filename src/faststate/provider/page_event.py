@@ -198,7 +198,7 @@ class PageEvent(Initiator, EventCaller):
     async def _snapshots(self, watched: Watched, states: Sequence[ReactiveState]) -> bytes:
         # The event may have signed its user in, and its states have moved to the session that the request has now.
         context, user = self._sent.context, self._sent.identity.user
-        shown = self._follower.shown(context, Identity(user, context.session_id()), watched, states)
+        shown = self._follower.changed_on_page(context, Identity(user, context.session_id()), watched, states)
         return await self._follower.snapshots(user, shown)
 
     def _show(self, frames: bytes, step: Step) -> None:

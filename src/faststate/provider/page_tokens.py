@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ..auth.tokens import Shown, TokenSigner, WatchToken
+from ..auth.tokens import ShownState, TokenSigner, WatchToken
 from ..exceptions import AccessError, ConfigurationError, NotStartedError
 from ..sessions.caller import Caller, Identity
 from .options import Options
@@ -68,7 +68,7 @@ class PageTokens:
             raise NotStartedError("the provider has no secret_key yet: use faststate.fast_app, or call setup(app)")
         return self._signer
 
-    def signed(self, bound_to: str, shown: tuple[Shown, ...]) -> dict[str, str]:
+    def signed(self, bound_to: str, shown: tuple[ShownState, ...]) -> dict[str, str]:
         """Return a token for what a page shows, by its name there; `bound_to` is as `Identity.binding`."""
         return {_name(shown): self.signer.sign(bound_to, shown)}
 
@@ -108,12 +108,12 @@ class PageTokens:
             raise StaleTokens
         return found
 
-    def shown(self, caller: Caller, identity: Identity, tokens: Sequence[Any]) -> Watched | None:
+    def watched(self, caller: Caller, identity: Identity, tokens: Sequence[Any]) -> Watched | None:
         """Return what a page shows by these tokens; None if they are too many to verify. Raises as `verify`."""
         if _is_long(tokens):
             return None
         expected = identity.binding
-        return Watched(self, caller, expected, shown_by(self.genuine(tokens, expected)))
+        return Watched(self, caller, expected, states_shown(self.genuine(tokens, expected)))
 
     async def merge(self, caller: Caller, tokens: Sequence[Any]) -> Mapping[str, str | None]:
         """Return what replaces the many tokens of a page, as `merged_tokens`; empty if they are few.
@@ -133,7 +133,7 @@ class Watched:
 
     __slots__ = ("_caller", "_expected", "_tokens", "claimed", "shown")
 
-    def __init__(self, tokens: PageTokens, caller: Caller, expected: str, shown: Sequence[Shown]) -> None:
+    def __init__(self, tokens: PageTokens, caller: Caller, expected: str, shown: Sequence[ShownState]) -> None:
         self._tokens = tokens
         self._caller = caller
         self._expected = expected
@@ -151,7 +151,7 @@ class Watched:
                 unread.append(token)
             for own in claims or ():
                 made.claimed.setdefault(own, []).append(token)
-        made.shown = list(shown_by(await tokens.verify(caller, unread, again=True)))
+        made.shown = list(states_shown(await tokens.verify(caller, unread, again=True)))
         return made
 
     def views(self, name: str, instance_id: str | None) -> list[tuple[str, ...]]:
@@ -160,14 +160,14 @@ class Watched:
         Raises as `PageTokens.verify`.
         """
         if self.claimed and (tokens := self.claimed.pop((name, instance_id), None)):
-            self.shown = [*self.shown, *shown_by(self._tokens.genuine(tokens, self._expected))]
+            self.shown = [*self.shown, *states_shown(self._tokens.genuine(tokens, self._expected))]
         return [shown.views for shown in self.shown if shown.name == name and shown.instance_id == instance_id]
 
-    async def all(self) -> Sequence[Shown]:
+    async def all(self) -> Sequence[ShownState]:
         """Return all that the page shows. Raises as `PageTokens.verify`."""
         tokens = list(dict.fromkeys(token for claiming in self.claimed.values() for token in claiming))
         self.claimed = {}
-        self.shown = [*self.shown, *shown_by(await self._tokens.verify(self._caller, tokens, again=True))]
+        self.shown = [*self.shown, *states_shown(await self._tokens.verify(self._caller, tokens, again=True))]
         return self.shown
 
 
@@ -175,12 +175,12 @@ def _is_long(tokens: Sequence[Any]) -> bool:
     return sum(len(token) for token in tokens if isinstance(token, str)) > LONG
 
 
-def shown_by(tokens: Sequence[WatchToken]) -> Sequence[Shown]:
+def states_shown(tokens: Sequence[WatchToken]) -> Sequence[ShownState]:
     """Return what these tokens show."""
     return tokens[0].shown if len(tokens) == 1 else [shown for token in tokens for shown in token.shown]
 
 
-def _name(shown: tuple[Shown, ...]) -> str:
+def _name(shown: tuple[ShownState, ...]) -> str:
     """Return a token's name on the page: if the same fragment is fetched again, its token replaces the old one.
 
     A cryptographic digest, so that nobody can choose a record's id to replace another state's token.
@@ -197,7 +197,7 @@ def merged_tokens(signer: TokenSigner, tokens: Sequence[WatchToken]) -> dict[str
     for token in tokens:
         for name, instance_id, shown in token.shown:
             views.setdefault((name, instance_id), set()).update(shown)
-    merged = tuple(Shown(*own, tuple(sorted(names))) for own, names in views.items())
+    merged = tuple(ShownState(*own, tuple(sorted(names))) for own, names in views.items())
     names: dict[str, str | None] = {_name(token.shown): None for token in tokens}
     names[_name(merged)] = signer.sign(tokens[0].binding, merged)
     return names
