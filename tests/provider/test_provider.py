@@ -223,7 +223,7 @@ async def test_whether_the_class_is_registered_is_looked_at_before_anything_else
     with not_registered:
         provider.registrations.config_of(Cart)
     with not_registered:
-        await provider.resolver.allowed(request_given, None, "read", Cart)
+        await provider.resolver.allowed_entry(request_given, None, "read", Cart)
     with not_registered:
         provider.modify(Cart, request_given)
     with not_registered:

@@ -87,7 +87,7 @@ class _Injection:
             record = connection.path_params.get(argument) if argument is not None else None
             ids = Ids(component_id=wanted.component.component_id if wanted.component else None, record_id=record)
             try:
-                entries[wanted.name] = await owner.resolver.show(contexts[owner], wanted.cls, ids)
+                entries[wanted.name] = await owner.resolver.shown_entry(contexts[owner], wanted.cls, ids)
             except (AccessError, StateNotFoundError):
                 if not wanted.optional:
                     raise

@@ -122,13 +122,13 @@ class Dispatcher:
         return live.topic(own.key) is not None
 
     async def _allowed(self, sent: Sent, watched: Watched | None) -> tuple[Entry, Guard | None]:
-        """Return the event's state and its guard, if the user may send the event; as `Resolver.allowed`."""
+        """Return the event's state and its guard, if the user may send the event; as `Resolver.allowed_entry`."""
         config, cls, event, instance_id = sent.config, sent.cls, sent.event, sent.call.instance_id
         ids = Ids.of_instance(config.scope, instance_id) if config.has_ids else NO_IDS
         if config.scope is StateScope.TEMPORARY:
             await self.resolver.refuse_lost(sent.identity, cls, instance_id, lookup="with lock")
         try:
-            return await self.resolver.allowed(sent.context, sent.identity, event.name, cls, ids, rule=event.rule)
+            return await self.resolver.allowed_entry(sent.context, sent.identity, event.name, cls, ids, rule=event.rule)
         except StateNotFoundError:
             if sent.live is None and not sent.elsewhere:  # else its stream has told the page
                 name = sent.call.state
@@ -161,7 +161,7 @@ class Dispatcher:
         action = f"{sent.call.state}.{sent.event.name}"
         for parameter in sent.event.arguments.states:
             ids = taken_ids(parameter, own, arguments)
-            found[parameter.name], guard = await self.resolver.allowed(
+            found[parameter.name], guard = await self.resolver.allowed_entry(
                 sent.context, sent.identity, action, parameter.cls, ids
             )
             if guard is not None:

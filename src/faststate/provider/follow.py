@@ -177,7 +177,7 @@ class Follower:
             if scope is StateScope.TEMPORARY:
                 await self.resolver.refuse_lost(identity, cls, instance_id)
             try:
-                entry, _ = await self.resolver.allowed(
+                entry, _ = await self.resolver.allowed_entry(
                     context, identity, READ, cls, Ids.of_instance(scope, instance_id)
                 )
             except AccessError:

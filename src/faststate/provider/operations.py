@@ -52,7 +52,7 @@ class Operations:
             if request is None:
                 return await self.resolver.entry(config.identifier(ids), config, lookup="with lock"), None
             asking = self.context(request)
-            return await self.resolver.allowed(asking, await asking.identity(), MODIFY, cls, ids)
+            return await self.resolver.allowed_entry(asking, await asking.identity(), MODIFY, cls, ids)
 
         def still_current() -> None:
             if request is not None:

@@ -190,7 +190,7 @@ class StateProvider(Parts):
         """
         self.registrations.config_of(state_cls)  # a class that is not registered is the first mistake
         context, ids = self.context(request), Ids(component_id=component_id, record_id=record_id)
-        entry = await self.resolver.show(context, state_cls, ids, kwargs)
+        entry = await self.resolver.shown_entry(context, state_cls, ids, kwargs)
         return cast(S, context.readable(entry)._seen_by(await context.user()))
 
     # -- server code -----------------------------------------------------------------------------------------------

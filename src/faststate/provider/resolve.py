@@ -60,7 +60,7 @@ class Resolver:
 
     # -- for a request ---------------------------------------------------------------------------------------------
 
-    async def show(
+    async def shown_entry(
         self,
         context: RequestContext,
         cls: type[ReactiveState],
@@ -72,7 +72,7 @@ class Resolver:
         `initial` holds the values of a state that does not exist yet. Raises as `StateProvider.get_state`.
         """
         identity = await context.identity()
-        entry, _ = await self.allowed(context, identity, READ, cls, ids, initial=initial)
+        entry, _ = await self.allowed_entry(context, identity, READ, cls, ids, initial=initial)
         if context.connection.scope["type"] == "http":
             page, user = context.page, identity.user
             page.viewer = user
@@ -80,7 +80,7 @@ class Resolver:
             page.bound_to = binding(context.session_id(make=True), user.id if user else None)
         return entry
 
-    async def allowed(
+    async def allowed_entry(
         self,
         context: RequestContext,
         identity: Identity,
