@@ -123,7 +123,7 @@ class KnownEnds:
         """Forget which sessions are alive: ends may have been missed."""
         self._alive, self._alive_before = set(), set()
 
-    def note(self, session_id: str, ended: Ended, *, is_stored: bool) -> None:
+    def add(self, session_id: str, ended: Ended, *, is_stored: bool) -> None:
         """Note the end of a session; `is_stored` says that a store has it too."""
         self.forget(session_id)
         self._alive.discard(session_id)
@@ -260,14 +260,14 @@ class EndedSessions:
 
     # -- ending a session ------------------------------------------------------------------------------------------
 
-    def end_now(self, successor: str | None, user_id: str | None, lifetime: float | None = None) -> Ended:
+    def new_end(self, successor: str | None, user_id: str | None, lifetime: float | None = None) -> Ended:
         """Return an end at this moment, to be remembered for `lifetime` seconds (default: while cookies live)."""
         now = self._clock()
         return Ended(now, now + (self.max_age + SLACK if lifetime is None else lifetime), successor, user_id)
 
-    def note(self, session_id: str, ended: Ended, *, is_stored: bool = False) -> None:
-        """Note that a session has ended, and send its streams nothing more; `is_stored` says that a store has it."""
-        self.known.note(session_id, ended, is_stored=is_stored)
+    def record_end(self, session_id: str, ended: Ended, *, is_stored: bool = False) -> None:
+        """Record that a session has ended, and send its streams nothing more; `is_stored` says that a store has it."""
+        self.known.add(session_id, ended, is_stored=is_stored)
         for connection in self._manager.connections_of(session_id=session_id):
             self._manager.silence(connection)
 
@@ -281,7 +281,7 @@ class EndedSessions:
         if self.is_ended(session_id):
             return
         # A short-lived end is that of a session without a user, which the store rarely has.
-        self.note(session_id, ended, is_stored=ended.until - self._clock() > NOBODYS_END)
+        self.record_end(session_id, ended, is_stored=ended.until - self._clock() > NOBODYS_END)
         self.drop_states(session_id)
         # The other process tells these pages to reload; it may die before it does.
         if self._manager.connections_of(session_id=session_id):
@@ -321,7 +321,7 @@ class EndedSessions:
             is_noted = bool(stored) or is_lasting
             stored = await self._cluster.end_session(note, stored, is_noted=is_noted)
             if is_noted and self.known.get(session_id) is noted:
-                self.known.note(session_id, noted, is_stored=True)
+                self.known.add(session_id, noted, is_stored=True)
             await store.delete(list(stored))
         return bool(stored)
 

@@ -89,7 +89,9 @@ class Handover:
                     registry.drop(merge.key, merged=True)
                 for key in registry.keys_of_session(old):
                     self._move(key, new, user, moved)
-                self.ended.note(old, self.ended.end_now(new, str(user.id)), is_stored=self.cluster.store is not None)
+                self.ended.record_end(
+                    old, self.ended.new_end(new, str(user.id)), is_stored=self.cluster.store is not None
+                )
         finally:
             transaction.end()
         return True
@@ -112,7 +114,7 @@ class Handover:
             await transaction.commit(prepared)
             return {}
         merged = {merge.key for merge in merges}
-        writes, moved = [self.ended.write(old, self.ended.end_now(new, str(user.id)))], {}
+        writes, moved = [self.ended.write(old, self.ended.new_end(new, str(user.id)))], {}
         async with self.registry.in_store_time("the states of a session that signs in could not be found"):
             stored = dict(await store.group(old))
         for key in self.registry.keys_of_session(old):
@@ -143,7 +145,7 @@ class Handover:
             if end is not None and self.cluster.is_shared:
                 self.ended.learn(old, end)
             elif end is not None and not self.ended.is_ended(old):  # what this process noted itself is newer
-                self.ended.known.note(old, end, is_stored=True)
+                self.ended.known.add(old, end, is_stored=True)
             return None
         except PersistenceError:
             # It may have been done all the same.

@@ -109,8 +109,8 @@ class Sessions:
         caller.become(None)
         if old is None or self.ended.is_ended(old):
             return
-        end = self.ended.end_now(None, None, NOBODYS_END if was_nobodys else None)
-        self.ended.note(old, end)
+        end = self.ended.new_end(None, None, NOBODYS_END if was_nobodys else None)
+        self.ended.record_end(old, end)
         has_kept = self.ended.drop_states(old) or self._has_events(old)
         self._reload_pages(caller, old)
         # Last of all: who signs out is out, even if the store fails and the answer says so.
