@@ -107,14 +107,18 @@ class Rule:
         return self.sync if self.kind == "sync" else self.later
 
 
+def created(identifier):
+    return {"text": "v1", "members": ["ann", "bob"]}
+
+
 class Site:
-    """A provider with a Doc that a rule guards and a Board that none does."""
+    """A provider with a Doc that a rule guards, whose members are ann and bob, and a Board that none guards."""
 
     def __init__(self, kind="sync", rule=None, **options):
         self.rule = rule or Rule(kind)
         self.provider = StateProvider(secret_key="for tests", **options)
         self.provider.register_state(
-            Doc, StateConfig(scope=StateScope.RECORD, authorize=self.rule.callable, create=lambda _: {"text": "v1"})
+            Doc, StateConfig(scope=StateScope.RECORD, authorize=self.rule.callable, create=created)
         )
         self.provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
 
@@ -318,7 +322,6 @@ def has_vanished(tab):
 
 
 async def test_the_removed_member_gets_not_one_byte_of_the_new_version_and_what_was_shown_vanishes(site):
-    await site.make("ann", "bob")
     ann, bob, again = [await site.page(name) for name in ("ann", "bob", "bob")]
     for tab in (ann, bob, again):
         tab.take()
@@ -340,7 +343,6 @@ async def test_the_removed_member_gets_not_one_byte_of_the_new_version_and_what_
 
 
 async def test_the_only_state_of_a_page_is_lost_and_the_page_reloads(site):
-    await site.make("ann", "bob")
     ann, bob = await site.page("ann"), await site.page("bob", DOC)
     bob.take()
     await site.change_settled("v2", remove="bob")
@@ -351,7 +353,6 @@ async def test_the_only_state_of_a_page_is_lost_and_the_page_reloads(site):
 
 
 async def test_what_waits_for_a_slow_reader_does_not_reach_one_who_was_removed(slow_site):
-    await slow_site.make("ann", "bob")
     ann, bob = await slow_site.page("ann"), await slow_site.page("bob")
     for text in ("v2", "v3"):  # coalesced: a snapshot is pending
         await slow_site.change_settled(text)
@@ -366,7 +367,6 @@ async def test_what_waits_for_a_slow_reader_does_not_reach_one_who_was_removed(s
 
 
 async def test_a_fragment_of_an_event_s_own_carries_no_undecided_version(slow_site):
-    await slow_site.make("ann", "bob")
     bob = await slow_site.page("bob")
     await slow_site.change_held("v2", remove="bob")
     bob.connection.send_frame(b"event: datastar-patch-elements\ndata: elements <i>own</i>\n\n")
@@ -377,7 +377,7 @@ async def test_a_fragment_of_an_event_s_own_carries_no_undecided_version(slow_si
 
 @pytest.mark.parametrize("by", ["registry", "manager", "handler"])
 async def test_a_broadcast_behind_the_removal_does_not_reach_the_removed_one(site, by):
-    ann, bob = await site.members("ann", "bob")
+    ann, bob = await site.pages("ann", "bob")
     await site.change("v2", remove="bob")
     send = {
         "registry": site.provider.registry.broadcast_to_state,
@@ -394,7 +394,6 @@ async def test_a_broadcast_behind_the_removal_does_not_reach_the_removed_one(sit
 
 
 async def test_a_broadcast_that_waits_goes_when_the_state_is_lost(site):
-    await site.make("ann", "bob")
     bob = await site.page("bob")
     site.provider.sse_manager.broadcast_to_state("global:Board", {"line": "kept"})
     site.provider.sse_manager.broadcast_to_state(site.key(), {"note": "broadcast"})
@@ -404,7 +403,6 @@ async def test_a_broadcast_that_waits_goes_when_the_state_is_lost(site):
 
 
 async def test_a_resume_after_the_removal_shows_nothing(site):
-    await site.make("ann", "bob")
     (bob,) = await site.pages("bob")
     site.provider.sse_manager.remove_connection(bob.connection.id)
     await site.change("v2", remove="bob")
@@ -415,7 +413,6 @@ async def test_a_resume_after_the_removal_shows_nothing(site):
 
 
 async def test_one_who_is_added_again_sees_the_state_again_when_the_stream_comes_back(site):
-    await site.make("ann", "bob")
     bob = await site.page("bob")
     await site.change_settled("v2", remove="bob")
     await site.change_settled("v3", add="bob")
@@ -436,7 +433,6 @@ async def run(site, name, event, live=None, **arguments):
 
 
 async def test_the_answer_to_the_event_by_which_one_leaves_holds_nothing_of_the_new_version(site):
-    await site.make("ann", "bob")
     ann = await site.page("ann")
     leaving = Tab(site, "bob", DOC_AND_BOARD)
     leaving.feed_bytes(await run(site, "bob", "change", text="v2", remove="bob"))
@@ -452,7 +448,6 @@ async def test_the_answer_to_the_event_by_which_one_leaves_holds_nothing_of_the_
 
 
 async def test_one_who_is_removed_and_added_again_while_a_rule_is_slow_sees_no_version_in_between(slow_site):
-    await slow_site.make("ann", "bob")
     (bob,) = await slow_site.pages("bob")
     await slow_site.change_held("v2")
     await slow_site.change("v3", remove="bob")
@@ -462,7 +457,6 @@ async def test_one_who_is_removed_and_added_again_while_a_rule_is_slow_sees_no_v
 
 
 async def test_a_broadcast_between_two_versions_is_not_sent_to_one_who_could_read_only_these(slow_site):
-    await slow_site.make("ann", "bob")
     bob = await slow_site.page("bob")
     await slow_site.change_held("v2")
     await slow_site.change("v3", remove="bob")
@@ -540,7 +534,6 @@ async def test_a_state_with_a_slow_rule_holds_up_no_other(slow_site):
 
 async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
     """What was sent meanwhile carries a position, and the page comes back with it."""
-    await slow_site.make("ann", "bob")
     (ann,) = await slow_site.pages("ann")
     await slow_site.change_held("v2")
     await set_fields(slow_site.provider.modify(Board), line="meanwhile")
@@ -558,7 +551,6 @@ async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
 
 
 async def test_a_stream_that_opens_while_others_are_asked_about_gets_the_newest(slow_site):
-    await slow_site.make("ann", "bob")
     (ann,) = await slow_site.pages("ann")
     await slow_site.change_held("v2")
     opening = asyncio.ensure_future(slow_site.page("bob"))
@@ -574,7 +566,6 @@ async def test_a_stream_that_opens_while_others_are_asked_about_gets_the_newest(
 
 
 async def test_a_stream_of_one_who_is_just_being_removed_opens_without_the_state(slow_site):
-    await slow_site.make("ann", "bob")
     ann = await slow_site.page("ann")
     slow_site.rule.hold.clear()
     opening = asyncio.ensure_future(slow_site.page("bob"))
@@ -589,8 +580,6 @@ async def test_a_stream_of_one_who_is_just_being_removed_opens_without_the_state
 
 async def test_a_stream_that_opens_behind_a_version_that_was_not_its_user_s_is_not_sent_it(slow_site):
     """Others are still asked about that version; the one who opens was asked about the next one."""
-    await slow_site.make("ann", "bob")
-    await slow_site.make("ann", "bob", record="2")
     both = DOC, ShownState("Doc", "2", ())
     await slow_site.page("ann", *both)
     slow_site.rule.stuck = {("ann", text): asyncio.Event() for text in ("w2", "v2", "v3")} | {
@@ -614,7 +603,6 @@ async def test_a_stream_that_opens_behind_a_version_that_was_not_its_user_s_is_n
 
 
 async def test_a_stream_opens_although_commits_come_faster_than_the_rule_answers(slow_site):
-    await slow_site.make("ann", "bob")
 
     async def busy():
         for number in itertools.count(2):
@@ -633,7 +621,6 @@ async def test_a_stream_opens_although_commits_come_faster_than_the_rule_answers
 
 
 async def test_a_tab_that_closes_while_its_user_is_asked_about_disturbs_nobody(slow_site, caplog):
-    await slow_site.make("ann", "bob")
     (ann,), bob = await slow_site.pages("ann"), await slow_site.page("bob")
     await slow_site.change_held("v2", remove="bob", asked=2)
     slow_site.provider.sse_manager.remove_connection(bob.connection.id)
@@ -716,7 +703,6 @@ async def test_one_who_was_allowed_late_and_is_not_any_more_sees_only_what_was_a
 async def test_one_who_never_answers_has_the_stream_ended_and_the_others_keep_theirs(monkeypatch):
     monkeypatch.setattr(module, "LATE", 0.01)
     site = Site("async", lock_timeout=0.5)
-    await site.make("ann", "bob")
     ann, bob = await bob_is_late(site)
     await site.settle()
     assert bob.ended and bob.take() == b"" and not ann.ended
@@ -766,7 +752,6 @@ async def test_who_is_late_and_closes_the_tab_leaves_nothing(late_site):
 
 async def test_a_stream_whose_rule_hangs_opens_late_or_never_and_locks_nothing():
     site = Site("async", lock_timeout=0.2)
-    await site.make("ann", "bob")
     (ann,) = await site.pages("ann")
     stick(site, "bob", *(f"v{n}" for n in range(1, 9)))
     opening = asyncio.ensure_future(site.page("bob"))
@@ -819,7 +804,6 @@ async def test_a_stream_that_opens_behind_commits_that_are_faster_than_its_rule_
 
 
 async def test_a_rule_that_raises_sends_nobody_anything_and_ends_the_streams(site, caplog):
-    await site.make("ann", "bob")
     tabs = await site.pages("ann", "bob", "bob")
     site.rule.broken = RuntimeError("the database is gone")
     await site.change_settled("v2")
@@ -853,7 +837,7 @@ async def test_a_rule_that_fails_for_one_user_ends_that_user_s_streams_alone(cap
 
 async def test_a_rule_that_hangs_sends_nobody_anything_and_ends_the_streams(caplog):
     site = Site("async")
-    ann, bob = await site.members("ann", "bob")
+    ann, bob = await site.pages("ann", "bob")
     site.rule.hold.clear()
     site.provider.rechecks._timeout = 0.05  # from here on, since it is waited for
     await site.change_settled("v2")
