@@ -233,6 +233,11 @@ def client(live):
         yield client
 
 
+@pytest.fixture
+def page(client):
+    return Page(client)
+
+
 def another(live):
     """A second browser."""
     return TestClient(live.app)
@@ -259,23 +264,20 @@ def test_a_generator_is_one_event_in_the_stats(live, client):
     assert live.provider.stats().events == 1
 
 
-def test_a_form_that_succeeded_is_told_so_and_one_that_failed_is_not(live, client):
-    page = Page(client)
+def test_a_form_that_succeeded_is_told_so_and_one_that_failed_is_not(page, live):
     sent = page.send("Counter", "add", form=[("by", "5")], nonce="of-this-form")
     assert (patched_signals(sent.text)["_fs"], live.the(Counter).count) == ({"ok": "of-this-form"}, 5)
     refused = page.send("Counter", "add", form=[("by", "five")], nonce="of-that-form")
     assert (status(refused), "ok" in patched_signals(refused.text)["_fs"]) == (400, False)
 
 
-def test_arguments_come_from_signals_and_from_the_url(live, client):
-    page = Page(client)
+def test_arguments_come_from_signals_and_from_the_url(page, live):
     page.send("Counter", "add", signals={"by": 2})
     page.send("Counter", "add", query={"by": "3"})
     assert live.the(Counter).count == 5
 
 
-def test_a_bound_field_is_set_with_the_event_and_no_other_field_is(live, client):
-    page = Page(client)
+def test_a_bound_field_is_set_with_the_event_and_no_other_field_is(page, live):
     assert status(page.send("Counter", "add", bound={"draft": "typed"})) == 200
     assert (live.the(Counter).draft, live.the(Counter).count) == ("typed", 1)
     refused = page.send("Counter", "add", bound={"count": 50})
@@ -316,8 +318,7 @@ async def test_plain_with_in_sync_handlers_loses_nothing_from_the_first_request_
 # -- once --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_event_that_is_delivered_again_runs_once(live, client):
-    page = Page(client)
+def test_an_event_that_is_delivered_again_runs_once(page, live):
     for _ in range(3):  # the first answer may be lost: each of them says what has changed
         answer = page.send("Counter", "add", nonce="the-same-click")
         assert (status(answer), patched_signals(answer.content)["Counter"]["count"]) == (200, 1)
@@ -370,8 +371,7 @@ def test_a_nonce_of_another_form_is_refused(live, client, nonce):
         ({"self": 1}, "'self'"),
     ],
 )
-def test_arguments_that_do_not_fit_are_400_name_the_argument_and_change_nothing(live, client, arguments, named):
-    page = Page(client)
+def test_arguments_that_do_not_fit_are_400_name_the_argument_and_change_nothing(page, live, client, arguments, named):
     response = client.post(page.url + "event/Counter/add", json={"a": arguments, "w": page.tokens}, headers=BROWSER)
     assert (response.status_code, status(response)) == (200, 400)
     assert named in message(response)
@@ -389,8 +389,7 @@ def nested(levels):
 
 
 @pytest.mark.parametrize("body", [json.dumps({"a": {"by": nested(40)}}), "[" * 100_000, '{"a":' * 5000])
-def test_a_payload_that_is_nested_too_deep_is_400(live, client, body):
-    page = Page(client)
+def test_a_payload_that_is_nested_too_deep_is_400(page, live, client, body):
     response = client.post(page.url + "event/Counter/add", content=body, headers=BROWSER)
     assert (status(response), "deep" in message(response) or "JSON" in message(response)) == (400, True)
     assert live.the(Counter).count == 0
@@ -410,8 +409,7 @@ def test_a_payload_that_is_too_large_is_400_with_and_without_its_length_told(liv
      '{"f": {}}', '{"f": [["a"]]}', '{"f": [[1, 2]]}', '{"w": "x"}', '{"w": {}}', '{"a": {"by": NaN}}',
      b"\xff\xfe"],
 )  # fmt: skip
-def test_a_payload_of_another_form_is_refused_and_changes_nothing(live, client, body):
-    page = Page(client)
+def test_a_payload_of_another_form_is_refused_and_changes_nothing(page, live, client, body):
     response = client.post(page.url + "event/Counter/add", content=body, headers=BROWSER)
     if body == "":  # no payload is an empty one
         assert (status(response), live.the(Counter).count) == (204, 1)
@@ -438,8 +436,7 @@ def test_an_event_that_fails_shows_no_detail_and_changes_nothing(live, client):
     assert live.provider.stats().refused == 1
 
 
-def test_a_get_runs_nothing(live, client):
-    page = Page(client)
+def test_a_get_runs_nothing(page, live, client):
     for method in ("get", "head", "put", "delete"):
         assert getattr(client, method)(page.url + "event/Counter/add", headers=BROWSER).status_code in (404, 405)
     assert live.the(Counter).count == 0
@@ -454,8 +451,7 @@ def test_a_get_runs_nothing(live, client):
         {"datastar-request": "true", "origin": "null"},
     ],
 )
-def test_an_event_from_another_site_is_a_plain_403(live, client, headers):
-    page = Page(client)
+def test_an_event_from_another_site_is_a_plain_403(page, live, client, headers):
     response = client.post(page.url + "event/Counter/add", json={"w": page.tokens}, headers=headers)
     assert response.status_code == 403
     assert live.the(Counter).count == 0
@@ -464,8 +460,7 @@ def test_an_event_from_another_site_is_a_plain_403(live, client, headers):
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_id_runs_only_when_a_token_of_the_page_names_it(live, client):
-    page = Page(client)
+def test_an_id_runs_only_when_a_token_of_the_page_names_it(page, live):
     assert status(page.send("Side", "add", instance_id="left")) == 200
     assert live.the(Side).count == 1
     for other in ("right", "", None, "left "):
@@ -474,8 +469,7 @@ def test_an_id_runs_only_when_a_token_of_the_page_names_it(live, client):
     assert live.the(Side).count == 1
 
 
-def test_the_id_in_the_query_needs_a_token_too(live, client):
-    page = Page(client)
+def test_the_id_in_the_query_needs_a_token_too(page, live):
     assert status(page.send("Side", "add", query={"_id": "left"})) == 200
     assert page.send("Side", "add", query={"_id": "right"}).status_code == 403
     assert live.the(Side).count == 1
@@ -499,8 +493,7 @@ def test_the_token_of_another_session_reloads_and_changes_nothing(live, client):
     assert {e.state.count for e in live.provider.registry.live.values() if isinstance(e.state, Side)} == {0}
 
 
-def test_a_page_of_before_a_login_is_told_to_reload(live, client):
-    page = Page(client)
+def test_a_page_of_before_a_login_is_told_to_reload(page, live, client):
     client.get("/be/ann")
     response = page.send("Counter", "add")
     assert (status(response), patched_signals(response.text)) == (403, {"_fs": {"go": "#reload"}})
@@ -508,8 +501,7 @@ def test_a_page_of_before_a_login_is_told_to_reload(live, client):
     assert status(Page(client).send("Counter", "add")) == 200
 
 
-def test_a_page_that_is_too_old_is_told_to_reload(client, live, monkeypatch):
-    page = Page(client)
+def test_a_page_that_is_too_old_is_told_to_reload(page, live, monkeypatch):
     monkeypatch.setattr(live.provider.tokens.signer, "max_age", -1)
     response = page.send("Counter", "add")
     assert (status(response), patched_signals(response.text)) == (403, {"_fs": {"go": "#reload"}})
@@ -524,8 +516,7 @@ def forgeries(token):
     yield from (".", "", None, 7, [token], {"a": token}, "é")
 
 
-def test_a_forged_token_is_a_plain_403_without_a_body(live, client):
-    page = Page(client)
+def test_a_forged_token_is_a_plain_403_without_a_body(page, live):
     (genuine,) = page.tokens
     for forged in forgeries(genuine):
         page.tokens = [genuine, forged]
@@ -643,8 +634,7 @@ def test_a_page_without_a_stream_is_told_what_its_event_changed_in_a_thread(mail
 
 
 @pytest.mark.parametrize("arguments", ["\ud800", ["\udfff"], {"\ud800": 1}])
-def test_half_a_character_is_refused_and_breaks_no_page(live, client, arguments):
-    page = Page(client)
+def test_half_a_character_is_refused_and_breaks_no_page(page, live, client, arguments):
     body = json.dumps({"a": {"by": arguments}, "w": page.tokens}).encode()
     response = client.post(page.url + "event/Counter/add", content=body, headers=BROWSER)
     assert (response.status_code, status(response)) == (200, 400)

@@ -99,6 +99,11 @@ def provider_of(cls=Cart, scope=StateScope.SESSION, *, provider=None, **config):
     return provider
 
 
+@pytest.fixture
+def provider():
+    return provider_of()
+
+
 def key_of(state):
     return state._committed.identifier.key
 
@@ -112,8 +117,7 @@ def test_only_state_classes_are_registered(cls):
         StateProvider().register_state(cls, StateConfig())
 
 
-def test_a_class_is_registered_once():
-    provider = provider_of()
+def test_a_class_is_registered_once(provider):
     with pytest.raises(ConfigurationError, match="Cart is registered already"):
         provider.register_state(Cart, StateConfig())
 
@@ -201,8 +205,7 @@ def test_the_decorator_needs_no_parentheses():
 
 
 @pytest.mark.parametrize("wrong", [int, lambda: None, Cart, "session"], ids=["class", "function", "twice", "text"])
-def test_the_decorator_refuses_what_it_cannot_register(wrong):
-    provider = provider_of()
+def test_the_decorator_refuses_what_it_cannot_register(provider, wrong):
     with pytest.raises(ConfigurationError):
         provider.state(wrong)
 
@@ -298,8 +301,7 @@ async def test_an_app_without_sessions_is_named():
         await provider_of().get_state(Cart, Request(scope))
 
 
-async def test_keywords_are_the_first_values_of_a_new_state():
-    provider = provider_of()
+async def test_keywords_are_the_first_values_of_a_new_state(provider):
     assert (await provider.get_state(Cart, request_of(), items=5, note="new")).items == 5
     assert (await provider.get_state(Cart, request_of(), items=6)).items == 5
     with pytest.raises(ValidationError, match="nothing"):
@@ -499,15 +501,13 @@ async def test_modify_takes_ids_instead_of_a_request(scope, ids, key):
                 pass
 
 
-async def test_modify_with_a_request_is_the_state_that_the_request_means():
-    provider = provider_of()
+async def test_modify_with_a_request_is_the_state_that_the_request_means(provider):
     await set_fields(provider.modify(Cart, request_of()), items=4)
     assert (await provider.get_state(Cart, request_of())).items == 4
     assert (await provider.get_state(Cart, request_of({"session_id": "other"}))).items == 0
 
 
-async def test_run_returns_what_the_event_returns_and_asks_no_guards():
-    provider = provider_of()
+async def test_run_returns_what_the_event_returns_and_asks_no_guards(provider):
     cart = await provider.get_state(Cart, request_of())
     assert await cart.add.run(by=2) is None
     assert await cart.total.run() == 2
@@ -522,8 +522,7 @@ async def test_run_returns_what_the_event_returns_and_asks_no_guards():
 @pytest.mark.parametrize(
     ("arguments", "named"), [({"by": "x"}, "'by'"), ({"by": 1, "more": 1}, "'more'"), ({}, "'by'")]
 )
-async def test_run_with_arguments_that_do_not_fit_names_one(arguments, named):
-    provider = provider_of()
+async def test_run_with_arguments_that_do_not_fit_names_one(provider, arguments, named):
     cart = await provider.get_state(Cart, request_of())
     with pytest.raises(EventArgumentError, match=named):
         await cart.add_async.run(**arguments)
@@ -615,8 +614,7 @@ async def test_stop_ends_the_background_work_and_streams_and_may_be_called_twice
         assert [task for task in asyncio.all_tasks() if task.get_name().startswith("faststate")] == []
 
 
-def test_the_parts_of_a_provider_are_there_under_their_names():
-    provider = provider_of()
+def test_the_parts_of_a_provider_are_there_under_their_names(provider):
     assert isinstance(provider.registry, StateRegistry)
     assert isinstance(provider.sse_manager, faststate.SSEManager)
     assert inspect.iscoroutinefunction(provider.get_state)

@@ -134,19 +134,27 @@ async def shop(request, tmp_path):
     await made.provider.stop()
 
 
-async def test_a_row_is_shown_and_changed_by_events_and_only_the_changed_columns_are_written(shop):
+@pytest.fixture
+async def client(shop):
     async with browser(shop.app) as client:
-        page = await Page.open(client, "/products/1")
-        assert page.signals["Product"]["1"]["stock"] == 10 and "supplier" not in page.html
-        answer = await page.send("Product", "buy", instance_id="1")
-        assert patched_signals(answer.text)["Product"]["1"]["stock"] == 9
+        yield client
+
+
+@pytest.fixture
+async def page(client):
+    """The page of the first product."""
+    return await Page.open(client, "/products/1")
+
+
+async def test_a_row_is_shown_and_changed_by_events_and_only_the_changed_columns_are_written(page, shop):
+    assert page.signals["Product"]["1"]["stock"] == 10 and "supplier" not in page.html
+    answer = await page.send("Product", "buy", instance_id="1")
+    assert patched_signals(answer.text)["Product"]["1"]["stock"] == 9
     assert (shop.row()["stock"], shop.row()["version"]) == (9, 2) and shop.log() == []
 
 
-async def test_lists_models_and_hidden_fields_are_columns_too_and_come_back(shop, tmp_path):
-    async with browser(shop.app) as client:
-        page = await Page.open(client, "/products/1")
-        assert status(await page.send("Product", "label", instance_id="1", tag="good")) in (200, 204)
+async def test_lists_models_and_hidden_fields_are_columns_too_and_come_back(page, shop, tmp_path):
+    assert status(await page.send("Product", "label", instance_id="1", tag="good")) in (200, 204)
     assert shop.row()["supplier"] == "somebody" and shop.row()["tags"] == '["good"]'
     await shop.provider.stop()
     again = Shop(tmp_path)
@@ -157,9 +165,8 @@ async def test_lists_models_and_hidden_fields_are_columns_too_and_come_back(shop
 
 
 @pytest.mark.parametrize("number", ["3", "01", "1.0", " 1", "x", "1 OR 1=1", "'", "-1", "9" * 400])
-async def test_what_is_no_row_is_a_404_and_leaves_nothing_behind(shop, number):
-    async with browser(shop.app) as client:
-        assert (await client.get(f"/products/{number}")).status_code == 404
+async def test_what_is_no_row_is_a_404_and_leaves_nothing_behind(client, shop, number):
+    assert (await client.get(f"/products/{number}")).status_code == 404
     assert len(shop.provider.registry) == 0 and shop.row()["stock"] == 10
 
 
@@ -223,14 +230,12 @@ def test_refresh_works_from_sync_code(tmp_path):
     assert shop.provider.registry.peek("record:Product:1").stock == 3
 
 
-async def test_a_change_that_was_made_from_an_older_row_is_refused_and_the_newer_one_shown(shop):
-    async with browser(shop.app) as client:
-        page = await Page.open(client, "/products/1")
-        shop.products.update(id=1, stock=3, version=2)  # and nobody said so
-        assert status(await page.send("Product", "buy", instance_id="1")) == 503
-        assert shop.row()["stock"] == 3
-        answer = await page.send("Product", "buy", instance_id="1")
-        assert patched_signals(answer.text)["Product"]["1"]["stock"] == 2
+async def test_a_change_that_was_made_from_an_older_row_is_refused_and_the_newer_one_shown(page, shop):
+    shop.products.update(id=1, stock=3, version=2)  # and nobody said so
+    assert status(await page.send("Product", "buy", instance_id="1")) == 503
+    assert shop.row()["stock"] == 3
+    answer = await page.send("Product", "buy", instance_id="1")
+    assert patched_signals(answer.text)["Product"]["1"]["stock"] == 2
     assert (shop.row()["stock"], shop.row()["version"]) == (2, 3)
 
 
@@ -244,10 +249,8 @@ async def test_a_row_without_a_version_takes_the_last_change(tmp_path):
     await shop.provider.stop()
 
 
-async def test_the_version_of_a_row_is_what_a_page_expects_over_a_restart_too(shop, tmp_path):
-    async with browser(shop.app) as client:
-        page = await Page.open(client, "/products/1")
-        assert page.signals["Product"]["1"]["_version"] == "row.1"
+async def test_the_version_of_a_row_is_what_a_page_expects_over_a_restart_too(page, tmp_path):
+    assert page.signals["Product"]["1"]["_version"] == "row.1"
 
 
 async def test_a_deleted_row_is_a_404_to_events_and_pages_and_vanishes_where_it_is_shown(shop):
@@ -276,13 +279,12 @@ async def test_a_deleted_row_is_told_of_when_other_code_says_so(shop):
     assert gone == [("tea", "it is not there any more")]
 
 
-async def test_a_row_that_comes_back_is_a_new_state(shop):
-    async with browser(shop.app) as client:
-        await client.get("/products/1")
-        shop.products.delete(1)
-        await shop.provider.refresh(Product, record_id=1)
-        shop.products.insert(id=1, name="new tea", stock=1, tags="[]", parts="[]", supplier="x", version=1)
-        assert "new tea" in (await client.get("/products/1")).text
+async def test_a_row_that_comes_back_is_a_new_state(client, shop):
+    await client.get("/products/1")
+    shop.products.delete(1)
+    await shop.provider.refresh(Product, record_id=1)
+    shop.products.insert(id=1, name="new tea", stock=1, tags="[]", parts="[]", supplier="x", version=1)
+    assert "new tea" in (await client.get("/products/1")).text
 
 
 async def test_delete_takes_the_row_away_and_tells(shop):
@@ -298,39 +300,35 @@ async def test_delete_takes_the_row_away_and_tells(shop):
         assert shop.row(2) is None
 
 
-async def test_two_rows_of_one_database_are_changed_both_or_none(shop):
-    async with browser(shop.app) as client:
-        page = await Page.open(client, "/products/1")
-        assert status(await page.send("Product", "move", instance_id="1", to="2", by=4)) == 200
-        assert (shop.row(1)["stock"], shop.row(2)["stock"]) == (6, 14)
-        order = await Page.open(client, "/orders/1")
-        assert status(await order.send("Order", "take", instance_id="1", sku="2")) in (200, 204)
-        assert shop.row(2)["stock"] == 13 and shop.orders[1]["items"] == 1
-        shop.products.update(id=2, stock=100, version=50)  # so that one of the two is refused
-        assert status(await order.send("Order", "take", instance_id="1", sku="2")) == 503
-        assert shop.orders[1]["items"] == 1 and shop.row(2)["stock"] == 100
-        assert status(await page.send("Product", "move", instance_id="1", to="2", by=1)) == 200
+async def test_two_rows_of_one_database_are_changed_both_or_none(page, client, shop):
+    assert status(await page.send("Product", "move", instance_id="1", to="2", by=4)) == 200
+    assert (shop.row(1)["stock"], shop.row(2)["stock"]) == (6, 14)
+    order = await Page.open(client, "/orders/1")
+    assert status(await order.send("Order", "take", instance_id="1", sku="2")) in (200, 204)
+    assert shop.row(2)["stock"] == 13 and shop.orders[1]["items"] == 1
+    shop.products.update(id=2, stock=100, version=50)  # so that one of the two is refused
+    assert status(await order.send("Order", "take", instance_id="1", sku="2")) == 503
+    assert shop.orders[1]["items"] == 1 and shop.row(2)["stock"] == 100
+    assert status(await page.send("Product", "move", instance_id="1", to="2", by=1)) == 200
     assert (shop.row(1)["stock"], shop.row(2)["stock"]) == (5, 101)
 
 
-async def test_a_row_and_a_state_are_changed_by_one_event(shop):
-    async with browser(shop.app) as client:
-        page = await Page.open(client, "/cart")
-        assert status(await page.send("Cart", "take", sku="1")) in (200, 204)
-        assert "tea" in (await client.get("/cart")).text and shop.row()["stock"] == 9
-        answer = await page.send("Cart", "take", sku="77")
-        assert status(answer) == 404 and "tea tea" not in (await client.get("/cart")).text
+async def test_a_row_and_a_state_are_changed_by_one_event(client, shop):
+    page = await Page.open(client, "/cart")
+    assert status(await page.send("Cart", "take", sku="1")) in (200, 204)
+    assert "tea" in (await client.get("/cart")).text and shop.row()["stock"] == 9
+    answer = await page.send("Cart", "take", sku="77")
+    assert status(answer) == 404 and "tea tea" not in (await client.get("/cart")).text
 
 
-async def test_a_row_that_cannot_be_saved_leaves_the_state_as_it_was(shop):
-    async with browser(shop.app) as client:
-        page = await Page.open(client, "/cart")
-        await page.send("Cart", "take", sku="1")
-        shop.db.execute("CREATE TRIGGER no BEFORE UPDATE ON products BEGIN SELECT RAISE(ABORT, 'sealed'); END")
-        answer = await page.send("Cart", "take", sku="1")
-        assert status(answer) == 503 and "sealed" not in answer.text
-        assert (await client.get("/cart")).text.count("tea") == 1 and shop.row()["stock"] == 9
-        assert shop.provider.registry.peek("record:Product:1").stock == 9
+async def test_a_row_that_cannot_be_saved_leaves_the_state_as_it_was(client, shop):
+    page = await Page.open(client, "/cart")
+    await page.send("Cart", "take", sku="1")
+    shop.db.execute("CREATE TRIGGER no BEFORE UPDATE ON products BEGIN SELECT RAISE(ABORT, 'sealed'); END")
+    answer = await page.send("Cart", "take", sku="1")
+    assert status(answer) == 503 and "sealed" not in answer.text
+    assert (await client.get("/cart")).text.count("tea") == 1 and shop.row()["stock"] == 9
+    assert shop.provider.registry.peek("record:Product:1").stock == 9
 
 
 async def test_a_record_s_event_whose_answer_was_lost_with_the_process_happens_once(tmp_path):

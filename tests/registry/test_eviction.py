@@ -105,6 +105,11 @@ class Site:
         return sum("[tea]" in client.get("/").text for client in clients)
 
 
+@pytest.fixture
+def site():
+    return Site(max_states=60)
+
+
 def visited(clients):
     for client in clients:
         assert "[tea]" in client.get("/").text
@@ -113,8 +118,7 @@ def visited(clients):
 # -- what people keep --------------------------------------------------------------------------------------------------
 
 
-def test_a_stranger_s_sessions_push_out_nobody_s_cart_though_all_share_an_address():
-    site = Site(max_states=60)
+def test_a_stranger_s_sessions_push_out_nobody_s_cart_though_all_share_an_address(site):
     shoppers = [site.shopper() for _ in range(10)]
     visited(shoppers)
     site.flood(120)
@@ -131,9 +135,7 @@ def test_however_few_states_memory_may_hold(most):
     assert site.carts(shoppers) == 10
 
 
-async def test_nor_where_the_server_sees_no_addresses_at_all():
-    site = Site(max_states=60)
-
+async def test_nor_where_the_server_sees_no_addresses_at_all(site):
     async def visit(session_id, sku=""):
         scope = {
             "type": "http",
@@ -160,24 +162,21 @@ async def test_nor_where_the_server_sees_no_addresses_at_all():
 
 
 @pytest.mark.parametrize("again", [1, 3])
-def test_neither_do_they_where_the_stranger_comes_back_to_each_of_them(again):
-    site = Site(max_states=60)
+def test_neither_do_they_where_the_stranger_comes_back_to_each_of_them(site, again):
     shoppers = [site.shopper() for _ in range(10)]
     visited(shoppers)
     site.flood(100, again=again)
     assert site.carts(shoppers) == 10
 
 
-def test_who_was_there_before_keeps_the_cart_even_if_nobody_came_back():
-    site = Site(max_states=60)
+def test_who_was_there_before_keeps_the_cart_even_if_nobody_came_back(site):
     shoppers = [site.shopper() for _ in range(10)]
     site.flood(120)
     assert site.carts(shoppers) == 10
 
 
 @pytest.mark.parametrize("again", [0, 2])
-def test_a_stranger_pushes_out_nothing_of_other_addresses_however_busy_and_early(again):
-    site = Site(max_states=60)
+def test_a_stranger_pushes_out_nothing_of_other_addresses_however_busy_and_early(site, again):
     site.flood(50, AWAY, again=again)
     shoppers = [site.shopper(f"10.1.0.{n}") for n in range(10)]
     site.flood(100, AWAY, again=again)
@@ -268,9 +267,8 @@ def test_untouched_states_go_before_changed_ones_even_those_that_their_class_mak
     assert len(site.provider.registry) == 25 and site.carts(shoppers) == 10
 
 
-def test_where_nobody_fills_memory_within_an_hour_the_longest_unused_goes_and_newcomers_stay():
+def test_where_nobody_fills_memory_within_an_hour_the_longest_unused_goes_and_newcomers_stay(site):
     """A site that is simply full: as it was before there were crowds."""
-    site = Site(max_states=60)
     first = [site.shopper() for _ in range(54)]
     visited(first)
     site.clock.now += ABANDONED + 1
@@ -284,16 +282,14 @@ def test_where_nobody_fills_memory_within_an_hour_the_longest_unused_goes_and_ne
     assert site.carts(first[:30]) < 30
 
 
-def test_visitors_who_were_not_heard_of_again_are_left_behind_after_an_hour():
-    site = Site(max_states=60)
+def test_visitors_who_were_not_heard_of_again_are_left_behind_after_an_hour(site):
     site.flood(55)
     site.clock.now += ABANDONED + 1
     newcomers = [site.shopper() for _ in range(40)]
     assert site.carts(newcomers) == 40
 
 
-async def test_what_a_page_watches_never_goes_and_does_not_come_last_when_the_tab_is_closed():
-    site = Site(max_states=60)
+async def test_what_a_page_watches_never_goes_and_does_not_come_last_when_the_tab_is_closed(site):
     shoppers = [site.shopper() for _ in range(5)]
     manager, registry = site.provider.sse_manager, site.provider.registry
     keys = [key for key in registry.live if ":Cart:" in key]

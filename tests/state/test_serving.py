@@ -31,7 +31,8 @@ from tests.support.client import Page, patched_signals, status
 KEY = "a key of the tests"
 
 
-def class_of_its_own():
+@pytest.fixture
+def cls():
     """A class that no other test has registered anywhere."""
 
     class Shared(ReactiveState):
@@ -81,8 +82,7 @@ def post(client, url):
 # -- two providers of one class ----------------------------------------------------------------------------------------
 
 
-def test_two_apps_of_one_class_each_use_their_own_name_and_prefix():
-    cls = class_of_its_own()
+def test_two_apps_of_one_class_each_use_their_own_name_and_prefix(cls):
     apps = {"One": app_of(cls, name="One", prefix="/_a"), "Two": app_of(cls, name="Two", prefix="/_b")}
     for name, prefix in (("One", "/_a"), ("Two", "/_b"), ("One", "/_a")):
         page = Page(TestClient(apps[name]))
@@ -94,8 +94,7 @@ def test_two_apps_of_one_class_each_use_their_own_name_and_prefix():
         assert Page(page.client).signals[name]["n"] == 4
 
 
-def test_one_class_with_ids_in_one_app_and_without_in_the_other():
-    cls = class_of_its_own()
+def test_one_class_with_ids_in_one_app_and_without_in_the_other(cls):
     record, plain = app_of(cls, StateScope.RECORD), app_of(cls)
     for _ in range(2):
         page = Page(TestClient(record))
@@ -114,8 +113,7 @@ def test_one_class_with_ids_in_one_app_and_without_in_the_other():
         TestClient(record).get("/class")
 
 
-def test_apps_that_are_served_at_one_time_in_threads_do_not_mix():
-    cls = class_of_its_own()
+def test_apps_that_are_served_at_one_time_in_threads_do_not_mix(cls):
     wrong = []
 
     def serve(number):
@@ -134,8 +132,7 @@ def test_apps_that_are_served_at_one_time_in_threads_do_not_mix():
     assert not wrong
 
 
-def test_outside_a_request_the_only_provider_is_meant():
-    cls = class_of_its_own()
+def test_outside_a_request_the_only_provider_is_meant(cls):
     assert cls.add.to() == "/_faststate/event/Shared/add", "nobody has registered it"
     provider = StateProvider(prefix="/_own")
     provider.register_state(cls, StateConfig(name="Named"))
@@ -154,8 +151,7 @@ def test_outside_a_request_the_only_provider_is_meant():
         {"config": StateConfig(scope=StateScope.COMPONENT)},
     ],
 )
-def test_outside_a_request_several_providers_that_differ_are_an_error_that_says_what_to_do(other):
-    cls = class_of_its_own()
+def test_outside_a_request_several_providers_that_differ_are_an_error_that_says_what_to_do(cls, other):
     kept = [StateProvider(), StateProvider(prefix=other.get("prefix", "/_faststate"))]
     kept[0].register_state(cls)
     kept[1].register_state(cls, other.get("config"))
@@ -164,8 +160,7 @@ def test_outside_a_request_several_providers_that_differ_are_an_error_that_says_
             use()
 
 
-def test_a_provider_that_nobody_holds_any_more_is_forgotten():
-    cls = class_of_its_own()
+def test_a_provider_that_nobody_holds_any_more_is_forgotten(cls):
     old = StateProvider(prefix="/_old")
     old.register_state(cls)
     gone = weakref.ref(old)
@@ -189,8 +184,7 @@ def test_what_is_noted_of_a_class_keeps_neither_it_nor_its_provider():
     assert [each() for each in gone] == [None, None]
 
 
-def test_a_subclass_is_not_registered_as_its_base_is():
-    cls = class_of_its_own()
+def test_a_subclass_is_not_registered_as_its_base_is(cls):
     provider = StateProvider(prefix="/_own")
     provider.register_state(cls, StateConfig(name="Named"))
 
@@ -242,8 +236,8 @@ def test_a_computed_value_may_hold_the_url_of_an_event():
     ],
     ids=["mounted", "mounted twice over", "not mounted"],
 )
-def test_urls_begin_where_the_app_is_mounted(path, wrap):
-    client = TestClient(wrap(app_of(class_of_its_own(), prefix="/_fs")))
+def test_urls_begin_where_the_app_is_mounted(cls, path, wrap):
+    client = TestClient(wrap(app_of(cls, prefix="/_fs")))
     page = Page(client, f"{path}/")
     assert urls_of(page) == [f"{path}/_fs/event/Shared/add"] * 4
     for url in urls_of(page):
@@ -253,21 +247,20 @@ def test_urls_begin_where_the_app_is_mounted(path, wrap):
     assert urls_of(page) == [f"{path}/_fs/event/Shared/add"] * 4
 
 
-def test_a_server_with_a_root_path_has_it_in_its_urls():
-    page = Page(TestClient(app_of(class_of_its_own()), root_path="/behind"))
+def test_a_server_with_a_root_path_has_it_in_its_urls(cls):
+    page = Page(TestClient(app_of(cls), root_path="/behind"))
     assert urls_of(page) == ["/behind/_faststate/event/Shared/add"] * 4
 
 
-def test_two_mounted_apps_of_one_class_do_not_mix():
-    cls = class_of_its_own()
+def test_two_mounted_apps_of_one_class_do_not_mix(cls):
     routes = [Mount(f"/{name}", app_of(cls, name=name.title())) for name in ("one", "two")]
     client = TestClient(Starlette(routes=routes))
     for name in ("one", "two", "one"):
         assert urls_of(Page(client, f"/{name}/")) == [f"/{name}/_faststate/event/{name.title()}/add"] * 4
 
 
-def test_an_app_that_is_mounted_at_two_places_serves_both():
-    app = app_of(class_of_its_own())
+def test_an_app_that_is_mounted_at_two_places_serves_both(cls):
+    app = app_of(cls)
     client = TestClient(Starlette(routes=[Mount("/one", app), Mount("/two", app)]))
     for place in ("one", "two"):
         state, of_class, *in_view = urls_of(Page(client, f"/{place}/"))
@@ -279,8 +272,7 @@ def test_an_app_that_is_mounted_at_two_places_serves_both():
     assert Page(client, "/one/").signals["Shared"]["n"] == 6
 
 
-def test_an_app_mounted_below_another_one_uses_its_own_provider():
-    cls = class_of_its_own()
+def test_an_app_mounted_below_another_one_uses_its_own_provider(cls):
     outer, inner = app_of(cls, name="Outer"), app_of(cls, name="Inner", prefix="/_in")
     outer.mount("/inner", inner)
     client = TestClient(outer)
@@ -288,8 +280,7 @@ def test_an_app_mounted_below_another_one_uses_its_own_provider():
     assert urls_of(Page(client)) == ["/_faststate/event/Outer/add"] * 4
 
 
-def test_routes_of_one_router_may_serve_two_apps():
-    cls = class_of_its_own()
+def test_routes_of_one_router_may_serve_two_apps(cls):
     router = fh.APIRouter()
 
     @router("/routed")
