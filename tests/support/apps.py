@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from fasthtml.common import P
 from starlette.requests import Request
 
-from faststate import StateProvider, UserContext
+from faststate import ReactiveState, StateConfig, StateProvider, UserContext, fast_app
+
+
+def app_showing(
+    cls: type[ReactiveState],
+    config: StateConfig | None = None,
+    *,
+    provider: StateProvider | None = None,
+    show: Callable[[Any], Any] = P,
+    **options: Any,
+) -> tuple[Any, StateProvider]:
+    """Return an app whose page at / shows a state of `cls` by `show(state)`, and its provider."""
+    provider = provider or StateProvider()
+    provider.register_state(cls, config)
+    app, rt = fast_app(state_provider=provider, secret_key="for tests", **options)
+
+    def index(state: Any) -> Any:
+        return show(state)
+
+    index.__annotations__["state"] = cls
+    rt("/")(index)
+    return app, provider
 
 
 def user_of_header(request: Any) -> UserContext | None:

@@ -23,6 +23,7 @@ from faststate import (
     fast_app,
     requires_auth,
 )
+from tests.support.apps import app_showing, sign_in_routes
 from tests.support.client import BROWSER, Page, browser, message, status
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -63,21 +64,13 @@ class Note(ReactiveState):
 
 class Site:
     def __init__(self):
-        self.gate = Gate({1: UserContext(1, permissions=["pay"])})
+        self.gate = Gate({"ann": UserContext("ann", permissions=["pay"])})
         self.provider = StateProvider(load_user_by_id=self.gate.load)
         self.provider.register_state(Note, StateConfig(scope=StateScope.USER))
         self.app, rt = fast_app(state_provider=self.provider, secret_key="for tests")
         Note.turn = asyncio.Event()
 
-        @rt("/in")
-        async def enter(request):
-            await self.provider.login(request, UserContext(1))
-            return fh.P("in")
-
-        @rt("/out")
-        async def leave(request):
-            await self.provider.logout(request)
-            return fh.P("out")
+        sign_in_routes(rt, self.provider)
 
         @rt("/")
         def index(note: Note):
@@ -85,7 +78,7 @@ class Site:
 
     @property
     def text(self):
-        return self.provider.registry.peek("user:Note:user1").text
+        return self.provider.registry.peek("user:Note:userann").text
 
     async def held_up(self, request):
         """The request, when its user is just being loaded."""
@@ -104,7 +97,7 @@ async def site():
 
 
 async def signed_in(site, client):
-    await client.get("/in")
+    await client.get("/in/ann")
     return await Page.open(client)
 
 
@@ -119,9 +112,9 @@ async def test_an_event_whose_user_was_being_loaded_is_refused(site, change):
             context = fh.Request({"type": "http", "headers": [], "session": dict(session_of(client))})
             await site.provider.logout(context)
         elif change == "refresh":
-            await site.provider.refresh_user(1)
+            await site.provider.refresh_user("ann")
         else:
-            await site.provider.disconnect_user(1)
+            await site.provider.disconnect_user("ann")
         site.gate.open.set()
         answer = await under_way
         assert status(answer) == 403 and site.text == ""
@@ -145,7 +138,7 @@ async def test_a_generator_stops_at_its_next_step(site, change):
         if change == "logout":
             await client.get("/out")
         else:
-            await site.provider.refresh_user(1)
+            await site.provider.refresh_user("ann")
         Note.turn.set()
         assert status(await under_way) == 403
         assert site.text == "step 0"
@@ -156,8 +149,8 @@ async def test_a_stream_whose_user_was_being_loaded_is_opened_anew(site):
         page = await signed_in(site, client)
         payload = {"w": page.tokens, "n": page.position}
         under_way = await site.held_up(client.post("/_faststate/stream", json=payload, headers=BROWSER))
-        site.gate.users[1] = UserContext(1)
-        assert await site.provider.refresh_user(1) == 0  # it is not there yet
+        site.gate.users["ann"] = UserContext("ann")
+        assert await site.provider.refresh_user("ann") == 0  # it is not there yet
         site.gate.open.set()
         answer = await asyncio.wait_for(under_way, 5)  # it ends by itself
         assert '"go":"#reopen"' in answer.text and "s3cret" not in answer.text
@@ -170,15 +163,7 @@ def test_an_ended_cookie_is_nobody_s_in_an_app_mounted_below_either():
     app, rt = fast_app(state_provider=provider, secret_key="shared")
     below = fh.FastHTML(secret_key="shared")
 
-    @rt("/in")
-    async def enter(request):
-        await provider.login(request, UserContext(1))
-        return fh.P("in")
-
-    @rt("/out")
-    async def leave(request):
-        await provider.logout(request)
-        return fh.P("out")
+    sign_in_routes(rt, provider)
 
     @below.get("/note")
     def note(note: Note):
@@ -186,7 +171,7 @@ def test_an_ended_cookie_is_nobody_s_in_an_app_mounted_below_either():
 
     app.mount("/below", below)
     client = TestClient(app)
-    client.get("/in")
+    client.get("/in/ann")
     kept = dict(client.cookies)
     assert client.get("/below/note").status_code == 200
     client.get("/out")
@@ -210,14 +195,7 @@ async def test_a_rule_that_fails_behind_the_commit_is_no_refusal_of_it():
             self.text = text
             failing.append(text)
 
-    provider = StateProvider()
-    provider.register_state(Board, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
-    app, rt = fast_app(state_provider=provider, secret_key="for tests")
-
-    @rt("/")
-    def index(board: Board):
-        return fh.P(board.signal.text)
-
+    app, provider = app_showing(Board, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
     async with browser(app) as client:
         answer = await (await Page.open(client)).send("Board", "write", text="kept")
         assert status(answer) in (200, 204) and "kept" not in answer.text  # written, and not shown
@@ -298,16 +276,11 @@ def test_a_guard_that_a_decorator_hides_is_an_error_and_a_name_that_it_leaves_is
         @plain
         def wipe(self): ...
 
-    provider = StateProvider()
-    provider.register_state(
-        Good, StateConfig(authorize=lambda user, state, action: asked.append(action) or action != "wipe")
-    )
-    app, rt = fast_app(state_provider=provider, secret_key="for tests")
+    def rule(user, state, action):
+        asked.append(action)
+        return action != "wipe"
 
-    @rt("/")
-    def index(good: Good):
-        return fh.P(good)
-
+    app, _ = app_showing(Good, StateConfig(authorize=rule))
     assert status(Page(TestClient(app)).send("Good", "wipe")) == 401
     assert asked == ["read", "wipe"]
 
@@ -329,24 +302,13 @@ def test_each_of_two_providers_asks_its_own_user_what_may_be_seen():
 
 
 def test_what_anybody_can_have_written_down_is_not_kept():
-    site = StateProvider()
-    app, rt = fast_app(state_provider=site, secret_key="for tests")
-    site.register_state(Note, StateConfig(scope=StateScope.SESSION))
-
-    @rt("/")
-    def index(note: Note):
-        return fh.P(note.signal.text)
-
-    @rt("/out")
-    async def leave(request):
-        await site.logout(request)
-        return fh.P("out")
-
+    app, provider = app_showing(Note)
+    sign_in_routes(app.route, provider)
     for _ in range(20):
         client = TestClient(app)
         client.get("/")
         client.get("/out")
-    assert len(site.registry) == 0 and len(site.sessions.ended.known) == 0
+    assert len(provider.registry) == 0 and len(provider.sessions.ended.known) == 0
 
 
 async def test_users_of_the_app_s_own_kind_are_each_asked_about():

@@ -1,5 +1,6 @@
 """Threat: another site's page that has a victim's browser send what it may send: with cookies, and without a word."""
 
+import itertools
 import json
 from urllib.parse import urlencode, urlsplit
 
@@ -87,14 +88,9 @@ def test_the_same_requests_from_the_apps_own_page_are_served(victim):
 # -- what a page of another site can send without asking ---------------------------------------------------------------
 
 SIMPLE_TYPES = [
-    None,
-    "text/plain",
-    "text/plain;charset=UTF-8",
-    "application/x-www-form-urlencoded",
-    "multipart/form-data; boundary=x",
-    "text/plain; application/json",
-    "",
-]
+    None, "text/plain", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x", "text/plain; application/json", "",
+]  # fmt: skip
 CROSS = [
     {"origin": EVIL, "sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
     {"origin": EVIL, "sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"},
@@ -123,13 +119,8 @@ def test_a_fetch_or_beacon_of_a_simple_type_runs_nothing(victim, content_type):
 def forms(victim):
     """Forms that another site can make its visitor send, as content and type."""
     fields = {"a": json.dumps({"amount": 1000}), "amount": "1000", "to": "mallory", "w": json.dumps(victim.page.tokens)}
-    tricks = {
-        "datastar-request": "true",
-        "Datastar-Request": "true",
-        "_method": "POST",
-        "datastar": json.dumps(victim.body),
-    }
     whole = json.dumps(victim.body)
+    tricks = {"datastar-request": "true", "Datastar-Request": "true", "_method": "POST", "datastar": whole}
     yield urlencode(fields | tricks), "application/x-www-form-urlencoded"
     # A field whose name and value make JSON of the line between them.
     yield whole[:-1] + ',"q":1}=', "text/plain"
@@ -143,18 +134,11 @@ def forms(victim):
 
 
 def test_a_form_of_another_site_runs_nothing(victim):
+    queries = ("", "?datastar-request=true&amount=5", "?" + urlencode({"datastar": json.dumps(victim.body)}))
     for content, content_type in forms(victim):
-        for headers in CROSS:
-            for query in (
-                "",
-                "?datastar-request=true&amount=5",
-                "?" + urlencode({"datastar": json.dumps(victim.body)}),
-            ):
-                for state in STATES:
-                    answer = victim.request(
-                        "POST", event_url(state) + query, {"content-type": content_type, **headers}, content=content
-                    )
-                    assert answer.status_code == 403
+        for headers, query, state in itertools.product(CROSS, queries, STATES):
+            sent = {"content-type": content_type, **headers}
+            assert victim.request("POST", event_url(state) + query, sent, content=content).status_code == 403
     victim.assert_untouched()
 
 
@@ -169,31 +153,30 @@ GETS = [
 ]
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin", "none", None])
+SITES_OF_GETS = ["cross-site", "same-site", "same-origin", "none", None]
+
+
+@pytest.mark.parametrize("site", SITES_OF_GETS)
 def test_an_image_a_link_or_an_eventsource_runs_no_event(victim, site):
     """GET needs no leave at all; on the URL of an event it is not even a refusal, but another method."""
     query = urlencode({"amount": 1000, "datastar": json.dumps(victim.body), "datastar-request": "true"})
-    for headers in GETS:
-        headers = {**headers, **({"sec-fetch-site": site} if site else {})}
-        for state in STATES:
-            for extra in ({}, {"datastar-request": "true"}):
-                for at in (event_url(state), f"{event_url(state)}?{query}"):
-                    answer = victim.request("GET", at, {**headers, **extra})
-                    assert answer.status_code == 405
-                    assert answer.headers["allow"] == "POST"
+    headers_of_ours = ({}, {"datastar-request": "true"})
+    for headers, state, extra, more in itertools.product(GETS, STATES, headers_of_ours, ("", f"?{query}")):
+        sent = {**headers, **({"sec-fetch-site": site} if site else {}), **extra}
+        answer = victim.request("GET", event_url(state) + more, sent)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     victim.assert_untouched()
 
 
 def test_an_eventsource_on_the_stream_gets_nothing(victim):
     """An EventSource can be had by another site with the victim's cookies, and can set no header."""
     query = urlencode({"datastar": json.dumps({"w": victim.page.tokens, "n": ""})})
-    for headers in GETS:
-        for site in ("cross-site", "same-site", "same-origin", "none", None):
-            sent = {**headers, **({"sec-fetch-site": site} if site else {})}
-            for more in ("", "&datastar-request=true", "&Datastar-Request=true"):
-                answer = victim.request("GET", f"/_faststate/stream?{query}{more}", sent)
-                assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-                assert "sent" not in answer.text
+    headers_in_the_query = ("", "&datastar-request=true", "&Datastar-Request=true")
+    for headers, site, more in itertools.product(GETS, SITES_OF_GETS, headers_in_the_query):
+        sent = {**headers, **({"sec-fetch-site": site} if site else {})}
+        answer = victim.request("GET", f"/_faststate/stream?{query}{more}", sent)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert "sent" not in answer.text
     victim.assert_untouched()
 
 
@@ -202,17 +185,16 @@ def test_an_eventsource_on_the_stream_gets_nothing(victim):
 
 def test_leave_to_send_the_header_is_never_granted(victim):
     """The preflight that a browser sends first, for another site, another port and a sandboxed frame."""
-    for origin in (EVIL, "null", f"http://127.0.0.1:{victim.port + 1}", f"http://localhost:{victim.port}", "file://"):
-        for method in ("POST", "GET", "PUT", "PATCH"):
-            for path in (event_url(), event_url("Board"), "/_faststate/stream", "/_faststate/datastar", "/"):
-                asked = {
-                    "origin": origin,
-                    "access-control-request-method": method,
-                    "access-control-request-headers": "datastar-request,content-type,faststate-nonce",
-                    "access-control-request-private-network": "true",
-                }
-                answer = victim.request("OPTIONS", path, asked)
-                assert answer.status_code in (400, 403, 404, 405)
+    others = (EVIL, "null", f"http://127.0.0.1:{victim.port + 1}", f"http://localhost:{victim.port}", "file://")
+    paths = (event_url(), event_url("Board"), "/_faststate/stream", "/_faststate/datastar", "/")
+    for origin, method, path in itertools.product(others, ("POST", "GET", "PUT", "PATCH"), paths):
+        asked = {
+            "origin": origin,
+            "access-control-request-method": method,
+            "access-control-request-headers": "datastar-request,content-type,faststate-nonce",
+            "access-control-request-private-network": "true",
+        }
+        assert victim.request("OPTIONS", path, asked).status_code in (400, 403, 404, 405)
     victim.assert_untouched()
 
 
@@ -220,15 +202,8 @@ def test_no_answer_may_be_read_by_another_site(victim):
     """Pages, events that are served, refusals, streams: no header grants anything, whatever the origin is."""
     json_type = {"content-type": "application/json"}
     for origin in (EVIL, "null", f"http://127.0.0.1:{victim.port}"):
-        for path in (
-            "/",
-            "/truth",
-            "/nowhere",
-            "/_faststate/stream",
-            "/_faststate/datastar",
-            event_url(),
-            event_url("X"),
-        ):
+        library = ("/_faststate/stream", "/_faststate/datastar", event_url(), event_url("X"))
+        for path in ("/", "/truth", "/nowhere", *library):
             victim.request("GET", path, {"origin": origin})
             victim.request("POST", path, {"origin": origin, **BROWSER, **json_type}, content="{}")
         stream = open_stream(victim.client, victim.page, headers={"origin": origin})
@@ -261,12 +236,9 @@ def raw(victim, method, path, headers):
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
 def test_a_stream_answers_to_post_alone(victim, method):
+    query = urlencode({"datastar": json.dumps({"w": victim.page.tokens, "n": ""})})
     for extra in ({}, {"x-http-method-override": "POST"}):
-        answer = victim.request(
-            method,
-            "/_faststate/stream?" + urlencode({"datastar": json.dumps({"w": victim.page.tokens, "n": ""})}),
-            {**BROWSER, **extra},
-        )
+        answer = victim.request(method, f"/_faststate/stream?{query}", {**BROWSER, **extra})
         assert answer.status_code == 405
         assert "sent" not in answer.text
     victim.assert_untouched()

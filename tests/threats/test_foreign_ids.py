@@ -82,12 +82,17 @@ def assert_nothing_got_out(victim, *answers):
 WITH_IDS = ("Panel", "Sheet", "Doc")
 
 
+def in_both_places(client, page, cls, own, text=INJURED):
+    """The answers to an event that names an id in its body, and to one that names it in its query."""
+    sent = {"w": page.tokens, "a": {"text": text}}
+    yield post_event(client, page, f"{cls}/write", {**sent, "i": own})
+    yield post_event(client, page, f"{cls}/write?_id={quote(own)}", sent)
+
+
 @pytest.mark.parametrize("cls", WITH_IDS)
 def test_a_persons_own_id_works_in_both_places(attacker, cls):
-    page, own = attacker.pages[cls], attacker.ids[cls]
-    for path, body in ((f"{cls}/write", {"i": own}), (f"{cls}/write?_id={quote(own)}", {})):
-        text = secrets.token_hex(4)
-        answer = post_event(attacker.client, page, path, {"w": page.tokens, "a": {"text": text}, **body})
+    text = secrets.token_hex(4)
+    for answer in in_both_places(attacker.client, attacker.pages[cls], cls, attacker.ids[cls], text):
         assert status(answer) == 200
         assert text in str(everything(attacker.client))
 
@@ -117,7 +122,7 @@ def elsewhere(own, foreign):
     """Requests that name `own` where it counts, or nothing, and `foreign` anywhere else: (query, body, headers)."""
     named = {"i": own}
     yield [], {**named, "a": {"i": foreign}}, {}
-    for name in (
+    for name in [
         "id",
         "_id",
         "instance_id",
@@ -128,7 +133,7 @@ def elsewhere(own, foreign):
         "key",
         "self",
         "state",
-    ):
+    ]:
         yield [], {**named, "a": {name: foreign}}, {}
         yield [], {**named, "b": {name: foreign}}, {}
         yield [], {**named, "s": {name: foreign}}, {}
@@ -184,8 +189,7 @@ def test_states_without_ids_take_none(victim, attacker, cls):
     keys = [key for key in everything(victim.client) if f":{cls}" in key]
     before = everything(victim.client)
     for foreign in (victim.session_id, victim.name, f"user{victim.name}", *keys, attacker.session_id, ""):
-        for path, body in ((f"{cls}/write", {"i": foreign}), (f"{cls}/write?_id={quote(foreign)}", {})):
-            answer = post_event(attacker.client, page, path, {"w": page.tokens, "a": {"text": INJURED}, **body})
+        for answer in in_both_places(attacker.client, page, cls, foreign):
             assert status(answer) == 400
             assert_nothing_got_out(victim, answer)
     assert everything(victim.client) == before
@@ -214,20 +218,14 @@ def test_a_record_named_by_an_argument_is_asked_for_under_its_own_rule(victim, a
     page, text = attacker.pages["Doc"], f"copied by {attacker.name}"
     attacker.pages["Guarded"].send("Guarded", "write", instance_id=attacker.ids["Guarded"], text=text)
     before = everything(victim.client)
-    own = post_event(
-        attacker.client,
-        page,
-        "Doc/copy_from",
-        {"w": page.tokens, "i": attacker.ids["Doc"], "a": {"source": attacker.ids["Guarded"]}},
-    )
-    assert status(own) == 200
+
+    def copy_from(somebody):
+        body = {"w": page.tokens, "i": attacker.ids["Doc"], "a": {"source": somebody.ids["Guarded"]}}
+        return post_event(attacker.client, page, "Doc/copy_from", body)
+
+    assert status(copy_from(attacker)) == 200
     assert everything(attacker.client)[f"record:Doc:{quote(attacker.ids['Doc'])}"]["text"] == text
-    foreign = post_event(
-        attacker.client,
-        page,
-        "Doc/copy_from",
-        {"w": page.tokens, "i": attacker.ids["Doc"], "a": {"source": victim.ids["Guarded"]}},
-    )
+    foreign = copy_from(victim)
     assert status(foreign) == 403
     assert delivers_nothing(foreign.text)
     assert_nothing_got_out(victim, foreign)
@@ -238,15 +236,12 @@ def test_a_record_named_by_an_argument_is_asked_for_under_its_own_rule(victim, a
 
 
 def test_a_page_that_its_handler_refuses_hands_out_no_token(victim, attacker):
-    page = Page(attacker.client, f"/doc/{victim.ids['Doc']}")
-    assert page.response.status_code == 403
-    assert_nothing_got_out(victim, page.response)
-    assert "_fs" not in page.html
-    assert page.tokens == []
-    guarded = Page(attacker.client, f"/guarded/{victim.ids['Guarded']}")
-    assert guarded.response.status_code == 403
-    assert_nothing_got_out(victim, guarded.response)
-    assert guarded.tokens == []
+    for path in (f"/doc/{victim.ids['Doc']}", f"/guarded/{victim.ids['Guarded']}"):
+        page = Page(attacker.client, path)
+        assert page.response.status_code == 403
+        assert_nothing_got_out(victim, page.response)
+        assert "_fs" not in page.html
+        assert page.tokens == []
 
 
 def test_ids_in_a_pages_query_headers_and_cookies_name_nobody(victim, attacker, visit):
@@ -270,8 +265,7 @@ def test_ids_in_a_pages_query_headers_and_cookies_name_nobody(victim, attacker, 
                 client.post(path, data=foreign),
                 client.post(path, json=foreign),
             )
-    before = everything(victim.client)
-    assert victim.words in str(before)
+    assert victim.words in str(everything(victim.client))
 
 
 def test_one_component_id_is_another_component_in_another_session(victim, attacker):
@@ -388,8 +382,7 @@ def test_an_odd_id_that_no_page_shows_is_refused_and_makes_nothing(attacker, cls
     before = everything(attacker.client)
     for kind, odd in ODD.items():
         for foreign in {odd, odd + own, own + odd} - {own}:
-            for path, body in ((f"{cls}/write", {"i": foreign}), (f"{cls}/write?_id={quote(foreign)}", {})):
-                answer = post_event(attacker.client, page, path, {"w": page.tokens, "a": {"text": INJURED}, **body})
+            for answer in in_both_places(attacker.client, page, cls, foreign):
                 assert (answer.status_code, answer.text) == (403, ""), kind
     assert everything(attacker.client) == before
 

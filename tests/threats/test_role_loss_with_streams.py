@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import threading
 from typing import Annotated
 
 import pytest
@@ -89,20 +90,11 @@ class Slow(ReactiveState):
     line: str = ""
 
 
-class Gate:
-    """An event of the server's loop, set and waited for from any thread."""
-
-    def __init__(self):
-        self.is_set = True
-
-    def clear(self):
-        self.is_set = False
-
-    def set(self):
-        self.is_set = True
+class Gate(threading.Event):
+    """An event that is set in one thread and waited for on the loop of another."""
 
     async def wait(self):
-        await eventually(lambda: self.is_set)
+        await eventually(self.is_set)
 
 
 arrived, go_on, rule_asked, rule_may_answer, loader_asked, loader_may_answer = gates = [Gate() for _ in range(6)]
@@ -132,7 +124,7 @@ def make_app(way):
     people = People()
 
     async def load(name):
-        if not loader_asked.is_set:  # the first request after a test has cleared it, and no other
+        if not loader_asked.is_set():  # the first request after a test has cleared it, and no other
             loader_asked.set()
             await loader_may_answer.wait()
         return people.find(name)
@@ -236,10 +228,8 @@ async def tell(site, path):
 
 async def rest_of(tab):
     """Read a stream to its end into the model; return it as text."""
-    lines = []
     async with asyncio.timeout(10):
-        lines = [line async for line in tab.lines]
-    text = "\n".join(lines)
+        text = "\n".join([line async for line in tab.lines])
     for block in text.split("\n\n"):
         tab.feed(block)
     return text
@@ -249,6 +239,11 @@ async def opens_anew(tab):
     """Open the page again, as it does when it is told to."""
     tab.position = ""
     await tab.open()
+
+
+async def end_and_open_anew(tab):
+    await rest_of(tab)
+    await opens_anew(tab)
 
 
 async def answer_to_opening(tab, *, first=True):
@@ -306,12 +301,10 @@ async def test_a_regained_role_brings_the_state_back(served):
     tab = await served.tab(await served.browser("ann"))
     served.people.roles["ann"] = []
     await tell(served, "/refresh/ann")
-    await rest_of(tab)
-    await opens_anew(tab)
+    await end_and_open_anew(tab)
     served.people.roles["ann"] = ["staff"]
     assert await tell(served, "/refresh/ann") == "1"
-    await rest_of(tab)
-    await opens_anew(tab)
+    await end_and_open_anew(tab)
     assert tab.signals["Staff"] == {"secret": "for staff"} and "In the room: for staff" in tab.elements[-1]
 
 
@@ -360,8 +353,7 @@ async def test_a_gained_permission_sends_the_field_and_a_lost_one_blanks_it(serv
     await tab.until(lambda: tab.signals["Report"]["profit"] == 3000)
     served.people.permissions["bob"] = []
     await tell(served, "/refresh/bob")
-    await rest_of(tab)
-    await opens_anew(tab)
+    await end_and_open_anew(tab)
     assert tab.signals["Report"] == {"title": "Report", "profit": ""} and "Profit: None" in tab.elements[-1]
     await tell(served, "/set/profit/4000")
     served.people.permissions["bob"] = ["money"]

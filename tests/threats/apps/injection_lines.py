@@ -93,16 +93,8 @@ class Panel(ReactiveState):
         return P(self.text)
 
 
-class Doc(ReactiveState):
-    text: str = ""
-
-    @event
-    def put(self, text: str):
-        self.text = text
-
-    @view
-    def shown(self):
-        return P(self.text)
+class Doc(Panel):
+    pass
 
 
 def bounce(req):

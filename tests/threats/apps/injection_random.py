@@ -138,26 +138,16 @@ class Doc(ReactiveState):
         return P(self.text)
 
 
-class Slip(ReactiveState):
+class Slip(Panel):
     """A record without a rule: who has no token for it has no way to it."""
-
-    text: str = ""
-
-    @event
-    def put(self, text: str = ""):
-        self.text = text
 
     @view
     def shown(self):
         return P(self.text)
 
 
-class Draft(ReactiveState):
-    text: str = ""
-
-    @event
-    def put(self, text: str = ""):
-        self.text = text
+class Draft(Panel):
+    pass
 
 
 def private_of(identifier):

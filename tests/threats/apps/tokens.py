@@ -24,19 +24,11 @@ def make(secret_key, **options):
         def write(self, text: str):
             self.text = text
 
-    class Panel(ReactiveState):
-        text: str = "blank"
+    class Panel(Doc):
+        pass
 
-        @event
-        def write(self, text: str):
-            self.text = text
-
-    class Diary(ReactiveState):
-        text: str = "blank"
-
-        @event
-        def write(self, text: str):
-            self.text = text
+    class Diary(Doc):
+        pass
 
     provider = StateProvider(secret_key=secret_key, **UNLIMITED, **options)
     provider.register_state(Vault)
