@@ -945,3 +945,23 @@ def test_a_provider_can_be_stopped_where_another_loop_has_just_broadcast(redis_s
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+async def test_what_a_process_tells_while_it_stops_has_been_told_when_it_has_stopped(two):
+    a, _ = two
+    told, real = [], a.store.publish
+
+    async def publish(messages) -> None:
+        await real(messages)
+        told.append(asyncio.get_running_loop())
+        if len(told) == 1:
+            a.cluster.reload_pages("told while the first one was sent")
+
+    with instead(a.store, "publish", publish), held(a.cluster.following, "stop") as stopping:
+        a.cluster.reload_pages("the first one")
+        task = asyncio.create_task(a.stop())
+        await stopping.reached.wait()
+        a.cluster.reload_pages("told while it stops following")
+        stopping.go()
+        await task
+        assert told == [asyncio.get_running_loop()] * 3

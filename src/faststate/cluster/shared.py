@@ -59,8 +59,8 @@ class SharedCluster(Sharing):
         await self.following.start()
 
     async def stop(self) -> None:
-        await self.announcer.stop()
         await self.following.stop()
+        await self.announcer.stop()  # last: until it hears nothing more, this process may have something to tell
 
     def others(self) -> Sequence[Mapping[str, Any]]:
         found = [decode_stats(body) for body in self.store.members.values()]
@@ -181,8 +181,8 @@ class Announcer:
         self._loop = asyncio.get_running_loop()
 
     async def stop(self) -> None:
-        """Wait until all has been sent."""
-        if self._sending:
+        """Wait until all has been sent, also what is told meanwhile."""
+        while self._sending:
             await asyncio.wait(self._sending)
         self._loop = None
 
