@@ -116,7 +116,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "run_event",
         "modify",
     ),
-    "cluster": ("processes", "messages", "base", "sharing", "following", "shared"),
+    "cluster": ("processes", "messages", "base", "committing", "following", "shared"),
     "sse": (
         "changes",
         "writing",

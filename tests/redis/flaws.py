@@ -19,7 +19,7 @@ def do_not_fence() -> None:
 
 def do_not_lock() -> None:
     """Grant every lock at once, and let commits not check them."""
-    from faststate.cluster.sharing import Sharing
+    from faststate.cluster.committing import CommittingCluster
     from faststate.stores.base import Hold, Locked
     from faststate.stores.redis import RedisStore
 
@@ -29,7 +29,7 @@ def do_not_lock() -> None:
         return Locked({key: Hold(key, f"{self.origin}:0") for key in known}, await self.fresh(known))
 
     RedisStore.lock = lock  # type: ignore[method-assign]
-    Sharing.release = lambda self, entry: setattr(entry.shared or entry, "hold", None)  # type: ignore[method-assign]
+    CommittingCluster.release = lambda self, entry: setattr(entry.shared or entry, "hold", None)  # type: ignore[method-assign]
 
 
 def drop_messages() -> None:

@@ -14,8 +14,8 @@ import pytest
 from pydantic import computed_field
 
 from faststate import ReactiveState, StateConfig, StateScope, UserContext, event
-from faststate.cluster import sharing as sharing_module
-from faststate.cluster.sharing import HANDED_ON
+from faststate.cluster import committing
+from faststate.cluster.committing import HANDED_ON
 from faststate.exceptions import FastStateError, LockLostError, PersistenceError, StateNotFoundError
 from faststate.provider.payload import Call
 from faststate.registry import entries
@@ -912,7 +912,7 @@ async def test_pages_follow_a_state_though_another_version_of_the_app_tells_of_i
     a, b = two
     page = await watch(a, Board)
     other = b'{"v": 99, "kind": "of another version"}\n'
-    with instead(sharing_module, "encode", lambda message: other):
+    with instead(committing, "encode", lambda message: other):
         await add(b, by=4)
     await eventually(lambda: page.shows(Board) == 4)
     assert "another version of the app has sent it" in caplog.text

@@ -18,6 +18,7 @@ from ..registry.registry import StateRegistry
 from ..scheduling.loops import call_now_or_on
 from ..stores.base import SharedStore, Stored
 from .base import News
+from .committing import CommittingCluster
 from .messages import (
     APP,
     AppMessage,
@@ -31,7 +32,6 @@ from .messages import (
     decode,
     encode_stats,
 )
-from .sharing import Sharing
 
 logger = logging.getLogger("faststate")
 
@@ -72,10 +72,10 @@ class Following:
     This process hears nothing of states that nobody follows here: such a state is looked up when it is needed.
     """
 
-    def __init__(self, store: SharedStore, sharing: Sharing, registry: StateRegistry, news: News) -> None:
+    def __init__(self, store: SharedStore, cluster: CommittingCluster, registry: StateRegistry, news: News) -> None:
         self.store = store
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sharing = sharing
+        self._cluster = cluster
         self._registry = registry
         self._news = news
         self._topics: dict[str, _Subscription] = {}
@@ -155,7 +155,7 @@ class Following:
         lost = self._lost
         topics = [(entry, self._topics.get(entry.identifier.key)) for entry in entries]
         changes = [topic.changes if topic is not None else 0 for _, topic in topics]
-        failed = await self._sharing.look_up(entries)
+        failed = await self._cluster.look_up(entries)
         if lost != self._lost:
             return
         for (entry, topic), before in zip(topics, changes, strict=True):
@@ -192,7 +192,7 @@ class Following:
         self._tell_stats()
 
     def _reach(self, sequence: int) -> None:
-        sequence = self._sharing.observe(sequence)
+        sequence = self._cluster.observe(sequence)
         if not self._parts and self._lost_at is None and not self._looking:
             self.timeline, self.sequence = self.store.timeline, sequence
 

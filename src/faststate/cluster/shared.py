@@ -21,6 +21,7 @@ from ..stores.backplane import Message
 from ..stores.base import SharedStore, Stored, Write
 from ..wire.values import to_wire
 from .base import News
+from .committing import CommittingCluster, ended_message
 from .following import Following
 from .messages import (
     APP,
@@ -34,7 +35,6 @@ from .messages import (
     decode_stats,
     encode,
 )
-from .sharing import Sharing, ended_message
 
 logger = logging.getLogger("faststate")
 
@@ -42,7 +42,7 @@ _CONNECTION_ID: Final = re.compile(r"[0-9a-f]{12}\.[A-Za-z0-9_-]{16}")
 """The form of `SharedCluster.new_stream_id`."""
 
 
-class SharedCluster(Sharing):
+class SharedCluster(CommittingCluster):
     """The `AppCluster` of many processes with one store. Lifetime: the provider.
 
     `following` hears what the other processes have changed, and `announcer` tells them what has changed here.

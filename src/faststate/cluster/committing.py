@@ -38,7 +38,7 @@ _NEVER: Final = Version("", -1)
 """A version that no state has: whatever is stored is newer."""
 
 
-class Sharing(AppCluster):
+class CommittingCluster(AppCluster):
     """Takes the locks of states among the processes, and commits to the shared store. Lifetime: the cluster."""
 
     is_shared = True
