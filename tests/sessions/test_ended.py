@@ -19,7 +19,7 @@ from faststate import (
 )
 from faststate.scopes import Version
 from faststate.sessions import ended as module
-from faststate.sessions.ended import Ended, KnownEnds, read_note, write_note
+from faststate.sessions.ended import KnownEnds, SessionEnd, read_note, write_note
 from faststate.stores.base import Write
 from faststate.stores.memory import MemoryStore
 from faststate.stores.sqlite import SQLiteStore
@@ -121,9 +121,9 @@ def test_ends_that_a_store_has_are_forgotten_the_least_recently_used_first(monke
     monkeypatch.setattr(module, "RECENT", 3)
     ends = KnownEnds(Clock())
     for name in "abc":
-        ends.add(name, Ended(0, 9_999, None, None), is_stored=True)
+        ends.add(name, SessionEnd(0, 9_999, None, None), is_stored=True)
     assert ends.get("a") is not None
-    ends.add("d", Ended(0, 9_999, None, None), is_stored=True)
+    ends.add("d", SessionEnd(0, 9_999, None, None), is_stored=True)
     assert [name for name in "abcd" if ends.get(name)] == ["a", "c", "d"] and len(ends) == 3
 
 
@@ -131,9 +131,9 @@ def test_ends_that_no_store_has_are_kept_and_a_flood_of_nobodys_does_not_touch_t
     monkeypatch.setattr(module, "KEPT", 10)
     clock = Clock()
     ends = KnownEnds(clock)
-    ends.add("hers", Ended(0, 1_000_000, None, "ann"), is_stored=False)
+    ends.add("hers", SessionEnd(0, 1_000_000, None, "ann"), is_stored=False)
     for robot in range(1_000):
-        ends.add(f"robot {robot}", Ended(0, clock.now + module.NOBODYS_END, None, None), is_stored=False)
+        ends.add(f"robot {robot}", SessionEnd(0, clock.now + module.NOBODYS_END, None, None), is_stored=False)
     assert ends.get("hers") is not None and len(ends) == 11
     assert caplog.text.count("Give the provider a store") == 1
     clock.now += module.NOBODYS_END
@@ -145,7 +145,7 @@ def test_without_a_store_the_oldest_of_too_many_is_forgotten(monkeypatch):
     monkeypatch.setattr(module, "KEPT", 3)
     ends = KnownEnds(Clock())
     for name in "abcd":
-        ends.add(name, Ended(0, 1_000_000, None, None), is_stored=False)
+        ends.add(name, SessionEnd(0, 1_000_000, None, None), is_stored=False)
     assert [name for name in "abcd" if ends.get(name)] == ["b", "c", "d"]
 
 
@@ -163,7 +163,7 @@ def test_who_lives_is_remembered_as_long_as_it_is_asked_for(monkeypatch):
 def test_who_has_ended_does_not_live_any_more():
     ends = KnownEnds(Clock())
     ends.note_alive("a")
-    ends.add("a", Ended(0, 9_999, None, None), is_stored=True)
+    ends.add("a", SessionEnd(0, 9_999, None, None), is_stored=True)
     assert not ends.is_alive("a") and ends.get("a") is not None
 
 
@@ -171,13 +171,15 @@ def test_an_end_is_forgotten_when_its_cookies_are_too_old():
     clock = Clock()
     ends = KnownEnds(clock)
     for is_stored in (True, False):
-        ends.add("a", Ended(0, clock.now + 5, None, None), is_stored=is_stored)
+        ends.add("a", SessionEnd(0, clock.now + 5, None, None), is_stored=is_stored)
         assert ends.get("a") is not None
         clock.now += 5
         assert ends.get("a") is None and len(ends) == 0
 
 
-@pytest.mark.parametrize("ended", [Ended(1, 2, None, None), Ended(1, 2, "next", "7"), Ended(1, 2, "näxt", "ü")])
+@pytest.mark.parametrize(
+    "ended", [SessionEnd(1, 2, None, None), SessionEnd(1, 2, "next", "7"), SessionEnd(1, 2, "näxt", "ü")]
+)
 def test_a_note_is_read_as_it_was_written(ended):
     assert read_note("s", write_note(ended)) == (ended.successor, ended.user_id)
 

@@ -52,7 +52,7 @@ NOTE_VERSION: Final = Version("", 1)
 """The version of notes in the store, which are written once."""
 
 
-class Ended(NamedTuple):
+class SessionEnd(NamedTuple):
     """The end of a session.
 
     `at` says when, and `until` how long it must be remembered (seconds of the provider's clock). `successor` is the id
@@ -74,9 +74,9 @@ class KnownEnds:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._stored: OrderedDict[str, Ended] = OrderedDict()  # the least recently used first
-        self._kept: OrderedDict[str, Ended] = OrderedDict()  # the oldest first, like the next one
-        self._brief: OrderedDict[str, Ended] = OrderedDict()
+        self._stored: OrderedDict[str, SessionEnd] = OrderedDict()  # the least recently used first
+        self._kept: OrderedDict[str, SessionEnd] = OrderedDict()  # the oldest first, like the next one
+        self._brief: OrderedDict[str, SessionEnd] = OrderedDict()
         # When the newer set is full, the older one is dropped: ids that were used lately stay.
         self._alive: set[str] = set()
         self._alive_before: set[str] = set()
@@ -86,7 +86,7 @@ class KnownEnds:
     def __len__(self) -> int:
         return len(self._stored) + len(self._kept) + len(self._brief)
 
-    def get(self, session_id: str) -> Ended | None:
+    def get(self, session_id: str) -> SessionEnd | None:
         """Return the end of a session; None if none is known here, or if its cookies are too old by now."""
         if session_id not in self._stored and session_id not in self._kept and session_id not in self._brief:
             return None  # nearly always; called four times per event, 0.07 us each
@@ -123,7 +123,7 @@ class KnownEnds:
         """Forget which sessions are alive: ends may have been missed."""
         self._alive, self._alive_before = set(), set()
 
-    def add(self, session_id: str, ended: Ended, *, is_stored: bool) -> None:
+    def add(self, session_id: str, ended: SessionEnd, *, is_stored: bool) -> None:
         """Note the end of a session; `is_stored` says that a store has it too."""
         self.forget(session_id)
         self._alive.discard(session_id)
@@ -231,7 +231,7 @@ class EndedSessions:
             self.learn_note(session_id, note)
             self.reload_pages(session_id)  # the message that tells them to may have been missed, too
 
-    async def look_up(self, session_id: str) -> Ended | None:
+    async def look_up(self, session_id: str) -> SessionEnd | None:
         """Ask the store about a session's end, even where it is known. Raises `PersistenceError`.
 
         If it has not ended, the session's states in memory may differ from the stored ones: they are marked so.
@@ -243,7 +243,7 @@ class EndedSessions:
                     entry.doubtful = True
         return ended
 
-    async def _read(self, session_id: str) -> Ended | None:
+    async def _read(self, session_id: str) -> SessionEnd | None:
         store = self._cluster.store
         if store is None:
             return None
@@ -251,32 +251,32 @@ class EndedSessions:
             note = await store.load(f"{ENDED}:{session_id}")
         return self._parse(session_id, note) if note is not None else None
 
-    def _parse(self, session_id: str, note: Stored) -> Ended:
+    def _parse(self, session_id: str, note: Stored) -> SessionEnd:
         successor, user_id = read_note(session_id, note.data)
         until = self._clock() + (math.inf if note.ttl is None else note.ttl)
         # A browser that never got the answer to its sign-in may continue where it led; `until` tells when that was.
         at = until - self.max_age - SLACK if until != math.inf else -math.inf
-        return Ended(at, until, successor, user_id)
+        return SessionEnd(at, until, successor, user_id)
 
     # -- ending a session ------------------------------------------------------------------------------------------
 
-    def new_end(self, successor: str | None, user_id: str | None, lifetime: float | None = None) -> Ended:
+    def new_end(self, successor: str | None, user_id: str | None, lifetime: float | None = None) -> SessionEnd:
         """Return an end at this moment, to be remembered for `lifetime` seconds (default: while cookies live)."""
         now = self._clock()
-        return Ended(now, now + (self.max_age + SLACK if lifetime is None else lifetime), successor, user_id)
+        return SessionEnd(now, now + (self.max_age + SLACK if lifetime is None else lifetime), successor, user_id)
 
-    def record_end(self, session_id: str, ended: Ended, *, is_stored: bool = False) -> None:
+    def record_end(self, session_id: str, ended: SessionEnd, *, is_stored: bool = False) -> None:
         """Record that a session has ended, and send its streams nothing more; `is_stored` says that a store has it."""
         self.known.add(session_id, ended, is_stored=is_stored)
         for connection in self._manager.connections_of(session_id=session_id):
             self._manager.silence(connection)
 
-    def write(self, session_id: str, ended: Ended) -> Write:
+    def write(self, session_id: str, ended: SessionEnd) -> Write:
         """Return the write that stores the end of a session, for as long as a cookie with its id is accepted."""
         ttl = None if ended.until == math.inf else ended.until - self._clock()
         return Write(f"{ENDED}:{session_id}", None, NOTE_VERSION, write_note(ended), ttl, ENDED)
 
-    def learn(self, session_id: str, ended: Ended) -> None:
+    def learn(self, session_id: str, ended: SessionEnd) -> None:
         """Accept the end of a session that another process has noted, unless it is known here."""
         if self.is_ended(session_id):
             return
@@ -305,7 +305,7 @@ class EndedSessions:
             self._registry.drop(key)
         return has_kept
 
-    async def end_in_store(self, session_id: str, noted: Ended, *, is_lasting: bool) -> bool:
+    async def end_in_store(self, session_id: str, noted: SessionEnd, *, is_lasting: bool) -> bool:
         """Delete an ended session's states from the store; True if there were any.
 
         The end is stored if it `is_lasting`, or if there were any. Raises `PersistenceError`.
@@ -326,7 +326,7 @@ class EndedSessions:
         return bool(stored)
 
 
-def write_note(ended: Ended) -> bytes:
+def write_note(ended: SessionEnd) -> bytes:
     """Return the note (bytes) that a store keeps of an ended session, for `read_note`."""
     return json.dumps([ended.successor, ended.user_id]).encode()
 
