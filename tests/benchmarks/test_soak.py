@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from benchmarks.soak import ARRIVALS, TTL, Memory, Soak
-from faststate.auth.tokens import Genuine
+from faststate.auth.tokens import VerifiedTexts
 from tests.support.forks import Fork
 
 pytestmark = pytest.mark.long
@@ -58,7 +58,7 @@ async def without_caches(soak):
         if isinstance(each, functools._lru_cache_wrapper) and str(each.__module__).startswith("faststate"):
             assert each.cache_info().maxsize is not None, each
             each.cache_clear()
-        elif isinstance(each, Genuine):
+        elif isinstance(each, VerifiedTexts):
             each._kept.clear()
     if soak.provider.store is not None:
         await soak.provider.store.load("anything")  # its thread holds on to its last requests

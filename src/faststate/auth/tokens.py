@@ -49,7 +49,7 @@ def binding(session_id: str | None, user_id: object) -> str:
     return urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:12]).decode()
 
 
-class Genuine(Generic[K, V]):
+class VerifiedTexts(Generic[K, V]):
     """Remembers the content of `most` verified signed texts, by the whole text. Lifetime: that of the signing keys.
 
     The oldest one gives way. A text older than `max_age` seconds (None for any age), counted as
@@ -91,7 +91,7 @@ class TokenSigner:
         self._serializer = TokenSerializer(list(secret_keys), salt=f"faststate.watch{purpose}")
         self._signing = self._serializer.make_signer(self._serializer.salt)
         self.max_age = max_age
-        self._genuine: Genuine[str, WatchToken] = Genuine(TOKENS_KEPT, max_age)
+        self._verified: VerifiedTexts[str, WatchToken] = VerifiedTexts(TOKENS_KEPT, max_age)
         self.work = 0.0
         """Approximate microseconds spent on verifying tokens that were not remembered."""
 
@@ -106,7 +106,7 @@ class TokenSigner:
         """
         if not isinstance(token, str):
             return None
-        if (kept := self._genuine.get(token)) is not None:
+        if (kept := self._verified.get(token)) is not None:
             return [(name, own) for name, own, _ in kept.shown]
         try:
             _, entries = unverified_payload(token)
@@ -121,7 +121,7 @@ class TokenSigner:
         """
         if not isinstance(token, str):
             return None
-        if (kept := self._genuine.get(token)) is not None:
+        if (kept := self._verified.get(token)) is not None:
             return kept
         if "+" in token or "/" in token:  # base64 would read them as - and _
             return None
@@ -134,5 +134,5 @@ class TokenSigner:
             return None
         self.work += 10 + 0.5 * len(found.shown)
         if again and len(token) <= LONGEST_KEPT:
-            self._genuine.keep(token, found, int(signed.timestamp()))
+            self._verified.keep(token, found, int(signed.timestamp()))
         return found

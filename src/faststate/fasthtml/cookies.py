@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._compat.starlette import Session
-from ..auth.tokens import LONGEST_KEPT, Genuine
+from ..auth.tokens import LONGEST_KEPT, VerifiedTexts
 from .requests import headers_of
 
 COOKIES_KEPT: Final = 4_096
@@ -43,7 +43,9 @@ class RememberingSessionMiddleware(SessionMiddleware):
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
         super().__init__(app, *args, **options)
         self._writer = SessionMiddleware(_send_again, *args, **options)
-        self._genuine: Genuine[bytes, _Read] = Genuine(COOKIES_KEPT, self.max_age)  # by all cookies of a request
+        self._verified: VerifiedTexts[bytes, _Read] = VerifiedTexts(
+            COOKIES_KEPT, self.max_age
+        )  # by all cookies of a request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = self._session(scope) if scope["type"] == "http" else None
@@ -76,7 +78,7 @@ class RememberingSessionMiddleware(SessionMiddleware):
             return None
         if len(by_name) != len(scope["headers"]) and sum(name == b"cookie" for name, _ in scope["headers"]) > 1:
             return None
-        read = self._genuine.get(cookie)
+        read = self._verified.get(cookie)
         if read is None and (read := self._read(scope, cookie)) is None:
             return None
         return Session(json.loads(read.text) if read.values is None else read.values)
@@ -94,7 +96,7 @@ class RememberingSessionMiddleware(SessionMiddleware):
         is_plain = isinstance(values, dict) and _PLAIN.issuperset(map(type, values.values()))
         read = _Read(text, values if is_plain else None)
         if scope["method"] == "POST":  # a visitor who clicks will click again; after a page and its stream most wait
-            self._genuine.keep(cookies, read, int(when.timestamp()))
+            self._verified.keep(cookies, read, int(when.timestamp()))
         return read
 
 
