@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketClose
 from .._compat.starlette import is_only_exceptions
 from ..auth.users import current_request, current_user
 from ..exceptions import ConfigurationError, FastStateError
-from ..provider.context import Answered, RequestContext
+from ..provider.context import AnsweredRequest, RequestContext
 from ..provider.provider import StateProvider
 from ..scopes import StateScope
 from ..sessions.caller import is_cross_site
@@ -35,7 +35,7 @@ class FastStateMiddleware:
         self.fasthtml_app = fasthtml_app
         self._checked = False
         self._events = events
-        self._answered = Answered(provider)
+        self._answered = AnsweredRequest(provider)
         # Between here and the routes there is only Starlette's own layer, which an event need not pass.
         self._is_innermost = is_only_exceptions(app, fasthtml_app.router)
 

@@ -32,7 +32,7 @@ class RequestProvider(ServingProvider, Protocol):
         """Return the snapshot of the state of this class that `request` means."""
 
 
-class Answered:
+class AnsweredRequest:
     """Stands in the scope of a request that is over, in place of its context. Lifetime: the app.
 
     If a late task asks for the context, a new one is made. The context holds the scope: were it in there for good, each
@@ -105,7 +105,7 @@ def context_of(provider: RequestProvider, connection: HTTPConnection) -> Request
         raise TypeError(f"a state is asked for with the request, not with {connection!r}") from None
     if isinstance(found, RequestContext) and found.provider is provider:
         return found
-    if found is None or (isinstance(found, Answered) and found.provider is provider):
+    if found is None or (isinstance(found, AnsweredRequest) and found.provider is provider):
         context = connection.scope["faststate"] = RequestContext(provider, connection)
         return context
     others: dict[RequestProvider, RequestContext] = connection.scope.setdefault("faststate_others", {})
