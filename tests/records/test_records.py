@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import apsw
 import fastlite
@@ -65,33 +65,22 @@ CAKE = {"id": 2, "name": "cake", "stock": 3, "version": 1}
 
 def of_fastlite(path: Path | str) -> Products:
     db = fastlite.database(path)
-    table = db.t.products.create(id=int, name=str, stock=int, version=int, pk="id")
-    for row in (TEA, CAKE):
-        table.insert(row)
-
-    async def read(key: int) -> dict[str, Any] | None:
-        return next(iter(table(where="id = ?", where_args=[key], as_cls=False)), None)
-
-    async def write(key: int, **columns: Any) -> None:
-        table.update({"id": key, **columns})
-
-    async def remove(key: int) -> None:
-        table.delete(key)
-
-    async def add(row: dict[str, Any]) -> None:
-        table.insert(row)
-
-    return Products(TableRecords(table), read, write, remove, add)
+    return of_table(db, lambda key: db.q("SELECT * FROM products WHERE id = ?", [key]))
 
 
 def of_fastsql(path: Path) -> Products:
     db = fastsql.database(path)
+    return of_table(db, lambda key: db.q("SELECT * FROM products WHERE id = :key", key=key))
+
+
+def of_table(db: Any, find: Callable[[int], Any]) -> Products:
+    """Products in a table of `db`; `find` reads the rows with an id past the source."""
     table = db.t.products.create(id=int, name=str, stock=int, version=int, pk="id")
     for row in (TEA, CAKE):
         table.insert(row)
 
     async def read(key: int) -> dict[str, Any] | None:
-        return next(iter(db.q("SELECT * FROM products WHERE id = :key", key=key)), None)
+        return next(iter(find(key)), None)
 
     async def write(key: int, **columns: Any) -> None:
         table.update({"id": key, **columns})
@@ -309,14 +298,37 @@ def db(request, tmp_path):
     return fastlite.database(tmp_path / "app.db" if request.param == "file" else ":memory:")
 
 
+class Tables(NamedTuple):
+    products: Any
+    orders: Any
+
+
 def shop(db):
     """Two tables of one database: products, with versions, and orders, without."""
     products = db.t.products.create(id=int, name=str, stock=int, version=int, pk="id")
     orders = db.t.orders.create(id=str, product=str, amount=int, pk="id")
-    products.insert(id=1, name="tea", stock=10, version=1)
-    products.insert(id=2, name="cake", stock=3, version=1)
+    for row in (TEA, CAKE):
+        products.insert(row)
     orders.insert(id="a", product="tea", amount=0)
-    return products, orders
+    return Tables(products, orders)
+
+
+@pytest.fixture
+def tables(db):
+    """The tables of a shop: products and orders."""
+    return shop(db)
+
+
+@pytest.fixture
+def source(tables):
+    """The source of the shop's products."""
+    return TableRecords(tables.products)
+
+
+@pytest.fixture
+def sources(tables):
+    """The sources of the shop's products and orders."""
+    return [TableRecords(table) for table in tables]
 
 
 def change(source, record_id, version=None, **changed):
@@ -344,9 +356,8 @@ async def test_a_save_is_one_statement_that_names_the_changed_columns_alone(db):
     assert sorted(row["what"] for row in db.t.log()) == ["name", "stock", "stock", "version", "version"]
 
 
-async def test_rows_of_two_tables_are_saved_together(db):
-    products, orders = shop(db)
-    first, second = TableRecords(products), TableRecords(orders)
+async def test_rows_of_two_tables_are_saved_together(tables, sources):
+    (products, orders), (first, second) = tables, sources
     assert first.database is second.database is not None
     saved = await first.save([change(first, "1", 1, stock=8), change(second, "a", amount=2)])
     assert list(saved) == [2, None]
@@ -367,8 +378,8 @@ async def test_of_rows_that_cannot_all_be_saved_none_is(db, last):
     }[last]
     with pytest.raises(error):
         await first.save([change(second, "a", amount=2), change(first, "1", 1, stock=8), failing])
-    assert products[1] == {"id": 1, "name": "tea", "stock": 10, "version": 1}
-    assert products[2] == {"id": 2, "name": "cake", "stock": 3, "version": 1}
+    assert products[1] == TEA
+    assert products[2] == CAKE
     assert orders["a"]["amount"] == 0
     await first.save([change(second, "a", amount=2), change(first, "1", 1, stock=8)])
     assert products[1]["stock"] == 8 and orders["a"]["amount"] == 2
@@ -383,25 +394,20 @@ async def test_rows_of_two_databases_are_not_saved_as_if_they_were_of_one(tmp_pa
 
 
 @pytest.mark.parametrize("column", ["id", "version"])
-async def test_the_key_and_the_version_of_a_row_are_not_a_states_to_change(db, column):
-    products, _ = shop(db)
-    source = TableRecords(products)
+async def test_the_key_and_the_version_of_a_row_are_not_a_states_to_change(source, tables, column):
     with pytest.raises(ConfigurationError, match=f"'{column}'.*a state cannot change it"):
         await source.save([RowChange(source, "1", {"stock": 0, column: 9}, 1)])
-    assert products[1] == {"id": 1, "name": "tea", "stock": 10, "version": 1}
+    assert tables.products[1] == {"id": 1, "name": "tea", "stock": 10, "version": 1}
 
 
-async def test_a_field_that_is_no_column_is_named(db):
-    source = TableRecords(shop(db)[0])
+async def test_a_field_that_is_no_column_is_named(source):
     with pytest.raises(ConfigurationError, match=r"'products' has no column 'colour'.*id, name, stock, version"):
         await save(source, "1", 1, colour="red")
 
 
-async def test_a_column_that_the_app_adds_while_it_runs_can_be_saved(db):
-    products, _ = shop(db)
-    source = TableRecords(products)
+async def test_a_column_that_the_app_adds_while_it_runs_can_be_saved(source, tables):
     await source.load("1")
-    products.add_column("colour", str)
+    tables.products.add_column("colour", str)
     await save(source, "1", 1, colour="red")
     assert (await source.load("1")).values["colour"] == "red"
 
@@ -443,9 +449,14 @@ async def test_the_version_column_may_have_another_name(db):
     assert things[1] == {"id": 1, "name": "b", "row_version": 6, "version": 1}
 
 
-async def test_a_row_whose_version_is_null_counts_from_nought(db):
-    products, _ = shop(db)
-    products.insert(id=3, name="pie", stock=1)
+@pytest.mark.parametrize("kind", ["fastlite file", "fastlite memory", "fastsql file"])
+async def test_a_row_whose_version_is_null_counts_from_nought(tmp_path, kind):
+    package, place = kind.split()
+    database = fastlite.database if package == "fastlite" else fastsql.database
+    products = database(":memory:" if place == "memory" else tmp_path / "shop.db").t.products.create(
+        id=int, stock=int, version=int, pk="id"
+    )
+    products.insert({"id": 3, "stock": 1})
     source = TableRecords(products)
     assert (await source.load("3")).version == 0
     assert await save(source, "3", 0, stock=2) == 1
@@ -453,8 +464,7 @@ async def test_a_row_whose_version_is_null_counts_from_nought(db):
         await save(source, "3", 0, stock=3)
 
 
-async def test_a_save_that_knows_no_version_is_counted_all_the_same(db):
-    source = TableRecords(shop(db)[0])
+async def test_a_save_that_knows_no_version_is_counted_all_the_same(source):
     assert await save(source, "1", None, stock=2) == 2
     with pytest.raises(VersionConflict):
         await save(source, "1", 1, stock=3)
@@ -594,26 +604,25 @@ EVERYTHING = Everything(
 )
 
 
-def everything(db, text):
-    """A table with a row of nulls, in columns of the type `text` where it is not a number or bytes."""
-    types = dict.fromkeys(Everything.model_fields, text) | {"flag": "INTEGER", "number": "INTEGER", "level": "INTEGER"}
-    types |= {"ratio": "FLOAT", "data": "BLOB"}
+@pytest.fixture
+def everything(db):
+    """The source of a table with a row of nulls, in columns of texts where they are not numbers or bytes."""
+    types = dict.fromkeys(Everything.model_fields, "TEXT") | {"flag": "INTEGER", "number": "INTEGER"}
+    types |= {"level": "INTEGER", "ratio": "FLOAT", "data": "BLOB"}
     db.execute(f"CREATE TABLE things (id INTEGER PRIMARY KEY, {', '.join(f'[{k}] {v}' for k, v in types.items())})")
     db.execute("INSERT INTO things (id) VALUES (1)")
     return TableRecords(db.t.things)
 
 
-async def test_every_kind_of_value_comes_back_as_it_was_saved(db):
-    source = everything(db, "TEXT")
-    await source.save([RowChange(source, "1", dict(EVERYTHING), None)])
-    row = await source.load("1")
+async def test_every_kind_of_value_comes_back_as_it_was_saved(everything):
+    await everything.save([RowChange(everything, "1", dict(EVERYTHING), None)])
+    row = await everything.load("1")
     assert Everything.model_validate(columns_to_fields(row.values, Everything)) == EVERYTHING
-    empty = await save(source, "1", maybe=None)
-    assert empty is None and (await source.load("1")).values["maybe"] is None
+    empty = await save(everything, "1", maybe=None)
+    assert empty is None and (await everything.load("1")).values["maybe"] is None
 
 
-async def test_values_are_written_as_fastlite_writes_them(db):
-    source = everything(db, "TEXT")
+async def test_values_are_written_as_fastlite_writes_them(everything, db):
     values = {
         "flag": True,
         "ratio": 2.5,
@@ -625,16 +634,15 @@ async def test_values_are_written_as_fastlite_writes_them(db):
         "maybe": {"ä": [1, True, None, 2.5], "b": {}},
     }
     db.t.things.insert(id=2, **values)
-    await source.save([RowChange(source, "1", values, None)])
-    assert {**(await source.load("1")).values, "id": 2} == (await source.load("2")).values
+    await everything.save([RowChange(everything, "1", values, None)])
+    assert {**(await everything.load("1")).values, "id": 2} == (await everything.load("2")).values
 
 
-async def test_what_fastlite_wrote_fits_the_fields(db):
-    source = everything(db, "TEXT")
+async def test_what_fastlite_wrote_fits_the_fields(everything, db):
     plain = {**dict(EVERYTHING), "unique": [1, 2], "by_number": {"1": 0.1}, "points": [{"x": 1, "y": 2}]}
     plain |= {"address": {"street": "Elm", "since": "2020-01-01"}, "size": "l", "span": "P1DT5S"}
     db.t.things.insert(id=2, **plain)
-    found = Everything.model_validate(columns_to_fields((await source.load("2")).values, Everything))
+    found = Everything.model_validate(columns_to_fields((await everything.load("2")).values, Everything))
     assert found == EVERYTHING
 
 
@@ -646,11 +654,10 @@ async def test_a_decimal_in_a_column_of_numbers_is_a_number(db):
     assert db.execute("SELECT price, typeof(price) FROM prices").fetchall() == [(19.9, "real")]
 
 
-async def test_a_value_that_no_column_can_keep_is_named_and_nothing_is_written(db):
-    source = everything(db, "TEXT")
+async def test_a_value_that_no_column_can_keep_is_named_and_nothing_is_written(everything):
     with pytest.raises(RowValueError, match="an object cannot be kept in the column anything"):
-        await save(source, "1", text="x", anything=object())
-    assert (await source.load("1")).values["text"] is None
+        await save(everything, "1", text="x", anything=object())
+    assert (await everything.load("1")).values["text"] is None
 
 
 def test_texts_are_parsed_only_where_the_field_does_not_take_them():
@@ -674,9 +681,7 @@ def test_texts_are_parsed_only_where_the_field_does_not_take_them():
 # -- threads and transactions of the app -------------------------------------------------------------------------------
 
 
-async def test_a_save_that_waits_for_the_database_does_not_hold_up_the_event_loop(db):
-    products, _ = shop(db)
-    source = TableRecords(products)
+async def test_a_save_that_waits_for_the_database_does_not_hold_up_the_event_loop(source, db):
     await source.load("1")
     db.execute("BEGIN IMMEDIATE")
     saving = asyncio.create_task(save(source, "1", 1, stock=9))
@@ -687,18 +692,16 @@ async def test_a_save_that_waits_for_the_database_does_not_hold_up_the_event_loo
     assert await saving == 2
 
 
-async def test_a_transaction_that_the_app_rolls_back_takes_no_save_with_it(db):
-    products, _ = shop(db)
-    source = TableRecords(products)
+async def test_a_transaction_that_the_app_rolls_back_takes_no_save_with_it(source, tables, db):
     await source.load("1")
     db.execute("BEGIN IMMEDIATE")
-    products.insert(id=3, name="pie", stock=1)
+    tables.products.insert(id=3, name="pie", stock=1)
     saving = asyncio.create_task(save(source, "1", 1, stock=9))
     for _ in range(100):
         await asyncio.sleep(0)
     db.execute("ROLLBACK")
     await saving
-    assert {row["id"]: row["stock"] for row in products()} == {1: 9, 2: 3}
+    assert {row["id"]: row["stock"] for row in tables.products()} == {1: 9, 2: 3}
 
 
 async def test_a_source_may_be_first_used_while_the_app_has_a_transaction_open(tmp_path, monkeypatch):
@@ -717,16 +720,14 @@ async def test_a_source_may_be_first_used_while_the_app_has_a_transaction_open(t
     assert len(attempts) >= 2 and products[1]["stock"] == 9
 
 
-async def test_a_transaction_that_the_app_never_ends_fails_the_save_in_the_end(db, monkeypatch):
+async def test_a_transaction_that_the_app_never_ends_fails_the_save_in_the_end(source, tables, db, monkeypatch):
     monkeypatch.setattr("faststate.records.fastlite.BUSY_WAIT", 0.05)
-    products, _ = shop(db)
-    source = TableRecords(products)
     await source.load("1")
     db.execute("BEGIN IMMEDIATE")
     with pytest.raises(apsw.BusyError):
         await save(source, "1", 1, stock=9)
     db.execute("COMMIT")
-    assert products[1]["stock"] == 10
+    assert tables.products[1]["stock"] == 10
     assert await save(source, "1", 1, stock=9) == 2
 
 
@@ -741,9 +742,8 @@ def insisting(write: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("fails", [True, False])
-async def test_what_a_thread_of_the_app_writes_in_the_middle_of_a_save_stays(db, fails):
-    products, orders = shop(db)
-    first, second = TableRecords(products), TableRecords(orders)
+async def test_what_a_thread_of_the_app_writes_in_the_middle_of_a_save_stays(tables, sources, fails):
+    (products, orders), (first, second) = tables, sources
     middle, written = threading.Event(), threading.Event()
 
     class Meanwhile(datetime.date):
@@ -771,10 +771,9 @@ async def test_what_a_thread_of_the_app_writes_in_the_middle_of_a_save_stays(db,
     assert (orders["a"]["amount"], products[1]["stock"]) == ((0, 10) if fails else (1, 0))
 
 
-async def test_nothing_that_threads_of_the_app_write_meanwhile_is_lost_or_rolled_back(db):
+async def test_nothing_that_threads_of_the_app_write_meanwhile_is_lost_or_rolled_back(tables, sources, db):
     """Three threads write through the app's `db` while saves succeed and fail, over two tables."""
-    products, orders = shop(db)
-    first, second = TableRecords(products), TableRecords(orders)
+    (products, orders), (first, second) = tables, sources
     written, failures = db.t.written.create(id=int, n=int, pk="id"), []
 
     def work(thread: int) -> None:
@@ -805,17 +804,13 @@ async def test_nothing_that_threads_of_the_app_write_meanwhile_is_lost_or_rolled
     assert (products[1]["version"], products[1]["stock"], orders["a"]["amount"]) == (version, count, count)
 
 
-async def test_what_the_app_writes_is_read_at_once(db):
-    products, _ = shop(db)
-    source = TableRecords(products)
+async def test_what_the_app_writes_is_read_at_once(source, tables):
     for stock in range(50):
-        products.update(id=1, stock=stock)
+        tables.products.update(id=1, stock=stock)
         assert (await source.load("1")).values["stock"] == stock
 
 
-def test_a_source_serves_several_event_loops(db):
-    products, _ = shop(db)
-    source = TableRecords(products)
+def test_a_source_serves_several_event_loops(source):
     for version in range(1, 6):
         assert asyncio.run(save(source, "1", version, stock=version)) == version + 1
 
@@ -874,16 +869,6 @@ async def test_a_text_key_of_fastsql_is_found_by_its_very_spelling(tmp_path):
     assert await source.load("green") is not None
     await source.delete("green")
     assert await source.load("green") is None
-
-
-async def test_a_row_of_fastsql_whose_version_is_null_counts_from_nought(tmp_path):
-    products = fastsql.database(tmp_path / "shop.db").t.products.create(id=int, stock=int, version=int, pk="id")
-    products.insert({"id": 1, "stock": 1})
-    source = TableRecords(products)
-    assert (await source.load("1")).version == 0
-    assert await save(source, "1", 0, stock=2) == 1
-    with pytest.raises(VersionConflict):
-        await save(source, "1", 0, stock=3)
 
 
 def test_a_fastsql_database_in_memory_is_refused_because_threads_do_not_see_it():
