@@ -555,7 +555,7 @@ async def test_plain_with_on_the_loop_names_the_remedy(provider):
         pass
 
 
-async def test_plain_with_on_another_state_works_inside_a_sync_event():
+async def test_plain_with_on_another_state_works_inside_a_sync_event(provider):
     class Outer(ReactiveState):
         done: int = 0
 
@@ -565,7 +565,6 @@ async def test_plain_with_on_another_state_works_inside_a_sync_event():
                 third.left += 1
             self.done += 1
 
-    provider = make_provider()
     provider.register_state(Outer, StateConfig(scope=StateScope.GLOBAL))
     outer = await get(provider, Outer)
     async with asyncio.timeout(20):
@@ -754,22 +753,13 @@ async def test_cancelling_a_sync_event_leaves_no_trace_and_keeps_the_lock_until_
     assert_free(provider, Blocking)
 
 
-async def test_many_sync_events_on_one_state_do_not_starve_each_other():
-    class Slow(ReactiveState):
-        count: int = 0
-
-        @event
-        def add(self):
-            self.count += 1
-
-    provider = provider_of(Slow, StateConfig(scope=StateScope.GLOBAL))
-    state = await get(provider, Slow)
-    await asyncio.gather(*(state.add.run() for _ in range(500)))  # more than there are places
-    assert (await get(provider, Slow)).count == 500
+async def test_many_sync_events_on_one_state_do_not_starve_each_other(provider):
+    await asyncio.gather(*(run(provider, "add") for _ in range(500)))  # more than there are places
+    assert (await get(provider)).count == 500
     await provider.stop()
 
 
-async def test_sync_events_that_wait_for_one_busy_state_do_not_keep_other_states_waiting():
+async def test_sync_events_that_wait_for_one_busy_state_do_not_keep_other_states_waiting(provider):
     inside, go_on = threading.Event(), threading.Event()
 
     class Busy(ReactiveState):
@@ -781,22 +771,13 @@ async def test_sync_events_that_wait_for_one_busy_state_do_not_keep_other_states
             inside.set()
             assert go_on.wait(20)
 
-    class Free(ReactiveState):
-        count: int = 0
-
-        @event
-        def add(self):
-            self.count += 1
-
-    provider = StateProvider(lock_timeout=LONG)
-    for cls in (Busy, Free):
-        provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
-    busy, free = await get(provider, Busy), await get(provider, Free)
+    provider.register_state(Busy, StateConfig(scope=StateScope.GLOBAL))
+    busy = await get(provider, Busy)
     waiting = [asyncio.create_task(busy.work.run()) for _ in range(EVENT_THREADS * 4)]
     assert await asyncio.to_thread(inside.wait, 20)
     async with asyncio.timeout(10):
-        await asyncio.gather(*(free.add.run() for _ in range(10)))
-    assert (await get(provider, Free)).count == 10 and (await get(provider, Busy)).count == 0
+        await asyncio.gather(*(run(provider, "add") for _ in range(10)))
+    assert (await get(provider)).count == 10 and (await get(provider, Busy)).count == 0
     for task in waiting[1::2]:
         task.cancel()
     go_on.set()
@@ -841,25 +822,14 @@ async def test_a_sync_event_that_waits_for_its_turn_gives_up_when_one_other_keep
     await provider.stop()
 
 
-def test_a_lock_that_was_waited_for_on_one_loop_works_on_the_next():
-    class Plain(ReactiveState):
-        count: int = 0
-
-        @event
-        async def add(self):
-            await asyncio.sleep(0)
-            self.count += 1
-
-    provider = provider_of(Plain, StateConfig(scope=StateScope.GLOBAL))
-
+def test_a_lock_that_was_waited_for_on_one_loop_works_on_the_next(provider):
     async def busy():
-        state = await get(provider, Plain)
-        await asyncio.gather(*(state.add.run() for _ in range(10)))
+        await asyncio.gather(*(run(provider, "add_async") for _ in range(10)))
         await provider.registry.stop()
 
     for _ in range(2):
         asyncio.run(busy())
-    assert provider.registry.peek("global:Plain").count == 20
+    assert provider.registry.peek(key_of(Ledger)).count == 20
 
 
 async def test_sync_events_take_a_bounded_number_of_threads():
@@ -889,8 +859,7 @@ async def test_sync_events_take_a_bounded_number_of_threads():
     await provider.stop()
 
 
-async def test_what_an_event_left_behind_commits_is_not_taken_for_the_events_own():
-    provider = provider_of(Ledger, StateConfig(scope=StateScope.GLOBAL))
+async def test_what_an_event_left_behind_commits_is_not_taken_for_the_events_own(provider):
     initiator = Initiator("a page", "global:Ledger", {"count": 1})
     token = initiator_of_commits.set(initiator)
     try:

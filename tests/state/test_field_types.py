@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import datetime
 import decimal
-import enum
 import fractions
 import ipaddress
 import pathlib
@@ -16,7 +15,7 @@ import uuid
 import zoneinfo
 from collections.abc import Callable, Hashable, Iterable, Mapping, MutableMapping, MutableSequence, MutableSet, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, NotRequired, TypeVar, Union
+from typing import Annotated, Any, Generic, Literal, NewType, NotRequired, TypeVar, Union
 
 import pytest
 from pydantic import (
@@ -44,22 +43,10 @@ from faststate import (
 )
 from tests.support import ROOT
 from tests.support.states import provider_of
+from tests.support.values import Box, Colour, Level, Place, Point, Rights, Slotted, Spot
 
 TABLE = ROOT / "docs" / "state.md"
 T = TypeVar("T")
-
-
-class Colour(enum.Enum):
-    RED = "red"
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-
-
-class Rights(enum.Flag):
-    READ = 1
-    WRITE = 2
 
 
 class Model(BaseModel):
@@ -84,10 +71,6 @@ class Anything(RootModel[dict[str, Any]]):
     pass
 
 
-class Box(BaseModel, Generic[T]):
-    content: T
-
-
 class Cat(BaseModel):
     kind: Literal["cat"] = "cat"
 
@@ -101,29 +84,8 @@ class Tree(BaseModel):
 
 
 @dataclasses.dataclass
-class Data:
-    n: int = 0
-    items: list[int] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenData:
-    n: int = 0
-
-
-@dataclasses.dataclass(slots=True)
-class SlottedData:
-    n: int = 0
-
-
-@dataclasses.dataclass
 class GenericData(Generic[T]):
     content: T
-
-
-class Pair(NamedTuple):
-    left: int
-    right: list[int]
 
 
 class Table(TypedDict):
@@ -176,23 +138,23 @@ KEPT: dict[str, list[tuple[Any, Any]]] = {
     "list, tuple, set, frozenset, dict": [
         (list[int], [1]), (list, [1, "a"]), (tuple[int, ...], (1, 2)), (tuple[int, str], (1, "a")), (set[int], {1, 2}),
         (frozenset[str], frozenset({"a"})), (dict[str, int], {"a": 1}), (dict[int, list[str]], {1: ["a"]}),
-        (list[set[int]], [{1}]), (set[FrozenData], {FrozenData(1)}), (dict[FrozenData, int], {FrozenData(1): 1}),
+        (list[set[int]], [{1}]), (set[Place], {Place(1)}), (dict[Place, int], {Place(1): 1}),
     ],
     "Sequence, Mapping, Set and their Mutable ones": [
         (Sequence[int], [1]), (Sequence[int], (1,)), (Mapping[str, int], {"a": 1}),
         (MutableMapping[str, int], {"a": 1}),
         (AbstractSet[int], frozenset({1})), (MutableSequence[int], [1]), (MutableSet[int], {1}),
     ],
-    "TypedDict, NamedTuple": [(Table, {"n": 1, "rows": ["a"]}), (Pair, Pair(1, [2])), (list[Pair], [Pair(1, [2])])],
+    "TypedDict, NamedTuple": [(Table, {"n": 1, "rows": ["a"]}), (Point, Point(1, [2])), (list[Point], [Point(1, [2])])],
     "BaseModel, also frozen, generic, with extra fields; RootModel": [
         (Model, Model(n=1, tags=["a"])), (Frozen, Frozen(n=1, tags=["a"])), (Open, Open(n=1, more=[1, {"a": (2,)}])),
         (Numbers, Numbers([1])), (Anything, Anything({"a": [1]})), (Anything, Anything({"root": 1})),
-        (Box[int], Box[int](content=1)), (Box[list[int]], Box[list[int]](content=[1])), (Tree, Tree(kids=[Tree()])),
+        (Box[int], Box[int](held=1)), (Box[list[int]], Box[list[int]](held=[1])), (Tree, Tree(kids=[Tree()])),
         (Cat | Dog, Dog()), (Annotated[Cat | Dog, Field(discriminator="kind")], Dog()),
         (dict[str, Model], {"a": Model()}), (tuple[list[int], Model], ([1], Model())),
     ],
     "dataclasses, also frozen, with slots, generic": [
-        (Data, Data(1, [2])), (FrozenData, FrozenData(1)), (SlottedData, SlottedData(1)), (list[Data], [Data()]),
+        (Spot, Spot(1, [2])), (Place, Place(1)), (Slotted, Slotted(1)), (list[Spot], [Spot()]),
         (GenericData[int], GenericData(1)),
     ],
     "pydantic's own types (URLs, secrets, `Json`)": [

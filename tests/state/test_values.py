@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import datetime
 import decimal
-import enum
 import heapq
 import json
 import operator
@@ -30,6 +29,7 @@ from faststate.state.comparison import equal
 from faststate.state.models import unlocked
 from faststate.state.values import Thaw, freeze, is_container
 from faststate.validation.scalars import UnshowableError
+from tests.support.values import Colour, Place, Slotted
 
 
 class Line(BaseModel):
@@ -55,23 +55,9 @@ class Point:
     path: list[int] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(frozen=True)
-class Fixed:
-    x: int = 0
-
-
-@dataclasses.dataclass(slots=True)
-class Slotted:
-    x: int = 0
-
-
 class Pair(NamedTuple):
     left: list[int]
     right: int
-
-
-class Colour(enum.Enum):
-    RED = "red"
 
 
 LIST_CHANGES = {
@@ -319,7 +305,7 @@ def test_a_users_class_does_not_hear_of_its_guarded_one():
     assert freeze(Child(1)).n == 1 and heard == ["child"]
 
 
-@pytest.mark.parametrize("value", [Line(text="a"), Point(1), Fixed(1)])
+@pytest.mark.parametrize("value", [Line(text="a"), Point(1), Place(1)])
 def test_a_committed_instance_is_not_initialised_again(value):
     committed = freeze(value)
     for change in (lambda: committed.__init__(), lambda: committed.__setstate__({})):
@@ -557,11 +543,11 @@ def test_a_container_put_into_a_state_is_no_way_to_change_it_later():
 
 
 def test_a_value_is_of_the_users_own_type():
-    committed = freeze([Line(text="a"), Point(1), Fixed(2), Pair([1], 2)])
+    committed = freeze([Line(text="a"), Point(1), Place(2), Pair([1], 2)])
     assert isinstance(committed[0], Line) and committed[0].__class__ is Line
-    assert repr(committed) == repr([Line(text="a"), Point(1), Fixed(2), Pair([1], 2)])
-    assert committed == [Line(text="a"), Point(1), Fixed(2), Pair([1], 2)]
-    assert [Line(text="a"), Point(1), Fixed(2), Pair([1], 2)] == committed
+    assert repr(committed) == repr([Line(text="a"), Point(1), Place(2), Pair([1], 2)])
+    assert committed == [Line(text="a"), Point(1), Place(2), Pair([1], 2)]
+    assert [Line(text="a"), Point(1), Place(2), Pair([1], 2)] == committed
     assert committed[0].model_dump() == {"text": "a", "done": False, "tags": []}
     assert type(committed[3]) is Pair and is_container(committed)
     match committed[0]:
@@ -655,11 +641,11 @@ def test_a_nested_models_own_methods_and_privates_keep_working():
 
 
 def test_a_frozen_users_class_may_be_held_and_replaced():
-    committed = freeze([Fixed(1)])
+    committed = freeze([Place(1)])
     thaw = Thaw()
     working = thaw.thaw(committed)
     working[0] = dataclasses.replace(working[0], x=2)
-    assert thaw.refreeze(working) == [Fixed(2)]
+    assert thaw.refreeze(working) == [Place(2)]
 
 
 def test_a_nested_model_is_validated_when_it_is_committed():
