@@ -39,9 +39,8 @@ class Boom(Exception):
     """An error of the test's own code."""
 
 
-class Counter(ReactiveState):
+class Adding(ReactiveState):
     count: int = 0
-    draft: Bound[str] = ""
 
     @event
     def add(self, by: int = 1):
@@ -52,6 +51,10 @@ class Counter(ReactiveState):
         seen = self.count
         await asyncio.sleep(0)
         self.count = seen + by
+
+
+class Counter(Adding):
+    draft: Bound[str] = ""
 
     @event
     async def steps(self):
@@ -79,26 +82,12 @@ class Counter(ReactiveState):
 trouble = threading.Event()
 
 
-class Everywhere(ReactiveState):
-    count: int = 0
-
-    @event
-    def add(self, by: int = 1):
-        self.count += by
-
-    @event
-    async def add_async(self, by: int = 1):
-        seen = self.count
-        await asyncio.sleep(0)
-        self.count = seen + by
+class Everywhere(Adding):
+    """GLOBAL."""
 
 
-class Side(ReactiveState):
-    count: int = 0
-
-    @event
-    def add(self, by: int = 1):
-        self.count += by
+class Side(Adding):
+    """COMPONENT."""
 
 
 class Note(ReactiveState):
@@ -177,9 +166,9 @@ class App:
             (Note, StateScope.RECORD),
             (Product, StateScope.RECORD),
             (Guarded, StateScope.GLOBAL),
+            (Profile, StateScope.USER),
         ):
             provider.register_state(cls, StateConfig(scope=scope))
-        provider.register_state(Profile, StateConfig(scope=StateScope.USER))
         self.app, rt = fast_app(state_provider=provider, secret_key=SECRET)
 
         @rt("/")

@@ -41,7 +41,7 @@ from faststate.sessions.config import Ids
 from tests.support.asgi import Exchange, http_scope
 from tests.support.client import BROWSER, Page, browser, patched_signals, status
 from tests.support.requests import request_of
-from tests.support.states import provider_of
+from tests.support.states import provider_of, set_fields
 from tests.support.waiting import Clock, eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -287,6 +287,41 @@ def put(page, cls, item, **request) -> None:
     assert ok(response), response.text
 
 
+async def page_with(client, cls, item, path="/"):
+    """Open a page with an async client, and put `item` into a state that it shows."""
+    page = await Page.open(client, path)
+    assert ok(await page.send(cls.__name__, "add", item=item))
+    return page
+
+
+def who(client):
+    """What /who says, without the session's id."""
+    return {name: value for name, value in client.get("/who").json().items() if name != "session"}
+
+
+def ada_has_a_plum(client):
+    """Put a plum into the cart of the user ada, and sign out again."""
+    client.get("/in/ada")
+    put(Page(client), Cart, "plum")
+    client.get("/out")
+
+
+@contextlib.asynccontextmanager
+async def visiting(**options):
+    """A site with these options, and an async client of it."""
+    site = Site(**options)
+    async with browser(site.app) as client:
+        yield site, client
+
+
+@contextlib.contextmanager
+def visited(*, raises=True, **options):
+    """A site with these options, and a client of it; with `raises=False` an error of the app is a 500."""
+    site = Site(**options)
+    with TestClient(site.app, follow_redirects=False, raise_server_exceptions=raises) as client:
+        yield site, client
+
+
 @pytest.fixture
 def site():
     return Site()
@@ -311,9 +346,7 @@ def test_a_sign_in_is_known_in_the_same_request_and_in_the_next(site, client, wa
     assert client.get("/who").json()["user"] is None
 
     assert client.get(f"/{way}/ada").json()["user"] == "ada"
-    assert client.get("/who").json() | {"session": None} == {
-        "user": "ada", "current": "ada", "session": None, "colour": None,
-    }  # fmt: skip
+    assert who(client) == {"user": "ada", "current": "ada", "colour": None}
     assert session_of(client) not in (None, old)
     assert cookie_of(client)[USER_ID] == "ada"
     assert site.provider.sessions.ended.is_ended(old)
@@ -414,8 +447,7 @@ async def test_ids_of_all_kinds_come_back_as_the_same_person(user_id):
 
     async with browser(site.app) as client:
         await client.get("/enter")
-        page = await Page.open(client, "/profile")
-        assert ok(await page.send("Profile", "add", item="mine"))
+        await page_with(client, Profile, "mine", "/profile")
         assert site.peek(Profile, user_id=user_id) == ["mine"]
         await client.get("/")
         basket = session_of(client)
@@ -499,8 +531,7 @@ async def test_where_the_present_user_cannot_be_loaded_nobody_signs_in():
             raise ConnectionError("the database is gone")
         return UserContext(user_id)
 
-    site = Site(load_user_by_id=load)
-    async with browser(site.app) as client:
+    async with visiting(load_user_by_id=load) as (site, client):
         await client.get("/in/ada")
         page = await Page.open(client)
         assert ok(await page.send("Basket", "add", item="ada's"))
@@ -522,8 +553,7 @@ async def test_a_user_who_signed_in_and_cannot_be_loaded_later_is_a_503_and_not_
     def load(user_id):
         raise ConnectionError("the database is gone")
 
-    site = Site(load_user_by_id=load)
-    async with browser(site.app) as client:
+    async with visiting(load_user_by_id=load) as (_, client):
         assert (await client.get("/in/ada")).json()["user"] == "ada"  # the one given, not the one loaded
         assert (await client.get("/who")).status_code == 503
 
@@ -550,10 +580,8 @@ async def test_a_failed_sign_in_leaves_no_user_in_the_context_variable():
         return "tried"
 
     async with browser(site.app) as client:
-        async with site.provider.modify(Cart, user_id="ada") as cart:
-            cart.items.append("old")
-        page = await Page.open(client)
-        assert ok(await page.send("Cart", "add", item="new"))
+        await set_fields(site.provider.modify(Cart, user_id="ada"), items=["old"])
+        await page_with(client, Cart, "new")
         await client.get("/try")
         await client.get("/try-sync")
     assert [(f["user"], f["current"]) for f in found] == [(None, None)] * 2
@@ -575,9 +603,7 @@ def test_the_session_s_content_ends_where_another_user_signs_in_over_it(client):
     client.get("/in/ada")
     client.get("/paint/red")
     client.get("/in/bob")
-    assert client.get("/who").json() | {"session": None} == {
-        "user": "bob", "current": "bob", "session": None, "colour": None,
-    }  # fmt: skip
+    assert who(client) == {"user": "bob", "current": "bob", "colour": None}
     assert set(cookie_of(client)) == {"session_id", USER_ID}
 
 
@@ -606,8 +632,7 @@ def test_another_user_gets_nothing_of_the_first_one_s_session(site, client):
 
 def test_another_user_gets_nothing_of_one_who_is_not_known_any_more(site):
     gone = set()
-    site = Site(load_user_by_id=lambda user_id: None if user_id in gone else UserContext(user_id))
-    with site.client() as client:
+    with visited(load_user_by_id=lambda user_id: None if user_id in gone else UserContext(user_id)) as (_, client):
         client.get("/in/ada")
         client.get("/paint/red")
         put(Page(client), Basket, "basket of ada")
@@ -689,8 +714,7 @@ def test_a_user_s_own_states_stay_where_they_are_on_sign_out(site, client):
 
 def test_the_idle_time_of_a_kept_state_begins_anew(site):
     clock = Clock(0.0)
-    site = Site(clock=clock)
-    with site.client() as client:
+    with visited(clock=clock) as (site, client):
         put(Page(client), Basket, "apple")
         clock.now += 86_000
         client.get("/in/ada")
@@ -763,11 +787,8 @@ async def merge_async(users, guests):
 @pytest.mark.parametrize("merge", [merge_sync, merge_async])
 @pytest.mark.parametrize("way", WAYS_IN)
 def test_a_merge_hook_brings_both_carts_together(merge, way):
-    site = Site(cart={"merge": merge})
-    with site.client() as client:
-        client.get("/in/ada")
-        put(Page(client), Cart, "plum")
-        client.get("/out")
+    with visited(cart={"merge": merge}) as (site, client):
+        ada_has_a_plum(client)
         put(Page(client), Cart, "apple")
         old = session_of(client)
         client.get(f"/{way}/ada")
@@ -778,11 +799,8 @@ def test_a_merge_hook_brings_both_carts_together(merge, way):
 
 def test_a_merge_hook_is_not_asked_about_a_cart_that_the_guest_left_alone():
     asked = []
-    site = Site(cart={"merge": lambda users, guests: asked.append(guests)})
-    with site.client() as client:
-        client.get("/in/ada")
-        put(Page(client), Cart, "plum")
-        client.get("/out")
+    with visited(cart={"merge": lambda users, guests: asked.append(guests)}) as (site, client):
+        ada_has_a_plum(client)
         client.get("/")
         client.get("/in/ada")
     assert asked == []
@@ -798,11 +816,8 @@ def test_a_guest_s_state_is_read_only_for_the_merge_hook():
         except Exception as error:
             raised.append(type(error).__name__)
 
-    site = Site(cart={"merge": merge})
-    with site.client() as client:
-        client.get("/in/ada")
-        put(Page(client), Cart, "plum")
-        client.get("/out")
+    with visited(cart={"merge": merge}) as (_, client):
+        ada_has_a_plum(client)
         put(Page(client), Cart, "apple")
         client.get("/in/ada")
     assert raised == ["ReadOnlyStateError"]
@@ -819,11 +834,8 @@ def test_where_a_merge_fails_nobody_is_signed_in_and_nothing_has_changed(is_asyn
         await asyncio.sleep(0)
         merge(users, guests)
 
-    site = Site(cart={"merge": merge_later if is_async else merge})
-    with TestClient(site.app, raise_server_exceptions=False) as client:
-        client.get("/in/ada")
-        put(Page(client), Cart, "plum")
-        client.get("/out")
+    with visited(raises=False, cart={"merge": merge_later if is_async else merge}) as (site, client):
+        ada_has_a_plum(client)
         page = Page(client)
         put(page, Cart, "apple")
         put(page, Basket, "kept")
@@ -840,9 +852,7 @@ def test_where_a_merge_fails_nobody_is_signed_in_and_nothing_has_changed(is_asyn
         assert site.peek(Cart, session_id=old) == ["apple"]
         assert site.peek(Basket, session_id=old) == ["kept"]
         assert site.peek(Draft, session_id=old) == ["kept"]
-        assert client.get("/who").json() | {"session": None} == {
-            "user": None, "current": None, "session": None, "colour": "red",
-        }  # fmt: skip
+        assert who(client) == {"user": None, "current": None, "colour": "red"}
         put(page, Cart, "pear")  # no lock is held, and the old page lives on
         assert site.peek(Cart, session_id=old) == ["apple", "pear"]
         with site.provider.modify(Cart, user_id="ada") as cart:
@@ -859,8 +869,7 @@ def test_several_merges_happen_all_or_none(failing):
         if broken and type(guests).__name__ == failing:
             raise RuntimeError("the hook failed")
 
-    site = Site(cart={"merge": merge}, wish={"merge": merge})
-    with TestClient(site.app, raise_server_exceptions=False) as client:
+    with visited(raises=False, cart={"merge": merge}, wish={"merge": merge}) as (site, client):
         client.get("/in/ada")
         page = Page(client)
         put(page, Cart, "plum")
@@ -883,11 +892,8 @@ def test_a_merge_whose_result_does_not_validate_changes_nothing():
     def merge(users, guests):
         users.items.append(object())
 
-    site = Site(cart={"merge": merge})
-    with TestClient(site.app, raise_server_exceptions=False) as client:
-        client.get("/in/ada")
-        put(Page(client), Cart, "plum")
-        client.get("/out")
+    with visited(raises=False, cart={"merge": merge}) as (site, client):
+        ada_has_a_plum(client)
         page = Page(client)
         put(page, Cart, "apple")
         assert client.get("/in/ada").status_code in (400, 500)
@@ -897,10 +903,8 @@ def test_a_merge_whose_result_does_not_validate_changes_nothing():
 
 
 async def test_a_user_s_cart_in_the_middle_of_an_event_is_merged_into_after_it():
-    site = Site(cart={"merge": merge_sync})
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        assert ok(await page.send("Cart", "add", item="apple"))
+    async with visiting(cart={"merge": merge_sync}) as (site, client):
+        await page_with(client, Cart, "apple")
         async with site.provider.modify(Cart, user_id="ada") as cart:
             cart.items.append("plum")
             signing = asyncio.create_task(client.get("/in/ada"))
@@ -911,10 +915,8 @@ async def test_a_user_s_cart_in_the_middle_of_an_event_is_merged_into_after_it()
 
 
 async def test_a_sign_in_that_waits_too_long_for_the_user_s_cart_changes_nothing():
-    site = Site(cart={"merge": merge_sync}, lock_timeout=0.05)
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        assert ok(await page.send("Cart", "add", item="apple"))
+    async with visiting(cart={"merge": merge_sync}, lock_timeout=0.05) as (site, client):
+        await page_with(client, Cart, "apple")
         async with site.provider.modify(Cart, user_id="ada") as cart:
             cart.items.append("plum")
             response = await client.get("/in/ada")
@@ -1012,7 +1014,6 @@ async def test_the_first_thing_that_a_guest_adds_while_signing_in_is_not_acknowl
 
 
 async def test_a_merge_that_never_comes_to_an_end_of_changes_still_loses_nothing():
-    site = Site()
     tries = []
 
     async def merge(users, guests):
@@ -1023,12 +1024,9 @@ async def test_a_merge_that_never_comes_to_an_end_of_changes_still_loses_nothing
         users.items.extend(guests.items)
 
     acknowledged = []
-    site = Site(cart={"merge": merge}, lock_timeout=1)
-    async with browser(site.app) as client:
-        async with site.provider.modify(Cart, user_id="ada") as cart:
-            cart.items.append("plum")
-        page = await Page.open(client)
-        assert ok(await page.send("Cart", "add", item="apple"))
+    async with visiting(cart={"merge": merge}, lock_timeout=1) as (site, client):
+        await set_fields(site.provider.modify(Cart, user_id="ada"), items=["plum"])
+        await page_with(client, Cart, "apple")
         site.guest = session_of(client)
         response = await client.get("/in/ada")
         signed_in = response.is_success
@@ -1065,10 +1063,8 @@ async def test_a_guest_s_cart_is_merged_with_one_that_the_app_has_stored_for_the
     def create(identifier):
         return {"items": ["stored"]} if identifier.user_id is not None else {}
 
-    site = Site(cart={"merge": merge_sync, "create": create})
-    async with browser(site.app) as client:
-        page = await Page.open(client, "/cart")
-        assert ok(await page.send("Cart", "add", item="apple"))
+    async with visiting(cart={"merge": merge_sync, "create": create}) as (site, client):
+        await page_with(client, Cart, "apple", "/cart")
         await client.get("/in/ada")
         await client.get("/cart")
     assert site.peek(Cart, user_id="ada") == ["stored", "apple"]
@@ -1108,8 +1104,7 @@ async def double_click(client, count, *, together, path="/in/ada"):
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("merge", [None, merge_sync, merge_async])
 async def test_a_click_too_many_on_sign_in_keeps_the_cart(path, together, count, merge):
-    site = Site(cart={"merge": merge})
-    async with browser(site.app) as client:
+    async with visiting(cart={"merge": merge}) as (site, client):
         page = await guest_and_user_have_carts(site, client, users=merge is not None)
         assert ok(await page.send("Basket", "add", item="basket"))
         await double_click(client, count, together=together, path=path)
@@ -1136,10 +1131,8 @@ def site_with_a_slow_merge():
 async def guest_and_user_have_carts(site, client, *, users=True):
     """Put a plum into the cart of the user ada, and an apple into that of the client, a guest; return the page."""
     if users:
-        async with site.provider.modify(Cart, user_id="ada") as cart:
-            cart.items.append("plum")
-    page = await Page.open(client)
-    assert ok(await page.send("Cart", "add", item="apple"))
+        await set_fields(site.provider.modify(Cart, user_id="ada"), items=["plum"])
+    page = await page_with(client, Cart, "apple")
     return page
 
 
@@ -1173,10 +1166,8 @@ async def test_a_sign_out_during_a_slow_merge_ends_the_guest_s_states_for_good()
 
 async def test_a_click_long_after_or_for_somebody_else_gets_nothing_of_the_first_one():
     clock = Clock(0.0)
-    site = Site(clock=clock)
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        assert ok(await page.send("Basket", "add", item="basket"))
+    async with visiting(clock=clock) as (site, client):
+        await page_with(client, Basket, "basket")
         headers = {"cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
         await client.get("/in/ada")
         new = session_of(client)
@@ -1354,8 +1345,7 @@ async def test_a_page_follows_the_guest_s_cart_before_the_sign_in_and_the_user_s
 
 
 async def test_a_stream_that_opens_during_a_sign_out_is_not_left_open():
-    site = Site(user_loader=hopping)
-    async with browser(site.app) as client:
+    async with visiting(user_loader=hopping) as (site, client):
         await client.get("/in/ada")
         page = await Page.open(client, "/profile")
         stream = Stream(site.app, client, page)
@@ -1396,8 +1386,7 @@ async def test_a_stream_that_opens_while_rights_change_does_not_keep_the_old_one
             await asyncio.sleep(0)
         return user
 
-    site = Site(load_user_by_id=load)
-    async with browser(site.app) as client:
+    async with visiting(load_user_by_id=load) as (site, client):
         await client.get("/in/ada")
         page = await Page.open(client, "/profile")
         stream = Stream(site.app, client, page)
