@@ -166,9 +166,9 @@ def test_tokens_that_were_verified_are_remembered_within_bounds(monkeypatch):
     tokens = [signer.sign(BOUND, [ShownState("Product", str(n), ())]) for n in range(50)]
     for token in tokens * 2:
         assert signer.verify(token) is not None and signer.verify("x" + token) is None
-    assert len(signer._genuine._kept) == 10
+    assert len(signer._verified._kept) == 10
     once = signer.sign(BOUND, [ShownState("Product", "a stream's", ())])
-    assert signer.verify(once, again=False) is not None and once not in signer._genuine._kept
+    assert signer.verify(once, again=False) is not None and once not in signer._verified._kept
     long = signer.sign(BOUND, [ShownState("Product", hashlib.sha256(b"%d" % n).hexdigest(), ()) for n in range(100)])
     for _ in range(2):
-        assert len(signer.verify(long).shown) == 100 and long not in signer._genuine._kept
+        assert len(signer.verify(long).shown) == 100 and long not in signer._verified._kept

@@ -133,11 +133,11 @@ async def test_cookies_are_remembered_within_bounds(clock, monkeypatch):
     for n in [*range(50)] * 2:
         assert (await ask(app, b"session_=" + signed({"n": n})))[0] == {"n": n}
         assert (await ask(app, b"session_=x" + signed({"n": n})))[0] == {}
-    assert len(app._genuine._kept) == 10
+    assert len(app._verified._kept) == 10
     await ask(app, only := b"session_=" + signed({"n": "a page"}), method="GET")
-    assert only not in app._genuine._kept
+    assert only not in app._verified._kept
     long = b"session_=" + signed({"n": "x" * 5_000})
-    assert (await ask(app, long))[0] == {"n": "x" * 5_000} and long not in app._genuine._kept
+    assert (await ask(app, long))[0] == {"n": "x" * 5_000} and long not in app._verified._kept
 
 
 def test_an_app_has_it_in_place_of_starlettes_own_and_leaves_any_other():

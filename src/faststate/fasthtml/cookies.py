@@ -43,9 +43,8 @@ class RememberingSessionMiddleware(SessionMiddleware):
     def __init__(self, app: ASGIApp, *args: Any, **options: Any) -> None:
         super().__init__(app, *args, **options)
         self._writer = SessionMiddleware(_send_again, *args, **options)
-        self._verified: VerifiedTexts[bytes, _Read] = VerifiedTexts(
-            COOKIES_KEPT, self.max_age
-        )  # by all cookies of a request
+        # By all cookies of a request.
+        self._verified: VerifiedTexts[bytes, _Read] = VerifiedTexts(COOKIES_KEPT, self.max_age)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = self._session(scope) if scope["type"] == "http" else None
