@@ -5,7 +5,6 @@ import threading
 from typing import Annotated
 
 import pytest
-from fasthtml import common as fh
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -19,13 +18,13 @@ from faststate import (
     UserContext,
     Visible,
     current_request,
-    fast_app,
 )
 from faststate.sse.changes import audience_of
 from faststate.sse.fanout import QUICK_FROM, UNCHECKED
 from faststate.sse.topics import Topic
 from faststate.sse.transports import AsgiWriter
-from tests.support.live import Model
+from tests.support.apps import app_showing
+from tests.support.live import Recorder
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -40,44 +39,19 @@ class Meter(ReactiveState):
     alarms: int = 0
 
 
-class Writer:
-    """Notes what is written; one that does not keep up takes what is written `quick` alone."""
+class Writer(Recorder):
+    """One that does not keep up takes what is written `quick` alone."""
 
-    lost = False
-
-    def __init__(self):
-        self.ready = True
-        self.bodies = []
-        self.unasked = 0
+    unasked = 0
 
     @property
     def quick(self):
         return self.take
 
     def take(self, framed):
-        if not self.ready:
+        if not self.takes:
             self.unasked += len(framed)
         self.bodies.append(framed.partition(b"\r\n")[2].removesuffix(b"\r\n"))
-
-    def write(self, chunk):
-        if self.ready:
-            self.bodies.append(chunk.body)
-        return self.ready
-
-    def wake(self):
-        pass
-
-    def hurry(self, seconds):
-        pass
-
-    def leave(self):
-        pass
-
-    @property
-    def model(self):
-        model = Model()
-        model.feed_bytes(b"".join(self.bodies))
-        return model
 
 
 @pytest.fixture
@@ -100,9 +74,9 @@ def follow(provider, *keys, **about):
     return connection
 
 
-async def write(provider, text):
-    async with provider.modify(Board) as board:
-        board.text = text
+async def write(provider, text, cls=Board):
+    async with provider.modify(cls) as state:
+        state.text = text
     await asyncio.sleep(0)  # the end of the loop's turn
 
 
@@ -114,7 +88,7 @@ async def test_a_reader_who_takes_nothing_is_soon_asked_however_many_are_left(pr
     for connection in connections[left:]:
         provider.sse_manager.remove_connection(connection.id)
     frozen = connections[0].writer
-    frozen.ready = False
+    frozen.takes = False
     for number in range(50):
         await write(provider, f"{number} " + "x" * 1_000)
     assert frozen.unasked <= UNCHECKED + 1_200
@@ -170,14 +144,7 @@ async def test_streams_that_other_threads_end_do_not_hold_up_the_loop_that_write
 async def test_commits_of_two_loops_arrive_in_their_order_and_no_position_comes_too_early(provider):
     both = follow(provider, "global:Board", "global:Meter")
 
-    def in_a_thread():
-        async def change():
-            async with provider.modify(Board) as board:
-                board.text = "of the thread"
-
-        asyncio.run(change())
-
-    thread = threading.Thread(target=in_a_thread)
+    thread = threading.Thread(target=lambda: asyncio.run(write(provider, "of the thread")))
     thread.start()
     thread.join()  # so that the loop has heard nothing of it yet
     number = provider.registry.commits
@@ -242,8 +209,8 @@ async def test_who_is_signed_out_while_a_rule_is_asked_ends_nobody_elses_stream(
 
 
 async def test_a_class_with_a_rule_that_a_thread_changes_on_a_loop_of_its_own_is_told(provider):
-    class Guarded(ReactiveState):
-        text: str = ""
+    class Guarded(Board):
+        pass
 
     async def rule(user, state, action):
         await asyncio.sleep(0)
@@ -254,14 +221,7 @@ async def test_a_class_with_a_rule_that_a_thread_changes_on_a_loop_of_its_own_is
         pass
     watching = follow(provider, "global:Guarded")
 
-    def in_a_thread():
-        async def change():
-            async with provider.modify(Guarded) as guarded:
-                guarded.text = "told"
-
-        asyncio.run(change())
-
-    await asyncio.to_thread(in_a_thread)
+    await asyncio.to_thread(lambda: asyncio.run(write(provider, "told", Guarded)))
     await eventually(lambda: watching.writer.model.signals.get("Guarded") == {"text": "told"})
 
 
@@ -278,13 +238,7 @@ def test_a_rule_that_asks_another_provider_does_not_make_the_page_for_its_user()
         return (await other.get_state(Board, current_request.get())).text == ""
 
     other.register_state(Board, StateConfig(scope=StateScope.GLOBAL))
-    own.register_state(Person, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
-    app, rt = fast_app(state_provider=own, secret_key="for tests")
-
-    @rt("/")
-    def index(person: Person):
-        return fh.Titled("Person", fh.P(person.signal.pay))
-
+    app, _ = app_showing(Person, StateConfig(scope=StateScope.GLOBAL, authorize=rule), provider=own)
     with TestClient(app) as client:
         page = client.get("/")
         assert page.status_code == 200 and "4711" not in page.text

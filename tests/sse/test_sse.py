@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import HTTPConnection
 
 from faststate import (
     AsSignal,
@@ -35,8 +34,10 @@ from faststate.fasthtml.streams import StreamResponse
 from faststate.provider.context import RequestContext
 from faststate.sse.connection import MAX_MESSAGES
 from faststate.sse.transports import AsgiWriter, DirectWriter
+from tests.support.asgi import Exchange, http_scope
 from tests.support.client import BROWSER
-from tests.support.live import Model, Site, Tab, frozen_reader, serving
+from tests.support.live import Model, Recorder, Tab, frozen_reader, visiting
+from tests.support.requests import request_of
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -180,17 +181,10 @@ def test_a_text_that_is_no_key_is_refused(manager, key):
         StateEventHandler(manager, None).handle_state_change(key, {"count": 1})
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "global:Counter",
-        KEY,
-        "user:Counter:user5",
-        "record:Counter:3",
-        "temporary:Counter:s:t",
-        "component:Counter:s:component:c",
-    ],
-)
+KEYS = [KEY, "global:Counter", "user:Counter:user5", "record:Counter:3", "temporary:Counter:s:t"]
+
+
+@pytest.mark.parametrize("key", [*KEYS, "component:Counter:s:component:c"])
 async def test_a_state_change_is_routed_to_those_who_share_the_state(manager, key):
     sharing, apart = connect(manager, "a", [key], user_id=5), connect(manager, "b", ["session:Counter:other"])
     handler = StateEventHandler(manager, None)
@@ -250,6 +244,13 @@ async def follow(provider, name="one", views=("listing",)):
     connection = SSEConnection(name, object())
     provider.sse_manager.add_connection(connection, [KEY, "global:Board"], {"global:Board": views})
     return connection
+
+
+async def open_stream(provider, shown, position=None):
+    """Open a stream of session abc for a page that shows these states; return its connection."""
+    context = RequestContext(provider, request_of({"session_id": "abc"}))
+    token = provider.tokens.signer.sign(binding("abc", None), shown)
+    return await provider.follower.open(context, [token], position)
 
 
 async def count_to(provider, number):
@@ -376,16 +377,9 @@ async def test_a_stream_that_was_ended_before_it_began_promises_nothing(provider
     one = await follow(provider)
     one.notify(KEY, None)
     ended(provider.sse_manager, one)
-    written = []
-
-    async def send(message):
-        written.append(message.get("body", b""))
-
-    async def receive():
-        return {"type": "http.disconnect"}
-
-    await StreamResponse(provider, one)({"type": "http"}, receive, send)
-    assert b"id: " not in b"".join(written), "what waited was dropped, so that its id must not be told"
+    answer = Exchange(StreamResponse(provider, one), http_scope("POST", "/_faststate/stream"))
+    await answer.close()
+    assert b"id: " not in answer.body, "what waited was dropped, so that its id must not be told"
 
 
 async def test_nothing_stays_of_a_stream_that_was_ended_before_it_was_first_written_to(provider):
@@ -411,30 +405,19 @@ async def test_nothing_stays_of_a_stream_that_was_ended_before_it_was_first_writ
 
 
 async def test_an_id_stands_behind_all_that_it_promises_to_who_began_between_two_commits(provider):
-    manager, written = provider.sse_manager, []
-
-    class Writer:
-        ready = True
-
-        def write(self, chunk):
-            written.append(chunk.body)
-            return True
-
-        def wake(self):
-            pass
-
+    manager = provider.sse_manager
     await follow(provider)
     manager.fanout._scheduled = asyncio.get_running_loop()  # one turn of the loop, which ends with the flush below
     await count_to(provider, 1)
     two = SSEConnection("two")
     manager.add_connection(two, [KEY, "global:Board"])
-    two.writer = Writer()
+    two.writer = Recorder()
     await count_to(provider, 2)
     async with provider.modify(Board) as board:
         board.text = "new"
     manager.fanout.flush()
     manager.remove_connection("two")
-    told = b"".join(written)
+    told = b"".join(two.writer.bodies)
     assert told.index(b'"count":2') < told.index(b"id: ") and told.index(b'"text":"new"') < told.index(b"id: ")
 
 
@@ -449,12 +432,7 @@ async def test_a_state_that_leaves_memory_while_others_are_asked_about_is_there_
         return True
 
     provider.register_state(Guarded, StateConfig(scope=StateScope.GLOBAL, authorize=rule))
-    scope = {"type": "http", "session": {"session_id": "abc"}, "headers": [], "path_params": {}, "root_path": ""}
-    context = RequestContext(provider, HTTPConnection(scope))
-    token = provider.tokens.signer.sign(
-        binding("abc", None), [ShownState("Board", None, ()), ShownState("Guarded", None, ())]
-    )
-    connection = await context.provider.follower.open(context, [token], None)
+    connection = await open_stream(provider, [ShownState("Board", None, ()), ShownState("Guarded", None, ())])
     assert evicted[0] is True
     board = provider.registry.peek("global:Board")
     assert received(connection).signals["Board"] == board._wire()
@@ -515,15 +493,11 @@ async def follow_with_cuts(steps, start):
     provider = StateProvider(secret_key="for tests")
     provider.register_state(Wide)
     provider.register_state(Wider, StateConfig(scope=StateScope.GLOBAL))
-    scope = {"type": "http", "session": {"session_id": "abc"}, "headers": [], "path_params": {}, "root_path": ""}
-    context = RequestContext(provider, HTTPConnection(scope))
-    token = provider.tokens.signer.sign(
-        binding("abc", None), [ShownState("Wide", None, ("listing",)), ShownState("Wider", None, ("listing",))]
-    )
+    shown = [ShownState("Wide", None, ("listing",)), ShownState("Wider", None, ("listing",))]
     ids = {Wide: {"session_id": "abc"}, Wider: {}}
     model = Model()
     model.position = start
-    connection = await context.provider.follower.open(context, [token], model.position)
+    connection = await open_stream(provider, shown, model.position)
 
     def arriving():
         frames = connection.drain()
@@ -543,7 +517,7 @@ async def follow_with_cuts(steps, start):
                 frames = arriving()
                 model.feed_bytes(frames[: int(step[1] * len(frames))])
                 provider.sse_manager.remove_connection(connection.id)
-                connection = await context.provider.follower.open(context, [token], model.position)
+                connection = await open_stream(provider, shown, model.position)
         model.feed_bytes(arriving())
         for cls in (Wide, Wider):
             async with provider.modify(cls, **ids[cls]) as state:
@@ -601,9 +575,8 @@ def transport(request, monkeypatch):
 async def served(request, transport):
     name, http, writer = transport
     app, provider = make_app(transport=name, **getattr(request, "param", {}))
-    with serving(app, http=http) as url:
-        async with contextlib.AsyncExitStack() as stack:
-            yield Site(url, provider, stack, writer)
+    async with visiting(app, provider, writer=writer, http=http) as site:
+        yield site
 
 
 async def test_a_fresh_stream_says_its_id_and_nothing_that_the_page_knows(served):
@@ -619,7 +592,7 @@ async def test_two_tabs_of_one_session_see_one_count(served):
     first, second = await served.tab(client), await served.tab(client)
     assert (await first.post("Counter/add", a={"by": 3})).status_code == 204
     for tab in (first, second):
-        await tab.until(lambda tab=tab: tab.signals["Counter"]["count"] == 3)
+        await tab.shows("Counter", {"count": 3})
 
 
 async def test_many_clicks_at_once_all_count_and_no_patch_overtakes_another(served):
@@ -628,7 +601,7 @@ async def test_many_clicks_at_once_all_count_and_no_patch_overtakes_another(serv
     answers = await asyncio.gather(*(tab.post("Counter/add", a={"by": 1}) for tab in [first, second] * 50))
     assert {answer.status_code for answer in answers} == {204}
     for tab in (first, second):
-        await tab.until(lambda tab=tab: tab.signals["Counter"]["count"] == 100)
+        await tab.shows("Counter", {"count": 100})
         counts = [patch["Counter"]["count"] for patch in tab.patched if "Counter" in patch]
         assert counts == sorted(counts)
 
@@ -690,7 +663,7 @@ async def test_a_page_without_a_stream_gets_the_patches_in_the_event_s_own_answe
         assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
         tab.feed_bytes(response.content)
     assert tab.signals["Counter"] == {"count": 2}
-    await other.until(lambda: other.signals["Counter"]["count"] == 2)
+    await other.shows("Counter", {"count": 2})
 
 
 async def test_a_connection_of_another_session_is_not_taken_for_one_s_own(served):
@@ -699,7 +672,7 @@ async def test_a_connection_of_another_session_is_not_taken_for_one_s_own(served
     response = await bob.post("Board/show")
     assert response.status_code == 200 and b"fragment" in response.content
     await ann.post("Counter/add", a={"by": 1})
-    await ann.until(lambda: ann.signals["Counter"]["count"] == 1)
+    await ann.shows("Counter", {"count": 1})
     assert not any("fragment" in element for element in ann.elements)
 
 
@@ -750,7 +723,7 @@ async def test_a_quiet_stream_beats(served):
     await tab.until(lambda: tab.beats >= 3)
     assert connection.last_ping > opened and tab.position == left
     await tab.post("Counter/add", a={"by": 1})
-    await tab.until(lambda: tab.signals["Counter"]["count"] == 1)
+    await tab.shows("Counter", {"count": 1})
 
 
 async def test_a_disconnect_is_found_and_nothing_of_it_stays(served):
@@ -831,17 +804,14 @@ async def passed_on(request, call_next):
     ids=lambda m: m.cls.__name__,
 )
 async def test_streams_and_events_pass_common_middleware_and_a_disconnect_is_found(middleware):
-    app, provider = make_app(middleware=[middleware])
-    with serving(app) as url:
-        async with contextlib.AsyncExitStack() as stack:
-            site = Site(url, provider, stack)
-            client = await site.browser()
-            tab, other = await site.tab(client), await site.tab(client)
-            assert (await tab.post("Counter/add", a={"by": 3})).status_code == 204
-            for each in (tab, other):
-                await each.until(lambda each=each: each.signals["Counter"]["count"] == 3)
-            await tab.close()
-            await eventually(lambda: len(provider.sse_manager.connections) == 1)
+    async with visiting(*make_app(middleware=[middleware])) as site:
+        client = await site.browser()
+        tab, other = await site.tab(client), await site.tab(client)
+        assert (await tab.post("Counter/add", a={"by": 3})).status_code == 204
+        for each in (tab, other):
+            await each.shows("Counter", {"count": 3})
+        await tab.close()
+        await eventually(lambda: len(site.provider.sse_manager.connections) == 1)
 
 
 async def test_a_stream_that_is_stopped_ends_and_comes_back_to_503(served):
@@ -864,4 +834,4 @@ async def test_a_frozen_reader_is_cut_and_holds_up_nobody_and_not_the_shutdown(s
         await tab.until(lambda: len(tab.signals["Board"]["text"]) == 8_000_000)
         await eventually(lambda: manager.cut == 1 and len(manager.connections) == 1)
         await tab.post("Counter/add", a={"by": 1})
-        await tab.until(lambda: tab.signals["Counter"]["count"] == 1)
+        await tab.shows("Counter", {"count": 1})

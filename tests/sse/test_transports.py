@@ -37,7 +37,7 @@ from faststate.fasthtml.streams import StreamKeeper, StreamResponse, _Beginning
 from faststate.sse import changes
 from faststate.sse.transports import AsgiWriter, DirectWriter
 from tests.support.client import BROWSER
-from tests.support.live import Model, Site, assert_nothing_is_left, serving
+from tests.support.live import Model, Recorder, assert_nothing_is_left, visiting
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -102,21 +102,47 @@ class Around:
 
 
 class PassesOn(Around):
+    """Sends each message as `altered` makes it of what came."""
+
     def wrapped(self, send):
         async def passing_on(message):
-            await send(message)
+            await send(self.altered(message))
 
         return passing_on
 
+    def altered(self, message):
+        return message
 
-class SetsAHeader(Around):
-    def wrapped(self, send):
-        async def setting(message):
-            if message["type"] == "http.response.start":
-                message["headers"].append((b"x-own", b"1"))
-            await send(message)
 
-        return setting
+class SetsAHeader(PassesOn):
+    def altered(self, message):
+        if message["type"] == "http.response.start":
+            message["headers"].append((b"x-own", b"1"))
+        return message
+
+
+class Copies(PassesOn):
+    def altered(self, message):
+        return dict(message)
+
+
+class CopiesStarts(PassesOn):
+    def altered(self, message):
+        return dict(message) if message["type"] == "http.response.start" else message
+
+
+class StampsBodies(PassesOn):
+    def altered(self, message):
+        if message["type"] == "http.response.body":
+            return {**message, "body": b": stamp\n\n" + message["body"]}
+        return message
+
+
+class StampsBodiesInPlace(PassesOn):
+    def altered(self, message):
+        if message["type"] == "http.response.body":
+            message["body"] = b": stamp\n\n" + message["body"]
+        return message
 
 
 class HoldsTheStartBack(Around):
@@ -134,42 +160,6 @@ class HoldsTheStartBack(Around):
         return holding
 
 
-class Copies(Around):
-    def wrapped(self, send):
-        async def copying(message):
-            await send(dict(message))
-
-        return copying
-
-
-class CopiesStarts(Around):
-    def wrapped(self, send):
-        async def copying(message):
-            await send(dict(message) if message["type"] == "http.response.start" else message)
-
-        return copying
-
-
-class StampsBodies(Around):
-    def wrapped(self, send):
-        async def stamping(message):
-            if message["type"] == "http.response.body":
-                message = {**message, "body": b": stamp\n\n" + message["body"]}
-            await send(message)
-
-        return stamping
-
-
-class StampsBodiesInPlace(Around):
-    def wrapped(self, send):
-        async def stamping(message):
-            if message["type"] == "http.response.body":
-                message["body"] = b": stamp\n\n" + message["body"]
-            await send(message)
-
-        return stamping
-
-
 class SendsOneMore(Around):
     def wrapped(self, send):
         async def sending(message):
@@ -184,6 +174,7 @@ async def passed_on(request, call_next):
     return await call_next(request)
 
 
+BASE = Middleware(BaseHTTPMiddleware, dispatch=passed_on)
 OUTERMOST = {
     "none": [],
     "pure": [Middleware(Around)],
@@ -195,17 +186,13 @@ OUTERMOST = {
     "many": [Middleware(PassesOn), Middleware(SetsAHeader), Middleware(HoldsTheStartBack)],
 }
 INSIDE = {
-    "BaseHTTPMiddleware": [Middleware(Around), Middleware(BaseHTTPMiddleware, dispatch=passed_on)],
+    "BaseHTTPMiddleware": [Middleware(Around), BASE],
     "one that copies messages": [Middleware(Copies)],
     "one that copies starts": [Middleware(CopiesStarts)],
     "one that stamps bodies": [Middleware(StampsBodies)],
     "one that stamps bodies in place": [Middleware(StampsBodiesInPlace)],
     "one that sends one more": [Middleware(SendsOneMore)],
-    "BaseHTTPMiddleware within others": [
-        Middleware(PassesOn),
-        Middleware(GZipMiddleware),
-        Middleware(BaseHTTPMiddleware, dispatch=passed_on),
-    ],
+    "BaseHTTPMiddleware within others": [Middleware(PassesOn), Middleware(GZipMiddleware), BASE],
 }
 HTTP = ["httptools", "h11"]
 
@@ -213,9 +200,8 @@ HTTP = ["httptools", "h11"]
 @contextlib.asynccontextmanager
 async def site(middleware=(), *, http="httptools", loop="auto", writer=None, **options):
     app, provider = make_app(middleware, **options)
-    with serving(app, http=http, loop=loop, sent=16_384) as url:
-        async with contextlib.AsyncExitStack() as stack:
-            yield Site(url, provider, stack, writer)
+    async with visiting(app, provider, writer=writer, http=http, loop=loop, sent=16_384) as visited:
+        yield visited
 
 
 async def two_tabs_follow(visited):
@@ -337,10 +323,8 @@ async def test_an_app_mounted_in_another_streams_through_it_and_ends_with_its_se
 
     whole = Starlette(routes=[Mount("/sub", app)], middleware=outer, lifespan=lifespan)
     whole.state.faststate = provider
-    with serving(whole) as url:
-        async with contextlib.AsyncExitStack() as stack:
-            visited = Site(url + "/sub", provider, stack, AsgiWriter)
-            await two_tabs_follow(visited)
+    async with visiting(whole, provider, "/sub", writer=AsgiWriter) as visited:
+        await two_tabs_follow(visited)
 
 
 def connections_of(visited):
@@ -396,12 +380,10 @@ async def test_who_is_around_the_app_still_finds_the_request_when_its_stream_has
             if scope["type"] == "http":
                 seen.append((scope["path"], scope["method"], dict(scope["headers"])))
 
-    with serving(AccessLog()) as url:
-        async with contextlib.AsyncExitStack() as stack:
-            visited = Site(url, provider, stack, DirectWriter)
-            for tab in await two_tabs_follow(visited):
-                await tab.close()
-            await eventually(lambda: sum(path.endswith("/stream") for path, _, _ in seen) == 2)
+    async with visiting(AccessLog(), provider, writer=DirectWriter) as visited:
+        for tab in await two_tabs_follow(visited):
+            await tab.close()
+        await eventually(lambda: sum(path.endswith("/stream") for path, _, _ in seen) == 2)
     for path, method, headers in seen:
         if path.endswith("/stream"):
             assert method == "POST" and headers[b"content-type"] == b"application/json"
@@ -434,26 +416,36 @@ class Wire:
         finally:
             wire.writer.close()
 
-    def ask(self, path="/", version="1.1", stream=False):
-        payload = {"w": self.tab.tokens, "n": self.tab.position} if stream else None
-        method = "POST" if stream else "GET"
-        request = self.tab.client.build_request(method, path, json=payload, headers=BROWSER)
-        head = f"{method} {request.url.raw_path.decode()} HTTP/{version}\r\n"
-        lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name != "connection"]
-        self.writer.write((head + "".join(lines) + "\r\n").encode() + request.content)
+    def ask(self, request=None, version="1.1", body=None, **headers):
+        """Send a request of the tab's client, for its page unless another is given, without headers that are empty."""
+        request = request or self.tab.client.build_request("GET", "/", headers=BROWSER)
+        sent = {name: value for name, value in request.headers.items() if name != "connection"} | headers
+        head = f"{request.method} {request.url.raw_path.decode()} HTTP/{version}\r\n"
+        lines = [f"{name}: {value}\r\n" for name, value in sent.items() if value]
+        self.writer.write((head + "".join(lines) + "\r\n").encode() + (request.content if body is None else body))
+
+    @property
+    def stream(self):
+        """The request for the tab's stream."""
+        payload = {"w": self.tab.tokens, "n": self.tab.position}
+        return self.tab.client.build_request("POST", "/_faststate/stream", json=payload, headers=BROWSER)
+
+    def ask_for_the_stream(self, version="1.1"):
+        self.ask(self.stream, version)
 
     def ask_for_the_stream_in_pieces(self):
         """As `ask_for_the_stream`, with a body of unknown length."""
-        payload = {"w": self.tab.tokens, "n": self.tab.position}
-        request = self.tab.client.build_request("POST", "/_faststate/stream", json=payload, headers=BROWSER)
-        left_out = ("connection", "content-length")
-        lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name not in left_out]
-        head = "POST /_faststate/stream HTTP/1.1\r\n" + "".join(lines) + "transfer-encoding: chunked\r\n\r\n"
-        pieces = (request.content[:10], request.content[10:], b"")
-        self.writer.write(head.encode() + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces))
+        pieces = (self.stream.content[:10], self.stream.content[10:], b"")
+        body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+        self.ask(self.stream, body=body, **{"content-length": "", "transfer-encoding": "chunked"})
 
-    def ask_for_the_stream(self, version="1.1"):
-        self.ask("/_faststate/stream", version, stream=True)
+    async def opened(self, manager):
+        """Read the beginning of the stream that was asked for; return its connection, the only one that there is."""
+        assert (await self.head())[1][b"transfer-encoding"] == b"chunked"
+        await self.until(b"id: ")
+        await eventually(lambda: any(each.streaming for each in manager.connections.values()))
+        (connection,) = manager.connections.values()
+        return connection
 
     async def head(self):
         """The status and the headers (a dict of bytes) of the next response."""
@@ -527,12 +519,10 @@ async def test_an_end_that_a_layer_around_the_app_tells_of_alone_is_heard():
 
             await app(scope, receive_in_time if scope.get("path", "").endswith("/stream") else receive, send)
 
-    with serving(TimeIsOver()) as url:
-        async with contextlib.AsyncExitStack() as stack:
-            visited = Site(url, provider, stack, DirectWriter)
-            await two_tabs_follow(visited)
-            over.set()
-            await eventually(lambda: not provider.sse_manager.connections)
+    async with visiting(TimeIsOver(), provider, writer=DirectWriter) as visited:
+        await two_tabs_follow(visited)
+        over.set()
+        await eventually(lambda: not provider.sse_manager.connections)
 
 
 WRITERS = [("auto", DirectWriter), ("portable", AsgiWriter)]
@@ -571,10 +561,7 @@ async def test_a_connection_whose_stream_was_ended_serves_the_next_request(trans
         async with Wire.to(tab) as wire:
             for number in (1, 2):
                 wire.ask_for_the_stream()
-                assert (await wire.head())[1][b"transfer-encoding"] == b"chunked"
-                await wire.until(b"id: ")
-                await eventually(lambda: any(each.streaming for each in manager.connections.values()))
-                (connection,) = manager.connections.values()
+                connection = await wire.opened(manager)
                 assert type(connection.writer) is writer
                 await tab.post("Counter/add", a={"by": 1})
                 await wire.until(b'"count":%d' % number)
@@ -594,10 +581,7 @@ async def test_a_request_behind_a_stream_on_its_connection_is_served_when_that_h
         async with Wire.to(tab) as wire:
             wire.ask_for_the_stream()
             wire.ask()
-            await wire.head()
-            await wire.until(b"id: ")
-            await eventually(lambda: any(each.streaming for each in manager.connections.values()))
-            (connection,) = manager.connections.values()
+            connection = await wire.opened(manager)
             assert type(connection.writer) is writer
             await tab.post("Counter/add", a={"by": 1})
             await wire.until(b'"count":1')
@@ -615,9 +599,7 @@ async def test_a_client_that_leaves_with_a_request_behind_its_stream_is_found(tr
         manager = visited.provider.sse_manager
         async with Wire.to(tab) as wire:
             wire.ask_for_the_stream()
-            await wire.head()
-            await wire.until(b"id: ")
-            await eventually(lambda: any(each.streaming for each in manager.connections.values()))
+            await wire.opened(manager)
             wire.ask()
             await wire.until(b": \n\n")
             wire.writer.transport.abort()
@@ -695,6 +677,10 @@ class ByHand:
         model.feed_bytes(b"".join(self.bodies))
         return model.signals
 
+    async def shows(self, count):
+        """Wait until its page shows this count."""
+        await eventually(lambda: self.signals.get("Counter") == {"count": count}, every=0)
+
     async def leaves(self):
         self.gone.set()
         async with asyncio.timeout(LIMIT):
@@ -716,7 +702,7 @@ async def test_while_its_reader_keeps_up_a_stream_is_written_without_its_task(pr
     waits_for = stream.task._fut_waiter
     for number in range(1, 4):
         await count_to(provider, number)
-        await eventually(lambda number=number: stream.signals.get("Counter") == {"count": number}, every=0)
+        await stream.shows(number)
     assert tasks == [stream.task] * 3, "each `send` runs as if in the stream's own task"
     assert stream.task._fut_waiter is waits_for is not None, "which was not woken"
     await stream.leaves()
@@ -749,7 +735,7 @@ async def test_a_send_that_waits_goes_on_in_the_stream_s_task_with_its_context(p
         await count_to(provider, number)
         await eventually(lambda: stream.waiting, every=0)
         stream.free.set()
-        await eventually(lambda number=number: stream.signals.get("Counter") == {"count": number}, every=0)
+        await stream.shows(number)
         await eventually(lambda: not stream.waiting and stream.connection.writer.ready, every=0)
     await stream.leaves()
     assert {task for task, _ in seen} == {stream.task}
@@ -792,7 +778,7 @@ async def test_a_time_limit_in_a_middleware_s_send_ends_that_send_and_not_the_st
     stream.free.set()
     await count_to(provider, 2)
     for each in (stream, other):
-        await eventually(lambda each=each: each.signals.get("Counter") == {"count": 2}, every=0)
+        await each.shows(2)
     await stream.leaves()
     await other.leaves()
 
@@ -816,7 +802,7 @@ async def test_a_send_that_raises_ends_its_own_stream_and_no_other(provider, err
     assert broken.connection.id not in provider.sse_manager.connections
     await count_to(provider, 2)
     for stream in (before, after):
-        await eventually(lambda stream=stream: stream.signals.get("Counter") == {"count": 2}, every=0)
+        await stream.shows(2)
         assert len(stream.bodies) == 3
         await stream.leaves()
     assert provider.stats().cut == 0
@@ -844,7 +830,7 @@ async def test_a_send_need_not_be_a_coroutine(provider, kind):
         await count_to(provider, number)
         await eventually(lambda: stream.waiting, every=0)
         stream.free.set()
-        await eventually(lambda number=number: stream.signals.get("Counter") == {"count": number}, every=0)
+        await stream.shows(number)
     await stream.leaves()
 
 
@@ -858,7 +844,7 @@ async def test_who_is_behind_is_sent_the_newest_alone_and_counted(provider):
     stats = provider.stats()
     assert (stats.behind, stats.cut) == (1, 0) and 0 < stats.lag < LIMIT
     stream.free.set()
-    await eventually(lambda: stream.signals.get("Counter") == {"count": 50}, every=0)
+    await stream.shows(50)
     await eventually(lambda: provider.stats().behind == 0, every=0)
     assert len(stream.bodies) == 3, "the opening, what was begun with, and one for all the others"
     assert provider.stats().coalesced == 48 and provider.stats().lag == 0
@@ -921,52 +907,40 @@ async def test_a_send_that_ends_another_stream_does_not_disturb_the_rest(provide
     await count_to(provider, 1)
     await eventually(streams[3].task.done, every=0)
     for number in (0, 1, 2, 4):
-        await eventually(lambda number=number: streams[number].signals.get("Counter") == {"count": 1}, every=0)
+        await streams[number].shows(1)
         await streams[number].leaves()
 
 
 # -- one flush for all -------------------------------------------------------------------------------------------------
 
 
-class Recorder:
-    """A writer that takes all, and notes how often it was asked for anything, and in which of its manager's beats."""
+class Counting(Recorder):
+    """Notes how often it was asked for anything, and in which of its manager's beats it was written to."""
 
     def __init__(self, manager):
-        self.bodies, self.touches, self.beats = [], 0, []
-        self.manager = manager
-        self.takes = True
+        super().__init__()
+        self.manager, self.touches, self.beats = manager, 0, []
 
     @property
     def ready(self):
-        self.touches += 1
-        return self.takes
-
-    @property
-    def lost(self):
-        return False
+        return self.touched(super().ready)
 
     def write(self, chunk):
-        self.touches += 1
-        if self.takes:
-            self.bodies.append(chunk.body)
-            self.beats.append(self.manager.heartbeat.beating)
-        return self.takes
+        self.beats.append(self.manager.heartbeat.beating)
+        return self.touched(super().write(chunk))
 
-    def wake(self):
+    def touched(self, result=None):
         self.touches += 1
+        return result
 
-    def hurry(self, seconds):
-        self.touches += 1
-
-    def leave(self):
-        self.touches += 1
+    wake = hurry = leave = touched
 
 
 def follower(manager, keys, **about):
-    """A connection that follows `keys`, with a `Recorder` for a writer."""
+    """A connection that follows `keys`, with a recorder for a writer."""
     connection = SSEConnection(**about)
     manager.add_connection(connection, keys)
-    manager.attach(connection, Recorder(manager))
+    manager.attach(connection, Counting(manager))
     return connection
 
 
@@ -986,9 +960,12 @@ async def followers(provider):
 
 
 def shown(connection):
-    model = Model()
-    model.feed_bytes(b"".join(connection.writer.bodies))
-    return model
+    return connection.writer.model
+
+
+async def shows(connection, name, value):
+    """Wait until the page of a connection shows this value of a signal."""
+    await eventually(lambda: shown(connection).signals.get(name) == value, every=0)
 
 
 async def test_many_commits_in_one_turn_are_one_write_for_each_watcher(provider, followers):
@@ -1084,16 +1061,14 @@ async def test_a_state_that_cannot_be_written_does_not_hurt_the_others(provider,
         for connection in (*boards, *counters):
             connection.send_event({"sent": 1})
     for connection in counters:
-        await eventually(
-            lambda connection=connection: shown(connection).signals.get("Counter") == {"count": 1}, every=0
-        )
+        await shows(connection, "Counter", {"count": 1})
     for connection in (*boards, *counters) if alone else ():
-        await eventually(lambda connection=connection: shown(connection).signals.get("sent") == 1, every=0)
+        await shows(connection, "sent", 1)
     assert "broken on purpose" in caplog.text
     monkeypatch.undo()
     await change(2)
     for connection in boards:
-        await eventually(lambda connection=connection: shown(connection).signals.get("Board") == {"text": "2"}, every=0)
+        await shows(connection, "Board", {"text": "2"})
 
 
 async def test_what_other_threads_send_arrives_in_their_order(provider, followers):
@@ -1105,11 +1080,8 @@ async def test_what_other_threads_send_arrives_in_their_order(provider, follower
             one.send_frame(b"event: datastar-patch-elements\ndata: elements <b>%d</b>\n\n" % number)
             one.send_event({"sent": number})
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    await eventually(lambda: not thread.is_alive(), every=0)
-    thread.join()
-    await eventually(lambda: shown(one).signals.get("sent") == 300, every=0)
+    await asyncio.to_thread(work)
+    await shows(one, "sent", 300)
     found = [int(found) for found in re.findall(rb'"count":(\d+)', b"".join(one.writer.bodies))]
     # What was dropped is made up for by the state as it is, whose count is 0.
     counts = [count for count in found if count or not one.dropped]
@@ -1127,10 +1099,8 @@ async def test_commits_of_other_threads_arrive_and_the_last_one_last(provider, f
         for number in range(1, 51):
             asyncio.run_coroutine_threadsafe(count_to(provider, number), provider.loop()).result(LIMIT)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    await eventually(lambda: not thread.is_alive(), every=0)
-    await eventually(lambda: shown(one).signals.get("Counter") == {"count": 50}, every=0)
+    await asyncio.to_thread(work)
+    await shows(one, "Counter", {"count": 50})
     counts = [patch["Counter"]["count"] for patch in shown(one).patched]
     assert counts == sorted(counts)
 

@@ -47,6 +47,39 @@ class Model:
             self.feed(block)
 
 
+class Recorder:
+    """A writer without a stream: it keeps what is written while it `takes` anything. `model` is what its page knows."""
+
+    lost = False
+
+    def __init__(self):
+        self.bodies, self.takes = [], True
+
+    @property
+    def ready(self):
+        return self.takes
+
+    def write(self, chunk):
+        if self.takes:
+            self.bodies.append(chunk.body)
+        return self.takes
+
+    def wake(self):
+        pass
+
+    def hurry(self, seconds):
+        pass
+
+    def leave(self):
+        pass
+
+    @property
+    def model(self):
+        model = Model()
+        model.feed_bytes(b"".join(self.bodies))
+        return model
+
+
 def assert_nothing_is_left(manager):
     """Assert that nothing is kept of any stream: in no index, no list of pending writes, no timer."""
     left = {
@@ -110,6 +143,14 @@ class Site:
         return tab
 
 
+@contextlib.asynccontextmanager
+async def visiting(app, provider, path="", *, writer=None, **serving_options):
+    """Serve `app`, and make a `Site` of what lies below `path` there."""
+    with serving(app, **serving_options) as url:
+        async with contextlib.AsyncExitStack() as stack:
+            yield Site(url + path, provider, stack, writer)
+
+
 class Tab(Model):
     """A loaded page, its stream, and what it has been told."""
 
@@ -169,6 +210,10 @@ class Tab(Model):
 
     async def close(self):
         await self.closing.aclose()
+
+    async def shows(self, name, values):
+        """Read the stream until the page shows these values of a state."""
+        await self.until(lambda: self.signals.get(name) == values)
 
     async def post(self, name, **payload):
         headers = {**BROWSER, "faststate-connection": self.signals["_fs"]["c"]}

@@ -1,7 +1,6 @@
 """Threat: somebody loses rights and goes on reading, since the page that shows what they had is still open."""
 
 import asyncio
-import contextlib
 import json
 import threading
 from typing import Annotated
@@ -22,7 +21,7 @@ from faststate import (
     view,
 )
 from tests.support.client import message, status
-from tests.support.live import Site, serving
+from tests.support.live import visiting
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -210,12 +209,10 @@ async def served(request):
     for gate in (arrived, rule_asked):
         gate.clear()
     app, provider, people = make_app(request.param)
-    with serving(app) as url:
-        async with contextlib.AsyncExitStack() as stack:
-            site = Site(url, provider, stack)
-            site.people = people
-            site.server = await site.browser()  # nobody, who asks for what the server itself does
-            yield site
+    async with visiting(app, provider) as site:
+        site.people = people
+        site.server = await site.browser()  # nobody, who asks for what the server itself does
+        yield site
     for gate in gates:
         gate.set()
 
