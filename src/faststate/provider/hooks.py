@@ -1,4 +1,4 @@
-"""Answers of a provider to its own lower floors: the registry, the streams and the cluster call these back."""
+"""The provider's side of lower packages: the registry, the streams and the cluster call these objects back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page whose event makes the commits of the code that runs."""
+"""The page whose event runs, and so initiates what is committed meanwhile."""
 
 from __future__ import annotations
 
