@@ -41,21 +41,20 @@ _MESSAGES: Final[dict[type[FastStateError], str]] = {
 """Messages for pages, in place of those errors whose own message is for the log."""
 
 
+_NOT_KEPT: Final = (b"cache-control", b"no-store")
+
+_OF_FRAMES: Final = [(name.lower().encode(), value.encode()) for name, value in SSE_HEADERS.items()]
+
+
 class EventResponse(Response):
     """The answer to an event: 204, or SSE that says what happened; `FastState-Status` holds the status meant."""
 
     def __init__(self, frames: bytes = b"", status: int | None = None) -> None:
-        if status is None and not frames:
-            # Nearly all events end so, with the same header: 0.5 µs instead of Starlette's 4.7.
-            self.status_code, self.body, self.background = 204, b"", None
-            self.raw_headers = [(b"cache-control", b"no-store")]
-            return
-        headers = {"cache-control": "no-store"}
+        # Set here, since Starlette's constructor takes 4.7 µs, and an event ends with one of two lists of headers.
+        self.status_code, self.body, self.background = 200 if frames else 204, frames, None
+        self.raw_headers = [*_OF_FRAMES, (b"content-length", b"%d" % len(frames))] if frames else [_NOT_KEPT]
         if status is not None:
-            headers["faststate-status"] = str(status)
-        if frames:
-            headers |= SSE_HEADERS
-        super().__init__(frames or None, status_code=200 if frames else 204, headers=headers)
+            self.raw_headers.append((b"faststate-status", b"%d" % status))
 
 
 def refused_response(error: FastStateError, frames: bytes = b"") -> EventResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,8 @@ from ..registry.transaction import Guard
 from ..scopes import StateIdentifier, StateScope, namespace_of
 from ..sessions.config import Ids
 from ..sse.connection import SSEConnection
-from ..state.reactive import ReactiveState
+from ..state.arguments import Arguments
+from ..state.schema import Schema
 from ..wire.frames import vanish_frame
 from .context import RequestContext
 from .follow import Follower
@@ -43,7 +44,7 @@ class Dispatcher:
     resolver: Resolver
     follower: Follower
 
-    async def dispatch(
+    def dispatch(
         self,
         context: RequestContext,
         call: Call,
@@ -51,7 +52,7 @@ class Dispatcher:
         take: Callable[[Effect], None],
         *,
         elsewhere: bool = False,
-    ) -> None:
+    ) -> Awaitable[None]:
         """Run the event, and after each committed step give `take` what its own page sees of it.
 
         With a `live` connection, or one that another process has (`elsewhere`), the states' changes go down its stream,
@@ -61,7 +62,7 @@ class Dispatcher:
         Raises `UnknownEventError`, `EventArgumentError`, `AccessError`s, `StaleTokens`, `ForgedTokens`,
         `LockTimeoutError`, and what the event raises; an `EventConflictError` after an effect with the state as it is.
         """
-        await retry_outdated(partial(self._attempt, context, call, live, take, elsewhere))
+        return retry_outdated(partial(self._attempt, context, call, live, take, elsewhere))
 
     async def _attempt(
         self,
@@ -74,16 +75,19 @@ class Dispatcher:
         config = self.parts.registrations.config_named(call.state)
         if config is None or config.state_cls is None:
             raise UnknownEventError(f"there is no state {call.state[:100]!r}")
-        event = config.state_cls._fs_schema().events.get(call.event)
+        schema = config.state_cls._fs_schema()
+        event = schema.events.get(call.event)
         if event is None:
             raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
         # Found once: nobody can sign in before the event itself runs.
         identity = await context.identity()
-        sent = Sent(context, identity, call, config, config.state_cls, event, live, elsewhere, take)
+        sent = Sent(context, identity, call, config, config.state_cls, schema, event, live, elsewhere, take)
         watched = await self._watched(sent)
         entry, guard = await self._allowed(sent, watched)
-        arguments = await self._arguments(sent)
-        others, guards = await self._others(sent, entry.identifier, arguments) if event.arguments.states else ({}, [])
+        takes = event.arguments
+        accepted = self._accept(sent, takes)
+        arguments = takes.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
+        others, guards = await self._others(sent, entry.identifier, arguments) if takes.states else ({}, [])
         if guard is not None:
             guards.append(guard)
         await self._run(sent, watched, entry, arguments, others, guards)
@@ -133,12 +137,12 @@ class Dispatcher:
             if sent.live is None and not sent.elsewhere:  # else its stream has told the page
                 name = sent.call.state
                 views = {view for part in watched.views(name, instance_id) for view in part} if watched else set()
-                frames = vanish_frame(namespace_of(name, instance_id), cls._fs_schema().signals, views)
+                frames = vanish_frame(namespace_of(name, instance_id), sent.schema.signals, views)
                 sent.take(Effect(frames, repeated=False))
             raise
 
-    async def _arguments(self, sent: Sent) -> dict[str, Any]:
-        """Return the arguments of the event, validated. Raises `EventArgumentError`."""
+    def _accept(self, sent: Sent, takes: Arguments) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        """Validate the arguments that were sent for the event; as `Arguments.accept`. Raises `EventArgumentError`."""
         call, event = sent.call, sent.event
         if event.expect_version and not call.version:
             raise EventArgumentError(
@@ -147,10 +151,7 @@ class Dispatcher:
             )
         signals = {**call.bound, **call.signals} if call.bound else call.signals
         wait = self.parts.registry.locks.timeout
-        accepted = event.arguments.accept(
-            call.explicit, call.form, call.query, signals, is_form=call.is_form, wait=wait
-        )
-        return event.arguments.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
+        return takes.accept(call.explicit, call.form, call.query, signals, is_form=call.is_form, wait=wait)
 
     async def _others(
         self, sent: Sent, own: StateIdentifier, arguments: Mapping[str, Any]
@@ -179,7 +180,7 @@ class Dispatcher:
     ) -> None:
         context, identity, call, event = sent.context, sent.identity, sent.call, sent.event
         has_stream = sent.live is not None or sent.elsewhere
-        bound = _bound_values(sent.cls, call.bound, identity.user)
+        bound = _bound_values(sent.schema, call, identity.user)
         page_event = PageEvent(self.parts, self.follower, sent, entry, bound, None if has_stream else watched)
         token = initiator_of_commits.set(page_event)
         try:
@@ -207,17 +208,15 @@ class Dispatcher:
             initiator_of_commits.reset(token)
 
 
-def _bound_values(
-    cls: type[ReactiveState], given: Mapping[str, Any], user: UserContext | None
-) -> dict[str, Any] | None:
+def _bound_values(schema: Schema, call: Call, user: UserContext | None) -> dict[str, Any] | None:
     """Return the bound fields that a page may set, of those that it has sent; None if the class has none.
 
     Raises `EventArgumentError`.
     """
-    schema = cls._fs_schema()
+    given = call.bound
     for name in given:
         if name not in schema.bound:
-            raise EventArgumentError(f"{cls.__name__} has no bound field {name[:100]!r}")
+            raise EventArgumentError(f"{call.state} has no bound field {name[:100]!r}")
     if not given:
         return {} if schema.bound else None
     hidden = schema.hidden_from(user)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -229,16 +228,18 @@ class Follower:
         found: dict[str, tuple[Entry, set[str]]] = {}
         for state in states:
             identifier = state._committed.identifier
-            views: list[tuple[str, ...]] = []
-            with contextlib.suppress(StaleTokens, ForgedTokens):  # of another session's state, so it is not shown
-                views = watched.views(identifier.cls_name, identifier.instance_id)
             entry = self.parts.registry.find(identifier.key)
-            if not views or entry is None:
+            if entry is None:
                 continue
-            with contextlib.suppress(IdentifierError):  # the user has signed out, so the state is nobody's here
+            try:
+                views = watched.views(identifier.cls_name, identifier.instance_id)
                 own = self.resolver.identify(context, identity, type(state), identifier.instance_id)
-                if own.key == identifier.key:  # and not another session's or user's
-                    found[identifier.key] = entry, {view for part in views for view in part}
+            except (StaleTokens, ForgedTokens):  # the tokens are another session's, so the state is not shown
+                continue
+            except IdentifierError:  # the user has signed out, so the state is nobody's here
+                continue
+            if views and own.key == identifier.key:  # and not another session's or user's
+                found[identifier.key] = entry, {view for part in views for view in part}
         return found
 
     async def snapshots(self, user: UserContext | None, shown: Mapping[str, tuple[Entry, set[str]]]) -> bytes:

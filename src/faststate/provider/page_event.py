@@ -19,6 +19,7 @@ from ..sessions.config import StateConfig
 from ..sse.connection import SSEConnection
 from ..state.events import Event
 from ..state.reactive import ReactiveState
+from ..state.schema import Schema
 from ..state.views import render_ft
 from ..wire.frames import elements_frame, go_frame, signals_frame
 from ..wire.values import nest, to_wire
@@ -57,6 +58,7 @@ class Sent:
     call: Call
     config: StateConfig
     cls: type[ReactiveState]
+    schema: Schema
     event: Event[Any, Any]
     live: SSEConnection | None
     elsewhere: bool

@@ -56,7 +56,7 @@ class Throttle:
 
         Returns None, or what to tell the client. Threads that go on with an event which was stopped count, too.
         """
-        under_way, most = self.under_way(client), self._options.max_events_per_session
+        under_way, most = self._under_way.get(client, 0), self._options.max_events_per_session
         if (under_way + left_behind(client) if places_with_left else under_way) >= most:
             return f"{most} actions are under way already. Please wait for them."
         self._under_way[client] = under_way + 1

@@ -12,7 +12,7 @@ from ..exceptions import EventArgumentError, EventError, FastStateError, NotStar
 from ..redaction import loggable, mark_hidden
 from ..validation.kept import Kept
 from ..validation.revalidation import revalidation_of
-from ..validation.scalars import UnshowableError, is_exact
+from ..validation.scalars import SHORT_INT, UnshowableError, is_exact
 from ..wire.values import merge_patch, same
 from .comparison import equal
 from .copies import StateModel, WorkingInfo, fields_of, refuse_value
@@ -59,7 +59,11 @@ def change_of(working: StateModel) -> Change | None:
             if name not in values or value is old[name]:
                 continue
             place = name
-            frozen = info.refreeze(value)
+            kind = type(value)
+            if kind is bool or (kind is int and -SHORT_INT < value < SHORT_INT) or (kind is str and value.isascii()):
+                frozen = value  # as most are: frozen already, and every page can show it
+            else:
+                frozen = info.refreeze(value)
             if not equal(frozen, old[name]):
                 values[name] = frozen
                 changed.append(name)
