@@ -29,7 +29,7 @@ from ..wire.frames import vanish_frame
 from .context import RequestContext
 from .follow import Follower
 from .initiator import initiator_of_commits
-from .page_event import Effect, PageEvent, Sent
+from .page_event import Effect, PageEvent, SentEvent
 from .page_tokens import ForgedTokens, StaleTokens, Watched
 from .parts import Parts
 from .payload import Call
@@ -81,7 +81,7 @@ class Dispatcher:
             raise UnknownEventError(f"{call.state} has no event {call.event[:100]!r}")
         # Found once: nobody can sign in before the event itself runs.
         identity = await context.identity()
-        sent = Sent(context, identity, call, config, config.state_cls, schema, event, live, elsewhere, take)
+        sent = SentEvent(context, identity, call, config, config.state_cls, schema, event, live, elsewhere, take)
         watched = await self._watched(sent)
         entry, guard = await self._allowed(sent, watched)
         takes = event.arguments
@@ -92,7 +92,7 @@ class Dispatcher:
             guards.append(guard)
         await self._run(sent, watched, entry, arguments, others, guards)
 
-    async def _watched(self, sent: Sent) -> Watched | None:
+    async def _watched(self, sent: SentEvent) -> Watched | None:
         """Return what the page shows, by its tokens; None if it has none, or if its stream says enough.
 
         Raises `ForgedTokens` for a state with an id that the page does not show.
@@ -112,7 +112,7 @@ class Dispatcher:
             raise EventArgumentError(f"{call.state} has no ids")
         return watched
 
-    def _is_followed(self, sent: Sent) -> bool:
+    def _is_followed(self, sent: SentEvent) -> bool:
         """True if the page's stream is of this session and user, and follows the event's state, if that has an id."""
         live = sent.live
         if live is None or sent.identity.binding != binding(live.session_id, live.user_id):
@@ -125,7 +125,7 @@ class Dispatcher:
             return False
         return live.topic(own.key) is not None
 
-    async def _allowed(self, sent: Sent, watched: Watched | None) -> tuple[Entry, Guard | None]:
+    async def _allowed(self, sent: SentEvent, watched: Watched | None) -> tuple[Entry, Guard | None]:
         """Return the event's state and its guard, if the user may send the event; as `Resolver.allowed_entry`."""
         config, cls, event, instance_id = sent.config, sent.cls, sent.event, sent.call.instance_id
         ids = Ids.of_instance(config.scope, instance_id) if config.has_ids else NO_IDS
@@ -141,7 +141,7 @@ class Dispatcher:
                 sent.take(Effect(frames, repeated=False))
             raise
 
-    def _accept(self, sent: Sent, takes: Arguments) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+    def _accept(self, sent: SentEvent, takes: Arguments) -> dict[str, Any] | Awaitable[dict[str, Any]]:
         """Validate the arguments that were sent for the event; as `Arguments.accept`. Raises `EventArgumentError`."""
         call, event = sent.call, sent.event
         if event.expect_version and not call.version:
@@ -154,7 +154,7 @@ class Dispatcher:
         return takes.accept(call.explicit, call.form, call.query, signals, is_form=call.is_form, wait=wait)
 
     async def _others(
-        self, sent: Sent, own: StateIdentifier, arguments: Mapping[str, Any]
+        self, sent: SentEvent, own: StateIdentifier, arguments: Mapping[str, Any]
     ) -> tuple[dict[str, Entry], list[Guard]]:
         """Return the further states that an event takes, by parameter, and their guards."""
         found: dict[str, Entry] = {}
@@ -171,7 +171,7 @@ class Dispatcher:
 
     async def _run(
         self,
-        sent: Sent,
+        sent: SentEvent,
         watched: Watched | None,
         entry: Entry,
         arguments: dict[str, Any],

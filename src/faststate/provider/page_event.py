@@ -47,7 +47,7 @@ class Effect(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Sent:
+class SentEvent:
     """An event that a page has sent, who sends it, and where its effects go. Lifetime: one attempt to run it.
 
     `live` is the page's stream; `elsewhere` says that another process has it.
@@ -81,7 +81,7 @@ class PageEvent(Initiator, EventCaller):
         self,
         parts: Parts,
         follower: Follower,
-        sent: Sent,
+        sent: SentEvent,
         entry: Entry,
         bound: Mapping[str, Any] | None,
         watched: Watched | None,
