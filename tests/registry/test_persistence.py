@@ -784,9 +784,7 @@ async def test_a_new_schema_version_goes_through_migrate_though_the_fields_are_t
         return {**values, "price": values["price"] * 100} if version < 2 else values
 
     new = doc(
-        {"price": int, "schema_version": ClassVar[int]},
-        {"price": 0, "schema_version": 2},
-        migrate=classmethod(migrate),
+        {"price": int, "schema_version": ClassVar[int]}, {"price": 0, "schema_version": 2}, migrate=classmethod(migrate)
     )
     for _ in range(2):  # the second time it is stored in the new version
         provider = await deploy(new)

@@ -8,15 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from fasthtml.common import Div
 
-from faststate import (
-    PersistenceError,
-    ReactiveState,
-    StateConfig,
-    StateProvider,
-    StateScope,
-    event,
-    fast_app,
-)
+from faststate import PersistenceError, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
 from faststate.scopes import Version
 from faststate.sessions import ended as module
 from faststate.sessions.ended import KnownEnds, SessionEnd, read_note, write_note

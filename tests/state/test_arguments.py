@@ -38,15 +38,7 @@ from pydantic_core import from_json
 from starlette.testclient import TestClient
 from typing_extensions import TypeAliasType, TypedDict
 
-from faststate import (
-    EventArgumentError,
-    LockTimeoutError,
-    ReactiveState,
-    StateConfig,
-    StateScope,
-    event,
-    fast_app,
-)
+from faststate import EventArgumentError, LockTimeoutError, ReactiveState, StateConfig, StateScope, event, fast_app
 from faststate.state.arguments import LARGE, Arguments
 from faststate.validation.bounds import Unfit, bounded, first_problem, runs_own_code
 from faststate.validation.work import work_of

@@ -18,18 +18,7 @@ from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, Generic, Literal, NewType, NotRequired, TypeVar, Union
 
 import pytest
-from pydantic import (
-    BaseModel,
-    ByteSize,
-    ConfigDict,
-    Field,
-    HttpUrl,
-    Json,
-    RootModel,
-    Secret,
-    SecretStr,
-    create_model,
-)
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, HttpUrl, Json, RootModel, Secret, SecretStr, create_model
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from faststate import (

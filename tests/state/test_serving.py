@@ -145,11 +145,7 @@ def test_outside_a_request_the_only_provider_is_meant(cls):
 
 @pytest.mark.parametrize(
     "other",
-    [
-        {"config": StateConfig(name="Other")},
-        {"prefix": "/_other"},
-        {"config": StateConfig(scope=StateScope.COMPONENT)},
-    ],
+    [{"config": StateConfig(name="Other")}, {"prefix": "/_other"}, {"config": StateConfig(scope=StateScope.COMPONENT)}],
 )
 def test_outside_a_request_several_providers_that_differ_are_an_error_that_says_what_to_do(cls, other):
     kept = [StateProvider(), StateProvider(prefix=other.get("prefix", "/_faststate"))]

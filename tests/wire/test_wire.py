@@ -63,9 +63,7 @@ PYTHON = st.recursive(
 WIRE_SCALARS = st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False) | HOSTILE_TEXT
 KEYS = st.text("abc", min_size=1, max_size=2)
 WIRE = st.recursive(
-    WIRE_SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
+    WIRE_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
 )
 
 
