@@ -6,13 +6,12 @@ import asyncio
 import math
 import secrets
 from contextlib import ExitStack, contextmanager
-from time import monotonic, sleep
+from time import monotonic
 
 import pytest
 from fasthtml.common import Titled
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import (
@@ -31,8 +30,9 @@ from faststate.provider.context import RequestContext
 from faststate.provider.resolve import FRESH_TTL
 from faststate.sse import SSEConnection
 from tests.support.asgi import http_scope
-from tests.support.client import BROWSER, Page, message, patched_signals, status
-from tests.support.waiting import Clock
+from tests.support.client import BROWSER, Page, message, patched_signals, status, stream_of
+from tests.support.requests import request_of
+from tests.support.waiting import Clock, eventually, wait_until
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -256,9 +256,8 @@ class Site:
         return sum(e.state.count for e in self.provider.registry.live.values() if isinstance(e.state, Counter))
 
     def context(self, session_id="abc"):
-        scope = {"type": "http", "session": {"session_id": session_id} if session_id else {}, "headers": [],
-                 "path_params": {}, "root_path": "", "client": ("10.0.0.1", 5)}  # fmt: skip
-        return RequestContext(self.provider, HTTPConnection(scope))
+        session = {"session_id": session_id} if session_id else {}
+        return RequestContext(self.provider, request_of(session, client=("10.0.0.1", 5)))
 
     def keys_of(self, session_id="abc"):
         return self.provider.registry.keys_of_session(session_id)
@@ -357,20 +356,12 @@ def test_forged_events_of_other_sites_take_nothing_of_the_share(clock):
 
 
 @contextmanager
-def stream(page, **headers):
-    payload = {"w": page.tokens, "n": page.position}
-    with page.client.stream("POST", "/_faststate/stream", json=payload, headers=BROWSER | headers) as response:
+def stream(page):
+    with stream_of(page) as response:
         if response.status_code == 200:
             lines = response.iter_lines()  # kept: to let go of it would close the stream
             next(lines)
         yield response
-
-
-def wait_until(condition):
-    end = monotonic() + 10
-    while not condition():
-        assert monotonic() < end, "it took too long"
-        sleep(0.005)
 
 
 def test_a_session_has_so_many_streams_and_one_that_closes_makes_room():
@@ -475,8 +466,7 @@ async def test_streams_that_are_opened_at_the_same_time_count_each_other():
     contexts = [site.context() for _ in range(6)]
     token = site.provider.tokens.signer.sign((await contexts[0].identity()).binding, [ShownState("Slow", None, ())])
     opening = [asyncio.ensure_future(context.provider.follower.open(context, [token], None)) for context in contexts]
-    while "global:Slow" not in site.provider.registry:  # noqa: ASYNC110  # until they are at the rule
-        await asyncio.sleep(0)
+    await eventually(lambda: "global:Slow" in site.provider.registry, every=0)  # until they are at the rule
     await asyncio.sleep(0)
     gate.set()
     opened = await asyncio.gather(*opening, return_exceptions=True)
@@ -570,36 +560,27 @@ def test_an_event_shows_as_well_that_the_cookie_came_back(clock):
     assert site.provider.registry.lifetimes.sweep() == 0 and site.count() == 1
 
 
-def test_a_shorter_time_than_a_quarter_of_an_hour_stays_as_it_is(clock):
-    class Short(ReactiveState):
+@pytest.mark.parametrize(
+    ("config", "later", "gone"),
+    [(StateConfig(ttl=60), 60, 1), (StateConfig(scope=StateScope.GLOBAL), 10 * 86_400, 0)],
+    ids=["a shorter time stays as it is", "states of no session stay"],
+)
+def test_a_quarter_of_an_hour_is_neither_longer_than_a_class_wants_nor_for_states_of_no_session(
+    config, later, gone, clock
+):
+    class Own(ReactiveState):
         count: int = 0
 
     site = Site(clock=clock)
-    site.provider.register_state(Short, StateConfig(ttl=60))
+    site.provider.register_state(Own, config)
 
-    @site.app.get("/short")
-    def short(short: Short):
-        return Titled("Short", short.signal.count)
+    @site.app.get("/own")
+    def page(own: Own):
+        return Titled("Own", own.signal.count)
 
-    site.client().get("/short")
-    clock.now += 60
-    assert site.provider.registry.lifetimes.sweep() == 1
-
-
-def test_states_of_no_session_stay(clock):
-    class Shared(ReactiveState):
-        count: int = 0
-
-    site = Site(clock=clock)
-    site.provider.register_state(Shared, StateConfig(scope=StateScope.GLOBAL))
-
-    @site.app.get("/shared")
-    def shared(shared: Shared):
-        return Titled("Shared", shared.signal.count)
-
-    site.client().get("/shared")
-    clock.now += 10 * 86_400
-    assert site.provider.registry.lifetimes.sweep() == 0
+    site.client().get("/own")
+    clock.now += later
+    assert site.provider.registry.lifetimes.sweep() == gone
 
 
 # -- slow bodies -------------------------------------------------------------------------------------------------------

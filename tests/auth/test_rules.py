@@ -33,8 +33,9 @@ from faststate import (
 from faststate.auth.rules import AccessRule, authorize
 from faststate.exceptions import AuthenticationError, AuthorizationError, NotStartedError
 from tests.support.apps import user_of_header
-from tests.support.client import BROWSER, Page, browser
+from tests.support.client import Page, browser, stream_of
 from tests.support.states import provider_of
+from tests.support.waiting import eventually
 
 
 def decide(user, rule, **about):
@@ -391,8 +392,7 @@ def test_the_opening_of_a_stream_sees_its_user_and_a_recheck_the_one_that_is_ask
     with TestClient(app) as client:
         page = Page(client, "/doc", headers={"x-user": "bob"})
         SEEN.clear()
-        payload = {"w": page.tokens, "n": page.position}
-        with client.stream("POST", f"{page.url}stream", json=payload, headers=BROWSER | {"x-user": "bob"}) as stream:
+        with stream_of(page, {"x-user": "bob"}) as stream:
             lines = stream.iter_lines()
             assert next(lines)
             assert SEEN[-1] == ("read by bob", "bob", "bob")
@@ -423,9 +423,7 @@ async def test_requests_at_the_same_time_do_not_see_each_others_user(app):
         waiting = [
             asyncio.create_task(client.get(f"/meet/{who}", headers={"x-user": who})) for who in ("ann", "bob", "cat")
         ]
-        async with asyncio.timeout(5):
-            while len(SEEN) < 6:  # noqa: ASYNC110  # all three are past their Beforeware
-                await asyncio.sleep(0.001)
+        await eventually(lambda: len(SEEN) >= 6)  # all three are past their Beforeware
         MEETING.set()
         await asyncio.gather(*waiting)
         assert sorted(SEEN[-3:]) == [(who, who, who) for who in ("ann", "bob", "cat")]

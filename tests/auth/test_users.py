@@ -31,7 +31,7 @@ from faststate import (
     fast_app,
 )
 from faststate.auth.loaders import UserFinder
-from tests.support.client import BROWSER, Page, message, patched_signals, status
+from tests.support.client import Page, message, patched_signals, status, stream_request
 from tests.support.states import provider_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -220,8 +220,7 @@ class Site:
         return ANN
 
     def stream(self):
-        payload = {"w": self.page.tokens, "n": self.page.position}
-        return self.client.post("/_faststate/stream", json=payload, headers=BROWSER)
+        return self.client.send(stream_request(self.page))
 
     def socket(self):
         with self.client.websocket_connect("/ws") as socket:

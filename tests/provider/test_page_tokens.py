@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
 from faststate.auth.tokens import ShownState, TokenSigner, WatchToken
 from faststate.provider.page_tokens import LONG, MERGED_FROM, merged_tokens
-from tests.support.client import BROWSER, Page, frames, merge, message, patched_signals, status
+from tests.support.client import BROWSER, Page, frames, merge, message, patched_signals, status, stream_of
 
 MANY = 1_000
 
@@ -116,8 +116,7 @@ class Stream:
 @contextmanager
 def opened(page, **headers):
     """The page's stream. Its frames hold `null` for what vanishes, as Datastar takes it."""
-    payload = {"w": page.tokens, "n": page.position}
-    with page.client.stream("POST", f"{page.url}stream", json=payload, headers=BROWSER | headers) as response:
+    with stream_of(page, headers) as response:
         assert response.status_code == 200, response.status_code
         yield Stream(response).until(lambda stream: "_fs" in stream.seen)
 

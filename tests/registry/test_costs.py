@@ -14,6 +14,7 @@ import pytest
 from faststate import ReactiveState, SSEConnection, StateConfig, StateProvider, StateScope, event
 from faststate.scopes import StateIdentifier
 from faststate.stores.memory import MemoryStore
+from tests.support.states import set_fields
 from tests.support.waiting import Clock
 
 FEW, MANY = 10, 10_000
@@ -141,19 +142,24 @@ async def test_a_watched_state_never_ends_and_its_time_begins_when_the_last_page
     await provider.stop()
 
 
+class Told(MemoryStore):
+    """A store that notes the keys it is told of."""
+
+    def __init__(self):
+        super().__init__()
+        self.touched = []
+
+    async def touch(self, ttls):
+        self.touched.extend(ttls)
+        await super().touch(ttls)
+
+
 async def test_the_store_is_told_of_what_is_watched_as_often_as_it_has_to_be():
-    touched: list[str] = []
-
-    class Told(MemoryStore):
-        async def touch(self, ttls):
-            touched.extend(ttls)
-            await super().touch(ttls)
-
     store = Told()
+    touched = store.touched
     provider, clock = await crowd(3, store=store)
     for record in range(3):
-        async with provider.modify(Board, record_id=str(record)) as board:
-            board.count = 1
+        await set_fields(provider.modify(Board, record_id=str(record)), count=1)
     for _ in range(3_600 // 15):
         clock.now += 15
         provider.registry.lifetimes.sweep()
@@ -177,16 +183,10 @@ async def test_the_store_is_told_of_what_is_watched_as_often_as_it_has_to_be():
 
 
 async def test_a_watched_state_whose_idle_time_becomes_shorter_is_told_of_as_often_as_that_needs():
-    touched: list[str] = []
-
-    class Told(MemoryStore):
-        async def touch(self, ttls):
-            touched.extend(ttls)
-            await super().touch(ttls)
-
-    provider, clock = await crowd(1, store=Told(), ttl=86_400)
-    async with provider.modify(Board, record_id="0") as board:
-        board.count = 1
+    store = Told()
+    touched = store.touched
+    provider, clock = await crowd(1, store=store, ttl=86_400)
+    await set_fields(provider.modify(Board, record_id="0"), count=1)
     entry = provider.registry.find("record:Board:0")
     provider.registry.lifetimes.keep_for(entry, 60)
     await provider.registry.usage.tell_store()

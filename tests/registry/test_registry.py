@@ -20,7 +20,7 @@ from faststate.registry.entries import DEFAULT_TTL
 from faststate.registry.protocols import Followers
 from faststate.registry.transaction import Transaction
 from tests.support.states import provider_of, set_fields
-from tests.support.waiting import Clock
+from tests.support.waiting import Clock, eventually
 
 
 class Cart(ReactiveState):
@@ -419,12 +419,8 @@ async def test_a_lock_is_given_to_who_waits_on_another_loop(registry):
     entry, locks = await registry.entry(cart_of(), Cart), registry.locks
     locks.take(entry, "here")
 
-    def wait():
-        asyncio.run(locks.acquire(entry, "there"))
-
-    there = asyncio.create_task(asyncio.to_thread(wait))
-    while not entry.waiters:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+    there = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(locks.acquire(entry, "there"))))
+    await eventually(lambda: entry.waiters)
     locks.release(entry)
     await there
     assert entry.owner == "there"

@@ -31,6 +31,7 @@ from faststate import (
 from tests.support.apps import user_of_header
 from tests.support.client import BROWSER, Page, browser, message, patched_signals, status
 from tests.support.states import provider_of, set_fields
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -260,9 +261,7 @@ async def test_a_member_who_is_removed_while_he_waits_for_the_lock_is_refused():
                 asyncio.create_task(bob.get("/modify/1")),
                 asyncio.create_task((await Page.open(bob, "/log")).send("Log", "add", which="1")),
             ]
-            async with asyncio.timeout(5):
-                while {action for _, _, action in ASKED} < {"write", "modify", "Log.add"}:  # noqa: ASYNC110  # all three
-                    await asyncio.sleep(0.001)
+            await eventually(lambda: {action for _, _, action in ASKED} >= {"write", "modify", "Log.add"})
             doc.members.remove("bob")
         assert [status(response) for response in await asyncio.gather(*writing)] == [403, 403, 403]
     assert site.doc.text == "written" and site.provider.registry.peek("global:Log").lines == []
@@ -278,9 +277,7 @@ async def test_a_member_who_is_removed_between_two_steps_of_a_generator_takes_no
         # Between two steps the lock is free for a moment: whoever waits for it comes first.
         await STEP.wait()
         removing = asyncio.create_task(remove(site, "bob"))
-        async with asyncio.timeout(5):
-            while not site.provider.registry.locks.waiting:  # noqa: ASYNC110  # until it waits for the lock
-                await asyncio.sleep(0.001)
+        await eventually(lambda: site.provider.registry.locks.waiting)
         GO.set()
         assert status(await running) == 403
         await removing

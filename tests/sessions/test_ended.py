@@ -85,6 +85,11 @@ class Site:
         sign_in_routes(rt, provider)
 
 
+@pytest.fixture
+def store():
+    return Counting()
+
+
 @asynccontextmanager
 async def running(store=None, **options):
     site = Site(store, **options)
@@ -104,6 +109,12 @@ async def ends_of(store, number):
                 cookies = dict(client.cookies)
                 await client.get("/out")
     return cookies
+
+
+async def profile_of(site, cookies):
+    """Return the status of the profile's page for a browser with these cookies."""
+    async with browser(site.app, cookies=cookies) as client:
+        return (await client.get("/profile")).status_code
 
 
 # -- what memory has ---------------------------------------------------------------------------------------------------
@@ -185,19 +196,16 @@ def test_a_damaged_note_is_reported_and_says_nothing(note, caplog):
 # -- a store -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_start_reads_no_ends_and_they_count_all_the_same():
-    store = Counting()
+async def test_a_start_reads_no_ends_and_they_count_all_the_same(store):
     cookies = await ends_of(store, 20)
     store.groups.clear()
     async with running(store) as site:
         assert store.groups == [] and len(site.provider.sessions.ended.known) == 0
-        async with browser(site.app, cookies=cookies) as client:
-            assert (await client.get("/profile")).status_code == 401
+        assert await profile_of(site, cookies) == 401
         assert len(site.provider.sessions.ended.known) == 1
 
 
-async def test_a_session_is_looked_up_once_after_a_restart_and_a_new_one_never():
-    store = Counting()
+async def test_a_session_is_looked_up_once_after_a_restart_and_a_new_one_never(store):
     async with running(store) as site, browser(site.app) as client:
         page = await Page.open(client)
         for _ in range(5):
@@ -216,8 +224,7 @@ async def test_a_session_is_looked_up_once_after_a_restart_and_a_new_one_never()
         assert store.looked_up == 1
 
 
-async def test_a_session_that_ends_while_it_is_looked_up_has_ended():
-    store = Counting()
+async def test_a_session_that_ends_while_it_is_looked_up_has_ended(store):
     async with running(store) as site, browser(site.app) as client:
         await client.get("/in/ann")
         cookies = dict(client.cookies)
@@ -230,12 +237,10 @@ async def test_a_session_that_ends_while_it_is_looked_up_has_ended():
             assert (await other.get("/out")).status_code == 200
         gate.set()
         assert (await looking).status_code == 401
-        async with browser(site.app, cookies=cookies) as again:
-            assert (await again.get("/profile")).status_code == 401
+        assert await profile_of(site, cookies) == 401
 
 
-async def test_where_the_store_cannot_be_asked_nobody_is_signed_in_and_no_cookie_is_lost():
-    store = Counting()
+async def test_where_the_store_cannot_be_asked_nobody_is_signed_in_and_no_cookie_is_lost(store):
     async with running(store) as site, browser(site.app) as client:
         await client.get("/in/ann")
         cookies = dict(client.cookies)
@@ -251,9 +256,8 @@ async def test_where_the_store_cannot_be_asked_nobody_is_signed_in_and_no_cookie
         assert (await client.get("/profile")).status_code == 200
 
 
-async def test_an_old_end_is_looked_up_again_when_memory_has_forgotten_it(monkeypatch):
+async def test_an_old_end_is_looked_up_again_when_memory_has_forgotten_it(store, monkeypatch):
     monkeypatch.setattr(module, "RECENT", 2)
-    store = Counting()
     async with running(store) as site:
         old = []
         for place in range(6):
@@ -263,8 +267,7 @@ async def test_an_old_end_is_looked_up_again_when_memory_has_forgotten_it(monkey
                 await client.get("/out")
         assert len(site.provider.sessions.ended.known) <= 2
         for cookies in old:
-            async with browser(site.app, cookies=cookies) as client:
-                assert (await client.get("/profile")).status_code == 401
+            assert await profile_of(site, cookies) == 401
         assert len(site.provider.sessions.ended.known) <= 2
 
 
@@ -291,12 +294,10 @@ async def test_an_end_that_could_not_be_stored_stays_in_memory(monkeypatch):
             async with browser(site.app) as client:
                 await client.get(f"/in/user{place}")
                 await client.get("/out")
-        async with browser(site.app, cookies=cookies) as client:
-            assert (await client.get("/profile")).status_code == 401
+        assert await profile_of(site, cookies) == 401
 
 
-async def test_a_second_sign_in_goes_on_where_the_first_one_led_over_a_restart():
-    store = Counting()
+async def test_a_second_sign_in_goes_on_where_the_first_one_led_over_a_restart(store):
     async with running(store) as site, browser(site.app) as client:
         await (await Page.open(client)).send("Cart", "add", name="tea")
         guest = dict(client.cookies)
@@ -325,8 +326,7 @@ async def test_one_damaged_note_keeps_nobody_from_starting_and_its_session_stays
             assert (await client.get("/profile")).status_code == 200
 
 
-async def test_what_is_remembered_costs_no_memory_at_all_until_it_is_asked_for():
-    store = Counting()
+async def test_what_is_remembered_costs_no_memory_at_all_until_it_is_asked_for(store):
     await store.save_many(
         [Write(f"ended:s{n}", None, Version("", 1), b'["next", "1"]', 1e6, "ended") for n in range(5_000)]
     )

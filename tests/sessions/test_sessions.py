@@ -1052,8 +1052,7 @@ async def test_a_cart_that_is_being_made_for_the_user_does_not_replace_the_guest
         showing = asyncio.create_task(other.get("/cart"))
         await making.wait()
         entering = asyncio.create_task(guest.get("/in/ada"))
-        while "Cart" not in str(site.provider.registry._loading):  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await eventually(lambda: "Cart" in str(site.provider.registry._loading), every=0)
         go_on.set()
         await asyncio.gather(showing, entering)
     assert site.peek(Cart, user_id="ada") == ["apple"]
