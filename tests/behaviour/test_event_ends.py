@@ -6,7 +6,6 @@ import asyncio
 import json
 
 import pytest
-from fasthtml import common as fh
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
@@ -17,11 +16,10 @@ from faststate import (
     StateProvider,
     StateScope,
     event,
-    fast_app,
-    get_current_request,
 )
+from tests.support.apps import app_showing, sign_in_routes
 from tests.support.asgi import Exchange, http_scope
-from tests.support.client import BROWSER, Page, browser
+from tests.support.client import BROWSER, Page, browser, cookies_of, session_content
 from tests.support.waiting import eventually
 
 
@@ -61,25 +59,12 @@ MIDDLEWARE = {"plain": [], "inside a middleware": [Middleware(BaseHTTPMiddleware
 
 
 class Site:
-    def __init__(self, middleware=(), **options):
+    def __init__(self, middleware=()):
         global ended
         ended = asyncio.Event()  # of this test's loop
-        self.provider = StateProvider(**options)
-        self.provider.register_state(Ticker, StateConfig(scope=StateScope.GLOBAL))
-        self.app, rt = fast_app(state_provider=self.provider, secret_key="for tests", middleware=list(middleware))
-
-        @rt("/")
-        def index(ticker: Ticker):
-            return fh.P(ticker.signal.n)
-
-        @rt("/session")
-        def session_id(session):
-            return fh.P(session.get("session_id") or "")
-
-        @rt("/logout")
-        async def logout():
-            await self.provider.logout(get_current_request())
-            return fh.P("out")
+        config = StateConfig(scope=StateScope.GLOBAL)
+        self.app, self.provider = app_showing(Ticker, config, middleware=list(middleware))
+        sign_in_routes(self.app.route, self.provider)
 
     @property
     def n(self):
@@ -90,14 +75,20 @@ class Click(Exchange):
     """An event whose client goes away when the test says so."""
 
     def __init__(self, site, page, connection="", name="tick"):
-        cookie = "; ".join(f"{name}={value}" for name, value in page.client.cookies.items())
-        headers = {**BROWSER, "host": "testserver", "cookie": cookie, "faststate-connection": connection}
+        headers = {
+            **BROWSER,
+            "host": "testserver",
+            "cookie": cookies_of(page.client),
+            "faststate-connection": connection,
+        }
         body = json.dumps({"w": page.tokens}).encode()
-        super().__init__(site.app, http_scope("POST", f"/_faststate/event/Ticker/{name}", headers), body)
+        super().__init__(
+            site.app, http_scope("POST", f"/_faststate/event/Ticker/{name}", headers | {"host": "testserver"}), body
+        )
 
 
-async def session_of(client):
-    return (await client.get("/session")).text.partition("<p>")[2].partition("</p>")[0]
+def session_of(client):
+    return session_content(client)["session_id"]
 
 
 async def steps(site, number=3):
@@ -160,7 +151,7 @@ async def test_a_generator_goes_on_while_its_page_has_its_stream_and_ends_when_i
     site = Site()
     async with browser(site.app) as client:
         page = await Page.open(client)
-        tab = stream(site, await session_of(client))
+        tab = stream(site, session_of(client))
         click = Click(site, page, tab.id)
         await steps(site)
         click.gone.set()
@@ -174,7 +165,7 @@ async def test_a_generator_goes_on_for_a_page_that_comes_back_with_another_strea
     site = Site()
     async with browser(site.app) as client:
         page = await Page.open(client)
-        session_id = await session_of(client)
+        session_id = session_of(client)
         tab = stream(site, session_id)
         click = Click(site, page, tab.id)
         await steps(site)
@@ -192,9 +183,9 @@ async def test_a_stream_of_another_session_or_of_an_earlier_tab_keeps_no_generat
     async with browser(site.app) as client, browser(site.app) as others:
         page = await Page.open(client)
         await Page.open(others)
-        earlier = stream(site, await session_of(client))
-        tab = stream(site, await session_of(client))
-        stream(site, await session_of(others))
+        earlier = stream(site, session_of(client))
+        tab = stream(site, session_of(client))
+        stream(site, session_of(others))
         click = Click(site, page, tab.id)
         await steps(site)
         click.gone.set()
@@ -210,18 +201,17 @@ async def test_a_generator_whose_client_waits_goes_on_without_a_stream(moments):
         await asyncio.sleep(2 * GRACE)
         await steps(site)
         click.gone.set()
-        async with asyncio.timeout(10):
-            await click.task
+        await end_of(click)
 
 
 async def test_a_generator_ends_at_its_next_step_when_its_session_has_ended():
     site = Site()
     async with browser(site.app) as client:
         page = await Page.open(client)
-        tab = stream(site, await session_of(client))
+        tab = stream(site, session_of(client))
         click = Click(site, page, tab.id)
         await steps(site)
-        await client.get("/logout")
+        await client.get("/out")
         await end_of(click)
 
 
@@ -236,14 +226,7 @@ async def test_the_answer_to_a_client_that_waits_is_sent_and_its_connection_is_l
                 yield
                 await asyncio.sleep(0)
 
-    provider = StateProvider()
-    provider.register_state(Few, StateConfig(scope=StateScope.GLOBAL))
-    app, rt = fast_app(state_provider=provider, secret_key="for tests")
-
-    @rt("/")
-    def index(few: Few):
-        return fh.P(few.signal.n)
-
+    app, _ = app_showing(Few, StateConfig(scope=StateScope.GLOBAL))
     async with browser(app) as client:
         page = await Page.open(client)
         assert (await page.send("Few", "work")).status_code in (200, 204)

@@ -197,13 +197,21 @@ class Clock(ReactiveState):
         return world.provider.registry.peek("global:Other")
 
 
+async def provider_of(*classes, **options):
+    """A provider with a global state of each of these classes."""
+    provider = StateProvider(**options)
+    for cls in classes:
+        provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+        async with provider.modify(cls):
+            pass
+    return provider
+
+
 @pytest.fixture
 async def provider():
-    made = world.provider = StateProvider(event_timeout=SHORT, lock_timeout=LONG)
-    for cls in (Clock, Other):
-        made.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
-        async with made.modify(cls) as state:
-            state.n = 100
+    made = world.provider = await provider_of(Clock, Other, event_timeout=SHORT, lock_timeout=LONG)
+    async with made.modify(Clock) as clock, made.modify(Other) as other:
+        clock.n = other.n = 100
     yield made
     world.go_on.set()
     await made.stop()
@@ -276,10 +284,7 @@ async def test_an_event_may_have_another_limit_than_the_provider_or_none(provide
 
 
 async def test_a_provider_may_have_no_limit():
-    world.provider = made = StateProvider(event_timeout=None)
-    made.register_state(Clock, StateConfig(scope=StateScope.GLOBAL))
-    async with made.modify(Clock) as clock:
-        clock.n = 1
+    made = await provider_of(Clock, event_timeout=None)
     waiting = asyncio.create_task(run(made, "wait"))
     await eventually(lambda: made.registry.running.under_way)
     (running,) = made.registry.running.under_way
@@ -413,8 +418,7 @@ async def test_a_save_that_has_begun_is_never_stopped(name, fails):
             self.n += 1
 
     store = SlowStore()
-    provider = StateProvider(event_timeout=SHORT, store=store)
-    provider.register_state(Kept, StateConfig(scope=StateScope.GLOBAL))
+    provider = await provider_of(Kept, event_timeout=SHORT, store=store)
     async with provider.modify(Kept) as kept:
         kept.n = 1
     store.is_slow = True
@@ -507,25 +511,10 @@ class Late(ReactiveState):
             await asyncio.sleep(1.5)  # longer than an event has for its last words
 
 
-def late_provider(**options):
-    provider = world.provider = StateProvider(**options)
-    provider.register_state(Late, StateConfig(scope=StateScope.GLOBAL))
-    provider.register_state(Other, StateConfig(scope=StateScope.GLOBAL))
-    return provider
-
-
-async def state_of(provider, cls):
-    async with provider.modify(cls):
-        pass
-    return provider.registry.peek(f"global:{cls.__name__}")
-
-
 async def test_a_thread_that_goes_on_behind_its_event_commits_nothing_any_more():
-    provider = late_provider()
-    state = await state_of(provider, Late)
-    await state_of(provider, Other)
+    provider = world.provider = await provider_of(Late, Other)
     with pytest.raises(EventTimeoutError):
-        await state.in_a_thread.run()
+        await run(provider, "in_a_thread", Late)
     world.go_on.set()
     await eventually(lambda: world.told)
     assert isinstance(world.told[0], EventTimeoutError)
@@ -535,21 +524,18 @@ async def test_a_thread_that_goes_on_behind_its_event_commits_nothing_any_more()
 
 
 async def test_an_event_that_waits_for_what_was_cancelled_fails_and_is_not_cancelled_itself():
-    provider = late_provider()
-    state = await state_of(provider, Late)
+    provider = await provider_of(Late)
     with pytest.raises(RuntimeError, match=r"Late\.waits_for_what_was_cancelled waited for what was cancelled"):
-        await state.waits_for_what_was_cancelled.run()
+        await run(provider, "waits_for_what_was_cancelled", Late)
     assert asyncio.current_task().cancelling() == 0
     assert provider.registry.peek("global:Late").n == 0
 
 
 async def test_an_outer_and_an_inner_event_whose_time_is_over_are_one_timeout():
-    provider = late_provider()
-    provider.register_state(Inner, StateConfig(scope=StateScope.GLOBAL))
-    world.other = await state_of(provider, Inner)
-    state = await state_of(provider, Late)
+    provider = await provider_of(Late, Inner)
+    world.other = the(provider, Inner)
     with pytest.raises(EventTimeoutError):
-        await state.outer.run()
+        await run(provider, "outer", Late)
     assert asyncio.current_task().cancelling() == 0
 
 

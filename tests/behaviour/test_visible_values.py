@@ -47,13 +47,8 @@ pytestmark = pytest.mark.usefixtures("in_tmp_path")
 SECRET, GRADE = "S3CRET", "GR4DE"  # what must not be found where it is hidden
 HR, BOSS = Visible("hr"), Visible("boss")
 ANN, BEN = UserContext("ann", permissions=["hr"]), UserContext("ben", permissions=["boss"])
-BOTH, ROOT, CAT = (
-    UserContext("both", permissions=["boss", "hr"]),
-    UserContext("root", roles=["admin"]),
-    UserContext("cat"),
-)
-
-
+BOTH = UserContext("both", permissions=["boss", "hr"])
+ROOT, CAT = UserContext("root", roles=["admin"]), UserContext("cat")
 RENDERED = []
 
 
@@ -197,7 +192,10 @@ def test_several_permissions_make_a_class_of_viewers_for_each_set_of_them(staff)
         lambda s: str(s.card()),
         lambda s: str(s.__ft__()),
         lambda s: pickle.dumps(s),
+        lambda s: copy.copy(s).__dict__,
         lambda s: copy.deepcopy(s).__dict__,
+        lambda s: s._wire(),
+        fh.to_xml,
     ],
 )
 def test_no_way_to_look_at_a_snapshot_shows_what_it_hides(staff, spill):
@@ -471,6 +469,8 @@ async def test_a_thousand_streams_of_two_classes_of_viewers_share_two_frames_and
         drained = [connection.drain() for connection in opened]
         assert len(changes._frames) == 2 and len(set(drained)) == 2
         assert set(drained) == set(changes._frames.values())
+        for frames, shown, hidden in ((drained[::2], SECRET, GRADE), (drained[1::2], GRADE, SECRET)):
+            assert all(shown.encode() in frame and hidden.encode() not in frame for frame in frames)
         await asyncio.sleep(0)  # the end of the turn, at which what was sent is settled
         assert sorted(RENDERED, key=str) == sorted([(now.pay, None), (None, now.grade)], key=str)
     for connection in opened:
@@ -525,6 +525,7 @@ class Shape(TypedDict):
         (list[Nested], "Nested.pay is marked Visible"),
         (Nested | None, "Nested.pay is marked Visible"),
         (NestedComputed, "NestedComputed.pay is marked Visible"),
+        (list[NestedComputed], "NestedComputed.pay is marked Visible"),
     ],
 )
 @pytest.mark.parametrize("kind", ["field", "computed"])

@@ -6,14 +6,14 @@ import secrets
 import string
 import time
 import zlib
-from base64 import b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from itsdangerous import TimestampSigner, URLSafeSerializer, URLSafeTimedSerializer
 
-from tests.support.client import Page, status
+from tests.support.client import Page, session_content, status
 from tests.threats.conftest import delivers_nothing, open_stream, post_event
 
 APP = "tokens.py"
@@ -136,8 +136,7 @@ def binding(session_id, user=""):
 
 
 def session_of(client):
-    cookie = client.cookies["session_"].split(".")[0]
-    return json.loads(b64decode(cookie))["session_id"]
+    return session_content(client)["session_id"]
 
 
 class Dated(TimestampSigner):
