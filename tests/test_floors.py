@@ -143,7 +143,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "context",
         "resolve",
         "payload",
-        "follow",
+        "page_streams",
         "page_event",
         "dispatch",
         "operations",

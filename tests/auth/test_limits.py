@@ -465,7 +465,9 @@ async def test_streams_that_are_opened_at_the_same_time_count_each_other():
     site.provider.register_state(Slow, StateConfig(scope=StateScope.GLOBAL, authorize=authorize))
     contexts = [site.context() for _ in range(6)]
     token = site.provider.tokens.signer.sign((await contexts[0].identity()).binding, [ShownState("Slow", None, ())])
-    opening = [asyncio.ensure_future(context.provider.follower.open(context, [token], None)) for context in contexts]
+    opening = [
+        asyncio.ensure_future(context.provider.page_streams.open(context, [token], None)) for context in contexts
+    ]
     await eventually(lambda: "global:Slow" in site.provider.registry, every=0)  # until they are at the rule
     await asyncio.sleep(0)
     gate.set()
@@ -474,7 +476,7 @@ async def test_streams_that_are_opened_at_the_same_time_count_each_other():
     for connection in opened:
         if isinstance(connection, SSEConnection):
             site.provider.sse_manager.remove_connection(connection.id)
-    assert isinstance(await site.provider.follower.open(site.context(), [token], None), SSEConnection)
+    assert isinstance(await site.provider.page_streams.open(site.context(), [token], None), SSEConnection)
     await site.provider.stop()
 
 
@@ -491,7 +493,7 @@ async def test_beyond_the_cap_the_oldest_unwatched_temporary_state_gives_way():
     first = provider.registry.find(keys[0]).identifier
     bound_to = (await site.context().identity()).binding
     token = provider.tokens.signer.sign(bound_to, [ShownState("Draft", first.instance_id, ())])
-    watching = await site.provider.follower.open(site.context(), [token], None)
+    watching = await site.provider.page_streams.open(site.context(), [token], None)
     await provider.get_state(Draft, site.context().connection)
     assert keys[0] in provider.registry and keys[1] not in provider.registry and keys[2] in provider.registry
     await provider.get_state(Side, site.context().connection, component_id="a")

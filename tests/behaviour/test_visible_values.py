@@ -456,7 +456,7 @@ async def test_a_thousand_streams_of_two_classes_of_viewers_share_two_frames_and
         token = site.provider.tokens.signer.sign(
             (await context.identity()).binding, [ShownState("Staff", None, ("card",))]
         )
-        opened.append(await context.provider.follower.open(context, [token], None))
+        opened.append(await context.provider.page_streams.open(context, [token], None))
     for connection in opened:
         connection.drain()
     for _ in range(2):

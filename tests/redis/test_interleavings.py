@@ -686,7 +686,7 @@ async def test_positions_have_no_timeline_whose_numbers_they_are_not(new_redis):
             await add(b, Wallet, by=5)
             wallet = await entry_of(b, Wallet)
             for seen in (b.cluster.seen(old), b.cluster.seen(position)):
-                assert seen is None or not await b.follower._unchanged([wallet], seen)
+                assert seen is None or not await b.page_streams._unchanged([wallet], seen)
             catching_up.go()
         await settled(server, a)
         assert b.cluster.seen(old) is None, "of another timeline"
@@ -823,7 +823,7 @@ async def test_a_page_is_not_told_to_have_what_its_process_cannot_read(redis_ser
             state.amount = 2
         await heard(redis_server, a)
         seen = b.cluster.seen(a.sse_manager.hooks.position())
-        assert not await b.follower._unchanged([await entry_of(b, New)], seen)
+        assert not await b.page_streams._unchanged([await entry_of(b, New)], seen)
 
 
 # -- events that come again --------------------------------------------------------------------------------------------

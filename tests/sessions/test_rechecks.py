@@ -200,7 +200,7 @@ class Tab(Model):
     async def open(self, *, is_first=True):
         site = self.site
         tokens = [site.token(self.name, self.shown)]
-        self.connection = await site.provider.follower.open(
+        self.connection = await site.provider.page_streams.open(
             site.context(self.name), tokens, self.position, is_first=is_first
         )
 
@@ -284,7 +284,7 @@ async def test_connections_of_one_user_with_other_rights_are_asked_about_apart(s
     """Roles may differ between two requests of one user; the answer for one is none for the other."""
     await site.make("ann")
     tab = await site.page("ann")
-    other = await site.provider.follower.open(
+    other = await site.provider.page_streams.open(
         site.context("ann", roles=["editor"]), [site.token("ann", DOC_AND_BOARD)], "unknown.0"
     )
     site.rule.asked.clear()

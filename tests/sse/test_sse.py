@@ -250,7 +250,7 @@ async def open_stream(provider, shown, position=None):
     """Open a stream of session abc for a page that shows these states; return its connection."""
     context = RequestContext(provider, request_of({"session_id": "abc"}))
     token = provider.tokens.signer.sign(binding("abc", None), shown)
-    return await provider.follower.open(context, [token], position)
+    return await provider.page_streams.open(context, [token], position)
 
 
 async def count_to(provider, number):

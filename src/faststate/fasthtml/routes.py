@@ -26,7 +26,7 @@ logger = logging.getLogger("faststate")
 
 def _leave_route(provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> Route:
     async def leave(request: Request) -> Response:
-        await provider.follower.leave(provider.context(request), request.state.faststate_left)
+        await provider.page_streams.leave(provider.context(request), request.state.faststate_left)
         return Response(status_code=204)
 
     guarded = GuardedEndpoint(app, make_endpoint, leave)

@@ -115,7 +115,7 @@ class StreamRoute:
             instead = await self.provider.tokens.merge(context, tokens)
             seen = request.headers.get("last-event-id") or payload.get("n")
             is_first = "last-event-id" not in request.headers and payload.get("n") != ""
-            opened = await self.provider.follower.open(
+            opened = await self.provider.page_streams.open(
                 context, tokens, seen if isinstance(seen, str) else None, is_first=is_first
             )
         except StaleTokens:

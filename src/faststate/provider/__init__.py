@@ -2,7 +2,7 @@
 
 This package knows every package below it, and no framework: FastHTML comes in above. Begin with
 `provider.StateProvider`, the face. `parts` makes the parts and hands them to each other, and lower packages call
-`hooks` back; `resolve`, `dispatch`, `follow` and `page` are the ways of a state, an event, a stream and a page.
+`hooks` back; `resolve`, `dispatch`, `page_streams` and `page` are the ways of a state, an event, a stream and a page.
 """
 
 from .provider import StateProvider

@@ -27,9 +27,9 @@ from ..state.arguments import Arguments
 from ..state.schema import Schema
 from ..wire.frames import vanish_frame
 from .context import RequestContext
-from .follow import Follower
 from .initiator import initiator_of_commits
 from .page_event import Effect, PageEvent, SentEvent
+from .page_streams import PageStreams
 from .page_tokens import ForgedTokens, StaleTokens, Watched
 from .parts import Parts
 from .payload import Call
@@ -42,7 +42,7 @@ class Dispatcher:
 
     parts: Parts
     resolver: Resolver
-    follower: Follower
+    page_streams: PageStreams
 
     def dispatch(
         self,
@@ -181,7 +181,7 @@ class Dispatcher:
         context, identity, call, event = sent.context, sent.identity, sent.call, sent.event
         has_stream = sent.live is not None or sent.elsewhere
         bound = _bound_values(sent.schema, call, identity.user)
-        page_event = PageEvent(self.parts, self.follower, sent, entry, bound, None if has_stream else watched)
+        page_event = PageEvent(self.parts, self.page_streams, sent, entry, bound, None if has_stream else watched)
         token = initiator_of_commits.set(page_event)
         try:
             await run_event(

@@ -24,8 +24,8 @@ from ..state.views import render_ft
 from ..wire.frames import elements_frame, go_frame, signals_frame
 from ..wire.values import nest, to_wire
 from .context import RequestContext
-from .follow import Follower
 from .initiator import Initiator
+from .page_streams import PageStreams
 from .page_tokens import StaleTokens, Watched
 from .parts import Parts
 from .payload import NOTHING, Call
@@ -73,21 +73,21 @@ class PageEvent(Initiator, EventCaller):
     """
 
     __slots__ = (
-        "_alone_since", "_bound", "_entry", "_follower", "_parts", "_presence", "_sent", "_typed", "_watched",
+        "_alone_since", "_bound", "_entry", "_page_streams", "_parts", "_presence", "_sent", "_typed", "_watched",
         "has_begun",
     )  # fmt: skip
 
     def __init__(
         self,
         parts: Parts,
-        follower: Follower,
+        page_streams: PageStreams,
         sent: SentEvent,
         entry: Entry,
         bound: Mapping[str, Any] | None,
         watched: Watched | None,
     ) -> None:
         self._parts = parts
-        self._follower = follower
+        self._page_streams = page_streams
         self._sent = sent
         self._entry = entry
         self._bound = bound
@@ -191,8 +191,8 @@ class PageEvent(Initiator, EventCaller):
     async def _take_with_snapshots(self, watched: Watched, step: Step) -> None:
         if step.repeated:  # the first answer was lost, with the changes in it
             identity, shown = await self._sent.context.identity(), await watched.all()
-            followed = await self._follower.followed(self._sent.context, identity, shown)
-            frames = await self._follower.snapshots(self._sent.identity.user, followed.states)
+            followed = await self._page_streams.followed(self._sent.context, identity, shown)
+            frames = await self._page_streams.snapshots(self._sent.identity.user, followed.states)
         else:
             frames = await self._snapshots(watched, [commit.new for commit in self.commits])
         self._show(frames, step)
@@ -200,8 +200,8 @@ class PageEvent(Initiator, EventCaller):
     async def _snapshots(self, watched: Watched, states: Sequence[ReactiveState]) -> bytes:
         # The event may have signed its user in, and its states have moved to the session that the request has now.
         context, user = self._sent.context, self._sent.identity.user
-        shown = self._follower.changed_on_page(context, Identity(user, context.session_id()), watched, states)
-        return await self._follower.snapshots(user, shown)
+        shown = self._page_streams.changed_on_page(context, Identity(user, context.session_id()), watched, states)
+        return await self._page_streams.snapshots(user, shown)
 
     def _show(self, frames: bytes, step: Step) -> None:
         if self._typed:

@@ -23,9 +23,9 @@ from ..state.serving import note_provider
 from ..stores.base import StateStore
 from .context import RequestContext, context_of
 from .dispatch import Dispatcher
-from .follow import Follower
 from .operations import Operations
 from .options import DATASTAR_SRC, Options
+from .page_streams import PageStreams
 from .parts import Parts
 from .resolve import Resolver
 from .stats import Stats, stats_everywhere, stats_of
@@ -93,8 +93,8 @@ class StateProvider(Parts):
         super().__init__(Options(**given), self)
         self.state_configs = self.registrations.configs
         self.resolver = Resolver(self.registry, self.cluster, self.registrations, self.loop)
-        self.follower = Follower(self, self.resolver)
-        self.dispatcher = Dispatcher(self, self.resolver, self.follower)
+        self.page_streams = PageStreams(self, self.resolver)
+        self.dispatcher = Dispatcher(self, self.resolver, self.page_streams)
         self.operations = Operations(self, self.resolver, self.context)
         self.state_event_handler = StateEventHandler(self.sse_manager, self)
         self.root_path: str | None = None

@@ -34,7 +34,7 @@ LEFT_TTL: Final = 30.0
 """Idle seconds of TEMPORARY states whose page was left for good. A tab that is only hidden says nothing."""
 
 
-class Followed(NamedTuple):
+class FollowedStates(NamedTuple):
     """The `states` that a page shows, by key, each with its views there.
 
     `vanish` are frames that take away what the user may not see, `gone` those that take away records which have ended,
@@ -48,7 +48,7 @@ class Followed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Follower:
+class PageStreams:
     """Opens the streams of pages, for what their users may see. Lifetime: the provider."""
 
     parts: Parts
@@ -87,7 +87,12 @@ class Follower:
             return self._opened(context, connection, found, position, is_first=is_first)
 
     def _opened(
-        self, context: RequestContext, connection: SSEConnection, found: Followed, position: str | None, is_first: bool
+        self,
+        context: RequestContext,
+        connection: SSEConnection,
+        found: FollowedStates,
+        position: str | None,
+        is_first: bool,
     ) -> SSEConnection | bytes | None:
         """Return what `open` returns, once it is known what is `found` for the page to follow."""
         manager, config_of = self.parts.sse_manager, self.parts.registrations.config_of
@@ -137,7 +142,7 @@ class Follower:
         shown: Sequence[ShownState],
         topics: dict[str, None],
         seen: int | None,
-    ) -> Followed:
+    ) -> FollowedStates:
         """As `followed`; when it returns, nothing has changed since the user was found to be allowed to see it.
 
         This process hears of all changes from then on, as long as the `topics` are held. Up to the commit `seen`
@@ -161,7 +166,9 @@ class Follower:
                 if not any(entry.end is not None for entry in entries):
                     return found._replace(unchanged=unchanged)
 
-    async def followed(self, context: RequestContext, identity: Identity, shown: Sequence[ShownState]) -> Followed:
+    async def followed(
+        self, context: RequestContext, identity: Identity, shown: Sequence[ShownState]
+    ) -> FollowedStates:
         """Return what a page shows, as far as `identity` may see it.
 
         Raises `StaleTokens` for a TEMPORARY state that has ended: only a new page can take its place.
@@ -189,7 +196,7 @@ class Follower:
             except IdentifierError:
                 continue
             followed.setdefault(entry.identifier.key, (entry, set()))[1].update(views)
-        return Followed(followed, vanish, gone)
+        return FollowedStates(followed, vanish, gone)
 
     async def _unchanged(self, entries: Sequence[Entry], seen: int) -> dict[str, ReactiveState]:
         """Return those states, by key, that no process has changed after the commit `seen`."""
