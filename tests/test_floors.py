@@ -45,7 +45,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "core_schemas",
         "work",
         "bounds",
-        "kept",
+        "kept_values",
         "rewriting",
         "revalidation",
     ),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ..exceptions import EventArgumentError, EventError, FastStateError, NotStartedError
 from ..redaction import loggable, mark_hidden
-from ..validation.kept import Kept
+from ..validation.kept_values import KeptValues
 from ..validation.revalidation import revalidation_of
 from ..validation.scalars import SHORT_INT, UnshowableError, is_exact
 from ..wire.values import merge_patch, same
@@ -137,7 +137,7 @@ def bind(working: StateModel, given: Mapping[str, Any]) -> None:
     try:
         if not all(is_exact(value, exact.get(name)) for name, value in fresh.items()):  # which takes 14 µs
             old = fields_of(info.base, info.schema)
-            kept = Kept({name: value for name, value in old.items() if name not in fresh}, {})
+            kept = KeptValues({name: value for name, value in old.items() if name not in fresh}, {})
             found = revalidation_of(cls).assign({**old, **fresh}, kept)
         for place in fresh:
             info.refreeze(found[place])

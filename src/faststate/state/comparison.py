@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from ..validation.kept import KnownItems
+from ..validation.kept_values import KnownItems
 from ..validation.scalars import SCALARS, exact_key, same_scalar
 from .models import guarded_shapes
 

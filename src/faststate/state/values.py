@@ -18,7 +18,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from ..exceptions import ConfigurationError
-from ..validation.kept import Kept
+from ..validation.kept_values import KeptValues
 from ..validation.revalidation import Revalidation, revalidation_of
 from ..validation.scalars import CHECKED, SCALARS, SHORT_INT, UnshowableError, all_same, check_showable, surely_same
 from .comparison import SCALAR_BASES, equal, has_same_members, known_items
@@ -222,7 +222,7 @@ def revalidated(
         given[name] = unlocked(value, models=False)
         olds = [held[name] for held in (before, valid) if name in held]
         known[name] = known_items(given[name], values[name], *(olds or [None]))
-    kept = Kept({name: value for name, value in values.items() if name not in given}, known)
+    kept = KeptValues({name: value for name, value in values.items() if name not in given}, known)
     found = validators.assign({**values, **given}, kept)
     fresh = {}
     for name in changed:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from pydantic_core import SchemaValidator
 
 from .core_schemas import Schema, core_schema_of, without_ref
-from .kept import Kept, kept_now
+from .kept_values import KeptValues, kept_now
 from .rewriting import Mode, Rewriting
 
 
@@ -40,7 +40,7 @@ class Revalidation:
         """Check the types of the values of all fields (and extras), by name."""
         return self._validator("check")
 
-    def assign(self, values: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
+    def assign(self, values: Mapping[str, Any], kept: KeptValues) -> dict[str, Any]:
         """Validate the values of all fields (and extras), by name, but for those that are kept."""
         token = kept_now.set(kept)
         try:

@@ -16,7 +16,7 @@ from typing_extensions import is_typeddict
 from .._compat.pydantic import converts, model_validator_modes, put_extra, put_fields_set, put_private, put_values
 from .annotations import fields_in
 from .core_schemas import PARTS, Schema, around, function, rewrite, with_ref_of, without_ref
-from .kept import in_choice, in_union, keep_field, keep_item
+from .kept_values import in_choice, in_union, keep_field, keep_item
 
 Mode = Literal["assign", "check", "load"]
 

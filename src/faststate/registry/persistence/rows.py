@@ -23,7 +23,7 @@ from ...redaction import redacted
 from ...scopes import StateIdentifier, Version
 from ...state.reactive import ReactiveState
 from ...stores.base import StateStore, Stored, Write
-from ...validation.kept import Kept
+from ...validation.kept_values import KeptValues
 from ...validation.revalidation import revalidation_of
 from .base import MARK_TTL, Loaded, Persistence, Save, mark_key, nonce_writes
 from .class_checks import COLUMNS_REMEDY, refuse_missing_columns, refuse_unfit_columns
@@ -235,7 +235,7 @@ def _read_by_validators(
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     unfit = {str(problem["loc"][0]) for problem in problems if problem["loc"]}
     given = {**others, **values}
-    kept = Kept({name: value for name, value in given.items() if name not in unfit}, {})
+    kept = KeptValues({name: value for name, value in given.items() if name not in unfit}, {})
     read = revalidation_of(cls).assign(given, kept)
     return {name: read[name] for name in values}
 

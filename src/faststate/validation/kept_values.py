@@ -49,7 +49,7 @@ NOTHING_KNOWN: Final = KnownItems({}, {})
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
+class KeptValues:
     """The values that one validation takes as they are. Lifetime: that validation.
 
     `fields` are values that were validated before, by name; a field that holds another value is validated. `known` are
@@ -66,7 +66,7 @@ class Kept:
 
 # -- what the schemas call ---------------------------------------------------------------------------------------------
 
-kept_now: ContextVar[Kept] = ContextVar("faststate_kept")
+kept_now: ContextVar[KeptValues] = ContextVar("faststate_kept")
 """The values that the running validation keeps. Pydantic's own context belongs to the author's validators."""
 
 
