@@ -6,7 +6,7 @@ import pytest
 from fasthtml.common import Div
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app
-from faststate.provider.follow import LEFT_TTL
+from faststate.provider.page_streams import LEFT_TTL
 from tests.support.client import Page, browser, status
 from tests.support.waiting import Clock
 
