@@ -415,6 +415,7 @@ def test_a_rule_that_yields_is_refused_since_what_it_makes_is_always_true(author
     [
         ({"scope": "session"}, "scope must be a StateScope, not 'session'"),
         ({"ttl": 0}, "ttl is in seconds, above 0, not 0"),
+        ({"ttl": -1}, "ttl is in seconds"),
         ({"ttl": -1.5}, "ttl is in seconds"),
         ({"ttl": "60"}, "ttl is in seconds"),
         ({"ttl": True}, "ttl is in seconds"),

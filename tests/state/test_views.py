@@ -17,15 +17,20 @@ from tests.support.snapshots import commit
 BOX = '<slot data-fs-view="Page.shown">{}</slot>'
 
 
-def shown(content):
-    """The HTML of a view that returns `content`."""
+def page_of(content):
+    """A state with a view that returns `content`."""
 
     class Page(ReactiveState):
         @view
         def shown(self):
             return content
 
-    return to_xml(commit(Page()).shown(), indent=False)
+    return Page()
+
+
+def shown(content):
+    """The HTML of a view that returns `content`."""
+    return to_xml(commit(page_of(content)).shown(), indent=False)
 
 
 class Widget:
@@ -79,13 +84,8 @@ def test_a_view_does_not_change_the_elements_it_was_given():
 
 
 def test_a_view_says_which_of_several_states_it_shows():
-    class Page(ReactiveState):
-        @view
-        def shown(self):
-            return P("x")
-
     identifier = StateIdentifier(StateScope.COMPONENT, "Page", session_id="s", component_id='a."b')
-    state = Page()._commit(SnapshotInfo(identifier, 1, 1, {}, None))
+    state = page_of(P("x"))._commit(SnapshotInfo(identifier, 1, 1, {}, None))
     assert to_xml(state.shown(), indent=False) == '<p data-fs-view="Page.a_2e__22_b.shown">x</p>'
 
 
@@ -144,12 +144,7 @@ def test_the_context_is_restored_when_a_view_fails():
 
 
 def test_a_view_inside_a_page_is_markup_and_not_text():
-    class Page(ReactiveState):
-        @view
-        def shown(self):
-            return P("x")
-
-    fragment = commit(Page()).shown()
+    fragment = commit(page_of(P("x"))).shown()
     assert isinstance(fragment, ViewFragment)
     assert to_xml(Div(fragment), indent=False) == '<div><p data-fs-view="Page.shown">x</p></div>'
     assert render_ft(fragment) == str(fragment) == fragment.__html__()

@@ -81,22 +81,22 @@ async def run_in_thread(work: Callable[[], Any]) -> Any:
 # -- what every store promises -----------------------------------------------------------------------------------------
 
 
-def test_every_store_keeps_the_protocol(new_store: Callable[[], StateStore]) -> None:
+def test_every_store_keeps_the_protocol(new_store):
     assert isinstance(new_store(), StateStore)
 
 
-async def test_nothing_is_stored_at_first(store: StateStore) -> None:
+async def test_nothing_is_stored_at_first(store):
     assert await store.load("key") is None
     assert await store.group("group") == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00\xff'\n", bytes(range(256)) * 20_000], ids=["empty", "odd", "5 MB"])
-async def test_what_was_saved_is_loaded(store: StateStore, data: bytes) -> None:
+async def test_what_was_saved_is_loaded(store, data):
     await store.save(first("key", data))
     assert await store.load("key") == Stored(version(1), data, None)
 
 
-async def test_keys_and_groups_of_any_text_are_told_apart(store: StateStore) -> None:
+async def test_keys_and_groups_of_any_text_are_told_apart(store):
     keys = ["", "a", "A", "a ", "%", "a%", "_", "*", "session:Cart:x", "session:Cart:%3A", "é", "e\u0301", "名前", "🙂",
             "'; DROP TABLE x; --", "a\x00b", "a\nb", "i" * 512, "i" * 511 + "j"]  # fmt: skip
     for key in keys:
@@ -107,7 +107,7 @@ async def test_keys_and_groups_of_any_text_are_told_apart(store: StateStore) -> 
         assert await store.group(f"group {key}") == {key: expected}
 
 
-async def test_a_save_replaces_the_version_that_it_expects(store: StateStore) -> None:
+async def test_a_save_replaces_the_version_that_it_expects(store):
     await store.save(first("key", b"old", ttl=10, group="old"))
     await store.save(Write("key", version(1), version(2, "next life"), b"new", None, "new"))
     expected = Stored(version(2, "next life"), b"new", None)
@@ -118,9 +118,7 @@ async def test_a_save_replaces_the_version_that_it_expects(store: StateStore) ->
 
 @pytest.mark.parametrize("data", [b"mine", None], ids=["save", "deletion"])
 @pytest.mark.parametrize("expected", [None, version(1), version(3), version(2, "other life")])
-async def test_a_save_that_expects_another_version_changes_nothing(
-    store: StateStore, expected: Version | None, data: bytes | None
-) -> None:
+async def test_a_save_that_expects_another_version_changes_nothing(store, expected, data):
     await store.save(Write("key", None, version(2), b"theirs", 10, "group"))
     with pytest.raises(VersionConflict, match="key"):
         await store.save(Write("key", expected, version(3), data, None, "mine"))
@@ -130,13 +128,13 @@ async def test_a_save_that_expects_another_version_changes_nothing(
 
 
 @pytest.mark.parametrize("data", [b"data", None], ids=["save", "deletion"])
-async def test_a_save_that_expects_what_is_not_there_makes_nothing(store: StateStore, data: bytes | None) -> None:
+async def test_a_save_that_expects_what_is_not_there_makes_nothing(store, data):
     with pytest.raises(VersionConflict, match="key"):
         await store.save(Write("key", version(1), version(2), data))
     assert await store.load("key") is None
 
 
-async def test_a_write_without_data_deletes_the_version_that_it_expects(store: StateStore) -> None:
+async def test_a_write_without_data_deletes_the_version_that_it_expects(store):
     await store.save(first("key", group="group"))
     await store.save(Write("key", version(1), version(2), None))
     assert await store.load("key") is None
@@ -145,19 +143,16 @@ async def test_a_write_without_data_deletes_the_version_that_it_expects(store: S
     await store.save(first("key"))
 
 
-async def test_the_time_to_live_counts_down_and_starts_anew_with_each_save(store: StateStore, clock: Clock) -> None:
+async def test_the_time_to_live_counts_down_and_starts_anew_with_each_save(store, clock):
     await store.save(first("key", ttl=10, group="group"))
     clock.now += 4
     for found in (await store.load("key"), (await store.group("group"))["key"]):
-        assert found is not None
         assert found.ttl == pytest.approx(6)
     await store.save(Write("key", version(1), version(2), b"data", 20))
-    found = await store.load("key")
-    assert found is not None
-    assert found.ttl == pytest.approx(20)
+    assert (await store.load("key")).ttl == pytest.approx(20)
 
 
-async def test_what_has_expired_is_not_found(store: StateStore, clock: Clock) -> None:
+async def test_what_has_expired_is_not_found(store, clock):
     await store.save(first("short", ttl=10, group="group"))
     await store.save(first("long", ttl=20, group="group"))
     clock.now += 10
@@ -165,7 +160,7 @@ async def test_what_has_expired_is_not_found(store: StateStore, clock: Clock) ->
     assert set(await store.group("group")) == {"long"}
 
 
-async def test_what_has_expired_gives_way_to_a_new_state(store: StateStore, clock: Clock) -> None:
+async def test_what_has_expired_gives_way_to_a_new_state(store, clock):
     await store.save(first("key", b"old", ttl=10, group="group"))
     clock.now += 11
     await store.save(Write("key", None, version(1, "next life"), b"new"))
@@ -174,9 +169,7 @@ async def test_what_has_expired_gives_way_to_a_new_state(store: StateStore, cloc
 
 
 @pytest.mark.parametrize("data", [b"new", None], ids=["save", "deletion"])
-async def test_whoever_still_holds_the_version_that_expired_may_write_for_an_hour(
-    store: StateStore, clock: Clock, data: bytes | None
-) -> None:
+async def test_whoever_still_holds_the_version_that_expired_may_write_for_an_hour(store, clock, data):
     await store.save(first("key", ttl=10))
     clock.now += 10 + EXPIRED_KEPT - 1
     for number in range(3):  # whatever cleans up has its chance
@@ -187,7 +180,7 @@ async def test_whoever_still_holds_the_version_that_expired_may_write_for_an_hou
     assert await store.load("key") == (data and Stored(version(2), data, None))
 
 
-async def test_touch_sets_when_each_key_expires_and_changes_nothing_else(store: StateStore, clock: Clock) -> None:
+async def test_touch_sets_when_each_key_expires_and_changes_nothing_else(store, clock):
     for key in ("sooner", "later", "never", "untouched"):
         await store.save(first(key, ttl=10, group="group"))
     await store.touch({"sooner": 5, "later": 30, "never": None, "missing": 10})
@@ -203,7 +196,7 @@ async def test_touch_sets_when_each_key_expires_and_changes_nothing_else(store: 
     assert await store.load("missing") is None
 
 
-async def test_touch_brings_back_what_is_expired_and_still_there(store: StateStore, clock: Clock) -> None:
+async def test_touch_brings_back_what_is_expired_and_still_there(store, clock):
     await store.save(first("key", ttl=10))
     clock.now += 11
     await store.touch({"key": 5, "missing": 5})
@@ -212,7 +205,7 @@ async def test_touch_brings_back_what_is_expired_and_still_there(store: StateSto
     assert await store.load("key") is None
 
 
-async def test_delete_asks_for_no_version(store: StateStore, clock: Clock) -> None:
+async def test_delete_asks_for_no_version(store, clock):
     for key in ("one", "two", "three", "expired"):
         await store.save(first(key, ttl=5 if key == "expired" else None, group="group"))
     clock.now += 5
@@ -222,13 +215,13 @@ async def test_delete_asks_for_no_version(store: StateStore, clock: Clock) -> No
         await store.save(Write("expired", version(1), version(2), b"data"))
 
 
-async def test_nothing_to_do_is_done(store: StateStore) -> None:
+async def test_nothing_to_do_is_done(store):
     await store.save_many([])
     await store.touch({})
     await store.delete([])
 
 
-async def test_save_many_makes_all_its_changes(store: StateStore) -> None:
+async def test_save_many_makes_all_its_changes(store):
     await store.save(first("old"))
     await store.save(first("gone"))
     await store.save_many(
@@ -246,9 +239,7 @@ async def test_save_many_makes_all_its_changes(store: StateStore) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-async def test_save_many_makes_none_of_its_changes_when_one_finds_another_version(
-    store: StateStore, place: int
-) -> None:
+async def test_save_many_makes_none_of_its_changes_when_one_finds_another_version(store, place):
     await store.save(first("old"))
     writes = [first("new"), Write("old", version(1), version(2), None)]
     writes.insert(place, Write("missing", version(1), version(2), b"data"))
@@ -258,7 +249,7 @@ async def test_save_many_makes_none_of_its_changes_when_one_finds_another_versio
     assert await store.load("old") == Stored(version(1), b"data", None)
 
 
-async def test_of_many_that_expect_one_version_one_is_saved(store: StateStore) -> None:
+async def test_of_many_that_expect_one_version_one_is_saved(store):
     async def save(number: int) -> int | None:
         try:
             await store.save(Write("key", None, version(1, str(number)), b"data"))
@@ -267,9 +258,7 @@ async def test_of_many_that_expect_one_version_one_is_saved(store: StateStore) -
         return number
 
     (saved,) = [number for number in await asyncio.gather(*map(save, range(50))) if number is not None]
-    found = await store.load("key")
-    assert found is not None
-    assert found.version == version(1, str(saved))
+    assert (await store.load("key")).version == version(1, str(saved))
 
 
 async def count_up(store: StateStore, times: int) -> None:
@@ -283,17 +272,17 @@ async def count_up(store: StateStore, times: int) -> None:
                 break
 
 
-async def test_no_change_of_many_tasks_is_lost(store: StateStore) -> None:
+async def test_no_change_of_many_tasks_is_lost(store):
     await asyncio.gather(*(count_up(store, 5) for _ in range(10)))
     assert await store.load("count") == Stored(version(50), b"50", None)
 
 
-async def test_a_store_serves_several_event_loops(store: StateStore) -> None:
+async def test_a_store_serves_several_event_loops(store):
     await asyncio.gather(count_up(store, 20), *(run_in_thread(lambda: count_up(store, 20)) for _ in range(3)))
     assert await store.load("count") == Stored(version(80), b"80", None)
 
 
-async def test_a_task_that_is_cancelled_while_it_waits_harms_nobody(store: StateStore) -> None:
+async def test_a_task_that_is_cancelled_while_it_waits_harms_nobody(store):
     tasks = [asyncio.create_task(store.save(first(f"key {number}"))) for number in range(4)]
     await asyncio.sleep(0)
     tasks[1].cancel()
@@ -306,7 +295,7 @@ async def test_a_task_that_is_cancelled_while_it_waits_harms_nobody(store: State
         await store.save(Write(f"key {number}", found and found.version, version(2), b"data"))
 
 
-async def test_a_closed_store_may_be_opened_again(store: StateStore) -> None:
+async def test_a_closed_store_may_be_opened_again(store):
     await store.save(first("before"))
     await store.close()
     await store.close()
@@ -316,7 +305,7 @@ async def test_a_closed_store_may_be_opened_again(store: StateStore) -> None:
     await store.save(first("after"))
 
 
-async def test_a_store_that_is_not_open_serves_all_the_same(new_store: Callable[[], StateStore]) -> None:
+async def test_a_store_that_is_not_open_serves_all_the_same(new_store):
     store = new_store()
     await store.close()
     await asyncio.gather(store.save(first("one", group="group")), store.save_many([first("two", group="group")]))
@@ -329,7 +318,7 @@ async def test_a_store_that_is_not_open_serves_all_the_same(new_store: Callable[
     await store.close()
 
 
-async def test_closing_waits_for_what_was_asked_before(new_store: Callable[[], StateStore]) -> None:
+async def test_closing_waits_for_what_was_asked_before(new_store):
     store = new_store()
     await store.open()
     saves = [asyncio.create_task(store.save(first(f"key {number}", group="group"))) for number in range(20)]
@@ -393,9 +382,7 @@ STEPS = st.one_of(
 
 @given(steps=st.lists(STEPS, max_size=25))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_store_does_what_a_dict_would_do(
-    new_store: Callable[[], StateStore], clock: Clock, steps: list[tuple[str, Any]]
-) -> None:
+def test_a_store_does_what_a_dict_would_do(new_store, clock, steps):
     async def compare() -> None:
         store, model, numbers = new_store(), Model(clock), itertools.count(1)
         await store.open()
@@ -441,7 +428,7 @@ def test_a_store_does_what_a_dict_would_do(
 # -- stores by their URL -----------------------------------------------------------------------------------------------
 
 
-async def test_a_url_names_a_store(in_tmp_path: Path) -> None:
+async def test_a_url_names_a_store(in_tmp_path):
     assert isinstance(store_from_url("memory://"), MemoryStore)
     for url, path in [
         ("sqlite:///state.db", in_tmp_path / "state.db"),
@@ -457,7 +444,7 @@ async def test_a_url_names_a_store(in_tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///state.db"])
-async def test_a_store_from_a_url_goes_by_the_clock_that_it_is_given(url: str, in_tmp_path: Path, clock: Clock) -> None:
+async def test_a_store_from_a_url_goes_by_the_clock_that_it_is_given(url, in_tmp_path, clock):
     store = store_from_url(url, clock)
     await store.save(first("key", ttl=10))
     assert await store.load("key") is not None
@@ -467,15 +454,13 @@ async def test_a_store_from_a_url_goes_by_the_clock_that_it_is_given(url: str, i
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///state.db"])
-async def test_a_store_from_a_url_goes_by_the_time_of_day_otherwise(url: str, in_tmp_path: Path) -> None:
+async def test_a_store_from_a_url_goes_by_the_time_of_day_otherwise(url, in_tmp_path):
     store = store_from_url(url)
     before = time.time()
     await store.save(first("past", ttl=-0.001))
     await store.save(first("future", ttl=1_000))
     assert await store.load("past") is None
     found = await store.load("future")
-    assert found is not None
-    assert found.ttl is not None
     assert 1_000 - (time.time() - before) <= found.ttl <= 1_000
     await store.close()
 
@@ -485,18 +470,18 @@ async def test_a_store_from_a_url_goes_by_the_time_of_day_otherwise(url: str, in
     ["", "memory", "memory:", "memory://x", "sqlite", "sqlite://", "sqlite:///", "sqlite://state.db", "state.db",
      "postgres://host/database", "SQLite:///state.db"],
 )  # fmt: skip
-def test_any_other_url_is_a_mistake_that_is_reported_at_once(url: str) -> None:
+def test_any_other_url_is_a_mistake_that_is_reported_at_once(url):
     with pytest.raises(ConfigurationError):
         store_from_url(url)
 
 
-def test_a_store_without_its_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_without_its_driver_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastlite", None)
     with pytest.raises(MissingDependencyError, match=r"faststate\[sqlite\]"):
         store_from_url("sqlite:///state.db")
 
 
-def test_a_sqlite_store_in_memory_is_a_mistake() -> None:
+def test_a_sqlite_store_in_memory_is_a_mistake():
     with pytest.raises(ConfigurationError, match="memory://"):
         store_from_url("sqlite:///:memory:")
 
@@ -504,7 +489,7 @@ def test_a_sqlite_store_in_memory_is_a_mistake() -> None:
 # -- the memory store --------------------------------------------------------------------------------------------------
 
 
-async def test_the_memory_store_forgets_what_expired_an_hour_ago(clock: Clock) -> None:
+async def test_the_memory_store_forgets_what_expired_an_hour_ago(clock):
     store = MemoryStore(clock)
     for number in range(500):
         await store.save(first(f"key {number}", ttl=10, group=f"group {number}"))
@@ -520,7 +505,7 @@ async def test_the_memory_store_forgets_what_expired_an_hour_ago(clock: Clock) -
     await store.save(Write("touched", version(1), version(2), b"data"))
 
 
-async def test_a_state_that_is_touched_for_ever_takes_no_more_memory(clock: Clock) -> None:
+async def test_a_state_that_is_touched_for_ever_takes_no_more_memory(clock):
     store = MemoryStore(clock)
     await store.save(first("key", ttl=10))
     for _ in range(1_000):
@@ -618,7 +603,7 @@ def rows(path: Path) -> int:
     return count
 
 
-async def test_states_survive_closing_and_another_store_finds_them(path: Path, clock: Clock) -> None:
+async def test_states_survive_closing_and_another_store_finds_them(path, clock):
     store = SQLiteStore(path, clock=clock)
     await store.open()
     await store.save(first("key", b"data", 10, "group"))
@@ -629,26 +614,26 @@ async def test_states_survive_closing_and_another_store_finds_them(path: Path, c
     await other.close()
 
 
-async def test_an_answered_save_is_on_the_disk(watched: Watched) -> None:
+async def test_an_answered_save_is_on_the_disk(watched):
     assert watched.connection.pragma("journal_mode") == "wal"
     assert watched.connection.pragma("synchronous") == 2  # FULL
 
 
-async def test_what_waits_together_shares_a_transaction(watched: Watched, path: Path) -> None:
+async def test_what_waits_together_shares_a_transaction(watched, path):
     answers = await watched.at_once(*(watched.store.save(first(f"key {number}")) for number in range(100)))
     assert answers == [None] * 100
     assert watched.statements.count("COMMIT") == 2  # one is the decoy's
     assert rows(path) == 100
 
 
-async def test_a_transaction_has_its_limits(watched: Watched, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_transaction_has_its_limits(watched, path, monkeypatch):
     monkeypatch.setattr(sqlite_file, "BATCH", 10)
     await watched.at_once(*(watched.store.save(first(f"key {number}")) for number in range(95)))
     assert watched.statements.count("COMMIT") == 1 + 10
     assert rows(path) == 95
 
 
-async def test_what_is_asked_later_sees_what_was_saved_before(watched: Watched) -> None:
+async def test_what_is_asked_later_sees_what_was_saved_before(watched):
     store = watched.store
     answers = await watched.at_once(
         store.load("key"),
@@ -663,7 +648,7 @@ async def test_what_is_asked_later_sees_what_was_saved_before(watched: Watched) 
     assert answers == [None, None, Stored(version(1), b"one", None), None, Stored(version(2), b"two", None)]
 
 
-async def test_a_request_that_cannot_be_done_fails_alone(watched: Watched, path: Path) -> None:
+async def test_a_request_that_cannot_be_done_fails_alone(watched, path):
     store = watched.store
     watched.connection.limit(apsw.SQLITE_LIMIT_LENGTH, 10_000)
     answers = await watched.at_once(
@@ -682,7 +667,7 @@ async def test_a_request_that_cannot_be_done_fails_alone(watched: Watched, path:
     assert rows(path) == 2
 
 
-async def test_who_lost_to_a_request_that_failed_in_the_end_has_not_lost(watched: Watched) -> None:
+async def test_who_lost_to_a_request_that_failed_in_the_end_has_not_lost(watched):
     refusals = iter([True, True])  # the commit of both, and that of the first alone
 
     def refuse() -> bool:
@@ -698,7 +683,7 @@ async def test_who_lost_to_a_request_that_failed_in_the_end_has_not_lost(watched
     assert await watched.store.load("key") == Stored(version(1), b"two", None)
 
 
-async def test_a_full_disk_fails_what_does_not_fit_and_the_store_goes_on(watched: Watched, path: Path) -> None:
+async def test_a_full_disk_fails_what_does_not_fit_and_the_store_goes_on(watched, path):
     store, connection = watched.store, watched.connection
     connection.pragma("max_page_count", connection.pragma("page_count") + 20)
     big = first("big", b"x" * 1_000_000)
@@ -713,9 +698,7 @@ async def test_a_full_disk_fails_what_does_not_fit_and_the_store_goes_on(watched
     assert rows(path) == 3
 
 
-async def test_a_file_that_another_program_keeps_locked_is_an_error_and_not_a_hang(
-    watched: Watched, path: Path
-) -> None:
+async def test_a_file_that_another_program_keeps_locked_is_an_error_and_not_a_hang(watched, path):
     await watched.store.save(first("key"))
     watched.connection.set_busy_timeout(0)
     with locked(path):
@@ -727,7 +710,7 @@ async def test_a_file_that_another_program_keeps_locked_is_an_error_and_not_a_ha
     await watched.store.delete(["key"])
 
 
-async def test_the_loop_goes_on_while_the_file_is_waited_for(file_store: SQLiteStore, path: Path) -> None:
+async def test_the_loop_goes_on_while_the_file_is_waited_for(file_store, path):
     with locked(path):
         saving = asyncio.create_task(file_store.save(first("key")))
         for _ in range(1_000):
@@ -736,7 +719,7 @@ async def test_the_loop_goes_on_while_the_file_is_waited_for(file_store: SQLiteS
     await saving
 
 
-async def test_a_request_is_done_though_its_task_was_cancelled(file_store: SQLiteStore, path: Path) -> None:
+async def test_a_request_is_done_though_its_task_was_cancelled(file_store, path):
     with locked(path):
         saving = asyncio.create_task(file_store.save(first("key")))
         await asyncio.sleep(0)
@@ -746,7 +729,7 @@ async def test_a_request_is_done_though_its_task_was_cancelled(file_store: SQLit
     assert await file_store.load("key") is not None
 
 
-async def test_a_loop_that_is_closed_before_its_answer_comes_harms_nobody(file_store: SQLiteStore, path: Path) -> None:
+async def test_a_loop_that_is_closed_before_its_answer_comes_harms_nobody(file_store, path):
     async def leave() -> None:
         saving = asyncio.create_task(file_store.save(first("theirs")))
         await asyncio.sleep(0)
@@ -761,9 +744,7 @@ async def test_a_loop_that_is_closed_before_its_answer_comes_harms_nobody(file_s
 
 
 @pytest.mark.parametrize("portion", [2, 500])
-async def test_rows_that_expired_an_hour_ago_are_deleted_in_portions(
-    file_store: SQLiteStore, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, portion: int
-) -> None:
+async def test_rows_that_expired_an_hour_ago_are_deleted_in_portions(file_store, path, clock, monkeypatch, portion):
     monkeypatch.setattr(sqlite_file, "PURGE_PORTION", portion)
     for number in range(7):
         await file_store.save(first(f"key {number}", ttl=10))
@@ -783,9 +764,7 @@ async def test_rows_that_expired_an_hour_ago_are_deleted_in_portions(
     assert rows(path) == 1
 
 
-async def test_who_asks_does_not_wait_for_all_that_has_expired_to_be_deleted(
-    watched: Watched, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_asks_does_not_wait_for_all_that_has_expired_to_be_deleted(watched, clock, monkeypatch):
     monkeypatch.setattr(sqlite_file, "PURGE_PORTION", 1)
     for number in range(5):
         await watched.store.save(first(f"key {number}", ttl=10))
@@ -807,9 +786,7 @@ async def test_who_asks_does_not_wait_for_all_that_has_expired_to_be_deleted(
     assert watched.statements[:7] == ["BEGIN", "SELECT", "COMMIT", "DELETE", "BEGIN", "SELECT", "COMMIT"]
 
 
-async def test_a_failing_cleanup_is_logged_and_fails_nobody(
-    watched: Watched, path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_failing_cleanup_is_logged_and_fails_nobody(watched, path, clock, caplog):
     await watched.store.save(first("key", ttl=10))
 
     def refuse(operation: int, *_: Any) -> int:
@@ -844,13 +821,19 @@ def script(source: str, path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", source, str(path)], capture_output=True, text=True, timeout=50)
 
 
+def assert_rows_of(source: str, path: Path, number: int) -> None:
+    """Run a script on the file in another process, and see that it succeeds and leaves this many rows."""
+    done = script(source, path)
+    assert done.returncode == 0, done.stderr
+    assert rows(path) == number
+
+
 @contextlib.contextmanager
 def owner(path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that has the file open, until it is killed."""
     command = [sys.executable, "-c", OWNER, str(path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
         yield process
     finally:
@@ -858,7 +841,7 @@ def owner(path: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-async def test_a_second_store_in_the_process_is_refused_and_told_of_redis(path: Path) -> None:
+async def test_a_second_store_in_the_process_is_refused_and_told_of_redis(path):
     store, second = SQLiteStore(path), SQLiteStore(path, handover=0)
     await store.open()
     for refused in (second.open(), second.load("key"), second.save(first("key"))):
@@ -872,7 +855,7 @@ async def test_a_second_store_in_the_process_is_refused_and_told_of_redis(path: 
     await second.close()
 
 
-async def test_two_paths_to_one_file_are_one_store(path: Path) -> None:
+async def test_two_paths_to_one_file_are_one_store(path):
     link = path.with_name("link.db")
     link.symlink_to(path)
     store = SQLiteStore(path)
@@ -882,7 +865,7 @@ async def test_two_paths_to_one_file_are_one_store(path: Path) -> None:
     await store.close()
 
 
-def test_a_second_process_is_refused_and_told_of_redis(path: Path) -> None:
+def test_a_second_process_is_refused_and_told_of_redis(path):
     with owner(path):
         with pytest.raises(PersistenceError, match=r"belongs to another process.*Redis"):
             asyncio.run(SQLiteStore(path, handover=0).open())
@@ -891,7 +874,7 @@ def test_a_second_process_is_refused_and_told_of_redis(path: Path) -> None:
         assert "belongs to another process" in late.stderr
 
 
-def test_the_file_is_free_when_its_owner_was_killed(path: Path) -> None:
+def test_the_file_is_free_when_its_owner_was_killed(path):
     async def use() -> None:
         store = SQLiteStore(path, handover=0)
         await store.open()
@@ -904,7 +887,7 @@ def test_the_file_is_free_when_its_owner_was_killed(path: Path) -> None:
         asyncio.run(use())
 
 
-async def test_opening_waits_for_an_owner_that_is_about_to_end(path: Path) -> None:
+async def test_opening_waits_for_an_owner_that_is_about_to_end(path):
     store, successor = SQLiteStore(path), SQLiteStore(path, handover=50)
     await store.open()
     opening = asyncio.create_task(successor.open())
@@ -918,7 +901,7 @@ async def test_opening_waits_for_an_owner_that_is_about_to_end(path: Path) -> No
     await successor.close()
 
 
-async def test_a_store_that_is_not_open_leaves_the_file_to_others(path: Path) -> None:
+async def test_a_store_that_is_not_open_leaves_the_file_to_others(path):
     store, other = SQLiteStore(path), SQLiteStore(path)
     await store.save(first("key"))
     await other.open()
@@ -931,7 +914,7 @@ async def test_a_store_that_is_not_open_leaves_the_file_to_others(path: Path) ->
     await other.close()
 
 
-async def test_a_store_that_is_opened_while_it_closes_is_open(path: Path) -> None:
+async def test_a_store_that_is_opened_while_it_closes_is_open(path):
     store = SQLiteStore(path)
     await store.open()
     await asyncio.gather(store.save(first("key")), store.close(), store.open(), store.load("key"))
@@ -940,7 +923,7 @@ async def test_a_store_that_is_opened_while_it_closes_is_open(path: Path) -> Non
     await store.close()
 
 
-async def test_a_store_that_is_dropped_leaves_the_file_to_others(path: Path) -> None:
+async def test_a_store_that_is_dropped_leaves_the_file_to_others(path):
     store = SQLiteStore(path)
     await store.open()
     del store
@@ -950,7 +933,7 @@ async def test_a_store_that_is_dropped_leaves_the_file_to_others(path: Path) -> 
     await other.close()
 
 
-async def test_closing_leaves_no_thread_and_no_journal(path: Path) -> None:
+async def test_closing_leaves_no_thread_and_no_journal(path):
     before = threading.enumerate()  # one of a store that was dropped may be about to end
     store = SQLiteStore(path)
     await store.open()
@@ -962,7 +945,7 @@ async def test_closing_leaves_no_thread_and_no_journal(path: Path) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == ["state.db", "state.db-owner"]
 
 
-def test_other_programs_can_read_while_the_file_is_owned(path: Path) -> None:
+def test_other_programs_can_read_while_the_file_is_owned(path):
     reading = """
 import sqlite3, sys
 print(sqlite3.connect(sys.argv[1]).execute("SELECT key, number, data FROM faststate_states").fetchall())
@@ -981,8 +964,8 @@ print(sqlite3.connect(sys.argv[1]).execute("SELECT key, number, data FROM fastst
     assert done.stdout == "[('key', 1, b'data')]\n", done.stderr
 
 
-def test_a_process_that_ends_without_closing_is_not_held_up_and_loses_nothing(path: Path) -> None:
-    done = script(
+def test_a_process_that_ends_without_closing_is_not_held_up_and_loses_nothing(path):
+    assert_rows_of(
         """
 import asyncio, sys
 from faststate.stores import Version, Write
@@ -996,12 +979,11 @@ store = SQLiteStore(sys.argv[1])
 asyncio.run(main())
 """,
         path,
+        1,
     )
-    assert done.returncode == 0, done.stderr
-    assert rows(path) == 1
 
 
-def test_what_was_answered_before_a_kill_is_found_after_it(path: Path) -> None:
+def test_what_was_answered_before_a_kill_is_found_after_it(path):
     source = """
 import asyncio, sys
 from faststate.stores import Version, Write
@@ -1022,7 +1004,6 @@ asyncio.run(main())
 """
     command = [sys.executable, "-c", source, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         answered = [int(process.stdout.readline()) for _ in range(200)]
         process.kill()
         answered += [int(line) for line in process.stdout.read().split("\n")[:-1]]
@@ -1070,8 +1051,8 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no f
 
 
 @forks
-def test_a_store_that_was_used_before_a_fork_serves_both_processes(path: Path) -> None:
-    done = script(
+def test_a_store_that_was_used_before_a_fork_serves_both_processes(path):
+    assert_rows_of(
         FORK
         + """
 def child():
@@ -1084,14 +1065,13 @@ in_child(child)
 run(save("after"))
 """,
         path,
+        3,
     )
-    assert done.returncode == 0, done.stderr
-    assert rows(path) == 3
 
 
 @forks
-def test_a_store_that_is_open_while_the_process_forks_stays_the_parents(path: Path) -> None:
-    done = script(
+def test_a_store_that_is_open_while_the_process_forks_stays_the_parents(path):
+    assert_rows_of(
         FORK
         + """
 def child():
@@ -1111,9 +1091,8 @@ run(store.close())
 in_child(lambda: run(save("of a child that was born later")))
 """,
         path,
+        3,
     )
-    assert done.returncode == 0, done.stderr
-    assert rows(path) == 3
 
 
 # -- files that cannot be used -----------------------------------------------------------------------------------------
@@ -1127,7 +1106,7 @@ def make_database(path: Path, *statements: str) -> None:
     database.close()
 
 
-async def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path):
     (tmp_path / "text").write_text("no database, but long enough to look like one to SQLite. " * 50)
     make_database(tmp_path / "newer.db", "PRAGMA user_version = 99")
     make_database(tmp_path / "other.db", "CREATE TABLE orders (id)")
@@ -1148,7 +1127,7 @@ async def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path: Pat
     assert not (tmp_path / "missing").exists()
 
 
-async def test_a_file_that_can_only_be_read_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_can_only_be_read_is_refused(path, monkeypatch):
     store = SQLiteStore(path)
     await store.save(first("key"))
     await store.close()
@@ -1159,7 +1138,7 @@ async def test_a_file_that_can_only_be_read_is_refused(path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-async def test_a_directory_or_file_without_write_permission_is_refused(tmp_path: Path) -> None:
+async def test_a_directory_or_file_without_write_permission_is_refused(tmp_path):
     path = tmp_path / "closed" / "state.db"
     path.parent.mkdir()
     store = SQLiteStore(path)
@@ -1175,7 +1154,7 @@ async def test_a_directory_or_file_without_write_permission_is_refused(tmp_path:
     path.parent.chmod(0o755)
 
 
-async def test_a_file_that_was_mended_is_opened(tmp_path: Path) -> None:
+async def test_a_file_that_was_mended_is_opened(tmp_path):
     store = SQLiteStore(tmp_path / "missing" / "state.db")
     with pytest.raises(PersistenceError):
         await store.open()
@@ -1185,7 +1164,7 @@ async def test_a_file_that_was_mended_is_opened(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_all_that_wait_for_a_file_that_cannot_be_opened_are_told(tmp_path: Path) -> None:
+async def test_all_that_wait_for_a_file_that_cannot_be_opened_are_told(tmp_path):
     store = SQLiteStore(tmp_path / "missing" / "state.db")
     *failed, closed = await asyncio.gather(
         store.open(), store.load("key"), store.save(first("key")), store.close(), return_exceptions=True
@@ -1195,9 +1174,7 @@ async def test_all_that_wait_for_a_file_that_cannot_be_opened_are_told(tmp_path:
     assert len({id(error) for error in failed}) == 3  # each its own, as each gets a traceback of its own
 
 
-async def test_a_machine_without_a_thread_to_spare_is_an_error_and_not_a_hang(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_machine_without_a_thread_to_spare_is_an_error_and_not_a_hang(path, monkeypatch):
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -1210,7 +1187,7 @@ async def test_a_machine_without_a_thread_to_spare_is_an_error_and_not_a_hang(
     await store.close()
 
 
-async def test_nothing_is_acknowledged_when_the_file_was_deleted_or_replaced(tmp_path: Path) -> None:
+async def test_nothing_is_acknowledged_when_the_file_was_deleted_or_replaced(tmp_path):
     path = tmp_path / "state.db"
     store = SQLiteStore(path)
     await store.open()
