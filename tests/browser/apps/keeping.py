@@ -6,9 +6,9 @@ from fasthtml.common import *
 from fastlite import database
 
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
-from faststate.provider import follow
+from faststate.provider import page_streams
 
-follow.LEFT_TTL = 0.1  # seconds; nobody comes back in these tests
+page_streams.LEFT_TTL = 0.1  # seconds; nobody comes back in these tests
 
 db = database("shop.db")
 products = db.t.products
