@@ -330,3 +330,29 @@ async def test_a_signal_handler_keeps_no_provider_alive_and_is_there_once():
         assert [each() for each in known] == [None] * 5
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_signal_that_interrupts_another_one_reaches_the_server_behind_it(monkeypatch):
+    """As SIGTERM from a reloader does on Ctrl-C: uvicorn takes a SIGINT that comes second for a wish to force the end."""
+    from faststate.fasthtml import shutdown
+
+    heard, loop = [], asyncio.get_running_loop()
+    call_soon = loop.call_soon_threadsafe
+    interrupting = [signal.SIGTERM]
+
+    def interrupted(*args, **kwargs):
+        while interrupting:
+            signal.raise_signal(interrupting.pop())
+        return call_soon(*args, **kwargs)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in numbers}
+    try:
+        shutdown.drain_on_signal(provider := StateProvider())
+        monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+        signal.raise_signal(signal.SIGINT)
+        assert heard == [signal.SIGINT, signal.SIGTERM]
+        await eventually(lambda: provider.sse_manager.draining)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -67,23 +67,27 @@ _watched: WeakKeyDictionary[StateProvider, asyncio.AbstractEventLoop] = WeakKeyD
 
 
 class _Draining:
-    """A signal handler that drains all providers, and then calls the `previous` one. Lifetime: until it is replaced."""
+    """A signal handler that calls the `previous` one, and drains all providers. Lifetime: until it is replaced."""
 
     def __init__(self, previous: Callable[..., Any]) -> None:
         self._previous = previous
 
     def __call__(self, number: int, frame: Any) -> None:
-        for provider, loop in list(_watched.items()):
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_drain, loop, provider, handlers_connections(self._previous))
-        self._previous(number, frame)
+        # The server comes first: after Ctrl-C a reloader sends SIGTERM, whose handler may interrupt this one. A server
+        # that hears of SIGTERM before SIGINT takes the SIGINT for a second Ctrl-C, and skips its shutdown handlers.
+        try:
+            self._previous(number, frame)
+        finally:
+            for provider, loop in list(_watched.items()):
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(_drain, loop, provider, handlers_connections(self._previous))
 
 
 def drain_on_signal(provider: StateProvider) -> None:
     """Make SIGTERM and SIGINT end streams and events before the server waits for them, which it would do for ever.
 
-    Servers wait for open connections before they run shutdown handlers. The server's own handler is called afterwards,
-    so everything else goes as it would. Without a handler (a script, a thread) there is nothing to chain to.
+    Servers wait for open connections before they run shutdown handlers. The server's own handler is called too, so
+    everything else goes as it would. Without a handler (a script, a thread) there is nothing to chain to.
     """
     loop = asyncio.get_running_loop()
     if _watched.get(provider) is loop or threading.current_thread() is not threading.main_thread():
