@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 import weakref
 
 import httpx
@@ -22,7 +21,7 @@ from starlette.routing import Mount
 from faststate import ReactiveState, StateConfig, StateProvider, StateScope, fast_app
 from tests.support.client import Page, stream_of
 from tests.support.live import assert_nothing_is_left, frozen_reader
-from tests.support.processes import LIMIT, Process
+from tests.support.processes import LIMIT, Process, in_time
 from tests.support.waiting import PATIENCE, eventually, wait_until
 
 APP = """
@@ -117,15 +116,13 @@ SERVERS = {
 def test_open_streams_end_and_shutdown_handlers_run(start, arguments, number):
     server = start(arguments)
     workers = 2 if arguments == ["--workers", "2"] else 1
-    with open_streams(server.url, 6) as readers:
-        before = time.monotonic()
+    with open_streams(server.url, 6) as readers, in_time():
         if number == signal.SIGINT:
             os.killpg(server.process.pid, number)  # what Ctrl-C in a terminal does
         else:
             server.process.send_signal(number)
         read_to_the_end(readers)
-        server.process.wait(LIMIT)
-    assert time.monotonic() - before < LIMIT
+        server.process.wait(PATIENCE)
     assert server.ended() == workers, server.output()
     assert "Traceback" not in server.output()
 
@@ -333,7 +330,7 @@ async def test_a_signal_handler_keeps_no_provider_alive_and_is_there_once():
 
 
 async def test_a_signal_that_interrupts_another_one_reaches_the_server_behind_it(monkeypatch):
-    """As SIGTERM from a reloader does on Ctrl-C: uvicorn takes a SIGINT that comes second for a wish to force the end."""
+    """As a reloader's SIGTERM does on Ctrl-C. To uvicorn, a SIGINT that comes second is a second Ctrl-C."""
     from faststate.fasthtml import shutdown
 
     heard, loop = [], asyncio.get_running_loop()

@@ -66,7 +66,8 @@ async def test_a_redis_that_has_lost_everything_wins(new_redis):
         server.start()
         await tab.ends()
         assert tab.signals["_fs"]["go"] == "#reload"
-        for client in (a, b):
+        for client in (a, b):  # each of the two processes connects again by itself
+            await eventually_loaded(client, "/")
             assert count_of(await office.tab(client, streaming=False), "Board") == 0
 
 
@@ -99,6 +100,13 @@ async def eventually_taken(client, tab, name):
         while status(response := await send(client, tab, name)) == 503:  # noqa: ASYNC110  # nobody tells a client when
             await asyncio.sleep(0.02)
     assert status(response) == 204, response.text
+
+
+async def eventually_loaded(client, path):
+    """Loads a page until it is there, as a person would."""
+    async with asyncio.timeout(10):
+        while (await client.get(path)).status_code == 503:  # noqa: ASYNC110  # nobody tells a client when
+            await asyncio.sleep(0.02)
 
 
 async def test_an_app_that_finds_no_redis_says_so(new_redis):

@@ -24,6 +24,24 @@ from tests.support.servers import Certificate, Command, serve_with_uvicorn
 LIMIT = 5  # seconds from the signal to the end of a server: what the library promises
 
 
+def _seconds_without_cores() -> float:
+    """Return for how long, so far, something on this machine has waited for a core; 0 where nobody counts it."""
+    try:
+        some = Path("/proc/pressure/cpu").read_text().splitlines()[0]
+    except OSError:
+        return 0.0
+    return int(some.rpartition("total=")[2]) / 1e6
+
+
+@contextlib.contextmanager
+def in_time() -> Iterator[None]:
+    """Check that the block, which ends a server, takes less than LIMIT on a machine that has cores for it."""
+    begun, without_cores = time.monotonic(), _seconds_without_cores()
+    yield
+    took, waited = time.monotonic() - begun, _seconds_without_cores() - without_cores
+    assert took - waited < LIMIT, f"it took {took:.2f} s, in {waited:.2f} s of which there were too few cores"
+
+
 def _own_ports() -> Iterator[int]:
     """Yield the ports that this test process may give out; no process beside it has the same ones.
 
