@@ -170,7 +170,7 @@ async def test_what_is_no_row_is_a_404_and_leaves_nothing_behind(client, shop, n
     assert len(shop.provider.registry) == 0 and shop.row()["stock"] == 10
 
 
-async def test_a_thousand_simultaneous_first_readers_cause_one_query(shop):
+async def test_a_thousand_simultaneous_first_readers_cause_one_query(client, shop):
     loads = []
     real = shop.source.load
 
@@ -179,25 +179,23 @@ async def test_a_thousand_simultaneous_first_readers_cause_one_query(shop):
         return await real(record_id)
 
     shop.source.load = load
-    async with browser(shop.app) as client:
-        pages = await asyncio.gather(*(client.get("/products/1") for _ in range(300)))
-        identifier = shop.provider.registrations.config_of(Product).identifier(Ids(record_id=2))
-        entry = shop.provider.resolver.entry
-        await asyncio.gather(*(entry(identifier, shop.provider.registrations.config_of(Product)) for _ in range(1000)))
+    pages = await asyncio.gather(*(client.get("/products/1") for _ in range(300)))
+    identifier = shop.provider.registrations.config_of(Product).identifier(Ids(record_id=2))
+    entry = shop.provider.resolver.entry
+    await asyncio.gather(*(entry(identifier, shop.provider.registrations.config_of(Product)) for _ in range(1000)))
     assert {page.status_code for page in pages} == {200} and sorted(loads) == ["1", "2"]
 
 
-async def test_other_code_s_change_is_pushed_to_those_who_watch_when_it_says_so(shop):
+async def test_other_code_s_change_is_pushed_to_those_who_watch_when_it_says_so(client, shop):
     told = []
     shop.provider.registry.followers.committed = lambda commit: told.append(commit.delta)
-    async with browser(shop.app) as client:
-        await client.get("/products/1")
-        shop.products.update(id=1, stock=3, version=2)
-        assert await shop.provider.refresh(Product, record_id=1) is True
-        assert told[-1]["stock"] == 3 and set(told[-1]) == {"stock", "_version"}
-        assert ">3<" in (await client.get("/products/1")).text
-        assert await shop.provider.refresh(Product, record_id=1) is False
-        assert await shop.provider.refresh(Product, record_id=2) is False
+    await client.get("/products/1")
+    shop.products.update(id=1, stock=3, version=2)
+    assert await shop.provider.refresh(Product, record_id=1) is True
+    assert told[-1]["stock"] == 3 and set(told[-1]) == {"stock", "_version"}
+    assert ">3<" in (await client.get("/products/1")).text
+    assert await shop.provider.refresh(Product, record_id=1) is False
+    assert await shop.provider.refresh(Product, record_id=2) is False
     assert len(told) == 1
 
 
@@ -253,29 +251,27 @@ async def test_the_version_of_a_row_is_what_a_page_expects_over_a_restart_too(pa
     assert page.signals["Product"]["1"]["_version"] == "row.1"
 
 
-async def test_a_deleted_row_is_a_404_to_events_and_pages_and_vanishes_where_it_is_shown(shop):
+async def test_a_deleted_row_is_a_404_to_events_and_pages_and_vanishes_where_it_is_shown(client, shop):
     gone = []
     tell = shop.provider.registry.followers.removed
     shop.provider.registry.followers.removed = lambda state, reason: (gone.append(state.name), tell(state, reason))
-    async with browser(shop.app) as client:
-        page = await Page.open(client, "/products/1")
-        shop.products.delete(1)
-        answer = await page.send("Product", "buy", instance_id="1")
-        assert status(answer) == 404 and "not there any more" in message(answer)
-        assert gone == ["tea"]
-        assert status(await page.send("Product", "buy", instance_id="1")) == 404
-        assert (await client.get("/products/1")).status_code == 404
-        shop.products.delete(2)
-        assert await shop.provider.refresh(Product, record_id=2) is False  # nobody had it
+    page = await Page.open(client, "/products/1")
+    shop.products.delete(1)
+    answer = await page.send("Product", "buy", instance_id="1")
+    assert status(answer) == 404 and "not there any more" in message(answer)
+    assert gone == ["tea"]
+    assert status(await page.send("Product", "buy", instance_id="1")) == 404
+    assert (await client.get("/products/1")).status_code == 404
+    shop.products.delete(2)
+    assert await shop.provider.refresh(Product, record_id=2) is False  # nobody had it
 
 
-async def test_a_deleted_row_is_told_of_when_other_code_says_so(shop):
+async def test_a_deleted_row_is_told_of_when_other_code_says_so(client, shop):
     gone = []
     shop.provider.registry.followers.removed = lambda state, reason: gone.append((state.name, reason))
-    async with browser(shop.app) as client:
-        await client.get("/products/1")
-        shop.products.delete(1)
-        assert await shop.provider.refresh(Product, record_id=1) is True
+    await client.get("/products/1")
+    shop.products.delete(1)
+    assert await shop.provider.refresh(Product, record_id=1) is True
     assert gone == [("tea", "it is not there any more")]
 
 
@@ -287,17 +283,16 @@ async def test_a_row_that_comes_back_is_a_new_state(client, shop):
     assert "new tea" in (await client.get("/products/1")).text
 
 
-async def test_delete_takes_the_row_away_and_tells(shop):
+async def test_delete_takes_the_row_away_and_tells(client, shop):
     gone = []
     shop.provider.registry.followers.removed = lambda state, reason: gone.append(state.name)
-    async with browser(shop.app) as client:
-        await client.get("/products/1")
-        await shop.provider.delete(Product, record_id=1)
-        assert shop.row() is None and gone == ["tea"]
-        assert (await client.get("/products/1")).status_code == 404
-        await shop.provider.delete(Product, record_id=1)
-        await shop.provider.delete(Product, record_id=2)
-        assert shop.row(2) is None
+    await client.get("/products/1")
+    await shop.provider.delete(Product, record_id=1)
+    assert shop.row() is None and gone == ["tea"]
+    assert (await client.get("/products/1")).status_code == 404
+    await shop.provider.delete(Product, record_id=1)
+    await shop.provider.delete(Product, record_id=2)
+    assert shop.row(2) is None
 
 
 async def test_two_rows_of_one_database_are_changed_both_or_none(page, client, shop):
@@ -347,11 +342,10 @@ async def test_a_record_s_event_whose_answer_was_lost_with_the_process_happens_o
     await again.provider.stop()
 
 
-async def test_a_row_that_does_not_fit_is_a_503_and_says_which_in_the_log_without_its_values(shop, caplog):
+async def test_a_row_that_does_not_fit_is_a_503_and_says_which_in_the_log_without_its_values(client, shop, caplog):
     shop.db.execute("UPDATE products SET stock = 'a secret' WHERE id = 1")
-    async with browser(shop.app) as client:
-        answer = await client.get("/products/1")
-        assert answer.status_code == 503 and "secret" not in answer.text
+    answer = await client.get("/products/1")
+    assert answer.status_code == 503 and "secret" not in answer.text
     assert "record:Product:1" in caplog.text and "stock" in caplog.text and "a secret" not in caplog.text
     assert shop.row()["stock"] == "a secret"
 

@@ -82,6 +82,12 @@ async def crowd(number: int, store=None, ttl: float = 3_600.0):
     return provider, clock
 
 
+def leave(provider, number=None):
+    """Let this many pages go, or all of them."""
+    for connection in list(provider.sse_manager.connections)[:number]:
+        provider.sse_manager.remove_connection(connection)
+
+
 async def costs(work, **options) -> list[int]:
     """Measure some work with few and with many connections."""
     found = []
@@ -89,8 +95,7 @@ async def costs(work, **options) -> list[int]:
         provider, _ = await crowd(number, **options)
         work(provider)  # warm
         found.append(operations(lambda provider=provider: work(provider)))
-        for connection in list(provider.sse_manager.connections):
-            provider.sse_manager.remove_connection(connection)
+        leave(provider)
         await provider.stop()
     return found
 
@@ -122,8 +127,7 @@ async def test_a_sweep_costs_what_has_expired():
         dropped = []
         found.append(operations(lambda sweep=provider.registry.lifetimes.sweep, into=dropped: into.append(sweep())))
         assert dropped == [5] and len(provider.registry) == number
-        for connection in list(provider.sse_manager.connections):
-            provider.sse_manager.remove_connection(connection)
+        leave(provider)
         await provider.stop()
     assert found[0] == found[1]
 
@@ -133,8 +137,7 @@ async def test_a_watched_state_never_ends_and_its_time_begins_when_the_last_page
     for _ in range(5):
         clock.now += 3_601
         assert provider.registry.lifetimes.sweep() == 0
-    for connection in list(provider.sse_manager.connections):
-        provider.sse_manager.remove_connection(connection)
+    leave(provider)
     clock.now += 3_599
     assert provider.registry.lifetimes.sweep() == 0
     clock.now += 1
@@ -165,8 +168,7 @@ async def test_the_store_is_told_of_what_is_watched_as_often_as_it_has_to_be():
         provider.registry.lifetimes.sweep()
         await provider.registry.usage.tell_store()
     assert 3 * 18 <= len(touched) <= 3 * 21, "twenty times in its idle time"
-    for connection in list(provider.sse_manager.connections)[:2]:
-        provider.sse_manager.remove_connection(connection)
+    leave(provider, 2)
     touched.clear()
     clock.now += 400
     provider.registry.lifetimes.sweep()
@@ -176,8 +178,7 @@ async def test_the_store_is_told_of_what_is_watched_as_often_as_it_has_to_be():
     touched.clear()
     await provider.registry.usage.tell_store()
     assert touched == ["record:Board:2"], "who is not watched any more is not told of"
-    for connection in list(provider.sse_manager.connections):
-        provider.sse_manager.remove_connection(connection)
+    leave(provider)
     assert not provider.registry.usage._watched or not any(provider.registry.usage._watched.values())
     await provider.stop()
 
@@ -196,8 +197,7 @@ async def test_a_watched_state_whose_idle_time_becomes_shorter_is_told_of_as_oft
         provider.registry.lifetimes.sweep()
         await provider.registry.usage.tell_store()
     assert len(touched) >= 3
-    for connection in list(provider.sse_manager.connections):
-        provider.sse_manager.remove_connection(connection)
+    leave(provider)
     await provider.stop()
 
 

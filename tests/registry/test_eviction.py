@@ -10,7 +10,6 @@ from fasthtml.common import P
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
-from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import (
@@ -28,6 +27,7 @@ from faststate.registry.entries import Entry
 from faststate.registry.eviction import ABANDONED, ChangedStates, is_public
 from faststate.scopes import StateIdentifier
 from tests.support.client import Page, status
+from tests.support.requests import request_of
 from tests.support.waiting import Clock
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -111,16 +111,17 @@ def site():
 
 
 def visited(clients):
+    """Let each of them visit the site once more, and return them."""
     for client in clients:
         assert "[tea]" in client.get("/").text
+    return clients
 
 
 # -- what people keep --------------------------------------------------------------------------------------------------
 
 
 def test_a_stranger_s_sessions_push_out_nobody_s_cart_though_all_share_an_address(site):
-    shoppers = [site.shopper() for _ in range(10)]
-    visited(shoppers)
+    shoppers = visited([site.shopper() for _ in range(10)])
     site.flood(120)
     assert site.carts(shoppers) == 10
     assert len(site.provider.registry) <= 60
@@ -129,22 +130,14 @@ def test_a_stranger_s_sessions_push_out_nobody_s_cart_though_all_share_an_addres
 @pytest.mark.parametrize("most", [25, 50, 130])
 def test_however_few_states_memory_may_hold(most):
     site = Site(max_states=most)
-    shoppers = [site.shopper() for _ in range(10)]
-    visited(shoppers)
+    shoppers = visited([site.shopper() for _ in range(10)])
     site.flood(most)
     assert site.carts(shoppers) == 10
 
 
 async def test_nor_where_the_server_sees_no_addresses_at_all(site):
     async def visit(session_id, sku=""):
-        scope = {
-            "type": "http",
-            "headers": [],
-            "session": {"session_id": session_id},
-            "path_params": {},
-            "client": None,
-        }
-        token = current_request.set(HTTPConnection(scope))
+        token = current_request.set(request_of({"session_id": session_id}, client=None))
         try:
             if sku:
                 async with site.provider.modify(Cart, current_request.get()) as cart:
@@ -163,8 +156,7 @@ async def test_nor_where_the_server_sees_no_addresses_at_all(site):
 
 @pytest.mark.parametrize("again", [1, 3])
 def test_neither_do_they_where_the_stranger_comes_back_to_each_of_them(site, again):
-    shoppers = [site.shopper() for _ in range(10)]
-    visited(shoppers)
+    shoppers = visited([site.shopper() for _ in range(10)])
     site.flood(100, again=again)
     assert site.carts(shoppers) == 10
 

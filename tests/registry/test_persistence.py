@@ -218,6 +218,11 @@ async def site(running):
 
 
 @pytest.fixture
+def provider(site):
+    return site.provider
+
+
+@pytest.fixture
 async def client(running, site):
     """A browser, which goes on with the site that is started next."""
     async with browser(site.app) as client:
@@ -246,6 +251,13 @@ async def deploy(disk, clock):
     yield start
     while started:
         await started.pop().stop()
+
+
+async def cart_page_of(site, user):
+    """Sign in from a new browser, and return the page that shows the user's cart."""
+    async with browser(site.app) as client:
+        await client.get(f"/in/{user}")
+        return (await client.get("/")).text
 
 
 # -- over a restart ----------------------------------------------------------------------------------------------------
@@ -637,8 +649,7 @@ async def overwrite(site, key, left, version=None):
     await store.save(Write(key, found.version, version, json.dumps(data).encode()))
 
 
-async def test_an_older_writer_never_overwrites_a_newer_one(site):
-    provider = site.provider
+async def test_an_older_writer_never_overwrites_a_newer_one(provider, site):
     await set_fields(provider.modify(Stock), left=9)
     await overwrite(site, "global:Stock", 5)
     with pytest.raises(VersionConflict):
@@ -658,8 +669,7 @@ async def test_a_conflict_tells_all_pages_of_the_newer_version(page, site):
     assert told == [{"left": 5}]
 
 
-async def test_a_state_that_was_made_anew_is_not_taken_for_its_former_self(site):
-    provider = site.provider
+async def test_a_state_that_was_made_anew_is_not_taken_for_its_former_self(provider, site):
     for left in (9, 8, 7):
         await set_fields(provider.modify(Stock), left=left)
     await overwrite(site, "global:Stock", 1, Version("another life", 4))
@@ -668,8 +678,7 @@ async def test_a_state_that_was_made_anew_is_not_taken_for_its_former_self(site)
     assert provider.registry.peek("global:Stock").left == 1
 
 
-async def test_a_state_that_was_deleted_from_the_store_begins_anew(site):
-    provider = site.provider
+async def test_a_state_that_was_deleted_from_the_store_begins_anew(provider):
     await set_fields(provider.modify(Stock), left=9)
     await provider.store.delete(["global:Stock"])
     with pytest.raises(VersionConflict):
@@ -927,9 +936,7 @@ async def test_a_guest_s_stored_states_go_along_at_sign_in_though_they_are_not_i
     await client.get("/in/ann")
     assert "[tea]" in (await client.get("/")).text
     site = await running(kill=True)
-    async with browser(site.app) as client:
-        await client.get("/in/ann")
-        assert "[tea]" in (await client.get("/")).text
+    assert "[tea]" in await cart_page_of(site, "ann")
 
 
 async def test_a_stored_state_of_the_user_stays_the_user_s_when_a_guest_with_another_signs_in(client, site, running):
@@ -942,9 +949,7 @@ async def test_a_stored_state_of_the_user_stays_the_user_s_when_a_guest_with_ano
         await client.get("/in/ann")
         assert "[hers]" in (await client.get("/")).text
     site = await running(kill=True)
-    async with browser(site.app) as client:
-        await client.get("/in/ann")
-        assert "[hers]" in (await client.get("/")).text
+    assert "[hers]" in await cart_page_of(site, "ann")
 
 
 async def test_a_guest_who_has_only_looked_finds_the_user_s_stored_state_after_signing_in(client, site, running):
@@ -998,10 +1003,8 @@ async def test_events_beside_a_sign_in_are_all_in_what_the_session_becomes(page,
     assert (await signing).status_code == 200
     done = {f"n{number}" for number, answer in enumerate(answers) if status(answer) == 200}
     site = await running(kill=True)
-    async with browser(site.app) as client:
-        await client.get("/in/ann")
-        text = (await client.get("/")).text
-        found = set(text.partition("[")[2].partition("]")[0].split())
+    text = await cart_page_of(site, "ann")
+    found = set(text.partition("[")[2].partition("]")[0].split())
     assert done <= found - {"x"} and "x" in found
 
 
@@ -1121,8 +1124,7 @@ async def found(entry):
     return entry, None
 
 
-async def test_a_delete_takes_a_state_out_of_memory_and_store(site):
-    provider = site.provider
+async def test_a_delete_takes_a_state_out_of_memory_and_store(provider):
     await set_fields(provider.modify(Profile, user_id=7), name="Ann")
     await provider.delete(Profile, user_id=7)
     assert await provider.store.load("user:Profile:user7") is None and "user:Profile:user7" not in provider.registry
@@ -1131,8 +1133,7 @@ async def test_a_delete_takes_a_state_out_of_memory_and_store(site):
         assert profile.name == ""
 
 
-async def test_a_change_under_way_to_a_state_that_is_deleted_fails_and_brings_nothing_back(site):
-    provider = site.provider
+async def test_a_change_under_way_to_a_state_that_is_deleted_fails_and_brings_nothing_back(provider):
     await set_fields(provider.modify(Profile, user_id=7), name="Ann")
     entry = provider.registry.find("user:Profile:user7")
     await provider.delete(Profile, user_id=7)
@@ -1145,8 +1146,7 @@ async def test_a_change_under_way_to_a_state_that_is_deleted_fails_and_brings_no
     assert await provider.store.load("user:Profile:user7") is None
 
 
-async def test_refresh_tells_of_what_was_changed_in_the_store(site):
-    provider = site.provider
+async def test_refresh_tells_of_what_was_changed_in_the_store(provider, site):
     await set_fields(provider.modify(Stock), left=9)
     await overwrite(site, "global:Stock", 3)
     assert await provider.refresh(Stock) is True
@@ -1155,8 +1155,7 @@ async def test_refresh_tells_of_what_was_changed_in_the_store(site):
     assert await provider.refresh(Profile, user_id=3) is False
 
 
-async def test_a_thousand_first_readers_load_once(site, running):
-    provider = site.provider
+async def test_a_thousand_first_readers_load_once(provider, site, running):
     await set_fields(provider.modify(Stock), left=9)
     site = await running()
     loads = []
@@ -1401,8 +1400,7 @@ async def test_a_sign_in_whose_answer_was_lost_with_the_process_is_gone_on_with(
         assert "[tea]" not in (await client.get("/")).text
 
 
-async def test_a_delete_beside_a_load_leaves_nothing(site, running):
-    provider = site.provider
+async def test_a_delete_beside_a_load_leaves_nothing(provider, site, running):
     await set_fields(provider.modify(Profile, user_id=7), name="Ann")
     site = await running()
     provider, store = site.provider, site.provider.store

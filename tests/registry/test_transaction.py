@@ -165,6 +165,33 @@ def assert_free(provider, *classes):
         assert provider.registry.lifetimes.evict(key_of(cls)), f"{cls.__name__} is still held"
 
 
+def gated():
+    """A state class with an event that waits in its thread, what it sets before, and what it waits for."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Gated(ReactiveState):
+        before: int = 0
+        after: int = 0
+
+        @event
+        def work(self):
+            self.before += 1
+            inside.set()
+            assert go_on.wait(20)
+            self.after += 1
+
+        @event
+        def add(self):
+            self.before += 10
+
+        @event
+        def slow(self):
+            time.sleep(0.1)
+            self.before += 1
+
+    return Gated, inside, go_on
+
+
 # -- all or nothing ----------------------------------------------------------------------------------------------------
 
 
@@ -323,27 +350,15 @@ async def test_readers_never_see_a_half_done_async_event(provider):
 
 
 async def test_readers_never_see_a_half_done_sync_event():
-    halfway, go_on = threading.Event(), threading.Event()
-
-    class Slow(ReactiveState):
-        left: int = 0
-        right: int = 0
-
-        @event
-        def both(self):
-            self.left = 1
-            halfway.set()
-            assert go_on.wait(20)
-            self.right = 1
-
-    provider = provider_of(Slow, StateConfig(scope=StateScope.GLOBAL))
-    task = asyncio.create_task((await get(provider, Slow)).both.run())
+    cls, halfway, go_on = gated()
+    provider = provider_of(cls, StateConfig(scope=StateScope.GLOBAL))
+    task = asyncio.create_task((await get(provider, cls)).work.run())
     assert await asyncio.to_thread(halfway.wait, 20)
-    seen = await get(provider, Slow)
+    seen = await get(provider, cls)
     go_on.set()
     await task
-    assert (seen.left, seen.right) == (0, 0)
-    assert ((await get(provider, Slow)).left, (await get(provider, Slow)).right) == (1, 1)
+    later = await get(provider, cls)
+    assert ((seen.before, seen.after), (later.before, later.after)) == ((0, 0), (1, 1))
 
 
 async def test_whoever_is_told_of_a_commit_over_two_states_sees_both_sides(provider, monkeypatch):
@@ -721,36 +736,22 @@ async def test_cancelling_an_event_in_the_middle_leaves_no_trace_and_frees_the_l
 
 
 async def test_cancelling_a_sync_event_leaves_no_trace_and_keeps_the_lock_until_its_thread_is_done():
-    inside, go_on = threading.Event(), threading.Event()
-
-    class Blocking(ReactiveState):
-        count: int = 0
-
-        @event
-        def work(self):
-            self.count += 1
-            inside.set()
-            assert go_on.wait(20)
-            self.count += 1
-
-        @event
-        def add(self):
-            self.count += 10
-
-    provider = provider_of(Blocking, StateConfig(scope=StateScope.GLOBAL), lock_timeout=LONG)
-    state = await get(provider, Blocking)
+    cls, inside, go_on = gated()
+    provider = provider_of(cls, StateConfig(scope=StateScope.GLOBAL), lock_timeout=LONG)
+    state = await get(provider, cls)
     task = asyncio.create_task(state.work.run())
     assert await asyncio.to_thread(inside.wait, 20)
     task.cancel()
     after = asyncio.create_task(state.add.run())
     await asyncio.sleep(0)
-    assert not provider.registry.lifetimes.evict(key_of(Blocking))
+    assert not provider.registry.lifetimes.evict(key_of(cls))
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     await after
-    assert (await get(provider, Blocking)).count == 10
-    assert_free(provider, Blocking)
+    after = await get(provider, cls)
+    assert (after.before, after.after) == (10, 0)
+    assert_free(provider, cls)
 
 
 async def test_many_sync_events_on_one_state_do_not_starve_each_other(provider):
@@ -760,56 +761,31 @@ async def test_many_sync_events_on_one_state_do_not_starve_each_other(provider):
 
 
 async def test_sync_events_that_wait_for_one_busy_state_do_not_keep_other_states_waiting(provider):
-    inside, go_on = threading.Event(), threading.Event()
-
-    class Busy(ReactiveState):
-        count: int = 0
-
-        @event
-        def work(self):
-            self.count += 1
-            inside.set()
-            assert go_on.wait(20)
-
-    provider.register_state(Busy, StateConfig(scope=StateScope.GLOBAL))
-    busy = await get(provider, Busy)
+    cls, inside, go_on = gated()
+    provider.register_state(cls, StateConfig(scope=StateScope.GLOBAL))
+    busy = await get(provider, cls)
     waiting = [asyncio.create_task(busy.work.run()) for _ in range(EVENT_THREADS * 4)]
     assert await asyncio.to_thread(inside.wait, 20)
     async with asyncio.timeout(10):
         await asyncio.gather(*(run(provider, "add") for _ in range(10)))
-    assert (await get(provider)).count == 10 and (await get(provider, Busy)).count == 0
+    assert (await get(provider)).count == 10 and (await get(provider, cls)).before == 0
     for task in waiting[1::2]:
         task.cancel()
     go_on.set()
     await asyncio.wait(waiting)
-    assert (await get(provider, Busy)).count == EVENT_THREADS * 2
+    assert (await get(provider, cls)).before == EVENT_THREADS * 2
     assert not any(provider.registry.locks._turns.values())  # nothing is left of those that waited
-    assert_free(provider, Busy)
+    assert_free(provider, cls)
     await provider.stop()
 
 
 async def test_a_sync_event_that_waits_for_its_turn_gives_up_when_one_other_keeps_it_for_too_long():
-    inside, go_on = threading.Event(), threading.Event()
-
-    class Stuck(ReactiveState):
-        count: int = 0
-
-        @event
-        def work(self):
-            self.count += 1
-            inside.set()
-            assert go_on.wait(20)
-
-        @event
-        def slow(self):
-            time.sleep(0.1)
-            self.count += 1
-
-    provider = provider_of(Stuck, StateConfig(scope=StateScope.GLOBAL), lock_timeout=0.2)
-    stuck = await get(provider, Stuck)
+    cls, inside, go_on = gated()
+    provider = provider_of(cls, StateConfig(scope=StateScope.GLOBAL), lock_timeout=0.2)
+    stuck = await get(provider, cls)
     first = asyncio.create_task(stuck.work.run())
     assert await asyncio.to_thread(inside.wait, 20)
-    with pytest.raises(LockTimeoutError, match="global:Stuck"):
+    with pytest.raises(LockTimeoutError, match="global:Gated"):
         await stuck.work.run()
     go_on.set()
     await first
@@ -817,7 +793,7 @@ async def test_a_sync_event_that_waits_for_its_turn_gives_up_when_one_other_keep
     # and each a small part of that, however busy the machine is.
     provider.registry.locks.timeout = 1.5
     await asyncio.gather(*(stuck.slow.run() for _ in range(20)))
-    assert (await get(provider, Stuck)).count == 21
+    assert (await get(provider, cls)).before == 21
     assert not any(provider.registry.locks._turns.values())
     await provider.stop()
 
