@@ -646,6 +646,43 @@ async def test_pages_are_told_to_be_no_further_while_a_state_is_looked_up(two, r
     assert page.shows(Board) == 1
 
 
+async def test_what_is_missed_while_a_state_is_looked_up_without_a_connection_is_looked_up_again(two, redis_server):
+    """The look-up began before the connection was lost, and ends before it is back: it has not heard what came then."""
+    a, b = two
+    async with a.modify(Board) as board:
+        board.text = "x" * 70_000  # too much to be told
+    page = await watch(a, Board)
+    await settled(redis_server, a)
+    with held(a.store, "fresh") as looked_up:
+        await add(b)
+        await looked_up.reached.wait()
+        a.cluster.following.lost()
+        looked_up.go()
+        await eventually(lambda: not a.cluster.following._looking)
+    with instead(a.cluster.following, "_accept", lambda key, message: None):  # what is published now is missed
+        await add(b)
+        await heard(redis_server, a)
+    a.cluster.following.found()
+    await eventually(lambda: page.shows(Board) == 2)
+
+
+async def test_a_change_that_is_told_just_when_a_look_up_has_ended_is_looked_up(two):
+    a, _ = two
+    await watch(a, Board)
+    following, looked, told = a.cluster.following, a.cluster.following._looked, []
+
+    def tell_and_note_the_end(key: str, task: asyncio.Task[None]) -> None:
+        if not told:
+            told.append(key)
+            following._look(key)
+        looked(key, task)
+
+    with instead(following, "_looked", tell_and_note_the_end):
+        following._look(KEY)
+        await eventually(lambda: told)
+        await eventually(lambda: following.is_current(KEY))
+
+
 async def test_a_provider_that_was_stopped_while_redis_was_away_begins_anew(two, redis_server):
     a, b = two
     a.cluster.following.lost()

@@ -80,6 +80,7 @@ class Following:
         self._news = news
         self._topics: dict[str, _Subscription] = {}
         self._lost = 0  # how often the connection was lost: what was asked before that may have been missed
+        self._away = False  # from when it was lost until it is found
         self._lost_at: float | None = None
         self._parts: list[tuple[str, StateChanged]] = []  # of a commit that still arrives
         self._looking: dict[str, asyncio.Task[None]] = {}
@@ -93,7 +94,7 @@ class Following:
     async def start(self) -> None:
         """Begin to listen. Raises `BackplaneError`."""
         self._loop = asyncio.get_running_loop()
-        self._lost_at, self._parts, self.sequence = None, [], 0
+        self._lost_at, self._away, self._parts, self.sequence = None, False, [], 0
         self._tell_stats()
         await self.store.listen(self)
         await self.store.subscribe([APP])
@@ -151,7 +152,10 @@ class Following:
         return is_same and all(self.is_current(entry.identifier.key) for entry in behind)
 
     async def _catch_up_with(self, entries: Sequence[Entry]) -> None:
-        """Look up states that are subscribed to; they are current then, unless they were changed meanwhile."""
+        """Look up states that are subscribed to; they are current then, unless they were changed meanwhile.
+
+        Without a connection none is: what is committed behind the look-up is not heard.
+        """
         lost = self._lost
         topics = [(entry, self._topics.get(entry.identifier.key)) for entry in entries]
         changes = [topic.changes if topic is not None else 0 for _, topic in topics]
@@ -257,7 +261,7 @@ class Following:
         topic = self._topics[key]
         topic.typed = typed
         topic.outdate()
-        if key not in self._looking:
+        if (running := self._looking.get(key)) is None or running.done():  # one that is done looks no more
             task = asyncio.get_running_loop().create_task(self._look_up(key), name="faststate-look-up")
             self._looking[key] = task
             task.add_done_callback(partial(self._looked, key))
@@ -270,7 +274,8 @@ class Following:
 
     async def _look_up(self, key: str) -> None:
         wait = RETRY_AFTER
-        while (topic := self._topics.get(key)) is not None and not topic.current:
+        # Without a connection nothing becomes current: all is looked up when it is found.
+        while not self._away and (topic := self._topics.get(key)) is not None and not topic.current:
             entry = self._registry.find(key)
             if entry is None:
                 return
@@ -313,6 +318,7 @@ class Following:
     def lost(self) -> None:
         """Note that the connection to the store was lost: what is published from here on is missed; as `Receiver`."""
         self._lost += 1
+        self._away = True
         if self._lost_at is None:
             self._lost_at = time.monotonic()
         self._parts = []
@@ -321,6 +327,7 @@ class Following:
 
     def found(self) -> None:
         """Look up all that is followed, now that the connection is there again; as `Receiver`."""
+        self._away = False
         if self._catching_up is not None:
             self._catching_up.cancel()
         loop = asyncio.get_running_loop()
