@@ -36,6 +36,7 @@ from faststate.scopes import Version
 from faststate.state.changes import change_of
 from faststate.stores.base import Stored, Write
 from faststate.stores.memory import MemoryStore
+from tests.support.apps import app_showing
 from tests.support.client import Page
 
 SECRET = "sk-live-TOPSECRET"
@@ -177,17 +178,21 @@ def vault(request):
     return make(HIDE[request.param])
 
 
+@pytest.fixture
+async def provider(vault):
+    provider = StateProvider(secret_key="k")
+    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL))
+    yield provider
+    await provider.stop()
+
+
 @pytest.fixture(params=["memory", "store"])
 def site(request, vault, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    store = f"sqlite:///{tmp_path}/s.db" if request.param == "store" else None
-    provider = StateProvider(secret_key="k", store=store)
-    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL, name="Vault"))
-    app, rt = fast_app(state_provider=provider, secret_key="k", debug=True)
-
-    @rt("/")
-    def index(vault: vault):
-        return fh.P(vault.card(), vault)
+    provider = StateProvider(store=f"sqlite:///{tmp_path}/s.db" if request.param == "store" else None)
+    config = StateConfig(scope=StateScope.GLOBAL, name="Vault")
+    app, _ = app_showing(vault, config, provider=provider, show=lambda v: fh.P(v.card(), v), debug=True)
+    rt = app.route
 
     @rt("/run")
     async def run(vault: vault, failing: str):
@@ -207,7 +212,6 @@ def site(request, vault, tmp_path, monkeypatch):
         return "done"
 
     with TestClient(app, raise_server_exceptions=False) as client:
-        client.provider = provider
         yield client
 
 
@@ -222,8 +226,7 @@ def test_an_event_that_fails_shows_no_hidden_value(site, caplog, way, failing):
     with caplog.at_level(logging.DEBUG):
         answer = Page(site).send("Vault", way, failing=failing)
     assert int(answer.headers.get("faststate-status", answer.status_code)) >= 400, "nothing has failed"
-    assert_silent(answer.text)
-    assert_silent(logged(caplog))
+    assert_silent(answer.text + logged(caplog))
 
 
 # What the app's own code raises in a handler is the app's matter, and Starlette's to show.
@@ -241,32 +244,22 @@ def test_a_handler_that_changes_a_state_fails_without_a_hidden_value(site, caplo
     with caplog.at_level(logging.DEBUG):
         answer = site.get(f"/{way}", params={"failing": failing})
     assert answer.status_code >= 400
-    assert_silent(answer.text)  # the debug mode shows tracebacks
-    assert_silent(logged(caplog))
+    assert_silent(answer.text + logged(caplog))  # the debug mode shows tracebacks
 
 
 @pytest.mark.parametrize("failing", OURS)
-async def test_what_is_raised_to_server_code_holds_no_hidden_value(vault, failing):
-    provider = StateProvider(secret_key="k")
-    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL))
+async def test_what_is_raised_to_server_code_holds_no_hidden_value(vault, provider, failing):
     with pytest.raises(Exception) as raised:
         async with provider.modify(vault) as state:
             FAILURES[failing](state)
     assert_silent("".join(traceback.format_exception(raised.value)))
     assert_silent(repr(raised.value) + str(raised.value) + repr(raised.value.__cause__))
-    await provider.stop()
 
 
 def answer_of_a_page_that_fails(vault, caplog, what, **config):
     """Have a `what` ("view" or "rule") of the page's state fail after an event; return the answer to the event."""
-    provider = StateProvider(secret_key="k")
-    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL, name="Vault", **config))
-    app, rt = fast_app(state_provider=provider, secret_key="k")
-
-    @rt("/")
-    def index(vault: vault):
-        return fh.P(vault.card())
-
+    config = StateConfig(scope=StateScope.GLOBAL, name="Vault", **config)
+    app, _ = app_showing(vault, config, show=lambda vault: fh.P(vault.card()))
     FAILURES[f"its {what}"] = with_token(lambda state: setattr(state, "shown", what))
     try:
         with TestClient(app) as client, caplog.at_level(logging.DEBUG):
@@ -278,8 +271,7 @@ def answer_of_a_page_that_fails(vault, caplog, what, **config):
 def test_a_view_that_fails_shows_no_hidden_value(vault, caplog):
     answer = answer_of_a_page_that_fails(vault, caplog, "view")
     assert "card failed" in logged(caplog) and "KeyError" in logged(caplog)
-    assert_silent(answer.text)
-    assert_silent(logged(caplog))
+    assert_silent(answer.text + logged(caplog))
 
 
 def test_a_rule_that_fails_shows_no_hidden_value(vault, caplog):
@@ -290,8 +282,7 @@ def test_a_rule_that_fails_shows_no_hidden_value(vault, caplog):
 
     answer = answer_of_a_page_that_fails(vault, caplog, "rule", authorize=rule)
     assert "the rule of Vault failed" in logged(caplog)
-    assert_silent(answer.text)
-    assert_silent(logged(caplog))
+    assert_silent(answer.text + logged(caplog))
 
 
 # -- what is stored ----------------------------------------------------------------------------------------------------
@@ -489,9 +480,7 @@ def test_what_does_not_come_back_from_a_store_shows_no_hidden_value(cls, caplog,
 # -- reprs, and what is said of the rest -------------------------------------------------------------------------------
 
 
-async def test_no_repr_of_a_state_holds_a_hidden_value(vault):
-    provider = StateProvider(secret_key="k")
-    provider.register_state(vault, StateConfig(scope=StateScope.GLOBAL))
+async def test_no_repr_of_a_state_holds_a_hidden_value(vault, provider):
     async with provider.modify(vault) as state:
         state.token = SECRET
         state.inner.key = "k2"
@@ -503,7 +492,6 @@ async def test_no_repr_of_a_state_holds_a_hidden_value(vault):
     texts += [repr(vault(token=SECRET)), repr(vault(token=SECRET).model_copy())]
     for text in texts:
         assert_silent(text)
-    await provider.stop()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -5,6 +5,7 @@ in each case; so every order of the two is tried.
 """
 
 import asyncio
+import contextlib
 
 import pytest
 from fasthtml.common import Div
@@ -23,7 +24,7 @@ from faststate import (
 )
 from faststate.stores.memory import MemoryStore
 from tests.support.apps import sign_in_routes
-from tests.support.client import Page, browser, status
+from tests.support.client import Page, browser, cookies_of, status
 from tests.support.waiting import Clock
 
 TURNS = 3
@@ -46,17 +47,17 @@ class Slow(MemoryStore):
         for _ in range(turns):
             await asyncio.sleep(0)
 
-    async def load(self, key):
+    async def _between(self, call):
         await self._wait()
-        found = await super().load(key)
+        found = await call
         await self._wait()
         return found
 
+    async def load(self, key):
+        return await self._between(super().load(key))
+
     async def group(self, name):
-        await self._wait()
-        found = await super().group(name)
-        await self._wait()
-        return found
+        return await self._between(super().group(name))
 
     async def save(self, write):
         await self.save_many([write])
@@ -73,9 +74,7 @@ class Slow(MemoryStore):
             raise OSError("the wire was cut")
 
     async def delete(self, keys):
-        await self._wait()
-        await super().delete(keys)
-        await self._wait()
+        await self._between(super().delete(keys))
 
 
 class Cart(ReactiveState):
@@ -167,7 +166,17 @@ class Site:
 
         self.rt = rt
 
-    def with_carts(self, config):
+    @contextlib.asynccontextmanager
+    async def visited(self, **item):
+        """A browser with a page of the site, and one item in its cart if that is given; at the end the site stops."""
+        async with browser(self.app) as client:
+            page = await Page.open(client)
+            if item:
+                await page.send("Cart", "add", **item)
+            yield client, page
+        await self.provider.stop()
+
+    def with_carts(self, config=None):
         provider = self.provider
         provider.register_state(Cart, config)
         provider.register_state(List)
@@ -241,9 +250,8 @@ async def test_what_is_added_beside_a_sign_in_is_there_afterwards_when_it_was_ac
 @pytest.mark.parametrize("path", ["/in/ann", "/out"])
 async def test_a_handler_s_change_beside_a_sign_in_or_out_is_not_acknowledged_and_lost(path):
     for number in BESIDE:
-        site = Site().with_carts(StateConfig())
-        async with browser(site.app) as client:
-            await Page.open(client)
+        site = Site().with_carts()
+        async with site.visited() as (client, _):
             moving = asyncio.create_task(client.get(path))
             await turns(number)
             cookies = dict(client.cookies)
@@ -258,71 +266,58 @@ async def test_a_handler_s_change_beside_a_sign_in_or_out_is_not_acknowledged_an
                 assert "tea" in await shown(client), number
             else:
                 assert answer.status_code == 403
-        await site.provider.stop()
 
 
 async def test_a_sign_in_whose_outcome_is_unknown_is_found_out_and_loses_nothing():
     for fails in ("after", "after moving"):
-        site = Site().with_carts(StateConfig())
-        async with browser(site.app) as client:
-            await (await Page.open(client)).send("Cart", "add", name="tea")
+        site = Site().with_carts()
+        async with site.visited(name="tea") as (client, _):
             site.store.fails = fails
             assert (await client.get("/in/ann")).status_code == 200
             assert await shown(client) == {"tea"}
             assert status(await (await Page.open(client)).send("Cart", "add", name="rum")) in (200, 204)
-        await site.provider.stop()
 
 
 async def test_a_sign_in_whose_request_is_cancelled_is_gone_on_with_by_the_next_one():
     for number in BESIDE:
-        site = Site().with_carts(StateConfig())
-        async with browser(site.app) as client:
-            await (await Page.open(client)).send("Cart", "add", name="tea")
+        async with Site().with_carts().visited(name="tea") as (client, _):
             signing = asyncio.create_task(client.get("/in/ann"))
             await turns(number)
             signing.cancel()
             await asyncio.gather(signing, return_exceptions=True)
             await asyncio.wait_for(client.get("/in/ann"), 5)
             assert await shown(client) == {"tea"}, number
-        await site.provider.stop()
 
 
 async def test_a_sign_in_beside_a_sign_out_ends():
     for number in BESIDE:
-        site = Site().with_carts(StateConfig())
-        async with browser(site.app) as client:
-            await (await Page.open(client)).send("Cart", "add", name="tea")
-            headers = {"cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
+        async with Site().with_carts().visited(name="tea") as (client, _):
+            headers = {"cookie": cookies_of(client)}
             going = asyncio.create_task(client.get("/out", headers=headers))
             await turns(number)
             coming = await asyncio.wait_for(client.get("/in/ann", headers=headers), 5)
             assert coming.status_code == 200 and (await going).status_code == 200
-        await site.provider.stop()
 
 
 async def test_a_state_that_has_expired_and_was_not_swept_yet_does_not_hinder_a_sign_in():
     clock = Clock(1_000_000.0)
     site = Site(clock).with_carts(StateConfig(ttl=100))
-    async with browser(site.app) as client:
-        await (await Page.open(client)).send("Cart", "add", name="tea")
+    async with site.visited(name="tea") as (client, _):
         clock.now += 101
         assert (await asyncio.wait_for(client.get("/in/ann"), 5)).status_code == 200
         await site.store.delete(list(site.store._entries))
         assert (await asyncio.wait_for(client.get("/in/eve"), 5)).status_code == 200
-    await site.provider.stop()
 
 
 async def test_a_sign_in_while_memory_is_full_of_what_is_watched_moves_all_states():
-    site = Site(max_states=3).with_carts(StateConfig())
+    site = Site(max_states=3).with_carts()
     provider = site.provider
     provider.register_state(Product, StateConfig(scope=StateScope.RECORD))
     for number in range(4):
         key = StateIdentifier(StateScope.RECORD, "Product", record_id=number)
         await provider.registry.entry(key, Product)
         provider.sse_manager.add_connection(SSEConnection(), [key.key])
-    async with browser(site.app) as client:
-        page = await Page.open(client)
-        await page.send("Cart", "add", name="tea")
+    async with site.visited(name="tea") as (client, page):
         await page.send("Cart", "fill", name="rum")
         [session] = {key.split(":")[2] for key in site.store._entries if key.startswith("session:")}
         followed = [f"session:Cart:{session}", f"session:List:{session}"]
@@ -332,12 +327,11 @@ async def test_a_sign_in_while_memory_is_full_of_what_is_watched_moves_all_state
         provider.sse_manager.remove_connection(connection.id)
         assert (await client.get("/in/ann")).status_code == 200
         assert await shown(client) == {"tea", "rum"}
-    await provider.stop()
 
 
 @pytest.mark.parametrize("is_stored", [False, True])
 async def test_an_event_that_changes_its_state_and_signs_out_leaves_nothing_to_an_old_cookie(is_stored):
-    site = Site().with_carts(StateConfig())
+    site = Site().with_carts()
     async with browser(site.app) as client:
         page = await Page.open(client)
         if is_stored:
@@ -353,9 +347,8 @@ async def test_an_event_that_changes_its_state_and_signs_out_leaves_nothing_to_a
 
 async def test_a_tab_beside_a_sign_out_does_not_bring_a_guest_s_states_back():
     for number in BESIDE:
-        site = Site().with_carts(StateConfig())
-        async with browser(site.app) as client:
-            await (await Page.open(client)).send("Cart", "add", name="tea")
+        site = Site().with_carts()
+        async with site.visited(name="tea") as (client, _):
             site.provider.registry.forget_stored()
             cookies = dict(client.cookies)
             async with browser(site.app, cookies=cookies) as tab:
@@ -365,16 +358,15 @@ async def test_a_tab_beside_a_sign_out_does_not_bring_a_guest_s_states_back():
                 await looking
             async with browser(site.app, cookies=cookies) as old:
                 assert await shown(old) == set(), number
-        await site.provider.stop()
 
 
 @pytest.mark.parametrize("state", ["Cart", "Draft"])
 async def test_a_repeat_of_an_event_that_changed_another_state_alone_is_noticed_over_a_restart(state):
-    site = Site().with_carts(StateConfig())
+    site = Site().with_carts()
     async with browser(site.app) as client:
         page = await Page.open(client)
         await page.send(state, "fill", name="tea", nonce="n" * 12)
-        restarted = Site().with_carts(StateConfig())
+        restarted = Site().with_carts()
         restarted.store.__dict__.update(site.store.__dict__)  # the same disk
         client._transport.app = restarted.app
         await page.send("Cart", "add", name="rum")  # which stores the event's own state first
@@ -436,9 +428,8 @@ async def test_an_event_cannot_have_its_own_state_loaded_anew_and_need_not_wait_
 async def test_a_sign_out_beside_a_sign_in_whose_save_fails_or_not_holds():
     for number in BESIDE:
         for fails in ("", "before moving"):
-            site = Site().with_carts(StateConfig())
-            async with browser(site.app) as client:
-                await (await Page.open(client)).send("Cart", "add", name="tea")
+            site = Site().with_carts()
+            async with site.visited(name="tea") as (client, _):
                 cookies = dict(client.cookies)
                 site.store.fails = fails
                 async with browser(site.app, cookies=cookies) as one, browser(site.app, cookies=cookies) as two:
@@ -446,14 +437,13 @@ async def test_a_sign_out_beside_a_sign_in_whose_save_fails_or_not_holds():
                     await turns(number)
                     await two.get("/out")
                     await coming
-            site.store.fails = ""
-            async with browser(site.app, cookies=cookies) as old:
-                assert await shown(old) == set(), (number, fails)
-            await site.provider.stop()
+                site.store.fails = ""
+                async with browser(site.app, cookies=cookies) as old:
+                    assert await shown(old) == set(), (number, fails)
 
 
 async def test_a_plain_with_never_waits_for_the_loop_that_it_runs_on(monkeypatch):
-    site = Site().with_carts(StateConfig())
+    site = Site().with_carts()
     monkeypatch.setattr("faststate.registry.modify.is_import", lambda: True)  # as another loop's frames may look
     await site.provider.start()
     async with site.provider.modify(Cart, session_id="s"):

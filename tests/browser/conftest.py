@@ -8,6 +8,7 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,9 @@ DATASTAR_VERSION = "1.0.2"
 DATASTAR_URL = f"https://cdn.jsdelivr.net/gh/starfederation/datastar@v{DATASTAR_VERSION}/bundles/datastar.js"
 FOREIGN = re.compile(r"https?://(?!127\.0\.0\.1[:/]).*")
 CHROMIUM_ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 
 
 @pytest.hookimpl(trylast=True)
@@ -195,15 +191,17 @@ def server(
 
 
 @pytest.fixture
-def open_page(server: Server, context: BrowserContext) -> Iterator[Callable[..., Page]]:
-    """Open a page of the module's app in a new tab, and return once it is live.
+def open_on(context: BrowserContext) -> Iterator[Callable[..., Page]]:
+    """Open a page of a server in a new tab, and return once it is live: `open_on(server, "/path")`.
 
     Tabs are of one session unless `context` is another. A test fails when one of them had an error in its console that
     the pattern `forgive` is not found in.
     """
     found: list[tuple[list[str], str]] = []
 
-    def open_page(path: str = "/", context: BrowserContext = context, *, live: bool = True, forgive: str = "") -> Page:
+    def open_on(
+        server: Server, path: str = "/", context: BrowserContext = context, *, live: bool = True, forgive: str = ""
+    ) -> Page:
         page = context.new_page()
         found.append((console_errors(page), forgive))
         page.goto(server.url + path)
@@ -211,5 +209,11 @@ def open_page(server: Server, context: BrowserContext) -> Iterator[Callable[...,
             wait_live(page)
         return page
 
-    yield open_page
+    yield open_on
     assert [error for errors, forgive in found for error in errors if not (forgive and re.search(forgive, error))] == []
+
+
+@pytest.fixture
+def open_page(server: Server, open_on: Callable[..., Page]) -> Callable[..., Page]:
+    """Open a page of the module's app, as `open_on` does: `open_page("/path")`."""
+    return partial(open_on, server)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, shows, toast, wait_live
+from tests.support.browser import shows, toast, wait_live
 
 from .conftest import APPS, offline
 
@@ -252,16 +252,8 @@ def test_trusted_types_need_a_default_policy(open_page, violations, context, ser
 # -- FastHTML's default headers ----------------------------------------------------------------------------------------
 
 
-def open_own(context, server, path="/"):
-    page = context.new_page()
-    errors = console_errors(page)
-    page.goto(server.url + path)
-    wait_live(page)
-    return page, errors
-
-
-def test_default_headers_are_blocked_by_the_strict_policy(serve_app, context, violations):
-    page, _ = open_own(context, serve_app(APPS / APP, env={"DEFAULT_HDRS": "1"}))
+def test_default_headers_are_blocked_by_the_strict_policy(serve_app, open_on, violations):
+    page = open_on(serve_app(APPS / APP, env={"DEFAULT_HDRS": "1"}), forgive=".")
     page.locator("#add").click()
     shows(page, "count", "1")  # ours works without theirs
     found = violations.take(page)  # of the head: they came before the click
@@ -270,11 +262,10 @@ def test_default_headers_are_blocked_by_the_strict_policy(serve_app, context, vi
     assert any(re.match("style-src-elem https://.*pico", text) for text in found)
 
 
-def test_default_headers_pass_with_a_nonce_for_each(serve_app, context):
+def test_default_headers_pass_with_a_nonce_for_each(serve_app, open_on):
     server = serve_app(APPS / APP, env={"DEFAULT_HDRS": "1", "NONCE": "1"})
-    page, errors = open_own(context, server, f"/?policy={quote(WITH_NONCES)}")
+    page = open_on(server, f"/?policy={quote(WITH_NONCES)}")
     page.locator("#add").click()
     shows(page, "count", "1")
     assert len(page.locator("head [nonce]").all()) >= 6
     assert page.evaluate("() => getComputedStyle(document.documentElement).getPropertyValue('--pico-font-size')")
-    assert errors == []

@@ -1,34 +1,20 @@
 """The examples as their users see them: each in a real server and real tabs."""
 
+from functools import partial
+
 import pytest
 from playwright.sync_api import expect
 
 from tests.support import ROOT
-from tests.support.browser import console_errors, wait_live
+from tests.support.browser import wait_live
 
 EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
-def open_example(serve_app, context):
-    """Start an example and open tabs on it; fails when one of them had an error in its console."""
-    errors = []
-
-    def start(name):
-        server = serve_app(EXAMPLES / f"{name}.py")
-
-        def tab(path="/", who=context, *, live=True):
-            page = who.new_page()
-            errors.append(console_errors(page))
-            page.goto(server.url + path)
-            if live:
-                wait_live(page)
-            return page
-
-        return tab
-
-    yield start
-    assert errors and not any(errors)
+def open_example(serve_app, open_on):
+    """Start an example; return what opens tabs on it, as `open_page` does."""
+    return lambda name: partial(open_on, serve_app(EXAMPLES / f"{name}.py"))
 
 
 def test_two_tabs_of_the_counter_stay_in_step(open_example):
@@ -68,20 +54,15 @@ def test_another_shopper_sees_the_stock_fall_and_the_announcement_change(open_ex
     expect(two.get_by_text("Just sold: 2 Teapot")).to_be_visible()
 
 
-def test_in_the_shop_the_stock_falls_in_both_tabs_and_the_cart_outlives_a_crash(serve_app, context, new_context):
-    server = serve_app(EXAMPLES / "shop.py")
-    one, two = context.new_page(), new_context().new_page()
-    errors = console_errors(one), console_errors(two)
-    for page in (one, two):
-        page.goto(server.url)
-        wait_live(page)
+def test_in_the_shop_the_stock_falls_in_both_tabs_and_the_cart_outlives_a_crash(serve_app, open_on, new_context):
+    server, lost = serve_app(EXAMPLES / "shop.py"), "ERR_(CONNECTION|INCOMPLETE)"
+    one, two = open_on(server, forgive=lost), open_on(server, "/", new_context(), forgive=lost)
     for left in ("1 in stock", "Sold out"):
         one.get_by_role("button", name="Add to cart: Teapot").click()
         for page in (one, two):
             expect(page.locator(".products article").filter(has_text="Teapot")).to_contain_text(left)
     expect(two.get_by_role("button", name="Add to cart: Teapot")).to_be_disabled()
     expect(two.get_by_text("Your cart is empty.")).to_be_visible()
-    assert errors == ([], [])
     before = wait_live(one)
     server.restart(crash=True)
     wait_live(one, after=before)

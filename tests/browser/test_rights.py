@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import click, console_errors, number, shows, wait_live
+from tests.support.browser import click, number, shows, toast, wait_live
 
 from .conftest import APPS
 
@@ -170,22 +170,20 @@ def test_a_refused_event_shows_why_and_its_status(open_page, person):
     shows(page, "status", 0)
     before = number(page, "count")
     click(page, "reset")
-    toast = page.locator(".faststate-toast").first
-    expect(toast).to_be_visible()
-    expect(toast).to_have_text(re.compile("role"))
+    expect(toast(page)).to_be_visible()
+    expect(toast(page)).to_have_text(re.compile("role"))
     shows(page, "status", 403)
     click(page, "add")
     shows(page, "count", before + 1)
-    expect(toast).to_be_hidden()
+    expect(toast(page)).to_be_hidden()
     shows(page, "status", 0)
 
 
-def test_streams_that_are_opened_anew_every_second_lose_no_click_and_no_focus(serve_app, context):
-    server, page = serve_app(APPS / APP, env={"STREAM_MAX_AGE": "1"}), context.new_page()
-    errors = console_errors(page)
+def test_streams_that_are_opened_anew_every_second_lose_no_click_and_no_focus(serve_app, open_on, context):
+    server = serve_app(APPS / APP, env={"STREAM_MAX_AGE": "1"})
     give(context, server, "kim", "staff")
     context.request.post(f"{server.url}/login?next=/login", form={"name": "kim"})
-    page.goto(server.url + "/two")
+    page = open_on(server, "/two")
     streams = {wait_live(page)}
     page.locator("#typed").focus()
     page.evaluate(
@@ -203,4 +201,3 @@ def test_streams_that_are_opened_anew_every_second_lose_no_click_and_no_focus(se
     click(page, "add")
     shows(page, "count", 101)
     expect(page.locator("#typed")).to_have_value(typed)
-    assert errors == []

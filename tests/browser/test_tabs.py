@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, number, shows, wait_live
+from tests.support.browser import console_errors, number, shows, toast, wait_live
 
 from .conftest import APPS, offline
 
@@ -184,12 +184,9 @@ def test_a_page_in_the_back_forward_cache_holds_no_stream_and_catches_up(server,
         assert errors == []
 
 
-def test_a_restarted_server_gets_its_pages_back(serve_app, context):
+def test_a_restarted_server_gets_its_pages_back(serve_app, open_on):
     server = serve_app(APPS / APP)
-    one, two = context.new_page(), context.new_page()
-    errors = console_errors(one), console_errors(two)
-    for page in (one, two):
-        page.goto(server.url)
+    one, two = (open_on(server, forgive="ERR_CONNECTION_REFUSED") for _ in range(2))
     first = wait_live(one), wait_live(two)
     click(one, "mine", 4)
     click(one, "all", 2)
@@ -202,13 +199,11 @@ def test_a_restarted_server_gets_its_pages_back(serve_app, context):
         shows(page, "all", 0)
     click(two, "mine")
     shows(one, "mine", 1)
-    assert [error for found in errors for error in found if "ERR_CONNECTION_REFUSED" not in error] == []
 
 
-def test_a_killed_server_gets_its_pages_back(serve_app, context):
+def test_a_killed_server_gets_its_pages_back(serve_app, open_on):
     server = serve_app(APPS / APP)
-    page = context.new_page()
-    page.goto(server.url)
+    page = open_on(server, forgive=".")
     before = wait_live(page)
     click(page, "mine", 2)
     shows(page, "mine", 2)
@@ -282,12 +277,12 @@ def test_a_click_runs_once_when_its_answer_is_lost(open_page):
     click(one, "mine")
     shows(two, "mine", 1)
     shows(one, "mine", 1)
-    expect(one.locator(".faststate-toast").first).to_be_visible()
+    expect(toast(one)).to_be_visible()
     one.unroute("**/event/**")
     click(one, "mine")
     shows(one, "mine", 2)
     shows(two, "mine", 2)
-    expect(one.locator(".faststate-toast").first).to_be_hidden()
+    expect(toast(one)).to_be_hidden()
 
 
 def bring(page, target="more"):
@@ -341,14 +336,10 @@ def test_a_document_of_one_s_own_is_live(open_page):
     shows(two, "mine", 1)
 
 
-def test_a_page_whose_route_was_there_before_the_provider_is_live(serve_app, context):
-    server, page = serve_app(APPS / "early.py"), context.new_page()
-    errors = console_errors(page)
-    page.goto(server.url)
-    wait_live(page)
+def test_a_page_whose_route_was_there_before_the_provider_is_live(serve_app, open_on):
+    page = open_on(serve_app(APPS / "early.py"))
     click(page, "mine")
     shows(page, "mine", 1)
-    assert errors == []
 
 
 def test_without_cookies_a_page_is_static_and_does_not_reload(server, chromium, tmp_path):
@@ -366,7 +357,7 @@ def test_without_cookies_a_page_is_static_and_does_not_reload(server, chromium, 
         shows(page, "mine", 0)
         with page.expect_response("**/event/**"):
             click(page, "mine")
-        expect(page.locator(".faststate-toast").first).to_have_text(re.compile("cookies"))
+        expect(toast(page)).to_have_text(re.compile("cookies"))
         shows(page, "mine", 0)
         assert len(loads) == 1
         assert errors == []

@@ -133,10 +133,8 @@ def test_a_server_that_is_just_being_replaced_is_asked_again_without_a_word(cont
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_an_event_is_none_of_the_streams_business(context, server):
-    page = context.new_page()
-    page.goto(f"{server.url}/many/3")
-    wait_live(page)
+def test_an_event_is_none_of_the_streams_business(open_page):
+    page = open_page("/many/3", forgive="413")
     page.route("**/event/**", lambda route: route.fulfill(status=413, body="no"), times=1)
     click(page, "add2")
     expect(page.get_by_role("alert")).to_contain_text("The server refused this (413).")
@@ -144,14 +142,11 @@ def test_an_event_is_none_of_the_streams_business(context, server):
     expect(page.locator("#n2")).not_to_have_text("0")
 
 
-def test_a_page_beyond_the_limit_of_streams_says_so(serve_app, context, tmp_path):
+def test_a_page_beyond_the_limit_of_streams_says_so(serve_app, open_on, tmp_path):
     source = (APPS / APP).read_text().replace("max_streams_per_session=1_000", "max_streams_per_session=1")
     (tmp_path / "limited.py").write_text(source)
     server = serve_app(tmp_path / "limited.py")
-    one, two = context.new_page(), context.new_page()
-    one.goto(f"{server.url}/many/3")
-    wait_live(one)
-    two.goto(f"{server.url}/many/3")
+    one, two = open_on(server, "/many/3"), open_on(server, "/many/3", live=False, forgive="429")
     expect(two.get_by_role("alert")).to_contain_text("Too many pages are open")
     click(two, "add1")
     for page in (one, two):

@@ -83,14 +83,22 @@ GUARDED = OPEN.replace("@event", "@event(requires_auth=True)")
 WARNED = OPEN.replace("@event", "@event(owner_only=True)")
 
 
+COMMAND = [sys.executable, "-m", "faststate", "audit", "shop:app"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, in which others find the same packages."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+
+
 def run(
     *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, command: tuple[str, ...] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command as a shell does, in `cwd`; without a `command`, `python -m faststate` in a fork."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})}
+    env = environment(**(env or {}))
     if command is None:
-        return run_module("faststate", *arguments, cwd=cwd, env=environment)
-    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=30)
+        return run_module("faststate", *arguments, cwd=cwd, env=env)
+    return subprocess.run([*command, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=30)
 
 
 def write(directory: Path, **sources: str) -> Path:
@@ -227,11 +235,9 @@ def test_the_json_document_is_all_that_is_on_stdout_even_of_an_app_that_prints(t
 
 
 def test_the_app_is_found_as_a_server_finds_it(tmp_path):
-    package = tmp_path / "pkg"
-    package.mkdir()
-    write(
-        package, __init__="", web=GUARDED, made=GUARDED + "\ndef make():\n    return app\nclass site:\n    app = app\n"
-    )
+    made = GUARDED + "\ndef make():\n    return app\nclass site:\n    app = app\n"
+    (tmp_path / "pkg").mkdir()
+    write(tmp_path / "pkg", __init__="", web=GUARDED, made=made)
     for arguments in (
         ("pkg.web:app",),
         ("pkg.web:provider",),
@@ -279,26 +285,13 @@ def test_an_app_that_cannot_be_audited_is_exit_2_and_one_line(arguments, said, t
     assert line.startswith(f"faststate audit: error: {said}")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["nothing"],
-        ["audit"],
-        ["audit", "a:b", "c"],
-        ["audit", "a:b", "--loud"],
-        ["audit", "a:b", "--app-dir", "/no/such/directory"],
-        ["audit", "shop"],
-        ["audit", ":app"],
-        ["audit", "shop:"],
-        ["audit", "shop.py:app:x"],
-        ["audit", "examples/shop.py:app"],
-        ["audit", ".shop:app"],
-    ],
-    ids=" ".join,
-)
-def test_a_wrong_command_is_exit_2_and_one_line(arguments, capsys):
-    assert main(arguments) == 2
+WRONG_TARGETS = ["shop", ":app", "shop:", "shop.py:app:x", "examples/shop.py:app", ".shop:app"]
+WRONG_OPTIONS = ["a:b c", "a:b --loud", "a:b --app-dir /no/such/directory"]
+
+
+@pytest.mark.parametrize("line", ["", "nothing", "audit", *(f"audit {each}" for each in WRONG_TARGETS + WRONG_OPTIONS)])
+def test_a_wrong_command_is_exit_2_and_one_line(line, capsys):
+    assert main(line.split()) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("faststate") and printed.err.count("\n") == 1
 
@@ -344,16 +337,14 @@ class Wide(ReactiveState):
     assert done.stdout.count("Literal['" + "x" * 30 + "']") == 6  # words are not broken where a line can be
 
 
-def test_colours_are_for_terminals_alone_and_not_where_no_color_is_set(tmp_path):
+def test_colours_are_for_terminals_alone_and_not_where_no_color_is_set(tmp_path, monkeypatch):
     pty = pytest.importorskip("pty")  # not on Windows
+    monkeypatch.delenv("NO_COLOR", raising=False)
     write(tmp_path, shop=OPEN)
 
     def on_a_terminal(**env: str) -> str:
         ours, theirs = pty.openpty()
-        inherited = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
-        command = [sys.executable, "-m", "faststate", "audit", "shop:app"]
-        env = {**inherited, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", **env}
-        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=theirs)
+        process = subprocess.Popen(COMMAND, cwd=tmp_path, env=environment(**{"TERM": "xterm", **env}), stdout=theirs)
         os.close(theirs)
         seen = b""
         try:
@@ -381,12 +372,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback_and_the_exit_code_stands(t
     os.close(read)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "faststate", "audit", "shop:app"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=written,
-            stderr=subprocess.PIPE,
-            timeout=30,
+            COMMAND, cwd=tmp_path, env=environment(), stdout=written, stderr=subprocess.PIPE, timeout=30
         )
     finally:
         os.close(written)
@@ -819,13 +805,10 @@ def test_errors_come_before_warnings():
 
 
 class Wrapping:
-    """An ASGI middleware."""
+    """A middleware, as far as an audit looks at it."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.app(scope, receive, send)
 
 
 class Hiding:
@@ -833,9 +816,6 @@ class Hiding:
 
     def __init__(self, app: Any) -> None:
         self._inner = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._inner(scope, receive, send)
 
 
 @pytest.fixture
