@@ -54,7 +54,9 @@ async def provider():
 def request_of(provider, session="abc", **scope):
     """The context of a request of `session`."""
     scope = {"type": "http", "session": {"session_id": session}, "headers": [], "path_params": {}, **scope}
-    return RequestContext(provider, HTTPConnection(scope))
+    made = RequestContext(provider, HTTPConnection(scope))
+    scope["faststate"] = made
+    return made
 
 
 async def show(context, cls, **ids):
@@ -68,9 +70,7 @@ async def add_one(provider, cls, **ids):
 
 @pytest.fixture
 def context(provider):
-    made = request_of(provider)
-    made.connection.scope["faststate"] = made
-    return made
+    return request_of(provider)
 
 
 # -- what it knows -----------------------------------------------------------------------------------------------------
@@ -101,7 +101,6 @@ async def test_the_same_fragment_has_the_same_name_for_its_token_and_another_one
     names = []
     for ids in ({"component_id": "left"}, {"component_id": "left"}, {"component_id": "right"}):
         context = request_of(provider)
-        context.connection.scope["faststate"] = context
         await show(context, Side, **ids)
         ((_, live), _) = elements_of(str(LiveElement(context.page, with_signals=True)))
         names.append(next(iter(json.loads(live["data-signals"])["_fs"]["w"])))
@@ -160,21 +159,24 @@ def app():
     return app
 
 
-def test_signals_are_seeded_in_the_head_before_any_expression_reads_them(app):
-    text = Page(TestClient(app)).html
+@pytest.fixture
+def text(app):
+    """The HTML of the page."""
+    return Page(TestClient(app)).html
+
+
+def test_signals_are_seeded_in_the_head_before_any_expression_reads_them(text):
     head, body = text.split("</head>")
     assert head.count('<meta name="faststate"') == 1 and "$Counter" not in head
     assert text.index("data-signals=") < text.index("$Counter.count")
     assert body.rindex("data-fs-live") > body.rindex("$Counter.count")
 
 
-def test_a_page_loads_datastar_once_and_opens_one_stream(app):
-    text = Page(TestClient(app)).html
+def test_a_page_loads_datastar_once_and_opens_one_stream(text):
     assert text.count('src="/datastar.js"') == text.count("data-init=") == 1
 
 
-def test_a_page_paints_its_values_without_a_script(app):
-    text = Page(TestClient(app)).html
+def test_a_page_paints_its_values_without_a_script(text):
     assert '<span data-text="$Counter.count">0</span>' in text
     assert '<b data-fs-view="Side.left.box">0</b>' in text
 

@@ -81,6 +81,11 @@ class Rows:
     raw: Callable[[str], Any]
 
 
+def rows_in(db: Any, columns: tuple[str, ...], raw: Callable[[str], Any], **config: Any) -> Rows:
+    """The rows in the tables t0, t1, ... of a database, one for each type of column."""
+    return Rows(columns, lambda column: {"records": db.t[f"t{columns.index(column)}"], **config}, raw)
+
+
 async def loaded(cls: type[ReactiveState], config: dict[str, Any]) -> Any:
     """Return `x` as a new process has it and can show it."""
     provider = provider_of(cls, StateConfig(scope=StateScope.RECORD, **config))
@@ -167,8 +172,7 @@ def create_in_sqlite(path: Any, columns: tuple[str, ...]) -> Callable[[str], Any
 def test_a_value_in_a_table_of_fastlite_comes_back_or_is_refused(kind, directory, loop):
     raw = create_in_sqlite(directory / "rows.db", SQLITE_COLUMNS)
     db = fastlite.database(directory / "rows.db")
-    rows = Rows(SQLITE_COLUMNS, lambda column: {"records": db.t[f"t{SQLITE_COLUMNS.index(column)}"]}, raw)
-    prove_all(kind, rows, loop, 20)
+    prove_all(kind, rows_in(db, SQLITE_COLUMNS, raw), loop, 20)
 
 
 STRICT_COLUMNS = ("TEXT", "REAL", "INTEGER", "BLOB", "ANY")
@@ -184,8 +188,7 @@ def test_a_value_in_a_strict_table_of_sqlite_comes_back_or_is_refused(kind, loop
     def raw(column: str) -> str:
         return repr(db.execute(f"SELECT * FROM t{STRICT_COLUMNS.index(column)}").fetchall())
 
-    rows = Rows(STRICT_COLUMNS, lambda column: {"records": db.t[f"t{STRICT_COLUMNS.index(column)}"]}, raw)
-    prove_all(kind, rows, loop, 8)
+    prove_all(kind, rows_in(db, STRICT_COLUMNS, raw), loop, 8)
 
 
 ALCHEMY_COLUMNS = ("TEXT", "FLOAT", "INTEGER", "NUMERIC(10, 2)", "BOOLEAN", "DATE", "DATETIME", "TIME", "BLOB", "JSON")
@@ -195,8 +198,7 @@ ALCHEMY_COLUMNS = ("TEXT", "FLOAT", "INTEGER", "NUMERIC(10, 2)", "BOOLEAN", "DAT
 def test_a_value_in_a_table_of_fastsql_comes_back_or_is_refused(kind, directory, loop):
     raw = create_in_sqlite(directory / "rows.db", ALCHEMY_COLUMNS)
     db = fastsql.database(directory / "rows.db")
-    rows = Rows(ALCHEMY_COLUMNS, lambda column: {"records": db.t[f"t{ALCHEMY_COLUMNS.index(column)}"]}, raw)
-    prove_all(kind, rows, loop, 8)
+    prove_all(kind, rows_in(db, ALCHEMY_COLUMNS, raw), loop, 8)
     db.close()
     db.engine.dispose()
 
@@ -263,11 +265,7 @@ def fastsql_on_postgres(server: Postgres) -> Iterator[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_value_in_postgresql_comes_back_or_is_refused(kind, clean_server, fastsql_on_postgres, loop):
-    tables = fastsql_on_postgres.t
-    rows = Rows(
-        POSTGRES_COLUMNS, lambda column: {"records": tables[f"t{POSTGRES_COLUMNS.index(column)}"]}, clean_server.raw
-    )
-    prove_all(kind, rows, loop, 12)
+    prove_all(kind, rows_in(fastsql_on_postgres, POSTGRES_COLUMNS, clean_server.raw), loop, 12)
 
 
 # -- functions and other sources ---------------------------------------------------------------------------------------
@@ -370,14 +368,8 @@ def test_a_value_between_to_state_and_to_row_comes_back_or_is_refused(kind, dire
     raw = create_in_sqlite(directory / "rows.db", SQLITE_COLUMNS)
     db = fastlite.database(directory / "rows.db")
 
-    def config(column: str) -> dict[str, Any]:
-        return {
-            "records": db.t[f"t{SQLITE_COLUMNS.index(column)}"],
-            "to_state": lambda row: {"x": row["x"]},
-            "to_row": lambda state: {"x": state.x},
-        }
-
-    prove_all(kind, Rows(SQLITE_COLUMNS, config, raw), loop, 8)
+    between = {"to_state": lambda row: {"x": row["x"]}, "to_row": lambda state: {"x": state.x}}
+    prove_all(kind, rows_in(db, SQLITE_COLUMNS, raw, **between), loop, 8)
 
 
 # -- what pages and people see -----------------------------------------------------------------------------------------

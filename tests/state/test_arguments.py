@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import enum
 import json
 import logging
 import os
@@ -44,7 +43,7 @@ from faststate.validation.bounds import Unfit, bounded, first_problem, runs_own_
 from faststate.validation.work import work_of
 from tests.support.client import BROWSER
 from tests.support.states import provider_of
-from tests.support.values import validated
+from tests.support.values import Colour, validated
 
 PAYLOAD = 262_144
 MODULUS = 2**61 - 1
@@ -299,10 +298,6 @@ def test_only_few_problems_of_an_error_become_python_objects():
 
 
 # -- the bounds change nothing else ------------------------------------------------------------------------------------
-
-
-class Colour(enum.Enum):
-    RED = "red"
 
 
 class Cat(BaseModel):

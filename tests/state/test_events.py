@@ -1,7 +1,6 @@
 """Events: what the decorator records and refuses, and how a client's words become typed arguments."""
 
 import datetime
-import enum
 import uuid
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Optional
@@ -22,11 +21,7 @@ from faststate import (
     event,
     expr,
 )
-from tests.support.values import validated
-
-
-class Colour(enum.Enum):
-    RED = "red"
+from tests.support.values import Colour, validated
 
 
 class Point(BaseModel):

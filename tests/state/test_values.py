@@ -60,6 +60,12 @@ class Pair(NamedTuple):
     right: int
 
 
+def thawed(committed):
+    """Return what a transaction freezes again, and its working copy of a committed value."""
+    thaw = Thaw()
+    return thaw, thaw.thaw(committed)
+
+
 LIST_CHANGES = {
     "append": lambda v: v.append(1),
     "extend": lambda v: v.extend([1]),
@@ -372,16 +378,14 @@ def test_a_committed_model_is_written_by_pydantic_as_any_other():
 def test_what_a_model_allows_besides_its_fields_is_kept_compared_and_changed_with_them():
     committed = freeze([Loose(n=1, more=[1, {"a": Line(tags=["x"])}])])
     assert committed[0].more == [1, {"a": Line(tags=["x"])}] and freeze(committed) is committed
-    thaw = Thaw()
-    working = thaw.thaw(committed)
+    thaw, working = thawed(committed)
     assert thaw.refreeze(working) is committed
     working[0].more[1]["a"].tags.append("y")
     working[0].other = 5
     result = thaw.refreeze(working)
     assert result[0].model_extra == {"more": [1, {"a": Line(tags=["x", "y"])}], "other": 5}
     assert committed[0].model_extra == {"more": [1, {"a": Line(tags=["x"])}]}
-    thaw = Thaw()
-    working = thaw.thaw(result)
+    thaw, working = thawed(result)
     del working[0].other
     assert thaw.refreeze(working)[0].model_extra == {"more": [1, {"a": Line(tags=["x", "y"])}]}
     with pytest.raises(ReadOnlyStateError):
@@ -453,8 +457,7 @@ def containers_are_text(value, place):
 @settings(max_examples=300, deadline=None)
 def test_any_edits_of_a_working_copy_end_as_the_same_edits_of_a_plain_one(value, dice, edits):
     plain, committed, seed = copy.deepcopy(value), freeze(value), dice.randrange(10**6)
-    thaw = Thaw()
-    working = thaw.thaw(committed)
+    thaw, working = thawed(committed)
     for target in (working, plain):
         dice = random.Random(seed)
         for _ in range(edits):
@@ -480,8 +483,7 @@ def test_what_was_not_changed_is_the_identical_object_again(value):
 
 def test_only_the_changed_branch_gets_new_objects():
     committed = freeze([Line(text="a"), Line(text="b"), Line(text="c")])
-    thaw = Thaw()
-    working = thaw.thaw(committed)
+    thaw, working = thawed(committed)
     working[1].done = True
     result = thaw.refreeze(working)
     assert result[0] is committed[0] and result[2] is committed[2]
@@ -490,8 +492,7 @@ def test_only_the_changed_branch_gets_new_objects():
 
 def test_a_change_that_is_taken_back_is_no_change():
     committed = freeze({"a": [1, 2], "p": Point(1)})
-    thaw = Thaw()
-    working = thaw.thaw(committed)
+    thaw, working = thawed(committed)
     working["a"].append(3)
     working["a"].pop()
     working["p"].x = 2
@@ -501,8 +502,8 @@ def test_a_change_that_is_taken_back_is_no_change():
 
 @pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), (0, False), (1, decimal.Decimal(1))])
 def test_an_equal_value_of_another_type_is_a_change(old, new):
-    thaw, committed = Thaw(), freeze([old])
-    working = thaw.thaw(committed)
+    committed = freeze([old])
+    thaw, working = thawed(committed)
     working[0] = new
     result = thaw.refreeze(working)
     assert type(result[0]) is type(new)
@@ -510,24 +511,21 @@ def test_an_equal_value_of_another_type_is_a_change(old, new):
 
 def test_another_order_of_a_dict_is_a_change():
     committed = freeze({"a": 1, "b": 2})
-    thaw = Thaw()
-    working = thaw.thaw(committed)
+    thaw, working = thawed(committed)
     working["a"] = working.pop("a")
     assert list(thaw.refreeze(working)) == ["b", "a"]
 
 
 def test_fields_that_swap_places_are_a_change():
     committed = freeze(Line(text="a"))
-    thaw = Thaw()
-    working = thaw.thaw(committed)
+    thaw, working = thawed(committed)
     del working.text
     working.text = "b"
     assert thaw.refreeze(working) == Line(text="b")
 
 
 def test_a_value_moved_within_a_working_copy_is_frozen_where_it_ends():
-    thaw = Thaw()
-    working = thaw.thaw(freeze({"open": [Line(text="a"), Line(text="b")], "done": []}))
+    thaw, working = thawed(freeze({"open": [Line(text="a"), Line(text="b")], "done": []}))
     working["done"].append(working["open"].pop(0))
     result = thaw.refreeze(working)
     assert result == {"open": [Line(text="b")], "done": [Line(text="a")]}
@@ -632,8 +630,7 @@ def test_a_nested_models_own_methods_and_privates_keep_working():
     assert committed.total == 1
     with pytest.raises(ReadOnlyStateError):
         committed.put(2)
-    thaw = Thaw()
-    working = thaw.thaw(committed)
+    thaw, working = thawed(committed)
     working.put(2)
     result = thaw.refreeze(working)
     assert (result.items, result.n, result._note, result.total) == ([1, 2], 1, "put 2", 3)
@@ -642,15 +639,13 @@ def test_a_nested_models_own_methods_and_privates_keep_working():
 
 def test_a_frozen_users_class_may_be_held_and_replaced():
     committed = freeze([Place(1)])
-    thaw = Thaw()
-    working = thaw.thaw(committed)
+    thaw, working = thawed(committed)
     working[0] = dataclasses.replace(working[0], x=2)
     assert thaw.refreeze(working) == [Place(2)]
 
 
 def test_a_nested_model_is_validated_when_it_is_committed():
-    thaw = Thaw()
-    working = thaw.thaw(freeze(Box(lines=[Line(text="a")])))
+    thaw, working = thawed(freeze(Box(lines=[Line(text="a")])))
     working.lines[0].text = 7
     with pytest.raises(ValueError, match="valid string"):
         thaw.refreeze(working)
