@@ -534,19 +534,11 @@ def test_a_visible_field_beside_hidden_ones_goes_on_saying_what_is_wrong(vault):
 @pytest.mark.parametrize(
     ("place", "hidden"),
     [
-        (("token",), True),
-        (("inner", "pin"), True),
-        (("inner", "name"), False),
-        (("many", 0, "key"), True),
-        (("many", 0), False),
-        (("named", "a", "key"), True),
-        (("named", "a", "name"), False),
-        (("maybe", "Inner", "pin"), True),
-        (("shown",), False),
-        ((), False),
-        (("nothing",), False),
+        (("token",), True), (("inner", "pin"), True), (("inner", "name"), False), (("many", 0, "key"), True),
+        (("many", 0), False), (("named", "a", "key"), True), (("named", "a", "name"), False),
+        (("maybe", "Inner", "pin"), True), (("shown",), False), ((), False), (("nothing",), False),
     ],
-)
+)  # fmt: skip
 def test_a_place_is_hidden_where_a_field_on_the_way_is(vault, place, hidden):
     assert is_hidden(vault, place) is hidden
 

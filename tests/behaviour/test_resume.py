@@ -1165,20 +1165,9 @@ def main(runs: int, first: int = 0) -> int:
             diverged.append(seed)
             print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
     names = (
-        "steps",
-        "commits",
-        "events",
-        "patches",
-        "drops",
-        "again",
-        "twice",
-        "restarts",
-        "expired",
-        "fragments",
-        "logins",
-        "reloads",
-        "ended streams",
-    )
+        "steps", "commits", "events", "patches", "drops", "again", "twice", "restarts", "expired", "fragments",
+        "logins", "reloads", "ended streams",
+    )  # fmt: skip
     print(f"{runs} runs: {len(diverged)} diverged;", ", ".join(f"{tally[name]:,} {name}" for name in names))
     return 1 if diverged else 0
 

@@ -12,30 +12,16 @@ assert connection.connected_at.tzinfo is not None
 with pytest.raises(ConnectionClosedError):
     connection.send_event({})
 coroutines = [
-    StateProvider.get_state,
-    StateProvider.stop,
-    StateRegistry.get_state,
-    get_current_user,
-    type(CartState.add).run,
-]
+    StateProvider.get_state, StateProvider.stop, StateRegistry.get_state, get_current_user, type(CartState.add).run,
+]  # fmt: skip
 assert all(map(inspect.iscoroutinefunction, coroutines))
 plain = [
-    StateProvider.register_state,
-    StateProvider.setup,
-    StateProvider.stats,
-    StateProvider.modify,
-    StateRegistry.broadcast_to_state,
-    SSEConnection.send_event,
-    SSEManager.add_connection,
-    SSEManager.remove_connection,
-    SSEManager.broadcast_to_state,
-    SSEManager.cleanup_stale_connections,
-    StateEventHandler.handle_state_change,
-    StateIdentifier.generate_key,
-    get_current_request,
-    UserContext.has_permissions,
-    UserContext.has_roles,
-]
+    StateProvider.register_state, StateProvider.setup, StateProvider.stats, StateProvider.modify,
+    StateRegistry.broadcast_to_state, SSEConnection.send_event, SSEManager.add_connection,
+    SSEManager.remove_connection, SSEManager.broadcast_to_state, SSEManager.cleanup_stale_connections,
+    StateEventHandler.handle_state_change, StateIdentifier.generate_key, get_current_request,
+    UserContext.has_permissions, UserContext.has_roles,
+]  # fmt: skip
 assert not any(map(inspect.iscoroutinefunction, plain))
 assert set(state_provider.state_configs) == {CartState}
 assert isinstance(state_provider.registry, StateRegistry)

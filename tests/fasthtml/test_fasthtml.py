@@ -801,15 +801,11 @@ def test_whatever_ft_is_returned_is_live_once_and_its_events_work(app, shape, he
 @pytest.mark.parametrize(
     ("result", "kind"),
     [
-        ("plain text", "text/html"),
-        (JSONResponse({"a": 1}), "application/json"),
-        ({"a": 1}, "application/json"),
-        (PlainTextResponse("text"), "text/plain"),
-        (None, "text/html"),
-        (5, "text/html"),
+        ("plain text", "text/html"), (JSONResponse({"a": 1}), "application/json"), ({"a": 1}, "application/json"),
+        (PlainTextResponse("text"), "text/plain"), (None, "text/html"), (5, "text/html"),
     ],
     ids=["str", "response", "dict", "plain", "none", "int"],
-)
+)  # fmt: skip
 def test_what_is_no_ft_is_left_as_it_is(app, result, kind):
     @app.get("/")
     def page(counter: Counter):

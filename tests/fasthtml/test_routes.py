@@ -102,19 +102,12 @@ async def test_a_state_that_another_stream_follows_stays(site):
 @pytest.mark.parametrize(
     "options",
     [
-        {"headers": {"sec-fetch-site": "cross-site"}},
-        {"headers": {"sec-fetch-site": "same-site"}},
-        {"tokens": ["x.y.z"]},
-        {"tokens": []},
-        {"tokens": "x"},
-        {"tokens": ["x"] * 1000},
-        {"content": "no json"},
-        {"content": ""},
-        {"content": "[" * 100_000},
-        {"content": "x" * 300_000},
+        {"headers": {"sec-fetch-site": "cross-site"}}, {"headers": {"sec-fetch-site": "same-site"}},
+        {"tokens": ["x.y.z"]}, {"tokens": []}, {"tokens": "x"}, {"tokens": ["x"] * 1000}, {"content": "no json"},
+        {"content": ""}, {"content": "[" * 100_000}, {"content": "x" * 300_000},
     ],
     ids=str,
-)
+)  # fmt: skip
 async def test_what_is_no_page_s_own_beacon_changes_nothing_and_is_told_nothing(site, options):
     async with browser(site.app) as client:
         page = await Page.open(client)

@@ -37,17 +37,8 @@ LINE_ENDS = [
     "\r", "\n", "\r\n", "\u2028", "\u2029", "\0", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\r\n\r\n", "\n\n",
 ]  # fmt: skip
 FIELDS = [
-    "data:",
-    "data: ",
-    "event: evil",
-    "id: 9.9",
-    "id:",
-    "retry: 1",
-    ": ",
-    "signals ",
-    "elements ",
-    "selector body",
-]
+    "data:", "data: ", "event: evil", "id: 9.9", "id:", "retry: 1", ": ", "signals ", "elements ", "selector body",
+]  # fmt: skip
 OTHER = ["\ufeff", "x", " ", "\\n", "\\", '"', "}", "{", "é", "😀", "set-cookie: a=b", "datastar-patch-elements"]
 hostile = st.lists(st.sampled_from(LINE_ENDS + FIELDS + OTHER), max_size=8).map("".join)
 WORST = (

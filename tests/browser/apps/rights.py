@@ -5,19 +5,7 @@ from typing import Annotated
 
 from fasthtml.common import *
 
-from faststate import (
-    ReactiveState,
-    ServerOnly,
-    StateConfig,
-    StateProvider,
-    StateScope,
-    UserContext,
-    Visible,
-    event,
-    fast_app,
-    get_current_user,
-    view,
-)
+from faststate import *
 
 
 class Mine(ReactiveState):

@@ -10,18 +10,7 @@ from uuid import UUID
 from fasthtml.common import *
 from pydantic import computed_field
 
-from faststate import (
-    AsSignal,
-    Component,
-    ReactiveState,
-    ServerOnly,
-    StateConfig,
-    StateProvider,
-    StateScope,
-    event,
-    fast_app,
-    view,
-)
+from faststate import *
 
 
 class Colour(Enum):

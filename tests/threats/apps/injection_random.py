@@ -6,23 +6,7 @@ from typing import Annotated, Any
 from fasthtml.common import *
 from pydantic import BaseModel
 
-from faststate import (
-    AsSignal,
-    Bound,
-    Component,
-    ReactiveState,
-    Record,
-    ServerOnly,
-    StateConfig,
-    StateProvider,
-    StateScope,
-    UserContext,
-    Visible,
-    event,
-    fast_app,
-    get_current_user,
-    view,
-)
+from faststate import *
 
 PASSWORD = "only the test knows it"  # so that no random request signs in
 USERS = {

@@ -4,16 +4,7 @@ import asyncio
 
 from fasthtml.common import *
 
-from faststate import (
-    ReactiveState,
-    StateConfig,
-    StateProvider,
-    StateScope,
-    UserContext,
-    event,
-    fast_app,
-    get_current_request,
-)
+from faststate import *
 
 
 class Board(ReactiveState):

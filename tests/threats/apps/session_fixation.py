@@ -2,16 +2,7 @@
 
 from fasthtml.common import *
 
-from faststate import (
-    ReactiveState,
-    StateConfig,
-    StateProvider,
-    StateScope,
-    UserContext,
-    event,
-    fast_app,
-    get_current_user,
-)
+from faststate import *
 
 
 class Basket(ReactiveState):
