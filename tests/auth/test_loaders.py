@@ -30,6 +30,7 @@ from faststate import (
 from faststate.auth import loaders as module
 from faststate.scheduling import workers
 from tests.support.client import Page, browser, status
+from tests.support.requests import request_of
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.usefixtures("in_tmp_path"), pytest.mark.timeout(60)]
@@ -279,9 +280,8 @@ async def test_a_loader_that_hangs_is_a_503_for_that_request_after_its_time(kind
 
 
 async def error_of(site):
-    scope = {"type": "http", "session": {"user_id": "ada"}, "headers": [], "path": "/"}
     with pytest.raises(BackendError) as caught:
-        await site.provider.users.load(Request(scope))
+        await site.provider.users.load(request_of({"user_id": "ada"}))
     return caught.value
 
 
@@ -294,9 +294,8 @@ async def test_hanging_loaders_leave_no_more_threads_than_there_are_places(monke
         await error_of(site)
     assert threading.active_count() <= before + 3
     ended.set()
-    scope = {"type": "http", "session": {"user_id": "ada"}, "headers": [], "path": "/"}
     await eventually(lambda: not any(p.locked() for p in site.provider.users._places.values()))
-    assert await site.provider.users.load(Request(scope)) == ADA
+    assert await site.provider.users.load(request_of({"user_id": "ada"})) == ADA
 
 
 async def test_what_a_sync_loader_raises_is_told_as_before():

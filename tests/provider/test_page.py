@@ -8,13 +8,13 @@ import pytest
 from fasthtml import common as fh
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from faststate import Component, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
 from faststate.provider.context import RequestContext
 from faststate.provider.page import LiveElement, SeedElement
 from tests.support.client import Page, elements_of
+from tests.support.requests import request_of
 from tests.support.states import set_fields
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -51,11 +51,10 @@ async def provider():
     await made.stop()
 
 
-def request_of(provider, session="abc", **scope):
+def context_of(provider, session="abc", **scope):
     """The context of a request of `session`."""
-    scope = {"type": "http", "session": {"session_id": session}, "headers": [], "path_params": {}, **scope}
-    made = RequestContext(provider, HTTPConnection(scope))
-    scope["faststate"] = made
+    made = RequestContext(provider, request_of({"session_id": session}, **scope))
+    made.connection.scope["faststate"] = made
     return made
 
 
@@ -70,7 +69,7 @@ async def add_one(provider, cls, **ids):
 
 @pytest.fixture
 def context(provider):
-    return request_of(provider)
+    return context_of(provider)
 
 
 # -- what it knows -----------------------------------------------------------------------------------------------------
@@ -92,7 +91,7 @@ async def test_the_token_says_exactly_what_is_shown_and_for_whom(context, provid
     context.page.show(side, "box")
     token = provider.tokens.signer.verify(*context.page.watched().values())
     assert token.shown == (("Counter", None, ()), ("Side", "left", ("box",)))
-    other = await request_of(provider, "xyz").identity()
+    other = await context_of(provider, "xyz").identity()
     assert token.binding == (await context.identity()).binding != other.binding
     assert not token.expired
 
@@ -100,7 +99,7 @@ async def test_the_token_says_exactly_what_is_shown_and_for_whom(context, provid
 async def test_the_same_fragment_has_the_same_name_for_its_token_and_another_one_another(provider):
     names = []
     for ids in ({"component_id": "left"}, {"component_id": "left"}, {"component_id": "right"}):
-        context = request_of(provider)
+        context = context_of(provider)
         await show(context, Side, **ids)
         ((_, live), _) = elements_of(str(LiveElement(context.page, with_signals=True)))
         names.append(next(iter(json.loads(live["data-signals"])["_fs"]["w"])))

@@ -67,6 +67,15 @@ def cart_of(session_id="s"):
     return StateIdentifier(StateScope.SESSION, "Cart", session_id=session_id)
 
 
+async def add_items(registry, entry, number):
+    """Add to the items of a cart, in a transaction of its own."""
+    transaction = Transaction(registry, [entry])
+    await transaction.begin()
+    transaction.copy(entry).items += number
+    await transaction.commit(transaction.prepare())
+    transaction.end()
+
+
 # -- creation ----------------------------------------------------------------------------------------------------------
 
 
@@ -266,11 +275,7 @@ async def test_evicting_drops_a_state_once(registry):
 async def test_a_change_to_a_state_that_was_evicted_meanwhile_is_not_lost(registry):
     entry = await registry.entry(cart_of(), Cart)
     registry.lifetimes.evict(cart_of().key)
-    transaction = Transaction(registry, [entry])
-    await transaction.begin()
-    transaction.copy(entry).items = 7
-    await transaction.commit(transaction.prepare())
-    transaction.end()
+    await add_items(registry, entry, 7)
     assert registry.peek(cart_of().key).items == 7
 
 
@@ -278,11 +283,7 @@ async def test_a_change_goes_to_the_state_that_took_the_place_of_an_evicted_one(
     old = await registry.entry(cart_of(), Cart, initial={"items": 1})
     registry.lifetimes.evict(cart_of().key)
     await registry.entry(cart_of(), Cart, initial={"items": 100})
-    transaction = Transaction(registry, [old])
-    await transaction.begin()
-    transaction.copy(old).items += 1
-    await transaction.commit(transaction.prepare())
-    transaction.end()
+    await add_items(registry, old, 1)
     assert registry.peek(cart_of().key).items == 101
 
 
@@ -359,12 +360,8 @@ async def test_the_sweeper_survives_a_sweep_that_fails(clock, monkeypatch, caplo
 async def test_each_commit_is_numbered_and_told_once(registry, hooks):
     entry = await registry.entry(cart_of(), Cart)
     before = registry.commits
-    for number in (1, 2):
-        transaction = Transaction(registry, [entry])
-        await transaction.begin()
-        transaction.copy(entry).items = number
-        await transaction.commit(transaction.prepare())
-        transaction.end()
+    for _ in range(2):
+        await add_items(registry, entry, 1)
     assert [(c.number - before, c.changed, c.delta, c.old.items, c.new.items) for c in hooks.told] == [
         (1, ["items"], {"items": 1}, 0, 1),
         (2, ["items"], {"items": 2}, 1, 2),

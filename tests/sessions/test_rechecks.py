@@ -10,7 +10,6 @@ import pytest
 from fasthtml import common as fh
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.requests import HTTPConnection
 
 from faststate import (
     Bound,
@@ -30,6 +29,7 @@ from faststate.provider.context import RequestContext
 from faststate.provider.payload import Call
 from faststate.sessions import rechecks as module
 from tests.support.live import Model
+from tests.support.requests import request_of
 from tests.support.states import set_fields
 from tests.support.waiting import eventually
 
@@ -130,11 +130,8 @@ class Site:
             doc.members = list(members)
 
     def context(self, name, roles=()):
-        session = {"session_id": f"session of {name}"}
-        scope = {"type": "http", "session": session, "headers": [], "path_params": {}, "root_path": ""}
-        if name is not None:
-            scope["auth"] = UserContext(name, roles=roles)
-        return RequestContext(self.provider, HTTPConnection(scope))
+        user = {} if name is None else {"auth": UserContext(name, roles=roles)}
+        return RequestContext(self.provider, request_of({"session_id": f"session of {name}"}, **user))
 
     def token(self, name, shown):
         return self.provider.tokens.signer.sign(binding(f"session of {name}", name), shown)

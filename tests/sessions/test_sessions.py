@@ -674,17 +674,13 @@ def test_components_of_many_ids_all_go_along(site, client):
     client.get("/notes/300")
     old = session_of(client)
     for number in range(300):
-        entry = site.provider.registry.find(
-            StateIdentifier(StateScope.COMPONENT, "Note", session_id=old, component_id=f"n{number}").key
-        )
+        assert site.peek(Note, session_id=old, component_id=f"n{number}") == []
         with site.provider.modify(Note, session_id=old, component_id=f"n{number}") as note:
             note.items.append(f"text {number}")
-        assert entry is not None
     client.get("/in/ada")
     new = session_of(client)
-    assert [site.peek(Note, session_id=new, component_id=f"n{n}") for n in range(300)] == [
-        [f"text {n}"] for n in range(300)
-    ]
+    kept = [site.peek(Note, session_id=new, component_id=f"n{number}") for number in range(300)]
+    assert kept == [[f"text {number}"] for number in range(300)]
     assert site.keys(old) == []
     assert len(site.keys(new)) == 300
 

@@ -20,6 +20,7 @@ from faststate import (
 )
 from tests.support.client import Page, status
 from tests.support.requests import request_of
+from tests.support.states import provider_of
 
 KEY = "a key of the tests"
 
@@ -92,8 +93,7 @@ def test_a_store_does_not_make_the_first_value(store, in_tmp_path):
     ids=["create", "records", "initial values", "a validator of the class", "an __init__", "a subclass with defaults"],
 )
 async def test_who_gives_the_first_values_is_known(cls, config):
-    provider = StateProvider(secret_key=KEY)
-    provider.register_state(cls, StateConfig(**config))
+    provider = provider_of(cls, StateConfig(**config), secret_key=KEY)
     initial = {"number": 1, "place": "x"} if config.get("initial_values") else {}
     ids = {"record_id": 1} if "records" in config else {}
     assert (await provider.get_state(cls, request_of(), **ids, **initial)).number in (1, 5)
@@ -107,9 +107,8 @@ def test_records_hold_the_values_themselves():
 
 @pytest.fixture(params=[None, "sqlite:///states.db"], ids=["memory", "sqlite"])
 def provider(request, in_tmp_path):
-    made = StateProvider(secret_key=KEY, store=request.param)
-    made.register_state(Order, StateConfig(scope=StateScope.RECORD, initial_values=True))
-    return made
+    config = StateConfig(scope=StateScope.RECORD, initial_values=True)
+    return provider_of(Order, config, secret_key=KEY, store=request.param)
 
 
 def test_a_state_whose_values_nobody_has_given_yet_is_not_there(provider):
@@ -146,8 +145,7 @@ async def test_values_that_do_not_fit_are_named(provider):
 
 
 async def test_a_create_that_forgets_a_field_is_told_so():
-    provider = StateProvider(secret_key=KEY)
-    provider.register_state(Order, StateConfig(create=lambda identifier: {}))
+    provider = provider_of(Order, StateConfig(create=lambda identifier: {}), secret_key=KEY)
     with pytest.raises(ValidationError, match="number"):
         await provider.get_state(Order, request_of())
     await asyncio.sleep(0)

@@ -27,6 +27,7 @@ from faststate import (
 )
 from faststate.state.serving import note_provider
 from tests.support.client import Page, patched_signals, status
+from tests.support.states import provider_of
 
 KEY = "a key of the tests"
 
@@ -50,8 +51,7 @@ def cls():
 
 
 def app_of(cls, scope=StateScope.SESSION, *, name=None, **options):
-    provider = StateProvider(secret_key=KEY, **options)
-    provider.register_state(cls, StateConfig(scope=scope, name=name))
+    provider = provider_of(cls, StateConfig(scope=scope, name=name), secret_key=KEY, **options)
     app, rt = fast_app(state_provider=provider)
     ids = {"record_id": "tea"} if scope is StateScope.RECORD else {}
 
@@ -157,8 +157,7 @@ def test_outside_a_request_several_providers_that_differ_are_an_error_that_says_
 
 
 def test_a_provider_that_nobody_holds_any_more_is_forgotten(cls):
-    old = StateProvider(prefix="/_old")
-    old.register_state(cls)
+    old = provider_of(cls, prefix="/_old")
     gone = weakref.ref(old)
     new = StateProvider(prefix="/_new")
     new.register_state(cls)
@@ -181,8 +180,7 @@ def test_what_is_noted_of_a_class_keeps_neither_it_nor_its_provider():
 
 
 def test_a_subclass_is_not_registered_as_its_base_is(cls):
-    provider = StateProvider(prefix="/_own")
-    provider.register_state(cls, StateConfig(name="Named"))
+    provider = provider_of(cls, StateConfig(name="Named"), prefix="/_own")
 
     class Sub(cls):
         pass
@@ -206,8 +204,7 @@ def test_a_computed_value_may_hold_the_url_of_an_event():
 
     kept = []
     for name in ("One", "Two"):
-        provider = StateProvider(secret_key=KEY)
-        provider.register_state(Linked, StateConfig(name=name))
+        provider = provider_of(Linked, StateConfig(name=name), secret_key=KEY)
         app, rt = fast_app(state_provider=provider)
 
         @rt("/")
