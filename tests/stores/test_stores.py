@@ -568,13 +568,20 @@ class Watched:
         return await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@contextlib.asynccontextmanager
+async def opened(path: Path, **options: Any) -> AsyncIterator[SQLiteStore]:
+    """A store that is open until the end of the block."""
+    store = SQLiteStore(path, **options)
+    await store.open()
+    yield store
+    await store.close()
+
+
 @pytest.fixture
 async def watched(path: Path, clock: Clock, connections: list[apsw.Connection]) -> AsyncIterator[Watched]:
-    store = SQLiteStore(path, clock=clock)
-    await store.open()
-    await store.load("key")  # which is answered after the first look for what has expired
-    yield Watched(store, connections[0])
-    await store.close()
+    async with opened(path, clock=clock) as store:
+        await store.load("key")  # which is answered after the first look for what has expired
+        yield Watched(store, connections[0])
 
 
 @pytest.fixture
@@ -604,10 +611,8 @@ def rows(path: Path) -> int:
 
 
 async def test_states_survive_closing_and_another_store_finds_them(path, clock):
-    store = SQLiteStore(path, clock=clock)
-    await store.open()
-    await store.save(first("key", b"data", 10, "group"))
-    await store.close()
+    async with opened(path, clock=clock) as store:
+        await store.save(first("key", b"data", 10, "group"))
     other = SQLiteStore(str(path), clock=clock)
     clock.now += 4
     assert await other.group("group") == {"key": Stored(version(1), b"data", pytest.approx(6))}
@@ -858,11 +863,9 @@ async def test_a_second_store_in_the_process_is_refused_and_told_of_redis(path):
 async def test_two_paths_to_one_file_are_one_store(path):
     link = path.with_name("link.db")
     link.symlink_to(path)
-    store = SQLiteStore(path)
-    await store.open()
-    with pytest.raises(PersistenceError, match="belongs to"):
-        await SQLiteStore(link, handover=0).open()
-    await store.close()
+    async with opened(path):
+        with pytest.raises(PersistenceError, match="belongs to"):
+            await SQLiteStore(link, handover=0).open()
 
 
 def test_a_second_process_is_refused_and_told_of_redis(path):
@@ -876,10 +879,8 @@ def test_a_second_process_is_refused_and_told_of_redis(path):
 
 def test_the_file_is_free_when_its_owner_was_killed(path):
     async def use() -> None:
-        store = SQLiteStore(path, handover=0)
-        await store.open()
-        await store.save(first("key"))
-        await store.close()
+        async with opened(path, handover=0) as store:
+            await store.save(first("key"))
 
     with owner(path) as process:
         process.kill()
@@ -935,12 +936,10 @@ async def test_a_store_that_is_dropped_leaves_the_file_to_others(path):
 
 async def test_closing_leaves_no_thread_and_no_journal(path):
     before = threading.enumerate()  # one of a store that was dropped may be about to end
-    store = SQLiteStore(path)
-    await store.open()
-    await store.save(first("key"))
-    (thread,) = [each for each in threading.enumerate() if each.name == "faststate state.db" and each not in before]
-    assert {file.name for file in path.parent.glob("state.db-owner*")} == {"state.db-owner"}
-    await store.close()
+    async with opened(path) as store:
+        await store.save(first("key"))
+        (thread,) = [each for each in threading.enumerate() if each.name == "faststate state.db" and each not in before]
+        assert {file.name for file in path.parent.glob("state.db-owner*")} == {"state.db-owner"}
     await asyncio.to_thread(thread.join)
     assert sorted(file.name for file in path.parent.iterdir()) == ["state.db", "state.db-owner"]
 
@@ -952,12 +951,10 @@ print(sqlite3.connect(sys.argv[1]).execute("SELECT key, number, data FROM fastst
 """
 
     async def own() -> subprocess.CompletedProcess[str]:
-        store = SQLiteStore(path)
-        await store.open()
-        await store.save(first("key"))
-        done = await asyncio.to_thread(script, reading, path)
-        await store.save(Write("key", version(1), version(2), b"data"))
-        await store.close()
+        async with opened(path) as store:
+            await store.save(first("key"))
+            done = await asyncio.to_thread(script, reading, path)
+            await store.save(Write("key", version(1), version(2), b"data"))
         return done
 
     done = asyncio.run(own())
@@ -1189,14 +1186,12 @@ async def test_a_machine_without_a_thread_to_spare_is_an_error_and_not_a_hang(pa
 
 async def test_nothing_is_acknowledged_when_the_file_was_deleted_or_replaced(tmp_path):
     path = tmp_path / "state.db"
-    store = SQLiteStore(path)
-    await store.open()
-    await store.save(first("one"))
-    kept = path.read_bytes()
-    path.unlink()
-    with pytest.raises(PersistenceError, match="moved, replaced or deleted"):
-        await store.save(first("two"))
-    path.write_bytes(kept)  # another file, though it looks the same
-    with pytest.raises(PersistenceError, match="moved, replaced or deleted"):
-        await store.save(first("two"))
-    await store.close()
+    async with opened(path) as store:
+        await store.save(first("one"))
+        kept = path.read_bytes()
+        path.unlink()
+        with pytest.raises(PersistenceError, match="moved, replaced or deleted"):
+            await store.save(first("two"))
+        path.write_bytes(kept)  # another file, though it looks the same
+        with pytest.raises(PersistenceError, match="moved, replaced or deleted"):
+            await store.save(first("two"))
