@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Iterable
+from typing import Annotated, Any
 
 import httpx
 from fasthtml import common as fh
@@ -30,8 +30,6 @@ from faststate.sessions.config import Ids
 from tests.support.client import BROWSER
 from tests.support.live import Site, Tab, serving
 from tests.support.waiting import PATIENCE
-
-__all__ = ["Office", "open_office"]
 
 
 class Counter(ReactiveState):
@@ -161,9 +159,6 @@ def make_app(url: str, **options):
         provider.register_state(cls, config)
     app, rt = fast_app(state_provider=provider, secret_key="for tests")
 
-    def show(*states):
-        return fh.Titled("Office", *(fh.P(state.signal.count) for state in states))
-
     @rt("/")
     async def index(board: Board, wallet: Wallet, cart: Cart):
         return fh.Titled(
@@ -175,29 +170,16 @@ def make_app(url: str, **options):
             fh.P(cart.signal.count),
         )
 
-    @rt("/wallet")
-    async def wallet(wallet: Wallet):
-        return show(wallet)
+    def page_of(cls):
+        async def page(state):
+            return fh.Titled("Office", fh.P(state.signal.count))
 
-    @rt("/local")
-    async def local(local: Local):
-        return show(local)
+        page.__annotations__["state"] = cls  # written above, it would be the text "cls"
+        return page
 
-    @rt("/draft")
-    async def draft(draft: Draft):
-        return show(draft)
-
-    @rt("/profile")
-    async def profile(profile: Profile):
-        return show(profile)
-
-    @rt("/desk")
-    async def desk(desk: Desk):
-        return show(desk)
-
-    @rt("/item/{item_id}")
-    async def item(item: Item):
-        return show(item)
+    for cls in (Wallet, Local, Draft, Profile, Desk):
+        rt(f"/{cls.__name__.lower()}", name=cls.__name__)(page_of(cls))
+    rt("/item/{item_id}")(page_of(Item))
 
     @rt("/login/{name}")
     async def login(request: Request, name: str):
@@ -243,6 +225,16 @@ class Office:
             await tab.open()
         return tab
 
+    async def visit(self, path: str = "/", *, streaming: bool = True) -> list[Any]:
+        """A new browser with a tab of the first app: its client for each of the apps, and the tab."""
+        clients = await self.browser()
+        return [*clients, await self.tab(clients[0], path, streaming=streaming)]
+
+    async def visit_all(self, path: str = "/") -> list[Any]:
+        """A new browser with a tab of each of the apps: its client for each of them, and the tabs."""
+        clients = await self.browser()
+        return [*clients, *[await self.tab(client, path) for client in clients]]
+
     def state(self, place: int, name: str, **ids: str):
         """Return a state as an app has it in memory, or None."""
         provider = self.sites[place].provider
@@ -268,3 +260,21 @@ async def send(client: httpx.AsyncClient, tab: Tab, name: str, nonce: str | None
         headers["faststate-nonce"] = nonce
     content = json.dumps({"w": tab.tokens, **payload})
     return await client.post(f"/_faststate/event/{name}", content=content, headers=headers)
+
+
+def count_of(tab: Tab, name: str) -> int:
+    """The count that a tab shows, of its one state of this name."""
+    found = tab.signals[name]
+    while "count" not in found:
+        (found,) = found.values()
+    return found["count"]
+
+
+async def until_count(tabs: Iterable[Tab], name: str, count: int) -> None:
+    """Waits until each of the tabs shows this count of a state."""
+    for tab in tabs:
+        try:
+            await tab.until(lambda tab=tab: count_of(tab, name) == count)
+        except TimeoutError as error:
+            error.add_note(f"the page shows {name} as {count_of(tab, name)}, and not as {count}")
+            raise

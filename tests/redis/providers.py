@@ -20,32 +20,6 @@ from tests.support.live import Model
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
-__all__ = [
-    "Board",
-    "Case",
-    "Halt",
-    "Mover",
-    "Page",
-    "Product",
-    "Shop",
-    "Stall",
-    "Wallet",
-    "add",
-    "entry_of",
-    "heard",
-    "held",
-    "instead",
-    "make_provider",
-    "open_providers",
-    "run",
-    "sequence",
-    "served",
-    "settled",
-    "stored",
-    "taken_for_dead",
-    "watch",
-]  # fmt: skip
-
 Configs = Mapping[type[ReactiveState], Callable[[], StateConfig]]
 
 

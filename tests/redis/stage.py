@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from inspect import signature
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVar
@@ -20,8 +16,6 @@ from tests.support.redis_server import RedisServer
 from .cluster import Cluster, Flaw, Worker, until
 from .crowd import ALL_KINDS, Crowd, Kind
 from .proxy import Proxy
-
-__all__ = ["DURABLE", "SUITE", "Scale", "Stage", "by_hand", "stage"]
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 """Options of a Redis that has on its disk what it has acknowledged."""
@@ -43,7 +37,7 @@ class Scale(NamedTuple):
 SUITE = Scale()
 """What the suite runs."""
 
-_asked: list[Scale] = []  # on the command line, of all tests alike
+asked: Scale | None = None  # on the command line, of all tests alike
 
 
 class Stage(NamedTuple):
@@ -86,11 +80,13 @@ class Stage(NamedTuple):
         return event, task
 
     @asynccontextmanager
-    async def working(self, condition: Callable[[], bool], kinds: Sequence[Kind] = ALL_KINDS) -> AsyncIterator[None]:
-        """Let all tabs send events in the meantime, as long as `condition()` holds. The block must make it false."""
-        load = asyncio.create_task(self.crowd.work_while(condition, kinds), name="load")
+    async def working(self, kinds: Sequence[Kind] = ALL_KINDS) -> AsyncIterator[Callable[[], None]]:
+        """Let all tabs send events in the meantime, until the block ends or calls what it is given."""
+        over = asyncio.Event()
+        load = asyncio.create_task(self.crowd.work_while(lambda: not over.is_set(), kinds), name="load")
         try:
-            yield
+            yield over.set
+            over.set()
             await load
         finally:
             if load.done() and not load.cancelled():
@@ -126,8 +122,8 @@ async def stage(
     own, wrong by so many seconds. `env` is put into the workers' environment, and what is to be `unset` is left out.
     """
     events = 1.0
-    if _asked:
-        workers, tabs, events = _asked[0].workers, _asked[0].clients, _asked[0].events / SUITE.events
+    if asked:
+        workers, tabs, events = asked.workers, asked.clients, asked.events / SUITE.events
     redis = RedisServer(directory / "redis", repl_diskless_sync_delay="0", **(DURABLE if durable else {}))
     rng = Random(seed)
     async with AsyncExitStack() as stack:
@@ -148,28 +144,3 @@ async def stage(
         except BaseException:
             print(cluster.output()[-6_000:])
             raise
-
-
-def by_hand(module: Mapping[str, Any]) -> None:
-    """The command line of a module of fault tests: those that take nothing but a directory and a seed, at any size."""
-    tests = {
-        name: test
-        for name, test in module.items()
-        if name.startswith("test_") and set(signature(test).parameters) == {"tmp_path", "seed"}
-    }
-    parser = argparse.ArgumentParser(description=module["__doc__"])
-    parser.add_argument("--events", type=int, default=SUITE.events, help="about so many; %(default)s as in the suite")
-    parser.add_argument("--workers", type=int, default=SUITE.workers)
-    parser.add_argument("--clients", type=int, default=SUITE.clients)
-    parser.add_argument("--times", type=int, default=1)
-    parser.add_argument("--only", default="", help="a part of the names of the tests that are run")
-    parser.add_argument("--seed", default=os.environ.get("FASTSTATE_SEED") or os.urandom(4).hex())
-    arguments = parser.parse_args()
-    _asked.append(Scale(arguments.events, arguments.workers, arguments.clients))
-    for number in range(arguments.times):
-        seed = arguments.seed if arguments.times == 1 else f"{arguments.seed}-{number}"
-        for name, test in tests.items():
-            if arguments.only in name:
-                print(f"FASTSTATE_SEED={seed} {name}", flush=True)
-                with tempfile.TemporaryDirectory() as directory:
-                    asyncio.run(test(Path(directory), seed))

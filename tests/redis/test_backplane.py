@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -19,8 +18,6 @@ from tests.support.waiting import eventually
 
 from .stand import Listener, first, version
 
-NewStore = Callable[..., RedisStore]
-
 
 async def listening(store: RedisStore, *topics: str) -> Listener:
     listener = Listener()
@@ -29,13 +26,11 @@ async def listening(store: RedisStore, *topics: str) -> Listener:
     return listener
 
 
-def test_the_redis_store_is_a_backplane(new_store: NewStore) -> None:
+def test_the_redis_store_is_a_backplane(new_store):
     assert isinstance(new_store(), Backplane)
 
 
-async def test_what_is_published_is_received_by_all_who_subscribed_in_its_order(
-    one: RedisStore, two: RedisStore
-) -> None:
+async def test_what_is_published_is_received_by_all_who_subscribed_in_its_order(one, two):
     mine, theirs = await listening(one, "a", "b"), await listening(two, "b", "c")
     await one.save(first("key"))
     await one.publish([Message("a", b"1"), Message("b", b"2 \x00\xff"), Message("c", b"3"), Message("b", b"")])
@@ -44,7 +39,7 @@ async def test_what_is_published_is_received_by_all_who_subscribed_in_its_order(
     assert theirs.told == [(one.origin, "b", b"2 \x00\xff", 1), (one.origin, "c", b"3", 1), (one.origin, "b", b"", 1)]
 
 
-async def test_topics_of_any_text_are_told_apart(one: RedisStore, two: RedisStore) -> None:
+async def test_topics_of_any_text_are_told_apart(one, two):
     topics = ["", " ", "a", "a b", "a\nb", "a*", "[a]", "é", "🙂", "session:Cart:%3A", "@all", "i" * 500]
     theirs = await listening(two, *topics)
     await one.publish([Message(topic, topic.encode()) for topic in topics])
@@ -53,7 +48,7 @@ async def test_topics_of_any_text_are_told_apart(one: RedisStore, two: RedisStor
     assert [told[2] for told in theirs.told] == [topic.encode() for topic in topics]
 
 
-async def test_a_message_says_with_which_commit_it_came(one: RedisStore, two: RedisStore) -> None:
+async def test_a_message_says_with_which_commit_it_came(one, two):
     theirs = await listening(two, "t")
     numbers = [(await one.commit([first(f"{n}")], [Message("t", b"%d" % n)])).sequence for n in range(5)]
     assert numbers == [1, 2, 3, 4, 5]
@@ -64,7 +59,7 @@ async def test_a_message_says_with_which_commit_it_came(one: RedisStore, two: Re
     await eventually(lambda: 5 in theirs.reach)
 
 
-async def test_a_commit_that_is_refused_publishes_nothing(one: RedisStore, two: RedisStore) -> None:
+async def test_a_commit_that_is_refused_publishes_nothing(one, two):
     theirs = await listening(two, "t")
     with pytest.raises(VersionConflict):
         await one.commit([Write("key", version(3), version(4), b"x")], [Message("t", b"refused")])
@@ -72,7 +67,7 @@ async def test_a_commit_that_is_refused_publishes_nothing(one: RedisStore, two: 
     await eventually(lambda: theirs.bodies == [b"end"])
 
 
-async def test_the_messages_of_a_commit_come_together(one: RedisStore, two: RedisStore) -> None:
+async def test_the_messages_of_a_commit_come_together(one, two):
     theirs = await listening(two, "a", "b")
 
     async def publish(store: RedisStore, name: bytes) -> None:
@@ -85,7 +80,7 @@ async def test_the_messages_of_a_commit_come_together(one: RedisStore, two: Redi
         assert len({told[2] for told in theirs.told[start : start + 3]}) == 1
 
 
-async def test_what_was_published_is_received_before_it_is_reached(one: RedisStore, two: RedisStore) -> None:
+async def test_what_was_published_is_received_before_it_is_reached(one, two):
     received: list[int] = []
     wrong: list[tuple[int, int]] = []
 
@@ -109,16 +104,14 @@ async def test_what_was_published_is_received_before_it_is_reached(one: RedisSto
     assert watcher.reach == sorted(watcher.reach)
 
 
-async def test_nothing_is_received_of_a_topic_that_was_left(one: RedisStore, two: RedisStore) -> None:
+async def test_nothing_is_received_of_a_topic_that_was_left(one, two):
     theirs = await listening(two, "a", "b")
     two.unsubscribe(["a", "never subscribed to"])
     await one.publish([Message("a", b"left"), Message("b", b"end")])
     await eventually(lambda: theirs.bodies == [b"end"])
 
 
-async def test_a_topic_may_be_left_and_taken_up_again_at_once(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_topic_may_be_left_and_taken_up_again_at_once(one, two, redis_server):
     theirs = await listening(two, "t")
     for number in range(50):
         two.unsubscribe(["t"])
@@ -126,7 +119,7 @@ async def test_a_topic_may_be_left_and_taken_up_again_at_once(
             await asyncio.sleep(0)
         await two.subscribe(["t"])
         await one.publish([Message("t", b"%d" % number)])
-        await eventually(lambda number=number: theirs.bodies[-1:] == [b"%d" % number])  # type: ignore[misc]
+        await eventually(lambda number=number: theirs.bodies[-1:] == [b"%d" % number])
     assert len(theirs.bodies) == 50
     subscribing = asyncio.create_task(two.subscribe(["new"]))
     await asyncio.sleep(0)
@@ -137,7 +130,7 @@ async def test_a_topic_may_be_left_and_taken_up_again_at_once(
     await eventually(lambda: redis_server.do("PUBSUB", "CHANNELS", channels) == [])
 
 
-async def test_many_topics_are_subscribed_to_in_few_commands(two: RedisStore, redis_server: RedisServer) -> None:
+async def test_many_topics_are_subscribed_to_in_few_commands(two, redis_server):
     topics = [f"topic {number}" for number in range(5_000)]
     with redis_server.client() as client:
         before = client.info("commandstats").get("cmdstat_subscribe", {"calls": 0})["calls"]
@@ -147,9 +140,7 @@ async def test_many_topics_are_subscribed_to_in_few_commands(two: RedisStore, re
     assert after - before <= 30
 
 
-async def test_what_a_receiver_raises_is_logged_and_does_no_harm(
-    one: RedisStore, two: RedisStore, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_a_receiver_raises_is_logged_and_does_no_harm(one, two, caplog):
     class Broken(Listener):
         def received(self, origin: str, topic: str, body: bytes, sequence: int) -> None:
             super().received(origin, topic, body, sequence)
@@ -178,22 +169,20 @@ def kill(server: RedisServer, kind: str) -> None:
         server.do("CLIENT", "KILL", "ID", number)
 
 
-async def test_a_lost_connection_is_told_and_all_is_subscribed_to_again(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_lost_connection_is_told_and_all_is_subscribed_to_again(one, two, redis_server):
     theirs = await listening(two, *(f"{number}" for number in range(2_000)))
     for times in range(1, 4):
         kill(redis_server, "pubsub")
-        await eventually(lambda times=times: theirs.count("found") == times)  # type: ignore[misc]
+        await eventually(lambda times=times: theirs.count("found") == times)
         await one.publish([Message("0", b"%d" % times), Message("1999", b"%d" % times)])
-        await eventually(lambda times=times: theirs.bodies[-2:] == [b"%d" % times] * 2)  # type: ignore[misc]
+        await eventually(lambda times=times: theirs.bodies[-2:] == [b"%d" % times] * 2)
     assert [told[0] for told in theirs.told if len(told) == 1] == ["lost", "found"] * 3
     assert two.origin in one.members or await eventually(lambda: two.origin in one.members)
 
 
 async def test_what_is_subscribed_to_while_the_connection_is_lost_is_acknowledged_when_it_is_back(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+    one, two, redis_server
+):
     theirs = await listening(two, "old")
     kill(redis_server, "pubsub")
     await two.subscribe(["new"])
@@ -201,19 +190,17 @@ async def test_what_is_subscribed_to_while_the_connection_is_lost_is_acknowledge
     await eventually(lambda: theirs.bodies == [b"x", b"y"])
 
 
-async def test_a_connection_over_which_nothing_comes_is_made_anew(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_connection_over_which_nothing_comes_is_made_anew(one, two, redis_server, monkeypatch):
     theirs = await listening(two, "t")
-    subscriber = two._link._subscriber  # type: ignore[union-attr]
-    reader = subscriber._connection._reader  # type: ignore[union-attr]
-    reader._transport.pause_reading()  # type: ignore[union-attr]
+    subscriber = two._link._subscriber
+    reader = subscriber._connection._reader
+    reader._transport.pause_reading()
     await eventually(lambda: theirs.count("found") == 1)
     await one.publish([Message("t", b"x")])
     await eventually(lambda: theirs.bodies == [b"x"])
 
 
-async def test_a_redis_that_is_away_is_told_and_found_again(new_redis: Callable[..., RedisServer]) -> None:
+async def test_a_redis_that_is_away_is_told_and_found_again(new_redis):
     server = new_redis(appendonly="yes", appendfsync="always")
     store = RedisStore(server.url, beat=0.1, connect_timeout=5.0, answer_timeout=5.0)
     listener = await listening(store, "t")
@@ -236,9 +223,7 @@ async def test_a_redis_that_is_away_is_told_and_found_again(new_redis: Callable[
     assert listener.told[:2] == [("lost",), ("found",)]
 
 
-async def test_a_topic_whose_subscription_failed_is_not_subscribed_to(
-    new_store: NewStore, redis_server: RedisServer
-) -> None:
+async def test_a_topic_whose_subscription_failed_is_not_subscribed_to(new_store, redis_server):
     store = new_store(answer_timeout=2.0, beat=1_000.0)
     await listening(store, "t")
     redis_server.pause()
@@ -253,20 +238,18 @@ async def test_a_topic_whose_subscription_failed_is_not_subscribed_to(
 # -- members -----------------------------------------------------------------------------------------------------------
 
 
-async def test_members_know_each_other_and_what_each_tells(one: RedisStore, two: RedisStore) -> None:
+async def test_members_know_each_other_and_what_each_tells(one, two):
     one.tell(b"one \x00\xff")
     two.tell(b"")
     for store in (one, two):
-        await eventually(lambda store=store: dict(store.members) == {one.origin: b"one \x00\xff", two.origin: b""})  # type: ignore[misc]
+        await eventually(lambda store=store: dict(store.members) == {one.origin: b"one \x00\xff", two.origin: b""})
     one.tell(b"other")
     await eventually(lambda: two.members[one.origin] == b"other")
     await one.close()
     await eventually(lambda: set(two.members) == {two.origin})
 
 
-async def test_a_buried_process_is_told_that_it_may_have_missed_something(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_buried_process_is_told_that_it_may_have_missed_something(one, two, redis_server):
     theirs = await listening(two, "t")
     former = two.origin
     redis_server.do("HDEL", "{faststate}:members", former)
@@ -283,9 +266,7 @@ async def test_a_buried_process_is_told_that_it_may_have_missed_something(
     )
 
 
-async def test_all_that_was_kept_may_be_deleted_under_the_store(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_all_that_was_kept_may_be_deleted_under_the_store(one, two, redis_server):
     theirs = await listening(two, "t")
     await one.save(first("key"))
     timeline = one.timeline
@@ -300,7 +281,7 @@ async def test_all_that_was_kept_may_be_deleted_under_the_store(
 # -- loops -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_receiver_is_told_on_the_loop_that_it_listens_on(one: RedisStore) -> None:
+async def test_a_receiver_is_told_on_the_loop_that_it_listens_on(one):
     done = threading.Event()
     seen: list[tuple[int, bytes]] = []
 
@@ -320,7 +301,7 @@ async def test_a_receiver_is_told_on_the_loop_that_it_listens_on(one: RedisStore
     assert seen == [(thread, b"x")]
 
 
-def test_a_store_whose_loop_has_ended_goes_on_on_another(redis_server: RedisServer) -> None:
+def test_a_store_whose_loop_has_ended_goes_on_on_another(redis_server):
     store = RedisStore(redis_server.url, beat=0.1)
     origins = []
 
@@ -346,7 +327,7 @@ def test_a_store_whose_loop_has_ended_goes_on_on_another(redis_server: RedisServ
     assert len(set(origins)) == 3
 
 
-async def test_a_store_that_is_not_up_yet_is_opened_by_listening(new_store: NewStore) -> None:
+async def test_a_store_that_is_not_up_yet_is_opened_by_listening(new_store):
     store = new_store()
     listener = await listening(store, "t")
     await store.publish([Message("t", b"x")])
@@ -357,9 +338,7 @@ async def test_a_store_that_is_not_up_yet_is_opened_by_listening(new_store: NewS
     await eventually(lambda: listener.bodies == [b"x", b"y"])
 
 
-async def test_connections_that_are_killed_under_load_lose_no_acknowledged_message(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_connections_that_are_killed_under_load_lose_no_acknowledged_message(one, two, redis_server):
     acknowledged: set[bytes] = set()
     stop = asyncio.Event()
     theirs = await listening(two, "t")
@@ -376,7 +355,7 @@ async def test_connections_that_are_killed_under_load_lose_no_acknowledged_messa
     tasks = [asyncio.create_task(publish(name)) for name in range(8)]
     for _ in range(10):
         before = len(acknowledged)
-        await eventually(lambda before=before: len(acknowledged) > before + 50)  # type: ignore[misc]
+        await eventually(lambda before=before: len(acknowledged) > before + 50)
         kill(redis_server, "normal")
     stop.set()
     await asyncio.gather(*tasks)
@@ -385,9 +364,7 @@ async def test_connections_that_are_killed_under_load_lose_no_acknowledged_messa
     assert len(found) == len(acknowledged)
 
 
-async def test_the_way_to_redis_is_not_logged_with_its_secrets(
-    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_way_to_redis_is_not_logged_with_its_secrets(redis_server, caplog):
     caplog.set_level(logging.DEBUG, "faststate")
     store = RedisStore(f"redis://somebody:topsecret@127.0.0.1:{redis_server.port}/0")
     with pytest.raises(PersistenceError) as caught:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from .cluster import until
 from .crowd import MANY_KEYS, ONE_KEY
-from .stage import by_hand, stage
+from .stage import stage
 
 
-async def test_a_slow_network_is_slow_and_nothing_else(tmp_path: Path, seed: str) -> None:
+async def test_a_slow_network_is_slow_and_nothing_else(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24, proxied=True, delay=0.02) as on:  # 40 ms there and back
         begun = time.monotonic()
         await on.crowd.work(250, MANY_KEYS)
@@ -24,20 +23,19 @@ async def test_a_slow_network_is_slow_and_nothing_else(tmp_path: Path, seed: str
         assert not on.crowd.refusals
 
 
-async def test_connections_that_break_off_lose_nothing(tmp_path: Path, seed: str) -> None:
+async def test_connections_that_break_off_lose_nothing(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24, proxied=True) as on:
-        crowd, begun, at_work = on.crowd, time.monotonic(), True
-        async with on.working(lambda: at_work):
+        crowd, begun = on.crowd, time.monotonic()
+        async with on.working():
             for _ in range(12):
                 await on.acknowledged(25)
                 await on.rng.choice(on.proxies).cut()
-            at_work = False
         await crowd.settle()
         on.report("twelve times cut off", begun)
         assert crowd.opened == len(crowd.tabs), "streams broke off"
 
 
-async def test_a_worker_that_is_cut_off_from_redis_does_not_undo_what_others_did(tmp_path: Path, seed: str) -> None:
+async def test_a_worker_that_is_cut_off_from_redis_does_not_undo_what_others_did(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24, proxied=True) as on:
         crowd, cluster = on.crowd, on.cluster
         await crowd.work(100)
@@ -63,7 +61,3 @@ async def test_a_worker_that_is_cut_off_from_redis_does_not_undo_what_others_did
         await crowd.settle()
         on.report("a worker that was alone", begun)
         assert crowd.opened == len(crowd.tabs), "streams broke off"
-
-
-if __name__ == "__main__":
-    by_hand(globals())

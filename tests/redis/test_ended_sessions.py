@@ -151,8 +151,7 @@ async def test_an_event_of_a_session_that_another_process_has_ended_changes_noth
         old = dict(a.cookies)
         with instead(office.sites[0].provider.sessions, "accept", lambda message: None):  # not heard yet
             await b.get("/logout")
-            for name, value in old.items():
-                a.cookies.set(name, value)
+            a.cookies.update(old)
             assert status(await send(a, tab, "Profile/add")) in (401, 403, 503)
             assert status(await send(a, board, "Board/add")) in (401, 403, 503)
             assert (await a.get("/profile")).status_code == 401, "it is known now"

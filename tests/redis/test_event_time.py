@@ -10,7 +10,6 @@ import pytest
 
 from faststate import EventTimeoutError, ReactiveState, StateConfig, StateProvider, StateScope, event
 from faststate.scheduling.threads import EVENT_THREADS, places_here
-from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 go_on = threading.Event()
@@ -49,9 +48,7 @@ class Ledger(ReactiveState):
 
 
 @pytest.mark.parametrize(("name", "kept"), [("block", 0), ("wait", 0), ("stubborn", 0), ("steps", 1)])
-async def test_the_lock_of_an_event_that_was_stopped_is_free_for_other_processes(
-    shared_redis: RedisServer, name: str, kept: int
-) -> None:
+async def test_the_lock_of_an_event_that_was_stopped_is_free_for_other_processes(shared_redis, name, kept):
     go_on.clear()
     store = f"{shared_redis.url}?prefix=event-time-{name}"
     one, two = (StateProvider(store=store, secret_key="x", lock_timeout=30) for _ in range(2))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
 from tests.chaos.load import Broken
 
 from . import flaws
-from .cluster import Flaw
 from .crowd import Kind
 from .stage import Stage, stage
 
@@ -47,12 +45,10 @@ async def stand_still(on: Stage) -> None:
 
 async def lose_messages(on: Stage) -> None:
     """Cut the connections of one worker while others work."""
-    at_work = True
-    async with on.working(lambda: at_work, SHARED):
+    async with on.working(SHARED):
         for _ in range(8):
             await on.acknowledged(20)
             await on.proxies[0].cut()
-        at_work = False
     await on.crowd.settle(SOON)
 
 
@@ -77,9 +73,7 @@ async def kill_redis(on: Stage) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-async def test_the_checks_find_a_broken_engine(
-    tmp_path: Path, seed: str, flaw: Flaw, trouble: Trouble, finding: str
-) -> None:
+async def test_the_checks_find_a_broken_engine(tmp_path, seed, flaw, trouble, finding):
     with pytest.raises(Broken, match=finding):
         async with stage(tmp_path, seed, workers=3, tabs=24, flaw=flaw, proxied=trouble is lose_messages) as on:
             await trouble(on)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,13 +17,13 @@ from tests.support.values import KINDS, canonical
 
 
 @pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.Runner]:
+def loop():
     with asyncio.Runner() as runner:
         yield runner
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def store(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+def store(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/states.db"
     url: str = request.getfixturevalue("redis_server").url

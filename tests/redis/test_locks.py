@@ -24,8 +24,6 @@ from tests.support.waiting import eventually
 
 from .stand import first, script, version
 
-NewStore = Callable[..., RedisStore]
-
 
 def left(server: RedisServer, *kinds: str) -> set[str]:
     """The keys that are left of locks, requests for them, and notes."""
@@ -40,11 +38,11 @@ def waits(server: RedisServer, key: str, count: int = 1) -> Callable[[], bool]:
     return lambda: bool(server.do("LLEN", f"{{faststate}}:w:{key}") == count)
 
 
-def test_the_redis_store_keeps_the_protocol(new_store: NewStore) -> None:
+def test_the_redis_store_keeps_the_protocol(new_store):
     assert isinstance(new_store(), SharedStore)
 
 
-async def test_a_lock_brings_what_is_stored_where_that_is_news(one: RedisStore) -> None:
+async def test_a_lock_brings_what_is_stored_where_that_is_news(one):
     await one.save_many([first("same"), first("other", b"new"), first("looked for")])
     locked = await one.lock(
         {"same": version(1), "other": version(1, "former life"), "gone": version(3), "none": None},
@@ -57,7 +55,7 @@ async def test_a_lock_brings_what_is_stored_where_that_is_news(one: RedisStore) 
     assert not locked.unclean and not locked.wanted
 
 
-async def test_what_has_expired_is_news_but_for_who_has_used_it(new_store: NewStore) -> None:
+async def test_what_has_expired_is_news_but_for_who_has_used_it(new_store):
     now = 1_800_000_000.0
     store = new_store(clock=lambda: now)
     await store.save(first("key", ttl=10))
@@ -70,7 +68,7 @@ async def test_what_has_expired_is_news_but_for_who_has_used_it(new_store: NewSt
     assert await store.fresh({"key": None}) == {"key": Stored(version(1), b"data", 10)}
 
 
-async def test_a_lock_and_a_commit_are_one_round_trip_each(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_a_lock_and_a_commit_are_one_round_trip_each(new_store, redis_server):
     store = new_store(beat=1_000.0)
     await store.open()
     await store.commit([], holds=(await store.lock({"x": None}, 1)).holds.values())  # which loads the scripts
@@ -87,9 +85,7 @@ async def test_a_lock_and_a_commit_are_one_round_trip_each(new_store: NewStore, 
     assert [word for word in sent if word not in ("CLIENT", "HELLO")] == ["EVALSHA", "EVALSHA"]
 
 
-async def test_a_lock_is_had_by_one_and_handed_over_in_the_order_of_asking(
-    new_store: NewStore, redis_server: RedisServer
-) -> None:
+async def test_a_lock_is_had_by_one_and_handed_over_in_the_order_of_asking(new_store, redis_server):
     stores = [new_store() for _ in range(5)]
     holds = (await stores[0].lock({"key": None}, 5)).holds
     order: list[int] = []
@@ -110,9 +106,7 @@ async def test_a_lock_is_had_by_one_and_handed_over_in_the_order_of_asking(
     assert not left(redis_server)
 
 
-async def test_a_hand_over_does_not_wait_for_the_next_look(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hand_over_does_not_wait_for_the_next_look(one, two, redis_server, monkeypatch):
     monkeypatch.setattr("faststate.stores.redis.locking.LOOK_AGAIN", 1_000.0)
     holds = (await one.lock({"key": None}, 5)).holds
     waiting = asyncio.create_task(two.lock({"key": None}, 20))
@@ -121,9 +115,7 @@ async def test_a_hand_over_does_not_wait_for_the_next_look(
     assert (await waiting).unclean == frozenset()
 
 
-async def test_a_waiter_looks_again_when_the_word_was_lost(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_waiter_looks_again_when_the_word_was_lost(one, two, redis_server, monkeypatch):
     monkeypatch.setattr("faststate.stores.redis.locking.RedisLocks.woken", lambda self, fence: None)
     holds = (await one.lock({"key": None}, 5)).holds
     waiting = asyncio.create_task(two.lock({"key": None}, 20))
@@ -132,9 +124,7 @@ async def test_a_waiter_looks_again_when_the_word_was_lost(
     await waiting
 
 
-async def test_who_holds_what_another_wants_is_told(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_who_holds_what_another_wants_is_told(one, two, redis_server):
     locked = await one.lock({"a": None, "b": None}, 5)
     waiting = asyncio.create_task(two.lock({"b": None}, 20))
     await eventually(waits(redis_server, "b"))
@@ -148,9 +138,7 @@ async def test_who_holds_what_another_wants_is_told(
         await one.commit([], holds=[locked.holds["b"]])
 
 
-async def test_who_is_handed_a_lock_is_told_who_waits_behind(
-    new_store: NewStore, one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_who_is_handed_a_lock_is_told_who_waits_behind(new_store, one, two, redis_server):
     third = new_store()
     holds = (await one.lock({"key": None}, 5)).holds
     second = asyncio.create_task(two.lock({"key": None}, 20))
@@ -163,7 +151,7 @@ async def test_who_is_handed_a_lock_is_told_who_waits_behind(
     assert (await last).wanted == frozenset()
 
 
-async def test_a_commit_under_a_lost_lock_changes_nothing_and_tells_nobody(one: RedisStore, two: RedisStore) -> None:
+async def test_a_commit_under_a_lost_lock_changes_nothing_and_tells_nobody(one, two):
     await one.save(first("b"))
     locked = await one.lock({"a": None, "b": version(1)}, 1)
     one.unlock([locked.holds["b"]])
@@ -179,7 +167,7 @@ async def test_a_commit_under_a_lost_lock_changes_nothing_and_tells_nobody(one: 
     await two.commit([], holds=theirs.holds.values())
 
 
-async def test_a_lock_that_was_had_by_another_meanwhile_is_lost(one: RedisStore, two: RedisStore) -> None:
+async def test_a_lock_that_was_had_by_another_meanwhile_is_lost(one, two):
     locked = await one.lock({"key": None}, 1)
     one.unlock(locked.holds.values())
     theirs = await two.lock({"key": None}, 5)
@@ -190,16 +178,14 @@ async def test_a_lock_that_was_had_by_another_meanwhile_is_lost(one: RedisStore,
     await one.commit([first("key")], holds=again.holds.values())
 
 
-async def test_a_conflict_keeps_the_locks(one: RedisStore) -> None:
+async def test_a_conflict_keeps_the_locks(one):
     locked = await one.lock({"key": None}, 1)
     with pytest.raises(VersionConflict, match=r"the store holds key at None, not at life\.3"):
         await one.commit([Write("key", version(3), version(4), b"x")], holds=locked.holds.values())
     await one.commit([first("key")], holds=locked.holds.values())
 
 
-async def test_a_lock_that_cannot_be_had_in_time_is_named_and_nothing_is_locked(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_lock_that_cannot_be_had_in_time_is_named_and_nothing_is_locked(one, two, redis_server):
     holds = (await one.lock({"b": None}, 5)).holds
     with pytest.raises(LockTimeoutError, match=r"^b was locked by another process for 0\.2 s$"):
         await two.lock({"a": None, "b": None, "c": None}, 0.2)
@@ -208,9 +194,7 @@ async def test_a_lock_that_cannot_be_had_in_time_is_named_and_nothing_is_locked(
     await none_left(redis_server)
 
 
-async def test_a_waiter_that_is_cancelled_leaves_nothing(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_waiter_that_is_cancelled_leaves_nothing(one, two, redis_server):
     holds = (await one.lock({"b": None}, 5)).holds
     waiting = asyncio.create_task(two.lock({"a": None, "b": None}, 20))
     await eventually(waits(redis_server, "b"))
@@ -222,9 +206,7 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing(
     await none_left(redis_server)
 
 
-async def test_waiters_that_are_cancelled_at_any_moment_leave_nothing(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_waiters_that_are_cancelled_at_any_moment_leave_nothing(one, two, redis_server):
     for steps in range(60):
         stores = (one, two)
         tasks = [asyncio.create_task(stores[n % 2].lock({"a": None, "b": None}, 20)) for n in range(4)]
@@ -238,7 +220,7 @@ async def test_waiters_that_are_cancelled_at_any_moment_leave_nothing(
     await none_left(redis_server)
 
 
-async def test_locks_of_many_keys_taken_crosswise_never_deadlock(one: RedisStore, two: RedisStore) -> None:
+async def test_locks_of_many_keys_taken_crosswise_never_deadlock(one, two):
     async def work(store: RedisStore, keys: list[str]) -> None:
         for _ in range(20):
             locked = await store.lock(dict.fromkeys(keys), 20)
@@ -249,7 +231,7 @@ async def test_locks_of_many_keys_taken_crosswise_never_deadlock(one: RedisStore
     )
 
 
-async def test_no_change_of_many_holders_is_lost(one: RedisStore, two: RedisStore, redis_server: RedisServer) -> None:
+async def test_no_change_of_many_holders_is_lost(one, two, redis_server):
     async def add(store: RedisStore) -> None:
         found: Stored | None = None
         for _ in range(20):
@@ -266,7 +248,7 @@ async def test_no_change_of_many_holders_is_lost(one: RedisStore, two: RedisStor
     assert not left(redis_server)
 
 
-async def test_an_unclean_unlock_is_told_until_somebody_has_committed(one: RedisStore, two: RedisStore) -> None:
+async def test_an_unclean_unlock_is_told_until_somebody_has_committed(one, two):
     locked = await one.lock({"key": None, "other": None}, 1)
     one.unlock([locked.holds["key"]], unclean=True)
     one.unlock([locked.holds["other"]])
@@ -280,9 +262,7 @@ async def test_an_unclean_unlock_is_told_until_somebody_has_committed(one: Redis
     assert (await two.lock({"key": None, "other": None}, 5)).unclean == frozenset()
 
 
-async def test_a_request_that_is_given_up_leaves_what_is_unclean_unclean(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_request_that_is_given_up_leaves_what_is_unclean_unclean(one, two, redis_server):
     locked = await one.lock({"a": None}, 1)
     one.unlock(locked.holds.values(), unclean=True)
     holds = (await one.lock({"b": None}, 1)).holds
@@ -321,9 +301,7 @@ asyncio.run(main())
 """
 
 
-async def test_the_lock_of_a_process_that_was_killed_is_free_and_unclean(
-    one: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_the_lock_of_a_process_that_was_killed_is_free_and_unclean(one, redis_server):
     with script(HOLDER, redis_server.url) as process:
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline) == "locked\n"
@@ -334,9 +312,7 @@ async def test_the_lock_of_a_process_that_was_killed_is_free_and_unclean(
         await eventually(lambda: set(one.members) == {one.origin})
 
 
-async def test_a_process_that_was_stopped_is_refused_what_it_does_under_its_lock(
-    one: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_process_that_was_stopped_is_refused_what_it_does_under_its_lock(one, redis_server):
     with script(HOLDER, redis_server.url) as process:
         assert process.stdout is not None and process.stdin is not None
         assert await asyncio.to_thread(process.stdout.readline) == "locked\n"
@@ -355,7 +331,7 @@ async def test_a_process_that_was_stopped_is_refused_what_it_does_under_its_lock
         assert process.wait(20) == 0
 
 
-async def test_the_locks_of_a_process_that_closes_are_free(one: RedisStore, two: RedisStore) -> None:
+async def test_the_locks_of_a_process_that_closes_are_free(one, two):
     await one.lock({"key": None}, 1)
     waiting = asyncio.create_task(two.lock({"key": None}, 20))
     await one.close()
@@ -363,9 +339,7 @@ async def test_the_locks_of_a_process_that_closes_are_free(one: RedisStore, two:
     assert one.origin not in (await two.lock({"other": None}, 1)).holds["other"].fence
 
 
-async def test_a_process_that_was_buried_joins_anew_and_its_locks_are_void(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_process_that_was_buried_joins_anew_and_its_locks_are_void(one, two, redis_server):
     former = one.origin
     locked = await one.lock({"key": None}, 1)
     redis_server.do("HDEL", "{faststate}:members", former)
@@ -378,9 +352,7 @@ async def test_a_process_that_was_buried_joins_anew_and_its_locks_are_void(
     await one.commit([first("key")], holds=again.holds.values())
 
 
-async def test_who_is_buried_while_it_waits_goes_on_waiting(
-    one: RedisStore, two: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_who_is_buried_while_it_waits_goes_on_waiting(one, two, redis_server):
     holds = (await one.lock({"b": None}, 1)).holds
     waiting = asyncio.create_task(two.lock({"a": None, "b": None}, 20))
     await eventually(waits(redis_server, "b"))
@@ -393,7 +365,7 @@ async def test_who_is_buried_while_it_waits_goes_on_waiting(
     await none_left(redis_server)
 
 
-async def test_a_dead_waiter_is_passed_over(one: RedisStore, two: RedisStore, redis_server: RedisServer) -> None:
+async def test_a_dead_waiter_is_passed_over(one, two, redis_server):
     holds = (await one.lock({"key": None}, 1)).holds
     redis_server.do("RPUSH", "{faststate}:w:key", "nobody:1", "nobody:2")
     waiting = asyncio.create_task(two.lock({"key": None}, 20))
@@ -403,7 +375,7 @@ async def test_a_dead_waiter_is_passed_over(one: RedisStore, two: RedisStore, re
     await none_left(redis_server)
 
 
-async def test_a_process_that_is_busy_buries_nobody(new_store: NewStore) -> None:
+async def test_a_process_that_is_busy_buries_nobody(new_store):
     one, two = new_store(answer_timeout=20.0), new_store(answer_timeout=20.0)  # a beat may be on its way meanwhile
     await one.open()
     await two.open()
@@ -419,7 +391,7 @@ async def test_a_process_that_is_busy_buries_nobody(new_store: NewStore) -> None
 # -- unknown outcomes --------------------------------------------------------------------------------------------------
 
 
-async def test_a_lock_that_is_answered_too_late_is_given_back(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_a_lock_that_is_answered_too_late_is_given_back(new_store, redis_server):
     store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     await store.open()
     redis_server.pause()
@@ -437,9 +409,7 @@ async def test_a_lock_that_is_answered_too_late_is_given_back(new_store: NewStor
     await other.lock({"key": None}, 5)
 
 
-async def test_a_request_that_comes_after_it_was_given_up_takes_nothing(
-    one: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_request_that_comes_after_it_was_given_up_takes_nothing(one, redis_server):
     from faststate.stores.redis.scripts import GIVE_BACK, LOCK
 
     fence = f"{one.origin}:0"
@@ -449,7 +419,7 @@ async def test_a_request_that_comes_after_it_was_given_up_takes_nothing(
     assert 0 < redis_server.do("TTL", f"{{faststate}}:c:{fence}") <= 3600
 
 
-async def test_locks_are_given_back_when_redis_is_there_again(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_locks_are_given_back_when_redis_is_there_again(new_store, redis_server):
     store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     locked = await store.lock({"key": None}, 10)
     redis_server.pause()
@@ -460,15 +430,13 @@ async def test_locks_are_given_back_when_redis_is_there_again(new_store: NewStor
     await none_left(redis_server)
 
 
-async def test_many_locks_are_given_back_at_once(one: RedisStore, redis_server: RedisServer) -> None:
+async def test_many_locks_are_given_back_at_once(one, redis_server):
     locked = await one.lock({f"{number}": None for number in range(2_000)}, 5)
     one.unlock(locked.holds.values())
     await none_left(redis_server)
 
 
-async def test_a_lock_from_another_loop_that_nobody_waits_for_any_more_is_given_back(
-    one: RedisStore, redis_server: RedisServer
-) -> None:
+async def test_a_lock_from_another_loop_that_nobody_waits_for_any_more_is_given_back(one, redis_server):
     async def ask_and_go(steps: int) -> None:
         task = asyncio.create_task(one.lock({"key": None}, 5))
         for _ in range(steps):
@@ -503,9 +471,7 @@ ACTIONS = st.lists(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @pytest.mark.timeout(180)
-def test_whatever_holders_do_no_change_is_lost_and_no_lock_is_left(
-    redis_server: RedisServer, actions: list[tuple[int, list[str], str, int]]
-) -> None:
+def test_whatever_holders_do_no_change_is_lost_and_no_lock_is_left(redis_server, actions):
     prefix = os.urandom(4).hex()
 
     async def compare() -> None:
@@ -558,7 +524,7 @@ def test_whatever_holders_do_no_change_is_lost_and_no_lock_is_left(
     asyncio.run(compare())
 
 
-async def test_the_fence_of_a_hold_is_never_had_again(one: RedisStore, two: RedisStore) -> None:
+async def test_the_fence_of_a_hold_is_never_had_again(one, two):
     seen: set[Hold] = set()
     for store in (one, two, one, two):
         locked = await store.lock({"key": None}, 5)

@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 
 from tests.support.client import status
 from tests.support.redis_server import RedisServer
 
 from .cluster import until
-from .stage import by_hand, stage
+from .stage import stage
 from .tabs import Tab
 
 SOON = 1.0
@@ -25,10 +24,10 @@ def all_were_refused(tabs: Sequence[Tab], before: Sequence[int]) -> bool:
     return all(tab.refusals > number for tab, number in zip(tabs, before, strict=True))
 
 
-async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged(tmp_path: Path, seed: str) -> None:
+async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24, durable=True) as on:
-        crowd, begun, at_work = on.crowd, time.monotonic(), True
-        async with on.working(lambda: at_work):
+        crowd, begun = on.crowd, time.monotonic()
+        async with on.working() as stop_working:
             for life in range(3):
                 await on.acknowledged(100)
                 refused = [tab.refusals for tab in crowd.tabs]
@@ -38,7 +37,7 @@ async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged
                     tab = crowd.tabs[0]
                     answer = await tab.page.send("Board", "add", number=10**6, connection=tab.signals["_fs"]["c"])
                     assert (answer.status_code, status(answer)) == (200, 503)
-                    at_work = False  # but for what has begun: that is repeated until it is done
+                    stop_working()  # but for what has begun: that is repeated until it is done
                 await asyncio.to_thread(on.redis.start)
                 back = time.monotonic()
         await crowd.settle()
@@ -48,7 +47,7 @@ async def test_redis_that_is_killed_and_comes_back_has_all_that_was_acknowledged
         assert crowd.patched_at - back < SOON
 
 
-async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_path: Path, seed: str) -> None:
+async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, begun = on.crowd, time.monotonic()
         await crowd.work(200)
@@ -67,9 +66,9 @@ async def test_tabs_come_to_what_there_is_when_redis_has_lost_everything(tmp_pat
         on.report("Redis without a memory", begun)
 
 
-async def test_a_replica_takes_the_place_of_redis(tmp_path: Path, seed: str) -> None:
+async def test_a_replica_takes_the_place_of_redis(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24, proxied=True) as on, AsyncExitStack() as stack:
-        crowd, begun, at_work = on.crowd, time.monotonic(), True
+        crowd, begun = on.crowd, time.monotonic()
         replica = RedisServer(tmp_path / "replica", replicaof=f"127.0.0.1 {on.redis.port}")
         stack.callback(replica.stop)
         await asyncio.to_thread(replica.start)
@@ -79,14 +78,13 @@ async def test_a_replica_takes_the_place_of_redis(tmp_path: Path, seed: str) -> 
             await until(lambda: client.wait(1, 100), "a replica in step")
         for tab in crowd.tabs:
             tab.may_lose_states = True
-        async with on.working(lambda: at_work):
+        async with on.working():
             await on.acknowledged(100)
             on.redis.kill()
             replica.do("REPLICAOF", "NO", "ONE")
             for proxy in on.proxies:
                 await proxy.switch(replica.port)
             await on.acknowledged(100)
-            at_work = False
         await crowd.settle(book=False)  # what had not reached the replica is lost: Redis replicates behind its answers
         on.report("failed over", begun)
         await crowd.clear()
@@ -96,7 +94,3 @@ async def test_a_replica_takes_the_place_of_redis(tmp_path: Path, seed: str) -> 
         await crowd.settle()
         on.report("after it", begun)
         assert crowd.opened == len(crowd.tabs), "streams broke off"
-
-
-if __name__ == "__main__":
-    by_hand(globals())

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from .cluster import PATIENCE, until
-from .stage import by_hand, stage
+from .stage import stage
 from .web import CutOff
 
 
-async def test_a_worker_killed_in_an_event_frees_its_lock_and_its_tabs_go_to_others(tmp_path: Path, seed: str) -> None:
+async def test_a_worker_killed_in_an_event_frees_its_lock_and_its_tabs_go_to_others(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, cluster = on.crowd, on.cluster
         await crowd.work(200)
@@ -37,9 +36,7 @@ async def test_a_worker_killed_in_an_event_frees_its_lock_and_its_tabs_go_to_oth
         assert crowd.opened == len(crowd.tabs) + len(bereft)
 
 
-async def test_a_worker_that_stood_still_for_longer_than_its_locks_does_not_undo_what_others_did(
-    tmp_path: Path, seed: str
-) -> None:
+async def test_a_worker_that_stood_still_for_longer_than_its_locks_does_not_undo_what_others_did(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, cluster = on.crowd, on.cluster
         await crowd.work(100)
@@ -62,11 +59,11 @@ async def test_a_worker_that_stood_still_for_longer_than_its_locks_does_not_undo
         on.report("a worker that stood still", begun)
 
 
-async def test_workers_killed_one_after_the_other_under_load_lose_nothing(tmp_path: Path, seed: str) -> None:
+async def test_workers_killed_one_after_the_other_under_load_lose_nothing(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, cluster = on.crowd, on.cluster
-        begun, at_work = time.monotonic(), True
-        async with on.working(lambda: at_work):
+        begun = time.monotonic()
+        async with on.working():
             for _ in range(2):
                 await on.acknowledged(60)
                 victim = on.rng.choice(cluster.serving)
@@ -75,11 +72,6 @@ async def test_workers_killed_one_after_the_other_under_load_lose_nothing(tmp_pa
                 victim.kill()
                 cluster.serving[cluster.serving.index(victim)] = new
             await on.acknowledged(60)
-            at_work = False
         await crowd.settle()
         on.report("two killed workers", begun)
         await until(lambda: all(tab.is_open for tab in crowd.tabs), "all streams", PATIENCE)
-
-
-if __name__ == "__main__":
-    by_hand(globals())

@@ -1,13 +1,9 @@
-"""Many clients of many workers: each acknowledged event is there once, and all see the same.
-
-By hand: `python -m tests.redis.test_many_workers --events 100000 --workers 4 --clients 64`.
-"""
+"""Many clients of many workers: each acknowledged event is there once, and all see the same."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -16,12 +12,11 @@ import pytest
 import faststate
 from tests.support import ROOT
 from tests.support.processes import Server
-from tests.support.redis_server import RedisServer
 from tests.support.servers import uvicorn
 
 from .cluster import Cluster, Worker
 from .crowd import ALL_KINDS, MANY_KEYS, ONE_KEY, ROUND, Crowd, Kind
-from .stage import SUITE, Stage, by_hand, stage
+from .stage import SUITE, Stage, stage
 
 SOURCES = Path(faststate.__file__).parents[1]
 
@@ -41,7 +36,7 @@ async def count_all(on: Stage, kinds: list[Kind], events: int) -> None:
 
 
 @pytest.mark.long
-async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_same(tmp_path: Path, seed: str) -> None:
+async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_same(tmp_path, seed):
     async with stage(tmp_path, seed) as on:
         for name, (kinds, share) in LOADS.items():
             begun = time.monotonic()
@@ -53,7 +48,7 @@ async def test_no_event_of_many_clients_is_lost_or_done_twice_and_all_see_the_sa
         assert not any(tab.overtaken for tab in on.crowd.tabs), "what events were answered was not in step with streams"
 
 
-async def test_processes_that_keep_some_of_their_locks_do_not_wait_for_each_other(tmp_path: Path, seed: str) -> None:
+async def test_processes_that_keep_some_of_their_locks_do_not_wait_for_each_other(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         begun = time.monotonic()
         await on.crowd.work(400, [("Desk", "file"), ("Desk", "add"), ("Board", "add")])
@@ -62,9 +57,7 @@ async def test_processes_that_keep_some_of_their_locks_do_not_wait_for_each_othe
         assert not on.crowd.refusals, "a lock was waited for until its time was over"
 
 
-async def test_the_workers_of_one_uvicorn_are_one_app(
-    tmp_path: Path, seed: str, new_redis: Callable[..., RedisServer]
-) -> None:
+async def test_the_workers_of_one_uvicorn_are_one_app(tmp_path, seed, new_redis):
     redis = new_redis()
     store = f"{redis.url}/0?prefix=chaos"
     server = Server(
@@ -87,7 +80,3 @@ async def test_the_workers_of_one_uvicorn_are_one_app(
         assert "Traceback" not in server.output()
     finally:
         server.kill()
-
-
-if __name__ == "__main__":
-    by_hand(globals())

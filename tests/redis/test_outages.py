@@ -10,8 +10,7 @@ import pytest
 from faststate.exceptions import PersistenceError
 from tests.support.client import status
 
-from .office import make_app, open_office, send
-from .test_sharing import count_of, until_count
+from .office import count_of, make_app, open_office, send, until_count
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -21,47 +20,42 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 async def test_events_are_refused_while_redis_is_away_and_streams_stay_open(new_redis):
     server = new_redis(**DURABLE)
     async with open_office(server.url) as office:
-        a, b = await office.browser()
-        tabs = [await office.tab(a), await office.tab(b)]
+        a, b, *tabs = await office.visit_all()
         await send(a, tabs[0], "Board/add")
-        for tab in tabs:
-            await until_count(tab, "Board", 1)
+        await until_count(tabs, "Board", 1)
         server.kill()
         refused = await send(a, tabs[0], "Board/add")
         assert status(refused) == 503 and refused.status_code == 200, "a page shows what it is told"
         assert (await b.get("/wallet")).status_code == 503
         local = await office.tab(b, "/local")
         assert (await send(b, local, "Local/add")).status_code == 204, "what is this process's alone goes on"
-        await until_count(local, "Local", 1)
+        await until_count([local], "Local", 1)
         server.start()
         await eventually_taken(b, tabs[0], "Board/add")
         for tab in tabs:
-            await until_count(tab, "Board", 2)
+            await until_count([tab], "Board", 2)
             assert not tab.response.is_closed
 
 
 async def test_what_was_committed_while_a_process_was_cut_off_is_shown_when_it_is_back(new_redis):
     server = new_redis(**DURABLE)
     async with open_office(server.url) as office:
-        a, b = await office.browser()
-        tabs = [await office.tab(a), await office.tab(b)]
+        _, b, *tabs = await office.visit_all()
         client = server.client()
         for count in range(1, 6):
             client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
             await eventually_taken(b, tabs[0], "Board/add")
-            for tab in tabs:
-                await until_count(tab, "Board", count)
+            await until_count(tabs, "Board", count)
         client.close()
 
 
 async def test_a_redis_that_has_lost_everything_wins(new_redis):
     server = new_redis()
     async with open_office(server.url) as office:
-        a, b = await office.browser()
-        tab = await office.tab(a)
+        a, b, tab = await office.visit()
         for _ in range(5):
             await send(a, tab, "Board/add")
-        await until_count(tab, "Board", 5)
+        await until_count([tab], "Board", 5)
         server.kill()
         server.start()
         await tab.ends()
@@ -74,23 +68,19 @@ async def test_a_redis_that_has_lost_everything_wins(new_redis):
 async def test_a_redis_that_is_older_than_it_was_wins(new_redis):
     server = new_redis()
     async with open_office(server.url) as office:
-        a, b = await office.browser()
-        tabs = [await office.tab(a), await office.tab(b)]
+        a, b, *tabs = await office.visit_all()
         await send(a, tabs[0], "Board/add")
         server.do("SAVE")
         for _ in range(3):
             await send(b, tabs[0], "Board/add")
-        for tab in tabs:
-            await until_count(tab, "Board", 4)
+        await until_count(tabs, "Board", 4)
         seen = tabs[0].signals["Board"]["_version"]
         server.kill()
         server.start()
-        for tab in tabs:
-            await until_count(tab, "Board", 1)
+        await until_count(tabs, "Board", 1)
         for _ in range(3):
             await eventually_taken(b, tabs[0], "Board/add")
-        for tab in tabs:
-            await until_count(tab, "Board", 4)
+        await until_count(tabs, "Board", 4)
         assert status(await send(b, tabs[0], "Board/sign", a={"text": "of another past"}, v=seen)) == 409
 
 

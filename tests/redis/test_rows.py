@@ -67,33 +67,29 @@ async def shop(request, redis_server, tmp_path):
             yield office
 
 
-async def until_stock(tab, stock):
-    await tab.until(lambda: next(iter(tab.signals["Product"].values()))["stock"] == stock)
+async def until_stock(tabs, stock):
+    for tab in tabs:
+        await tab.until(lambda tab=tab: next(iter(tab.signals["Product"].values()))["stock"] == stock)
 
 
 async def test_rows_follow_in_all_processes(shop):
-    a, b = await shop.browser()
-    tabs = [await shop.tab(a, "/1"), await shop.tab(b, "/1")]
+    a, b, *tabs = await shop.visit_all("/1")
     for place in range(6):
         assert (await send((a, b)[place % 2], tabs[0], "Product/sell", i="1")).status_code == 204
-        for tab in tabs:
-            await until_stock(tab, 999 - place)
+        await until_stock(tabs, 999 - place)
     assert shop.table[1]["stock"] == 994
 
 
 async def test_none_of_many_sales_at_once_is_lost_or_done_twice(shop):
-    a, b = await shop.browser()
-    tabs = [await shop.tab(a, "/1"), await shop.tab(b, "/1")]
+    a, b, *tabs = await shop.visit_all("/1")
     responses = await asyncio.gather(*(send(c, tabs[0], "Product/sell", i="1") for c in (a, b) for _ in range(50)))
     assert {status(response) for response in responses} == {204}
     assert shop.table[1]["stock"] == 900
-    for tab in tabs:
-        await until_stock(tab, 900)
+    await until_stock(tabs, 900)
 
 
 async def test_a_page_of_a_process_that_nobody_follows_it_in_shows_the_row_as_it_is(shop):
-    a, b = await shop.browser()
-    tab = await shop.tab(a, "/1", streaming=False)
+    a, b, tab = await shop.visit("/1", streaming=False)
     for count in range(1, 4):
         assert status(await send(a, tab, "Product/sell", i="1")) in (200, 204)
         seen = await shop.tab(b, "/1", streaming=False)
@@ -101,32 +97,27 @@ async def test_a_page_of_a_process_that_nobody_follows_it_in_shows_the_row_as_it
 
 
 async def test_the_version_that_a_page_has_seen_is_one_for_all_processes(shop):
-    a, b = await shop.browser()
-    tab = await shop.tab(a, "/1")
+    _, b, tab = await shop.visit("/1")
     old = next(iter(tab.signals["Product"].values()))["_version"]
     taken = await send(b, tab, "Product/correct", i="1", a={"stock": 7}, v=old)
     assert status(taken) in (200, 204), taken.text
-    await until_stock(tab, 7)
+    await until_stock([tab], 7)
     refused = await send(b, tab, "Product/correct", i="1", a={"stock": 8}, v=old)
     assert status(refused) == 409
 
 
 async def test_a_row_that_other_code_has_changed_is_shown_by_all_after_refresh(shop):
-    a, b = await shop.browser()
-    tabs = [await shop.tab(a, "/1"), await shop.tab(b, "/1")]
+    _, b, *tabs = await shop.visit_all("/1")
     shop.table.update({"product_id": 1, "stock": 3})
     provider = shop.sites[0].provider
     assert await asyncio.to_thread(lambda: provider.refresh(Product, record_id=1).value)
-    for tab in tabs:
-        await until_stock(tab, 3)
+    await until_stock(tabs, 3)
     assert status(await send(b, tabs[0], "Product/sell", i="1")) == 204
-    for tab in tabs:
-        await until_stock(tab, 2)
+    await until_stock(tabs, 2)
 
 
 async def test_a_row_that_is_deleted_goes_from_the_pages_of_all(shop):
-    a, b = await shop.browser()
-    tabs = [await shop.tab(a, "/1"), await shop.tab(b, "/1")]
+    a, b, *tabs = await shop.visit_all("/1")
     await asyncio.to_thread(lambda: shop.sites[0].provider.delete(Product, record_id=1))
     for tab in tabs:
         await tab.until(lambda tab=tab: tab.signals["_fs"].get("err"))
@@ -135,11 +126,9 @@ async def test_a_row_that_is_deleted_goes_from_the_pages_of_all(shop):
 
 
 async def test_a_row_whose_changer_has_died_with_its_lock_is_loaded_again(shop):
-    a, b = await shop.browser()
-    tabs = [await shop.tab(a, "/1"), await shop.tab(b, "/1")]
+    _, b, *tabs = await shop.visit_all("/1")
     assert (await send(b, tabs[0], "Product/sell", i="1")).status_code == 204
-    for tab in tabs:
-        await until_stock(tab, 999)
+    await until_stock(tabs, 999)
     store = shop.sites[0].provider.store
     key = "row:record:Product:1"
 
@@ -151,8 +140,7 @@ async def test_a_row_whose_changer_has_died_with_its_lock_is_loaded_again(shop):
     loop = shop.sites[0].provider.sse_manager.fanout.loop
     await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(change_and_die(), loop))
     assert (await send(b, tabs[0], "Product/sell", i="1")).status_code == 204
-    for tab in tabs:
-        await until_stock(tab, 499)
+    await until_stock(tabs, 499)
 
 
 async def test_what_a_page_types_into_a_row_is_not_sent_back_to_it_by_another_process(shop):
@@ -162,7 +150,7 @@ async def test_what_a_page_types_into_a_row_is_not_sent_back_to_it_by_another_pr
     # The tab's own process has taken it in: with the next change in one, it would be told.
     await other.until(lambda: next(iter(other.signals["Product"].values()))["note"] == "hello")
     assert (await send(b, tab, "Product/sell", i="1")).status_code == 204
-    await until_stock(tab, 999)
+    await until_stock([tab], 999)
     patches = [one for patch in tab.patched[1:] for one in patch.get("Product", {}).values()]
     assert patches and not any("note" in patch for patch in patches)
     assert shop.table[1]["note"] == "hello"

@@ -15,7 +15,7 @@ TINY = Scale(repeat=1, events=20, rounds=2)
 
 @pytest.mark.long
 @pytest.mark.usefixtures("shared_redis")  # which skips the test where there is no Redis
-def test_what_many_processes_cost_is_measured() -> None:
+def test_what_many_processes_cost_is_measured():
     bench = Bench((), progress=False)
     with Engine() as engine, bench.load():
         bed = Bed(engine, bench)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import redis
 
-from tests.support.redis_server import RedisServer
 
-
-def test_a_server_that_keeps_a_log_finds_its_data_after_a_kill(new_redis: Callable[..., RedisServer]) -> None:
+def test_a_server_that_keeps_a_log_finds_its_data_after_a_kill(new_redis):
     server = new_redis(appendonly="yes", appendfsync="always")
     server.do("SET", "key", "value")
     server.restart()
@@ -19,7 +15,7 @@ def test_a_server_that_keeps_a_log_finds_its_data_after_a_kill(new_redis: Callab
     assert server.do("GET", "key") is None
 
 
-def test_a_killed_server_answers_nobody(new_redis: Callable[..., RedisServer]) -> None:
+def test_a_killed_server_answers_nobody(new_redis):
     server = new_redis()
     assert server.running and server.listening
     server.kill()
@@ -28,6 +24,6 @@ def test_a_killed_server_answers_nobody(new_redis: Callable[..., RedisServer]) -
         server.do("PING")
 
 
-def test_the_shared_server_is_empty_at_first(redis_server: RedisServer) -> None:
+def test_the_shared_server_is_empty_at_first(redis_server):
     assert redis_server.keys() == set()
     redis_server.do("SET", "key", "value")

@@ -7,7 +7,6 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -15,13 +14,13 @@ from faststate.records.sources import RowChange
 from faststate.records.table import TableRecords
 
 from .cluster import until
-from .stage import by_hand, stage
+from .stage import stage
 from .web import CutOff
 
 ROWS = [("Line", "add"), ("Line", "add_in_a_thread"), ("Line", "add_in_two_steps")]
 
 
-async def test_no_change_of_a_row_is_lost_or_made_twice(tmp_path: Path, seed: str) -> None:
+async def test_no_change_of_a_row_is_lost_or_made_twice(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24, lines=4) as on:
         begun = time.monotonic()
         await on.crowd.work(500, ROWS)
@@ -41,10 +40,10 @@ def wait_behind_the_row() -> None:
             await asyncio.sleep(3600)
         return versions
 
-    TableRecords.save = save_and_wait  # type: ignore[method-assign]
+    TableRecords.save = save_and_wait
 
 
-async def test_a_worker_killed_behind_a_rows_save_leaves_a_row_that_all_agree_on(tmp_path: Path, seed: str) -> None:
+async def test_a_worker_killed_behind_a_rows_save_leaves_a_row_that_all_agree_on(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24, lines=4, flaw=wait_behind_the_row) as on:
         crowd, victim = on.crowd, on.cluster.serving[0]
         await crowd.work(100, ROWS)
@@ -64,7 +63,3 @@ async def test_a_worker_killed_behind_a_rows_save_leaves_a_row_that_all_agree_on
         await crowd.settle()
         seen = await crowd.look(crowd.tabs[0], on.cluster.serving[0])
         assert event.number in seen["Line"].found.numbers
-
-
-if __name__ == "__main__":
-    by_hand(globals())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.support.client import status
 
 from .cluster import until
 from .crowd import Crowd
-from .stage import by_hand, stage
+from .stage import stage
 from .tabs import Browser, Tab
 from .web import Network
 
@@ -27,7 +25,7 @@ async def move_streams(tabs: list[Tab], *, away_from: int = 0) -> None:
         assert tab.worker is not tab.avoids
 
 
-async def test_who_signs_out_on_one_worker_is_signed_out_on_all(tmp_path: Path, seed: str) -> None:
+async def test_who_signs_out_on_one_worker_is_signed_out_on_all(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, first = on.crowd, on.cluster.serving[0]
         await crowd.work(60)
@@ -60,9 +58,7 @@ async def test_who_signs_out_on_one_worker_is_signed_out_on_all(tmp_path: Path, 
         await crowd.settle()
 
 
-async def test_the_streams_of_a_user_who_is_disconnected_begin_anew_wherever_they_are(
-    tmp_path: Path, seed: str
-) -> None:
+async def test_the_streams_of_a_user_who_is_disconnected_begin_anew_wherever_they_are(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, first = on.crowd, on.cluster.serving[0]
         await crowd.work(60)
@@ -76,7 +72,7 @@ async def test_the_streams_of_a_user_who_is_disconnected_begin_anew_wherever_the
         assert all(tab.opened == opened[tab] for tab in crowd.tabs if tab not in concerned)
 
 
-async def test_the_rights_of_a_user_are_looked_up_again_by_all_workers(tmp_path: Path, seed: str) -> None:
+async def test_the_rights_of_a_user_are_looked_up_again_by_all_workers(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, first = on.crowd, on.cluster.serving[0]
         await crowd.work(60)
@@ -93,7 +89,7 @@ async def test_the_rights_of_a_user_are_looked_up_again_by_all_workers(tmp_path:
         (on.directory / "banned").unlink()
 
 
-async def test_who_signs_in_as_another_on_one_worker_is_another_on_all(tmp_path: Path, seed: str) -> None:
+async def test_who_signs_in_as_another_on_one_worker_is_another_on_all(tmp_path, seed):
     async with stage(tmp_path, seed, tabs=24) as on:
         crowd, first = on.crowd, on.cluster.serving[0]
         await crowd.work(60)
@@ -111,7 +107,3 @@ async def test_who_signs_in_as_another_on_one_worker_is_another_on_all(tmp_path:
         browser.name = "browser 0, who is another"  # its Journal, too
         await crowd.work(60)
         await crowd.settle()
-
-
-if __name__ == "__main__":
-    by_hand(globals())

@@ -10,8 +10,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import redis
@@ -35,14 +33,10 @@ from tests.support.waiting import eventually
 
 from .stand import Listener, first, version
 
-NewStore = Callable[..., RedisStore]
-NewRedis = Callable[..., RedisServer]
-
-
 # -- URLs --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_url_names_a_redis_and_the_prefix_of_its_keys(redis_server: RedisServer) -> None:
+async def test_a_url_names_a_redis_and_the_prefix_of_its_keys(redis_server):
     for number, prefix in enumerate(["", "?prefix=shop", "/3?prefix=a%20b&socket_keepalive=yes"]):
         store = store_from_url(redis_server.url + prefix)
         assert isinstance(store, RedisStore)
@@ -53,7 +47,7 @@ async def test_a_url_names_a_redis_and_the_prefix_of_its_keys(redis_server: Redi
         assert client.exists("{a b}:s:2")
 
 
-async def test_a_unix_socket_may_be_named(new_redis: NewRedis, tmp_path: Path) -> None:
+async def test_a_unix_socket_may_be_named(new_redis, tmp_path):
     path = f"/tmp/faststate-{os.getpid()}.sock"
     new_redis(unixsocket=path)
     store = store_from_url(f"unix://{path}?prefix=shop")
@@ -67,22 +61,20 @@ async def test_a_unix_socket_may_be_named(new_redis: NewRedis, tmp_path: Path) -
     ["redis://user:topsecret/x@host/0", "redis://:topsecret@host:port/0", "redis://:topsecret@host?prefix=",
      "redis://:topsecret@host?prefix=a%7Db", "redis://:topsecret@host?socket_timeout=x"],
 )  # fmt: skip
-def test_a_url_that_cannot_be_read_is_a_mistake_that_tells_no_secrets(url: str) -> None:
+def test_a_url_that_cannot_be_read_is_a_mistake_that_tells_no_secrets(url):
     with pytest.raises(ConfigurationError) as caught:
         store_from_url(url)
     assert "topsecret" not in str(caught.value)
     assert (caught.value.__cause__ is None and caught.value.__suppress_context__) or caught.value.__context__ is None
 
 
-def test_a_store_without_its_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_without_its_driver_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(MissingDependencyError, match=r"faststate\[redis\]"):
         store_from_url("redis://localhost")
 
 
-async def test_apps_with_other_prefixes_know_nothing_of_each_other(
-    new_store: NewStore, redis_server: RedisServer
-) -> None:
+async def test_apps_with_other_prefixes_know_nothing_of_each_other(new_store, redis_server):
     one, two = (new_store(url=f"{redis_server.url}?prefix={name}") for name in ("one", "two"))
     listener = Listener()
     await two.listen(listener)
@@ -97,7 +89,7 @@ async def test_apps_with_other_prefixes_know_nothing_of_each_other(
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
 
-async def test_what_expires_leaves_redis_an_hour_later(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_what_expires_leaves_redis_an_hour_later(new_store, redis_server):
     store = new_store()
     await store.save_many([first("key", ttl=10, group="group"), first("ever", group="forever")])
     for name in ("s:key", "g:group"):
@@ -116,9 +108,7 @@ async def test_what_expires_leaves_redis_an_hour_later(new_store: NewStore, redi
     assert not redis_server.do("EXISTS", "{faststate}:g:forever")  # it was met and cleaned
 
 
-async def test_a_group_of_many_is_read_in_portions(
-    new_store: NewStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_group_of_many_is_read_in_portions(new_store, redis_server, monkeypatch):
     monkeypatch.setattr("faststate.stores.redis.link.PORTION", 7)
     store = new_store()
     for start in range(0, 100, 20):  # of one sequence number are more than a page has
@@ -135,7 +125,7 @@ async def test_a_group_of_many_is_read_in_portions(
     assert {key.partition(":")[2] for key in sorted(redis_server.keys())} == {"run", "timeline", "seq"}
 
 
-async def test_each_commit_that_changes_something_has_the_next_number(new_store: NewStore) -> None:
+async def test_each_commit_that_changes_something_has_the_next_number(new_store):
     store = new_store()
     assert (await store.commit([first("a"), first("b")])).sequence == 1
     assert (await store.commit([])).sequence == 1
@@ -147,7 +137,7 @@ async def test_each_commit_that_changes_something_has_the_next_number(new_store:
     assert await store.sequences(["a", "b"]) == {"b": 3}
 
 
-async def test_a_conflict_names_the_key_and_both_versions(new_store: NewStore) -> None:
+async def test_a_conflict_names_the_key_and_both_versions(new_store):
     store = new_store()
     await store.save(first("key"))
     with pytest.raises(VersionConflict, match=r"^the store holds key at life\.1, not at other life\.1$"):
@@ -156,14 +146,14 @@ async def test_a_conflict_names_the_key_and_both_versions(new_store: NewStore) -
         await store.save(first("key"))
 
 
-async def test_one_text_that_cannot_be_sent_harms_no_other(new_store: NewStore) -> None:
+async def test_one_text_that_cannot_be_sent_harms_no_other(new_store):
     store = new_store()
     good, bad = store.save(first("good")), store.save(first("\ud800"))
     results = await asyncio.gather(good, bad, return_exceptions=True)
     assert results[0] is None and isinstance(results[1], UnicodeEncodeError)
 
 
-async def test_scripts_that_redis_has_forgotten_are_sent_again(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_scripts_that_redis_has_forgotten_are_sent_again(new_store, redis_server):
     store = new_store()
     await store.open()
     for number in range(3):
@@ -172,7 +162,7 @@ async def test_scripts_that_redis_has_forgotten_are_sent_again(new_store: NewSto
     assert len(await store.fresh({f"{number}.{n}": None for number in range(3) for n in range(10)})) == 30
 
 
-async def test_the_servers_clock_decides_what_has_expired(new_store: NewStore) -> None:
+async def test_the_servers_clock_decides_what_has_expired(new_store):
     store = new_store()
     await store.save_many([first("past", ttl=-0.001), first("future", ttl=1_000)])
     assert await store.load("past") is None
@@ -187,9 +177,7 @@ def aged(epoch: str, timeline: str) -> str:
     return hashlib.sha1(f"{epoch}{timeline}".encode()).hexdigest()[:12]
 
 
-async def test_what_a_restarted_redis_has_kept_has_another_epoch_for_everybody(
-    new_redis: NewRedis, new_store: NewStore
-) -> None:
+async def test_what_a_restarted_redis_has_kept_has_another_epoch_for_everybody(new_redis, new_store):
     server = new_redis(appendonly="yes", appendfsync="always")
     one, two = new_store(server), new_store(server)
     await one.open()
@@ -218,9 +206,7 @@ async def test_what_a_restarted_redis_has_kept_has_another_epoch_for_everybody(
     await eventually(lambda: one.timeline != before and two.timeline == one.timeline)
 
 
-async def test_a_redis_that_has_lost_all_refuses_old_writers_and_old_locks(
-    new_redis: NewRedis, new_store: NewStore
-) -> None:
+async def test_a_redis_that_has_lost_all_refuses_old_writers_and_old_locks(new_redis, new_store):
     server = new_redis()
     store = new_store(server)
     listener = Listener()
@@ -238,9 +224,7 @@ async def test_a_redis_that_has_lost_all_refuses_old_writers_and_old_locks(
     assert (await store.lock({"key": version(1)}, 5)).news == {"key": None}
 
 
-async def test_a_redis_that_was_set_back_frees_the_locks_of_that_time_and_refuses_newer_writers(
-    new_redis: NewRedis, new_store: NewStore
-) -> None:
+async def test_a_redis_that_was_set_back_frees_the_locks_of_that_time_and_refuses_newer_writers(new_redis, new_store):
     server = new_redis(appendonly="yes", appendfsync="always")
     one, two = new_store(server), new_store(server)
     await one.save(first("key", b"old"))
@@ -267,9 +251,7 @@ async def test_a_redis_that_was_set_back_frees_the_locks_of_that_time_and_refuse
     await two.commit([Write("key", found.version, version(2), b"x")], holds=locked.holds.values())
 
 
-async def test_a_restart_is_seen_without_the_run_id_by_numbers_that_went_back(
-    new_redis: NewRedis, new_store: NewStore
-) -> None:
+async def test_a_restart_is_seen_without_the_run_id_by_numbers_that_went_back(new_redis, new_store):
     server = new_redis(rename_command="INFO ")
     store = new_store(server)
     await store.open()
@@ -287,7 +269,7 @@ async def test_a_restart_is_seen_without_the_run_id_by_numbers_that_went_back(
 # -- a Redis that fails ------------------------------------------------------------------------------------------------
 
 
-async def test_a_redis_that_is_not_there_is_named_at_once_and_found_when_it_comes(new_redis: NewRedis) -> None:
+async def test_a_redis_that_is_not_there_is_named_at_once_and_found_when_it_comes(new_redis):
     server = new_redis()
     server.kill()
     store = RedisStore(server.url, beat=0.1)
@@ -306,12 +288,12 @@ async def test_a_redis_that_is_not_there_is_named_at_once_and_found_when_it_come
     with pytest.raises(PersistenceError):
         await store.lock({"key": None}, 10)
     server.start()
-    await eventually(lambda: store._link._client.away is None)  # type: ignore[union-attr]
+    await eventually(lambda: store._link._client.away is None)
     assert await store.load("key") is None
     await store.close()
 
 
-async def test_what_cannot_open_the_store_leaves_it_closed(new_redis: NewRedis) -> None:
+async def test_what_cannot_open_the_store_leaves_it_closed(new_redis):
     server = new_redis()
     server.kill()
     store = RedisStore(server.url)
@@ -325,9 +307,7 @@ async def test_what_cannot_open_the_store_leaves_it_closed(new_redis: NewRedis) 
     await store.close()
 
 
-async def test_a_redis_that_answers_nothing_is_away_until_it_does(
-    new_store: NewStore, redis_server: RedisServer
-) -> None:
+async def test_a_redis_that_answers_nothing_is_away_until_it_does(new_store, redis_server):
     store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     await store.open()
     redis_server.pause()
@@ -340,11 +320,11 @@ async def test_a_redis_that_answers_nothing_is_away_until_it_does(
                     await store.save(first("key"))
     finally:
         redis_server.resume()
-    await eventually(lambda: store._link._client.away is None)  # type: ignore[union-attr]
+    await eventually(lambda: store._link._client.away is None)
     assert await store.load("key") is None or await store.sequences(["key"])
 
 
-async def test_a_write_whose_connection_breaks_is_not_repeated(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_a_write_whose_connection_breaks_is_not_repeated(new_store, redis_server):
     store = new_store(beat=1_000.0, connections=1)
     await store.open()
     link = store._link
@@ -359,14 +339,14 @@ async def test_a_write_whose_connection_breaks_is_not_repeated(new_store: NewSto
         await original()
         raise ConnectionResetError("the answer was lost")
 
-    connection.read_response = lose_the_answer  # type: ignore[assignment]
+    connection.read_response = lose_the_answer
     with pytest.raises(PersistenceError, match="the answer was lost"):
         await store.save(first("key"))
     assert sent == 1
     assert await store.sequences(["key"]) == {"key": 1}  # it was done, and once
 
 
-async def test_a_read_whose_connection_breaks_is_repeated(new_store: NewStore) -> None:
+async def test_a_read_whose_connection_breaks_is_repeated(new_store):
     store = new_store(beat=1_000.0, connections=1)
     await store.open()
     await store.save(first("key"))
@@ -377,13 +357,11 @@ async def test_a_read_whose_connection_breaks_is_repeated(new_store: NewStore) -
     async def break_down(*args: object, **options: object) -> object:
         raise ConnectionResetError("broken")
 
-    connection.read_response = break_down  # type: ignore[assignment]
+    connection.read_response = break_down
     assert await store.load("key") is not None
 
 
-async def test_idle_connections_that_were_closed_are_made_anew_before_they_are_used(
-    new_store: NewStore, redis_server: RedisServer
-) -> None:
+async def test_idle_connections_that_were_closed_are_made_anew_before_they_are_used(new_store, redis_server):
     store = new_store(beat=1_000.0)
     await store.open()
     for number in range(10):
@@ -392,9 +370,7 @@ async def test_idle_connections_that_were_closed_are_made_anew_before_they_are_u
         await asyncio.gather(*(store.save(first(f"{number}.{n}")) for n in range(5)))
 
 
-async def test_a_replica_takes_no_writes_and_is_left_when_it_is_promoted(
-    new_redis: NewRedis, new_store: NewStore
-) -> None:
+async def test_a_replica_takes_no_writes_and_is_left_when_it_is_promoted(new_redis, new_store):
     main = new_redis()
     server = new_redis()
     store = new_store(server)
@@ -409,12 +385,12 @@ async def test_a_replica_takes_no_writes_and_is_left_when_it_is_promoted(
     with pytest.raises(PersistenceError):
         await RedisStore(server.url).open()
     server.do("REPLICAOF", "NO", "ONE")
-    await eventually(lambda: store._link._client.away is None)  # type: ignore[union-attr]
+    await eventually(lambda: store._link._client.away is None)
     await store.load("key")
     assert store.timeline != timeline or server.do("EXISTS", "{faststate}:s:key")
 
 
-async def test_a_failover_goes_on_under_another_timeline(new_redis: NewRedis, new_store: NewStore) -> None:
+async def test_a_failover_goes_on_under_another_timeline(new_redis, new_store):
     main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
     replica.do("REPLICAOF", "127.0.0.1", main.port)
     await eventually(lambda: b"master_link_status:up" in _info(replica, "replication"))
@@ -438,7 +414,7 @@ def _info(server: RedisServer, section: str) -> bytes:
     return "\n".join(f"{name}:{value}" for name, value in found.items()).encode()
 
 
-async def test_a_redis_without_room_changes_nothing_at_all(new_redis: NewRedis, new_store: NewStore) -> None:
+async def test_a_redis_without_room_changes_nothing_at_all(new_redis, new_store):
     server = new_redis(maxmemory_policy="noeviction")
     store = new_store(server)
     await store.save_many([first("a", group="g"), first("b", group="g")])
@@ -458,9 +434,7 @@ async def test_a_redis_without_room_changes_nothing_at_all(new_redis: NewRedis, 
     await eventually(lambda: not [key for key in sorted(server.keys()) if ":l:" in key])
 
 
-async def test_a_redis_that_takes_no_more_connections_is_used_over_those_that_there_are(
-    new_redis: NewRedis, new_store: NewStore
-) -> None:
+async def test_a_redis_that_takes_no_more_connections_is_used_over_those_that_there_are(new_redis, new_store):
     server = new_redis()
     store = new_store(server, beat=1_000.0)
     await store.open()
@@ -469,16 +443,14 @@ async def test_a_redis_that_takes_no_more_connections_is_used_over_those_that_th
     assert len(await store.fresh({f"{number}": None for number in range(300)})) == 300
 
 
-async def test_a_redis_that_is_too_old_is_refused(new_store: NewStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_redis_that_is_too_old_is_refused(new_store, monkeypatch):
     monkeypatch.setattr("faststate.stores.redis.rules.OLDEST", (99, 0))
     store = new_store()
     with pytest.raises(PersistenceError, match=r"version 7\S*: FastState needs 6\.2 or newer"):
         await store.open()
 
 
-async def test_what_may_lose_states_is_said_once(
-    new_redis: NewRedis, new_store: NewStore, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_may_lose_states_is_said_once(new_redis, new_store, caplog):
     server = new_redis(appendonly="yes", appendfsync="everysec", maxmemory="1gb", maxmemory_policy="allkeys-lru")
     store = new_store(server)
     await store.open()
@@ -500,7 +472,7 @@ async def test_what_may_lose_states_is_said_once(
 # -- loops, threads, processes -----------------------------------------------------------------------------------------
 
 
-async def test_what_waits_together_is_sent_together(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_what_waits_together_is_sent_together(new_store, redis_server):
     store = new_store(beat=1_000.0)
     await store.open()
     with redis_server.client() as client:
@@ -510,7 +482,7 @@ async def test_what_waits_together_is_sent_together(new_store: NewStore, redis_s
     assert len(await store.fresh({f"{number}": None for number in range(1_000)})) == 1_000
 
 
-def test_nothing_is_left_open_by_a_store_that_was_not_opened(redis_server: RedisServer) -> None:
+def test_nothing_is_left_open_by_a_store_that_was_not_opened(redis_server):
     done = subprocess.run(
         [
             sys.executable,
@@ -551,7 +523,7 @@ print("done")
     assert [line for line in done.stderr.splitlines() if "may lose states" not in line] == []
 
 
-async def test_many_threads_share_the_connections_of_one_loop(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_many_threads_share_the_connections_of_one_loop(new_store, redis_server):
     store = new_store(beat=1_000.0)
     await store.open()
     threads = 8
@@ -568,7 +540,7 @@ async def test_many_threads_share_the_connections_of_one_loop(new_store: NewStor
     assert (await store.commit([])).sequence == threads * 10
 
 
-async def test_a_call_is_told_when_the_link_loop_ends(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_a_call_is_told_when_the_link_loop_ends(new_store, redis_server):
     store = new_store(answer_timeout=60.0, beat=1_000.0)
     ready, end = threading.Event(), threading.Event()
 
@@ -635,7 +607,7 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_is_a_process_of_its_own(redis_server: RedisServer) -> None:
+def test_a_forked_child_is_a_process_of_its_own(redis_server):
     done = subprocess.run(
         [sys.executable, "-c", FORK, redis_server.url], cwd=ROOT, capture_output=True, text=True, timeout=50
     )
@@ -643,7 +615,7 @@ def test_a_forked_child_is_a_process_of_its_own(redis_server: RedisServer) -> No
     assert {"{faststate}:s:child", "{faststate}:s:after"} <= redis_server.keys()
 
 
-async def test_closing_twice_and_at_once_is_closing_once(new_store: NewStore, redis_server: RedisServer) -> None:
+async def test_closing_twice_and_at_once_is_closing_once(new_store, redis_server):
     store = new_store()
     await store.open()
     await asyncio.gather(store.close(), store.close())
@@ -653,7 +625,7 @@ async def test_closing_twice_and_at_once_is_closing_once(new_store: NewStore, re
     assert redis_server.do("EXISTS", "{faststate}:members") == 0
 
 
-async def test_versions_of_any_epoch_are_kept(new_store: NewStore) -> None:
+async def test_versions_of_any_epoch_are_kept(new_store):
     store = new_store()
     for number, epoch in enumerate(["", " ", "a b", "é\n", "x" * 100]):
         await store.save(Write(f"{number}", None, Version(epoch, 12), b""))
@@ -661,9 +633,7 @@ async def test_versions_of_any_epoch_are_kept(new_store: NewStore) -> None:
         await store.save(Write(f"{number}", Version(epoch, 12), Version(epoch, 13), b"x"))
 
 
-async def test_sentinels_name_the_main_server_and_the_next_one(
-    new_redis: NewRedis, new_store: NewStore, tmp_path: Path
-) -> None:
+async def test_sentinels_name_the_main_server_and_the_next_one(new_redis, new_store, tmp_path):
     main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
     replica.do("REPLICAOF", "127.0.0.1", main.port)
     await eventually(lambda: b"master_link_status:up" in _info(replica, "replication"))

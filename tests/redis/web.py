@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from .cluster import PATIENCE
 
-__all__ = ["CutOff", "Network", "Refused", "Response"]
-
 LARGEST = 1 << 22  # bytes of a line or a chunk
 
 
