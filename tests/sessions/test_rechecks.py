@@ -218,6 +218,11 @@ class Tab(Model):
         self.feed_bytes(frames)
         return frames
 
+    def now(self):
+        """Read what waits, and return the version that the page shows."""
+        self.take()
+        return self.text
+
     async def cut(self):
         """Loses the connection, and comes back with the position that it had."""
         if isinstance(self.connection, SSEConnection):
@@ -273,8 +278,7 @@ async def test_each_watching_user_is_asked_exactly_once_per_commit(site):
         await site.change_settled(text)
         assert Tally(site.rule.asked) == Tally((name, text, "read") for name in ("ann", "bob", "cy", None))
         for tab in tabs:
-            tab.take()
-            assert tab.text == text
+            assert tab.now() == text
 
 
 async def test_connections_of_one_user_with_other_rights_are_asked_about_apart(site):
@@ -321,8 +325,7 @@ def has_vanished(tab):
 async def test_the_removed_member_gets_not_one_byte_of_the_new_version_and_what_was_shown_vanishes(site):
     ann, bob, again = [await site.page(name) for name in ("ann", "bob", "bob")]
     for tab in (ann, bob, again):
-        tab.take()
-        assert tab.text == "v1"
+        assert tab.now() == "v1"
     await site.change("v2", remove="bob")
     assert (ann.take(), bob.take(), again.take()) == (b"", b"", b""), "nobody is sent it before all were asked"
     await site.settle()
@@ -416,8 +419,7 @@ async def test_one_who_is_added_again_sees_the_state_again_when_the_stream_comes
     bob.take()
     assert has_vanished(bob)
     await bob.cut()
-    bob.take()
-    assert bob.text == "v3" and "body of v3" in bob.elements[-1] and b"v2" not in bob.received
+    assert bob.now() == "v3" and "body of v3" in bob.elements[-1] and b"v2" not in bob.received
 
 
 async def run(site, name, event, live=None, **arguments):
@@ -435,8 +437,7 @@ async def test_the_answer_to_the_event_by_which_one_leaves_holds_nothing_of_the_
     leaving.feed_bytes(await run(site, "bob", "change", text="v2", remove="bob"))
     assert has_vanished(leaving)
     await site.settle()
-    ann.take()
-    assert ann.text == "v2"
+    assert ann.now() == "v2"
     staying = Tab(site, "ann", DOC_AND_BOARD)
     staying.feed_bytes(await run(site, "ann", "change", text="v3"))
     assert staying.text == "v3"
@@ -501,16 +502,14 @@ async def test_commits_all_the_time_starve_nobody_and_the_last_value_arrives(slo
     seen = set()
     for _ in range(5):
         await one_answer()
-        ann.take()
-        seen.add(ann.text)
+        seen.add(ann.now())
     assert len(seen) >= 4, "what was found to be allowed goes out although the next question is under way"
     slow_site.rule.asked.clear()
     for _ in range(100):
         last = f"v{next(numbers)}"
         await slow_site.change(last)
     await slow_site.release()
-    ann.take()
-    assert ann.text == last
+    assert ann.now() == last
     assert slow_site.rule.asked[-1] == ("ann", last, "read") and len(slow_site.rule.asked) <= 2, (
         "the newest is asked about"
     )
@@ -525,8 +524,7 @@ async def test_a_state_with_a_slow_rule_holds_up_no_other(slow_site):
     await set_fields(slow_site.provider.modify(Board), line="at once")
     assert b"at once" in ann.take() and ann.text == "v1"
     await slow_site.release()
-    ann.take()
-    assert ann.text == "v2"
+    assert ann.now() == "v2"
 
 
 async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
@@ -540,8 +538,7 @@ async def test_a_cut_while_a_version_is_undecided_does_not_lose_it(slow_site):
     await ann.cut()
     ann.take()
     await slow_site.settle()
-    ann.take()
-    assert ann.text == "v2"
+    assert ann.now() == "v2"
 
 
 # -- streams that open meanwhile ---------------------------------------------------------------------------------------
@@ -556,8 +553,7 @@ async def test_a_stream_that_opens_while_others_are_asked_about_gets_the_newest(
     bob = await opening
     await slow_site.settle()
     for tab in (ann, bob):
-        tab.take()
-        assert tab.text == "v2"
+        assert tab.now() == "v2"
     await slow_site.change_settled("v3")
     assert bob.take() and bob.text == "v3"
 
@@ -599,22 +595,29 @@ async def test_a_stream_that_opens_behind_a_version_that_was_not_its_user_s_is_n
     assert b"v2" not in bob.take() and bob.text == "v3"
 
 
-async def test_a_stream_opens_although_commits_come_faster_than_the_rule_answers(slow_site):
+@contextlib.asynccontextmanager
+async def changed_all_the_time(site):
+    """Commit one version after the other, until the end of the block."""
 
     async def busy():
         for number in itertools.count(2):
-            await slow_site.change(f"v{number}")
+            await site.change(f"v{number}")
             await asyncio.sleep(0)
 
     working = asyncio.ensure_future(busy())
     try:
-        bob = await asyncio.wait_for(slow_site.page("bob"), 1)
+        yield
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-    await slow_site.settle()
-    bob.take()
-    assert bob.text.startswith("v")
+    await site.settle()
+
+
+async def test_a_stream_opens_although_commits_come_faster_than_the_rule_answers(slow_site):
+
+    async with changed_all_the_time(slow_site):
+        bob = await asyncio.wait_for(slow_site.page("bob"), 1)
+    assert bob.now().startswith("v")
 
 
 async def test_a_tab_that_closes_while_its_user_is_asked_about_disturbs_nobody(slow_site, caplog):
@@ -634,14 +637,9 @@ def stick(site, user, *texts):
     site.rule.stuck |= {(user, text): asyncio.Event() for text in texts}
 
 
-async def shows(site, tab, text):
+async def shows(tab, text):
     """Waits until a page shows a version."""
-
-    def is_shown():
-        tab.take()
-        return tab.text == text
-
-    await eventually(is_shown, every=0.001)
+    await eventually(lambda: tab.now() == text, every=0.001)
 
 
 async def bob_is_late(site, **how):
@@ -649,7 +647,7 @@ async def bob_is_late(site, **how):
     ann, bob = await site.pages("ann", "bob")
     stick(site, "bob", "v2")
     await site.change("v2", **how)
-    await shows(site, ann, "v2")
+    await shows(ann, "v2")
     return ann, bob
 
 
@@ -667,15 +665,15 @@ async def test_a_rule_that_hangs_for_one_watcher_delays_that_one_alone(late_site
     stick(late_site, "bob", "v2")
     for text in ("v2", "v3", "v4"):
         await late_site.change(text)
-        await shows(late_site, ann, text)
+        await shows(ann, text)
     assert bob.take() == b"" and bob.text == "v1" and not bob.ended
     assert not late_site.provider.rechecks.is_asking(late_site.key())
     late_site.rule.stuck["bob", "v2"].set()
-    await shows(late_site, bob, "v4")
+    await shows(bob, "v4")
     await late_site.settle()
     await late_site.change("v5")
-    await shows(late_site, bob, "v5")
-    await shows(late_site, ann, "v5")
+    await shows(bob, "v5")
+    await shows(ann, "v5")
 
 
 async def test_one_who_is_late_and_turned_away_loses_the_state(late_site):
@@ -691,7 +689,7 @@ async def test_one_who_was_allowed_late_and_is_not_any_more_sees_only_what_was_a
     stick(late_site, "bob", "v2")
     await late_site.change("v2")
     await late_site.change("v3", remove="bob")
-    await shows(late_site, ann, "v3")
+    await shows(ann, "v3")
     late_site.rule.stuck["bob", "v2"].set()
     await late_site.settle()
     assert b"v3" not in bob.take() and has_vanished(bob)
@@ -724,11 +722,11 @@ async def test_more_watchers_that_hang_than_are_asked_at_once_hold_up_nobody(lat
     for name in names:
         stick(late_site, name, "v2")
     await late_site.change("v2")
-    await shows(late_site, ann, "v2")
+    await shows(ann, "v2")
     for name in names:
         late_site.rule.stuck[name, "v2"].set()
     for tab in tabs:
-        await shows(late_site, tab, "v2")
+        await shows(tab, "v2")
 
 
 async def test_what_waits_for_a_late_reader_and_overflows_holds_nothing_undecided(late_site):
@@ -755,7 +753,7 @@ async def test_a_stream_whose_rule_hangs_opens_late_or_never_and_locks_nothing()
     await eventually(lambda: site.rule.waiting, every=0)
     for number in range(2, 9):
         await site.change(f"v{number}")
-        await shows(site, ann, f"v{number}")
+        await shows(ann, f"v{number}")
     with pytest.raises(LockTimeoutError, match="the rule of Doc took more than") as caught:
         await opening
     assert caught.value.status == 503 and len(site.provider.sse_manager.connections) == 1
@@ -773,28 +771,12 @@ async def test_a_stream_that_opens_behind_commits_that_are_faster_than_its_rule_
     late_site.provider.registry.locked = noting
     ann = await late_site.page("ann")
 
-    async def busy():
-        for number in itertools.count(2):
-            await late_site.change(f"v{number}")
-            await asyncio.sleep(0)
-
-    working = asyncio.ensure_future(busy())
-    try:
+    async with changed_all_the_time(late_site):
         bob = await asyncio.wait_for(late_site.page("bob"), PATIENCE)
-        bob.take()
-        first = bob.text
+        first = bob.now()
         assert first.startswith("v") and not locked
-        async with asyncio.timeout(PATIENCE):
-            while bob.text == first:
-                await asyncio.sleep(0.001)
-                bob.take()
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-    await late_site.settle()
-    for tab in (ann, bob):
-        tab.take()
-    assert ann.text == bob.text
+        await eventually(lambda: bob.now() != first, every=0.001)
+    assert ann.now() == bob.now()
 
 
 # -- rules that fail ---------------------------------------------------------------------------------------------------
