@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import pytest
 from fasthtml import common as fh
 from starlette.exceptions import HTTPException
@@ -189,20 +187,6 @@ def test_a_page_that_needs_somebody_sends_to_the_login_route_and_the_way_back_is
     back = client.get(response.headers["location"]).text
     assert back == str(client.build_request("GET", path).url.raw_path, "ascii")
     assert client_of(app, **{"x-user": "ann"}).get(back).status_code == (403 if path == "/staff" else 200)
-
-
-def test_a_way_back_is_a_path_of_this_site_alone():
-    app, provider = make(login_route="/login")
-
-    @app.get("/login")
-    def login(request):
-        return provider.next_url(request, "/home")
-
-    for evil in ("//evil.example", "https://evil.example", "/\\evil.example", "/%0d%0aX: 1", "javascript:alert(1)",
-                 "", "/" + "x" * 2_000):  # fmt: skip
-        assert client_of(app).get(f"/login?next={quote(evil, safe='%')}").text == "/home"
-    assert client_of(app).get("/login").text == "/home"
-    assert client_of(app).get("/login?next=/a%3Fb%3D1").text == "/a?b=1"
 
 
 def test_who_is_signed_in_and_may_not_is_not_sent_to_sign_in():

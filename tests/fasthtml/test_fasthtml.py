@@ -1011,16 +1011,6 @@ def test_a_redirect_sends_the_browser_there(tab):
     assert tab.own["go"] == "/next?x=1" and count_of(tab) == 1
 
 
-@pytest.mark.parametrize(
-    "location",
-    ["javascript:alert(1)", " JavaScript:alert(1)", "java\nscript:alert(1)", "data:text/html,x", "vbscript:x"],
-)
-def test_a_redirect_to_a_script_is_refused_and_rolls_back(tab, location):
-    response = tab.post("Talker/go", a={"to": location})
-    assert response.headers["faststate-status"] == "500" and not tab.own.get("go")
-    assert count_of(tab) == 0
-
-
 def test_an_http_exception_is_shown_with_its_status_and_rolls_back(tab):
     response = tab.post("Talker/http_error")
     assert (response.status_code, response.headers["faststate-status"]) == (200, "409")
@@ -1132,61 +1122,6 @@ def test_a_token_of_another_session_has_the_page_reload_and_changes_nothing(app,
     response = thief.post("/_faststate/event/Talker/by_id", json={"w": tab.tokens}, headers=BROWSER)
     assert response.headers["faststate-status"] == "403" and patched_signals(response.text)["_fs"]["go"] == "#reload"
     assert count_of(tab) == 0
-
-
-def guarded_app(redirect="/login"):
-    def guard(req, session):
-        if "in" not in session:
-            return fh.RedirectResponse(redirect, status_code=303)
-
-    app, rt, _ = make_app(before=fh.Beforeware(guard, skip=["/login", "/in", "/out"]))
-
-    show_counter(app)
-
-    @rt("/in")
-    def sign_in(session):
-        session["in"] = True
-        return "in"
-
-    @rt("/out")
-    def sign_out(session):
-        del session["in"]
-        return "out"
-
-    client = client_of(app)
-    client.get("/in")
-    return client, Tab(client)
-
-
-def test_a_beforeware_redirect_becomes_a_datastar_redirect_for_events_and_204_for_streams():
-    client, tab = guarded_app()
-    assert tab.post("Counter/add", a={"by": 1}).status_code == 200
-    client.get("/out")
-    response = tab.post("Counter/add", a={"by": 1})
-    assert (response.status_code, response.headers["faststate-status"]) == (200, "303")
-    assert tab.own["go"] == "/login"
-    payload = {"w": tab.tokens, "n": ""}
-    assert client.post("/_faststate/stream", json=payload, headers=BROWSER).status_code == 204
-    client.get("/in")
-    assert Page(client).signals["Counter"] == {"count": 8}
-
-
-def test_a_beforeware_redirect_to_a_script_is_refused():
-    client, tab = guarded_app(redirect="javascript:alert(1)")
-    client.get("/out")
-    response = tab.post("Counter/add", a={"by": 1})
-    assert (response.status_code, response.headers["faststate-status"]) == (200, "500")
-    assert "javascript" not in response.text
-
-
-def test_a_beforeware_refusal_is_shown_and_the_event_does_not_run():
-    app, _, provider = make_app()
-    show_counter(app)
-    tab = Tab(client_of(app))
-    app.before.append(lambda: fh.Response("no", 403))
-    response = tab.post("Counter/add", a={"by": 1})
-    assert (response.status_code, response.headers["faststate-status"]) == (200, "403")
-    assert tab.own["err"] and provider.stats().events == 0
 
 
 def test_an_event_without_a_cookie_says_that_cookies_are_needed(app, tab):

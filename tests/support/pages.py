@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ from fasthtml.common import FastHTML
 from starlette.testclient import TestClient
 
 from tests.support import ROOT
+from tests.support.client import Page
 
 CHECKS = ROOT / "tests/docs"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,16 +95,6 @@ def snippets_elsewhere(page: Path) -> dict[Block, str]:
     return found
 
 
-class _Attributes(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: list[dict[str, str | None]] = []
-
-    def handle_starttag(self, tag, attrs):
-        if "data-fs-live" in dict(attrs):
-            self.live.append(dict(attrs))
-
-
 class Tab:
     """A browser tab, as far as an app can tell: it keeps cookies and tokens, sends events and reads the stream."""
 
@@ -115,14 +104,11 @@ class Tab:
         self._nonces = itertools.count(10_000_000)
 
     def get(self, path: str, status: int = 200) -> str:
-        response = self.client.get(path, follow_redirects=False)
-        assert response.status_code == status, f"{path} answered {response.status_code}: {response.text[:500]}"
-        parser = _Attributes()
-        parser.feed(response.text)
-        self.tokens = [
-            token for live in parser.live for token in json.loads(live["data-signals"] or "")["_fs"]["w"].values()
-        ]
-        return response.text
+        page = Page(self.client, path, follow_redirects=False)
+        found = page.response.status_code
+        assert found == status, f"{path} answered {found}: {page.html[:500]}"
+        self.tokens = page.tokens
+        return page.html
 
     def send(self, event, *, form=None, bound=None, own_id=None, headers=None, status=None, **arguments):
         """Post an event; `status` is the one that it is refused with, None where it has to succeed."""

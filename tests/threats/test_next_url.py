@@ -83,7 +83,8 @@ def test_a_next_that_is_there_twice_is_one_of_the_two_or_the_default(browser):
 
 def test_a_next_that_is_too_long_is_not_taken(browser):
     assert next_of(browser, "next=/" + "a" * 100) == "/" + "a" * 100
-    assert next_of(browser, "next=/" + "a" * 20_000) == "/"
+    for length in (2_000, 20_000):
+        assert next_of(browser, "next=/" + "a" * length) == "/"
 
 
 signs = st.sampled_from(list("/\\:.@#?%&=ahtps evil\t\r\n\0\x0b\x7f\x85\xa0\ufeff\u2028é;"))
