@@ -27,7 +27,7 @@ from faststate import ReactiveState, StateConfig, StateProvider, StateScope
 from faststate.stores.redis import RedisStore
 from faststate.tools.cli import main
 from tests.support import pages
-from tests.support.client import Page, merge, patched_signals, status, stream_request
+from tests.support.client import LivePage, Page, status, stream_request
 from tests.support.pages import ROOT, Tab, snippets_elsewhere
 from tests.support.processes import Process, Server, free_port
 from tests.support.redis_server import RedisServer
@@ -342,39 +342,19 @@ def answers(nginx):
         return client.get("/health").status_code == 200
 
 
-def vote_six_times(client, page):
-    """Reads the page's stream, and sends events that go to any process; gives the stream's response."""
-    stream = client.send(stream_request(page), stream=True)
-    lines, shown, frame = stream.iter_lines(), {}, ""
-
-    def read(until):
-        nonlocal frame
-        for line in lines:
-            frame += line + "\n"
-            if not line:
-                merge(shown, patched_signals(frame))
-                frame = ""
-                if until():
-                    return
-
-    read(lambda: "c" in shown.get("_fs", {}))
-    for count in range(1, 7):
-        begun = time.monotonic()
-        assert page.send("Poll", "vote", connection=shown["_fs"]["c"]).status_code in (200, 204)
-        read(lambda count=count: shown["Poll"]["votes"] == count)
-        assert time.monotonic() - begun < 5, "it was held back"
-    stream.close()
-    return stream
-
-
 @pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
 def test_a_stream_through_nginx_has_what_an_event_changed_at_once_wherever_it_went(nginx, protocol):
     nginx = nginx()
     with browser(nginx, http2=protocol == "HTTP/2") as client:
-        page = Page(client)
+        page = LivePage(client)
         assert page.response.http_version == protocol
-        stream = vote_six_times(client, page)
-    assert "content-encoding" not in stream.headers and "x-accel-buffering" not in stream.headers
+        for count in range(1, 7):  # each event goes to any process
+            begun = time.monotonic()
+            assert page.send("Poll", "vote", connection=page.shown["_fs"]["c"]).status_code in (200, 204)
+            page.read_until("Poll", votes=count)
+            assert time.monotonic() - begun < 5, "it was held back"
+        page.close()
+    assert "content-encoding" not in page.stream.headers and "x-accel-buffering" not in page.stream.headers
 
 
 def test_a_process_that_restarts_is_not_noticed_behind_nginx(nginx):

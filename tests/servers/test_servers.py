@@ -9,11 +9,10 @@ import socket
 import textwrap
 import time
 
-import h2.exceptions
 import httpx
 import pytest
 
-from tests.support.client import BROWSER, Page, merge, patched_signals, stream_request
+from tests.support.client import BROWSER, LivePage, Page, patched_signals, stream_request
 from tests.support.processes import Server
 from tests.support.servers import KINDS, Certificate
 from tests.support.waiting import wait_until
@@ -129,47 +128,6 @@ def expect_flaw(request, kind, name):
         request.applymarker(pytest.mark.xfail(strict=True, reason=kind.flaws[name]))
 
 
-class Tab(Page):
-    """A page and its stream, read up to where it waits for changes. Lifetime: from its making to `close`."""
-
-    def __init__(self, client):
-        super().__init__(client)
-        assert self.response.status_code == 200
-        self.stream = client.send(stream_request(self), stream=True)
-        assert self.stream.status_code == 200
-        self._lines = self.stream.iter_lines()
-        self.shown = {}
-        while "c" not in self.shown.get("_fs", {}):
-            self.read()
-
-    def click(self, state, event, **arguments):
-        """Sends an event; its effect comes down the stream."""
-        assert self.send(state, event, connection=self.shown["_fs"]["c"], **arguments).status_code == 204
-
-    def read(self):
-        """Reads one frame and has it shown, or says that there is none."""
-        frame = ""
-        for line in self._lines:
-            frame += line + "\n"
-            if not line:
-                merge(self.shown, patched_signals(frame))
-                return True
-        return False
-
-    def read_count(self, state, count):
-        while self.shown.get(state, {}).get("count") != count:
-            assert self.read(), f"the stream ended at {self.shown}"
-
-    def read_to_the_end(self):
-        # Cut off: httpx says so, a browser opens a new one. A ping behind the end is more than h2 expects.
-        with contextlib.suppress(httpx.RemoteProtocolError, h2.exceptions.ProtocolError):
-            while self.read():
-                pass
-
-    def close(self):
-        self.stream.close()
-
-
 def raw_connection(server):
     """A socket to the server, with TLS if it is to be, that has HTTP/1 spoken."""
     connection = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
@@ -201,23 +159,23 @@ def test_a_page_is_served_by_the_protocol_of_the_server(kind, visit):
 
 
 def test_an_event_comes_down_the_stream_of_its_session_and_of_no_other(visit):
-    tab, other = Tab(visit()), Tab(visit())
+    tab, other = LivePage(visit()), LivePage(visit())
     assert tab.stream.headers["content-type"].startswith("text/event-stream")
     tab.click("Counter", "add", by=3)
-    tab.read_count("Counter", 3)
+    tab.read_until("Counter", count=3)
     count = other.signals["Board"]["count"] + 1
     other.click("Board", "add")
-    other.read_count("Board", count)
+    other.read_until("Board", count=count)
     assert "Counter" not in other.shown
 
 
 def test_what_is_global_comes_down_the_stream_of_another_session(visit):
-    tab, other = Tab(visit()), Tab(visit())
+    tab, other = LivePage(visit()), LivePage(visit())
     count = tab.signals["Board"]["count"]
     for step in (1, 2):
         tab.click("Board", "add")
         for each in (tab, other):
-            each.read_count("Board", count + step)
+            each.read_until("Board", count=count + step)
 
 
 def test_a_client_of_http_1_0_gets_a_stream_without_chunks(kind, server, visit, request):
@@ -244,7 +202,7 @@ def test_a_client_of_http_1_0_gets_a_stream_without_chunks(kind, server, visit, 
 
 
 def test_a_tab_that_goes_away_is_noticed(visit):
-    watcher, tabs = visit(), [Tab(visit()) for _ in range(2)]
+    watcher, tabs = visit(), [LivePage(visit()) for _ in range(2)]
     wait_until(lambda: stats(watcher)["connections"] == 2)
     for left in (1, 0):
         tabs.pop().client.close()
@@ -256,15 +214,19 @@ def test_signing_in_or_out_ends_the_streams_of_before(visit, change):
     browser = visit()
     if change == "/leave":
         browser.get("/enter")
-    tabs = [Tab(browser), Tab(browser)] if browser.get("/stats").http_version == "HTTP/2" else [Tab(browser)]
-    stranger = Tab(visit())
+    tabs = (
+        [LivePage(browser), LivePage(browser)]
+        if browser.get("/stats").http_version == "HTTP/2"
+        else [LivePage(browser)]
+    )
+    stranger = LivePage(visit())
     assert browser.get(change).status_code == 200
     for tab in tabs:
         tab.read_to_the_end()
         assert tab.shown["_fs"]["go"] == "#reload"
     count = stranger.signals["Board"]["count"] + 1
     stranger.click("Board", "add")
-    stranger.read_count("Board", count)
+    stranger.read_until("Board", count=count)
 
 
 def test_a_stream_that_is_not_to_be_is_answered_204(visit):
@@ -288,16 +250,16 @@ def test_an_event_that_takes_too_long_to_arrive_is_answered(visit):
 
 
 def test_a_reader_that_takes_nothing_is_cut_and_holds_up_nobody(visit):
-    writer, before = Tab(visit()), stats(visit())["cut"]
+    writer, before = LivePage(visit()), stats(visit())["cut"]
     with patience(writer.client, write=0.5):  # for the stream that begins here alone
-        frozen = Tab(visit(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]))
+        frozen = LivePage(visit(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]))
     count = writer.signals["Board"]["count"]
 
     def has_cut():
         nonlocal count
         count += 1
         writer.click("Board", "fill", text=chr(ord("a") + count % 26) * 8)  # what it was is not sent again
-        writer.read_count("Board", count)
+        writer.read_until("Board", count=count)
         return stats(writer.client)["cut"] > before
 
     wait_until(has_cut)
@@ -307,7 +269,7 @@ def test_a_reader_that_takes_nothing_is_cut_and_holds_up_nobody(visit):
 
 def test_sigterm_ends_open_streams_and_runs_the_app_s_shutdown_handlers(kind, server, visit, request):
     expect_flaw(request, kind, "end")
-    tabs = [Tab(visit()) for _ in range(3)]
+    tabs = [LivePage(visit()) for _ in range(3)]
     before, printed = time.monotonic(), len(server.output())
     server.process.terminate()
     for tab in tabs:
