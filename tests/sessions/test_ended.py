@@ -100,15 +100,19 @@ async def running(store=None, **options):
         await site.provider.stop()
 
 
+async def in_and_out(site, user):
+    """Sign somebody in and out, and return the cookies of the session that has ended."""
+    async with browser(site.app) as client:
+        await client.get(f"/in/{user}")
+        cookies = dict(client.cookies)
+        await client.get("/out")
+    return cookies
+
+
 async def ends_of(store, number):
     """Signs somebody in and out, so that the store has so many ends; the last session's cookies."""
     async with running(store) as site:
-        for place in range(number):
-            async with browser(site.app) as client:
-                await client.get(f"/in/user{place}")
-                cookies = dict(client.cookies)
-                await client.get("/out")
-    return cookies
+        return [await in_and_out(site, f"user{place}") for place in range(number)][-1]
 
 
 async def profile_of(site, cookies):
@@ -259,12 +263,7 @@ async def test_where_the_store_cannot_be_asked_nobody_is_signed_in_and_no_cookie
 async def test_an_old_end_is_looked_up_again_when_memory_has_forgotten_it(store, monkeypatch):
     monkeypatch.setattr(module, "RECENT", 2)
     async with running(store) as site:
-        old = []
-        for place in range(6):
-            async with browser(site.app) as client:
-                await client.get(f"/in/user{place}")
-                old.append(dict(client.cookies))
-                await client.get("/out")
+        old = [await in_and_out(site, f"user{place}") for place in range(6)]
         assert len(site.provider.sessions.ended.known) <= 2
         for cookies in old:
             assert await profile_of(site, cookies) == 401
@@ -291,9 +290,7 @@ async def test_an_end_that_could_not_be_stored_stays_in_memory(monkeypatch):
             assert (await client.get("/out")).status_code == 503
             store.full = False
         for place in range(5):
-            async with browser(site.app) as client:
-                await client.get(f"/in/user{place}")
-                await client.get("/out")
+            await in_and_out(site, f"user{place}")
         assert await profile_of(site, cookies) == 401
 
 

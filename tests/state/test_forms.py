@@ -160,9 +160,8 @@ def test_a_url_and_explicit_arguments_fill_a_model_too():
 def test_what_has_the_arguments_own_name_is_the_argument():
     assert explicit("save", user={"name": "Ann", "age": 3}) == ANN
     assert explicit("save", user=ANN["user"]) == ANN
-    assert (
-        validated(Forms._fs_schema().events["save"].arguments, {}, signals={"user": {"name": "Ann", "age": 3}}) == ANN
-    )
+    arguments = Forms._fs_schema().events["save"].arguments
+    assert validated(arguments, {}, signals={"user": {"name": "Ann", "age": 3}}) == ANN
     with pytest.raises(EventArgumentError, match="argument 'user': Input should be"):
         form("save", ("user", "x"))
     with pytest.raises(EventArgumentError, match="no argument 'age'"):

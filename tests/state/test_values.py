@@ -346,11 +346,8 @@ def test_a_committed_container_reads_as_what_it_stands_for():
     )
     assert f"{items} {table} {members}" == "[3, 1, 2] {'a': 1, 'b': [2]} {1, 2}"
     assert {**table} == dict(table) == table and (lambda **named: named)(**table) == table and table | {"c": 1}
-    assert (
-        {"c": 1} | table == {"c": 1, "a": 1, "b": [2]}
-        and table.get("x", 5) == 5
-        and list(reversed(table)) == ["b", "a"]
-    )
+    assert {"c": 1} | table == {"c": 1, "a": 1, "b": [2]} and table.get("x", 5) == 5
+    assert list(reversed(table)) == ["b", "a"]
     assert members == {1, 2} and {1, 2} == members and members | {3} == {1, 2, 3} and type(members - {1}) is set
     assert {3} | members == {1, 2, 3} and members <= {1, 2, 3} and members.union([4]) == {1, 2, 4}
     for value in (items, table, members):
