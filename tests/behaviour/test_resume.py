@@ -24,6 +24,7 @@ from typing import Annotated
 import pytest
 from fasthtml import common as fh
 from itsdangerous import TimestampSigner
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from faststate import (
     AsSignal,
@@ -313,13 +314,13 @@ class Transport:
             self.cycle.wrote(data)
         self.buffer += data
         if len(self.buffer) > HIGH_WATER:
-            self.cycle.flow.pause()
+            self.cycle.flow.pause_writing()
 
     def take(self, size: int) -> bytes:
         taken = bytes(self.buffer[:size])
         del self.buffer[:size]
         if len(self.buffer) <= HIGH_WATER // 4 and not self.cycle.frozen:
-            self.cycle.flow.resume()
+            self.cycle.flow.resume_writing()
         return taken
 
     def abort(self) -> None:
@@ -329,26 +330,6 @@ class Transport:
         return self.closed
 
 
-class Flow:
-    """uvicorn's FlowControl."""
-
-    def __init__(self) -> None:
-        self.write_paused = False
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    async def drain(self) -> None:
-        await self._writable.wait()
-
-    def pause(self) -> None:
-        self.write_paused = True
-        self._writable.clear()
-
-    def resume(self) -> None:
-        self.write_paused = False
-        self._writable.set()
-
-
 class Cycle:
     """uvicorn's object for one request and its response, without the header on the wire."""
 
@@ -356,8 +337,8 @@ class Cycle:
         self.site = site
         self.user = user
         self.provider = site.provider
-        self.flow = Flow()
         self.transport = Transport(self)
+        self.flow = FlowControl(self.transport)
         self.frozen = self.disconnected = self.response_complete = False
         self.status, self.headers = 0, []
         self.is_stream = self.is_sending = False
@@ -376,14 +357,14 @@ class Cycle:
 
     def freeze(self) -> None:
         self.frozen = True
-        self.flow.pause()
+        self.flow.pause_writing()
 
     def lost(self) -> None:
         """The server notices that the connection is no more."""
         self.site.open_cycles.discard(self)
         self.transport.closed = self.disconnected = True
         self._gone.set()
-        self.flow.resume()
+        self.flow.resume_writing()
 
     async def send(self, message) -> None:
         self.wrote(message.get("body", b""))  # from here on it is the server's, and cannot be taken back
@@ -827,7 +808,7 @@ class Run:
     def thaw(self, tab: Tab) -> None:
         if tab.stream is not None and tab.stream.frozen:
             tab.stream.frozen = False
-            tab.stream.flow.resume()
+            tab.stream.flow.resume_writing()
 
     # what happens
 
@@ -1013,8 +994,8 @@ class Run:
         if not crash:
             for cycle in site.open_cycles:
                 cycle.frozen = False
-                cycle.flow.pause = lambda: None  # a reader who takes nothing holds a server up for two seconds
-                cycle.flow.resume()
+                cycle.flow.pause_writing = lambda: None  # a reader who takes nothing holds a server up for two seconds
+                cycle.flow.resume_writing()
         await site.end(crash=crash)
         for each in self.tabs:
             if any(task is not None and task.cancelled() for task in (each.busy, each.writing)):

@@ -588,16 +588,14 @@ async def test_a_fresh_stream_says_its_id_and_nothing_that_the_page_knows(served
 
 
 async def test_two_tabs_of_one_session_see_one_count(served):
-    client = await served.browser()
-    first, second = await served.tab(client), await served.tab(client)
+    first, second = await served.tabs(2)
     assert (await first.post("Counter/add", a={"by": 3})).status_code == 204
     for tab in (first, second):
         await tab.shows("Counter", {"count": 3})
 
 
 async def test_many_clicks_at_once_all_count_and_no_patch_overtakes_another(served):
-    client = await served.browser()
-    first, second = await served.tab(client), await served.tab(client)
+    first, second = await served.tabs(2)
     answers = await asyncio.gather(*(tab.post("Counter/add", a={"by": 1}) for tab in [first, second] * 50))
     assert {answer.status_code for answer in answers} == {204}
     for tab in (first, second):
@@ -617,9 +615,7 @@ async def test_a_stream_with_the_tokens_of_two_fragments_follows_both(served):
 
 
 async def test_a_change_between_page_and_stream_is_not_missed(served):
-    client = await served.browser()
-    tab = await served.tab(client, streaming=False)
-    other = await served.tab(client, streaming=False)
+    tab, other = await served.tabs(2, streaming=False)
     await other.post("Counter/add", a={"by": 3})
     await tab.open()
     assert tab.signals["Counter"] == {"count": 3}
@@ -727,8 +723,7 @@ async def test_a_quiet_stream_beats(served):
 
 
 async def test_a_disconnect_is_found_and_nothing_of_it_stays(served):
-    client = await served.browser()
-    tabs = [await served.tab(client) for _ in range(3)]
+    tabs = await served.tabs(3)
     manager = served.provider.sse_manager
     assert len(manager.connections) == 3
     for tab in tabs:
@@ -749,9 +744,8 @@ async def test_forged_tokens_open_no_stream(served):
 
 @pytest.mark.parametrize("payload", ["", "not json", "[]", "5", "null", '"x"', "[" * 5000, '{"w":'])
 async def test_a_stream_request_without_a_payload_is_refused(served, payload):
-    client = await served.browser()
-    await served.tab(client, streaming=False)
-    response = await client.post("/_faststate/stream", content=payload, headers=BROWSER)
+    (tab,) = await served.tabs(1, streaming=False)
+    response = await tab.client.post("/_faststate/stream", content=payload, headers=BROWSER)
     assert response.status_code == (400 if payload else 204)
 
 
@@ -780,8 +774,7 @@ async def test_a_visitor_without_a_cookie_gets_no_stream(served):
 
 
 async def test_what_a_two_way_binding_has_set_is_not_sent_back_to_where_it_was_typed(served):
-    client = await served.browser()
-    typing, other = await served.tab(client), await served.tab(client)
+    typing, other = await served.tabs(2)
     await typing.post("Draft/save", b={"text": "typed", "other": " spaces "})
     for tab in (typing, other):
         await tab.until(lambda tab=tab: tab.signals["Draft"]["saves"] == 1)
@@ -805,8 +798,7 @@ async def passed_on(request, call_next):
 )
 async def test_streams_and_events_pass_common_middleware_and_a_disconnect_is_found(middleware):
     async with visiting(*make_app(middleware=[middleware])) as site:
-        client = await site.browser()
-        tab, other = await site.tab(client), await site.tab(client)
+        tab, other = await site.tabs(2)
         assert (await tab.post("Counter/add", a={"by": 3})).status_code == 204
         for each in (tab, other):
             await each.shows("Counter", {"count": 3})
@@ -825,8 +817,7 @@ async def test_a_stream_that_is_stopped_ends_and_comes_back_to_503(served):
 
 @pytest.mark.parametrize("served", [{"write_timeout": 0.3, "heartbeat": 0.1}], indirect=True)
 async def test_a_frozen_reader_is_cut_and_holds_up_nobody_and_not_the_shutdown(served):
-    client = await served.browser()
-    tab = await served.tab(client)
+    (tab,) = await served.tabs(1)
     manager = served.provider.sse_manager
     with contextlib.closing(frozen_reader(tab)):
         await eventually(lambda: len(manager.connections) == 2)

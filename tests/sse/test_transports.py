@@ -205,8 +205,7 @@ async def site(middleware=(), *, http="httptools", loop="auto", writer=None, **o
 
 
 async def two_tabs_follow(visited):
-    client = await visited.browser()
-    tabs = [await visited.tab(client), await visited.tab(client)]
+    tabs = await visited.tabs(2)
     for number in (1, 2):
         assert (await tabs[0].post("Counter/add", a={"by": 1})).status_code == 204
         for tab in tabs:

@@ -135,6 +135,11 @@ class Site:
             assert (await client.get(f"/login/{user}")).text == "in"
         return client
 
+    async def tabs(self, number, user=None, **tab):
+        """Open that many tabs in one new browser."""
+        client = await self.browser(user)
+        return [await self.tab(client, **tab) for _ in range(number)]
+
     async def tab(self, client, path="/", *, streaming=True):
         tab = Tab(self, client)
         await tab.load(path)

@@ -406,8 +406,7 @@ async def test_an_event_that_waits_for_the_lock_is_refused_when_its_member_is_re
 
 
 async def test_an_event_that_waits_for_the_lock_is_refused_when_another_owns_the_state_by_then(served):
-    client = await served.browser("ann")
-    first, second = await served.tab(client, "/doc/1"), await served.tab(client, "/doc/1")
+    first, second = await served.tabs(2, "ann", path="/doc/1")
     go_on.clear()
     giving = asyncio.ensure_future(first.post("Doc/give", i="1", a={"to": "bob"}))
     await arrived.wait()
