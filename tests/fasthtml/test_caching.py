@@ -26,6 +26,7 @@ from faststate import (
     fast_app,
 )
 from faststate.fasthtml.caching import PersonalAnswers
+from tests.support.apps import sign_in_routes
 from tests.support.client import Page
 
 
@@ -64,33 +65,39 @@ def provider():
     return provider
 
 
+ANSWERS = {
+    "/ft": (Cart, lambda cart: fh.P(cart.signal.owner)),
+    "/html": (Cart, lambda cart: fh.Html(fh.Head(), fh.Body(cart.signal.owner))),
+    "/json": (Cart, lambda cart: {"owner": cart.owner}),
+    "/text": (Cart, lambda cart: cart.owner),
+    "/plain": (Cart, lambda cart: PlainTextResponse(cart.owner)),
+    "/redirect": (Cart, lambda cart: fh.RedirectResponse(f"/of/{cart.owner}", 303)),
+    "/nobody": (Account, lambda account: fh.P("never")),
+    "/temporary": (Draft, lambda draft: fh.P(draft.signal.n)),
+    "/global": (News, lambda news: fh.P(news.signal.n)),
+}
+
+
+def handler_of(cls, answer):
+    """A handler that takes a state of `cls`."""
+
+    def handler(state):
+        return answer(state)
+
+    handler.__annotations__["state"] = cls
+    return handler
+
+
 @pytest.fixture
 def app(provider):
     app, rt = fast_app(state_provider=provider, secret_key="k", debug=False)
-
-    @rt("/ft")
-    def ft(cart: Cart):
-        return fh.P(cart.signal.owner)
+    sign_in_routes(rt, provider)
+    for path, (cls, answer) in ANSWERS.items():
+        rt(path)(handler_of(cls, answer))
 
     @rt("/async-ft")
     async def async_ft(cart: Cart):
         return fh.P(cart.signal.owner)
-
-    @rt("/html")
-    def html(cart: Cart):
-        return fh.Html(fh.Head(), fh.Body(cart.signal.owner))
-
-    @rt("/json")
-    def json(cart: Cart):
-        return {"owner": cart.owner}
-
-    @rt("/text")
-    def text(cart: Cart):
-        return cart.owner
-
-    @rt("/plain")
-    def plain(cart: Cart):
-        return PlainTextResponse(cart.owner)
 
     @rt("/json-response")
     async def json_response(cart: Cart):
@@ -103,10 +110,6 @@ def app(provider):
 
         return StreamingResponse(parts())
 
-    @rt("/redirect")
-    def redirect(cart: Cart):
-        return fh.RedirectResponse(f"/of/{cart.owner}", 303)
-
     @rt("/missing")
     def missing(cart: Cart):
         raise fh.HTTPException(404, cart.owner)
@@ -115,10 +118,6 @@ def app(provider):
     def broken(cart: Cart):
         raise RuntimeError("broken")
 
-    @rt("/nobody")
-    def nobody(account: Account):
-        return fh.P("never")
-
     @rt("/optional")
     def optional(account: Account | None):
         return fh.P("signed in" if account else "nobody")
@@ -126,14 +125,6 @@ def app(provider):
     @rt("/component")
     def component(panel: Annotated[Panel, Component("left")]):
         return fh.P(panel.signal.n)
-
-    @rt("/temporary")
-    def temporary(draft: Draft):
-        return fh.P(draft.signal.n)
-
-    @rt("/global")
-    def news(news: News):
-        return fh.P(news.signal.n)
 
     @rt("/depends")
     def depends(cart: Cart = Depends(provider.get_state)):
@@ -155,16 +146,6 @@ def app(provider):
             cart.owner = "changed"
         return "done"
 
-    @rt("/sign-in")
-    async def sign_in(request):
-        await provider.login(request, UserContext(7, "ada"))
-        return "in"
-
-    @rt("/sign-out")
-    async def sign_out(request):
-        await provider.logout(request)
-        return "out"
-
     more = fh.APIRouter(prefix="/grouped")
 
     @more("/ft")
@@ -181,9 +162,8 @@ def app(provider):
 
 
 PERSONAL = [
-    "/ft", "/async-ft", "/html", "/json", "/text", "/plain", "/json-response", "/streaming", "/redirect", "/missing",
-    "/broken", "/nobody", "/optional", "/component", "/temporary", "/global", "/depends", "/by-hand", "/modified",
-    "/modified-sync", "/sign-in", "/sign-out", "/grouped/ft",
+    *ANSWERS, "/async-ft", "/json-response", "/streaming", "/missing", "/broken", "/optional", "/component", "/depends",
+    "/by-hand", "/modified", "/modified-sync", "/in/ada", "/out", "/grouped/ft",
 ]  # fmt: skip
 
 
