@@ -26,7 +26,7 @@ from faststate import (
     fast_app,
 )
 from faststate.fasthtml.caching import PersonalAnswers
-from tests.support.apps import sign_in_routes
+from tests.support.apps import handler_of, sign_in_routes
 from tests.support.client import Page
 
 
@@ -76,16 +76,6 @@ ANSWERS = {
     "/temporary": (Draft, lambda draft: fh.P(draft.signal.n)),
     "/global": (News, lambda news: fh.P(news.signal.n)),
 }
-
-
-def handler_of(cls, answer):
-    """A handler that takes a state of `cls`."""
-
-    def handler(state):
-        return answer(state)
-
-    handler.__annotations__["state"] = cls
-    return handler
 
 
 @pytest.fixture
@@ -148,16 +138,9 @@ def app(provider):
 
     more = fh.APIRouter(prefix="/grouped")
 
-    @more("/ft")
-    def grouped(cart: Cart):
-        return fh.P(cart.signal.owner)
-
+    more("/ft")(handler_of(*ANSWERS["/ft"]))
     more.to_app(app)
-
-    @rt("/static")
-    def static():
-        return fh.P("the same for all")
-
+    rt("/static")(lambda: fh.P("the same for all"))
     return app
 
 
@@ -208,11 +191,7 @@ def test_a_state_that_a_beforeware_asks_for_marks_the_answer(provider):
     def guard(cart: Cart): ...
 
     app, rt = fast_app(state_provider=provider, secret_key="k", before=guard)
-
-    @rt("/")
-    def index():
-        return "for one visitor, perhaps"
-
+    rt("/")(lambda: "for one visitor, perhaps")
     answer = client_of(app).get("/")
     assert directives(answer) == ["private"] and "cookie" in varies(answer)
 
@@ -233,11 +212,7 @@ def test_a_mounted_apps_answers_are_marked(app, parents):
 
 def test_a_page_of_an_app_below_that_shares_the_provider_is_marked(app, provider):
     inner, rt = fh.fast_app(secret_key="k")
-
-    @rt("/")
-    def index(cart: Cart):
-        return fh.P(cart.owner)
-
+    rt("/")(handler_of(Cart, lambda cart: fh.P(cart.owner)))
     app.mount("/inner", inner)
     answer = client_of(app).get("/inner/")
     assert "mine" in answer.text and directives(answer) == ["private"]
@@ -323,14 +298,8 @@ def test_what_a_middleware_says_goes_no_further_than_what_the_app_says(provider,
         middleware=[Middleware(Caching), Middleware(GZipMiddleware, minimum_size=1)],
     )  # fmt: skip
 
-    @rt("/")
-    def index(cart: Cart):
-        return fh.P(cart.owner)
-
-    @rt("/static")
-    def static():
-        return fh.P("the same for all")
-
+    rt("/")(handler_of(Cart, lambda cart: fh.P(cart.owner)))
+    rt("/static")(lambda: fh.P("the same for all"))
     client = client_of(app)
     answer = client.get("/")
     assert answer.headers["cache-control"] == "private, max-age=60"

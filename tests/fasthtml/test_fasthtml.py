@@ -33,6 +33,7 @@ from faststate import (
     get_current_request,
     view,
 )
+from tests.support.apps import handler_of
 from tests.support.client import BROWSER, Page, patched_signals, stream_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -75,18 +76,12 @@ def make_app(**options):
 
 def show_counter(app, path="/"):
     """Add a page that shows the counter."""
-
-    @app.get(path)
-    def page(counter: Counter):
-        return fh.Titled("Page", fh.P(counter.signal.count))
+    app.get(path)(handler_of(Counter, lambda counter: fh.Titled("Page", fh.P(counter.signal.count))))
 
 
 def show_mine(app):
     """Add a page that its visitors have to sign in for."""
-
-    @app.get("/mine")
-    def mine(mine: Mine):
-        return "never"
+    app.get("/mine")(handler_of(Mine, lambda mine: "never"))
 
 
 @pytest.fixture
@@ -734,66 +729,39 @@ def test_setup_takes_a_fasthtml_app_alone():
 # -- the live element --------------------------------------------------------------------------------------------------
 
 
-def as_page(counter):
-    return fh.Titled("Page", fh.P(counter.signal.count))
-
-
-def as_ft(counter):
-    return fh.Div(counter.signal.count)
-
-
-def as_tuple(counter):
-    return fh.Title("T"), fh.Div(counter.signal.count)
-
-
-def as_nested_list(counter):
-    return [fh.Title("T"), [fh.Div(counter.signal.count), fh.P("x")]]
-
-
-def as_generator(counter):
+def generated(counter):
     yield fh.Title("T")
     yield fh.Div(counter.signal.count)
 
 
-def as_html(counter):
+def document(counter):
     return fh.Html(fh.Head(fh.Title("T")), fh.Body(fh.Div(counter.signal.count)))
 
 
-def as_response_of_ft(counter):
-    return FtResponse(fh.Div(counter.signal.count), status_code=200)
-
-
-def as_response_of_html(counter):
-    return FtResponse(fh.Html(fh.Head(fh.Title("T")), fh.Body(fh.Div(counter.signal.count))))
-
-
-def with_header(counter):
-    return fh.Div(counter.signal.count), fh.HttpHeader("x-mine", "1")
-
-
-def as_state(counter):
-    return counter
-
-
-SHOWING = [
-    as_page, as_ft, as_tuple, as_nested_list, as_generator, as_html, as_response_of_ft, as_response_of_html,
-    with_header, as_state,
-]  # fmt: skip
+SHOWING = {
+    "page": lambda counter: fh.Titled("Page", fh.P(counter.signal.count)),
+    "ft": lambda counter: fh.Div(counter.signal.count),
+    "tuple": lambda counter: (fh.Title("T"), fh.Div(counter.signal.count)),
+    "nested list": lambda counter: [fh.Title("T"), [fh.Div(counter.signal.count), fh.P("x")]],
+    "generator": generated,
+    "html": document,
+    "response of ft": lambda counter: FtResponse(fh.Div(counter.signal.count), status_code=200),
+    "response of html": lambda counter: FtResponse(document(counter)),
+    "with a header": lambda counter: (fh.Div(counter.signal.count), fh.HttpHeader("x-mine", "1")),
+    "state": lambda counter: counter,
+}
 
 
 @pytest.mark.parametrize("headers", [{}, {"hx-request": "true"}], ids=["page", "fragment"])
-@pytest.mark.parametrize("shape", SHOWING, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("shape", SHOWING)
 def test_whatever_ft_is_returned_is_live_once_and_its_events_work(app, shape, headers):
-    @app.get("/")
-    def page(counter: Counter):
-        return shape(counter)
-
+    app.get("/")(handler_of(Counter, SHOWING[shape]))
     tab = Tab(client_of(app), headers=headers)
     assert live_elements(tab.html) == 1
     assert tab.signals["Counter"] == {"count": 7}
     assert ("<title>" in tab.html) >= ("hx-request" not in headers)
     has_script = "/datastar.js" in tab.html
-    assert has_script == (not headers or shape in (as_html, as_response_of_html))
+    assert has_script == (not headers or shape in ("html", "response of html"))
     assert tab.post("Counter/add", a={"by": 1}).status_code == 200
     assert tab.signals["Counter"] == {"count": 8}
 
@@ -807,35 +775,22 @@ def test_whatever_ft_is_returned_is_live_once_and_its_events_work(app, shape, he
     ids=["str", "response", "dict", "plain", "none", "int"],
 )  # fmt: skip
 def test_what_is_no_ft_is_left_as_it_is(app, result, kind):
-    @app.get("/")
-    def page(counter: Counter):
-        return result
-
+    app.get("/")(handler_of(Counter, lambda counter: result))
     response = client_of(app).get("/")
     assert response.status_code == 200 and response.headers["content-type"].startswith(kind)
     assert "data-fs" not in response.text and "_fs" not in response.text
 
 
 def test_a_redirect_after_resolving_a_state_stays_a_redirect(app):
-    @app.get("/")
-    def page(counter: Counter):
-        return fh.Redirect("/next")
-
+    app.get("/")(handler_of(Counter, lambda counter: fh.Redirect("/next")))
     response = client_of(app).get("/")
     assert (response.status_code, response.headers["location"]) == (303, "/next")
 
 
 def test_watch_makes_text_live_and_in_debug_its_absence_is_an_error():
     app, rt, _ = make_app(debug=True)
-
-    @rt("/with")
-    def with_watch(counter: Counter):
-        return f"<p>{counter.count}</p>{counter.watch()}"
-
-    @rt("/without")
-    def without(counter: Counter):
-        return f"<p>{counter.count}</p>"
-
+    rt("/with")(handler_of(Counter, lambda counter: f"<p>{counter.count}</p>{counter.watch()}"))
+    rt("/without")(handler_of(Counter, lambda counter: f"<p>{counter.count}</p>"))
     client = client_of(app)
     tab = Tab(client, "/with")
     assert live_elements(tab.html) == 1
@@ -845,18 +800,12 @@ def test_watch_makes_text_live_and_in_debug_its_absence_is_an_error():
 
 
 def test_text_without_watch_is_served_when_not_in_debug(app):
-    @app.get("/")
-    def page(counter: Counter):
-        return f"<p>{counter.count}</p>"
-
+    app.get("/")(handler_of(Counter, lambda counter: f"<p>{counter.count}</p>"))
     assert client_of(app).get("/").text == "<p>7</p>"
 
 
 def test_a_page_that_is_live_by_watch_has_one_live_element(app):
-    @app.get("/")
-    def page(counter: Counter):
-        return fh.Div(counter.signal.count, counter.watch())
-
+    app.get("/")(handler_of(Counter, lambda counter: fh.Div(counter.signal.count, counter.watch())))
     assert live_elements(client_of(app).get("/").text) == 1
 
 
@@ -876,24 +825,15 @@ def test_hidden_fields_reach_no_page_whatever_is_returned(app, provider):
 
     provider.register_state(Secret)
 
-    @app.get("/direct")
-    def direct(secret: Secret):
-        return secret
-
-    @app.get("/child")
-    def child(secret: Secret):
-        return fh.Div(secret)
-
-    @app.get("/text")
-    def in_text(secret: Secret):
-        return f"{secret!r} {secret}"
-
-    @app.get("/list")
-    def in_list(secret: Secret):
-        return [secret, fh.P("x")]
-
+    answers = {
+        "/direct": lambda secret: secret,
+        "/child": fh.Div,
+        "/text": lambda secret: f"{secret!r} {secret}",
+        "/list": lambda secret: [secret, fh.P("x")],
+    }
     client = client_of(app)
-    for path in ("/direct", "/child", "/text", "/list"):
+    for path, answer in answers.items():
+        app.get(path)(handler_of(Secret, answer))
         text = client.get(path).text
         assert "shown" in text and "top-secret" not in text, path
 

@@ -24,12 +24,18 @@ def app_showing(
     provider.register_state(cls, config)
     app, rt = fast_app(state_provider=provider, secret_key="for tests", **options)
 
-    def index(state: Any) -> Any:
-        return show(state)
-
-    index.__annotations__["state"] = cls
-    rt("/")(index)
+    rt("/")(handler_of(cls, show))
     return app, provider
+
+
+def handler_of(cls: type[ReactiveState], answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a route's handler that takes a state of `cls`, and answers with `answer(state)`."""
+
+    def handler(state: Any) -> Any:
+        return answer(state)
+
+    handler.__annotations__["state"] = cls
+    return handler
 
 
 def user_of_header(request: Any) -> UserContext | None:
