@@ -19,7 +19,7 @@ from faststate import (
     event,
     fast_app,
 )
-from tests.support.apps import user_of_header
+from tests.support.apps import handler_of, user_of_header
 from tests.support.client import BROWSER, Page, message, patched_signals, status, stream_of
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -57,18 +57,8 @@ def make(load=None, before=None, **options):
     provider.register_state(Staff, StateConfig(scope=StateScope.GLOBAL, roles=["editor"]))
     app, rt = fast_app(state_provider=provider, secret_key="for tests", before=before)
 
-    @rt("/note")
-    def note(note: Note):
-        return fh.Titled("Note", note.signal.text)
-
-    @rt("/mine/{part:path}")
-    def mine(mine: Mine, part: str):
-        return fh.Titled("Mine", mine.signal.text)
-
-    @rt("/staff")
-    def staff(staff: Staff):
-        return fh.Titled("Staff", staff.signal.text)
-
+    for path, cls in {"/note": Note, "/mine/{part:path}": Mine, "/staff": Staff}.items():
+        rt(path)(handler_of(cls, lambda state: fh.Titled("Page", state.signal.text)))
     return app, provider
 
 

@@ -12,9 +12,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from faststate import ReactiveState, StateProvider, event, fast_app, get_current_request
+from faststate import ReactiveState, event, get_current_request
 from faststate.exceptions import EventArgumentError
 from faststate.fasthtml.requests import headers_of, parse_json
+from tests.support.apps import app_showing
 from tests.support.client import BROWSER, Page, message, patched_signals, session_content, status
 
 
@@ -36,18 +37,12 @@ def way(request, monkeypatch):
     return {"after": [lambda resp: None]} if request.param == "FastHTML's" else {}
 
 
-def make(before=(), after=()):
-    provider = StateProvider()
-    provider.register_state(Counter)
-    app, rt = fast_app(state_provider=provider, pico=False, secret_key="for tests", hdrs=[fh.Meta(name="mine")])
+def opened(before=(), after=(), **client):
+    """An app, its provider, and the page of a visitor."""
+    app, provider = app_showing(Counter, pico=False, hdrs=[fh.Meta(name="mine")])
     app.before.extend(before)
     app.after.extend(after)
-
-    @rt("/")
-    def index(counter: Counter):
-        return fh.P(counter.signal.count)
-
-    return app, provider
+    return app, provider, Page(TestClient(app, **client))
 
 
 def count(provider):
@@ -56,15 +51,13 @@ def count(provider):
 
 
 def test_an_event_needs_no_router_and_knows_its_own_url():
-    app, provider = make()
-    client = TestClient(app)
-    page = Page(client)
+    _, provider, page = opened()
     assert status(page.send("Counter", "add", by=2)) == 200 and count(provider) == 2
     (entry,) = provider.registry.live.values()
     assert entry.state.asked == "/_faststate/stream"
     for path in ("event/Counter", "event/Counter/add/more"):
-        assert status(client.post(page.url + path, headers={"datastar-request": "true"})) == 404
-    assert client.get(page.url + "event/Counter/add").status_code == 405
+        assert status(page.client.post(page.url + path, headers={"datastar-request": "true"})) == 404
+    assert page.client.get(page.url + "event/Counter/add").status_code == 405
 
 
 def test_beforeware_of_an_event_is_given_what_fasthtml_gives_it(way):
@@ -81,15 +74,13 @@ def test_beforeware_of_an_event_is_given_what_fasthtml_gives_it(way):
         seen.append((auth, req.url.path))
 
     skipped = fh.Beforeware(lambda: pytest.fail("skipped"), skip=[r"/_faststate/event/.*", "/"])
-    app, provider = make([first, second, skipped], **way)
-    client = TestClient(app)
-    page = Page(client)
+    _, provider, page = opened([first, second, skipped], **way)
     for n in range(2):
         seen.clear()
         assert status(page.send("Counter", "add")) == 200
         assert seen == [(["w"], 1, True, 0, {}, {}, n), ("ann", "/_faststate/event/Counter/add")]
     assert count(provider) == 2
-    assert session_content(client)["seen"] is True
+    assert session_content(page.client)["seen"] is True
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
@@ -103,13 +94,11 @@ def test_a_beforeware_that_answers_an_event_stops_it(way, kind):
     async def stop_async(sess):
         return stop(sess)
 
-    app, provider = make(**way)
-    client = TestClient(app)
-    page = Page(client)
+    app, provider, page = opened(**way)
     app.before += [stop_async if kind == "async" else stop, lambda: ran.append(True)]
     response = page.send("Counter", "add")
     assert status(response) == 303 and patched_signals(response.text)["_fs"]["go"] == "/login"
-    assert session_content(client)["stopped"] is True
+    assert session_content(page.client)["stopped"] is True
     app.before[0] = lambda: PlainTextResponse("no", 403)
     response = page.send("Counter", "add")
     assert status(response) == 403 and message(response) == "You may not do this."
@@ -123,9 +112,7 @@ def test_what_a_beforeware_of_an_event_raises_is_the_apps_own_to_answer(way):
     def guard():
         raise Closed
 
-    app, provider = make(**way)
-    client = TestClient(app)
-    page = Page(client)
+    app, provider, page = opened(**way)
     app.add_exception_handler(Closed, lambda request, error: PlainTextResponse("closed", 418))
     app.middleware_stack = None  # built by the first request; the handler came later
     app.before.append(guard)
@@ -141,15 +128,13 @@ def test_what_a_beforeware_of_an_event_raises_is_the_apps_own_to_answer(way):
 
 def test_after_functions_see_the_answer_to_an_event():
     seen = []
-    app, _ = make(after=[lambda resp: seen.append(type(resp).__name__)])
-    page = Page(TestClient(app))
+    _, _, page = opened(after=[lambda resp: seen.append(type(resp).__name__)])
     seen.clear()
     assert status(page.send("Counter", "add")) == 200 and seen == ["EventResponse"]
 
 
 def test_a_route_that_the_app_put_in_front_comes_first():
-    app, provider = make()
-    page = Page(TestClient(app))
+    app, provider, page = opened()
 
     async def own(request):
         return PlainTextResponse(request.path_params["rest"])
@@ -168,7 +153,7 @@ def test_a_middleware_that_the_app_put_inside_sees_events():
             await self.app(scope, receive, send)
 
     seen = []
-    app, provider = make()
+    app, provider = app_showing(Counter)
     app.user_middleware.append(Middleware(Inside))
     page = Page(TestClient(app))
     assert status(page.send("Counter", "add")) == 200 and count(provider) == 1
@@ -176,8 +161,7 @@ def test_a_middleware_that_the_app_put_inside_sees_events():
 
 
 def test_an_event_below_a_root_path_is_found():
-    app, provider = make()
-    page = Page(TestClient(app, root_path="/below"))
+    _, provider, page = opened(root_path="/below")
     assert page.url == "/below/_faststate/"
     assert status(page.send("Counter", "add")) == 200 and count(provider) == 1
 
@@ -190,17 +174,17 @@ def test_beforeware_of_a_stream_and_of_a_beacon_runs_once_and_may_refuse(way, al
         seen.append((req.url.path, sorted(data), len(hdrs) > 0))
         return None if allowed or req.url.path == "/" else PlainTextResponse("no", 403)
 
-    app, provider = make([first], **way)
-    client = TestClient(app)
-    page = Page(client)
+    _, provider, page = opened([first], **way)
     object.__setattr__(
         provider.options, "max_streams_per_session", 0
     )  # so that a stream which was let through is told to try again
     seen.clear()
     asked = {"w": page.tokens, "n": ""}
-    assert client.post(f"{page.url}stream", json=asked, headers=BROWSER).status_code == (429 if allowed else 204)
+    assert page.client.post(f"{page.url}stream", json=asked, headers=BROWSER).status_code == (429 if allowed else 204)
     beacon = json.dumps({"w": page.tokens})
-    assert client.post(f"{page.url}leave", content=beacon, headers={"content-type": "text/plain"}).status_code == 204
+    assert (
+        page.client.post(f"{page.url}leave", content=beacon, headers={"content-type": "text/plain"}).status_code == 204
+    )
     assert seen == [("/_faststate/stream", ["n", "w"], True), ("/_faststate/leave", [], True)]
     assert not provider.sse_manager.connections
 

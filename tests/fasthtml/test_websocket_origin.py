@@ -16,12 +16,11 @@ from faststate import (
     Depends,
     ReactiveState,
     StateConfig,
-    StateProvider,
     StateScope,
     UserContext,
     event,
-    fast_app,
 )
+from tests.support.apps import app_showing
 
 
 class Notes(ReactiveState):
@@ -57,19 +56,9 @@ OWN = {
 
 
 @pytest.fixture
-def provider():
-    return StateProvider(secret_key="k")
-
-
-@pytest.fixture
-def app(provider):
-    provider.register_state(Notes)
+def app():
+    app, provider = app_showing(Notes)
     provider.register_state(Side, StateConfig(scope=StateScope.COMPONENT))
-    app, rt = fast_app(state_provider=provider, secret_key="k")
-
-    @rt("/")
-    def index(notes: Notes):
-        return fh.P(notes.signal.text)
 
     async def by_parameter(notes: Notes, send):
         await send(notes.text)
@@ -172,7 +161,7 @@ def test_a_websocket_without_states_is_the_apps_own_matter(app, headers):
         assert socket.receive_text() == "plain"
 
 
-def test_a_routes_own_middleware_stays(app, provider):
+def test_a_routes_own_middleware_stays(app):
     seen = []
 
     class Own:
