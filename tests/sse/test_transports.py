@@ -484,19 +484,26 @@ class Wire:
         assert b"<title>All" in body
 
 
+@contextlib.asynccontextmanager
+async def wired(**options):
+    """The manager of a site, a page of it, and a connection that speaks for that page."""
+    async with site(**options) as visited:
+        (tab,) = await visited.tabs(1, streaming=False)
+        async with Wire.to(tab) as wire:
+            yield visited.provider.sse_manager, tab, wire
+
+
 @pytest.mark.parametrize("http", HTTP)
 async def test_a_stream_whose_request_has_a_body_of_unknown_length_is_written_and_finds_its_end(http):
-    async with site(http=http, writer=DirectWriter) as visited:
-        tab = await visited.tab(await visited.browser(), streaming=False)
-        async with Wire.to(tab) as wire:
-            wire.ask_for_the_stream_in_pieces()
-            assert (await wire.head())[0] == 200
-            await wire.until(b"id: ")
-            for number in range(1, 4):
-                await tab.post("Counter/add", a={"by": 1})
-                await wire.until(b'"count":%d' % number)
-            wire.writer.transport.abort()
-        await eventually(lambda: not visited.provider.sse_manager.connections)
+    async with wired(http=http, writer=DirectWriter) as (manager, tab, wire):
+        wire.ask_for_the_stream_in_pieces()
+        assert (await wire.head())[0] == 200
+        await wire.until(b"id: ")
+        for number in range(1, 4):
+            await tab.post("Counter/add", a={"by": 1})
+            await wire.until(b'"count":%d' % number)
+        wire.writer.transport.abort()
+        await eventually(lambda: not manager.connections)
 
 
 async def test_an_end_that_a_layer_around_the_app_tells_of_alone_is_heard():
@@ -532,76 +539,65 @@ both_writers = pytest.mark.parametrize(("transport", "writer"), WRITERS, ids=["d
 async def test_an_old_client_is_sent_what_the_server_makes_of_it_and_no_framing_of_ours(http, monkeypatch):
     framed = []
     monkeypatch.setattr(DirectWriter, "write", lambda self, chunk: framed.append(chunk) or True)
-    async with site(http=http) as visited:
-        tab = await visited.tab(await visited.browser(), streaming=False)
-        async with Wire.to(tab) as wire:
-            wire.ask_for_the_stream(version="1.0")
-            status, headers = await wire.head()
-            assert status == 200
-            (connection,) = visited.provider.sse_manager.connections.values()
-            await eventually(lambda: connection.streaming)
-            assert type(connection.writer) is AsgiWriter
-            await tab.post("Counter/add", a={"by": 5})
-            if headers.get(b"transfer-encoding") == b"chunked":  # httptools' protocol does so for whoever asks
-                await wire.until(b'"count":5')
-            else:
-                async with asyncio.timeout(LIMIT):
-                    body = await wire.reader.readuntil(b'"count":5}}\n\n')
-                assert not re.search(rb"(?m)^[0-9a-f]+\r$", body), "no chunks where none are announced"
+    async with wired(http=http) as (manager, tab, wire):
+        wire.ask_for_the_stream(version="1.0")
+        status, headers = await wire.head()
+        assert status == 200
+        (connection,) = manager.connections.values()
+        await eventually(lambda: connection.streaming)
+        assert type(connection.writer) is AsgiWriter
+        await tab.post("Counter/add", a={"by": 5})
+        if headers.get(b"transfer-encoding") == b"chunked":  # httptools' protocol does so for whoever asks
+            await wire.until(b'"count":5')
+        else:
+            async with asyncio.timeout(LIMIT):
+                body = await wire.reader.readuntil(b'"count":5}}\n\n')
+            assert not re.search(rb"(?m)^[0-9a-f]+\r$", body), "no chunks where none are announced"
     assert not framed
 
 
 @pytest.mark.parametrize("http", HTTP)
 @both_writers
 async def test_a_connection_whose_stream_was_ended_serves_the_next_request(transport, writer, http):
-    async with site(http=http, transport=transport) as visited:
-        tab = await visited.tab(await visited.browser(), streaming=False)
-        manager = visited.provider.sse_manager
-        async with Wire.to(tab) as wire:
-            for number in (1, 2):
-                wire.ask_for_the_stream()
-                connection = await wire.opened(manager)
-                assert type(connection.writer) is writer
-                await tab.post("Counter/add", a={"by": 1})
-                await wire.until(b'"count":%d' % number)
-                manager.fanout.on_loop(lambda each=connection: manager.dismiss(each, b": the last\n\n"))
-                assert (await wire.chunks()).endswith(b": the last\n\n")
-                await eventually(lambda: not manager.connections)
-                wire.ask()
-                await wire.page()
+    async with wired(http=http, transport=transport) as (manager, tab, wire):
+        for number in (1, 2):
+            wire.ask_for_the_stream()
+            connection = await wire.opened(manager)
+            assert type(connection.writer) is writer
+            await tab.post("Counter/add", a={"by": 1})
+            await wire.until(b'"count":%d' % number)
+            manager.fanout.on_loop(lambda each=connection: manager.dismiss(each, b": the last\n\n"))
+            assert (await wire.chunks()).endswith(b": the last\n\n")
+            await eventually(lambda: not manager.connections)
+            wire.ask()
+            await wire.page()
 
 
 @pytest.mark.parametrize("http", HTTP)
 @both_writers
 async def test_a_request_behind_a_stream_on_its_connection_is_served_when_that_has_ended(transport, writer, http):
-    async with site(http=http, transport=transport) as visited:
-        tab = await visited.tab(await visited.browser(), streaming=False)
-        manager = visited.provider.sse_manager
-        async with Wire.to(tab) as wire:
-            wire.ask_for_the_stream()
-            wire.ask()
-            connection = await wire.opened(manager)
-            assert type(connection.writer) is writer
-            await tab.post("Counter/add", a={"by": 1})
-            await wire.until(b'"count":1')
-            manager.fanout.on_loop(lambda: manager.dismiss(connection, b": the last\n\n"))
-            assert (await wire.chunks()).endswith(b": the last\n\n")
-            await wire.page()
+    async with wired(http=http, transport=transport) as (manager, tab, wire):
+        wire.ask_for_the_stream()
+        wire.ask()
+        connection = await wire.opened(manager)
+        assert type(connection.writer) is writer
+        await tab.post("Counter/add", a={"by": 1})
+        await wire.until(b'"count":1')
+        manager.fanout.on_loop(lambda: manager.dismiss(connection, b": the last\n\n"))
+        assert (await wire.chunks()).endswith(b": the last\n\n")
+        await wire.page()
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("http", HTTP)
 @both_writers
 async def test_a_client_that_leaves_with_a_request_behind_its_stream_is_found(transport, writer, http, loop):
-    async with site(http=http, loop=loop, transport=transport, heartbeat=0.25) as visited:
-        tab = await visited.tab(await visited.browser(), streaming=False)
-        manager = visited.provider.sse_manager
-        async with Wire.to(tab) as wire:
-            wire.ask_for_the_stream()
-            await wire.opened(manager)
-            wire.ask()
-            await wire.until(b": \n\n")
-            wire.writer.transport.abort()
+    async with wired(http=http, loop=loop, transport=transport, heartbeat=0.25) as (manager, _, wire):
+        wire.ask_for_the_stream()
+        await wire.opened(manager)
+        wire.ask()
+        await wire.until(b": \n\n")
+        wire.writer.transport.abort()
         await eventually(lambda: not manager.connections)
 
 
