@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from faststate import StateProvider
 from faststate.stores.redis import RedisStore
 from tests.chaos.conftest import seed as seed
 from tests.support.redis_server import RedisServer
+
+from .providers import STATES, Configs, open_providers
 
 
 @pytest.fixture
@@ -68,3 +71,27 @@ async def two(new_store: Callable[..., RedisStore]) -> RedisStore:
     store = new_store()
     await store.open()
     return store
+
+
+@pytest.fixture
+def states() -> Configs:
+    """The states of `a` and `b`; a module may have others."""
+    return STATES
+
+
+@pytest.fixture
+async def _pair(redis_server: RedisServer, states: Configs) -> AsyncIterator[list[StateProvider]]:
+    async with open_providers(redis_server, states=states, lock_timeout=20.0) as providers:
+        yield providers
+
+
+@pytest.fixture
+def a(_pair: list[StateProvider]) -> StateProvider:
+    """The provider of one process; `b` is that of another one."""
+    return _pair[0]
+
+
+@pytest.fixture
+def b(_pair: list[StateProvider]) -> StateProvider:
+    """The provider of another process than that of `a`."""
+    return _pair[1]

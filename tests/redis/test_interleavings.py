@@ -57,21 +57,14 @@ pytestmark = pytest.mark.timeout(30)
 KEY = "global:Board"
 
 
-@pytest.fixture
-async def two(redis_server):
-    async with open_providers(redis_server, lock_timeout=20.0) as providers:
-        yield providers
-
-
 # -- an answer that comes late -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("before", ["first", "told", "looked up"])
 async def test_a_commit_whose_answer_comes_late_is_not_put_over_what_others_have_committed_since(
-    two, redis_server, before
+    a, b, redis_server, before
 ):
     """Whether the others' commit was told whole, or is too large for that, or of a life that was not known yet."""
-    a, b = two
     page = await watch(a, Board)
     if before != "first":
         async with a.modify(Board) as board:
@@ -90,9 +83,8 @@ async def test_a_commit_whose_answer_comes_late_is_not_put_over_what_others_have
     assert a.cluster.following.is_current(KEY)
 
 
-async def test_pages_are_not_told_to_be_further_than_this_processs_own_commits_are(two, redis_server):
+async def test_pages_are_not_told_to_be_further_than_this_processs_own_commits_are(a, b, redis_server):
     """The others tell of later commits before an own one is shown: a page that moves then is told both again."""
-    a, b = two
     await watch(a, Wallet)
     await add(a, Wallet)
     await settled(redis_server, a)
@@ -108,8 +100,7 @@ async def test_pages_are_not_told_to_be_further_than_this_processs_own_commits_a
     await eventually(lambda: a.cluster.following.sequence >= last)
 
 
-async def test_a_commit_that_was_made_and_not_answered_is_shown_by_the_process_that_made_it(two, redis_server):
-    a, b = two
+async def test_a_commit_that_was_made_and_not_answered_is_shown_by_the_process_that_made_it(a, b, redis_server):
     page = await watch(a, Board)
     await add(a)
 
@@ -136,8 +127,7 @@ async def test_a_commit_that_was_made_and_not_answered_is_shown_by_the_process_t
 # -- several states in one commit --------------------------------------------------------------------------------------
 
 
-async def test_what_is_told_of_a_commit_is_shown_when_the_last_of_its_states_is_followed_no_more(two, redis_server):
-    a, b = two
+async def test_what_is_told_of_a_commit_is_shown_when_the_last_of_its_states_is_followed_no_more(a, b, redis_server):
     page, other = await watch(a, Mover), await watch(a, Wallet)
     take = a.cluster.following._accept
 
@@ -155,8 +145,7 @@ async def test_what_is_told_of_a_commit_is_shown_when_the_last_of_its_states_is_
     await eventually(lambda: a.cluster.following.sequence >= last)
 
 
-async def test_pages_are_told_to_be_no_further_before_they_have_all_of_a_commit(two, redis_server):
-    a, b = two
+async def test_pages_are_told_to_be_no_further_before_they_have_all_of_a_commit(a, b, redis_server):
     pages = [await watch(a, Mover), await watch(a, Wallet)]
     await settled(redis_server, a)
     before = a.cluster.following.sequence
@@ -173,9 +162,8 @@ async def test_pages_are_told_to_be_no_further_before_they_have_all_of_a_commit(
     await eventually(lambda: a.cluster.following.sequence > before)
 
 
-async def test_two_processes_that_want_the_same_two_states_do_not_wait_for_each_other(two, redis_server):
+async def test_two_processes_that_want_the_same_two_states_do_not_wait_for_each_other(a, b, redis_server):
     """All take locks in the order of their keys, also those that were handed on from one local transaction."""
-    a, b = two
 
     async def move(provider) -> None:
         await (await served(provider, Mover)).move.run()
@@ -197,11 +185,8 @@ async def test_two_processes_that_want_the_same_two_states_do_not_wait_for_each_
 
 
 @pytest.mark.parametrize("by_its_own_event", [False, True])
-async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_for_its_successor(
-    two, by_its_own_event
-):
+async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_for_its_successor(a, by_its_own_event):
     """Another event has the new state's lock, handed on to it, and waits for what this one has."""
-    a, _ = two
     await add(a, Mover)
     former = a.registry.find("global:Mover")
 
@@ -222,8 +207,7 @@ async def test_who_waits_with_the_lock_of_a_state_that_is_no_more_does_not_wait_
     assert await next_one == ["ran"]
 
 
-async def test_a_state_is_deleted_though_it_has_gone_while_its_deletion_waited_for_its_lock(two):
-    a, _ = two
+async def test_a_state_is_deleted_though_it_has_gone_while_its_deletion_waited_for_its_lock(a):
     await add(a)
     entry = a.registry.find(KEY)
 
@@ -305,8 +289,7 @@ def count_locks(provider) -> list[int]:
     return asked
 
 
-async def test_local_transactions_that_wait_share_one_lock(two):
-    a, _ = two
+async def test_local_transactions_that_wait_share_one_lock(a):
     await add(a)
     asked = count_locks(a)
     async with a.modify(Board):
@@ -318,9 +301,8 @@ async def test_local_transactions_that_wait_share_one_lock(two):
 
 
 @pytest.mark.parametrize("changes", [True, False])
-async def test_a_lock_that_another_process_waits_for_is_not_handed_on_for_ever(two, changes):
+async def test_a_lock_that_another_process_waits_for_is_not_handed_on_for_ever(a, b, changes):
     """Though there is always a local transaction that waits, whether these change anything or not."""
-    a, b = two
     await add(a)
     done = False
 
@@ -340,8 +322,7 @@ async def test_a_lock_that_another_process_waits_for_is_not_handed_on_for_ever(t
     assert (await stored(b, KEY))["count"] == 2
 
 
-async def test_a_lock_that_is_handed_to_a_transaction_which_is_cancelled_just_then_is_given_back(two, redis_server):
-    a, b = two
+async def test_a_lock_that_is_handed_to_a_transaction_which_is_cancelled_just_then_is_given_back(a, b, redis_server):
     entry = await entry_of(a, Board)
     real = a.registry.locks.release
 
@@ -363,8 +344,7 @@ async def test_a_lock_that_is_handed_to_a_transaction_which_is_cancelled_just_th
         a.cluster.give_up(entry)
 
 
-async def test_a_state_that_leaves_memory_while_it_is_locked_does_not_wait_for_itself(two):
-    a, b = two
+async def test_a_state_that_leaves_memory_while_it_is_locked_does_not_wait_for_itself(a, b):
     await add(a)
     async with a.registry.locked([a.registry.find(KEY)]):
         a.registry.lifetimes.evict(KEY)
@@ -375,9 +355,8 @@ async def test_a_state_that_leaves_memory_while_it_is_locked_does_not_wait_for_i
     assert (await stored(a, KEY))["count"] == 3
 
 
-async def test_who_waits_for_a_state_that_is_renamed_by_a_sign_in_has_the_lock_of_its_new_name(two, redis_server):
+async def test_who_waits_for_a_state_that_is_renamed_by_a_sign_in_has_the_lock_of_its_new_name(a, b, redis_server):
     """An event of a guest's state signs its user in; what was locked by the old name is no lock of the new one."""
-    a, b = two
     session = {"session_id": "old"}
     await add(a, Case, session_id="old")
     entry = a.registry.find("session:Case:old")
@@ -402,8 +381,7 @@ async def test_who_waits_for_a_state_that_is_renamed_by_a_sign_in_has_the_lock_o
     await eventually(lambda: not redis_server.keys("*:l:*"))
 
 
-async def test_a_process_that_was_taken_for_dead_does_not_commit(two, redis_server):
-    a, b = two
+async def test_a_process_that_was_taken_for_dead_does_not_commit(a, b, redis_server):
     await add(a)
     with pytest.raises(LockLostError):
         async with a.modify(Board) as board:
@@ -416,8 +394,7 @@ async def test_a_process_that_was_taken_for_dead_does_not_commit(two, redis_serv
 # -- states that are no more, or not yet -------------------------------------------------------------------------------
 
 
-async def test_what_another_process_has_deleted_begins_anew_with_the_next_change(two):
-    a, b = two
+async def test_what_another_process_has_deleted_begins_anew_with_the_next_change(a, b):
     await add(a)
     for count in (1, 1):
         await b.delete(Board)
@@ -434,9 +411,8 @@ async def test_what_another_process_has_deleted_begins_anew_with_the_next_change
 
 
 @pytest.mark.parametrize("how", ["is deleted", "leaves memory"])
-async def test_what_is_told_of_a_state_while_it_is_loaded_is_not_lost(two, redis_server, how):
+async def test_what_is_told_of_a_state_while_it_is_loaded_is_not_lost(a, b, redis_server, how):
     """A stream is being opened, and its state is deleted meanwhile and made anew; or it is loaded again."""
-    a, b = two
     await add(b)
     entry = await entry_of(a, Board)
     with a.cluster.following.holding() as topics:
@@ -463,9 +439,8 @@ async def test_what_is_told_of_a_state_while_it_is_loaded_is_not_lost(two, redis
     assert a.cluster.following.is_current(KEY)
 
 
-async def test_a_state_that_two_transactions_want_is_up_to_date_when_the_first_finds_the_other_gone(two):
+async def test_a_state_that_two_transactions_want_is_up_to_date_when_the_first_finds_the_other_gone(a, b):
     """The news that came with the second state's lock are not passed over by the one to whom it is handed."""
-    a, b = two
     await add(a)
     await add(a, Wallet)
     board, wallet = a.registry.find(KEY), a.registry.find("global:Wallet")
@@ -551,8 +526,7 @@ async def test_a_process_that_has_not_used_a_state_for_long_does_not_end_it_for_
         assert (await stored(b, "session:Tray:s"))["count"] == 3
 
 
-async def test_a_state_whose_page_was_left_is_given_less_time_by_the_process_that_hears_of_it(two):
-    a, b = two
+async def test_a_state_whose_page_was_left_is_given_less_time_by_the_process_that_hears_of_it(a, b):
     entry = await entry_of(a, Case, session_id="s")
     await add(a, Case, session_id="s")
     a.registry.lifetimes.keep_for(entry, 30)
@@ -590,9 +564,8 @@ async def test_a_state_that_a_page_shows_in_one_process_is_idle_in_none(redis_se
 # -- a connection that was lost ----------------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_was_lost_while_a_state_is_looked_up_has_it_looked_up_again(two):
+async def test_a_connection_that_was_lost_while_a_state_is_looked_up_has_it_looked_up_again(a):
     """It is not followed yet: of what was told while the connection was away nobody here knows."""
-    a, _ = two
     entry = await entry_of(a, Board)
     with a.cluster.following.holding() as topics:
         with held(a.store, "fresh") as looked_up:
@@ -606,8 +579,7 @@ async def test_a_connection_that_was_lost_while_a_state_is_looked_up_has_it_look
         assert await a.cluster.following.follow([entry], topics)
 
 
-async def test_pages_are_told_to_be_no_further_while_a_connection_is_lost(two, redis_server):
-    a, b = two
+async def test_pages_are_told_to_be_no_further_while_a_connection_is_lost(a, b, redis_server):
     page = await watch(a, Board)
     await add(b)
     await settled(redis_server, a)
@@ -628,8 +600,7 @@ async def test_pages_are_told_to_be_no_further_while_a_connection_is_lost(two, r
     assert page.shows(Board) == 2
 
 
-async def test_pages_are_told_to_be_no_further_while_a_state_is_looked_up(two, redis_server):
-    a, b = two
+async def test_pages_are_told_to_be_no_further_while_a_state_is_looked_up(a, b, redis_server):
     async with a.modify(Board) as board:
         board.text = "x" * 70_000  # too much to be told
     page = await watch(a, Board)
@@ -646,9 +617,8 @@ async def test_pages_are_told_to_be_no_further_while_a_state_is_looked_up(two, r
     assert page.shows(Board) == 1
 
 
-async def test_what_is_missed_while_a_state_is_looked_up_without_a_connection_is_looked_up_again(two, redis_server):
+async def test_what_is_missed_while_a_state_is_looked_up_without_a_connection_is_looked_up_again(a, b, redis_server):
     """The look-up began before the connection was lost, and ends before it is back: it has not heard what came then."""
-    a, b = two
     async with a.modify(Board) as board:
         board.text = "x" * 70_000  # too much to be told
     page = await watch(a, Board)
@@ -666,8 +636,7 @@ async def test_what_is_missed_while_a_state_is_looked_up_without_a_connection_is
     await eventually(lambda: page.shows(Board) == 2)
 
 
-async def test_a_change_that_is_told_just_when_a_look_up_has_ended_is_looked_up(two):
-    a, _ = two
+async def test_a_change_that_is_told_just_when_a_look_up_has_ended_is_looked_up(a):
     await watch(a, Board)
     following, looked, told = a.cluster.following, a.cluster.following._looked, []
 
@@ -683,8 +652,7 @@ async def test_a_change_that_is_told_just_when_a_look_up_has_ended_is_looked_up(
         await eventually(lambda: following.is_current(KEY))
 
 
-async def test_a_provider_that_was_stopped_while_redis_was_away_begins_anew(two, redis_server):
-    a, b = two
+async def test_a_provider_that_was_stopped_while_redis_was_away_begins_anew(a, b, redis_server):
     a.cluster.following.lost()
     await a.stop()
     await a.start()
@@ -695,8 +663,7 @@ async def test_a_provider_that_was_stopped_while_redis_was_away_begins_anew(two,
     await eventually(lambda: a.cluster.following.sequence >= last)
 
 
-async def test_a_process_that_stops_while_a_stream_is_being_opened_lets_it_go(two):
-    a, _ = two
+async def test_a_process_that_stops_while_a_stream_is_being_opened_lets_it_go(a):
     entry = await entry_of(a, Board)
     with a.cluster.following.holding() as topics:
         await a.cluster.following.follow([entry], topics)
@@ -902,8 +869,7 @@ async def test_an_event_whose_first_step_changes_nothing_is_not_run_again_behind
         assert (await served(a, Job)).done == 1
 
 
-async def test_an_event_that_changed_another_state_alone_is_not_run_again_by_another_process(two):
-    a, b = two
+async def test_an_event_that_changed_another_state_alone_is_not_run_again_by_another_process(a, b):
     await entry_of(b, Mover)
     assert [await run(provider, Mover, "pay", "1", wallet=Wallet) for provider in (a, b)] == [["ran"], ["repeated"]]
     assert (await stored(a, "global:Wallet"))["count"] == -1
@@ -934,9 +900,8 @@ async def test_nonces_grow_old_in_all_processes(redis_server, monkeypatch):
 # -- what others are told besides --------------------------------------------------------------------------------------
 
 
-async def test_a_broadcast_from_a_thread_reaches_the_pages_of_others(two):
+async def test_a_broadcast_from_a_thread_reaches_the_pages_of_others(a, b):
     """Of a process that has no stream open yet."""
-    a, b = two
     page = await watch(a, Board)
     await asyncio.to_thread(lambda: b.sse_manager.broadcast_to_state(KEY, {"count": 9}))
     await eventually(lambda: page.shows(Board) == 9)
@@ -944,9 +909,8 @@ async def test_a_broadcast_from_a_thread_reaches_the_pages_of_others(two):
     await eventually(lambda: page.shows(Board) == 8)
 
 
-async def test_pages_follow_a_state_though_another_version_of_the_app_tells_of_its_change(two, caplog):
+async def test_pages_follow_a_state_though_another_version_of_the_app_tells_of_its_change(a, b, caplog):
     """As during a deploy: a message that cannot be read may tell of anything, so the state is looked up."""
-    a, b = two
     page = await watch(a, Board)
     other = b'{"v": 99, "kind": "of another version"}\n'
     with instead(committing, "encode", lambda message: other):
@@ -955,8 +919,7 @@ async def test_pages_follow_a_state_though_another_version_of_the_app_tells_of_i
     assert "another version of the app has sent it" in caplog.text
 
 
-async def test_a_broadcast_has_any_value_that_a_field_may_have(two):
-    a, b = two
+async def test_a_broadcast_has_any_value_that_a_field_may_have(a, b):
     pages = [await watch(a, Board), await watch(b, Board)]
     await b.sse_manager.broadcast_to_state(KEY, {"count": datetime.date(2026, 1, 1)})
     for page in pages:
@@ -984,8 +947,7 @@ def test_a_provider_can_be_stopped_where_another_loop_has_just_broadcast(redis_s
         loop.close()
 
 
-async def test_what_a_process_tells_while_it_stops_has_been_told_when_it_has_stopped(two):
-    a, _ = two
+async def test_what_a_process_tells_while_it_stops_has_been_told_when_it_has_stopped(a):
     told, real = [], a.store.publish
 
     async def publish(messages) -> None:

@@ -42,9 +42,8 @@ def shop(tmp_path):
 
 
 @pytest.fixture
-async def two(redis_server, shop):
-    async with open_providers(redis_server, states=shop.config(), lock_timeout=20.0) as providers:
-        yield providers
+def states(shop):
+    return shop.config()
 
 
 async def row(provider) -> Any:
@@ -102,9 +101,8 @@ def held_behind_a_save(shop, provider):
 
 
 @pytest.mark.parametrize("how", ["fails", "is cancelled"])
-async def test_no_sale_is_lost_where_the_row_could_not_be_loaded_with_its_lock(two, shop, how):
+async def test_no_sale_is_lost_where_the_row_could_not_be_loaded_with_its_lock(a, b, shop, how):
     """What the lock has told of another process's change is not forgotten with the load that was to bring it."""
-    a, b = two
     await sell(a)
     await sell(b)
     source = shop.source(a)
@@ -123,8 +121,7 @@ async def test_no_sale_is_lost_where_the_row_could_not_be_loaded_with_its_lock(t
     assert shop.stock == 997
 
 
-async def test_one_row_that_cannot_be_loaded_keeps_no_other_state_from_catching_up(two, shop, redis_server):
-    a, b = two
+async def test_one_row_that_cannot_be_loaded_keeps_no_other_state_from_catching_up(a, b, shop, redis_server):
     await sell(a)
     await watch(a, Product, record_id=1)
     page = await watch(a, Board)
@@ -161,9 +158,8 @@ async def test_one_row_that_cannot_be_loaded_keeps_no_other_state_from_catching_
 # -- rows that are read while others change them -----------------------------------------------------------------------
 
 
-async def test_a_row_that_is_known_to_have_changed_is_read_as_it_is_now(two, shop):
+async def test_a_row_that_is_known_to_have_changed_is_read_as_it_is_now(a, b, shop):
     """While it is loaded for those who follow it."""
-    a, b = two
     await watch(b, Product, record_id=1)
     with held(shop.source(b), "load", before=True) as load:
         async with a.modify(Product, record_id=1) as product:
@@ -191,8 +187,7 @@ async def test_who_was_banned_reads_nothing_more_in_a_process_that_is_about_to_l
                     pass
 
 
-async def test_an_older_row_that_was_loaded_slowly_is_not_put_over_a_newer_one(two, shop, redis_server):
-    a, b = two
+async def test_an_older_row_that_was_loaded_slowly_is_not_put_over_a_newer_one(a, b, shop, redis_server):
     await sell(a)
     page = await watch(a, Product, record_id=1)
     with held(shop.source(a), "load") as load:
@@ -206,8 +201,7 @@ async def test_an_older_row_that_was_loaded_slowly_is_not_put_over_a_newer_one(t
     assert a.cluster.following.is_current(shop.KEY)
 
 
-async def test_a_row_that_changes_while_a_process_catches_up_is_not_taken_for_current(two, shop, redis_server):
-    a, b = two
+async def test_a_row_that_changes_while_a_process_catches_up_is_not_taken_for_current(a, b, shop, redis_server):
     page = await watch(b, Product, record_id=1)
     await sell(a)
     await eventually(lambda: page.shows(Product, "stock") == 999)
@@ -234,9 +228,8 @@ async def test_a_row_that_changes_while_a_process_catches_up_is_not_taken_for_cu
 
 @pytest.mark.parametrize("how", ["changed", "refreshed"])
 async def test_a_row_that_changes_while_the_answer_to_a_commit_is_on_its_way_is_loaded_again(
-    two, shop, redis_server, how
+    a, b, shop, redis_server, how
 ):
-    a, b = two
     page = await watch(a, Product, record_id=1)
     await sell(a)
     with held_behind_a_save(shop, a) as answer:
@@ -267,8 +260,7 @@ async def test_a_row_that_changes_while_the_answer_to_a_commit_is_on_its_way_is_
 # -- rows whose changes nobody was told of -----------------------------------------------------------------------------
 
 
-async def test_a_process_that_was_taken_for_dead_does_not_save_a_row(two, shop, redis_server):
-    a, b = two
+async def test_a_process_that_was_taken_for_dead_does_not_save_a_row(a, b, shop, redis_server):
     with pytest.raises(LockLostError):
         async with a.modify(Product, record_id=1) as product:
             taken_for_dead(redis_server, a)
@@ -280,11 +272,10 @@ async def test_a_process_that_was_taken_for_dead_does_not_save_a_row(two, shop, 
 
 
 async def test_a_row_that_was_saved_without_the_others_being_told_is_shown_when_redis_is_there_again(
-    two, shop, redis_server
+    a, b, shop, redis_server
 ):
-    a, b = two
     await sell(a)
-    pages = [await watch(provider, Product, record_id=1) for provider in two]
+    pages = [await watch(provider, Product, record_id=1) for provider in (a, b)]
     with away_behind_a_save(shop, a), pytest.raises(PersistenceError):
         await sell(a)
     for page in pages:
@@ -293,9 +284,8 @@ async def test_a_row_that_was_saved_without_the_others_being_told_is_shown_when_
     assert shop.stock == (await row(a)).stock == (await row(b)).stock == 998
 
 
-async def test_who_gets_the_lock_behind_a_failed_commit_loads_the_row_again(two, shop):
+async def test_who_gets_the_lock_behind_a_failed_commit_loads_the_row_again(a, b, shop):
     """Whose commit has failed may be able to say no more than that, when it gives the lock back."""
-    a, b = two
     await sell(a)
     await sell(b)
     with away_behind_a_save(shop, a):
@@ -305,9 +295,8 @@ async def test_who_gets_the_lock_behind_a_failed_commit_loads_the_row_again(two,
         assert shop.stock == 996
 
 
-async def test_all_load_a_row_again_when_one_gets_the_lock_of_who_has_died_with_it(two, shop):
+async def test_all_load_a_row_again_when_one_gets_the_lock_of_who_has_died_with_it(a, b, shop):
     """Though that one changes nothing, and the others have only been told that the process is dead."""
-    a, b = two
     await sell(a)
     page = await watch(a, Product, record_id=1)
     locked = await b.store.lock({"row:record:Product:1": None}, 5)
@@ -318,9 +307,8 @@ async def test_all_load_a_row_again_when_one_gets_the_lock_of_who_has_died_with_
     await eventually(lambda: page.shows(Product, "stock") == 500)
 
 
-async def test_a_row_whose_commit_has_failed_here_is_loaded_with_its_lock(two, shop, redis_server):
+async def test_a_row_whose_commit_has_failed_here_is_loaded_with_its_lock(a, shop, redis_server):
     """Even when Redis has lost the note that it was left unclean."""
-    a, _ = two
     await sell(a)
     page = await watch(a, Product, record_id=1)
     with away_behind_a_save(shop, a):
@@ -335,8 +323,7 @@ async def test_a_row_whose_commit_has_failed_here_is_loaded_with_its_lock(two, s
     assert shop.stock == 997
 
 
-async def test_refresh_tells_the_others_of_a_row_that_is_not_in_memory_here(two, shop):
-    a, b = two
+async def test_refresh_tells_the_others_of_a_row_that_is_not_in_memory_here(a, b, shop):
     page = await watch(a, Product, record_id=1)
     shop.table.update({"product_id": 1, "stock": 3})
     await b.refresh(Product, record_id=1)
