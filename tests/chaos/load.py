@@ -6,10 +6,10 @@ import asyncio
 import itertools
 import secrets
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
+from typing import NamedTuple, Protocol, Self, TypeVar, cast
 
 import httpx
 
@@ -182,9 +182,15 @@ class Book:
         self._since.clear()
 
 
-async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all; raises the first exception, when all have ended."""
-    results = await asyncio.gather(*coroutines, return_exceptions=True)
+async def all_of(coroutines: Iterable[Awaitable[T]], at_once: int = 32) -> list[T]:
+    """The results of all, of which `at_once` run at a time; raises the first exception, when all have ended."""
+    turn = asyncio.Semaphore(at_once)
+
+    async def one(coroutine: Awaitable[T]) -> T:
+        async with turn:
+            return await coroutine
+
+    results = await asyncio.gather(*map(one, coroutines), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -228,14 +234,14 @@ class Load:
 
     async def arrive(self) -> None:
         """Let the visitors sign in and open their pages, which they do once."""
-        await _all(visitor.arrive() for visitor in self.visitors)
+        await all_of(visitor.arrive() for visitor in self.visitors)
 
     async def work(self, *, to_the_last: bool = False) -> None:
         """Let them send events until the server is told to end, or (`to_the_last`) until it is gone.
 
         Raises `Broken` when it goes by itself.
         """
-        await _all(self._add_until_the_end(visitor, to_the_last) for visitor in self.visitors * AT_ONCE)
+        await all_of(self._add_until_the_end(visitor, to_the_last) for visitor in self.visitors * AT_ONCE)
 
     async def settle(self) -> None:
         """Compares what is there with the book, has what was cut be done after all, and compares again.
@@ -249,7 +255,7 @@ class Load:
                 self._judged.add(event)
                 self.cut += 1
                 self.stored += event.number in found[event.places[0][0]].numbers
-        await _all(self._deliver(event, again=True) for event in self.book.open_events())
+        await all_of(self._deliver(event, again=True) for event in self.book.open_events())
         self.book.check(await self._look())
 
     async def clear(self) -> None:
@@ -265,7 +271,7 @@ class Load:
 
     async def _look(self) -> dict[str, Found]:
         found: dict[str, Found] = {}
-        for seen in await _all(visitor.look() for visitor in self.visitors):
+        for seen in await all_of(visitor.look() for visitor in self.visitors):
             for name, value in seen.items():
                 if found.setdefault(name, value) != value:
                     raise Broken(f"{name} is {found[name]} to one and {value} to another")

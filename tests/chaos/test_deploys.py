@@ -1,7 +1,5 @@
 """Restarts on purpose: one process hands the store over to the next, and an open page goes on where it was."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import signal

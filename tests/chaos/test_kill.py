@@ -1,7 +1,5 @@
 """A server that is killed at any moment: what it acknowledged is there, once, and what it did not can be sent again."""
 
-from __future__ import annotations
-
 import os
 import time
 from random import Random

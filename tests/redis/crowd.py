@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
-from tests.chaos.load import Book, Broken, Event, Found
+from tests.chaos.load import Book, Broken, Event, Found, all_of
 
 from .cluster import PATIENCE, Cluster, Worker, until
 from .tabs import Browser, Tab
 from .web import CutOff
-
-T = TypeVar("T")
 
 Kind = tuple[str, str]
 """A state's class and one of its events."""
@@ -39,7 +37,6 @@ ROUND = 5_000
 """Events after which everything is to be looked at and emptied: what a state holds is read by workers at each event."""
 UNREPEATED = 0.05  # of events, those that are not sent again when their request was cut off: nobody knows of them
 REPEATED = 0.05  # of events, those that are sent again when they are acknowledged, as if the answer had been lost
-AT_ONCE = 32  # requests
 
 
 class Seen(NamedTuple):
@@ -49,21 +46,6 @@ class Seen(NamedTuple):
     path: list[str]
     signals: dict[str, Any]
     view: str
-
-
-async def all_of(coroutines: Iterable[Awaitable[T]], at_once: int = AT_ONCE) -> list[T]:
-    """The results of all, of which `at_once` run at a time; raises the first exception, when all have ended."""
-    turn = asyncio.Semaphore(at_once)
-
-    async def one(coroutine: Awaitable[T]) -> T:
-        async with turn:
-            return await coroutine
-
-    results = await asyncio.gather(*map(one, coroutines), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]
 
 
 class Crowd:

@@ -1,7 +1,5 @@
 """Messages between processes, and who they are. Two stores in one process are to each other as two processes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
@@ -13,7 +11,7 @@ from faststate.exceptions import BackplaneError, PersistenceError, VersionConfli
 from faststate.stores.backplane import Backplane, Message
 from faststate.stores.base import Write
 from faststate.stores.redis import RedisStore
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import DURABLE, RedisServer
 from tests.support.waiting import eventually
 
 from .stand import Listener, first, version
@@ -201,7 +199,7 @@ async def test_a_connection_over_which_nothing_comes_is_made_anew(one, two, redi
 
 
 async def test_a_redis_that_is_away_is_told_and_found_again(new_redis):
-    server = new_redis(appendonly="yes", appendfsync="always")
+    server = new_redis(**DURABLE)
     store = RedisStore(server.url, beat=0.1, connect_timeout=5.0, answer_timeout=5.0)
     listener = await listening(store, "t")
     origin, timeline = store.origin, store.timeline
@@ -226,12 +224,8 @@ async def test_a_redis_that_is_away_is_told_and_found_again(new_redis):
 async def test_a_topic_whose_subscription_failed_is_not_subscribed_to(new_store, redis_server):
     store = new_store(answer_timeout=2.0, beat=1_000.0)
     await listening(store, "t")
-    redis_server.pause()
-    try:
-        with pytest.raises(BackplaneError, match="acknowledged"):
-            await store.subscribe(["late", "t"])
-    finally:
-        redis_server.resume()
+    with redis_server.paused(), pytest.raises(BackplaneError, match="acknowledged"):
+        await store.subscribe(["late", "t"])
     await eventually(lambda: redis_server.do("PUBSUB", "CHANNELS", "{faststate}:c:*") == [b"{faststate}:c:t"])
 
 

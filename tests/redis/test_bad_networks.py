@@ -1,7 +1,5 @@
 """Between workers and Redis: what is slow, what breaks off, and what arrives when nobody counts on it any more."""
 
-from __future__ import annotations
-
 import time
 
 from .cluster import until

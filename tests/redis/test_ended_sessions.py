@@ -1,7 +1,5 @@
 """Sessions that end in another process, however late that is heard: nothing more is told or changed in their name."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

@@ -1,7 +1,5 @@
 """The time of an event is bounded among processes, too: what was stopped keeps no lock from another one."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import threading

@@ -1,7 +1,5 @@
 """The checks find an engine that breaks a promise: each of these must fail them."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable

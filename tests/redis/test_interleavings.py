@@ -1,7 +1,5 @@
 """One process acts between two steps of another: in whatever order, all of them end with what is stored."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import datetime

@@ -1,7 +1,5 @@
 """Values in a store: each value of each kind comes back as it was, or its commit is refused."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from typing import Any

@@ -1,7 +1,5 @@
 """Locks between processes. Two stores in one process are to each other as two processes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -394,15 +392,12 @@ async def test_a_process_that_is_busy_buries_nobody(new_store):
 async def test_a_lock_that_is_answered_too_late_is_given_back(new_store, redis_server):
     store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     await store.open()
-    redis_server.pause()
-    try:
+    with redis_server.paused():
         with pytest.raises(PersistenceError):
             await store.lock({"key": None}, 10)
         with pytest.raises(PersistenceError):  # it is known to be away by now
             async with asyncio.timeout(1.5):
                 await store.lock({"key": None}, 10)
-    finally:
-        redis_server.resume()
     await eventually(lambda: any(key.startswith("{faststate}:c:") for key in sorted(redis_server.keys())))
     await none_left(redis_server)
     other = new_store()
@@ -422,11 +417,10 @@ async def test_a_request_that_comes_after_it_was_given_up_takes_nothing(one, red
 async def test_locks_are_given_back_when_redis_is_there_again(new_store, redis_server):
     store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     locked = await store.lock({"key": None}, 10)
-    redis_server.pause()
-    store.unlock(locked.holds.values())
-    with pytest.raises(PersistenceError):
-        await store.load("key")
-    redis_server.resume()
+    with redis_server.paused():
+        store.unlock(locked.holds.values())
+        with pytest.raises(PersistenceError):
+            await store.load("key")
     await none_left(redis_server)
 
 

@@ -1,7 +1,5 @@
 """A Redis that dies under load: with its disk, without it, and with a replica in its place."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Workers that die or stand still in the middle of an event: their locks come free, and what they had done is kept."""
 
-from __future__ import annotations
-
 import signal
 import time
 

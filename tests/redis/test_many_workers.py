@@ -1,7 +1,5 @@
 """Many clients of many workers: each acknowledged event is there once, and all see the same."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A Redis that goes away and comes back: streams stay open, events are refused, then all tabs show what is stored."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 
@@ -9,12 +7,9 @@ import pytest
 
 from faststate.exceptions import PersistenceError
 from tests.support.client import status
+from tests.support.redis_server import DURABLE
 
 from .office import count_of, make_app, open_office, send, until_count
-
-pytestmark = pytest.mark.timeout(60)
-
-DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 
 
 async def test_events_are_refused_while_redis_is_away_and_streams_stay_open(new_redis):

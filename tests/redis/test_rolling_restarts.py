@@ -1,7 +1,5 @@
 """A deployment: every worker ends and a new one has taken its place before. Nobody notices."""
 
-from __future__ import annotations
-
 import time
 
 from .stage import stage

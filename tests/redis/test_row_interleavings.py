@@ -1,7 +1,5 @@
 """Rows that several processes change, in the order that goes wrong most easily: the row is right, and all show it."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from typing import Any

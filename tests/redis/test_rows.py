@@ -1,7 +1,5 @@
 """Rows in a database of several processes: the row is the truth, and Redis says who may change it and who has."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 
@@ -14,8 +12,6 @@ from tests.support.client import status
 from tests.support.live import Site, serving
 
 from .office import Office, send
-
-pytestmark = pytest.mark.timeout(60)
 
 
 class Product(ReactiveState):

@@ -1,7 +1,5 @@
 """The benchmark of many processes runs, from the servers to the table; the numbers are none of a test's business."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,13 +1,13 @@
 """The Redis servers that other tests stand on."""
 
-from __future__ import annotations
-
 import pytest
 import redis
 
+from tests.support.redis_server import DURABLE
+
 
 def test_a_server_that_keeps_a_log_finds_its_data_after_a_kill(new_redis):
-    server = new_redis(appendonly="yes", appendfsync="always")
+    server = new_redis(**DURABLE)
     server.do("SET", "key", "value")
     server.restart()
     assert server.do("GET", "key") == b"value"

@@ -1,7 +1,5 @@
 """Rows of a database that all workers change: each change once, and a worker that dies behind the row's save."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

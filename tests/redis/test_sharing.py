@@ -1,7 +1,5 @@
 """One app in several processes: what one of them commits all others show, and nobody else commits meanwhile."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import secrets
@@ -14,8 +12,6 @@ from tests.support.client import message, status
 from tests.support.waiting import eventually
 
 from .office import Board, Item, count_of, open_office, send, until_count
-
-pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture

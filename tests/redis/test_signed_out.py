@@ -1,7 +1,5 @@
 """Sessions and rights that change on one worker, while the streams are on others."""
 
-from __future__ import annotations
-
 from tests.support.client import status
 
 from .cluster import until

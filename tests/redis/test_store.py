@@ -1,7 +1,5 @@
 """The Redis store: what it keeps, and what happens when Redis fails, restarts or has lost something."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging
@@ -28,7 +26,7 @@ from faststate.stores.redis import RedisStore
 from faststate.stores.urls import store_from_url
 from tests.support import ROOT
 from tests.support.processes import free_port
-from tests.support.redis_server import RedisServer, require_redis
+from tests.support.redis_server import DURABLE, require_redis
 from tests.support.waiting import eventually
 
 from .stand import Listener, first, version
@@ -178,7 +176,7 @@ def aged(epoch: str, timeline: str) -> str:
 
 
 async def test_what_a_restarted_redis_has_kept_has_another_epoch_for_everybody(new_redis, new_store):
-    server = new_redis(appendonly="yes", appendfsync="always")
+    server = new_redis(**DURABLE)
     one, two = new_store(server), new_store(server)
     await one.open()
     await two.open()
@@ -225,7 +223,7 @@ async def test_a_redis_that_has_lost_all_refuses_old_writers_and_old_locks(new_r
 
 
 async def test_a_redis_that_was_set_back_frees_the_locks_of_that_time_and_refuses_newer_writers(new_redis, new_store):
-    server = new_redis(appendonly="yes", appendfsync="always")
+    server = new_redis(**DURABLE)
     one, two = new_store(server), new_store(server)
     await one.save(first("key", b"old"))
     await one.lock({"key": version(1)}, 5)
@@ -310,16 +308,13 @@ async def test_what_cannot_open_the_store_leaves_it_closed(new_redis):
 async def test_a_redis_that_answers_nothing_is_away_until_it_does(new_store, redis_server):
     store = new_store(answer_timeout=2.0, connect_timeout=2.0, silence=60.0)
     await store.open()
-    redis_server.pause()
-    try:
+    with redis_server.paused():
         with pytest.raises(PersistenceError):
             await store.save(first("key"))
         for _ in range(100):
             with pytest.raises(PersistenceError):
                 async with asyncio.timeout(1.5):
                     await store.save(first("key"))
-    finally:
-        redis_server.resume()
     await eventually(lambda: store._link._client.away is None)
     assert await store.load("key") is None or await store.sequences(["key"])
 
@@ -390,28 +385,32 @@ async def test_a_replica_takes_no_writes_and_is_left_when_it_is_promoted(new_red
     assert store.timeline != timeline or server.do("EXISTS", "{faststate}:s:key")
 
 
-async def test_a_failover_goes_on_under_another_timeline(new_redis, new_store):
-    main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
+async def follow(replica, main):
+    """Make a server the replica of another one; return when it is in step."""
     replica.do("REPLICAOF", "127.0.0.1", main.port)
-    await eventually(lambda: b"master_link_status:up" in _info(replica, "replication"))
-    store = new_store(main)
-    await store.save(first("key", b"kept"))
-    before = store.timeline
+    await eventually(lambda: replica.do("INFO", "replication")["master_link_status"] == "up")
+
+
+def wait_for_replica(main):
+    """Return when the replica has all that was written before."""
     with main.client() as client:
         client.set("mark", 1)  # the wait is for what this connection wrote, and so for all before it
         assert client.wait(1, 10_000) == 1
+
+
+async def test_a_failover_goes_on_under_another_timeline(new_redis, new_store):
+    main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
+    await follow(replica, main)
+    store = new_store(main)
+    await store.save(first("key", b"kept"))
+    before = store.timeline
+    wait_for_replica(main)
     main.kill()
     replica.do("REPLICAOF", "NO", "ONE")
     promoted = new_store(replica)
     found = await promoted.load("key")
     assert promoted.timeline != before
     assert found == Stored(version(1, aged("life", promoted.timeline)), b"kept", None)
-
-
-def _info(server: RedisServer, section: str) -> bytes:
-    with server.client() as client:
-        found = client.info(section)
-    return "\n".join(f"{name}:{value}" for name, value in found.items()).encode()
 
 
 async def test_a_redis_without_room_changes_nothing_at_all(new_redis, new_store):
@@ -552,15 +551,14 @@ async def test_a_call_is_told_when_the_link_loop_ends(new_store, redis_server):
     thread = threading.Thread(target=asyncio.run, args=(home(),))
     thread.start()
     await asyncio.to_thread(ready.wait)
-    redis_server.pause()
     try:
-        asking = asyncio.create_task(store.save(first("key")))
-        await asyncio.sleep(0.1)
-        end.set()
-        with pytest.raises(PersistenceError, match="unknown"):
-            await asking
+        with redis_server.paused():
+            asking = asyncio.create_task(store.save(first("key")))
+            await asyncio.sleep(0.1)
+            end.set()
+            with pytest.raises(PersistenceError, match="unknown"):
+                await asking
     finally:
-        redis_server.resume()
         await asyncio.to_thread(thread.join)
     await store.load("key")  # it goes on here
 
@@ -635,8 +633,7 @@ async def test_versions_of_any_epoch_are_kept(new_store):
 
 async def test_sentinels_name_the_main_server_and_the_next_one(new_redis, new_store, tmp_path):
     main, replica = new_redis(repl_diskless_sync_delay="0"), new_redis()
-    replica.do("REPLICAOF", "127.0.0.1", main.port)
-    await eventually(lambda: b"master_link_status:up" in _info(replica, "replication"))
+    await follow(replica, main)
     port = free_port()
     config = tmp_path / "sentinel.conf"
     config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor shop 127.0.0.1 {main.port} 1\n")
@@ -649,9 +646,7 @@ async def test_sentinels_name_the_main_server_and_the_next_one(new_redis, new_st
             await store.save(first("key", b"kept"))
             await store.open()
             assert main.do("EXISTS", "{app}:s:key")
-            with main.client() as client:
-                client.set("mark", 1)  # the wait is for what this connection wrote, and so for all before it
-                assert client.wait(1, 10_000) == 1
+            wait_for_replica(main)
             await eventually(lambda: _fail_over(sentinel), within=40)
             link = store._link
             assert link is not None

@@ -1,7 +1,5 @@
 """Wall clocks that jump by hours, the workers' and Redis' own: nobody goes by them."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import time

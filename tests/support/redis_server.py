@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support.processes import free_port
+
+DURABLE = {"appendonly": "yes", "appendfsync": "always"}
+"""Options of a Redis that has on its disk what it has acknowledged."""
 
 __all__ = ["RedisServer", "require_redis"]
 
@@ -90,14 +95,15 @@ class RedisServer:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def pause(self) -> None:
-        """Stops the process where it is: connections stay, and nothing is answered."""
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the process where it is until the block ends: connections stay, and nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends it as a power cut would, but for what the operating system still writes to the disk."""
