@@ -7,7 +7,6 @@ import datetime
 import mmap
 import os
 import signal
-import socket
 import struct
 import time
 from collections.abc import Callable, Container, Mapping
@@ -16,14 +15,10 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
-from tests.support.forks import Fork
-from tests.support.processes import free_port
+from tests.support.forked_server import Flaw, ForkedServer
 
 PATIENCE = 20.0
 """Seconds for anything that should take milliseconds."""
-
-Flaw = Callable[[], None]
-"""What spoils a worker: called in its process, before the app is made."""
 
 
 async def until(condition: Callable[[], object], what: str, within: float = PATIENCE) -> float:
@@ -71,7 +66,7 @@ class _Wrong(datetime.datetime):
         return cls.fromtimestamp(time.time(), tz)
 
 
-def serve(port: int, clock: Path | None, flaw: Flaw | None) -> None:
+def serve(clock: Path | None, flaw: Flaw | None, port: int) -> None:
     """Serves the app in this process until a signal comes."""
     if clock is not None:
         Clock(clock).be_the_clock()
@@ -82,7 +77,7 @@ def serve(port: int, clock: Path | None, flaw: Flaw | None) -> None:
     uvicorn.run("tests.redis.app:app", host="127.0.0.1", port=port, log_level="warning")
 
 
-class Worker:
+class Worker(ForkedServer):
     """One process of the app, on a port of its own. Lifetime: from `start` to its end, and it may start again."""
 
     def __init__(
@@ -97,42 +92,9 @@ class Worker:
         unset: Container[str] = (),
         port: int | None = None,
     ) -> None:
-        self.name = name
-        self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._directory = directory
-        self._log = directory / f"log-{name}"
         inherited = {name: value for name, value in os.environ.items() if name not in unset}
-        self._env = {**inherited, **(env or {}), "FASTSTATE_STORE": store}
-        self._target = partial(serve, self.port, clock, flaw)
-        self._fork: Fork | None = None
-
-    def start(self) -> None:
-        """Begins; it listens soon, see `listening`."""
-        self._fork = Fork(self._target, cwd=self._directory, env=self._env, log=self._log)
-
-    @property
-    def fork(self) -> Fork:
-        assert self._fork is not None, f"{self.name} was not started"
-        return self._fork
-
-    async def listening(self) -> None:
-        """Waits until it takes connections."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            assert self.fork.poll() is None and time.monotonic() < deadline, self.output()
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except OSError:
-                await asyncio.sleep(0.01)
-            else:
-                writer.close()
-                return
-
-    def kill(self) -> None:
-        """Ends it with SIGKILL. Harmless when it is gone."""
-        if self._fork is not None:
-            self._fork.kill_all()
+        env = {**inherited, **(env or {}), "FASTSTATE_STORE": store}
+        super().__init__(directory, name, partial(serve, clock, flaw), env=env, port=port)
 
     def send(self, number: signal.Signals) -> None:
         self.fork.send_signal(number)
@@ -143,10 +105,6 @@ class Worker:
         code = self.fork.returncode
         assert code is not None
         return code
-
-    def output(self) -> str:
-        """Everything it has printed."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
 class Cluster:
@@ -230,9 +188,3 @@ class Cluster:
         """Ends all. Harmless when they are gone."""
         for worker in self.all:
             worker.kill()
-
-
-def refuses(port: int) -> bool:
-    """True if nobody listens there."""
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) != 0

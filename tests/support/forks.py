@@ -19,7 +19,7 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     [
         "anyio._backends._asyncio", "apsw", "faststate", "faststate.stores.sqlite", "fasthtml.common", "fastlite",
-        "httptools", "httpx", "pytest", "starlette.testclient", "tests.chaos.server", "uvicorn",
+        "httptools", "httpx", "pytest", "starlette.testclient", "tests.support.forked_server", "uvicorn",
         "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
         "uvicorn.protocols.websockets.auto", "uvloop",
     ]
