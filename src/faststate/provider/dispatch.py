@@ -82,8 +82,19 @@ class Dispatcher:
         # Found once: nobody can sign in before the event itself runs.
         identity = await context.identity()
         sent = SentEvent(context, identity, call, config, config.state_cls, schema, event, live, elsewhere, take)
-        watched = await self._watched(sent)
-        entry, guard = await self._allowed(sent, watched)
+        watched = self.parts.tokens.watched(context, identity, call.tokens) if call.tokens else None
+        if config.has_ids or call.instance_id is not None or (watched is None and call.tokens):
+            watched = await self._proven(sent, watched)
+        ids = Ids.of_instance(config.scope, call.instance_id) if config.has_ids else NO_IDS
+        if config.scope is StateScope.TEMPORARY:
+            await self.resolver.refuse_lost(identity, config.state_cls, call.instance_id, lookup="with lock")
+        try:
+            entry, guard = await self.resolver.allowed_entry(
+                context, identity, event.name, config.state_cls, ids, rule=event.rule
+            )
+        except StateNotFoundError:
+            self._show_vanished(sent, watched)
+            raise
         takes = event.arguments
         accepted = self._accept(sent, takes)
         arguments = takes.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
@@ -92,15 +103,14 @@ class Dispatcher:
             guards.append(guard)
         await self._run(sent, watched, entry, arguments, others, guards)
 
-    async def _watched(self, sent: SentEvent) -> Watched | None:
-        """Return what the page shows, by its tokens; None if it has none, or if its stream says enough.
+    async def _proven(self, sent: SentEvent, watched: Watched | None) -> Watched | None:
+        """Prove that the page shows the event's state; return what it shows, None if its stream says enough.
 
-        Raises `ForgedTokens` for a state with an id that the page does not show.
+        `watched` is what its tokens show; None if it has none, or so many that they are not verified yet. Raises
+        `ForgedTokens` for a state with an id that the page does not show.
         """
-        call, tokens = sent.call, self.parts.tokens
-        watched: Watched | None = None
-        is_followed = False
-        if call.tokens and (watched := tokens.watched(sent.context, sent.identity, call.tokens)) is None:
+        call, tokens, is_followed = sent.call, self.parts.tokens, False
+        if call.tokens and watched is None:
             # A page with many tokens has shown them all when it opened its stream: what that follows needs no proof.
             is_followed = self._is_followed(sent)
             if not is_followed:
@@ -125,21 +135,13 @@ class Dispatcher:
             return False
         return live.topic(own.key) is not None
 
-    async def _allowed(self, sent: SentEvent, watched: Watched | None) -> tuple[Entry, Guard | None]:
-        """Return the event's state and its guard, if the user may send the event; as `Resolver.allowed_entry`."""
-        config, cls, event, instance_id = sent.config, sent.cls, sent.event, sent.call.instance_id
-        ids = Ids.of_instance(config.scope, instance_id) if config.has_ids else NO_IDS
-        if config.scope is StateScope.TEMPORARY:
-            await self.resolver.refuse_lost(sent.identity, cls, instance_id, lookup="with lock")
-        try:
-            return await self.resolver.allowed_entry(sent.context, sent.identity, event.name, cls, ids, rule=event.rule)
-        except StateNotFoundError:
-            if sent.live is None and not sent.elsewhere:  # else its stream has told the page
-                name = sent.call.state
-                views = {view for part in watched.views(name, instance_id) for view in part} if watched else set()
-                frames = vanish_frame(namespace_of(name, instance_id), sent.schema.signals, views)
-                sent.take(Effect(frames, repeated=False))
-            raise
+    def _show_vanished(self, sent: SentEvent, watched: Watched | None) -> None:
+        """Take a state that is no more off the page, unless the page's stream has done so."""
+        if sent.live is None and not sent.elsewhere:
+            name, instance_id = sent.call.state, sent.call.instance_id
+            views = {view for part in watched.views(name, instance_id) for view in part} if watched else set()
+            frames = vanish_frame(namespace_of(name, instance_id), sent.schema.signals, views)
+            sent.take(Effect(frames, repeated=False))
 
     def _accept(self, sent: SentEvent, takes: Arguments) -> dict[str, Any] | Awaitable[dict[str, Any]]:
         """Validate the arguments that were sent for the event; as `Arguments.accept`. Raises `EventArgumentError`."""
