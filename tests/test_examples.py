@@ -82,7 +82,7 @@ def test_it_serves_its_own_copy_of_datastar(name, load, in_tmp_path, monkeypatch
     copy.write_text("// a copy of Datastar")
     monkeypatch.setenv("FASTSTATE_DATASTAR_SRC", str(copy))
     page = visitor(load(name).app)
-    (source,) = [s["src"] for s in elements(page, "script") if s.get("type") == "module"]
+    (source,) = [s["data-datastar"] for s in elements(page, "script") if s.get("type") == "module"]
     assert page.client.get(source).text == "// a copy of Datastar"
 
 

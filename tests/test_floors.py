@@ -37,6 +37,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
     "scopes": (),
     "redaction": (),
     "wire": ("values", "frames"),
+    "client": ("modules",),
     "scheduling": ("queues", "loops", "waits", "workers", "threads", "running"),
     "auth": ("users", "rules", "limits", "tokens", "loaders"),
     "validation": (

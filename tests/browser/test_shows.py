@@ -5,7 +5,7 @@ import json
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import shows
+from tests.support.browser import hide, shows
 
 APP = "shows.py"
 
@@ -84,13 +84,12 @@ def test_names_removed_from_a_dict_disappear(open_page):
 
 def test_a_tab_that_was_away_does_not_keep_removed_names(open_page):
     one, two = open_page("/choices"), open_page("/choices")
-    set_hidden = """hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
-        document.dispatchEvent(new Event('visibilitychange')) }"""
-    two.evaluate(set_hidden, True)
+    hide(two)
+    expect(two.locator("html")).to_have_attribute("data-fs-link", "waiting")
     one.locator("#drop").dispatch_event("click")
     as_json(one, "chosen", {"b": 2})
     as_json(two, "chosen", {"a": 1, "b": 2})
-    two.evaluate(set_hidden, False)
+    hide(two, False)
     as_json(two, "chosen", {"b": 2})
     as_json(two, "nested", {"in": {"y": ""}})
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, number, shows, toast, wait_live
+from tests.support.browser import console_errors, hide, number, shows, toast, wait_live
 
 from .conftest import APPS, offline
 
@@ -31,12 +31,11 @@ def wait_for_connections(server, page, number):
 
 @contextmanager
 def hidden(page):
-    """The page as a tab in the background, as far as a script can tell."""
-    show = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
-    show += "document.dispatchEvent(new Event('visibilitychange')) }"
-    page.evaluate(show, True)
+    """The page as a tab in the background, as far as a script can tell, when it has given its stream back."""
+    hide(page)
+    expect(page.locator("html")).to_have_attribute("data-fs-link", "waiting")
     yield
-    page.evaluate(show, False)
+    hide(page, False)
 
 
 def test_two_tabs_of_one_session_see_one_count(open_page):

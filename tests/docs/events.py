@@ -2,7 +2,7 @@
 
 # == In the page: snippet 1
 assert Todos.add.to(text="a b") == "/_faststate/event/Todos/add?text=a+b"
-assert Todos.add.post(text="x").startswith("@post(")
+assert Todos.add.post(text="x").startswith("@fsSend(")
 from faststate import EventArgumentError
 
 with pytest.raises(EventArgumentError, match="no argument 'txt'"):

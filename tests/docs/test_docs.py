@@ -21,7 +21,7 @@ import faststate
 from faststate.registry.entries import DEFAULT_TTL
 from tests.support.pages import CHECKS, PAGES, ROOT, Tab, blocks, checks, snippets_elsewhere
 
-LANGUAGES = {"python", "console", "text", "nginx", "ini"}
+LANGUAGES = {"python", "console", "css", "text", "nginx", "ini"}
 
 
 def own_routes(app: FastHTML) -> set[str]:

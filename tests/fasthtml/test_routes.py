@@ -138,5 +138,5 @@ async def test_many_beacons_are_limited_as_events_are(site):
 
 async def test_only_pages_with_temporary_states_send_a_beacon(site):
     async with browser(site.app) as client:
-        assert "sendBeacon" in (await client.get("/")).text
-        assert "sendBeacon" not in (await client.get("/cart")).text
+        assert "data-fs-leave" in (await client.get("/")).text
+        assert "data-fs-leave" not in (await client.get("/cart")).text

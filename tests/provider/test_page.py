@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from faststate import Component, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
+from faststate.client.modules import entry_name
 from faststate.provider.context import RequestContext
 from faststate.provider.page import LiveElement, SeedElement
 from tests.support.client import Page, elements_of
@@ -101,7 +102,7 @@ async def test_the_same_fragment_has_the_same_name_for_its_token_and_another_one
     for ids in ({"component_id": "left"}, {"component_id": "left"}, {"component_id": "right"}):
         context = context_of(provider)
         await show(context, Side, **ids)
-        ((_, live), _) = elements_of(str(LiveElement(context.page, with_signals=True)))
+        ((_, live),) = elements_of(str(LiveElement(context.page, with_signals=True)))
         names.append(next(iter(json.loads(live["data-signals"])["_fs"]["w"])))
     assert names[0] == names[1] != names[2]
 
@@ -171,8 +172,15 @@ def test_signals_are_seeded_in_the_head_before_any_expression_reads_them(text):
     assert body.rindex("data-fs-live") > body.rindex("$Counter.count")
 
 
-def test_a_page_loads_datastar_once_and_opens_one_stream(text):
-    assert text.count('src="/datastar.js"') == text.count("data-init=") == 1
+def test_a_page_loads_its_program_once_and_opens_one_stream(text):
+    assert text.count(f'src="/_faststate/{entry_name()}" data-datastar="/datastar.js"') == 1
+    assert text.count('type="module"') == text.count("data-fs-live") == 1
+
+
+def test_a_page_carries_little_of_ours_beside_its_signals_and_token(text):
+    ours = re.findall(r'<script type="module".*?</script>|<meta name="faststate".*?>|<div data-fs-live.*?></div>', text)
+    bare = [re.sub(r"""data-signals=("[^"]*"|'[^']*')""", "", part) for part in ours]
+    assert len(bare) == 3 and sum(map(len, bare)) <= 700
 
 
 def test_a_page_paints_its_values_without_a_script(text):
@@ -185,9 +193,7 @@ def test_a_fragment_brings_its_own_token_and_opens_the_stream_of_all(app):
     page, fragment = Page(client), Page(client, "/right", headers={"hx-request": "true"})
     assert "<html" not in fragment.html and len(fragment.tokens) == 1 and fragment.tokens != page.tokens
     assert fragment.signals == {"Side": {"right": {"count": 0}}}
-    (opening,) = [a["data-init"] for _, a in fragment.attributes if "data-init" in a]
-    (own,) = [a["data-signals__ifmissing"] for _, a in fragment.attributes if "data-init" in a]
-    assert opening == "$_fs.f()" and re.search(r"f:.*@post\(\$_fs.u\+'stream',{payload:{w:Object.values", own)
+    assert [tag for tag, attributes in fragment.attributes if "data-fs-live" in attributes] == ["div"]
 
 
 def test_views_are_the_same_bytes_for_all_viewers_and_only_the_library_s_signals_differ(app):

@@ -11,11 +11,11 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from tests.chaos.load import Event
+from tests.support.proxy import Proxy
 from tests.support.redis_server import DURABLE, RedisServer
 
 from .cluster import Cluster, Flaw, Worker, until
 from .crowd import ALL_KINDS, Crowd, Kind
-from .proxy import Proxy
 
 T = TypeVar("T")
 

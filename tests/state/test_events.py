@@ -434,7 +434,7 @@ def test_an_expression_is_written_as_it_is_and_a_value_as_json():
     written = Thing.scalars.post(number=expr("el.value"), kind="a'b\"c")
     assert "(el.value)" in written
     assert "a'b\\\"c" in written
-    assert Thing.text.post(text="@post('/x')").count("@post(") == 1  # its own
+    assert "@post(" not in Thing.text.post(text="@post('/x')")
 
 
 def test_arguments_that_are_left_out_are_asked_of_the_signals():

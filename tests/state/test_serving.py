@@ -87,7 +87,7 @@ def test_two_apps_of_one_class_each_use_their_own_name_and_prefix(cls):
     for name, prefix in (("One", "/_a"), ("Two", "/_b"), ("One", "/_a")):
         page = Page(TestClient(apps[name]))
         assert urls_of(page) == [f"{prefix}/event/{name}/add"] * 4
-        assert f'"event\\u002f{name}\\u002fadd"' in re.search("<pre>(@post[^<]*)<", page.html)[1]
+        assert f'@fsSend("{name}\\u002fadd",' in re.search("<pre>(@[^<]*)<", page.html)[1]
         assert list(page.signals) == [name] and f'data-text="${name}.n"' in page.html
         for url in urls_of(page):
             assert status(post(page.client, url)) < 300

@@ -59,6 +59,17 @@ def click(page: Page, name: str) -> None:
     page.locator(f"#{name}").dispatch_event("click")
 
 
+def hide(page: Page, hidden: bool = True) -> None:
+    """Make the page a tab in the background, as far as a script can tell, or show it again."""
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
 def toast(page: Page) -> Locator:
     """Return the first message that the page shows."""
     return page.locator(".faststate-toast").first

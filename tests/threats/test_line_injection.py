@@ -47,7 +47,7 @@ WORST = (
 )
 
 PLAIN_HEADERS = {"date", "server", "content-type", "content-length", "transfer-encoding", "connection"}
-EVENT_HEADERS = PLAIN_HEADERS | {"cache-control", "x-accel-buffering", "faststate-status"}
+EVENT_HEADERS = PLAIN_HEADERS | {"cache-control", "x-accel-buffering", "faststate-status", "faststate-heartbeat"}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from ..provider.provider import StateProvider
 from ..registry.entries import Entry
 from ..sessions.config import Ids
 from ..state.parameters import Depends, StateParameter, mentions_state, signature_of, state_parameter
-from .script import script_source
+from .script import page_script
 
 _CONNECTION: Final = "faststate_connection"
 
@@ -180,7 +180,7 @@ def _with_live(context: RequestContext, request: Any, parts: Sequence[Any]) -> t
     seed = SeedElement(context.page)
     if not any(getattr(part, "tag", "") == "html" for part in parts):
         return (seed, *parts, LiveElement(context.page, with_signals=False))
-    script = script_source(context.provider, request)
+    script = page_script(context.provider, request)
     whole = (_with_seed(part, seed) if getattr(part, "tag", "") == "html" else part for part in parts)
     return (*whole, LiveElement(context.page, with_signals=False, script=script))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from ..client.modules import entry_name, served_modules
 from ..exceptions import FastStateError
 from ..provider.page_tokens import StaleTokens
 from ..provider.payload import tokens_of
@@ -22,6 +23,9 @@ from .script import datastar_url
 from .stream_route import StreamRoute
 
 logger = logging.getLogger("faststate")
+
+KEPT_FOR_GOOD: Final = "public, max-age=31536000, immutable"
+"""Cache-Control of what never changes under its name: a year, in seconds, is what caches take for ever (RFC 2616)."""
 
 
 def _leave_route(provider: StateProvider, app: Any, make_endpoint: Callable[..., Any]) -> Route:
@@ -64,7 +68,20 @@ def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., A
             return PlainTextResponse("Datastar is not served from here.", 404)
         return FileResponse(source, media_type="text/javascript", headers={"cache-control": "public, max-age=86400"})
 
+    async def client(request: Request) -> Response:
+        """GET: a module of the page's program. Its name has its hash, so it is kept for good."""
+        content = served_modules().get(f"client-{request.path_params['name']}.js")
+        if content is not None:
+            return Response(content, media_type="text/javascript", headers={"cache-control": KEPT_FOR_GOOD})
+        if request.path_params["name"].count("-"):
+            return PlainTextResponse("There is no such module.", 404)
+        # A page from before a deploy asks for the program as it was then: today's reads what the server says today.
+        content = served_modules()[entry_name()]
+        return Response(content, media_type="text/javascript", headers={"cache-control": "no-store"})
+
+    client_path = f"{provider.options.prefix}/client-{{name}}.js"
+    client_route = Route(client_path, client, methods=["GET"], name="faststate-client")
     datastar_route = Route(f"{provider.options.prefix}/datastar", datastar, methods=["GET"], name="faststate-datastar")
     leave = _leave_route(provider, app, make_endpoint)
-    app.router.routes[:0] = [events.route, leave, streams.route, datastar_route]
+    app.router.routes[:0] = [events.route, leave, streams.route, client_route, datastar_route]
     return events

@@ -1,4 +1,4 @@
-"""The script tag with which pages load Datastar."""
+"""The script tag by which pages load their program, and Datastar with it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from fastcore.xml import Safe
 from starlette.requests import HTTPConnection
 
 from ..auth.users import current_request
+from ..client.modules import entry_name
 from ..provider.context import RequestProvider
-from ..provider.page import script_element
+from ..provider.page import PageScript
 
 
-def script_source(provider: RequestProvider, connection: HTTPConnection | None) -> str:
-    """Return the URL of Datastar for one page: as configured, or below its app's path for our own copy."""
-    source = datastar_url(provider)
-    if connection is None or source == provider.options.datastar_src:
-        return source
-    return str(connection.scope.get("root_path", "")) + source
+def page_script(provider: RequestProvider, connection: HTTPConnection | None) -> PageScript:
+    """Return the script of one page; what is served by our own routes is below its app's path."""
+    options = provider.options
+    root = str(connection.scope.get("root_path", "")) if connection is not None else ""
+    datastar = datastar_url(provider)
+    if datastar != options.datastar_src:
+        datastar = root + datastar
+    return PageScript(f"{root}{options.prefix}/{entry_name()}", datastar, _offline_text(options.offline))
 
 
 def datastar_url(provider: RequestProvider) -> str:
@@ -29,14 +32,20 @@ def datastar_url(provider: RequestProvider) -> str:
     return f"{provider.options.prefix}/datastar"
 
 
-class DatastarScript:
+def _offline_text(offline: str | bool) -> str | None:
+    if isinstance(offline, str):
+        return offline
+    return None if offline else ""
+
+
+class HeadScript:
     """The script tag in every page's head, which FastHTML copies for each request. Lifetime: the app."""
 
     def __init__(self, provider: RequestProvider) -> None:
         self._provider = provider
 
-    def __deepcopy__(self, memo: Any) -> DatastarScript:
+    def __deepcopy__(self, memo: Any) -> HeadScript:
         return self
 
     def __ft__(self) -> Safe:
-        return script_element(script_source(self._provider, current_request.get()))
+        return page_script(self._provider, current_request.get()).__ft__()

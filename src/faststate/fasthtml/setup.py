@@ -28,7 +28,7 @@ from .header_copies import with_quick_copies
 from .injection import inject
 from .middleware import FastStateMiddleware, SameOriginOnly, check_routes
 from .routes import add_routes
-from .script import DatastarScript
+from .script import HeadScript
 from .streams import StreamKeeper
 
 
@@ -48,7 +48,7 @@ def setup(provider: StateProvider, app: Any) -> None:
     if _compat.knows_elements():
         app.hdrs[:] = map(with_quick_copies, app.hdrs)
         app.ftrs[:] = map(with_quick_copies, app.ftrs)
-    app.hdrs.append(DatastarScript(provider))
+    app.hdrs.append(HeadScript(provider))
     for place, middleware in enumerate(app.user_middleware):
         if middleware.cls is SessionMiddleware and knows_sessions():
             app.user_middleware[place] = Middleware(RememberingSessionMiddleware, *middleware.args, **middleware.kwargs)

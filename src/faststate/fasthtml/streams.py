@@ -180,7 +180,8 @@ class StreamResponse(Response):
         self.provider = provider
         self.connection = connection
         self.tokens = tokens
-        super().__init__(None, status_code=200, headers=SSE_HEADERS)
+        period = provider.sse_manager.heartbeat.period
+        super().__init__(None, status_code=200, headers={**SSE_HEADERS, "faststate-heartbeat": f"{period:g}"})
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

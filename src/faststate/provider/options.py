@@ -35,6 +35,7 @@ class Options:
     - `prefix`: URL path of the library's routes.
     - `datastar_src`: URL of Datastar 1.0's bundle, or the path of a local copy, which is then served. The environment
       variable `FASTSTATE_DATASTAR_SRC` overrides it.
+    - `offline`: what a page says that has lost the server for some seconds: a text, True for our own, False for none.
     - `max_payload` (bytes) and `max_depth` (levels) bound what an event or a stream's request may carry, `body_timeout`
       (seconds) how long it may take to arrive.
     - `event_rate` (events per second) and `event_burst` (events at once) bound what one session may send,
@@ -65,6 +66,7 @@ class Options:
     secret_key: str | Sequence[str] | None = field(repr=False)
     prefix: str
     datastar_src: str
+    offline: str | bool
     max_payload: int
     max_depth: int
     body_timeout: float

@@ -62,6 +62,7 @@ class StateProvider(Parts):
         store_timeout: float = 10.0,
         prefix: str = DEFAULT_PREFIX,
         datastar_src: str = DATASTAR_SRC,
+        offline: str | bool = True,
         max_payload: int = 262_144,
         max_depth: int = 32,
         body_timeout: float = 20.0,

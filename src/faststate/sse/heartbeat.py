@@ -35,7 +35,7 @@ class Heartbeat:
         self.max_age = max_age
         self._fanout = fanout
         self._expire = expire
-        period = min(period, max_age / 4)
+        self.period = period = min(period, max_age / 4)
         self.slots: list[dict[SSEConnection, None]] = [{} for _ in range(max(1, min(64, int(period / _TICK))))]
         self.tick = period / len(self.slots)
         self.beating = 0

@@ -233,25 +233,13 @@ class EventRef(Generic[P, R]):
             fields.append(f"i:{js(own_id)}")
         if bound := owner._fs_schema().bound:
             fields.append("b:{" + ",".join(f"{field}:${path}.{field}" for field in bound) + "}")
-        base = None
         if self.event.expect_version:
             # A person fills a form with the version in mind that it was rendered with, not with one that came since.
-            # After the form was sent, it is the version that this led to: the person has seen that.
-            base = js(version) if form and version else None
-            fields.append(
-                f"v:el.fsv?.[0]==={base}?el.fsv[1]:{base}" if base is not None else f"v:${path}.{VERSION_SIGNAL}"
-            )
+            fields.append(f"v:{js(version) if form and version else f'${path}.{VERSION_SIGNAL}'}")
         if missing := [name for name in self.event.arguments.types if name not in arguments]:
             fields.append(f"s:{js(missing)}")
-        url = f"$_fs.u+{js(f'event/{namespace[0]}/{self.event.name}')}"
-        if not form:
-            return f"@post({url},$_fs.o({{{','.join(fields)}}}))"
-        # A button without a value means nothing, but FastHTML gives it its id as a name, and so a place in the form.
-        fields.append("f:[...new FormData(el,evt.submitter?.value?evt.submitter:null)]")
-        after = "$_fs.ok===n&&el.reset()"
-        if base is not None:
-            after = f"(($_fs.ok===n||$_fs.status===409)&&(el.fsv=[{base},$_fs.v]),{after})"
-        return f"(n=>@post({url},$_fs.o({{{','.join(fields)}}},n)).then(()=>{after}))($_fs.k())"
+        action = "fsSubmit" if form else "fsSend"
+        return f"@{action}({js(f'{namespace[0]}/{self.event.name}')},{{{','.join(fields)}}})"
 
     @property
     def _auth_config(self) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Self
+from collections.abc import Awaitable, Callable, Iterator
+from threading import Thread
+from typing import Any, Self
 
 CHUNK = 1 << 16
 AHEAD = 4_096
@@ -17,7 +19,7 @@ class Proxy:
 
     `delay` (seconds) is what each piece takes on its way. In a `blackhole` connections are taken, and bytes, and
     nothing comes out on the other side until it has ended: as in a real one, it all comes then, however late. A
-    `target` (a port) that is changed is that of new connections.
+    `target` (a port) that is changed is that of new connections. `silence` is a blackhole for those that are open.
     """
 
     def __init__(self, target: int, delay: float = 0) -> None:
@@ -56,6 +58,12 @@ class Proxy:
             each.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
 
+    async def silence(self) -> None:
+        """Let the open connections carry nothing more, without ending them; new ones work."""
+        self._through.clear()
+        self._through = asyncio.Event()
+        self._through.set()
+
     async def switch(self, target: int) -> None:
         """Leads to another port from now on, and ends what leads to the former."""
         self.target = target
@@ -67,12 +75,13 @@ class Proxy:
         self._connections.add(task)
         self.taken += 1
         beyond: asyncio.StreamWriter | None = None
+        through = self._through
         try:
-            await self._through.wait()
+            await through.wait()
             far_reader, beyond = await asyncio.open_connection("127.0.0.1", self.target, limit=CHUNK)
             ways = [
-                asyncio.create_task(self._pass(reader, beyond)),
-                asyncio.create_task(self._pass(far_reader, writer)),
+                asyncio.create_task(self._pass(reader, beyond, through)),
+                asyncio.create_task(self._pass(far_reader, writer, through)),
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -92,7 +101,7 @@ class Proxy:
     def _server_is_closed(self) -> bool:
         return not self._server.is_serving()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, through: asyncio.Event) -> None:
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(AHEAD)
 
         async def arrive() -> None:
@@ -100,7 +109,7 @@ class Proxy:
                 due, piece = await pieces.get()
                 if (left := due - time.monotonic()) > 0:
                     await asyncio.sleep(left)
-                await self._through.wait()
+                await through.wait()
                 if not piece:
                     return
                 writer.write(piece)
@@ -117,3 +126,24 @@ class Proxy:
             arriving.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError):
                 await arriving
+
+
+@contextlib.contextmanager
+def proxy_beside(target: int) -> Iterator[tuple[Proxy, Callable[[Awaitable[Any]], Any]]]:
+    """Run a proxy in a thread of its own, for tests without a loop: the proxy, and what runs one of its methods."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(call: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(call, loop).result(10)
+
+    proxy = Proxy(target)
+    run(proxy.__aenter__())
+    try:
+        yield proxy, run
+    finally:
+        run(proxy.__aexit__())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()

@@ -1,0 +1,163 @@
+// @ts-check
+/**
+ * The program of a page with states: it loads Datastar, opens the stream, sends the events, shows the notices.
+ * A page loads it by one tag, `<script type="module" src="…/client-<hash>.js" data-datastar="…">`, whose attributes say
+ * the rest: `data-datastar` is the URL of Datastar, `data-offline` the badge's text.
+ */
+
+import {load, patch} from "./datastar.js";
+import {Events} from "./events.js";
+import {Link} from "./link.js";
+import {addStyle, Badge, Toast} from "./notices.js";
+
+/** Mark of a page that has a client: fragments of another app may bring its tag again, under another URL. */
+const MARK = Symbol.for("faststate");
+
+/** Milliseconds in which a page reloads itself once: one that is told to each time must not do it for ever. */
+const RELOADS = 10_000;
+
+/** Reload the page, unless it has done so just now; return false then. Where cookies are refused, storage throws. */
+function reload() {
+  try {
+    const last = Number(sessionStorage.getItem("faststate-reload")) || 0;
+    if (Date.now() - last <= RELOADS) return false;
+    sessionStorage.setItem("faststate-reload", String(Date.now()));
+  } catch {
+    return false;
+  }
+  location.reload();
+  return true;
+}
+
+/**
+ * @param {import("./datastar.js").Datastar} datastar
+ * @param {string | null} offline
+ */
+function start(datastar, offline) {
+  const {action, attribute, effect, mergePatch, root, startPeeking, stopPeeking} = datastar;
+  /** @template T @param {() => T} read @returns {T} */
+  const peek = (read) => {
+    startPeeking();
+    try {
+      return read();
+    } finally {
+      stopPeeking();
+    }
+  };
+  mergePatch({_fs: {c: "", err: "", status: 0, ok: "", v: "", go: "", link: "connecting", w: {}}}, {ifMissing: true});
+  addStyle();
+  const badge = new Badge(offline);
+  const toast = new Toast(() => mergePatch({_fs: {err: ""}}));
+  const events = new Events(datastar);
+  const live = () => document.querySelector("[data-fs-live]") ?? document.documentElement;
+  let refusal = "";
+  const link = new Link({
+    open: (signal, lastId) =>
+      peek(() =>
+        fetch(`${root._fs.u}stream`, {
+          method: "POST",
+          headers: {
+            "content-type": "application/json",
+            "datastar-request": "true",
+            ...(lastId ? {"last-event-id": lastId} : {}),
+          },
+          body: JSON.stringify({w: Object.values(root._fs.w), n: root._fs.n}),
+          signal,
+        }),
+      ),
+    take: (event) => patch(event, live()),
+    show: (state, status) => {
+      badge.show(state);
+      const said = status >= 400 ? refusalOf(status) : "";
+      // What the last refusal said is over when the page is live, but not what an event said meanwhile.
+      if (said || (state === "live" && refusal && peek(() => root._fs.err) === refusal)) mergePatch({_fs: {err: said}});
+      if (said || state === "live") refusal = said;
+      mergePatch({_fs: {link: state}});
+    },
+    now: () => performance.now(),
+    random: () => Math.random(),
+    later: (run, ms) => setTimeout(run, ms),
+    cancel: (timer) => clearTimeout(timer),
+    hidden: () => document.hidden || /** @type {any} */ (document).prerendering === true,
+    online: () => navigator.onLine,
+  });
+  badge.show("connecting");
+
+  effect(() => toast.show(String(root._fs.err ?? "")));
+  effect(() => {
+    const to = root._fs.go;
+    if (!to) return;
+    mergePatch({_fs: {go: ""}});
+    if (to === "#reopen") link.follow();
+    else if (to !== "#reload") location.assign(to);
+    else if (!reload()) mergePatch({_fs: {err: "This page is out of date. Please load it again."}});
+  });
+
+  action({
+    name: "fsSend",
+    /** @param {{el: Element}} context @param {string} path @param {import("./events.js").Parts} parts */
+    apply: ({el}, path, parts) => events.send(el, path, parts),
+  });
+  action({
+    name: "fsSubmit",
+    /** @param {{el: HTMLFormElement, evt: SubmitEvent}} context @param {string} path @param {import("./events.js").Parts} parts */
+    apply: ({el, evt}, path, parts) => events.submit(el, evt.submitter, path, parts),
+  });
+  // After the element's other attributes, which bring its signals.
+  attribute({name: "fs-live", apply: () => queueMicrotask(() => link.follow())});
+  attribute({
+    name: "fs-leave",
+    apply: () => {
+      // A page that is closed says so, for its TEMPORARY states; one that the browser may bring back as it was does not.
+      /** @param {PageTransitionEvent} event */
+      const leave = (event) => {
+        const tokens = peek(() => Object.values(root._fs.w));
+        if (!event.persisted) navigator.sendBeacon(`${peek(() => root._fs.u)}leave`, JSON.stringify({w: tokens}));
+      };
+      addEventListener("pagehide", leave);
+      return () => removeEventListener("pagehide", leave);
+    },
+  });
+
+  document.addEventListener("visibilitychange", () => (document.hidden ? link.hide() : link.wake()));
+  document.addEventListener("prerenderingchange", () => link.wake());
+  document.addEventListener("resume", () => link.wake());
+  addEventListener("pageshow", (event) => event.persisted && link.wake());
+  addEventListener("pagehide", () => link.pause()); // a page with an open stream is not kept for "back"
+  addEventListener("online", () => link.online());
+  addEventListener("offline", () => link.offline());
+}
+
+/** @param {number} status */
+function refusalOf(status) {
+  return status === 429
+    ? "Too many pages are open, or were opened at once: this one does not show changes just now."
+    : `This page does not show changes: the server refused that (${status}). Please load it again.`;
+}
+
+/** Load Datastar and start, once in a page. @returns {Promise<any>} Datastar; an empty object if there is none */
+async function begin() {
+  const tag = /** @type {HTMLScriptElement | null} */ (document.querySelector("script[data-datastar]"));
+  const source = tag?.dataset.datastar ?? "";
+  try {
+    const datastar = await load(source);
+    // Datastar looks at the page a moment after it was loaded: what is registered here is there by then.
+    if (!(MARK in globalThis)) {
+      Object.defineProperty(globalThis, MARK, {value: true});
+      start(datastar, tag?.dataset.offline ?? null);
+    }
+    return datastar;
+  } catch (error) {
+    console.error(`FastState: this page is not live, since Datastar did not load from ${source}.`, error);
+    addStyle();
+    new Toast(() => {}).show("This page is not live: a part of it could not be loaded. Please load it again.");
+    document.documentElement.dataset.fsLink = "stale";
+    return {};
+  }
+}
+
+/** Datastar, for scripts of the page's own: the same file under another URL would be another Datastar. */
+export const {
+  action, actions, attribute, computed, effect, filtered, getPath, mergePatch, mergePaths, root, signal, startPeeking,
+  stopPeeking, watcher,
+} = await begin();

@@ -1,0 +1,45 @@
+"""The JavaScript modules of the page's program, each under a name that changes with its content."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+ENTRY: Final = "faststate"
+"""The module that a page loads; it imports the others."""
+
+_FOLDER: Final = Path(__file__).parent
+
+_IMPORT: Final = re.compile(r'(?<=from ")\./([a-z_]+)\.js(?=")')
+
+
+@cache
+def served_modules() -> dict[str, bytes]:
+    """Return the content (bytes) of each module by the file name that it is served under.
+
+    A module's imports name the other modules as they are served, so a change of one changes the names of all that
+    import it: what a browser has kept under a name is never out of date.
+    """
+    served: dict[str, bytes] = {}
+    names: dict[str, str] = {}
+
+    def name_of(module: str) -> str:
+        if module not in names:
+            source = (_FOLDER / f"{module}.js").read_text(encoding="utf-8")
+            content = _IMPORT.sub(lambda found: f"./{name_of(found[1])}", source).encode()
+            digest = hashlib.sha256(content).hexdigest()[:12]
+            names[module] = f"client-{digest}.js" if module == ENTRY else f"client-{module}-{digest}.js"
+            served[names[module]] = content
+        return names[module]
+
+    name_of(ENTRY)
+    return served
+
+
+@cache
+def entry_name() -> str:
+    """Return the file name under which the module is served that a page loads."""
+    return next(name for name in served_modules() if name.count("-") == 1)
