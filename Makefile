@@ -46,7 +46,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.demo
 	@echo "FastState demo: http://localhost:$${PORT:-5001} (Ctrl-C ends it)"
-	@cd examples && exec ../$(BIN)/python todo.py
+	@# Without a network, a copy of Datastar in the cache of the browser tests serves as well.
+	@copy=$$(ls "$$HOME"/.cache/faststate/datastar-1.0.*.js 2>/dev/null | tail -n 1); \
+	[ -z "$$copy" ] || export FASTSTATE_DATASTAR_SRC="$${FASTSTATE_DATASTAR_SRC:-$$copy}"; \
+	cd examples && exec ../$(BIN)/python todo.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

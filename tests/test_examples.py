@@ -6,14 +6,18 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import AsyncExitStack
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from tests.support.client import BROWSER, Page, browser, message, patched_signals, status
+from tests.support.processes import free_port
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -84,6 +88,30 @@ def test_it_serves_its_own_copy_of_datastar(name, load, in_tmp_path, monkeypatch
     page = visitor(load(name).app)
     (source,) = [s["data-datastar"] for s in elements(page, "script") if s.get("type") == "module"]
     assert page.client.get(source).text == "// a copy of Datastar"
+
+
+def test_the_demo_serves_the_copy_of_datastar_in_the_cache(root, in_tmp_path):
+    cache = in_tmp_path / ".cache/faststate"
+    cache.mkdir(parents=True)
+    (cache / "datastar-1.0.2.js").write_text("// from the cache")
+    inherited = {name: value for name, value in os.environ.items() if name != "FASTSTATE_DATASTAR_SRC"}
+    env = {**inherited, "HOME": str(in_tmp_path), "PORT": str(free_port())}
+    log = in_tmp_path / "log"
+    with log.open("wb") as out:
+        demo = subprocess.Popen(["make", "demo"], cwd=root, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{env['PORT']}/_faststate/datastar"
+        assert wait_until(lambda: answer_of(url)) == "// from the cache", log.read_text()
+    finally:
+        os.killpg(demo.pid, signal.SIGKILL)
+        demo.wait()
+
+
+def answer_of(url):
+    try:
+        return httpx.get(url).text
+    except httpx.TransportError:
+        return None  # it is not up yet
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
