@@ -338,7 +338,7 @@ def test_an_event_beyond_the_cap_is_refused_before_its_body_is_read(clock):
     client = Page(site.client()).client
     headers = BROWSER | {"content-type": "application/json"}
     answers = [client.post("/_faststate/event/Counter/add", content=b"x" * 99, headers=headers) for _ in range(2)]
-    assert [status(answer) for answer in answers] == [400, 429]
+    assert [status(answer) for answer in answers] == [413, 429]
 
 
 def test_forged_events_of_other_sites_take_nothing_of_the_share(clock):

@@ -36,7 +36,7 @@ evil.send(Settings.announce, text="no", status=403)
 ada.tokens = ["forged"]
 assert ada.send(Settings.announce, text="no", status=403).status_code == 403
 big = ada.client.post(Settings.announce.to(), json={"a": {"text": "x" * 300_000}}, headers=go)
-assert big.headers["faststate-status"] == "400"
+assert big.headers["faststate-status"] == "413"
 deep = "[" * 40 + "]" * 40
 assert "levels deep" in ada.client.post(Settings.announce.to(), content='{"a":{"text":%s}}' % deep, headers=go).text
 old = tab(app)

@@ -36,6 +36,8 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 class BodyTooLarge(EventArgumentError):
     """A body has more bytes than `max_payload`."""
 
+    status = 413
+
 
 def read_body(provider: StateProvider, receive: Receive, headers: Mapping[bytes, bytes]) -> Awaitable[bytes]:
     """Read a request's body (bytes), within the provider's `max_payload` and `body_timeout`.

@@ -20,7 +20,7 @@ from ..sse.connection import SSEConnection
 from ..wire.frames import reload_frame
 from .answers import BUSY, EventResponse
 from .beforeware import GuardedEndpoint
-from .requests import BodyTooLarge, headers_of, parse_json, read_body
+from .requests import headers_of, parse_json, read_body
 from .shutdown import drain_on_signal
 from .streams import StreamResponse
 
@@ -93,7 +93,7 @@ class StreamRoute:
         except TimeoutError:
             return _NoStream("The request took too long to arrive.", 408, {"connection": "close"})
         except EventArgumentError as error:
-            return _NoStream(str(error), 413 if isinstance(error, BodyTooLarge) else 400)
+            return _NoStream(str(error), error.status)
         request.scope[_ASKED] = payload
         # FastHTML reads the body of every request, however long and slow: this one has been read, within its bounds.
         response = await self._guarded.answer(request.scope, body)
