@@ -11,32 +11,77 @@
  * @property {(plugin: object) => void} action
  * @property {(plugin: object) => void} attribute
  * @property {(run: () => void) => () => void} effect
+ * @property {() => void} endBatch
  * @property {(patch: object, options?: {ifMissing?: boolean}) => void} mergePatch
  * @property {any} root
+ * @property {(value: any) => (...value: any[]) => any} signal
  * @property {() => void} startPeeking
  * @property {() => void} stopPeeking
  */
 
-const NEEDED = ["action", "attribute", "effect", "mergePatch", "root", "startPeeking", "stopPeeking"];
+/** What the client needs of Datastar's exports. */
+export const NEEDED = [
+  "action", "attribute", "effect", "endBatch", "mergePatch", "root", "signal", "startPeeking", "stopPeeking",
+];
 
 /** The DOM event of Datastar's own requests. */
 const FETCH = "datastar-fetch";
 
 /**
- * Load Datastar from `source`, or the copy that the page loads by a tag of its own: two copies would run each click
+ * A script that is Datastar's by its name, which may end in a version or a hash; that it is so, its exports say. Not a
+ * name like `datastar-own.js`: such a script may itself wait for this one.
+ */
+export const NAMED = /\/datastar(-pro)?([-.@]v?\d[\w.-]*|[-.][\da-f]{6,})?(\.min)?\.js([?#]|$)/;
+
+/**
+ * Load Datastar from `source`, or take the copy that the page loads by a tag of its own: two copies would run each click
  * twice. Throws if there is none, or if it is not Datastar 1.0.
  * @param {string} source
  * @returns {Promise<Datastar>}
  */
 export async function load(source) {
   const wanted = new URL(source, document.baseURI).href;
-  const own = [...document.querySelectorAll("script[src]")]
-    .map((script) => /** @type {HTMLScriptElement} */ (script).src)
-    .find((src) => /\/datastar[^/]*\.js([?#]|$)/.test(src));
-  const datastar = await import(own ?? wanted);
-  const missing = NEEDED.filter((name) => !(name in datastar));
-  if (missing.length) throw new Error(`${own ?? wanted} is not Datastar 1.0: it lacks ${missing.join(", ")}`);
-  return datastar;
+  const tags = /** @type {NodeListOf<HTMLScriptElement>} */ (document.querySelectorAll('script[type="module"][src]'));
+  const own = [...new Set([...tags].map((tag) => tag.src).filter((src) => NAMED.test(src)))];
+  const loaded = await Promise.allSettled(own.map((src) => import(src)));
+  const usable = loaded.flatMap((result, at) =>
+    result.status === "fulfilled" && !missing(result.value).length ? [{src: own[at], datastar: result.value}] : [],
+  );
+  if (usable.length > 1) reportTwo();
+  const datastar = usable.length ? usable[0].datastar : await import(wanted);
+  const lacking = missing(datastar);
+  if (lacking.length) throw new Error(`${wanted} is not Datastar 1.0: it lacks ${lacking.join(", ")}`);
+  return {...datastar, mergePatch: careful(datastar.mergePatch)};
+}
+
+/** @param {object} module */
+function missing(module) {
+  return NEEDED.filter((name) => !(name in module));
+}
+
+/**
+ * Make a `mergePatch` that does not throw: what fails there is an expression of the page, not the patch.
+ * @param {Datastar["mergePatch"]} mergePatch
+ * @returns {Datastar["mergePatch"]}
+ */
+function careful(mergePatch) {
+  return (patch, options) => {
+    try {
+      mergePatch(patch, options);
+    } catch (error) {
+      reportError(error);
+    }
+  };
+}
+
+/** Log that the page has loaded more than one Datastar, and from where. */
+export function reportTwo() {
+  const urls = performance.getEntriesByType("resource").map(({name}) => name);
+  const from = [...new Set(urls)].filter((url) => /\/datastar[^/]*$/.test(url)).join(" and ");
+  console.error(
+    `FastState: this page loads Datastar twice, and so runs its expressions twice (${from}). ` +
+      "Load it from one URL: remove a tag, or name that URL in `datastar_src`.",
+  );
 }
 
 /**
@@ -45,15 +90,22 @@ export async function load(source) {
  * @param {Element} el
  */
 export function patch({event, data}, el) {
-  if (!event.startsWith("datastar")) return;
+  if (event.startsWith("datastar")) tell(event, el, partsOf(data));
+}
+
+/**
+ * Read the data of a patch: each line is the name of a part and a line of its text.
+ * @param {string} data
+ * @returns {Record<string, string>}
+ */
+export function partsOf(data) {
   /** @type {Record<string, string[]>} */
   const parts = {};
   for (const line of data.split("\n")) {
     const at = line.indexOf(" ");
     (parts[line.slice(0, at)] ??= []).push(line.slice(at + 1));
   }
-  const args = Object.fromEntries(Object.entries(parts).map(([name, lines]) => [name, lines.join("\n")]));
-  tell(event, el, args);
+  return Object.fromEntries(Object.entries(parts).map(([name, lines]) => [name, lines.join("\n")]));
 }
 
 /**

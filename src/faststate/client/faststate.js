@@ -9,6 +9,7 @@ import {load, patch} from "./datastar.js";
 import {Events} from "./events.js";
 import {Link} from "./link.js";
 import {addStyle, Badge, Toast} from "./notices.js";
+import {Scan} from "./scan.js";
 
 /** Mark of a page that has a client: fragments of another app may bring its tag again, under another URL. */
 const MARK = Symbol.for("faststate");
@@ -31,9 +32,9 @@ function reload() {
 
 /**
  * @param {import("./datastar.js").Datastar} datastar
- * @param {string | null} offline
+ * @param {Badge} badge
  */
-function start(datastar, offline) {
+function start(datastar, badge) {
   const {action, attribute, effect, mergePatch, root, startPeeking, stopPeeking} = datastar;
   /** @template T @param {() => T} read @returns {T} */
   const peek = (read) => {
@@ -45,8 +46,6 @@ function start(datastar, offline) {
     }
   };
   mergePatch({_fs: {c: "", err: "", status: 0, ok: "", v: "", go: "", link: "connecting", w: {}}}, {ifMissing: true});
-  addStyle();
-  const badge = new Badge(offline);
   const toast = new Toast(() => mergePatch({_fs: {err: ""}}));
   const events = new Events(datastar);
   const live = () => document.querySelector("[data-fs-live]") ?? document.documentElement;
@@ -81,7 +80,6 @@ function start(datastar, offline) {
     hidden: () => document.hidden || /** @type {any} */ (document).prerendering === true,
     online: () => navigator.onLine,
   });
-  badge.show("connecting");
 
   effect(() => toast.show(String(root._fs.err ?? "")));
   effect(() => {
@@ -103,8 +101,21 @@ function start(datastar, offline) {
     /** @param {{el: HTMLFormElement, evt: SubmitEvent}} context @param {string} path @param {import("./events.js").Parts} parts */
     apply: ({el, evt}, path, parts) => events.submit(el, evt.submitter, path, parts),
   });
-  // After the element's other attributes, which bring its signals.
-  attribute({name: "fs-live", apply: () => queueMicrotask(() => link.follow())});
+  /** Elements whose states are followed: Datastar may come to one again, after an error. @type {WeakSet<Element>} */
+  const followed = new WeakSet();
+  const follow = () => {
+    if (peek(() => root._fs.u)) link.follow();
+    else fail(badge, "Datastar could not read its attributes: does its policy forbid 'unsafe-eval'?");
+  };
+  attribute({
+    name: "fs-live",
+    /** @param {{el: Element}} context */
+    apply: ({el}) => {
+      // After the element's other attributes, which bring its signals, even if each is tried by itself (see `scan.js`).
+      if (!followed.has(el)) setTimeout(follow);
+      followed.add(el);
+    },
+  });
   attribute({
     name: "fs-leave",
     apply: () => {
@@ -126,6 +137,25 @@ function start(datastar, offline) {
   addEventListener("pagehide", () => link.pause()); // a page with an open stream is not kept for "back"
   addEventListener("online", () => link.online());
   addEventListener("offline", () => link.offline());
+
+  new Scan(datastar).begin().then((isThere) => {
+    if (!isThere) fail(badge, "Datastar does not look at this page: is it an aliased bundle?");
+  });
+}
+
+/**
+ * Say that the page is not live, and will not be.
+ * @param {Badge} badge
+ * @param {string} why for the log
+ * @param {...unknown} error
+ */
+function fail(badge, why, ...error) {
+  console.error(`FastState: this page is not live. ${why}`, ...error);
+  badge.show("stale");
+  const toast = new Toast(() => {
+    toast.show("");
+  });
+  toast.show("This page is not live: a part of it could not be loaded. Please load it again.");
 }
 
 /** @param {number} status */
@@ -139,19 +169,18 @@ function refusalOf(status) {
 async function begin() {
   const tag = /** @type {HTMLScriptElement | null} */ (document.querySelector("script[data-datastar]"));
   const source = tag?.dataset.datastar ?? "";
+  if (MARK in globalThis) return load(source).catch(() => ({}));
+  Object.defineProperty(globalThis, MARK, {value: true});
+  addStyle();
+  const badge = new Badge(tag?.dataset.offline ?? null);
+  badge.show("connecting");
   try {
     const datastar = await load(source);
     // Datastar looks at the page a moment after it was loaded: what is registered here is there by then.
-    if (!(MARK in globalThis)) {
-      Object.defineProperty(globalThis, MARK, {value: true});
-      start(datastar, tag?.dataset.offline ?? null);
-    }
+    start(datastar, badge);
     return datastar;
   } catch (error) {
-    console.error(`FastState: this page is not live, since Datastar did not load from ${source}.`, error);
-    addStyle();
-    new Toast(() => {}).show("This page is not live: a part of it could not be loaded. Please load it again.");
-    document.documentElement.dataset.fsLink = "stale";
+    fail(badge, `Datastar did not load from ${source}.`, error);
     return {};
   }
 }

@@ -30,6 +30,9 @@ const STYLE = `
 /** Milliseconds that a page may be without a stream before its badge says so: most gaps are over by then. */
 export const QUIET = 3_000;
 
+/** What the badge says while nothing has come yet, and nothing has failed. */
+const LOADING = "This page is still loading…";
+
 /** @type {Record<string, string>} */
 const TEXTS = {
   connecting: "Connection lost. Reconnecting…",
@@ -71,6 +74,7 @@ export class Toast {
 export class Badge {
   /** @type {HTMLElement | null} */ #element = null;
   #text;
+  #isNew = true;
   /** @type {any} */ #timer = null;
 
   /** @param {string | null} text in place of the badge's own for a lost connection; "" for no badge */
@@ -81,6 +85,7 @@ export class Badge {
   /** @param {import("./link.js").LinkState} state */
   show(state) {
     document.documentElement.dataset.fsLink = state;
+    this.#isNew &&= state === "connecting";
     if (state === "live") this.#hide();
     else if (this.#text === "") return;
     else if (this.#element && !this.#element.hidden) this.#fill(state);
@@ -111,7 +116,8 @@ export class Badge {
     if (!element.isConnected) document.documentElement.append(element);
     element.hidden = false;
     const isLost = state === "waiting" || state === "connecting";
-    const text = (isLost ? this.#text : null) ?? TEXTS[state] ?? "";
+    const own = this.#isNew ? LOADING : (TEXTS[state] ?? "");
+    const text = (isLost ? this.#text : null) ?? own;
     if (element.dataset.state === state) return;
     element.dataset.state = state;
     element.replaceChildren(text);
