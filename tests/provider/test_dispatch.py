@@ -384,11 +384,11 @@ def test_a_payload_that_is_nested_too_deep_is_400(page, live, client, body):
     assert live.the(Counter).count == 0
 
 
-def test_a_payload_that_is_too_large_is_400_with_and_without_its_length_told(live, client):
+def test_a_payload_that_is_too_large_is_413_with_and_without_its_length_told(live, client):
     page, body = Page(client), json.dumps({"a": {"by": "x" * 300_000}}).encode()
     for content in (body, iter([body[:1000], body[1000:]])):
         response = client.post(page.url + "event/Counter/add", content=content, headers=BROWSER)
-        assert (status(response), "262144" in message(response)) == (400, True)
+        assert (status(response), "262144" in message(response)) == (413, True)
     assert live.the(Counter).count == 0
 
 
