@@ -33,7 +33,7 @@ export class FakeBrowser {
     return this.chance;
   }
   later(run, ms) {
-    this.timers.set(++this.#ids, {run, at: this.time + ms});
+    this.timers.set(++this.#ids, {run, at: this.time + (ms < 2 ** 31 ? ms : 1)}); // a browser takes no longer ones
     return this.#ids;
   }
   cancel(timer) {
@@ -71,7 +71,8 @@ export class FakeBrowser {
         writer.error(new Error("aborted"));
       } catch {} // it has ended
     });
-    answer(new Response(body, {headers: {"faststate-heartbeat": String(HEARTBEAT / 1_000)}}));
+    const headers = {"content-type": "text/event-stream", "faststate-heartbeat": String(HEARTBEAT / 1_000)};
+    answer(new Response(body, {headers}));
     const write = async (text) => {
       writer.enqueue(new TextEncoder().encode(text));
       await settled();

@@ -203,3 +203,107 @@ test("a page that was left gives its stream back at once", async () => {
   assert.equal(link.state, "waiting");
   assert.equal(browser.timers.size, 0);
 });
+
+test("a page that is hidden for a moment has a stream after it, whatever happened meanwhile", async () => {
+  for (const happens of ["follow", "online"]) {
+    const {browser, link} = await live();
+    browser.isHidden = true;
+    link.hide();
+    link[happens]();
+    await browser.pass(HIDDEN_FOR - 1);
+    browser.isHidden = false;
+    link.wake();
+    await browser.begin();
+    assert.equal(link.state, "live");
+    assert.equal(browser.asked.at(-1).signal.aborted, false);
+  }
+});
+
+test("a page without states says nothing of a link", async () => {
+  const {browser, link} = linked();
+  link.hide();
+  await browser.pass(HIDDEN_FOR);
+  link.wake();
+  link.pause();
+  link.offline();
+  link.online();
+  assert.deepEqual([browser.states, browser.asked.length], [[], 0]);
+  link.follow();
+  assert.deepEqual([browser.states, browser.asked.length], [["connecting"], 1]);
+});
+
+test("one wake-up, of which the browser tells in several events, is one attempt", async () => {
+  const {browser, link} = await live();
+  link.pause();
+  link.wake();
+  await browser.pass(10);
+  link.wake();
+  assert.equal(browser.asked.length, 2);
+});
+
+test("an answer that is another page is no stream", async () => {
+  const {browser, link} = linked();
+  link.follow();
+  const headers = {"content-type": "text/html"};
+  browser.asked[0].answer(new Response("\nevent: datastar-patch-signals\ndata: signals {}\n\n", {headers}));
+  await settled();
+  assert.equal(link.state, "stale");
+  assert.ok(!browser.states.includes("live"));
+  assert.deepEqual(browser.taken, []);
+  await browser.pass(60_000);
+  assert.equal(browser.asked.length, 2);
+});
+
+test("an answer that only tells the page something is taken, and is no stream", async () => {
+  const {browser, link} = linked();
+  link.follow();
+  browser.asked[0].answer(new Response("event: a\ndata: 1\n\n", {headers: {"content-type": "text/event-stream"}}));
+  await settled();
+  assert.deepEqual(browser.taken, [{event: "a", data: "1"}]);
+  assert.equal(link.state, "stale");
+  assert.ok(!browser.states.includes("live"));
+  await browser.pass(600_000);
+  assert.equal(browser.asked.length, 1);
+});
+
+test("streams that end at once are asked for ever less often", async () => {
+  const {browser, link} = linked();
+  browser.chance = 1;
+  link.follow();
+  const waits = [];
+  for (let i = 0; i < 6; i++) {
+    await (await browser.begin()).end();
+    const asked = browser.asked.length;
+    const before = browser.time;
+    while (browser.asked.length === asked) await browser.pass(100);
+    waits.push(browser.asked.at(-1).at - before);
+  }
+  assert.equal(waits[0], FIRST_WAIT);
+  assert.equal(waits.at(-1), LONGEST_WAIT);
+  const stream = await browser.begin();
+  await browser.pass(LONGEST_WAIT);
+  await stream.end();
+  await browser.pass(FIRST_WAIT);
+  assert.equal(browser.asked.length, 8);
+});
+
+test("a server that begins slowly is given more time in the end, also after a stream that fell silent", async () => {
+  const {browser} = await live();
+  await browser.pass(2 * HEARTBEAT);
+  const given = [];
+  for (let asked = 2; asked < 9; asked++) {
+    assert.equal(browser.asked.length, asked);
+    const before = browser.time;
+    while (browser.asked.length === asked) await browser.pass(1_000);
+    given.push((browser.time - before) / OPENING);
+  }
+  assert.deepEqual(given, [1, 1, 1, 1, 2, 3, 3]); // at first, since a browser may have several dead connections
+});
+
+test("a wait that is longer than a browser's longest timer is not none", async () => {
+  const {browser, link} = linked();
+  link.follow();
+  await browser.refuse(429, {"retry-after": "31536000"});
+  await browser.pass(60_000);
+  assert.equal(browser.asked.length, 1);
+});

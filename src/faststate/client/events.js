@@ -5,7 +5,7 @@
  */
 
 import {patch, tell} from "./datastar.js";
-import {readEvents} from "./sse.js";
+import {hasEvents, readEvents} from "./sse.js";
 
 /**
  * The parts of an event as the page's markup writes them; `docs/protocol.md` describes the payload.
@@ -92,9 +92,13 @@ export class Events {
         },
         body,
       });
-      if (response.status === 200) await readEvents(response, (event) => patch(event, el));
-      else if (response.status !== 204) {
-        mergePatch({_fs: {err: `The server refused this (${response.status}).`, status: response.status}});
+      const {status, headers} = response;
+      if (status === 200 && hasEvents(headers)) await readEvents(response, (event) => patch(event, el));
+      else if (status !== 204) {
+        // A proxy may answer with a page of its own, to sign in.
+        const isPage = status === 200;
+        const err = isPage ? "This was not answered. Please load the page again." : `The server refused this (${status}).`;
+        mergePatch({_fs: {err, status}});
       }
     } catch (error) {
       console.warn("FastState: an event was not answered", error);

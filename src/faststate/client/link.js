@@ -14,7 +14,7 @@
  * back, the next attempt is made at once.
  */
 
-import {EventReader} from "./sse.js";
+import {EventReader, hasEvents} from "./sse.js";
 
 /** @typedef {"connecting" | "live" | "waiting" | "offline" | "stale"} LinkState */
 
@@ -42,6 +42,19 @@ export const OPENING = 10_000;
 const OPENING_AGAIN = 2_000;
 
 /**
+ * The most, and the attempts after which it is more: a browser may have several dead connections, and a slow server begins
+ * anew with each attempt.
+ */
+const LONGEST_OPENING = 30_000;
+const DEAD_ONES = 3;
+
+/** Milliseconds that an attempt may take before a wake-up makes another: browsers tell of one in several events. */
+const WAKING = 1_000;
+
+/** Milliseconds after which a stream that ends has not ended at once. */
+const STEADY = 2_000;
+
+/**
  * Longest wait (ms) before the first and before any later attempt. Each wait is random, and a tenth of it at least: all
  * pages of a server lose their streams in the same instant when it ends.
  */
@@ -55,6 +68,9 @@ export const BETWEEN = 250;
 const REFUSED_FOR = 60_000;
 const BUSY_FOR = 15_000;
 
+/** The longest timer of a browser, in milliseconds: a longer one would be due at once. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
 export class Link {
   /** @type {LinkState} */
   state = "connecting";
@@ -62,7 +78,8 @@ export class Link {
   #browser;
   /** @type {AbortController | null} */
   #stream = null;
-  #wanted = false;
+  /** True if the page shows something that can be followed. */
+  isWanted = false;
   /** Where the next stream goes on; "" for one that shows more than the last one did. */
   #lastId = "";
   #isForMore = false;
@@ -70,6 +87,8 @@ export class Link {
   /** Milliseconds between two signs of life of the stream, as the server says. */
   #heartbeat = 15_000;
   #heard = 0;
+  #liveSince = 0;
+  #unanswered = 0;
   #silence = OPENING;
   /** @type {Map<string, any>} */
   #timers = new Map();
@@ -81,7 +100,8 @@ export class Link {
 
   /** Follow what the page shows: open the stream, or soon another one in its place, since the page shows more. */
   follow() {
-    this.#wanted = this.#isForMore = true;
+    if (!this.isWanted) this.#browser.show(this.state, 0); // a page without states is never live, nor has to be
+    this.isWanted = this.#isForMore = true;
     if (this.#timers.has("follow")) return;
     if (this.#stream === null) this.#attempt();
     else this.#later("follow", BETWEEN, () => this.#attempt());
@@ -91,12 +111,13 @@ export class Link {
   wake() {
     this.#cancel("leave");
     const silent = this.#browser.now() - this.#heard;
-    if (this.#wanted && (this.state !== "live" || silent > 1.5 * this.#heartbeat)) this.#attempt();
+    const patience = this.state === "live" ? 1.5 * this.#heartbeat : WAKING;
+    if (this.isWanted && (this.#stream === null || silent > patience)) this.#attempt();
   }
 
   /** The network is back: a stream from before may be dead without a word. */
   online() {
-    if (this.#wanted) this.#attempt();
+    if (this.isWanted) this.#attempt();
   }
 
   /** The network is gone. A stream that is open may live on: the server may be on this machine. */
@@ -112,7 +133,7 @@ export class Link {
   /** Give the stream back, until `wake`. */
   pause() {
     this.#drop();
-    if (this.state !== "stale") this.#become("waiting");
+    if (this.isWanted && this.state !== "stale") this.#become("waiting");
   }
 
   // -- a stream ------------------------------------------------------------------------------------------------------
@@ -121,7 +142,10 @@ export class Link {
   #attempt(opening = OPENING) {
     this.#drop();
     this.#cancel("follow");
-    if (this.#browser.hidden()) return;
+    if (this.#browser.hidden()) {
+      if (this.state === "live") this.#become("waiting"); // until just now: a page that is hidden keeps it for a while
+      return;
+    }
     if (this.#isForMore) this.#lastId = "";
     this.#isForMore = false;
     const stream = (this.#stream = new AbortController());
@@ -134,25 +158,26 @@ export class Link {
   }
 
   /**
-   * Read a stream to its end. Return the status of a refusal (else 0), and the seconds that it asks to wait.
+   * Read a stream to its end. Return the status of a refusal (else 0), and the seconds that it asks to wait. A proxy may
+   * answer 200 with a page of its own, to sign in, and the server with an event that says why there is no stream.
    * @param {AbortController} stream
    * @returns {Promise<{status: number, after: number}>}
    */
   async #read(stream) {
     const {status, body, headers} = await this.#browser.open(stream.signal, this.#lastId);
     const after = Number(headers.get("retry-after")) || 0;
-    if (status !== 200 || !body) return {status, after};
-    this.#heartbeat = 1_000 * (Number(headers.get("faststate-heartbeat")) || 15);
+    if (status !== 200 || !body || !hasEvents(headers)) return {status, after};
+    const heartbeat = Number(headers.get("faststate-heartbeat"));
+    if (heartbeat) this.#heartbeat = 1_000 * heartbeat;
     const reader = body.getReader();
     const events = new EventReader((event) => this.#stream === stream && this.#browser.take(event));
     for (;;) {
       const {done, value} = await reader.read();
-      if (done || this.#stream !== stream) return {status: 0, after: 0};
-      this.#listen(2 * this.#heartbeat);
+      if (done || this.#stream !== stream) return {status: heartbeat ? 0 : 204, after: 0};
+      if (heartbeat) this.#listen(2 * this.#heartbeat);
       events.push(value);
       if (events.lastId) this.#lastId = events.lastId;
-      this.#failures = 0;
-      if (this.#stream === stream) this.#become("live");
+      if (heartbeat && this.#stream === stream) this.#become("live");
     }
   }
 
@@ -163,8 +188,8 @@ export class Link {
   #ended(status, after) {
     this.#drop();
     const browser = this.#browser;
-    const isRefused = status === 204 || (status >= 400 && status < 500 && ![404, 405, 408, 429].includes(status));
-    if (isRefused) {
+    const isPassing = status === 0 || status >= 500 || [404, 405, 408, 429].includes(status);
+    if (!isPassing) {
       this.#become("stale", status);
       if (status !== 204) this.#later("retry", REFUSED_FOR, () => this.#attempt());
       return;
@@ -186,16 +211,24 @@ export class Link {
     this.#silence = ms;
     const check = () => {
       const left = this.#silence - (browser.now() - this.#heard);
-      if (left <= 0) this.#attempt(Math.min(OPENING, Math.max(OPENING_AGAIN, this.#heartbeat)));
+      if (left <= 0) this.#attempt(this.#openingAgain());
       else this.#later("silence", left, check);
     };
     // One timer for many chunks: it is set anew when it is due.
     if (!this.#timers.has("silence")) this.#later("silence", ms, check);
   }
 
+  /** Return the milliseconds that the server is given to begin a stream in place of one that is silent. */
+  #openingAgain() {
+    this.#unanswered = this.state === "live" ? 0 : this.#unanswered + 1;
+    const shortest = Math.min(OPENING, Math.max(OPENING_AGAIN, this.#heartbeat));
+    return Math.min(LONGEST_OPENING, shortest * 2 ** Math.max(0, this.#unanswered - DEAD_ONES));
+  }
+
   /** End the stream, and all that was planned for it. */
   #drop() {
     const stream = this.#stream;
+    if (stream && this.state === "live" && this.#browser.now() - this.#liveSince >= STEADY) this.#failures = 0;
     this.#stream = null;
     stream?.abort();
     this.#cancel("retry");
@@ -208,6 +241,7 @@ export class Link {
    */
   #become(state, status = 0) {
     if (state === this.state && !status) return;
+    if (state === "live") this.#liveSince = this.#browser.now();
     this.state = state;
     this.#browser.show(state, status);
   }
@@ -222,7 +256,7 @@ export class Link {
     const timer = this.#browser.later(() => {
       this.#timers.delete(name);
       run();
-    }, ms);
+    }, Math.min(ms, LONGEST_TIMER));
     this.#timers.set(name, timer);
   }
 

@@ -56,6 +56,14 @@ export class EventReader {
 }
 
 /**
+ * Say whether a response with these headers has events. The text of any other is not to be read as such.
+ * @param {Headers} headers
+ */
+export function hasEvents(headers) {
+  return (headers.get("content-type") ?? "").startsWith("text/event-stream");
+}
+
+/**
  * Read a response to its end.
  * @param {Response} response
  * @param {(event: SSEEvent) => void} take
