@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -10,6 +12,8 @@ from tests.support.browser import click, hide, number, shows, toast, wait_live
 from tests.support.proxy import proxy_beside
 
 APP = "link.py"
+QUIET = 3_000
+"""Milliseconds that a page may be without a stream before its badge says so."""
 GONE = "ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE"
 
 
@@ -86,6 +90,50 @@ def test_a_refused_stream_makes_the_page_stale_and_one_click_loads_it_again(open
     page.unroute("**/stream")
     badge(page).get_by_role("button").click()
     link_is(page, "live")
+
+
+def test_a_stream_that_is_answered_by_another_page_makes_the_page_stale(open_page):
+    page = open_page(live=False)
+    page.route("**/stream", lambda route: route.fulfill(content_type="text/html", body="<h1>Sign in</h1>"))
+    page.reload()
+    link_is(page, "stale")
+    expect(badge(page)).to_contain_text("no longer up to date")
+
+
+def test_an_event_that_is_answered_by_another_page_is_not_taken_for_done(open_page):
+    page = open_page()
+    page.route("**/event/**", lambda route: route.fulfill(content_type="text/html", body="<h1>Sign in</h1>"))
+    click(page, "add")
+    expect(toast(page)).to_contain_text("This was not answered.")
+
+
+def test_a_page_without_states_says_nothing_of_a_link(open_page):
+    page = open_page("/plain", live=False)
+    expect(page.locator("html")).not_to_have_attribute("data-fs-link", re.compile(""))
+    page.wait_for_timeout(QUIET + 500)
+    expect(badge(page)).to_have_count(0)
+    expect(page.locator("html")).not_to_have_attribute("data-fs-link", re.compile(""))
+
+
+def test_a_page_may_send_an_event_as_soon_as_it_is_there(open_page):
+    page = open_page("/beginning")
+    link_is(page, "live")
+    shown = number(page, "n")
+    page.reload()
+    shows(page, "n", shown + 1)
+
+
+def test_a_page_that_is_hidden_for_a_moment_is_live_after_it_whatever_happened_meanwhile(open_page):
+    page, other = open_page(), open_page()
+    link_is(page, "live")
+    first = wait_live(page)
+    hide(page)
+    page.evaluate("dispatchEvent(new Event('online'))")
+    hide(page, False)
+    wait_live(page, after=first)
+    shown = number(other, "n")
+    click(other, "add")
+    shows(page, "n", shown + 1)
 
 
 def test_a_page_that_nobody_has_seen_opens_no_stream(server, new_context, open_on, open_page):

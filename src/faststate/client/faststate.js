@@ -45,7 +45,7 @@ function start(datastar, badge) {
       stopPeeking();
     }
   };
-  mergePatch({_fs: {c: "", err: "", status: 0, ok: "", v: "", go: "", link: "connecting", w: {}}}, {ifMissing: true});
+  mergePatch({_fs: {c: "", err: "", status: 0, ok: "", v: "", go: "", link: "", w: {}}}, {ifMissing: true});
   const toast = new Toast(() => mergePatch({_fs: {err: ""}}));
   const events = new Events(datastar);
   const live = () => document.querySelector("[data-fs-live]") ?? document.documentElement;
@@ -94,7 +94,11 @@ function start(datastar, badge) {
   action({
     name: "fsSend",
     /** @param {{el: Element}} context @param {string} path @param {import("./events.js").Parts} parts */
-    apply: ({el}, path, parts) => events.send(el, path, parts),
+    apply: async ({el}, path, parts) => {
+      // While Datastar looks at the page for the first time (`data-init`), the live element at its end is still to come.
+      if (!Object.hasOwn(root._fs, "u")) await new Promise((done) => setTimeout(done));
+      await events.send(el, path, parts);
+    },
   });
   action({
     name: "fsSubmit",
@@ -130,7 +134,11 @@ function start(datastar, badge) {
     },
   });
 
-  document.addEventListener("visibilitychange", () => (document.hidden ? link.hide() : link.wake()));
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) return link.hide();
+    link.wake();
+    if (link.isWanted) badge.show(link.state); // nothing is said in a page that is hidden
+  });
   document.addEventListener("prerenderingchange", () => link.wake());
   document.addEventListener("resume", () => link.wake());
   addEventListener("pageshow", (event) => event.persisted && link.wake());
@@ -140,6 +148,7 @@ function start(datastar, badge) {
 
   new Scan(datastar).begin().then((isThere) => {
     if (!isThere) fail(badge, "Datastar does not look at this page: is it an aliased bundle?");
+    else if (!link.isWanted) badge.none();
   });
 }
 

@@ -99,6 +99,13 @@ export class Badge {
     }
   }
 
+  /** Show nothing, not even as an attribute, unless something has failed: the page has no link. */
+  none() {
+    if (!this.#isNew) return;
+    this.#hide();
+    delete document.documentElement.dataset.fsLink;
+  }
+
   #hide() {
     clearTimeout(this.#timer);
     this.#timer = null;
@@ -118,8 +125,8 @@ export class Badge {
     const isLost = state === "waiting" || state === "connecting";
     const own = this.#isNew ? LOADING : (TEXTS[state] ?? "");
     const text = (isLost ? this.#text : null) ?? own;
-    if (element.dataset.state === state) return;
-    element.dataset.state = state;
+    // What it says already is not said again, to who hears the page.
+    if (element.firstChild?.textContent === text) return;
     element.replaceChildren(text);
     if (state !== "stale") return;
     const button = document.createElement("button");

@@ -33,5 +33,15 @@ def index(counter: Counter):
 
 
 @rt
+def plain():
+    return Titled("No state", P("Nothing here changes."))
+
+
+@rt
+def beginning(counter: Counter):
+    return Titled("At once", Div(**{"data-init": counter.add.post()}), P(counter.signal.n, id="n"))
+
+
+@rt
 def stats():
     return provider.stats()._asdict()
