@@ -169,6 +169,26 @@ def test_an_app_may_have_no_badge(serve_app, open_on):
     expect(page.locator(".faststate-badge")).to_have_count(0)
 
 
+def test_a_page_from_before_a_deploy_loads_itself_again_once(serve_app, open_on):
+    server = serve_app(APPS / "deploy.py")
+    page = open_on(server, forgive=GONE)
+    old = page.request.get(server.url).body()
+    (server.cwd / "new").touch()
+    page.evaluate("window.old = true")
+    server.restart()
+    page.wait_for_function("() => !window.old")
+    wait_live(page)
+    click(page, "add")
+    shows(page, "n", 6)
+
+    # A cache that gives the old page once more must not have it load itself for ever.
+    loads = []
+    page.route(server.url + "/", lambda route: (loads.append(1), route.fulfill(body=old, content_type="text/html")))
+    page.reload()
+    expect(toast(page)).to_contain_text("out of date", timeout=30_000)
+    assert len(loads) <= 2
+
+
 def at(server, port):
     """The same server behind a proxy, for `open_on`."""
     return type("Proxied", (), {"url": f"http://127.0.0.1:{port}"})

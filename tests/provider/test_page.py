@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from faststate import Component, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
+from faststate import Bound, Component, ReactiveState, StateConfig, StateProvider, StateScope, event, fast_app, view
 from faststate.client.modules import entry_name
 from faststate.provider.context import RequestContext
 from faststate.provider.page import LiveElement, SeedElement
-from tests.support.client import Page, elements_of
+from tests.support.client import BROWSER, Page, elements_of, patched_signals
 from tests.support.requests import request_of
 from tests.support.states import set_fields
 
@@ -221,3 +221,73 @@ async def test_a_state_that_changed_while_the_page_was_made_is_sent_again(provid
     await set_fields(provider.modify(Total), count=1)
     context.page.refresh({})  # what the handler is given
     assert int(context.page.position().partition(".")[2]) < before + 1 == provider.registry.commits
+
+
+# -- pages that are older than the code --------------------------------------------------------------------------------
+
+
+def variants():
+    """Return what a class may be like after a deploy: the name of each change, and the class."""
+
+    class Same(ReactiveState):
+        count: int = 0
+
+        @event
+        def add(self, by: int = 1): ...
+
+        @view
+        def box(self): ...
+
+    class Field(Same):
+        more: int = 0
+
+    class BoundField(Same):
+        count: Bound[int] = 0
+
+    class Event(Same):
+        @event
+        def drop(self): ...
+
+    class Argument(Same):
+        @event
+        def add(self, by: int = 1, twice: bool = False): ...
+
+    class View(Same):
+        @view
+        def table(self): ...
+
+    class Code(Same):
+        count: int = 7
+        _private: int = 0
+
+        @event
+        def add(self, by: int = 2):
+            self.count += by
+
+    changed = {cls.__name__: cls for cls in (Field, BoundField, Event, Argument, View)}
+    return Same, changed, Code
+
+
+def test_the_fingerprint_changes_with_each_name_that_a_page_uses_and_with_nothing_else():
+    same, changed, code = variants()
+    prints = {name: cls._fs_schema().fingerprint for name, cls in changed.items()}
+    assert len({*prints.values(), same._fs_schema().fingerprint}) == len(prints) + 1
+    assert code._fs_schema().fingerprint == same._fs_schema().fingerprint
+
+
+@pytest.mark.parametrize(
+    "fingerprints", [{"Counter": "00000000"}, {"Gone": "00000000"}, {"Counter": None}, {"Counter": []}]
+)
+def test_a_page_that_is_older_than_the_code_is_told_so(app, fingerprints):
+    page = Page(TestClient(app))
+    answer = open_stream(page, d=fingerprints)
+    assert patched_signals(answer.text) == {"_fs": {"go": "#outdated"}}
+
+
+@pytest.mark.parametrize("fingerprints", ["x", [], 1, True])
+def test_fingerprints_that_are_no_object_are_refused(app, fingerprints):
+    assert open_stream(Page(TestClient(app)), d=fingerprints).status_code == 400
+
+
+def open_stream(page, **payload):
+    return page.client.post(f"{page.url}stream", json={"w": page.tokens, **payload}, headers=BROWSER)

@@ -17,12 +17,18 @@ const MARK = Symbol.for("faststate");
 /** Milliseconds in which a page reloads itself once: one that is told to each time must not do it for ever. */
 const RELOADS = 10_000;
 
-/** Reload the page, unless it has done so just now; return false then. Where cookies are refused, storage throws. */
-function reload() {
+/**
+ * Reload the page, unless it has done so just now; return false then. Where cookies are refused, storage throws.
+ * @param {string} age fingerprints of a page that is older than its server, "" for others: while servers of two ages
+ *   answer, a page may be given as old again, and reloads once for each age
+ */
+function reload(age) {
   try {
+    if (age && sessionStorage.getItem("faststate-age") === age) return false;
     const last = Number(sessionStorage.getItem("faststate-reload")) || 0;
     if (Date.now() - last <= RELOADS) return false;
     sessionStorage.setItem("faststate-reload", String(Date.now()));
+    if (age) sessionStorage.setItem("faststate-age", age);
   } catch {
     return false;
   }
@@ -60,7 +66,7 @@ function start(datastar, badge) {
             "datastar-request": "true",
             ...(lastId ? {"last-event-id": lastId} : {}),
           },
-          body: JSON.stringify({w: Object.values(root._fs.w), n: root._fs.n}),
+          body: JSON.stringify({w: Object.values(root._fs.w), n: root._fs.n, d: root._fs.d}),
           signal,
         }),
       ),
@@ -87,8 +93,8 @@ function start(datastar, badge) {
     if (!to) return;
     mergePatch({_fs: {go: ""}});
     if (to === "#reopen") link.follow();
-    else if (to !== "#reload") location.assign(to);
-    else if (!reload()) mergePatch({_fs: {err: "This page is out of date. Please load it again."}});
+    else if (to !== "#reload" && to !== "#outdated") location.assign(to);
+    else if (!reload(to === "#outdated" ? JSON.stringify(peek(() => root._fs.d)) : "")) mergePatch({_fs: {err: "This page is out of date. Please load it again."}});
   });
 
   action({

@@ -13,11 +13,11 @@ from starlette.routing import Route
 
 from ..exceptions import EventArgumentError, FastStateError, LimitError
 from ..provider.page_tokens import ForgedTokens, StaleTokens
-from ..provider.payload import tokens_of
+from ..provider.payload import fingerprints_of, tokens_of
 from ..provider.provider import StateProvider
 from ..sessions.caller import is_cross_site
 from ..sse.connection import SSEConnection
-from ..wire.frames import reload_frame
+from ..wire.frames import OUTDATED, go_frame, reload_frame
 from .answers import BUSY, EventResponse
 from .beforeware import GuardedEndpoint
 from .requests import headers_of, parse_json, read_body
@@ -111,6 +111,8 @@ class StreamRoute:
             # A page of an ended session reloads. If no cookie came back at all, a new page would fare no better.
             return EventResponse(reload_frame() if context.ended_session is not None else b"")
         try:
+            if not self.provider.registrations.are_current(fingerprints_of(payload)):
+                return EventResponse(go_frame(OUTDATED))
             tokens = tokens_of(payload)
             instead = await self.provider.tokens.merge(context, tokens)
             seen = request.headers.get("last-event-id") or payload.get("n")

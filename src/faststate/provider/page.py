@@ -19,6 +19,7 @@ from .page_tokens import PageTokens
 # Signals of the library, in `_fs`, that a page is given; `client/faststate.js` adds its own. The underscore keeps them
 # out of what Datastar sends of its own accord.
 #   u: URL that the library's routes begin with    n: stream position at first paint    w: watch tokens
+#   d: fingerprints of the classes
 
 
 class PageContent:
@@ -77,6 +78,11 @@ class PageContent:
             identifier = state._committed.identifier
             yield ShownState(identifier.cls_name, identifier.instance_id, tuple(sorted(self.views.get(key, ()))))
 
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprint of each class that the page shows, by its name there."""
+        classes = {state._committed.identifier.cls_name: type(state) for state in self.states.values()}
+        return {name: (cls._full_class or cls)._fs_schema().fingerprint for name, cls in classes.items()}
+
     def signals(self) -> dict[str, Any]:
         """Return the signals (nested dict of wire values) of all states that the page shows."""
         merged: dict[str, Any] = {}
@@ -130,7 +136,7 @@ class LiveElement:
         page = self._page
         # The first live element of a page says where it stands: a fragment that comes later is newer than the page.
         own = f"{{_fs:{{u:{attribute_json(page.url)},n:{attribute_json(page.position())}}}}}"
-        watched = {"_fs": {"w": page.watched()}}
+        watched = {"_fs": {"w": page.watched(), "d": page.fingerprints()}}
         signals = attribute_json({**page.signals(), **watched} if self._with_signals else watched)
         is_temporary = any(s._committed.identifier.scope is StateScope.TEMPORARY for s in page.states.values())
         live = (

@@ -95,6 +95,16 @@ _PARTS: Final = {
 """The parts of an event's payload, by the names that the page gives them."""
 
 
+def fingerprints_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fingerprints of classes in a stream's payload. Raises `EventArgumentError` if they are no object."""
+    found = body.get("d")
+    if found is None:
+        return NOTHING
+    if not isinstance(found, dict):
+        raise EventArgumentError("the payload's fingerprints must be an object")
+    return found
+
+
 def tokens_of(body: Any) -> list[Any]:
     """Return the tokens in a payload. Raises `EventArgumentError` if they are not a list."""
     found = body.get("w") if isinstance(body, dict) else None

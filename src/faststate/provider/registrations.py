@@ -101,6 +101,14 @@ class Registrations:
         cls = self._names.get(name)
         return self.configs[cls] if cls is not None else None
 
+    def are_current(self, fingerprints: Mapping[str, object]) -> bool:
+        """True if these fingerprints of a page, by the names of its classes, are those of the code that serves it."""
+        for name, fingerprint in fingerprints.items():
+            cls = self._names.get(name)
+            if cls is None or cls._fs_schema().fingerprint != fingerprint:
+                return False
+        return True
+
     def classes(self) -> Mapping[str, type[ReactiveState]]:
         """Return the registered classes by their names in Python."""
         return {cls.__name__: cls for cls in self.configs}

@@ -6,11 +6,14 @@ import copy
 import datetime
 import decimal
 import enum
+import hashlib
 import inspect
+import json
 import re
 import types
 import uuid
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -100,6 +103,18 @@ class Schema:
         """The fields without a default that no code of the class can fill: a new state has to be given them."""
         self.reproducible = not self.required and _is_reproducible(cls)
         """True if all new instances are the same: no code of the class takes part, but to make an empty collection."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The digest (8 hex digits) of all that a page is written with: names of signals, events, arguments and views.
+
+        A page from before a deploy finds out by it that it is older than the code that serves it.
+        """
+        events = {
+            name: [sorted(event.arguments.names), event.expect_version] for name, event in sorted(self.events.items())
+        }
+        named = [sorted(self.signals), sorted(self.bound), events, sorted(self.views)]
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:8]
 
     def affected(self, changed: Iterable[str]) -> frozenset[str]:
         """Return the signals that may change with the fields `changed`."""

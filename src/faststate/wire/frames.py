@@ -20,6 +20,9 @@ VIEW_ATTRIBUTE: Final = "data-fs-view"
 RELOAD: Final = "#reload"
 """Value of the signal `_fs.go` that makes the page reload itself."""
 
+OUTDATED: Final = "#outdated"
+"""Value of the signal `_fs.go` that makes a page from before a deploy reload itself, once."""
+
 REOPEN: Final = "#reopen"
 """Value of the signal `_fs.go` that makes the page open its stream again, as a page that has seen nothing yet."""
 
