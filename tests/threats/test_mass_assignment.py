@@ -318,7 +318,7 @@ def test_a_binding_does_not_outlive_the_refusal_of_its_event(person, untouched):
 
 
 def test_the_signals_that_come_with_a_stream_are_not_taken_over(person, untouched):
-    payload = {"w": person.page.tokens, "n": "", **EVERYTHING, "b": FIELDS, "s": FIELDS, "a": FIELDS}
+    payload = {"w": person.page.tokens, "n": "", **EVERYTHING, "b": FIELDS, "s": FIELDS, "a": FIELDS, "d": {}}
     stream = open_stream(person, person.page, payload=payload)
     assert stream.live
     assert stream.signals["Profile"]["name"] == "Ann"
