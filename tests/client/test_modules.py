@@ -48,7 +48,17 @@ def test_a_page_from_before_a_deploy_gets_todays_program_which_nobody_keeps(clie
     assert response.headers["cache-control"] == "no-store"
 
 
-@pytest.mark.parametrize("name", ["client-link-0123456789ab.js", "client-..-x.js", "client-.js.map", "link.js"])
+def test_while_processes_are_replaced_each_serves_the_modules_that_another_has_named(client):
+    (link,) = (name for name in served_modules() if name.startswith("client-link-"))
+    response = load(client, "client-link-0123456789ab.js")
+    assert response.content == served_modules()[link]
+    assert response.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["client-nothing-0123456789ab.js", "client-..-x.js", "client-link-x.js", "client-link.js", "client-.js.map", "link.js"],
+)
 def test_nothing_else_is_served(client, name):
     assert load(client, name).status_code == 404
 

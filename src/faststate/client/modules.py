@@ -39,6 +39,25 @@ def served_modules() -> dict[str, bytes]:
     return served
 
 
+_NAME: Final = re.compile(r"client-(?:([a-z_]+)-)?[0-9a-f]{12}\.js")
+
+
+def todays_module(name: str) -> bytes | None:
+    """Return the content (bytes) of the module that had this file name in another version; None if there is none.
+
+    A page from before a deploy asks for the program as it was then. While the processes of an app are replaced one by
+    one, pages and modules come from different ones: better a module of another version than none, since without one of
+    them nothing runs.
+    """
+    if (asked := _NAME.fullmatch(name)) is None:
+        return None
+    for served, content in served_modules().items():
+        found = _NAME.fullmatch(served)
+        if found is not None and found[1] == asked[1]:
+            return content
+    return None
+
+
 @cache
 def entry_name() -> str:
     """Return the file name under which the module is served that a page loads."""

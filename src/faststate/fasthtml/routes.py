@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..client.modules import entry_name, served_modules
+from ..client.modules import served_modules, todays_module
 from ..exceptions import FastStateError
 from ..provider.page_tokens import StaleTokens
 from ..provider.payload import tokens_of
@@ -70,14 +70,13 @@ def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., A
 
     async def client(request: Request) -> Response:
         """GET: a module of the page's program. Its name has its hash, so it is kept for good."""
-        content = served_modules().get(f"client-{request.path_params['name']}.js")
-        if content is not None:
-            return Response(content, media_type="text/javascript", headers={"cache-control": KEPT_FOR_GOOD})
-        if request.path_params["name"].count("-"):
+        name = f"client-{request.path_params['name']}.js"
+        content, kept = served_modules().get(name), KEPT_FOR_GOOD
+        if content is None:
+            content, kept = todays_module(name), "no-store"
+        if content is None:
             return PlainTextResponse("There is no such module.", 404)
-        # A page from before a deploy asks for the program as it was then: today's reads what the server says today.
-        content = served_modules()[entry_name()]
-        return Response(content, media_type="text/javascript", headers={"cache-control": "no-store"})
+        return Response(content, media_type="text/javascript", headers={"cache-control": kept})
 
     client_path = f"{provider.options.prefix}/client-{{name}}.js"
     client_route = Route(client_path, client, methods=["GET"], name="faststate-client")
