@@ -57,7 +57,14 @@ def test_while_processes_are_replaced_each_serves_the_modules_that_another_has_n
 
 @pytest.mark.parametrize(
     "name",
-    ["client-nothing-0123456789ab.js", "client-..-x.js", "client-link-x.js", "client-link.js", "client-.js.map", "link.js"],
+    [
+        "client-nothing-0123456789ab.js",
+        "client-..-x.js",
+        "client-link-x.js",
+        "client-link.js",
+        "client-.js.map",
+        "link.js",
+    ],
 )
 def test_nothing_else_is_served(client, name):
     assert load(client, name).status_code == 404

@@ -33,6 +33,7 @@ from faststate import (
     get_current_request,
     view,
 )
+from faststate.client.modules import entry_name
 from tests.support.apps import handler_of
 from tests.support.client import BROWSER, Page, patched_signals, stream_of
 
@@ -797,6 +798,15 @@ def test_watch_makes_text_live_and_in_debug_its_absence_is_an_error():
     assert tab.post("Counter/add", a={"by": 1}).status_code == 200
     with pytest.raises(ConfigurationError, match=r"watch\(\)"):
         client.get("/without")
+
+
+def test_watch_brings_the_program_along_to_a_page_but_not_to_a_fragment(app):
+    app.get("/")(handler_of(Counter, lambda counter: f"<p>{counter.count}</p>{counter.watch()}"))
+    client, script = client_of(app), f'src="/_faststate/{entry_name()}" data-datastar='
+    assert script in client.get("/").text
+    for header in ("hx-request", "datastar-request"):
+        fragment = client.get("/", headers={header: "true"}).text
+        assert live_elements(fragment) == 1 and "<script" not in fragment
 
 
 def test_text_without_watch_is_served_when_not_in_debug(app):

@@ -206,6 +206,12 @@ class FastHTMLContext(RequestContext):
 
     __slots__ = ()
 
+    def live_element(self) -> LiveElement:
+        """As `PageContent.live_element`, with the page's script: whether its head has it is not known yet."""
+        headers = self.connection.headers
+        is_fragment = "hx-request" in headers or "datastar-request" in headers
+        return self.page.live_element(None if is_fragment else page_script(self.provider, self.connection))
+
     def add_live_element(self, request: Any) -> None:
         """Make a page live whose handler was defined before `setup`: only a whole page, by its head and footer."""
         if not self.page.live_added and hasattr(request, "ftrs"):

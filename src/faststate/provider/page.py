@@ -92,10 +92,13 @@ class PageContent:
                 merged.setdefault(name, {}).update(values)
         return merged
 
-    def live_element(self) -> LiveElement:
-        """Return the element that makes the page follow what it shows; it is rendered last, so that it knows all."""
+    def live_element(self, script: PageScript | None = None) -> LiveElement:
+        """Return the element that makes the page follow what it shows; it is rendered last, so that it knows all.
+
+        It brings the `script` along, for a page whose head does not.
+        """
         self.live_added = True
-        return LiveElement(self, with_signals=True)
+        return LiveElement(self, with_signals=True, script=script)
 
     def watched(self) -> dict[str, str]:
         """Return the page's watch token, by its name in `_fs.w`."""
