@@ -9,6 +9,7 @@ import {load, patch} from "./datastar.js";
 import {Events} from "./events.js";
 import {Link} from "./link.js";
 import {addStyle, Badge, Toast} from "./notices.js";
+import {showStateOfRestored} from "./restored.js";
 import {Scan} from "./scan.js";
 
 /** Mark of a page that has a client: fragments of another app may bring its tag again, under another URL. */
@@ -140,6 +141,7 @@ function start(datastar, badge) {
     },
   });
 
+  showStateOfRestored();
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return link.hide();
     link.wake();
