@@ -38,15 +38,15 @@ export const HIDDEN_FOR = 2_000;
 /** Milliseconds that a server may take to begin a stream. */
 export const OPENING = 10_000;
 
-/** The least that it is given after a stream that fell silent: the next may be asked for over a dead connection, too. */
-const OPENING_AGAIN = 2_000;
-
 /**
- * The most, and the attempts after which it is more: a browser may have several dead connections, and a slow server begins
- * anew with each attempt.
+ * What it is given after a stream that fell silent, once for each other connection that a browser may have to a host: these
+ * may be as dead as the one of the stream, and an attempt that is given up ends one.
  */
+export const OPENING_AGAIN = 1_000;
+export const OTHERS = 5;
+
+/** The most: a slow server is given ever more time, since it begins anew with each attempt. */
 const LONGEST_OPENING = 30_000;
-const DEAD_ONES = 3;
 
 /** Milliseconds that an attempt may take before a wake-up makes another: browsers tell of one in several events. */
 const WAKING = 1_000;
@@ -221,8 +221,8 @@ export class Link {
   /** Return the milliseconds that the server is given to begin a stream in place of one that is silent. */
   #openingAgain() {
     this.#unanswered = this.state === "live" ? 0 : this.#unanswered + 1;
-    const shortest = Math.min(OPENING, Math.max(OPENING_AGAIN, this.#heartbeat));
-    return Math.min(LONGEST_OPENING, shortest * 2 ** Math.max(0, this.#unanswered - DEAD_ONES));
+    if (this.#unanswered < OTHERS) return OPENING_AGAIN;
+    return Math.min(LONGEST_OPENING, OPENING * 2 ** (this.#unanswered - OTHERS));
   }
 
   /** End the stream, and all that was planned for it. */
