@@ -115,6 +115,13 @@ def test_a_page_without_states_says_nothing_of_a_link(open_page):
     expect(page.locator("html")).not_to_have_attribute("data-fs-link", re.compile(""))
 
 
+def test_a_page_without_states_may_send_events(open_page):
+    page, other = open_page("/plain", live=False), open_page()
+    shown = number(other, "n")
+    click(page, "add")
+    shows(other, "n", shown + 1)
+
+
 def test_a_page_may_send_an_event_as_soon_as_it_is_there(open_page):
     page = open_page("/beginning")
     link_is(page, "live")

@@ -18,6 +18,9 @@ import {hasEvents, readEvents} from "./sse.js";
  * @property {string} [v] version of the state that the person has seen
  */
 
+/** URL that the library's routes begin with, for a page without states, which does not say it. */
+const OWN_URL = new URL(".", import.meta.url).href;
+
 /** Make a nonce. `crypto.randomUUID` exists on secure origins only, and apps are tried out over plain HTTP. */
 function nonce() {
   return [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -117,7 +120,8 @@ export class Events {
       const given = Array.isArray(parts.s) ? parts.s.filter((name) => name in root) : null;
       const signals = given ? Object.fromEntries(given.map((name) => [name, root[name]])) : undefined;
       const payload = {...parts, s: signals, w: Object.values(root._fs.w ?? {}), q: ++this.#number};
-      return {body: JSON.stringify(payload), connection: String(root._fs.c), url: String(root._fs.u)};
+      const url = Object.hasOwn(root._fs, "u") ? root._fs.u : OWN_URL;
+      return {body: JSON.stringify(payload), connection: String(root._fs.c), url: String(url)};
     } finally {
       stopPeeking();
     }

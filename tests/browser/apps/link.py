@@ -34,7 +34,7 @@ def index(counter: Counter):
 
 @rt
 def plain():
-    return Titled("No state", P("Nothing here changes."))
+    return Titled("No state", P("Nothing here changes."), Button("+1", Counter.add.on("click"), id="add"))
 
 
 @rt
