@@ -128,6 +128,18 @@ def test_a_page_that_wants_no_datastar_is_left_alone(context, open_page):
     expect(toast(page)).to_be_hidden()
 
 
+def test_a_fragment_in_the_place_of_an_earlier_one_is_followed(open_page):
+    pages = [open_page("/shop"), open_page("/shop")]
+    for name in ("tea", "jam", "tea"):
+        for page in pages:
+            click(page, f"get-{name}")
+            expect(page.locator(f"#{name}")).to_be_visible()
+        before = int(pages[0].locator(f"#{name}").text_content() or "")
+        click(pages[0], "sell")
+        for page in pages:
+            shows(page, name, before + 1)
+
+
 # -- how a page loads Datastar -----------------------------------------------------------------------------------------
 
 

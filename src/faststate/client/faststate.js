@@ -112,19 +112,19 @@ function start(datastar, badge) {
     /** @param {{el: HTMLFormElement, evt: SubmitEvent}} context @param {string} path @param {import("./events.js").Parts} parts */
     apply: ({el, evt}, path, parts) => events.submit(el, evt.submitter, path, parts),
   });
-  /** Elements whose states are followed: Datastar may come to one again, after an error. @type {WeakSet<Element>} */
-  const followed = new WeakSet();
+  /** What is followed, by element: Datastar may come to one again, after an error. @type {WeakMap<Element, string>} */
+  const followed = new WeakMap();
   const follow = () => {
     if (peek(() => root._fs.u)) link.follow();
     else fail(badge, "Datastar could not read its attributes: does its policy forbid 'unsafe-eval'?");
   };
   attribute({
     name: "fs-live",
-    /** @param {{el: Element}} context */
-    apply: ({el}) => {
+    /** @param {{el: Element, value: string}} context */
+    apply: ({el, value}) => {
       // After the element's other attributes, which bring its signals, even if each is tried by itself (see `scan.js`).
-      if (!followed.has(el)) setTimeout(follow);
-      followed.add(el);
+      if (followed.get(el) !== value) setTimeout(follow);
+      followed.set(el, value);
     },
   });
   attribute({

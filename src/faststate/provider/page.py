@@ -139,11 +139,14 @@ class LiveElement:
         page = self._page
         # The first live element of a page says where it stands: a fragment that comes later is newer than the page.
         own = f"{{_fs:{{u:{attribute_json(page.url)},n:{attribute_json(page.position())}}}}}"
-        watched = {"_fs": {"w": page.watched(), "d": page.fingerprints()}}
+        tokens = page.watched()
+        watched = {"_fs": {"w": tokens, "d": page.fingerprints()}}
+        # Its value changes with what the page shows, since Datastar looks again only at attributes that have changed.
+        follows = attribute("data-fs-live", " ".join(tokens))
         signals = attribute_json({**page.signals(), **watched} if self._with_signals else watched)
         is_temporary = any(s._committed.identifier.scope is StateScope.TEMPORARY for s in page.states.values())
         live = (
-            f"<div data-fs-live{' data-fs-leave' if is_temporary else ''} data-signals__ifmissing='{quoted(own)}' "
+            f"<div {follows}{' data-fs-leave' if is_temporary else ''} data-signals__ifmissing='{quoted(own)}' "
             f"data-signals='{quoted(signals)}' hidden></div>"
         )
         return f"<div>{self._script.__html__()}{live}</div>" if self._script else live

@@ -22,8 +22,17 @@ class Counter(ReactiveState):
         return Ul(*[Li("as it was", ran(text), **{"data-text": text}) for text in self.rows], id="listing")
 
 
+class Product(ReactiveState):
+    n: int = 0
+
+    @event
+    def sell(self):
+        self.n += 1
+
+
 provider = StateProvider()
 provider.register_state(Counter, StateConfig(scope=StateScope.SESSION))
+provider.register_state(Product, StateConfig(scope=StateScope.RECORD))
 app, rt = fast_app(state_provider=provider, pico=False, htmx=False, surreal=False)
 
 
@@ -88,6 +97,21 @@ def patched(counter: Counter):
 def quiet(counter: Counter):
     """Without any text that two copies of Datastar would set, each because the other has: the browser would hang."""
     return Titled("Quiet", ran("a"), counter.watch())
+
+
+@rt
+def shop(counter: Counter):
+    """Fetches one product after the other into one place, by Datastar's own action."""
+    buttons = [
+        Button(name, id=f"get-{name}", **{"data-on:click": f"@get('/product/{name}')"}) for name in ("tea", "jam")
+    ]
+    return Titled("Shop", *buttons, Div(id="product"), *counting(counter))
+
+
+@rt("/product/{record_id}")
+def product(product: Product, record_id: str):
+    shown = P(product.signal.n, id=record_id), Button("Sell", product.sell.on("click"), id="sell")
+    return HTMLResponse(to_xml(Div(product.watch(), *shown, id="product")))
 
 
 @rt
