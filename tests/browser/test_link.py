@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import APPS
-from tests.support.browser import click, hide, number, shows, toast, wait_live
+from tests.support.browser import click, hide, number, shows, toast, wait_live, wait_ready
 from tests.support.proxy import proxy_beside
 
 APP = "link.py"
@@ -150,6 +150,7 @@ def test_a_page_that_nobody_has_seen_opens_no_stream(server, new_context, open_o
     context.add_init_script("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     page = open_on(server, context=context, live=False)
     link_is(page, "connecting")
+    wait_ready(page)
     shown = number(watcher, "n")
     click(page, "add")  # an event needs no stream, and its answer is later than a stream's request would have been
     shows(page, "n", shown + 1)

@@ -5,7 +5,7 @@ import json
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import hide, shows
+from tests.support.browser import hide, shows, wait_ready
 
 APP = "shows.py"
 
@@ -174,6 +174,7 @@ def test_an_event_s_fragment_goes_where_the_event_says(open_page):
 @pytest.mark.parametrize("live", [True, False])
 def test_an_event_may_lead_to_another_page(open_page, live):
     page = open_page("/jobs", live=live)
+    wait_ready(page)
     page.locator("#leave").dispatch_event("click")
     page.wait_for_url("**/values")
     shows(page, "colour", "red")

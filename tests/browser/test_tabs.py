@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.browser import console_errors, hide, number, shows, toast, wait_live
+from tests.support.browser import console_errors, hide, number, shows, toast, wait_live, wait_ready
 
 from .conftest import APPS, offline
 
@@ -110,7 +110,7 @@ def test_five_fast_clicks_all_count(open_page):
 
 def test_clicks_before_the_stream_is_open_count(open_page):
     page = open_page(live=False)
-    page.wait_for_function("document.querySelector('[data-fs-live]')")
+    wait_ready(page)
     click(page, "mine", 3)
     shows(page, "mine", 3)
     page.reload()

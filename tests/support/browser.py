@@ -39,6 +39,12 @@ def wait_live(page: Page, *, after: str = "") -> str:
     return str(stream.json_value())
 
 
+def wait_ready(page: Page) -> None:
+    """Wait until Datastar has looked at the page, whose clicks it takes from then on. The stream may come later."""
+    page.evaluate("""() => document.body.insertAdjacentHTML("beforeend", '<output hidden id=ready data-text="1">')""")
+    page.locator("#ready", has_text="1").wait_for(state="attached")
+
+
 def shows(page: Page, name: str, text: Any) -> None:
     """Wait until the element with this id has this text, or one that a pattern matches."""
     expect(page.locator(f"#{name}")).to_have_text(text if isinstance(text, re.Pattern) else str(text))
