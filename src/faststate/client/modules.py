@@ -11,14 +11,19 @@ from typing import Final
 ENTRY: Final = "faststate"
 """The module that a page loads; it imports the others."""
 
+USUAL: Final = "js"
+MOUNTED: Final = "mjs"
+"""The ends of the modules' file names: that of an app which is mounted below another, whose route of static files would
+take what ends with ".js" for a file of its own."""
+
 _FOLDER: Final = Path(__file__).parent
 
 _IMPORT: Final = re.compile(r'(?<=from ")\./([a-z_]+)\.js(?=")')
 
 
 @cache
-def served_modules() -> dict[str, bytes]:
-    """Return the content (bytes) of each module by the file name that it is served under.
+def served_modules(end: str = USUAL) -> dict[str, bytes]:
+    """Return the content (bytes) of each module by the file name that it is served under, with one of the two ends.
 
     A module's imports name the other modules as they are served, so a change of one changes the names of all that
     import it: what a browser has kept under a name is never out of date.
@@ -31,7 +36,7 @@ def served_modules() -> dict[str, bytes]:
             source = (_FOLDER / f"{module}.js").read_text(encoding="utf-8")
             content = _IMPORT.sub(lambda found: f"./{name_of(found[1])}", source).encode()
             digest = hashlib.sha256(content).hexdigest()[:12]
-            names[module] = f"client-{digest}.js" if module == ENTRY else f"client-{module}-{digest}.js"
+            names[module] = f"client-{digest}.{end}" if module == ENTRY else f"client-{module}-{digest}.{end}"
             served[names[module]] = content
         return names[module]
 
@@ -39,7 +44,7 @@ def served_modules() -> dict[str, bytes]:
     return served
 
 
-_NAME: Final = re.compile(r"client-(?:([a-z_]+)-)?[0-9a-f]{12}\.js")
+_NAME: Final = re.compile(r"client-(?:([a-z_]+)-)?[0-9a-f]{12}\.(m?js)")
 
 
 def todays_module(name: str) -> bytes | None:
@@ -51,7 +56,7 @@ def todays_module(name: str) -> bytes | None:
     """
     if (asked := _NAME.fullmatch(name)) is None:
         return None
-    for served, content in served_modules().items():
+    for served, content in served_modules(asked[2]).items():
         found = _NAME.fullmatch(served)
         if found is not None and found[1] == asked[1]:
             return content
@@ -59,6 +64,6 @@ def todays_module(name: str) -> bytes | None:
 
 
 @cache
-def entry_name() -> str:
-    """Return the file name under which the module is served that a page loads."""
-    return next(name for name in served_modules() if name.count("-") == 1)
+def entry_name(end: str = USUAL) -> str:
+    """Return the file name, with one of the two ends, under which the module is served that a page loads."""
+    return next(name for name in served_modules(end) if name.count("-") == 1)

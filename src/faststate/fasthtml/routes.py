@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..client.modules import served_modules, todays_module
+from ..client.modules import MOUNTED, served_modules, todays_module
 from ..exceptions import FastStateError
 from ..provider.page_tokens import StaleTokens
 from ..provider.payload import tokens_of
@@ -70,15 +70,15 @@ def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., A
 
     async def client(request: Request) -> Response:
         """GET: a module of the page's program. Its name has its hash, so it is kept for good."""
-        name = f"client-{request.path_params['name']}.js"
-        content, kept = served_modules().get(name), KEPT_FOR_GOOD
+        name = f"client-{request.path_params['name']}"
+        content, kept = served_modules().get(name) or served_modules(MOUNTED).get(name), KEPT_FOR_GOOD
         if content is None:
             content, kept = todays_module(name), "no-store"
         if content is None:
             return PlainTextResponse("There is no such module.", 404)
         return Response(content, media_type="text/javascript", headers={"cache-control": kept})
 
-    client_path = f"{provider.options.prefix}/client-{{name}}.js"
+    client_path = f"{provider.options.prefix}/client-{{name}}"
     client_route = Route(client_path, client, methods=["GET"], name="faststate-client")
     datastar_route = Route(f"{provider.options.prefix}/datastar", datastar, methods=["GET"], name="faststate-datastar")
     leave = _leave_route(provider, app, make_endpoint)

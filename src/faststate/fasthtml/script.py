@@ -9,7 +9,7 @@ from fastcore.xml import Safe
 from starlette.requests import HTTPConnection
 
 from ..auth.users import current_request
-from ..client.modules import entry_name
+from ..client.modules import MOUNTED, USUAL, entry_name
 from ..provider.context import RequestProvider
 from ..provider.page import PageScript
 
@@ -21,7 +21,8 @@ def page_script(provider: RequestProvider, connection: HTTPConnection | None) ->
     datastar = datastar_url(provider)
     if datastar != options.datastar_src:
         datastar = root + datastar
-    return PageScript(f"{root}{options.prefix}/{entry_name()}", datastar, _offline_text(options.offline))
+    entry = entry_name(MOUNTED if root else USUAL)
+    return PageScript(f"{root}{options.prefix}/{entry}", datastar, _offline_text(options.offline))
 
 
 def datastar_url(provider: RequestProvider) -> str:
