@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
-from benchmarks import fairness, sharing
+from benchmarks import client, fairness, sharing
 from benchmarks.delivery import Bench, Scale, deliver, delivered, unconcerned
 from benchmarks.events import in_process, over_http
 from benchmarks.journeys import journeys
@@ -73,6 +75,15 @@ def test_a_visitors_latency_beside_a_flood_is_measured():
     assert len(found) == 4
     assert all(0 < latency.p50 <= latency.p99 <= latency.worst for latency in found.values())
     assert not any(latency.refused for latency in found.values())
+
+
+@pytest.mark.timeout(180)
+def test_what_a_page_costs_in_the_browser_is_measured():
+    if not Path(client.DATASTAR).is_file() or shutil.which("chromium") is None:
+        pytest.skip("there is no Chromium, or no copy of Datastar")
+    found = dict(client.measured(tabs=3, idle=1.0))
+    assert len(found) == 8
+    assert int(found["HTML of the page"].replace(",", "")) < 2_000
 
 
 def test_a_stream_that_never_has_what_changed_is_reported(monkeypatch):
