@@ -159,6 +159,7 @@ HOUSE: Mapping[str, Sequence[str]] = {
         "shutdown",
         "streams",
         "event_route",
+        "batch_route",
         "stream_route",
         "routes",
         "caching",

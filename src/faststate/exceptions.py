@@ -38,9 +38,11 @@ class FastStateError(Exception):
 
     `status` is the HTTP status (int) of the response to a request that fails with this error. Clients see the message
     only if the status is below 500; it never contains a value that a client may not see.
+    With `send_again`, the event of a page did not even begin: the page sends it again by itself.
     """
 
     status: int = 500
+    send_again: bool = False
 
 
 class ConfigurationError(FastStateError):

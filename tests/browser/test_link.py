@@ -56,7 +56,8 @@ def test_a_connection_that_dies_without_a_word_is_found_and_replaced(server, ope
     with proxy_beside(server.port) as (proxy, run):
         page = open_on(at(server, proxy.port), forgive="ERR_")
         first = wait_live(page)
-        page.set_default_timeout(30_000)  # the browser may have six connections, all dead: it takes 2 s to find out each
+        # The browser may have six connections, all dead, and takes 2 s to find out each.
+        page.set_default_timeout(30_000)
         run(proxy.silence())
         shown = number(other, "n")
         click(other, "add")

@@ -5,7 +5,7 @@
  */
 
 import {patch, tell} from "./datastar.js";
-import {hasEvents, readEvents} from "./sse.js";
+import {Queue} from "./queue.js";
 
 /**
  * The parts of an event as the page's markup writes them; `docs/protocol.md` describes the payload.
@@ -21,6 +21,19 @@ import {hasEvents, readEvents} from "./sse.js";
 /** URL that the library's routes begin with, for a page without states, which does not say it. */
 const OWN_URL = new URL(".", import.meta.url).href;
 
+/** Most bytes of a request that outlives its page; a browser allows 64 KB for all of them together. */
+const MOST_AT_LEAVING = 60_000;
+
+const LATE = "The server does not answer just now. What you did is sent again until it does.";
+/** A proxy answered with a page of its own, to sign in: the same again would be answered so, too. */
+const PAGE = "This was not answered. Please load the page again.";
+const LOST = "The server could not be reached. Please look whether this was done before you try again.";
+
+/**
+ * An event as its request brings it.
+ * @typedef {import("./queue.js").Sendable & {state: string, name: string, parts: Parts & {q: number}}} PageEvent
+ */
+
 /** Make a nonce. `crypto.randomUUID` exists on secure origins only, and apps are tried out over plain HTTP. */
 function nonce() {
   return [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -35,10 +48,28 @@ export class Events {
    * @type {WeakMap<Element, {rendered: string, now: string}>}
    */
   #versions = new WeakMap();
+  #queue;
 
   /** @param {import("./datastar.js").Datastar} datastar */
   constructor(datastar) {
     this.#datastar = datastar;
+    this.#queue = new Queue({
+      post: (events, leaving) => this.#request(events, leaving),
+      now: () => Date.now(),
+      random: () => Math.random(),
+      later: (run, ms) => setTimeout(run, ms),
+      cancel: (timer) => clearTimeout(timer),
+    });
+  }
+
+  /** The server can be reached again. */
+  wake() {
+    this.#queue.wake();
+  }
+
+  /** The page is left. */
+  leave() {
+    this.#queue.leave();
   }
 
   /**
@@ -66,72 +97,114 @@ export class Events {
     const rendered = parts.v;
     const seen = this.#versions.get(form);
     if (seen && seen.rendered === rendered) parts = {...parts, v: seen.now};
-    await this.#post(form, path, {...parts, f: [...new FormData(form, button ?? input)]}, own);
-    const {ok, status, v} = this.#signals();
-    const succeeded = ok === own;
+    const {status, v} = await this.#post(form, path, {...parts, f: [...new FormData(form, button ?? input)]}, own);
+    const succeeded = status === 204;
     if (rendered !== undefined && (succeeded || status === 409)) this.#versions.set(form, {rendered, now: v});
     if (succeeded) form.reset();
   }
 
   /**
+   * Send an event when it is its turn. Return the status of its answer (0 for none), and the version that the form's
+   * state has then.
    * @param {Element} el
    * @param {string} path
    * @param {Parts} parts
-   * @param {string} own nonce
+   * @param {string} nonce
+   * @returns {Promise<{status: number, v: string}>}
    */
-  async #post(el, path, parts, own) {
+  #post(el, path, parts, nonce) {
     const {mergePatch} = this.#datastar;
+    const [state, name] = path.split("/");
+    const own = this.#parts(parts);
     mergePatch({_fs: {err: "", status: 0}});
-    const {body, connection, url} = this.#payload(parts);
     tell("started", el);
-    try {
-      const response = await fetch(`${url}event/${path}`, {
-        method: "POST",
-        headers: {
-          "content-type": "application/json",
-          "datastar-request": "true",
-          "faststate-nonce": own,
-          "faststate-connection": connection,
+    return new Promise((resolve) => {
+      /** @type {PageEvent} */
+      const event = {
+        nonce,
+        lane: `${state}/${parts.i ?? ""}`,
+        state,
+        name,
+        parts: own,
+        take: (frame) => patch(frame, el),
+        late: () => mergePatch({_fs: {err: LATE}}),
+        done: ({status, told}) => {
+          const {err, v} = this.#signals();
+          if (!status) mergePatch({_fs: {err: LOST}});
+          else if (status === 200 && !told) mergePatch({_fs: {err: PAGE, status}});
+          else if (status >= 300 && !told) mergePatch({_fs: {err: `The server refused this (${status}).`, status}});
+          else if (err === LATE) mergePatch({_fs: {err: ""}});
+          tell("finished", el);
+          resolve({status, v});
         },
-        body,
-      });
-      const {status, headers} = response;
-      if (status === 200 && hasEvents(headers)) await readEvents(response, (event) => patch(event, el));
-      else if (status !== 204) {
-        // A proxy may answer with a page of its own, to sign in.
-        const isPage = status === 200;
-        const err = isPage ? "This was not answered. Please load the page again." : `The server refused this (${status}).`;
-        mergePatch({_fs: {err, status}});
-      }
-    } catch (error) {
-      console.warn("FastState: an event was not answered", error);
-      const err = "The server could not be reached. Please look whether this was done before you try again.";
-      mergePatch({_fs: {err}});
-    } finally {
-      tell("finished", el);
-    }
+      };
+      this.#queue.add(event);
+    });
   }
 
-  /** @param {Parts} parts */
-  #payload(parts) {
-    const {root, startPeeking, stopPeeking} = this.#datastar;
-    startPeeking(); // an expression that sends an event does not depend on the signals that are sent
-    try {
+  /**
+   * The parts of an event as the page is at this moment.
+   * @param {Parts} parts
+   */
+  #parts(parts) {
+    return this.#peek((root) => {
       const given = Array.isArray(parts.s) ? parts.s.filter((name) => name in root) : null;
       const signals = given ? Object.fromEntries(given.map((name) => [name, root[name]])) : undefined;
-      const payload = {...parts, s: signals, w: Object.values(root._fs.w ?? {}), q: ++this.#number};
-      const url = Object.hasOwn(root._fs, "u") ? root._fs.u : OWN_URL;
-      return {body: JSON.stringify(payload), connection: String(root._fs.c), url: String(url)};
-    } finally {
-      stopPeeking();
-    }
+      // A copy: what an argument or a bound field holds may change until it is sent.
+      return JSON.parse(JSON.stringify({...parts, s: signals, q: ++this.#number}));
+    });
+  }
+
+  /**
+   * Send events, by the page's tokens of now: a single one to its own URL, several to one for all.
+   * @param {import("./queue.js").Sent[]} sent
+   * @param {boolean} leaving
+   */
+  #request(sent, leaving) {
+    const {c, u, w} = this.#peek(({_fs}) => ({
+      c: String(_fs.c),
+      u: String(Object.hasOwn(_fs, "u") ? _fs.u : OWN_URL),
+      w: Object.values(_fs.w ?? {}),
+    }));
+    const events = sent.map(({event, age}) => {
+      const {state, name, nonce, parts} = /** @type {PageEvent} */ (event);
+      return {state, name, nonce, parts: age ? {...parts, t: Math.round(age)} : parts};
+    });
+    const [{state, name, nonce, parts}] = events;
+    const isOne = events.length === 1;
+    // Among others an event has names of its own for what the URL and the headers of a single one say.
+    const several = events.map(({state, name, nonce, parts: {s: g, ...parts}}) => {
+      return {s: state, e: name, k: nonce, ...parts, g};
+    });
+    const body = JSON.stringify(isOne ? {...parts, w} : {w, e: several});
+    return fetch(isOne ? `${u}event/${state}/${name}` : `${u}events`, {
+      method: "POST",
+      headers: {
+        "content-type": "application/json",
+        "datastar-request": "true",
+        "faststate-connection": c,
+        ...(isOne ? {"faststate-nonce": nonce} : {}),
+      },
+      body,
+      keepalive: leaving && new TextEncoder().encode(body).length < MOST_AT_LEAVING,
+    });
   }
 
   #signals() {
+    return this.#peek((root) => ({err: root._fs.err, v: root._fs.v}));
+  }
+
+  /**
+   * Read signals. An expression that sends an event does not depend on those that are sent with it.
+   * @template T
+   * @param {(root: any) => T} read
+   * @returns {T}
+   */
+  #peek(read) {
     const {root, startPeeking, stopPeeking} = this.#datastar;
     startPeeking();
     try {
-      return {ok: root._fs.ok, status: root._fs.status, v: root._fs.v};
+      return read(root);
     } finally {
       stopPeeking();
     }

@@ -79,6 +79,7 @@ function start(datastar, badge) {
       if (said || (state === "live" && refusal && peek(() => root._fs.err) === refusal)) mergePatch({_fs: {err: said}});
       if (said || state === "live") refusal = said;
       mergePatch({_fs: {link: state}});
+      if (state === "live") events.wake();
     },
     now: () => performance.now(),
     random: () => Math.random(),
@@ -150,8 +151,12 @@ function start(datastar, badge) {
   document.addEventListener("prerenderingchange", () => link.wake());
   document.addEventListener("resume", () => link.wake());
   addEventListener("pageshow", (event) => event.persisted && link.wake());
+  addEventListener("pagehide", () => events.leave());
   addEventListener("pagehide", () => link.pause()); // a page with an open stream is not kept for "back"
-  addEventListener("online", () => link.online());
+  addEventListener("online", () => {
+    link.online();
+    events.wake();
+  });
   addEventListener("offline", () => link.offline());
 
   new Scan(datastar).begin().then((isThere) => {

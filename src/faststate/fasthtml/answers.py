@@ -41,20 +41,29 @@ _MESSAGES: Final[dict[type[FastStateError], str]] = {
 """Messages for pages, in place of those errors whose own message is for the log."""
 
 
+AGAIN: Final = 1
+"""Seconds after which a page sends an event again that was not run."""
+
 _NOT_KEPT: Final = (b"cache-control", b"no-store")
 
 _OF_FRAMES: Final = [(name.lower().encode(), value.encode()) for name, value in SSE_HEADERS.items()]
 
 
 class EventResponse(Response):
-    """The answer to an event: 204, or SSE that says what happened; `FastState-Status` holds the status meant."""
+    """The answer to an event: 204, or SSE that says what happened; `FastState-Status` holds the status meant.
 
-    def __init__(self, frames: bytes = b"", status: int | None = None) -> None:
+    `after` is given if the event was not run: the page sends it again after so many seconds.
+    """
+
+    def __init__(self, frames: bytes = b"", status: int | None = None, after: int | None = None) -> None:
         # Set here, since Starlette's constructor takes 4.7 µs, and an event ends with one of two lists of headers.
         self.status_code, self.body, self.background = 200 if frames else 204, frames, None
         self.raw_headers = [*_OF_FRAMES, (b"content-length", b"%d" % len(frames))] if frames else [_NOT_KEPT]
+        self.meant, self.after = status or 204, after
         if status is not None:
             self.raw_headers.append((b"faststate-status", b"%d" % status))
+        if after is not None:
+            self.raw_headers.append((b"retry-after", b"%d" % after))
 
 
 def refused_response(error: FastStateError, frames: bytes = b"") -> EventResponse:
@@ -64,7 +73,8 @@ def refused_response(error: FastStateError, frames: bytes = b"") -> EventRespons
     else:
         fallback = BUSY if error.status == 503 else BROKEN
         message = next((text for kind, text in _MESSAGES.items() if isinstance(error, kind)), fallback)
-    return EventResponse(frames + message_frame(message, error.status), error.status)
+    after = AGAIN if error.send_again else None
+    return EventResponse(frames + message_frame(message, error.status), error.status, after)
 
 
 async def error_response(provider: StateProvider, connection: HTTPConnection, error: Exception) -> Any:

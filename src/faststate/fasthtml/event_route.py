@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fasthtml.core import HTTPException
 from pydantic import ValidationError
@@ -32,6 +32,8 @@ from .beforeware import GuardedEndpoint
 from .requests import headers_of, parse_json, read_body
 
 logger = logging.getLogger("faststate")
+
+Sent = TypeVar("Sent")
 
 _FAILED: Final = "faststate_failed"
 """Where an event's error waits in the request's scope for the event's route."""
@@ -64,6 +66,7 @@ class EventRoute:
         self._guarded = GuardedEndpoint(app, make_endpoint, self._dispatch)
         self._app = app
         self._path = re.compile(f"{re.escape(provider.options.prefix)}/event/([^/]*)/([^/]*)")
+        self._batch_path = f"{provider.options.prefix}/events"
         self.route = Route(
             f"{provider.options.prefix}/event/{{state}}/{{event}}",
             self.endpoint,
@@ -93,15 +96,14 @@ class EventRoute:
 
     def _named(self, scope: Scope) -> re.Match[str] | None:
         """Return the names of the state and the event in a request's path; None if it is not an event's."""
-        path, root = scope["path"], scope.get("root_path", "")
-        if root and path.startswith(root + "/"):
-            path = path[len(root) :]
-        return self._path.fullmatch(path)
+        return self._path.fullmatch(_path_below(scope))
 
     def unavailable(self, scope: Scope, error: FastStateError) -> Response:
         """Answer a request while the store is unavailable; an event's answer is shown by its page."""
-        if self._named(scope) is not None and b"datastar-request" in headers_of(scope):
-            return self._refuse(error)
+        is_ours = self._named(scope) is not None or _path_below(scope) == self._batch_path
+        if is_ours and b"datastar-request" in headers_of(scope):
+            error.send_again = True
+            return self.refuse(error)
         return PlainTextResponse(BUSY, 503, {"retry-after": "5"})
 
     async def endpoint(self, request: Request) -> Response:
@@ -114,40 +116,58 @@ class EventRoute:
 
     # -- before it runs --------------------------------------------------------------------------------------------
 
-    async def _answer(
+    def _answer(
         self, context: RequestContext, state: str, event: str, scope: Scope, receive: Receive
+    ) -> Awaitable[Response]:
+        def parse(body: bytes, headers: Mapping[bytes, bytes]) -> Call:
+            call = Call.parse(
+                state,
+                event,
+                parse_json(body, self.provider.options.max_depth),
+                Request(scope).query_params.multi_items() if scope["query_string"] else (),
+                header_text(headers, b"faststate-nonce"),
+                header_text(headers, b"faststate-connection"),
+            )
+            call.receive = receive
+            return call
+
+        return self.admit(context, scope, receive, parse, self.run)
+
+    async def admit(
+        self,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        parse: Callable[[bytes, Mapping[bytes, bytes]], Sent],
+        run: Callable[[RequestContext, Sent, str | None], Awaitable[EventResponse]],
     ) -> Response:
+        """Answer a request that brings events: `parse` what was sent, and `run` it if all Beforeware lets it through.
+
+        It counts as one event, both of the rate and of those under way.
+        """
         headers = headers_of(scope)
         if b"datastar-request" not in headers or is_cross_site(headers):
             return PlainTextResponse("Only the app's own pages may send events.", 403)
         provider, session_id = self.provider, context.session_id()
-        if wait := provider.throttle.event_rates.take(session_id, context.address):
-            return self._refuse_for("Too many actions at once. Please wait a moment.", ceil(wait))
-        client = session_id or f"address {network_of(context.address)}"
+        if (refused := self.refused_by_rate(context, session_id)) is not None:
+            return refused
+        client = client_of(context, session_id)
         if (too_many := provider.throttle.begin_event(client)) is not None:
-            return self._refuse_for(too_many, 1)
+            return self.refuse_for(too_many, 1)
         try:
             try:
                 body = await read_body(provider, receive, headers)
-                call = Call.parse(
-                    state,
-                    event,
-                    parse_json(body, provider.options.max_depth),
-                    Request(scope).query_params.multi_items() if scope["query_string"] else (),
-                    _text(headers, b"faststate-nonce"),
-                    _text(headers, b"faststate-connection"),
-                )
+                sent = parse(body, headers)
             except TimeoutError:
                 return PlainTextResponse("The event took too long to arrive.", 408, {"connection": "close"})
             except StaleTokens:
                 return EventResponse(reload_frame(), 403)
             except FastStateError as error:
-                return self._refuse(error)
-            call.receive = receive
+                return self.refuse(error)
 
             if self._guarded.is_open:
-                return await self._run(context, call, session_id)
-            response = await self._guarded.answer(scope, body, faststate_call=call)
+                return await run(context, sent, session_id)
+            response = await self._guarded.answer(scope, body, faststate_sent=(run, sent))
             return response if isinstance(response, EventResponse) else self._before_answered(response)
         finally:
             provider.throttle.end_event(client)
@@ -160,7 +180,7 @@ class EventRoute:
                 frames = go_frame(safe_location(response.headers.get("location", "/")))
             except FastStateError as error:
                 logger.error("a Beforeware redirects to where no browser may be sent: %s", error)
-                return self._refuse(error)
+                return self.refuse(error)
         else:
             frames = message_frame("You may not do this." if status < 500 else BROKEN, status)
         answer = self._refuse_with(frames, status)
@@ -169,12 +189,20 @@ class EventRoute:
 
     # -- refusals --------------------------------------------------------------------------------------------------
 
-    def _refuse(self, error: FastStateError, frames: bytes = b"") -> EventResponse:
+    def refuse(self, error: FastStateError, frames: bytes = b"") -> EventResponse:
+        """Return the answer that shows an error in the page, behind the `frames` of what was committed before."""
         self.provider.counters.refused += 1
         return refused_response(error, frames)
 
-    def _refuse_for(self, message: str, seconds: int) -> EventResponse:
-        refused = self._refuse(LimitError(message))
+    def refused_by_rate(self, context: RequestContext, session_id: str | None) -> EventResponse | None:
+        """Return the refusal of one event more than the client's rate allows; None if it is allowed."""
+        if wait := self.provider.throttle.event_rates.take(session_id, context.address):
+            return self.refuse_for("Too many actions at once. Please wait a moment.", ceil(wait))
+        return None
+
+    def refuse_for(self, message: str, seconds: int) -> EventResponse:
+        """Return the refusal (429) of a client that may try again in so many seconds."""
+        refused = self.refuse(LimitError(message))
         refused.headers["retry-after"] = str(seconds)
         return refused
 
@@ -186,9 +214,11 @@ class EventRoute:
 
     async def _dispatch(self, request: Request) -> Response:
         context = self.provider.context(request)
-        return await self._run(context, request.state.faststate_call, context.session_id())
+        run, sent = request.state.faststate_sent
+        response: Response = await run(context, sent, context.session_id())
+        return response
 
-    async def _run(self, context: RequestContext, call: Call, session_id: str | None) -> Response:
+    async def run(self, context: RequestContext, call: Call, session_id: str | None) -> EventResponse:
         """Run an event that all Beforeware has let through."""
         live, elsewhere = None, False
         if call.connection_id is not None:
@@ -219,7 +249,7 @@ class EventRoute:
                 logger.info("%s.%s was not run to its end: %s", call.state, call.event, error)
             elif error.status >= 500 and not isinstance(error, EventTimeoutError):  # logged when its time ran out
                 logger.error("%s.%s failed: %s", call.state, call.event, error, exc_info=error)
-            return self._refuse(error, effects.frames)
+            return self.refuse(error, effects.frames)
         except ValidationError as error:
             # The event made a model of what it was given: the model's own words, without the value.
             place, message = explain_by_title(error)[0]
@@ -238,6 +268,18 @@ class EventRoute:
         return EventResponse(effects.frames)
 
 
-def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+def client_of(context: RequestContext, session_id: str | None) -> str:
+    """Return the name under which a client's events under way are counted: its session's, or its address's."""
+    return session_id or f"address {network_of(context.address)}"
+
+
+def header_text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    """Return a header as text; None if it is missing."""
     value = headers.get(name)
     return value.decode("latin-1") if value is not None else None
+
+
+def _path_below(scope: Scope) -> str:
+    """Return a request's path below the one at which the app is mounted."""
+    path, root = scope["path"], scope.get("root_path", "")
+    return str(path[len(root) :] if root and path.startswith(root + "/") else path)

@@ -16,6 +16,7 @@ from ..provider.page_tokens import StaleTokens
 from ..provider.payload import tokens_of
 from ..provider.provider import StateProvider
 from ..sessions.caller import is_cross_site
+from .batch_route import BatchRoute
 from .beforeware import GuardedEndpoint
 from .event_route import EventRoute
 from .requests import headers_of, parse_json, read_body
@@ -59,6 +60,7 @@ def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., A
     `make_endpoint` is FastHTML's own: it runs the app's Beforeware for these routes, as for any other.
     """
     events = EventRoute(provider, app, make_endpoint)
+    batches = BatchRoute(provider, events)
     streams = StreamRoute(provider, app, make_endpoint)
 
     async def datastar(request: Request) -> Response:
@@ -82,5 +84,5 @@ def add_routes(provider: StateProvider, app: Any, make_endpoint: Callable[..., A
     client_route = Route(client_path, client, methods=["GET"], name="faststate-client")
     datastar_route = Route(f"{provider.options.prefix}/datastar", datastar, methods=["GET"], name="faststate-datastar")
     leave = _leave_route(provider, app, make_endpoint)
-    app.router.routes[:0] = [events.route, leave, streams.route, client_route, datastar_route]
+    app.router.routes[:0] = [events.route, batches.route, leave, streams.route, client_route, datastar_route]
     return events

@@ -40,7 +40,7 @@ class StreamKeeper:
         self.provider = provider
         self.fasthtml_app = fasthtml_app
         self._path = provider.options.prefix + "/stream"
-        self._events = provider.options.prefix + "/event/"
+        self._events = provider.options.prefix + "/event"
         self._watched: ref[asyncio.AbstractEventLoop] | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

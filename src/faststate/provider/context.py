@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -59,6 +59,20 @@ class RequestContext(Caller):
         self.root: str = self._scope.get("root_path", "")
         self.temporary_id: str | None = None
         """The id of the page's TEMPORARY states that are not told apart by ids of their own."""
+
+    def for_event(self) -> Self:
+        """Return a context for one of several events that the request brings: it finds its user and rights anew.
+
+        An event before it may have signed somebody in, or changed what the user may do.
+        """
+        scope = dict(self._scope)
+        made = type(self)(self.provider, HTTPConnection(scope))
+        scope["faststate"] = made
+        return made
+
+    def forget(self) -> None:
+        """Leave the request's scope, when nothing of it is under way any more: see `AnsweredRequest`."""
+        self._scope["faststate"] = AnsweredRequest(self.provider)
 
     @property
     def page(self) -> PageContent:

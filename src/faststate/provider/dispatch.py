@@ -197,6 +197,7 @@ class Dispatcher:
                 expected=call.version if event.expect_version else None,
                 guards=guards,
                 limit=self.parts.options.event_timeout,
+                age=call.age / 1_000 if call.age else None,
             )
         except EventConflictError:
             await page_event.show_state()

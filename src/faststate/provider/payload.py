@@ -10,8 +10,12 @@ from typing import Any, Final, NamedTuple
 from starlette.types import Receive
 
 from ..exceptions import EventArgumentError
+from ..wire.values import depth_of
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+MOST_IN_BATCH: Final = 50
+"""Most events in one request."""
 
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
 
@@ -29,6 +33,7 @@ class Call:
     is_form = False
     sequence: int | None = None
     version: str | None = None
+    age: int | None = None
     receive: Receive | None = None
     """ASGI's `receive` of the request, whose body has been read: it tells when the client has gone."""
 
@@ -89,6 +94,7 @@ _PARTS: Final = {
     "i": _Part("instance_id", str, "state id must be a string"),
     "q": _Part("sequence", int, "sequence must be a number"),
     "s": _Part("signals", dict, "part 's' must be an object"),
+    "t": _Part("age", int, "age must be a number of milliseconds"),
     "v": _Part("version", str, "version must be a string"),
     "w": _Part("tokens", list, "tokens must be a list"),
 }
@@ -103,6 +109,58 @@ def fingerprints_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise EventArgumentError("the payload's fingerprints must be an object")
     return found
+
+
+class BatchTooLong(EventArgumentError):
+    """A request brings more than `MOST_IN_BATCH` events."""
+
+    status = 413
+
+
+def parse_batch(body: Any, max_depth: int, connection_id: str | None) -> dict[str, Call | EventArgumentError]:
+    """Return the events of a batch (the parsed JSON `body`) by their nonces, in their order.
+
+    An event that does not have its form is the error that says so. Raises `EventArgumentError` if the batch itself does
+    not have its form: it has no list of events, or one of them cannot be named in the answer.
+    """
+    if not isinstance(body, dict):
+        raise EventArgumentError(f"the payload must be an object, not {type(body).__name__}")
+    if unknown := body.keys() - {"e", "w"}:
+        raise EventArgumentError(f"the payload has an unknown part {min(unknown)[:40]!r}")
+    tokens, events = tokens_of(body), body.get("e")
+    if depth_of(tokens) > max_depth:
+        raise EventArgumentError(f"the payload's tokens are nested more than {max_depth} levels deep")
+    if not isinstance(events, list) or not events:
+        raise EventArgumentError("the payload's part 'e' must be a list of events")
+    if len(events) > MOST_IN_BATCH:
+        raise BatchTooLong(f"the payload has {len(events)} events; the most is {MOST_IN_BATCH}")
+    found: dict[str, Call | EventArgumentError] = {}
+    for event in events:
+        nonce = event.get("k") if isinstance(event, dict) else None
+        if not isinstance(nonce, str) or not _NONCE.match(nonce):
+            raise EventArgumentError("each event is an object with a nonce 'k' of 8 to 64 letters and digits")
+        if nonce in found:
+            raise EventArgumentError("two events of the payload have the same nonce")
+        try:
+            found[nonce] = _parse_batched(event, max_depth, tokens, nonce, connection_id)
+        except EventArgumentError as error:
+            found[nonce] = error
+    return found
+
+
+def _parse_batched(
+    event: dict[str, Any], max_depth: int, tokens: list[Any], nonce: str, connection_id: str | None
+) -> Call:
+    """Make a call from one event of a batch, in which "s" and "e" name the state and the event, and "g" are signals."""
+    if depth_of(event) > max_depth:
+        raise EventArgumentError(f"the event is nested more than {max_depth} levels deep")
+    if "w" in event:
+        raise EventArgumentError("the payload has an unknown part 'w'")
+    state, name = event.get("s"), event.get("e")
+    if not isinstance(state, str) or not isinstance(name, str):
+        raise EventArgumentError("the payload's parts 's' and 'e' must be the names of a state and of an event")
+    parts = {part: value for part, value in event.items() if part not in ("s", "e", "k", "g")}
+    return Call.parse(state, name, {**parts, "s": event.get("g"), "w": tokens}, (), nonce, connection_id)
 
 
 def tokens_of(body: Any) -> list[Any]:

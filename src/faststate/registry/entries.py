@@ -210,6 +210,12 @@ class Entry:
         """True if the event with this nonce (its digest) has been committed."""
         return self.nonces is not None and digest in self.nonces
 
+    def may_have_forgotten(self, age: float, now: float) -> bool:
+        """True if the nonce of an event that was sent first `age` seconds ago may have been remembered and dropped."""
+        if age >= NONCE_AGE:
+            return True
+        return self.nonces is not None and len(self.nonces) >= NONCES_KEPT and min(self.nonces.values()) > now - age
+
     def recent_nonces(self, now: float) -> list[str]:
         """The digests of the nonces to save with the state."""
         return [nonce for nonce, at in (self.nonces or {}).items() if now - at < NONCE_AGE]

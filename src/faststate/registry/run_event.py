@@ -10,7 +10,7 @@ from contextvars import Token
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-from ..exceptions import EventConflictError, FastStateError
+from ..exceptions import EventConflictError, EventError, FastStateError, LockTimeoutError
 from ..scheduling.running import RunningEvent
 from ..scheduling.threads import Job, Place, places_here
 from ..scheduling.waits import begin
@@ -72,22 +72,24 @@ async def run_event(
     expected: str | None = None,
     guards: Sequence[Guard] = (),
     limit: float | None = None,
+    age: float | None = None,
 ) -> None:
     """Run an event for `caller`, which takes each committed step: one, or one per `yield` of a generator.
 
     `states` are the further states that the event takes, by parameter; `guards` are asked again if their state changes
-    before the event runs. An event whose `nonce` the state has seen is not run again. One that `expected` another
+    before the event runs. An event whose `nonce` the state has seen is not run again, nor one that was sent first `age`
+    seconds ago if the state may have forgotten its nonce since then: `EventError`. One that `expected` another
     version than the state's (as the signal has it) is not run: `EventConflictError`. Without a limit of its own it may
     take `limit` seconds from when it has its locks (None for no limit): `EventTimeoutError`. When the event raises, its
     step leaves no trace.
     """
     entries = [entry, *states.values()]
     thread = None
+    has_locks = False
     try:
         if event.kind == "sync":
             thread = await EventThread.enter(registry, entries)
         transaction = Transaction(registry, entries, guards, caller.still_current)
-        has_locks = False
         try:
             seen = Nonce.of(entry, nonce, states) if nonce is not None else None
             found = await transaction.begin(seen, thread.until if thread is not None else None)
@@ -109,6 +111,8 @@ async def run_event(
                 if (taking := caller.take(Step(None, repeated=True))) is not None:
                     await taking
                 return
+            if seen is not None and age is not None and entry.may_have_forgotten(age, registry.clock()):
+                raise EventError("It is not known whether this was done before. Please look, and do it again if not.")
             if expected is not None and expected != str(entry.version):
                 raise EventConflictError(
                     f"{entry.identifier.cls_name} has changed meanwhile: please look at it again", str(entry.version)
@@ -152,6 +156,9 @@ async def run_event(
             raise
         finally:
             transaction.end()
+    except LockTimeoutError as error:
+        error.send_again = not has_locks
+        raise
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():

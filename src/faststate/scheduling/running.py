@@ -235,7 +235,9 @@ class RunningEvents:
     def check(self) -> None:
         """Raise `NotStartedError` if it is too late for an event to begin."""
         if self.is_over:
-            raise NotStartedError("the server ends: it runs no events any more")
+            error = NotStartedError("the server ends: it runs no events any more")
+            error.send_again = True
+            raise error
 
     async def receive(self, body: Awaitable[bytes], seconds: float) -> bytes:
         """Return the body of a request. Raises `TooLate` after `seconds`, or soon after the server began to stop."""

@@ -87,6 +87,15 @@ def message_frame(message: str, status: int) -> bytes:
     return signals_frame({"_fs": {"err": message, "status": status}})
 
 
+def done_frame(nonce: str, status: int, after: int | None = None) -> bytes:
+    """Return the frame (bytes) that ends the answer to the event with this nonce, one of several.
+
+    `after` is the number of seconds after which the page sends an event again that was not run.
+    """
+    told = {"k": nonce, "status": status, **({"after": after} if after is not None else {})}
+    return f"event: faststate-done\ndata: {to_json(told)}\n\n".encode()
+
+
 def go_frame(location: str) -> bytes:
     """Return the frame (bytes) that sends the browser to `location`, a URL."""
     return signals_frame({"_fs": {"go": location}})
