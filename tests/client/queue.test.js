@@ -99,6 +99,13 @@ test("a single event waits for nothing", () => {
   assert.deepEqual([page.asked[0].ages, page.asked[0].leaving], [[0], false]);
 });
 
+test("an event that is sent for the first time has no age, however slow the machine", () => {
+  const page = new FakePage();
+  page.now = () => (page.time += 7);
+  page.click();
+  assert.deepEqual(page.asked[0].ages, [0]);
+});
+
 test("what is done meanwhile waits, and goes in its order when the answer is there", async () => {
   const page = new FakePage();
   for (let i = 0; i < 4; i++) page.click();

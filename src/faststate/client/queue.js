@@ -190,7 +190,7 @@ export class Queue {
       }
     };
     const timer = network.later(goOn, HOLDS);
-    const {status, after} = await this.#answer(items, leaving).catch(() => ({status: 0, after: 0}));
+    const {status, after} = await this.#answer(items, leaving, now).catch(() => ({status: 0, after: 0}));
     network.cancel(timer);
     for (const item of items) item.carriers--;
     const open = items.filter((item) => !item.isDone && !item.carriers);
@@ -211,10 +211,10 @@ export class Queue {
    * with the seconds after which the server wants them again.
    * @param {Item[]} items
    * @param {boolean} leaving
+   * @param {number} now as the events have it that are sent for the first time: their age is 0
    * @returns {Promise<{status: number, after: number}>}
    */
-  async #answer(items, leaving) {
-    const now = this.#network.now();
+  async #answer(items, leaving, now) {
     const sent = items.map(({event, since}) => ({event, age: Math.max(0, now - (since ?? now))}));
     const response = await this.#network.post(sent, leaving);
     const {status, headers} = response;
