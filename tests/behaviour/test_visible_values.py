@@ -340,7 +340,7 @@ def test_the_page_seeds_an_empty_signal_for_what_is_hidden(site, who):
 
 def test_a_bound_field_is_not_set_by_who_may_not_see_it_and_the_event_still_runs(site):
     page = page_of(site, "cat", "/form")
-    assert page.signals["Form"] == {"text": "", "open": "", "maybe": "", "saved": 0}
+    assert page.signals["Form"].items() >= {"text": "", "open": "", "maybe": "", "saved": 0}.items()
     response = page.send("Form", "save", bound={"text": "", "open": "mine", "maybe": ""})
     form = site.provider.registry.peek("global:Form")
     assert response.status_code == 200 and (form.text, form.open, form.maybe, form.saved) == (SECRET, "mine", GRADE, 1)

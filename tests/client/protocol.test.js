@@ -6,6 +6,7 @@ import {test} from "node:test";
 
 import {partsOf} from "../../src/faststate/client/datastar.js";
 import {Events} from "../../src/faststate/client/events.js";
+import {Fields} from "../../src/faststate/client/fields.js";
 import {Link} from "../../src/faststate/client/link.js";
 import {EventReader} from "../../src/faststate/client/sse.js";
 import {FakeBrowser, settled} from "./fake_browser.js";
@@ -15,7 +16,9 @@ const cases = (name) => JSON.parse(readFileSync(new URL(`../protocol/${name}.jso
 /** What a page is told by these chunks of bytes, and where its stream goes on. */
 function read(chunks) {
   const events = [];
-  const reader = new EventReader(({event, data}) => events.push([event, partsOf(data)]));
+  const reader = new EventReader(({event, data}) => {
+    events.push([event, event.startsWith("datastar") ? partsOf(data) : JSON.parse(data)]);
+  });
   for (const chunk of chunks) reader.push(chunk);
   return {events, id: reader.lastId};
 }
@@ -30,7 +33,9 @@ for (const {name, text, events, id = ""} of cases("frames").cases) {
   });
 }
 
-for (const {name, path, parts, signals = {}, body} of cases("events").sent) {
+for (const name of ["Element", "HTMLInputElement", "HTMLSelectElement"]) globalThis[name] = class {};
+
+for (const {name, path, parts, told = {}, signals = {}, body} of cases("events").sent) {
   test(`an event that is sent: ${name}`, async () => {
     globalThis.document = new EventTarget();
     const sent = [];
@@ -40,8 +45,11 @@ for (const {name, path, parts, signals = {}, body} of cases("events").sent) {
     };
     const root = {...signals, _fs: {u: "/_faststate/", c: "stream-1", w: {p1: "$token"}}};
     const ignore = () => {};
-    const datastar = {root, mergePatch: ignore, startPeeking: ignore, stopPeeking: ignore};
-    await new Events(datastar).send({}, path, parts);
+    const getPath = (path) => path.split(".").reduce((inner, key) => inner?.[key], root);
+    const datastar = {root, getPath, mergePatch: ignore, startPeeking: ignore, stopPeeking: ignore};
+    const fields = new Fields(datastar);
+    fields.take({event: "datastar-patch-signals", data: `signals ${JSON.stringify(told)}`}, {});
+    await new Events(datastar, fields).send({}, path, parts);
     assert.equal(sent.length, 1);
     const [{url, method, headers, body: text}] = sent;
     assert.deepEqual([url, method], [`/_faststate/event/${path}`, "POST"]);

@@ -38,7 +38,7 @@ assert all(isinstance(shared.store, protocol) for protocol in (SharedStore, Stat
 # == Views and signals: snippet 1
 one = tab(app)
 page = one.get("/todos")
-assert "s3cret" not in page and "data-bind" in page and '"draft":""' in page
+assert "s3cret" not in page and "data-fs-bind" in page and '"draft":""' in page
 answer = one.send(Todos.add, form={"text": "<milk>"}).text
 assert "&lt;milk&gt;" in answer and "s3cret" not in answer
 assert '"ok":' in answer

@@ -5,7 +5,7 @@ one = tab(app)
 page = one.get("/")
 assert '<span data-text="$Counter.count">0</span>' in page
 assert "$Counter.count &gt; 9" in page or "$Counter.count > 9" in page
-assert 'data-bind="Counter.step"' in page or "data-bind" in page
+assert 'data-fs-bind="Counter.step"' in page
 assert '"count":5' in one.send(Counter.add, bound={"step": 5}).text
 one.send(Counter.add, bound={"count": 5}, status=400)
 

@@ -27,7 +27,7 @@ from faststate.exceptions import FastStateError
 from faststate.provider import payload
 from faststate.wire import frames
 from tests.support import ROOT
-from tests.support.client import BROWSER, Page, message, patched_signals, session_content, status
+from tests.support.client import BROWSER, Page, message, patched_signals, session_content, status, word_of
 
 HERE = Path(__file__).parent
 TEXT = (ROOT / "docs/protocol.md").read_text()
@@ -122,6 +122,8 @@ def test_each_payload_of_an_event_has_its_answer(case):
     response = page.client.request(method, f"{page.url}event/{case['path']}", **request)
     assert status(response) == case["status"], response.text
     assert case.get("message", "") in message(response)
+    word = word_of(response)
+    assert (word["values"] if word is not None else None) == case.get("word")
     told = patched_signals(response.text)
     assert case.get("signals", {}).items() <= told.get("_fs", {}).items()
     if case.get("plain"):

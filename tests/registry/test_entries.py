@@ -64,9 +64,9 @@ def test_what_all_entries_share_cannot_be_changed_by_one_of_them() -> None:
     with pytest.raises(FrozenInstanceError, match="own_shared"):
         entry.shared.committing = True
     with pytest.raises((AttributeError, TypeError)):
-        entry.shared.note_typed("page", 1)
+        entry.shared.note_typed("page", ["title"], 1)
     own = entry.own_shared()
     own.committing = True
-    assert own.note_typed("page", 1)
+    assert own.note_typed("page", ["title"], 1) == ["title"]
     assert (other.shared.committing, dict(other.shared.typed)) == (False, {})
     assert entry.shared is own

@@ -492,7 +492,7 @@ def test_a_signal_is_an_expression_and_a_live_element():
     assert isinstance(signal, SignalRef) and signal == "$Board.count" and f"{signal} > 1" == "$Board.count > 1"
     assert to_xml(P("n: ", signal), indent=False) == '<p>n: <span data-text="$Board.count">3</span></p>'
     assert "&lt;b&gt;&amp;" in to_xml(snapshot.signal.title, indent=False)
-    assert dict(snapshot.signal.draft.bind()) == {"data-bind": "Board.draft"}
+    assert dict(snapshot.signal.draft.bind()) == {"data-fs-bind": "Board.draft"}
     assert to_xml(commit(Board(due=None)).signal.due, indent=False) == '<span data-text="$Board.due"></span>'
 
 

@@ -195,7 +195,7 @@ def parse_stream(body: bytes) -> Stream:
     return found
 
 
-KINDS = {"datastar-patch-signals", "datastar-patch-elements"}
+KINDS = {"datastar-patch-signals", "datastar-patch-elements", "faststate-word"}
 PARTS = {"datastar-patch-signals": {"signals"}, "datastar-patch-elements": {"selector", "mode", "elements"}}
 
 
@@ -228,6 +228,10 @@ def frames_of(body: bytes) -> list[Frame]:
     for message in stream.messages:
         assert message.type in KINDS, f"an event that no server wrote: {message}"
         assert message.fields == ("event", *("data",) * (len(message.fields) - 1)), f"added fields: {message}"
+        if message.type == "faststate-word":
+            assert set(json.loads(message.data)) == {"path", "version", "values"} and "\n" not in message.data
+            found.append(Frame(message.type, {}))
+            continue
         parts: dict[str, list[str]] = {}
         for line in message.data.split("\n"):
             name, _, value = line.partition(" ")

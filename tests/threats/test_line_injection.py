@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from unittest.mock import ANY
 from urllib.parse import quote
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from faststate import ReactiveState, event
 from faststate.exceptions import EventDefinitionError
-from tests.support.client import BROWSER, Page, message, patched_signals, status
+from tests.support.client import BROWSER, Page, message, patched_signals, status, word_of
 from tests.threats.injection_server import (
     Document,
     LiveStream,
@@ -138,6 +139,13 @@ def test_values_that_are_only_broadcast_add_no_line(stream, text):
     assert stream.page.client.get("/told", params={"text": text}).text.startswith("told")
     told = put_mark(stream)
     assert any(frame.signals.get("Words", {}).get(text) == {"a": text} for frame in told) or "." in text
+
+
+@asked_with(hostile, WORST, runs=40)
+def test_what_an_answer_says_of_bound_fields_adds_no_line(page, text):
+    answer = page.send("Words", "put", text="", bound={"typed": text})
+    assert count_events(answer.content) == len(frames_of(answer.content))
+    assert word_of(answer) == {"path": ["Words"], "version": ANY, "values": {"typed": text}}
 
 
 @asked_with(hostile.filter(bool), WORST, "../..", runs=25)

@@ -12,6 +12,7 @@
  * @property {(plugin: object) => void} attribute
  * @property {(run: () => void) => () => void} effect
  * @property {() => void} endBatch
+ * @property {(path: string) => any} getPath
  * @property {(patch: object, options?: {ifMissing?: boolean}) => void} mergePatch
  * @property {any} root
  * @property {(value: any) => (...value: any[]) => any} signal
@@ -21,7 +22,7 @@
 
 /** What the client needs of Datastar's exports. */
 export const NEEDED = [
-  "action", "attribute", "effect", "endBatch", "mergePatch", "root", "signal", "startPeeking", "stopPeeking",
+  "action", "attribute", "effect", "endBatch", "getPath", "mergePatch", "root", "signal", "startPeeking", "stopPeeking",
 ];
 
 /** The DOM event of Datastar's own requests. */

@@ -4,16 +4,19 @@
  * Each has a nonce, by which the server knows one that it has run, and a number, by which it knows the page's order.
  */
 
-import {patch, tell} from "./datastar.js";
+import {contentOf, takeBack} from "./choices.js";
+import {tell} from "./datastar.js";
+import {contentsOf, hold, isSending, resetUnchanged} from "./forms.js";
 import {Queue} from "./queue.js";
 
 /**
  * The parts of an event as the page's markup writes them; `docs/protocol.md` describes the payload.
  * @typedef {object} Parts
  * @property {object} [a] arguments
- * @property {object} [b] bound fields
+ * @property {string[] | object} [b] names of the state's bound fields; sent as an object of the values that were changed
  * @property {[string, FormDataEntryValue][]} [f] a form's fields
  * @property {string} [i] the state's id on the page
+ * @property {string} [n] path of the state's signals, where it has bound fields; not sent
  * @property {string[] | object} [s] names of signals that are arguments; sent as an object of their values
  * @property {string} [v] version of the state that the person has seen
  */
@@ -42,6 +45,7 @@ function nonce() {
 /** Sends the events of one page. */
 export class Events {
   /** @type {import("./datastar.js").Datastar} */ #datastar;
+  /** @type {import("./fields.js").Fields} */ #fields;
   #number = 0;
   /**
    * The versions that forms have brought about, by form: a person who has sent one has seen what came of it.
@@ -50,9 +54,13 @@ export class Events {
   #versions = new WeakMap();
   #queue;
 
-  /** @param {import("./datastar.js").Datastar} datastar */
-  constructor(datastar) {
+  /**
+   * @param {import("./datastar.js").Datastar} datastar
+   * @param {import("./fields.js").Fields} fields
+   */
+  constructor(datastar, fields) {
     this.#datastar = datastar;
+    this.#fields = fields;
     this.#queue = new Queue({
       post: (events, leaving) => this.#request(events, leaving),
       now: () => Date.now(),
@@ -73,34 +81,40 @@ export class Events {
   }
 
   /**
-   * Send the event at `path` ("Counter/add").
+   * Send the event at `path` ("Counter/add"). A choice is taken back if its event is refused.
    * @param {Element} el
    * @param {string} path
    * @param {Parts} parts
+   * @param {Event} [evt] that it is sent for
    */
-  async send(el, path, parts) {
-    await this.#post(el, path, parts, nonce());
+  async send(el, path, parts, evt) {
+    const control = evt?.target instanceof Element ? evt.target : el;
+    const content = contentOf(control);
+    const {status} = await this.#post(el, path, parts, nonce());
+    if (status >= 400) takeBack(control, content);
   }
 
   /**
-   * Send a form's fields with the event, and reset the form if it succeeded.
+   * Send a form's fields with the event, unless they are on their way already. If it succeeds, the form is reset.
    * @param {HTMLFormElement} form
    * @param {HTMLElement | null} submitter
    * @param {string} path
    * @param {Parts} parts
    */
   async submit(form, submitter, path, parts) {
-    const own = nonce();
+    if (isSending(form)) return;
     // A button without a value means nothing, but FastHTML gives it its id as a name, and so a place in the form.
     const button = submitter instanceof HTMLButtonElement && submitter.value ? submitter : null;
     const input = submitter instanceof HTMLInputElement && submitter.value ? submitter : null;
     const rendered = parts.v;
     const seen = this.#versions.get(form);
     if (seen && seen.rendered === rendered) parts = {...parts, v: seen.now};
-    const {status, v} = await this.#post(form, path, {...parts, f: [...new FormData(form, button ?? input)]}, own);
+    const [data, contents] = [[...new FormData(form, button ?? input)], contentsOf(form)];
+    const release = hold(form);
+    const {status, v} = await this.#post(form, path, {...parts, f: data}, nonce()).finally(release);
     const succeeded = status === 204;
     if (rendered !== undefined && (succeeded || status === 409)) this.#versions.set(form, {rendered, now: v});
-    if (succeeded) form.reset();
+    if (succeeded) resetUnchanged(form, contents);
   }
 
   /**
@@ -115,7 +129,8 @@ export class Events {
   #post(el, path, parts, nonce) {
     const {mergePatch} = this.#datastar;
     const [state, name] = path.split("/");
-    const own = this.#parts(parts);
+    const carried = this.#fields.carried(parts.n, /** @type {string[]} */ (parts.b));
+    const own = this.#parts(parts, carried?.values);
     mergePatch({_fs: {err: "", status: 0}});
     tell("started", el);
     return new Promise((resolve) => {
@@ -126,9 +141,10 @@ export class Events {
         state,
         name,
         parts: own,
-        take: (frame) => patch(frame, el),
+        take: (frame) => this.#fields.take(frame, el, carried),
         late: () => mergePatch({_fs: {err: LATE}}),
         done: ({status, told}) => {
+          this.#fields.settle(carried, status >= 400);
           const {err, v} = this.#signals();
           if (!status) mergePatch({_fs: {err: LOST}});
           else if (status === 200 && !told) mergePatch({_fs: {err: PAGE, status}});
@@ -145,13 +161,19 @@ export class Events {
   /**
    * The parts of an event as the page is at this moment.
    * @param {Parts} parts
+   * @param {object} [bound] values of bound fields
    */
-  #parts(parts) {
+  #parts({n: namespace, b, s: wanted, ...parts}, bound) {
+    const names = Array.isArray(b) ? b : [];
     return this.#peek((root) => {
-      const given = Array.isArray(parts.s) ? parts.s.filter((name) => name in root) : null;
-      const signals = given ? Object.fromEntries(given.map((name) => [name, root[name]])) : undefined;
+      /** @param {string} name */
+      const path = (name) => (name in root ? name : names.includes(name) ? `${namespace}.${name}` : "");
+      const given = Array.isArray(wanted) ? wanted.filter(path) : null;
+      const signals = given
+        ? Object.fromEntries(given.map((name) => [name, this.#datastar.getPath(path(name))]))
+        : undefined;
       // A copy: what an argument or a bound field holds may change until it is sent.
-      return JSON.parse(JSON.stringify({...parts, s: signals, q: ++this.#number}));
+      return JSON.parse(JSON.stringify({...parts, b: bound, s: signals, q: ++this.#number}));
     });
   }
 

@@ -5,8 +5,9 @@
  * the rest: `data-datastar` is the URL of Datastar, `data-offline` the badge's text.
  */
 
-import {load, patch} from "./datastar.js";
+import {load} from "./datastar.js";
 import {Events} from "./events.js";
+import {Fields} from "./fields.js";
 import {Link} from "./link.js";
 import {addStyle, Badge, Toast} from "./notices.js";
 import {showStateOfRestored} from "./restored.js";
@@ -54,7 +55,9 @@ function start(datastar, badge) {
   };
   mergePatch({_fs: {c: "", err: "", status: 0, ok: "", v: "", go: "", link: "", w: {}}}, {ifMissing: true});
   const toast = new Toast(() => mergePatch({_fs: {err: ""}}));
-  const events = new Events(datastar);
+  const fields = new Fields(datastar);
+  for (const el of document.querySelectorAll("[data-fs-seed], [data-fs-live]")) fields.seed(el);
+  const events = new Events(datastar, fields);
   const live = () => document.querySelector("[data-fs-live]") ?? document.documentElement;
   let refusal = "";
   const link = new Link({
@@ -71,7 +74,7 @@ function start(datastar, badge) {
           signal,
         }),
       ),
-    take: (event) => patch(event, live()),
+    take: (event) => fields.take(event, live()),
     show: (state, status) => {
       badge.show(state);
       const said = status >= 400 ? refusalOf(status) : "";
@@ -101,11 +104,11 @@ function start(datastar, badge) {
 
   action({
     name: "fsSend",
-    /** @param {{el: Element}} context @param {string} path @param {import("./events.js").Parts} parts */
-    apply: async ({el}, path, parts) => {
+    /** @param {{el: Element, evt?: Event}} context @param {string} path @param {import("./events.js").Parts} parts */
+    apply: async ({el, evt}, path, parts) => {
       // While Datastar looks at the page for the first time (`data-init`), the live element at its end is still to come.
       if (!Object.hasOwn(root._fs, "u")) await new Promise((done) => setTimeout(done));
-      await events.send(el, path, parts);
+      await events.send(el, path, parts, evt);
     },
   });
   action({
@@ -123,10 +126,24 @@ function start(datastar, badge) {
     name: "fs-live",
     /** @param {{el: Element, value: string}} context */
     apply: ({el, value}) => {
+      fields.seed(el);
       // After the element's other attributes, which bring its signals, even if each is tried by itself (see `scan.js`).
       if (followed.get(el) !== value) setTimeout(follow);
       followed.set(el, value);
     },
+  });
+  attribute({
+    name: "fs-seed",
+    /** @param {{el: Element}} context */
+    apply({el}) {
+      fields.seed(el); // before the attribute that holds the seed
+    },
+  });
+  attribute({
+    name: "fs-bind",
+    requirement: {key: "denied", value: "must"},
+    /** @param {{el: Element, value: string, mods: Map<string, Set<string>>}} context */
+    apply: ({el, value, mods}) => fields.bind(el, value, mods),
   });
   attribute({
     name: "fs-leave",

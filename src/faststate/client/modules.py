@@ -34,7 +34,10 @@ def served_modules(end: str = USUAL) -> dict[str, bytes]:
     def name_of(module: str) -> str:
         if module not in names:
             source = (_FOLDER / f"{module}.js").read_text(encoding="utf-8")
-            content = _IMPORT.sub(lambda found: f"./{name_of(found[1])}", source).encode()
+            text = _IMPORT.sub(lambda found: f"./{name_of(found[1])}", source)
+            if module == ENTRY:  # names all of them, so that a browser does not learn of them one after the other
+                text += "".join(f'import "./{name}";\n' for name in served)
+            content = text.encode()
             digest = hashlib.sha256(content).hexdigest()[:12]
             names[module] = f"client-{digest}.{end}" if module == ENTRY else f"client-{module}-{digest}.{end}"
             served[names[module]] = content

@@ -4,6 +4,8 @@
  * It puts each control as it was when the page was left, while the page around it shows what the state is now.
  */
 
+import {isBound} from "./choices.js";
+
 const CONTROLS = ":is(input, select, textarea)";
 const IN_VIEWS = `[data-fs-view] ${CONTROLS}, ${CONTROLS}[data-fs-view]`;
 
@@ -13,7 +15,7 @@ const IN_VIEWS = `[data-fs-view] ${CONTROLS}, ${CONTROLS}[data-fs-view]`;
  */
 function showState() {
   for (const el of document.querySelectorAll(IN_VIEWS)) {
-    if (el === document.activeElement) continue;
+    if (el === document.activeElement || isBound(el)) continue;
     if (el instanceof HTMLSelectElement) {
       for (const option of el.options) option.selected = option.defaultSelected;
     } else if (el instanceof HTMLInputElement && (el.type === "checkbox" || el.type === "radio")) {

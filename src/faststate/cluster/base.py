@@ -78,8 +78,8 @@ class AppCluster(Cluster):
         """
         return True
 
-    def note_typed(self, entry: Entry, page: str, number: int) -> bool | None:
-        """Note an event of a page that sets bound fields of a locked state; False if a later one came before it.
+    def note_typed(self, entry: Entry, page: str, fields: Iterable[str], number: int) -> list[str] | None:
+        """Note an event of a page that sets bound `fields` of a locked state; return those that no later one has set.
 
         Returns None if the page's own stream remembers that, since the page has it in this process.
         """

@@ -117,8 +117,8 @@ class SharedCluster(CommittingCluster):
     def unwatched(self, key: str) -> None:
         self.following.unwatched(key)
 
-    def note_typed(self, entry: Entry, page: str, number: int) -> bool | None:
-        return entry.own_shared().note_typed(page, number) if entry.in_store else None
+    def note_typed(self, entry: Entry, page: str, fields: Iterable[str], number: int) -> list[str] | None:
+        return entry.own_shared().note_typed(page, fields, number) if entry.in_store else None
 
     def broadcast(self, key: str, values: Mapping[str, Any], but_user: Id | None) -> None:
         sent = {str(name): to_wire(value) for name, value in values.items()}

@@ -46,9 +46,13 @@ class _PageEffects:
     live: SSEConnection | None
     frames: bytes = b""
     version: str | None = None
+    word: bytes = b""
 
     def take(self, effect: Effect) -> None:
         """Take the effect of a step."""
+        if effect.word:
+            self.word = effect.word
+            return
         live, self.version = self.live, effect.version
         if not effect.frames:
             return
@@ -249,18 +253,20 @@ class EventRoute:
                 logger.info("%s.%s was not run to its end: %s", call.state, call.event, error)
             elif error.status >= 500 and not isinstance(error, EventTimeoutError):  # logged when its time ran out
                 logger.error("%s.%s failed: %s", call.state, call.event, error, exc_info=error)
-            return self.refuse(error, effects.frames)
+            return self.refuse(error, effects.frames + effects.word)
         except ValidationError as error:
             # The event made a model of what it was given: the model's own words, without the value.
             place, message = explain_by_title(error)[0]
             named = ".".join(map(str, (error.title, *place)))
-            return self._refuse_with(message_frame(f"{named[:200]}: {message[:300]}", 400), 400)
+            return self._refuse_with(effects.word + message_frame(f"{named[:200]}: {message[:300]}", 400), 400)
         except HTTPException as error:
-            return self._refuse_with(message_frame(str(error.detail), error.status_code), error.status_code)
+            said = message_frame(str(error.detail), error.status_code)
+            return self._refuse_with(effects.word + said, error.status_code)
         except Exception as error:
             failed = "the event %s.%s failed; nothing was changed"
             logger.error(failed, call.state, call.event, exc_info=loggable(error))
-            return self._refuse_with(message_frame(BROKEN, 500), 500)
+            return self._refuse_with(effects.word + message_frame(BROKEN, 500), 500)
+        effects.frames += effects.word
         if call.is_form and call.nonce is not None:
             # In one patch: the form's own expression goes on when it has taken this in.
             version = {"v": effects.version} if effects.version is not None else {}

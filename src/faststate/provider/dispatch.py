@@ -24,8 +24,9 @@ from ..scopes import StateIdentifier, StateScope, namespace_of
 from ..sessions.config import Ids
 from ..sse.connection import SSEConnection
 from ..state.arguments import Arguments
+from ..state.events import VERSION_SIGNAL
 from ..state.schema import Schema
-from ..wire.frames import vanish_frame
+from ..wire.frames import vanish_frame, word_frame
 from .context import RequestContext
 from .initiator import initiator_of_commits
 from .page_event import Effect, PageEvent, SentEvent
@@ -95,13 +96,17 @@ class Dispatcher:
         except StateNotFoundError:
             self._show_vanished(sent, watched)
             raise
-        takes = event.arguments
-        accepted = self._accept(sent, takes)
-        arguments = takes.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
-        others, guards = await self._others(sent, entry.identifier, arguments) if takes.states else ({}, [])
-        if guard is not None:
-            guards.append(guard)
-        await self._run(sent, watched, entry, arguments, others, guards)
+        try:
+            takes = event.arguments
+            accepted = self._accept(sent, takes)
+            arguments = takes.with_defaults(accepted if isinstance(accepted, dict) else await accepted)
+            others, guards = await self._others(sent, entry.identifier, arguments) if takes.states else ({}, [])
+            if guard is not None:
+                guards.append(guard)
+            await self._run(sent, watched, entry, arguments, others, guards)
+        finally:
+            if call.bound:
+                take(Effect(b"", repeated=False, word=await self._word(sent, watched, entry.identifier.key)))
 
     async def _proven(self, sent: SentEvent, watched: Watched | None) -> Watched | None:
         """Prove that the page shows the event's state; return what it shows, None if its stream says enough.
@@ -140,7 +145,7 @@ class Dispatcher:
         if sent.live is None and not sent.elsewhere:
             name, instance_id = sent.call.state, sent.call.instance_id
             views = {view for part in watched.views(name, instance_id) for view in part} if watched else set()
-            frames = vanish_frame(namespace_of(name, instance_id), sent.schema.signals, views)
+            frames = vanish_frame(namespace_of(name, instance_id), sent.schema.page_signals, views)
             sent.take(Effect(frames, repeated=False))
 
     def _accept(self, sent: SentEvent, takes: Arguments) -> dict[str, Any] | Awaitable[dict[str, Any]]:
@@ -210,9 +215,40 @@ class Dispatcher:
             page_event.close()
             initiator_of_commits.reset(token)
 
+    async def _word(self, sent: SentEvent, watched: Watched | None, key: str) -> bytes:
+        """Return the frame (bytes) that says what the bound fields are that were sent; empty if that may not be said.
 
-def _bound_values(schema: Schema, call: Call, user: UserContext | None) -> dict[str, Any] | None:
-    """Return the bound fields that a page may set, of those that it has sent; None if the class has none.
+        It is said to pages that show the state, to users who may see it. Nothing is raised here: the event is over.
+        """
+        user, entry = sent.identity.user, self.parts.registry.find(key)
+        if not _is_shown(sent, watched, key):
+            return b""
+        asked = [name for name in sent.schema.bound if name in sent.call.bound]
+        if entry is None or not asked or self.parts.sessions.rights.changed(user, sent.context.since):
+            return b""
+        if entry.stored is None and entry.in_store and self.parts.cluster.is_shared:
+            return b""  # refused before it was loaded
+        state = entry.state
+        if not await self.page_streams.may_see(user, state):
+            return b""
+        seen = state._seen_by(user)
+        committed = seen._committed
+        values = {name: committed.encoded[name] for name in asked if name not in seen._hidden_here}
+        return word_frame(committed.namespace, str(committed.encoded[VERSION_SIGNAL]), values) if values else b""
+
+
+def _is_shown(sent: SentEvent, watched: Watched | None, key: str) -> bool:
+    """True if the page that sent an event shows its state, as its stream or its tokens say."""
+    if sent.live is not None and sent.live.topic(key) is not None:
+        return True
+    try:
+        return watched is not None and bool(watched.views(sent.call.state, sent.call.instance_id))
+    except (StaleTokens, ForgedTokens):
+        return False
+
+
+def _bound_values(schema: Schema, call: Call, user: UserContext | None) -> dict[str, Any]:
+    """Return the bound fields that a page may set, of those that it has sent.
 
     Raises `EventArgumentError`.
     """
@@ -220,10 +256,7 @@ def _bound_values(schema: Schema, call: Call, user: UserContext | None) -> dict[
     for name in given:
         if name not in schema.bound:
             raise EventArgumentError(f"{call.state} has no bound field {name[:100]!r}")
-    if not given:
-        return {} if schema.bound else None
-    hidden = schema.hidden_from(user)
-    # A page sends all bound fields, even those of which it was given only an empty signal.
+    hidden = schema.hidden_from(user)  # a page has an empty signal of these
     return {
         name: None if value == "" and name in schema.optional else value
         for name, value in given.items()

@@ -125,7 +125,7 @@ class PageFollowers(Followers):
         """Let a page follow a state no longer; return the frames (bytes) that take it off the page."""
         committed = state._committed
         key = committed.identifier.key
-        frame = vanish_frame(committed.namespace, type(state)._fs_schema().signals, connection.audience(key).views)
+        frame = vanish_frame(committed.namespace, type(state)._fs_schema().page_signals, connection.audience(key).views)
         self._parts.sse_manager.unfollow(connection, key)
         return frame
 

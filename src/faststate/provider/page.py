@@ -164,7 +164,7 @@ class SeedElement:
         self._page = page
 
     def __html__(self) -> str:
-        return f'<meta name="faststate" {attribute("data-signals", attribute_json(self._page.signals()))}>'
+        return f'<meta name="faststate" data-fs-seed {attribute("data-signals", attribute_json(self._page.signals()))}>'
 
     def __ft__(self) -> Safe:
         return Safe(self.__html__())

@@ -21,8 +21,8 @@ from ..state.events import Event
 from ..state.reactive import ReactiveState
 from ..state.schema import Schema
 from ..state.views import render_ft
-from ..wire.frames import elements_frame, go_frame, signals_frame
-from ..wire.values import nest, to_wire
+from ..wire.frames import elements_frame, go_frame
+from ..wire.values import to_wire
 from .context import RequestContext
 from .initiator import Initiator
 from .page_streams import PageStreams
@@ -44,6 +44,8 @@ class Effect(NamedTuple):
     repeated: bool
     version: str | None = None
     """The version of the event's state, if the event expects one."""
+    word: bytes = b""
+    """A frame for the answer alone: what the bound fields are that the page has sent."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,13 +70,11 @@ class SentEvent:
 class PageEvent(Initiator, EventCaller):
     """An event that a page has sent, while it runs. Lifetime: the event.
 
-    `bound` are the fields to set before it (None if the class has none), `watched` what the page shows, if it has no
-    stream.
+    `bound` are the fields to set before it, `watched` is what the page shows, if it has no stream.
     """
 
     __slots__ = (
-        "_alone_since", "_bound", "_entry", "_page_streams", "_parts", "_presence", "_sent", "_typed", "_watched",
-        "has_begun",
+        "_alone_since", "_bound", "_entry", "_page_streams", "_parts", "_presence", "_sent", "_watched", "has_begun",
     )  # fmt: skip
 
     def __init__(
@@ -83,7 +83,7 @@ class PageEvent(Initiator, EventCaller):
         page_streams: PageStreams,
         sent: SentEvent,
         entry: Entry,
-        bound: Mapping[str, Any] | None,
+        bound: Mapping[str, Any],
         watched: Watched | None,
     ) -> None:
         self._parts = parts
@@ -92,7 +92,6 @@ class PageEvent(Initiator, EventCaller):
         self._entry = entry
         self._bound = bound
         self._watched = watched
-        self._typed: Mapping[str, Any] = NOTHING  # bound fields as the page showed them when it sent the event
         self._presence: asyncio.Task[float] | None = None  # once somebody has asked whether the client is there
         self._alone_since: float | None = None  # since when nobody is there to see what it does
         self.has_begun = False
@@ -127,19 +126,17 @@ class PageEvent(Initiator, EventCaller):
 
     def bound(self) -> Mapping[str, Any]:
         bound, number, page = self._bound, self._sent.call.sequence, self.connection_id
-        if bound is None:
-            return NOTHING  # the class has none, so nobody needs to know the order of the page's events
+        if not bound:
+            return NOTHING
         if number is not None:
-            entry = self._parts.registry.find(self.key)
-            is_newest = None
+            entry, newest = self._parts.registry.find(self.key), None
             if entry is not None and page is not None:
-                is_newest = self._parts.cluster.note_typed(entry, page, number)
-            if is_newest is None:
-                is_newest = self._sent.live is None or self._sent.live.note_typed(self.key, number)
-            if not is_newest:
-                return NOTHING  # a later event of the page overtook this one, and has newer values
-        if bound:
-            self.echo = self._typed = {name: to_wire(value) for name, value in bound.items()}
+                newest = self._parts.cluster.note_typed(entry, page, bound, number)
+            if newest is None and self._sent.live is not None:
+                newest = self._sent.live.note_typed(self.key, bound, number)
+            if newest is not None:  # a later event of the page may have overtaken this one, and set some of them
+                bound = {name: bound[name] for name in newest}
+        self.echo = {name: to_wire(value) for name, value in bound.items()}
         return bound
 
     def wants_more(self) -> bool:
@@ -204,28 +201,11 @@ class PageEvent(Initiator, EventCaller):
         return await self._page_streams.snapshots(user, shown)
 
     def _show(self, frames: bytes, step: Step) -> None:
-        if self._typed:
-            frames += self._corrections()
-            self._typed = NOTHING
         self.commits.clear()
         version = None
         if self._sent.event.expect_version:
             version = str((self._parts.registry.find(self.key) or self._entry).version)
         self._sent.take(Effect(frames + step.result if step.result else frames, step.repeated, version))
-
-    def _corrections(self) -> bytes:
-        """Return frames for what the page typed and the event set back: no change of the state, but of the page."""
-        state = self._parts.registry.peek(self.key)
-        if state is None:
-            return b""
-        committed = state._committed
-        told = {name for c in self.commits if c.new._committed.identifier == committed.identifier for name in c.delta}
-        wrong = {
-            name: committed.encoded[name]
-            for name, value in self._typed.items()
-            if name not in told and str(committed.encoded[name]) != str(value)
-        }
-        return signals_frame(nest(committed.namespace, wrong)) if wrong else b""
 
     async def show_state(self) -> None:
         """Send the event's state to the page as it is."""

@@ -187,10 +187,10 @@ class PageStreams:
                     context, identity, READ, cls, Ids.of_instance(scope, instance_id)
                 )
             except AccessError:
-                vanish += vanish_frame(namespace_of(name, instance_id), cls._fs_schema().signals, views)
+                vanish += vanish_frame(namespace_of(name, instance_id), cls._fs_schema().page_signals, views)
                 continue
             except StateNotFoundError:
-                gone += vanish_frame(namespace_of(name, instance_id), cls._fs_schema().signals, views)
+                gone += vanish_frame(namespace_of(name, instance_id), cls._fs_schema().page_signals, views)
                 gone += message_frame(GONE, 404)
                 continue
             except IdentifierError:
@@ -256,18 +256,29 @@ class PageStreams:
         """
         frames = {}
         for key, (entry, views) in shown.items():
-            state, config = entry.state, self.parts.registrations.config_of(type(entry.state))
-            if config.rule.restricts:
-                try:
-                    async with asyncio.timeout(self.parts.registry.locks.timeout):
-                        await authorize(user, config.rule, state, READ)
-                except AccessError:
-                    frames[key] = vanish_frame(state._committed.namespace, type(state)._fs_schema().signals, views)
-                    continue
-                except Exception as error:
-                    # The event is committed, so it must not look failed; the page keeps what it shows.
-                    failed = "the rule of %s failed; the page is not told what changed"
-                    logger.error(failed, config.state_name, exc_info=loggable(error, state))
-                    continue
-            frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
+            state = entry.state
+            may_see = await self.may_see(user, state)
+            if may_see:
+                frames[key] = snapshot_frame(state._seen_by(user), frozenset(views))
+            elif may_see is not None:
+                frames[key] = vanish_frame(state._committed.namespace, type(state)._fs_schema().page_signals, views)
         return b"".join(frames.values())
+
+    async def may_see(self, user: UserContext | None, state: ReactiveState) -> bool | None:
+        """True if `user` may see a state, by its class's rule; None if the rule failed, which is logged.
+
+        An event has been committed, so it must not look failed; the page keeps what it shows.
+        """
+        config = self.parts.registrations.config_of(type(state))
+        if not config.rule.restricts:
+            return True
+        try:
+            async with asyncio.timeout(self.parts.registry.locks.timeout):
+                await authorize(user, config.rule, state, READ)
+        except AccessError:
+            return False
+        except Exception as error:
+            failed = "the rule of %s failed; the page is not told what changed"
+            logger.error(failed, config.state_name, exc_info=loggable(error, state))
+            return None
+        return True

@@ -336,7 +336,8 @@ class Committer:
         entry.remember_stamped(found.nonces, self._clock())
         if found.mark is not None or found.typed:
             shared = entry.own_shared()
-            shared.mark, shared.typed = found.mark, dict(found.typed)
+            shared.mark = found.mark
+            shared.typed = {page: dict(fields) for page, fields in found.typed.items()}
         if entry.in_store and found.version == entry.version:
             entry.stored = found.version
             return False

@@ -9,7 +9,7 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import FrozenInstanceError, dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from ..exceptions import ConfigurationError
 from ..scheduling.queues import FairQueue
 from ..scopes import StateIdentifier, StateScope, Version
-from ..state.changes import Change
+from ..state.changes import Change, newest_fields
 from ..state.copies import INITIAL
 from ..state.events import VERSION_SIGNAL
 from ..state.reactive import ReactiveState
@@ -45,7 +45,7 @@ NONCES_KEPT: Final = 512
 
 
 PAGES_TYPING: Final = 32
-"""Pages whose last typed event is remembered with a state: events overtake each other within moments."""
+"""Pages whose typed fields are remembered with a state: events overtake each other within moments."""
 
 
 CHANGED: Final = 0
@@ -78,8 +78,9 @@ class Shared:
 
     `hold` is the state's lock among the processes, and `handed` counts the local transactions that have had it since.
     `committing` is True while a commit that may release it is under way. `mark` is the version that the store has of a
-    row, which tells whether another process has changed it. `typed` holds, by page (its connection's id), the number of
-    the last event that set bound fields. `shortened` says that the store has to be told of a shorter time to live.
+    row, which tells whether another process has changed it. `typed` holds, by page (its connection's id) and bound
+    field, the number of the last event that set it. `shortened` says that the store has to be told of a shorter time to
+    live.
     """
 
     hold: Hold | None = None
@@ -87,15 +88,14 @@ class Shared:
     committing: bool = False
     shortened: bool = False
     mark: Version | None = None
-    typed: dict[str, int] = field(default_factory=dict)
+    typed: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def note_typed(self, page: str, number: int) -> bool:
-        """Note an event of a page that sets bound fields; False if a later one of the same page came before it."""
-        last = self.typed.pop(page, number)
-        self.typed[page] = max(last, number)
+    def note_typed(self, page: str, fields: Iterable[str], number: int) -> list[str]:
+        """Note an event of a page that sets bound `fields`; return those that no later one of the page has set."""
+        known = self.typed[page] = self.typed.pop(page, {})
         if len(self.typed) > PAGES_TYPING:
             del self.typed[next(iter(self.typed))]
-        return number >= last
+        return newest_fields(known, fields, number)
 
 
 class _NotShared(Shared):
@@ -109,7 +109,7 @@ class _NotShared(Shared):
         super().__setattr__(name, value)
 
 
-NOT_SHARED: Final = _NotShared(typed=cast(dict[str, int], MappingProxyType({})))
+NOT_SHARED: Final = _NotShared(typed=cast(dict[str, dict[str, int]], MappingProxyType({})))
 """The `shared` of all entries that concern no other process."""
 
 

@@ -13,6 +13,7 @@ from ..auth.users import UserContext
 from ..exceptions import ConnectionClosedError
 from ..scheduling.waits import Done
 from ..scopes import Id, StateIdentifier
+from ..state.changes import newest_fields
 from ..wire.frames import signals_frame
 from ..wire.values import to_wire
 from .changes import Audience, Changes, snapshot_frame
@@ -63,7 +64,7 @@ class SSEConnection:
     """
 
     __slots__ = (
-        "_outbox", "_sequences", "address", "connected_at", "dropped", "ends_at", "id", "last_frame",
+        "_outbox", "_typed", "address", "connected_at", "dropped", "ends_at", "id", "last_frame",
         "last_ping", "rights", "sender", "session_id", "silent", "slot", "stream", "topics", "user", "user_id",
         "writer",
     )  # fmt: skip
@@ -95,7 +96,7 @@ class SSEConnection:
         self.last_frame = b""
         self.silent = False
         self.dropped = 0
-        self._sequences: dict[str, int] | None = None
+        self._typed: dict[str, dict[str, int]] | None = None
         self._outbox: _Outbox | None = None
 
     @property
@@ -113,13 +114,14 @@ class SSEConnection:
         """The keys of the states that it follows."""
         return {topic.key for topic in self.topics}
 
-    def note_typed(self, key: str, number: int) -> bool:
-        """Note the `number` of an event that sets bound fields of the state `key`; False if a later one came first."""
-        if self._sequences is None:
-            self._sequences = {}
-        last = self._sequences.get(key, number)
-        self._sequences[key] = max(last, number)
-        return number >= last
+    def note_typed(self, key: str, fields: Iterable[str], number: int) -> list[str]:
+        """Note the `number` of an event that sets bound `fields` of the state `key`.
+
+        Returns those that no later event of the page has set.
+        """
+        if self._typed is None:
+            self._typed = {}
+        return newest_fields(self._typed.setdefault(key, {}), fields, number)
 
     @property
     def waits(self) -> bool:

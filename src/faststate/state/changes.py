@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +146,16 @@ def bind(working: StateModel, given: Mapping[str, Any]) -> None:
     for name in fresh:
         info.frozen.pop(name, None)
         working.__dict__[name] = info.validated[name] = found[name]
+
+
+def newest_fields(known: dict[str, int], fields: Iterable[str], number: int) -> list[str]:
+    """Note that a page's event of this `number` sets bound `fields`; return those that no later event of it has set.
+
+    `known` holds, by field, the number of the last event that set it.
+    """
+    newest = [name for name in fields if number >= known.get(name, number)]
+    known.update(dict.fromkeys(newest, number))
+    return newest
 
 
 def _is_shown(shown: Any, sent: Any) -> bool:

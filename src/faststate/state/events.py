@@ -36,7 +36,9 @@ BY_PROVIDER: Final = float("nan")
 """The `timeout` (this very object) of an event that has none of its own: the provider's `event_timeout` counts."""
 
 VERSION_SIGNAL = "_version"
-"""The signal that holds a state's version, where one of its events expects it; no field begins with an underscore."""
+"""The signal that holds the version of a state that has bound fields, or an event that expects it.
+
+No field begins with an underscore."""
 
 
 class Event(Member, Generic[P, R]):
@@ -232,7 +234,7 @@ class EventRef(Generic[P, R]):
         if own_id is not None:
             fields.append(f"i:{js(own_id)}")
         if bound := owner._fs_schema().bound:
-            fields.append("b:{" + ",".join(f"{field}:${path}.{field}" for field in bound) + "}")
+            fields.append(f"n:{js(path)},b:{js(bound)}")
         if self.event.expect_version:
             # A person fills a form with the version in mind that it was rendered with, not with one that came since.
             fields.append(f"v:{js(version) if form and version else f'${path}.{VERSION_SIGNAL}'}")

@@ -11,7 +11,6 @@ from html import escape
 from typing import Any, ClassVar, Final, Self, cast
 
 from datastar_py.attributes import BindAttr
-from datastar_py.attributes import attribute_generator as data
 from fastcore.xml import Dd, Dl, Dt, Safe
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
@@ -201,8 +200,12 @@ class SignalRef(str):
     _value: Any
 
     def bind(self) -> BindAttr:
-        """Write the attribute that ties an input to this signal in both ways: `Input(state.signal.draft.bind())`."""
-        return cast(BindAttr, data.bind(self[1:]))
+        """Write the attribute that ties an input to this signal in both ways: `Input(state.signal.draft.bind())`.
+
+        It is an attribute of FastState's own: Datastar's `data-bind` would read some numbers wrong, and overwrite what
+        is being typed.
+        """
+        return BindAttr("fs-bind", value=self[1:])
 
     def __ft__(self) -> Safe:
         text = escape(display(self._value), quote=False)

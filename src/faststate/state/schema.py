@@ -31,7 +31,7 @@ from ..exceptions import EventDefinitionError
 from ..validation.annotations import accepts_none, union_members
 from ..validation.revalidation import revalidation_of
 from ..validation.scalars import EXACT
-from .events import Event
+from .events import VERSION_SIGNAL, Event
 from .markers import Marker, Visible, markers_in, permission_in, refuse_buried_markers, refuse_lost_markers
 from .views import View
 
@@ -98,7 +98,10 @@ class Schema:
         validators = revalidation_of(cls)
         self.converting, self.authored = validators.converting_fields, validators.authored_fields
         self.sees_whole = validators.sees_whole
-        self.versioned = any(event.expect_version for event in self.events.values())
+        self.versioned = bool(bound) or any(event.expect_version for event in self.events.values())
+        """True if pages are sent the state's version: an event expects it, or it dates what is said of bound fields."""
+        self.page_signals = (*self.signals, VERSION_SIGNAL) if self.versioned else self.signals
+        """The signals of a state in a page, with its version if that is one."""
         self.required = _required(cls)
         """The fields without a default that no code of the class can fill: a new state has to be given them."""
         self.reproducible = not self.required and _is_reproducible(cls)

@@ -17,6 +17,9 @@ from .values import nest, patch_steps, to_json
 VIEW_ATTRIBUTE: Final = "data-fs-view"
 """The attribute of a view's root element that holds the view's address: namespace and name, joined by dots."""
 
+WORD: Final = "faststate-word"
+"""Type of the event in an answer that says what the fields are that were sent."""
+
 RELOAD: Final = "#reload"
 """Value of the signal `_fs.go` that makes the page reload itself."""
 
@@ -69,6 +72,15 @@ def view_frame(address: str, html: str) -> bytes:
 def view_placeholder(address: str) -> str:
     """Return an empty, hidden element (HTML) in place of a view that may not be shown: a later patch finds it there."""
     return f'<span {VIEW_ATTRIBUTE}="{address}" hidden></span>'
+
+
+def word_frame(path: tuple[str, ...], version: str, values: Mapping[str, Any]) -> bytes:
+    """Make the event that says what the bound fields under `path` are in this `version` of their state.
+
+    It is no patch: the page's program decides which of its inputs it corrects.
+    """
+    said = {"path": list(path), "version": version, "values": values}
+    return f"event: {WORD}\ndata: {to_json(said)}\n\n".encode()
 
 
 def vanish_frame(path: tuple[str, ...], signals: Iterable[str], views: Iterable[str]) -> bytes:

@@ -22,8 +22,8 @@ MARK_TTL: Final = 7 * 86_400.0
 class Loaded(NamedTuple):
     """A state as it was loaded: a plain instance, its version, the nonces of its last events, seconds left to live.
 
-    `mark` is the version that a store of many processes has of a row, `typed` the number of the last event that set
-    bound fields, of each page (its connection's id).
+    `mark` is the version that a store of many processes has of a row. `typed` holds, by page (its connection's id) and
+    bound field, the number of the last event that set it.
     """
 
     state: ReactiveState
@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
     nonces: Sequence[str] = ()
     ttl: float | None = None
     mark: Version | None = None
-    typed: Mapping[str, int] = {}
+    typed: Mapping[str, Mapping[str, int]] = {}
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Save:
     nonces: Sequence[str]
     nonce: str | None
     ttl: float | None
-    typed: Mapping[str, int] | None = None
+    typed: Mapping[str, Mapping[str, int]] | None = None
     rounded: dict[str, Any] = field(default_factory=dict)
     """Numbers as their row gives them back, by field: with other decimal places than they were set."""
 
@@ -106,7 +106,12 @@ class Persistence(ABC):
     def shared_key(self, identifier: StateIdentifier) -> str:
         """Return the key under which a store of many processes has the state, or the mark of its row."""
 
-    def encode(self, values: Mapping[str, Any], nonces: Sequence[str], typed: Mapping[str, int] | None = None) -> bytes:
+    def encode(
+        self,
+        values: Mapping[str, Any],
+        nonces: Sequence[str],
+        typed: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> bytes:
         """Return the bytes that the store keeps of a state's values, none of a row's. Raises as `prepare`."""
         return b""
 

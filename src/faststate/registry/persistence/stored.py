@@ -68,14 +68,23 @@ class StorePersistence(Persistence):
             await self._put_aside(identifier.key, stored.version, stored.data, error)
             return None
 
-    def encode(self, values: Mapping[str, Any], nonces: Sequence[str], typed: Mapping[str, int] | None = None) -> bytes:
+    def encode(
+        self,
+        values: Mapping[str, Any],
+        nonces: Sequence[str],
+        typed: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> bytes:
         envelope = {"schema": self._cls.schema_version, "nonces": list(nonces), "values": self._codec.to_tree(values)}
         return dump({**envelope, "typed": typed} if typed else envelope)
 
     def decode(self, stored: Stored) -> Loaded:
         """Return the state that is stored. Raises any error where it does not fit the class, without hidden values."""
         envelope = load(stored.data)
-        typed = {str(page): int(number) for page, number in envelope.get("typed", {}).items()}
+        typed = {
+            str(page): {str(name): int(number) for name, number in fields.items()}
+            for page, fields in envelope.get("typed", {}).items()
+            if isinstance(fields, dict)
+        }
         nonces = [str(nonce) for nonce in envelope["nonces"]]
         return Loaded(self._state_of(envelope), stored.version, nonces, stored.ttl, typed=typed)
 
