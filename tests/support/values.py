@@ -280,7 +280,8 @@ TYPED: list[tuple[Any, Any]] = [
 
 # -- any value ---------------------------------------------------------------------------------------------------------
 
-TEXT = st.text(st.characters(exclude_categories=()), max_size=6) | st.sampled_from(["$", "$date", "$dict", "$str"])
+# Without half of a character (a lone surrogate): no state takes it, as no page could show it.
+TEXT = st.text(max_size=6) | st.sampled_from(["$", "$date", "$dict", "$str"])
 ZONES = st.none() | st.timezones() | st.just(UTC) | st.integers(-86_399, 86_399).map(TzInfo)
 LEAVES = st.one_of(
     st.none(),
