@@ -169,9 +169,9 @@ def test_the_badge_says_the_apps_own_words(serve_app, open_on):
     expect(badge(page)).to_have_css("background-color", "rgb(1, 2, 3)")
 
 
-def test_an_app_may_have_no_badge(serve_app, open_on):
+def test_an_app_may_have_no_badge(serve_app, open_on, new_context):
     server = serve_app(APPS / APP, env={"OFFLINE": ""})
-    page = open_on(server, forgive=GONE)
+    page = open_on(server, context=new_context(own=True), forgive=GONE)  # the clock is the context's for good
     page.clock.install()
     server.stop()
     link_is(page, "waiting")
