@@ -1,18 +1,21 @@
 /** What the tests of the link have in place of a browser and a server. */
 
+import {FakeClock, settled} from "./fake_clock.js";
+
 export const HEARTBEAT = 10_000;
 
 /** A browser with a clock and a server of its own; each stream that the link asks for is in `asked`. */
-export class FakeBrowser {
-  time = 0;
-  timers = new Map();
+export class FakeBrowser extends FakeClock {
   states = [];
   taken = [];
   asked = [];
   isHidden = false;
   isOnline = true;
   chance = 0.5;
-  #ids = 0;
+
+  constructor() {
+    super(0);
+  }
 
   open(signal, lastId) {
     return new Promise((answer, fail) => {
@@ -26,39 +29,14 @@ export class FakeBrowser {
   show(state, status) {
     this.states.push(status ? [state, status] : state);
   }
-  now() {
-    return this.time;
-  }
   random() {
     return this.chance;
-  }
-  later(run, ms) {
-    this.timers.set(++this.#ids, {run, at: this.time + (ms < 2 ** 31 ? ms : 1)}); // a browser takes no longer ones
-    return this.#ids;
-  }
-  cancel(timer) {
-    this.timers.delete(timer);
   }
   hidden() {
     return this.isHidden;
   }
   online() {
     return this.isOnline;
-  }
-
-  /** Let `ms` pass, and all that is due happen in its order. */
-  async pass(ms) {
-    const end = this.time + ms;
-    for (;;) {
-      const due = [...this.timers].filter(([, timer]) => timer.at <= end).sort(([, a], [, b]) => a.at - b.at)[0];
-      if (!due) break;
-      this.time = due[1].at;
-      this.timers.delete(due[0]);
-      due[1].run();
-      await settled();
-    }
-    this.time = end;
-    await settled();
   }
 
   /** Answer the newest request by a stream, and return what writes it. */
@@ -91,6 +69,3 @@ export class FakeBrowser {
     await settled();
   }
 }
-
-/** Let all that follows from what has happened so far happen. */
-export const settled = () => new Promise((done) => setImmediate(done));

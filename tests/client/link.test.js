@@ -4,7 +4,8 @@ import {test} from "node:test";
 import {
   BETWEEN, FIRST_WAIT, HIDDEN_FOR, Link, LONGEST_WAIT, OPENING, OPENING_AGAIN, OTHERS,
 } from "../../src/faststate/client/link.js";
-import {FakeBrowser, HEARTBEAT, settled} from "./fake_browser.js";
+import {FakeBrowser, HEARTBEAT} from "./fake_browser.js";
+import {settled} from "./fake_clock.js";
 
 function linked() {
   const browser = new FakeBrowser();

@@ -9,7 +9,8 @@ import {Events} from "../../src/faststate/client/events.js";
 import {Fields} from "../../src/faststate/client/fields.js";
 import {Link} from "../../src/faststate/client/link.js";
 import {EventReader} from "../../src/faststate/client/sse.js";
-import {FakeBrowser, settled} from "./fake_browser.js";
+import {FakeBrowser} from "./fake_browser.js";
+import {settled} from "./fake_clock.js";
 
 const cases = (name) => JSON.parse(readFileSync(new URL(`../protocol/${name}.json`, import.meta.url), "utf-8"));
 

@@ -2,19 +2,18 @@ import assert from "node:assert/strict";
 import {test} from "node:test";
 
 import {FIRST_WAIT, GIVE_UP, HOLDS, LONGEST_WAIT, MOST, Queue} from "../../src/faststate/client/queue.js";
+import {FakeClock, settled} from "./fake_clock.js";
 
 /** A page with a clock and a server of its own; each request that the queue makes is in `asked`. */
-class FakePage {
-  time = 1_000;
-  timers = new Map();
+class FakePage extends FakeClock {
   asked = [];
   taken = [];
   outcomes = {};
   lates = [];
-  #ids = 0;
   #made = 0;
 
   constructor() {
+    super(1_000);
     this.queue = new Queue(this);
   }
 
@@ -24,18 +23,8 @@ class FakePage {
       this.asked.push({names, ages: events.map(({age}) => age), leaving, answer, fail, at: this.time});
     });
   }
-  now() {
-    return this.time;
-  }
   random() {
     return 1;
-  }
-  later(run, ms) {
-    this.timers.set(++this.#ids, {run, at: this.time + ms});
-    return this.#ids;
-  }
-  cancel(timer) {
-    this.timers.delete(timer);
   }
 
   /** Click something of a state; without a name, the clicks are called 1, 2, 3. */
@@ -58,20 +47,6 @@ class FakePage {
     return this.asked.map(({names}) => names.join());
   }
 
-  async pass(ms) {
-    const end = this.time + ms;
-    for (;;) {
-      const due = [...this.timers].filter(([, timer]) => timer.at <= end).sort(([, a], [, b]) => a.at - b.at)[0];
-      if (!due) break;
-      this.time = due[1].at;
-      this.timers.delete(due[0]);
-      due[1].run();
-      await settled();
-    }
-    this.time = end;
-    await settled();
-  }
-
   async answer(request, response) {
     this.asked[request].answer(response);
     await settled();
@@ -82,8 +57,6 @@ class FakePage {
     await settled();
   }
 }
-
-const settled = () => new Promise((resolve) => setImmediate(resolve));
 
 const done = (status = 204, headers = {}) => new Response(null, {status, headers});
 const frame = (data) => `event: datastar-patch-signals\ndata: ${data}\n\n`;

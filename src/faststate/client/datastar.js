@@ -118,3 +118,19 @@ export function partsOf(data) {
 export function tell(type, el, args = {}) {
   document.dispatchEvent(new CustomEvent(FETCH, {detail: {type, el, argsRaw: args}}));
 }
+
+/**
+ * Read signals without depending on them: who reads them in an effect or an expression does not run again when they change.
+ * @template T
+ * @param {Pick<Datastar, "startPeeking" | "stopPeeking">} datastar
+ * @param {() => T} read
+ * @returns {T}
+ */
+export function peek({startPeeking, stopPeeking}, read) {
+  startPeeking();
+  try {
+    return read();
+  } finally {
+    stopPeeking();
+  }
+}

@@ -5,7 +5,7 @@
  */
 
 import {contentOf, takeBack} from "./choices.js";
-import {tell} from "./datastar.js";
+import {peek, tell} from "./datastar.js";
 import {contentsOf, hold, isSending, resetUnchanged} from "./forms.js";
 import {Queue} from "./queue.js";
 
@@ -223,12 +223,6 @@ export class Events {
    * @returns {T}
    */
   #peek(read) {
-    const {root, startPeeking, stopPeeking} = this.#datastar;
-    startPeeking();
-    try {
-      return read(root);
-    } finally {
-      stopPeeking();
-    }
+    return peek(this.#datastar, () => read(this.#datastar.root));
   }
 }

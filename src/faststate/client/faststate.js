@@ -5,7 +5,7 @@
  * the rest: `data-datastar` is the URL of Datastar, `data-offline` the badge's text.
  */
 
-import {load} from "./datastar.js";
+import {load, peek as peekAt} from "./datastar.js";
 import {Events} from "./events.js";
 import {Fields} from "./fields.js";
 import {Link} from "./link.js";
@@ -43,16 +43,9 @@ function reload(age) {
  * @param {Badge} badge
  */
 function start(datastar, badge) {
-  const {action, attribute, effect, mergePatch, root, startPeeking, stopPeeking} = datastar;
+  const {action, attribute, effect, mergePatch, root} = datastar;
   /** @template T @param {() => T} read @returns {T} */
-  const peek = (read) => {
-    startPeeking();
-    try {
-      return read();
-    } finally {
-      stopPeeking();
-    }
-  };
+  const peek = (read) => peekAt(datastar, read);
   mergePatch({_fs: {c: "", err: "", status: 0, ok: "", v: "", go: "", link: "", w: {}}}, {ifMissing: true});
   const toast = new Toast(() => mergePatch({_fs: {err: ""}}));
   const fields = new Fields(datastar);
@@ -99,7 +92,9 @@ function start(datastar, badge) {
     mergePatch({_fs: {go: ""}});
     if (to === "#reopen") link.follow();
     else if (to !== "#reload" && to !== "#outdated") location.assign(to);
-    else if (!reload(to === "#outdated" ? JSON.stringify(peek(() => root._fs.d)) : "")) mergePatch({_fs: {err: "This page is out of date. Please load it again."}});
+    else if (!reload(to === "#outdated" ? JSON.stringify(peek(() => root._fs.d)) : "")) {
+      mergePatch({_fs: {err: "This page is out of date. Please load it again."}});
+    }
   });
 
   action({

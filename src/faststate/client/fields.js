@@ -5,7 +5,7 @@
  */
 
 import {keepChoices} from "./choices.js";
-import {patch} from "./datastar.js";
+import {patch, peek} from "./datastar.js";
 import {bindInput} from "./inputs.js";
 import {same, Words} from "./words.js";
 
@@ -129,13 +129,7 @@ export class Fields {
 
   /** Read a signal; whoever asks does not depend on it. @param {string} path */
   #read(path) {
-    const {getPath, startPeeking, stopPeeking} = this.#datastar;
-    startPeeking();
-    try {
-      return getPath(path);
-    } finally {
-      stopPeeking();
-    }
+    return peek(this.#datastar, () => this.#datastar.getPath(path));
   }
 
   // -- what is sent --------------------------------------------------------------------------------------------------
